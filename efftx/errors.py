@@ -1,0 +1,51 @@
+"""The one way to tell a user what is wrong: a sentence, a hint, and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_USER_ERROR = 2
+EXIT_NOT_FINITE = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: shown as one message, without a traceback, exit code 2.
+
+    `kind` is a short machine-readable word (`unknown_key`, `bad_value`, `missing_file`, ...), `message` says what is
+    wrong and where, `hint` what to do about it.
+    """
+
+    exit_code = EXIT_USER_ERROR
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+
+
+class NotFiniteError(UserError):
+    """Training met a NaN or an infinity; the weights are those from before the step. Exit code 3."""
+
+    exit_code = EXIT_NOT_FINITE
+
+
+class Interrupted(Exception):  # noqa: N818 - an event, not an error
+    """Training stopped at a step boundary on SIGINT or SIGTERM, with its checkpoint written."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.message = message
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known word, or lists all of them where none is close."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(names)}." if names else ""
