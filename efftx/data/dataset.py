@@ -1,0 +1,147 @@
+"""What a data set is to the rest of efftx: a name, a variant, a checksum, and batches as a function of (seed, step).
+
+Shape suffixes: B rows of a batch, L tokens of a row.
+
+Adding a data set is one module with a `SOURCE`, one line in `_MODULES` and one file in `conf/data/`.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+
+from efftx.data.prepared import SPLITS, Prepared
+from efftx.errors import UserError, nearest
+
+# Modules are named, not imported, so that one data set's dependencies are no burden on another.
+_MODULES = {
+    "duplicate": "efftx.data.duplicate",
+    "enwik8": "efftx.data.enwik8",
+    "stdlib": "efftx.data.stdlib",
+}
+
+
+@dataclass
+class DataConfig:
+    """The `data` node: which data set, tokens in a row, and the file or folder to read where there is a choice."""
+
+    name: str
+    length: int
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Target tokens (int64) and their weights (float32): loss and accuracy count where the weight is above 0."""
+
+    tokens_BL: torch.Tensor
+    weights_BL: torch.Tensor
+
+
+class Dataset(Protocol):
+    """A data set that is ready to be read. `checksum` is a SHA-256 in hex, `unit` is bits/byte or nats/token.
+
+    `chance_accuracy` (%) is what a guess gets where the task has such a level, else None.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def checksum(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def chance_accuracy(self) -> float | None: ...
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """Batch number `step` of a split (train, valid, test): a pure function of its arguments.
+
+        Valid and test batches do not depend on `seed`, so that every seed is evaluated on the same data.
+        """
+        ...
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        """How many batches cover the split once; None where it is drawn without end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
+
+    `variant`, `n_bytes` and `sha256` are what preparing it without `data.path` gives, as far as known beforehand.
+    """
+
+    name: str
+    config: type[DataConfig]
+    licence: str
+    variant: str
+    open: Callable[[Any], Dataset]
+    prepare: Callable[[Any], Prepared] | None = None
+    n_bytes: int | None = None
+    sha256: str | None = None
+
+
+def names() -> list[str]:
+    """The names of all data sets."""
+    return list(_MODULES)
+
+
+def find_source(name: str) -> Source:
+    """The source of a data set by its name; `UserError` where there is none."""
+    if name not in _MODULES:
+        raise UserError("unknown_data", f"There is no data set '{name}'.", nearest(name, _MODULES))
+    return cast(Source, importlib.import_module(_MODULES[name]).SOURCE)
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """The data set that `config.name` says, prepared on first use under a file lock.
+
+    `UserError` for an unknown name, an impossible length, a missing, damaged or wrong file, no network, a full disk.
+    """
+    source = find_source(config.name)
+    if config.length < 1:
+        raise UserError("bad_value", f"data.length={config.length} must be at least 1.")
+    if source.prepare is None:
+        refuse_path(config)
+    return cast(Dataset, source.open(config))
+
+
+def refuse_path(config: DataConfig) -> None:
+    """`UserError` if a path is given to a data set that reads none."""
+    if config.path is not None:
+        raise UserError(
+            "bad_value",
+            f"data={config.name} reads no file, but data.path={config.path} is given.",
+            "Leave data.path out, or choose another data set.",
+        )
+
+
+def check_split(split: str) -> None:
+    """`UserError` unless `split` is train, valid or test."""
+    if split not in SPLITS:
+        raise UserError("bad_value", f"There is no split '{split}'.", nearest(split, SPLITS))
+
+
+def draw(name: str, split: str, seed: int, step: int, count: int, below: int) -> np.ndarray:
+    """`count` integers (int64) uniform in [0, below), a pure function of the arguments; fewer are a prefix of more.
+
+    Valid and test ignore `seed`. The Philox key is a SHA-256 of the words, so that splits, seeds and steps have streams
+    of their own; raw 64-bit words modulo `below` (bias under below / 2^64) stay the same over numpy versions, which
+    `Generator.integers` does not promise.
+    """
+    check_split(split)
+    words = f"efftx data {name} {split} {seed if split == 'train' else 'evaluation'} {step}"
+    key = int.from_bytes(hashlib.sha256(words.encode()).digest()[:16], "little")
+    raw = np.random.Philox(key=key).random_raw(count)
+    return (np.asarray(raw, dtype=np.uint64) % np.uint64(below)).astype(np.int64)

@@ -1,0 +1,154 @@
+"""Where the prepared arrays of a data set live, and how they come there whole or not at all.
+
+A prepared folder is `<data root>/prepared/<key>/`: the arrays, and `meta.json` with the size and SHA-256 of each.
+It is written beside its place under a file lock and renamed, so that a reader sees all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from efftx.errors import UserError
+
+META = "meta.json"
+SPLITS = ("train", "valid", "test")
+
+
+def data_root() -> Path:
+    """The folder of downloads and prepared arrays: `EFFTX_DATA`, else `efftx/data` in the user's cache folder."""
+    if given := os.environ.get("EFFTX_DATA"):
+        return Path(given).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path counts as unset.
+    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
+    return base / "efftx" / "data"
+
+
+def prepared_root() -> Path:
+    """The folder that holds one folder for each prepared data set."""
+    return data_root() / "prepared"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex; `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared folder: `folder`, and `meta` with name, variant, bytes, sha256 and the arrays' sizes and sums."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+    def path(self, split: str) -> Path:
+        """The array of a split."""
+        return self.folder / f"{split}.bin"
+
+    def size(self, split: str) -> int:
+        """Bytes of a split's array."""
+        return int(self.meta["files"][f"{split}.bin"]["bytes"])
+
+
+def read_prepared(folder: Path) -> Prepared | None:
+    """The folder with its meta data, None where there is none that can be read."""
+    try:
+        meta = json.loads((folder / META).read_text("utf-8"))
+        complete = isinstance(meta["files"], dict) and all(
+            key in meta for key in ("name", "variant", "bytes", "sha256")
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Prepared(folder, meta) if complete else None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a prepared folder, in words; None if every array has the size and SHA-256 in its meta data."""
+    prepared = read_prepared(folder)
+    if prepared is None:
+        return f"{META} is missing or cannot be read"
+    if str(prepared.meta["sha256"])[:12] not in folder.name:
+        return f"{META} does not belong to this folder"
+    for name, facts in prepared.meta["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {facts['bytes']:,}"
+        if file_sha256(path) != facts["sha256"]:
+            return f"{name} has another SHA-256 than when it was prepared"
+    return None
+
+
+def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
+    """The prepared folder `key`, made by `write(new_folder)` unless it is there and intact.
+
+    `write` fills the folder it is given and returns the meta data (name, variant, bytes, sha256, ...). Any number of
+    processes may ask at once: one writes, the others wait. Every array is hashed here, so that a record never names
+    a checksum that its bytes do not have. `UserError` if the data root cannot be written; nothing half-written stays.
+    """
+    target = prepared_root() / key
+    if damage(target) is None and (prepared := read_prepared(target)):  # no lock: a read-only data root is enough
+        return prepared
+    with writing(target), locked(key):
+        if damage(target) is None and (prepared := read_prepared(target)):
+            return prepared
+        for stale in target.parent.glob(f".{key}.*.tmp"):  # of a process that was killed; the lock is ours
+            shutil.rmtree(stale)
+        new = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=target.parent))
+        try:
+            meta = write(new)
+            meta["files"] = {
+                path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(new.iterdir())
+            }
+            write_durably(new / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+            new.chmod(0o755)  # mkdtemp's 0o700 would shut out the other users of a shared data root
+            if target.exists():
+                shutil.rmtree(target)
+            new.rename(target)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        return Prepared(target, meta)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def locked(key: str) -> Iterator[None]:
+    """Holds the machine-wide lock of a prepared folder."""
+    prepared_root().mkdir(parents=True, exist_ok=True)
+    with FileLock(prepared_root() / f".{key}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write at `path` into a `UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Set EFFTX_DATA to a folder that can be written and has room."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError("disk_full", f"No room to write {path}: {error.strerror}.", hint) from error
+        reason = error.strerror or str(error)
+        raise UserError("not_writable", f"Cannot write {path}: {reason}.", hint) from error
