@@ -1,0 +1,206 @@
+"""What a table or figure is: the data classes of one file of `experiments/`, which `reading` fills.
+
+An experiment is data. `kind: train` trains every row at every seed and evaluates it under every column; `kind: measure`
+calls a function of the registry in `measures` instead. Names of rows and columns are those of the printed table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SIZES = ("paper", "cpu", "smoke")
+DEFAULT_SEEDS = (0,)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How one number of the table is taken and written: the metric's name, its unit, its direction, its format.
+
+    `better` is `higher`, `lower` or `none`; `format` is a Python format string such as `"{:.1f}"`.
+    """
+
+    metric: str
+    unit: str = ""
+    better: str = "none"
+    format: str = "{:.2f}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper prints, row by row and column by column; never mixed with what was measured here.
+
+    `source` is `verified` (read in the paper) or `unverified`; `note` says how it was read and what the paper leaves open.
+    """
+
+    source: str
+    values: Mapping[str, Mapping[str, float]]
+    note: str = ""
+
+    def of(self, row: str, column: str) -> float | None:
+        return self.values.get(row, {}).get(column)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence about the table and the expression that decides it (`claims.judge`).
+
+    `where` restricts the quantified names (`row != "Full"`). `min_seeds` is 3 where spread over seeds is the question;
+    1 only for what a seed cannot move: counted entries, fitted exponents, closed forms.
+    """
+
+    says: str
+    holds_if: str
+    where: str = ""
+    min_seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A metric taken from a run's validation curve: the first step at which `of` reached a level.
+
+    A run that never reached it has the value None, which is a result and not a gap.
+    """
+
+    of: str
+    first_at_least: float | None = None
+    first_at_most: float | None = None
+
+    def value(self, curve: list[dict[str, float]]) -> float | None:
+        for entry in sorted(curve, key=lambda e: e["step"]):
+            if self.of not in entry:
+                continue
+            if self.first_at_least is not None and entry[self.of] >= self.first_at_least:
+                return float(entry["step"])
+            if self.first_at_most is not None and entry[self.of] <= self.first_at_most:
+                return float(entry["step"])
+        return None
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One column: how each trained row is evaluated, or what a measure is asked.
+
+    overrides        put on top of the row's own; with `instead_of_row` they stand in their place (a row's `lsh.*` keys are
+                     errors under a column with full attention), after the base and the size.
+    carry            how the checkpoint's parameters carry over: a named mapping, or row -> named mapping.
+    sizes            further overrides a size; only: the sizes at which the column exists ([]: all).
+    cell             its own metric, unit, direction and format, where they differ from the table's.
+    parameters       what a measure is given for this column.
+
+    A column without overrides and without carry reads the metrics of the training run itself.
+    """
+
+    overrides: list[str] = field(default_factory=list)
+    carry: str | Mapping[str, str] | None = None
+    instead_of_row: bool = False
+    sizes: Mapping[str, list[str]] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
+    cell: Cell | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluates(self) -> bool:
+        return bool(self.overrides or self.carry or self.instead_of_row)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a training run (its overrides), or one line of a measure (its parameters).
+
+    sizes, only as for a column; `seeds` a size in place of the experiment's; `columns` in place of the experiment's;
+    `text` is printed before the cells, column heading -> words (the formulas of a complexity table).
+    """
+
+    overrides: list[str] = field(default_factory=list)
+    sizes: Mapping[str, list[str]] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
+    seeds: Mapping[str, list[int]] = field(default_factory=dict)
+    columns: Mapping[str, ColumnSpec] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure of one paper.
+
+    figure     how the report draws it: `{kind: lines, over: curve | columns | series, x: ..., y: ..., log_x, log_y,
+               x_label, y_label}`; `over: curve` draws one line a row from the records' curves (x `step`, y a metric),
+               `over: columns` one line a row over the columns (x: a key of the columns' parameters, y: a metric),
+               `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs of
+               rows and the paper's reading, see `cells.crossings`. `draw` names an illustration of the report, drawn
+               beside the lines or alone.
+    baseline   label -> value of the trivial answer (chance), in the unit of `cell`; the yardstick of `neither learned`.
+    head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
+    """
+
+    id: str
+    paper: str
+    caption: str
+    kind: str
+    cell: Cell
+    base: list[str]
+    sizes: Mapping[str, list[str]]
+    rows: Mapping[str, Row]
+    columns: Mapping[str, ColumnSpec]
+    seeds: Mapping[str, list[int]]
+    published: Published | None = None
+    claims: list[Claim] = field(default_factory=list)
+    measure: str | None = None
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    figure: Mapping[str, Any] | None = None
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    head: str = ""
+    path: str = ""
+
+    def sizes_known(self) -> list[str]:
+        """The sizes at which this item is defined, largest first."""
+        named = self.sizes if self.kind == "train" else self.parameters
+        return [size for size in SIZES if size in named]
+
+    def rows_at(self, size: str) -> dict[str, Row]:
+        return {name: row for name, row in self.rows.items() if not row.only or size in row.only}
+
+    def columns_of(self, row: str, size: str) -> dict[str, ColumnSpec]:
+        """The columns of `row` at `size`; a table without columns has the one column `""`."""
+        own = self.rows[row].columns
+        columns = self.columns if own is None else own
+        if not columns:
+            return {"": ColumnSpec()}
+        return {name: column for name, column in columns.items() if not column.only or size in column.only}
+
+    def columns_at(self, size: str) -> list[str]:
+        """All columns of the printed table, in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows_at(size) for name in self.columns_of(row, size)))
+
+    def cell_of(self, row: str, column: str) -> Cell:
+        """The cell's format: the column's own where it has one, else the table's."""
+        own = self.rows[row].columns
+        columns = self.columns if own is None else own
+        return columns[column].cell or self.cell if column in columns else self.cell
+
+    def seeds_of(self, row: str, size: str) -> list[int]:
+        own = self.rows[row].seeds.get(size)
+        return list(own if own is not None else self.seeds.get(size, DEFAULT_SEEDS))
+
+    def row_overrides(self, row: str, size: str, seed: int) -> list[str]:
+        """What trains `row`: base, size's preset, size's own overrides, the row's, the row's at this size, the seed."""
+        spec = self.rows[row]
+        return [*self._common(size), *spec.overrides, *spec.sizes.get(size, []), f"seed={seed}"]
+
+    def column_overrides(self, row: str, column: str, size: str, seed: int) -> list[str]:
+        """What evaluates `row` under `column`."""
+        spec = self.columns_of(row, size)[column]
+        below = [*self._common(size), f"seed={seed}"] if spec.instead_of_row else self.row_overrides(row, size, seed)
+        return [*below, *spec.overrides, *spec.sizes.get(size, [])]
+
+    def carry_of(self, row: str, column: str, size: str) -> str | None:
+        carry = self.columns_of(row, size)[column].carry
+        return carry.get(row) if isinstance(carry, Mapping) else carry
+
+    def _common(self, size: str) -> list[str]:
+        return [*self.base, f"size={size}", *self.sizes.get(size, [])]
