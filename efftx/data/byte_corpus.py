@@ -5,7 +5,7 @@ Shape suffixes: B rows of a batch, L tokens of a row.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,16 @@ def corpus_key(name: str, sha256: str, sizes: tuple[int, int, int]) -> str:
 
 
 def prepare_corpus(
-    name: str, variant: str, text: bytes, sizes: tuple[int, int, int], facts: dict[str, Any]
+    name: str, variant: str, sha256: str, sizes: tuple[int, int, int], read: Callable[[], bytes], facts: dict[str, Any]
 ) -> Prepared:
-    """The text as one array for each split, prepared once; `facts` (licence, origin) go into the meta data."""
-    sha256 = hashlib.sha256(text).hexdigest()
+    """The text as one array for each split, prepared once.
+
+    `read` gives the text of SHA-256 `sha256` and is called only if it must be written; `facts` (licence, origin) go
+    into the meta data.
+    """
 
     def write(folder: Path) -> dict[str, Any]:
+        text = memoryview(read())
         start = 0
         for split, size in zip(SPLITS, sizes, strict=True):
             write_durably(folder / f"{split}.bin", text[start : start + size])

@@ -114,7 +114,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise UserError("bad_value", f"data.length={config.length} must be at least 1.")
     if source.prepare is None:
         refuse_path(config)
-    return cast(Dataset, source.open(config))
+    return source.open(config)
 
 
 def refuse_path(config: DataConfig) -> None:

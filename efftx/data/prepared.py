@@ -125,7 +125,7 @@ def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
         return Prepared(target, meta)
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)

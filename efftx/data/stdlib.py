@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sysconfig
@@ -50,7 +51,8 @@ def prepare_stdlib(config: DataConfig) -> Prepared:
             "Use a Python with its .py files, or data=enwik8.",
         )
     facts = {"licence": LICENCE, "origin": "the .py files of Python's standard library, without tests"}
-    return prepare_corpus("stdlib", variant(), text, split_90_5_5(len(text)), facts)
+    sha256 = hashlib.sha256(text).hexdigest()
+    return prepare_corpus("stdlib", variant(), sha256, split_90_5_5(len(text)), lambda: text, facts)
 
 
 def open_stdlib(config: DataConfig) -> ByteCorpus:
