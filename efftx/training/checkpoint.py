@@ -1,0 +1,346 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, verified on load, bit for bit.
+
+A checkpoint is a directory `step-00001234` with
+
+* `model.safetensors`: the model's tensors; tied ones once, their other names in `state.json`;
+* `optimizer.safetensors`: the optimiser's tensors as `<parameter name>.<state key>`;
+* `state.json`: the step, the caller's `meta`, the optimiser's plain numbers and parameter groups, the tied names;
+* `manifest.json`: size and SHA-256 of the other three.
+
+It is written beside its place under a hidden name, forced to the disk, and renamed: a directory with the right name is
+complete. Whoever calls holds the run directory's lock, so a hidden leftover belongs to a process that is dead.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from efftx.errors import UserError
+from efftx.training import durable
+
+FORMAT = 1
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
+MANIFEST_FILE = "manifest.json"
+FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+
+_COMPLETE = re.compile(r"step-(\d{8,})")
+_WRITING, _REPLACED = ".writing-", ".replaced-"
+
+
+@dataclass
+class CheckpointConfig:
+    """A checkpoint every `every` steps (0: only at the end); the last `keep` stay on the disk, and the best one."""
+
+    every: int = 0
+    keep: int = 2
+
+
+def check_checkpoint(config: CheckpointConfig) -> None:
+    """Refuse, with a UserError, a negative interval and keeping none."""
+    if config.every < 0:
+        raise UserError("bad_value", f"checkpoint.every={config.every} is negative.", "0 writes one at the end only.")
+    if config.keep < 1:
+        raise UserError("bad_value", f"checkpoint.keep={config.keep} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimiser's state by names: `tensors` and plain `numbers` as `<parameter name>.<state key>`, and `groups`."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, int | float] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_latest` found: the model's tensors (tied names share one tensor), the optimiser's state, the meta."""
+
+    path: Path
+    step: int
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    meta: dict[str, Any]
+
+
+class _Damaged(Exception):  # noqa: N818 - caught in this module, never seen outside
+    pass
+
+
+# ---- the optimiser ---------------------------------------------------------------------------------------------------
+
+
+def capture_optimizer(optimizer: torch.optim.Optimizer) -> OptimizerState:
+    """The optimiser's state by the names of its parameters; it must have been built from named parameters."""
+    state = OptimizerState()
+    for group in optimizer.param_groups:
+        state.groups.append({key: value for key, value in group.items() if key != "params"})
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                into: dict[str, Any] = state.tensors if isinstance(value, Tensor) else state.numbers
+                into[f"{name}.{key}"] = value
+    return state
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
+    """Put a captured state into an optimiser over parameters of the same names, bit for bit and without a cast.
+
+    Tensors go to the device of their parameter; `step` counters stay on the CPU. Raises UserError where names differ.
+    """
+    names = [list(group["param_names"]) for group in optimizer.param_groups]
+    saved_names = [list(group["param_names"]) for group in state.groups]
+    if names != saved_names:
+        ours = {name for group in names for name in group}
+        theirs = {name for group in saved_names for name in group}
+        differing = ", ".join(sorted(ours ^ theirs)[:5]) or "other groups"
+        raise UserError(
+            "other_model",
+            f"the checkpoint's optimiser has other parameters than the model: {differing}.",
+            "Resume with the configuration that the run was started with.",
+        )
+    optimizer.state.clear()
+    for group, saved in zip(optimizer.param_groups, state.groups, strict=True):
+        for key, value in saved.items():
+            # JSON has no tuples; Adam's betas are one.
+            group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            for key, tensor in _of_parameter(state.tensors, name):
+                device = torch.device("cpu") if key == "step" else parameter.device
+                optimizer.state[parameter][key] = tensor.to(device, copy=True)
+            for key, number in _of_parameter(state.numbers, name):
+                optimizer.state[parameter][key] = number
+
+
+def _of_parameter(values: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+    # State keys hold no dot, so `layer.weight.v` is not taken for a state of `layer`.
+    return [(full.rpartition(".")[2], value) for full, value in values.items() if full.rpartition(".")[0] == name]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model_tensors: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | OptimizerState,
+    meta: dict[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint of `step` into `folder`, then remove the ones no longer kept; gives its directory.
+
+    `meta` is anything JSON can hold (floats come back exactly); where `meta["score"]` is a number, the checkpoint with
+    the lowest score stays beside the last `keep`. A checkpoint of the same step is replaced. On a full disk or a
+    read-only folder: UserError, with nothing half-written and the older checkpoints untouched.
+    """
+    state = optimizer if isinstance(optimizer, OptimizerState) else capture_optimizer(optimizer)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f"{_WRITING}{final.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clean(folder)
+        temporary.mkdir()
+        _write_files(temporary, step, model_tensors, state, meta)
+        durable.sync(temporary)
+        replaced = folder / f"{_REPLACED}{final.name}"
+        if final.exists():
+            os.rename(final, replaced)
+        os.rename(temporary, final)
+        durable.sync(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise durable.write_error(folder, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _remove_old(folder, keep)
+    return final
+
+
+def _write_files(
+    path: Path, step: int, model_tensors: Mapping[str, Tensor], optimizer: OptimizerState, meta: dict[str, Any]
+) -> None:
+    model, tied = _untie(model_tensors)
+    optimizer_tensors, _ = _untie(optimizer.tensors, tie=False)
+    save_file(model, path / MODEL_FILE)
+    save_file(optimizer_tensors, path / OPTIMIZER_FILE)
+    document = {
+        "format": FORMAT,
+        "step": step,
+        "meta": meta,
+        "tied": tied,
+        "optimizer": {"numbers": optimizer.numbers, "groups": optimizer.groups},
+    }
+    (path / STATE_FILE).write_text(json.dumps(document, indent=1))  # json writes floats by repr: exact
+    manifest = {name: {"bytes": (path / name).stat().st_size, "sha256": _sha256(path / name)} for name in FILES}
+    (path / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+    for name in (*FILES, MANIFEST_FILE):
+        durable.sync(path / name)
+
+
+def _untie(named: Mapping[str, Tensor], *, tie: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that own their memory, on the CPU, and the other names of those that are one and the same tensor."""
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first_name: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
+    for name, tensor in named.items():
+        tensor = tensor.detach()
+        if tensor.numel() > 0:
+            pointer = tensor.untyped_storage().data_ptr()
+            place = (pointer, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            if tie and place in first_name:
+                tied[name] = first_name[place]
+                continue
+            first_name[place] = name
+            if pointer in storages:
+                tensor = tensor.clone()  # a view of another one's memory, but not the same tensor
+            storages.add(pointer)
+        tensors[name] = tensor.cpu().contiguous()
+    return tensors, tied
+
+
+def _remove_old(folder: Path, keep: int) -> None:
+    complete = _complete(folder)
+    kept = set(complete[-keep:])
+    scores = {path: score for path in complete if (score := _score(path)) is not None}
+    if scores:
+        kept.add(min(scores, key=lambda path: (scores[path], path.name)))
+    for path in complete:
+        if path not in kept:
+            # Renamed first: a removal that is killed halfway must not leave a damaged directory under a good name.
+            doomed = folder / f"{_WRITING}{path.name}-old"
+            os.rename(path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = json.loads((path / STATE_FILE).read_text())["meta"].get("score")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return float(score) if isinstance(score, int | float) and score == score else None
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_latest(folder: Path, *, on_damage: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """The newest intact checkpoint in `folder`, or None where there is none.
+
+    A damaged one is renamed to `step-....damaged`, told to `on_damage` (default: a Python warning), and the one before
+    it is taken. Leftovers of a killed writer are removed. Raises UserError where files cannot be read or were written
+    by a newer format.
+    """
+    tell = on_damage or (lambda text: warnings.warn(text, stacklevel=3))
+    if not folder.is_dir():
+        return None
+    with durable.writing(folder):
+        _clean(folder)
+    for path in reversed(_complete(folder)):
+        try:
+            return read_checkpoint(path)
+        except _Damaged as damage:
+            aside = _free_name(path.with_name(f"{path.name}.damaged"))
+            with durable.writing(folder):
+                os.rename(path, aside)
+            tell(f"checkpoint {path} is damaged ({damage}); it is now {aside.name}, and the one before it is used")
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, its checksums verified; `load_latest` says what is raised."""
+    try:
+        _verify(path)
+        document = json.loads((path / STATE_FILE).read_text())
+        if document["format"] != FORMAT:
+            raise UserError(
+                "newer_format",
+                f"checkpoint {path} has format {document['format']}, this efftx reads format {FORMAT}.",
+                "Resume with the version of efftx that wrote it.",
+            )
+        model = load_file(path / MODEL_FILE)
+        for name, first in document["tied"].items():
+            model[name] = model[first]
+        saved = document["optimizer"]
+        optimizer = OptimizerState(load_file(path / OPTIMIZER_FILE), saved["numbers"], saved["groups"])
+    except (FileNotFoundError, NotADirectoryError, SafetensorError) as error:
+        raise _Damaged(str(error)) from error
+    except OSError as error:
+        raise UserError("cannot_read", f"cannot read checkpoint {path}: {error.strerror}.") from error
+    return Checkpoint(path, document["step"], model, optimizer, document["meta"])
+
+
+def _verify(path: Path) -> None:
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_bytes())
+        entries = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
+    except FileNotFoundError as error:
+        raise _Damaged(f"{MANIFEST_FILE} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _Damaged(f"{MANIFEST_FILE} cannot be read") from error
+    for name, (size, checksum) in entries.items():
+        file = path / name
+        if not file.exists():
+            raise _Damaged(f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _Damaged(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        if _sha256(file) != checksum:
+            raise _Damaged(f"{name} does not have its checksum")
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Directories with the name of a complete checkpoint, oldest step first."""
+    steps = {int(match[1]): path for path in folder.iterdir() if (match := _COMPLETE.fullmatch(path.name))}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _clean(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name.startswith(_WRITING):
+            shutil.rmtree(path)
+        elif path.name.startswith(_REPLACED):
+            final = folder / path.name.removeprefix(_REPLACED)
+            if final.exists():
+                shutil.rmtree(path)
+            else:  # killed between the two renames: the old one is still the checkpoint
+                os.rename(path, final)
+
+
+def _free_name(path: Path) -> Path:
+    candidate, n = path, 2
+    while candidate.exists():
+        candidate, n = path.with_name(f"{path.name}-{n}"), n + 1
+    return candidate
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- fingerprints ----------------------------------------------------------------------------------------------------
+
+
+def weights_sha256(named_tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(named_tensors):
+        tensor = named_tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

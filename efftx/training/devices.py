@@ -1,0 +1,182 @@
+"""Where and in which precision a run computes, what makes it repeatable, and what a record says about the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import struct
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import efftx
+from efftx.errors import UserError, nearest
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+# What changes an allocator's behaviour, and with it a measurement of memory or time.
+_ALLOCATOR_SETTINGS = (
+    "MALLOC_ARENA_MAX",
+    "MALLOC_CONF",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "GLIBC_TUNABLES",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "THP_MEM_ALLOC_ENABLE",
+)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` stands for; UserError for another name or an absent GPU."""
+    if name not in DEVICES:
+        raise UserError("bad_value", f"device={name} is not a device.", nearest(name, DEVICES))
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError(
+            "no_device", "device=cuda: PyTorch finds no CUDA device here.", "Use device=cpu or device=auto."
+        )
+    return torch.device("cpu" if name == "cpu" or not available else "cuda")
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of products and activations; UserError for an unknown name, and for float16 without loss scaling."""
+    if name not in DTYPES:
+        raise UserError("bad_value", f"dtype={name} is not a dtype.", nearest(name, DTYPES))
+    if name == "float16" and device.type != "cuda":
+        raise UserError(
+            "bad_value",
+            f"dtype=float16 needs loss scaling, which {device.type} does not have.",
+            "Use dtype=float32, or device=cuda.",
+        )
+    return DTYPES[name]
+
+
+def dtype_note(dtype: torch.dtype, device: torch.device) -> str:
+    """One line to tell the user where a dtype is allowed but unwise on a device; empty where it is fine."""
+    if dtype is torch.bfloat16 and device.type == "cpu":
+        return "dtype=bfloat16: matrix products can be a hundred times slower than float32 on some CPUs"
+    return ""
+
+
+def parameter_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of weights and optimiser state: float64 for float64, else float32, whatever the products run in."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """The context for forward and loss: half-precision products for bfloat16 and float16, nothing for the other two."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return torch.autocast(device.type, dtype)
+    return contextlib.nullcontext()
+
+
+def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Loss scaling as in Sparse Transformers: 2^16 at first, doubled after 1000 good steps; off except for float16.
+
+    Switched off it hands loss, gradients and step through untouched, so that a loop needs no second path.
+    """
+    enabled = dtype is torch.float16 and device.type == "cuda"
+    return torch.amp.GradScaler(device.type, init_scale=2.0**16, growth_interval=1000, enabled=enabled)
+
+
+def set_determinism(threads: int | None) -> int:
+    """Make operations repeat bit for bit at a fixed number of threads (None: as it is); gives that number.
+
+    On the CPU an operation without a deterministic form is an error; where a GPU is present it is a warning.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise UserError("bad_value", f"threads={threads} must be at least 1.")
+        torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.backends.cudnn.benchmark = False
+    # Filling every new tensor with NaN finds bugs in kernels, costs a pass over memory and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return torch.get_num_threads()
+
+
+def step_seed(seed: int, step: int, micro: int = 0) -> int:
+    """A 64-bit seed for one micro-batch of one step: the same on every machine, unrelated for neighbouring numbers."""
+    digest = hashlib.blake2b(struct.pack("<qqq", seed, step, micro), digest_size=8, person=b"efftx step")
+    return int.from_bytes(digest.digest(), "little")
+
+
+def seed_step(seed: int, step: int, micro: int = 0) -> int:
+    """Seed PyTorch's generators so that a step's randomness is a function of (seed, step, micro-batch) alone.
+
+    With it nothing random has to be saved: a resumed run draws what the run never stopped draws. Gives the seed.
+    """
+    value = step_seed(seed, step, micro)
+    torch.manual_seed(value)
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """What a record says about where it was made: versions, processor, threads, code; no host, user or path."""
+    root = Path(efftx.__file__).resolve().parent.parent
+    commit, clean = _git_state(root)
+    return {
+        "efftx": efftx.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": commit,
+        "git_clean": clean,
+        "allocator": _allocator(),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_state(root: Path) -> tuple[str | None, bool | None]:
+    """Commit and cleanness of the code at `root`; (None, None) where it is not a checkout of its own.
+
+    An installed package that lies inside somebody's repository must not claim that repository's commit.
+    """
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        changes = _git(root, "status", "--porcelain", "--", "efftx", "conf", "experiments", "pyproject.toml")
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return commit, not changes.strip()
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def _allocator() -> dict[str, str]:
+    settings = {name: os.environ[name] for name in _ALLOCATOR_SETTINGS if name in os.environ}
+    preloaded = [Path(entry).name for entry in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
+    if preloaded:
+        settings["LD_PRELOAD"] = " ".join(preloaded)
+    return settings
