@@ -1,4 +1,4 @@
-"""What a table or figure is: the data classes of one file of `experiments/`, which `reading` fills.
+"""What a table or figure is: the data classes of one file of `experiments/`, and the reading of all of them.
 
 An experiment is data. `kind: train` trains every row at every seed and evaluates it under every column; `kind: measure`
 calls a function of the registry in `measures` instead. Names of rows and columns are those of the printed table.
@@ -6,12 +6,20 @@ calls a function of the registry in `measures` instead. Names of rows and column
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from efftx.errors import UserError, nearest
+from efftx.reproduce.claim_language import Name, parse, parse_where
+from efftx.reproduce.reading import build, read_yaml
+from efftx.reproduce.records import slug
 
 SIZES = ("paper", "cpu", "smoke")
 DEFAULT_SEEDS = (0,)
+NOT_IN_FILE = {"in_file": False}
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Cell:
 class Published:
     """What the paper prints, row by row and column by column; never mixed with what was measured here.
 
-    `source` is `verified` (read in the paper) or `unverified`; `note` says how it was read and what the paper leaves open.
+    `source` is `verified` (read in the paper) or `unverified`; `note` says how it was read and what stays open.
     """
 
     source: str
@@ -82,8 +90,8 @@ class Derived:
 class ColumnSpec:
     """One column: how each trained row is evaluated, or what a measure is asked.
 
-    overrides        put on top of the row's own; with `instead_of_row` they stand in their place (a row's `lsh.*` keys are
-                     errors under a column with full attention), after the base and the size.
+    overrides        put on top of the row's own; with `instead_of_row` they stand in their place, after the base and the
+                     size (a row's `lsh.*` keys would be errors under a column with full attention).
     carry            how the checkpoint's parameters carry over: a named mapping, or row -> named mapping.
     sizes            further overrides a size; only: the sizes at which the column exists ([]: all).
     cell             its own metric, unit, direction and format, where they differ from the table's.
@@ -99,6 +107,10 @@ class ColumnSpec:
     only: list[str] = field(default_factory=list)
     cell: Cell | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def shorthand() -> str:
+        return "overrides"
 
     @property
     def evaluates(self) -> bool:
@@ -121,6 +133,10 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
 
+    @staticmethod
+    def shorthand() -> str:
+        return "overrides"
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -129,23 +145,22 @@ class Experiment:
     figure     how the report draws it: `{kind: lines, over: curve | columns | series, x: ..., y: ..., log_x, log_y,
                x_label, y_label}`; `over: curve` draws one line a row from the records' curves (x `step`, y a metric),
                `over: columns` one line a row over the columns (x: a key of the columns' parameters, y: a metric),
-               `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs of
-               rows and the paper's reading, see `cells.crossings`. `draw` names an illustration of the report, drawn
-               beside the lines or alone.
+               `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs
+               of rows and the paper's reading, see `cells.crossings`. `draw` names an illustration of the report,
+               drawn beside the lines or alone.
     baseline   label -> value of the trivial answer (chance), in the unit of `cell`; the yardstick of `neither learned`.
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
     """
 
     id: str
-    paper: str
     caption: str
     kind: str
     cell: Cell
-    base: list[str]
-    sizes: Mapping[str, list[str]]
     rows: Mapping[str, Row]
-    columns: Mapping[str, ColumnSpec]
-    seeds: Mapping[str, list[int]]
+    base: list[str] = field(default_factory=list)
+    sizes: Mapping[str, list[str]] = field(default_factory=dict)
+    columns: Mapping[str, ColumnSpec] = field(default_factory=dict)
+    seeds: Mapping[str, list[int]] = field(default_factory=dict)
     published: Published | None = None
     claims: list[Claim] = field(default_factory=list)
     measure: str | None = None
@@ -154,8 +169,9 @@ class Experiment:
     figure: Mapping[str, Any] | None = None
     baseline: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    head: str = ""
-    path: str = ""
+    paper: str = field(default="", metadata=NOT_IN_FILE)
+    head: str = field(default="", metadata=NOT_IN_FILE)
+    path: str = field(default="", metadata=NOT_IN_FILE)
 
     def sizes_known(self) -> list[str]:
         """The sizes at which this item is defined, largest first."""
@@ -204,3 +220,113 @@ class Experiment:
 
     def _common(self, size: str) -> list[str]:
         return [*self.base, f"size={size}", *self.sizes.get(size, [])]
+
+
+def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
+    """Every experiment that is shipped, in the folders of `EFFTX_EXPERIMENTS`, and in `extra`, by id, in order of ids.
+
+    Raises UserError naming the file and the key where one cannot be read, or where two files give the same id.
+    """
+    from efftx.shipped import shipped
+
+    folders = [shipped("experiments")]
+    folders += [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
+    folders += [extra] if extra is not None else []
+    found: dict[str, Experiment] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError("missing_file", f"{folder}: no such folder of experiments", "See EFFTX_EXPERIMENTS.")
+        for path in sorted(folder.rglob("*.yaml")):
+            experiment = read_experiment(path)
+            if experiment.id in found:
+                raise UserError(
+                    "bad_experiment", f"{path}: {found[experiment.id].path} has the id '{experiment.id}' too"
+                )
+            found[experiment.id] = experiment
+    return dict(sorted(found.items()))
+
+
+def select(experiments: Mapping[str, Experiment], items: Iterable[str]) -> list[Experiment]:
+    """The experiments that `items` name: an id, a paper, or `all`; UserError with the nearest name for any other."""
+    chosen: dict[str, Experiment] = {}
+    for item in items:
+        hits = {id: e for id, e in experiments.items() if item in ("all", id, e.paper)}
+        if not hits:
+            names = [*experiments, *(e.paper for e in experiments.values()), "all"]
+            raise UserError("unknown_item", f"there is no table or figure '{item}'", nearest(item, names))
+        chosen |= hits
+    return list(chosen.values())
+
+
+def read_experiment(path: Path) -> Experiment:
+    """One file of `experiments/`, checked: names, sizes, published cells and claims all refer to what is there."""
+    head, content = read_yaml(path)
+    read: Experiment = build(Experiment, content, str(path))
+    experiment = replace(read, paper=read.id.partition("/")[0], head=head, path=str(path))
+    for trouble, hint in _troubles(experiment):
+        raise UserError("bad_experiment", f"{path}: {trouble}", hint)
+    for claim in experiment.claims:
+        try:
+            _check_claim(experiment, claim)
+        except UserError as error:
+            raise UserError(error.kind, f"{path}: {error.message}", error.hint) from error
+    return experiment
+
+
+def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
+    if len(e.id.split("/")) != 2 or not all(e.id.split("/")) or ".." in e.id:
+        yield f"id: '{e.id}' is not of the form paper/item", ""
+    if e.kind not in ("train", "measure"):
+        yield f"kind: '{e.kind}' is neither train nor measure", nearest(e.kind, ["train", "measure"])
+    if (e.kind == "measure") != (e.measure is not None):
+        yield "measure: a measure is named where kind is measure, and only there", ""
+    if not e.rows:
+        yield "rows: a table has rows", ""
+    if not e.sizes_known():
+        yield f"{'sizes' if e.kind == 'train' else 'parameters'}: no size is given", ""
+    slugs: dict[str, str] = {}
+    for row in e.rows:
+        if slugs.setdefault(slug(row), row) != row:
+            yield f"rows: '{row}' and '{slugs[slug(row)]}' would write the same file", ""
+    if e.published and e.published.source not in ("verified", "unverified"):
+        yield f"published.source: '{e.published.source}' is neither verified nor unverified", ""
+    columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
+    for row, values in (e.published.values if e.published else {}).items():
+        if row not in e.rows:
+            yield f"published.values: there is no row '{row}'", nearest(row, e.rows)
+        for column in values:
+            if column not in columns:
+                yield f"published.values.{row}: there is no column '{column}'", nearest(column, columns)
+    for size in _sizes_named(e):
+        if size not in SIZES:
+            yield f"there is no size '{size}'", nearest(size, SIZES)
+    for cell in [e.cell, *(c.cell for c in e.columns.values() if c.cell)]:
+        if cell.better not in ("higher", "lower", "none"):
+            yield f"cell.better: '{cell.better}' is not higher, lower or none", ""
+        try:
+            cell.format.format(1.0)
+        except (ValueError, IndexError, KeyError, AttributeError) as error:
+            yield f"cell.format: '{cell.format}' does not format a number ({error})", ""
+    for name, derived in e.derived.items():
+        if (derived.first_at_least is None) == (derived.first_at_most is None):
+            yield f"derived.{name}: one of first_at_least and first_at_most is given", ""
+
+
+def _sizes_named(e: Experiment) -> Iterable[str]:
+    yield from (*e.sizes, *e.seeds, *e.parameters)
+    for row in e.rows.values():
+        yield from (*row.sizes, *row.only, *row.seeds)
+    for column in [*e.columns.values(), *(c for row in e.rows.values() for c in (row.columns or {}).values())]:
+        yield from (*column.sizes, *column.only)
+
+
+def _check_claim(e: Experiment, claim: Claim) -> None:
+    parsed = parse(claim.holds_if)
+    parse_where(claim.where, parsed.free)
+    columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
+    for table, index in parsed.lookups:
+        known = [e.baseline] if table == "baseline" else [e.rows, columns]
+        for item, names in zip(index, known, strict=False):
+            if not isinstance(item, Name) and item not in names:
+                message = f"the claim '{claim.says}': {table} has no '{item}'"
+                raise UserError("bad_claim", message, nearest(item, names))

@@ -21,8 +21,8 @@ class Record:
     config        the resolved configuration of a training run, or a measure's parameters.
     hash          over all of it that can change a result.
     column_hashes the same for the configuration under which each column was evaluated.
-    first_losses  training losses of the first three steps (nats a token), exact; for a measure the numbers that a replay
-                  must give again ([]: nothing in it can be replayed, as with a timing).
+    first_losses  training losses of the first three steps (nats a token), exact; for a measure the numbers that a
+                  replay must give again ([]: nothing in it can be replayed, as with a timing).
     data          name, variant and checksum of the data set ({} for a measure).
     metrics       column ("" for a table without columns) -> metric -> value; None: never reached.
     curve         evaluations during training: `step` and metrics on the validation split.

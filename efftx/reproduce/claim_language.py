@@ -1,0 +1,208 @@
+"""The small language of claims: read with `ast`, checked node by node, never evaluated as Python.
+
+    comparison      expression (< | <= | > | >=) expression, chained as in a <= b <= c
+    condition       comparison, `and`, `or`, `not`
+    expression      number, + - * /, abs(x), min(x, ...), max(x, ...), noise,
+                    cell[row, column], cell[row], published[row, column], baseline["label"]
+    row, column     text in quotes, or a free name, which is quantified over all rows or columns
+    restriction     (`where`) free names against text: ==, !=, in [...], not in [...], `and`, `or`, `not`
+
+`noise` is two standard errors of the paired difference between the two sides it stands in. It may be added, subtracted
+and multiplied by a number, nothing else. Equality of two measurements is not asked: write b - noise <= a <= b + noise.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+
+from efftx.errors import UserError
+
+FUNCTIONS = ("abs", "min", "max")
+TABLES = ("cell", "published", "baseline")
+COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+MAX_LENGTH = 1000
+
+
+@dataclass(frozen=True)
+class Name:
+    """A free name, to be bound to each row or each column."""
+
+    name: str
+
+
+Index = Name | str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A checked condition: its tree, the tables it looks into, and the axis of each free name (`row`, `column`)."""
+
+    tree: ast.expr
+    lookups: list[tuple[str, tuple[Index, ...]]]
+    free: dict[str, str] = field(default_factory=dict)
+
+
+def parse(text: str) -> Parsed:
+    """The condition in `text`; UserError where it leaves the language."""
+    tree = _tree(text)
+    lookups: list[tuple[str, tuple[Index, ...]]] = []
+    _check_condition(tree, text, lookups)
+    free: dict[str, str] = {}
+    for table, index in lookups:
+        for position, item in enumerate(index):
+            if table == "baseline" or not isinstance(item, Name):
+                continue
+            axis = ("row", "column")[position]
+            if free.setdefault(item.name, axis) != axis:
+                raise _refuse(text, f"'{item.name}' stands for a row in one place and for a column in another")
+    return Parsed(tree, lookups, free)
+
+
+def parse_where(text: str, free: dict[str, str]) -> ast.expr | None:
+    """The restriction in `text` over the free names of a claim; None where it is empty."""
+    if not text.strip():
+        return None
+    tree = _tree(text)
+    _check_where(tree, text, free)
+    return tree
+
+
+def admits(tree: ast.expr | None, binding: dict[str, str]) -> bool:
+    """Whether the restriction admits this binding of the free names."""
+    match tree:
+        case None:
+            return True
+        case ast.BoolOp(op=ast.And(), values=values):
+            return all(admits(v, binding) for v in values)
+        case ast.BoolOp(values=values):
+            return any(admits(v, binding) for v in values)
+        case ast.UnaryOp(operand=operand):
+            return not admits(operand, binding)
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            mine = _words(left, binding)[0]
+            theirs = _words(right, binding)
+            return (mine in theirs) == isinstance(op, ast.Eq | ast.In)
+    raise AssertionError("parse_where admits no other node")
+
+
+def lookup(node: ast.Subscript) -> tuple[str, tuple[Index, ...]]:
+    """The table and the index of a subscript that `parse` has admitted."""
+    assert isinstance(node.value, ast.Name)
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    index: list[Index] = []
+    for item in items:
+        match item:
+            case ast.Constant(value=str(word)):
+                index.append(word)
+            case ast.Name(id=name):
+                index.append(Name(name))
+            case _:
+                raise TypeError(ast.unparse(item))
+    return node.value.id, tuple(index)
+
+
+def _tree(text: str) -> ast.expr:
+    if len(text) > MAX_LENGTH:
+        raise UserError("bad_claim", f"a claim of {len(text)} characters; at most {MAX_LENGTH} are read")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _refuse(text, f"not an expression ({error})") from error
+
+
+def _check_condition(node: ast.expr, text: str, lookups: list[tuple[str, tuple[Index, ...]]]) -> None:
+    match node:
+        case ast.BoolOp(values=values):
+            for value in values:
+                _check_condition(value, text, lookups)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            _check_condition(operand, text, lookups)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            for op in ops:
+                if type(op) not in COMPARISONS:
+                    raise _refuse(text, "only <, <=, > and >= compare measurements")
+            for side in [left, *comparators]:
+                _check_expression(side, text, lookups)
+        case _:
+            raise _refuse(text, f"'{ast.unparse(node)}' is not a comparison")
+
+
+def _check_expression(node: ast.expr, text: str, lookups: list[tuple[str, tuple[Index, ...]]]) -> None:
+    match node:
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
+            pass
+        case ast.Name(id="noise"):
+            pass
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            _check_expression(operand, text, lookups)
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), left=left, right=right):
+            _check_expression(left, text, lookups)
+            _check_expression(right, text, lookups)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS and args:
+            if name == "abs" and len(args) != 1:
+                raise _refuse(text, "abs takes one value")
+            for arg in args:
+                _check_expression(arg, text, lookups)
+        case ast.Subscript(value=ast.Name(id=table)) if table in TABLES:
+            lookups.append(_checked_lookup(node, text))
+        case _:
+            raise _refuse(text, f"'{ast.unparse(node)}' is not in the language of claims")
+
+
+def _checked_lookup(node: ast.Subscript, text: str) -> tuple[str, tuple[Index, ...]]:
+    try:
+        table, index = lookup(node)
+    except TypeError as error:
+        raise _refuse(text, f"'{error}' is neither a name nor text in quotes") from error
+    lengths = {"cell": (1, 2), "published": (1, 2), "baseline": (1,)}[table]
+    if len(index) not in lengths:
+        raise _refuse(text, f"{table} takes [{'label' if table == 'baseline' else 'row, column'}]")
+    reserved = [i.name for i in index if isinstance(i, Name) and i.name in (*FUNCTIONS, *TABLES, "noise")]
+    if reserved or (table == "baseline" and isinstance(index[0], Name)):
+        raise _refuse(text, f"'{reserved[0] if reserved else ast.unparse(node.slice)}' cannot stand in an index")
+    return table, index
+
+
+def _check_where(node: ast.expr, text: str, free: dict[str, str]) -> None:
+    match node:
+        case ast.BoolOp(values=values):
+            for value in values:
+                _check_where(value, text, free)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            _check_where(operand, text, free)
+        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq()], comparators=[right]):
+            _check_word(left, text, free)
+            _check_word(right, text, free)
+        case ast.Compare(
+            left=left, ops=[ast.In() | ast.NotIn()], comparators=[ast.List(elts=elts) | ast.Tuple(elts=elts)]
+        ):
+            _check_word(left, text, free)
+            for item in elts:
+                _check_word(item, text, free)
+        case _:
+            raise _refuse(text, f"'{ast.unparse(node)}' does not restrict a name")
+
+
+def _check_word(node: ast.expr, text: str, free: dict[str, str]) -> None:
+    match node:
+        case ast.Constant(value=str()):
+            return
+        case ast.Name(id=name) if name in free:
+            return
+    raise _refuse(text, f"'{ast.unparse(node)}' is neither text in quotes nor a name that the claim leaves free")
+
+
+def _words(node: ast.expr, binding: dict[str, str]) -> list[str]:
+    match node:
+        case ast.Constant(value=str(word)):
+            return [word]
+        case ast.Name(id=name):
+            return [binding[name]]
+        case ast.List(elts=elts) | ast.Tuple(elts=elts):
+            return [word for item in elts for word in _words(item, binding)]
+    raise AssertionError("parse_where admits no other node")
+
+
+def _refuse(text: str, why: str) -> UserError:
+    return UserError("bad_claim", f"the claim `{text.strip()}` cannot be read: {why}")
