@@ -90,8 +90,8 @@ class Derived:
 class ColumnSpec:
     """One column: how each trained row is evaluated, or what a measure is asked.
 
-    overrides        put on top of the row's own; with `instead_of_row` they stand in their place, after the base and the
-                     size (a row's `lsh.*` keys would be errors under a column with full attention).
+    overrides        put on top of the row's own; with `instead_of_row` they stand in their place, after the base and
+                     the size (a row's `lsh.*` keys would be errors under a column with full attention).
     carry            how the checkpoint's parameters carry over: a named mapping, or row -> named mapping.
     sizes            further overrides a size; only: the sizes at which the column exists ([]: all).
     cell             its own metric, unit, direction and format, where they differ from the table's.
@@ -203,15 +203,15 @@ class Experiment:
         own = self.rows[row].seeds.get(size)
         return list(own if own is not None else self.seeds.get(size, DEFAULT_SEEDS))
 
-    def row_overrides(self, row: str, size: str, seed: int) -> list[str]:
-        """What trains `row`: base, size's preset, size's own overrides, the row's, the row's at this size, the seed."""
+    def row_overrides(self, row: str, size: str) -> list[str]:
+        """What trains `row` at every seed: base, the size's preset, the size's overrides, the row's, the row's here."""
         spec = self.rows[row]
-        return [*self._common(size), *spec.overrides, *spec.sizes.get(size, []), f"seed={seed}"]
+        return [*self._common(size), *spec.overrides, *spec.sizes.get(size, [])]
 
-    def column_overrides(self, row: str, column: str, size: str, seed: int) -> list[str]:
+    def column_overrides(self, row: str, column: str, size: str) -> list[str]:
         """What evaluates `row` under `column`."""
         spec = self.columns_of(row, size)[column]
-        below = [*self._common(size), f"seed={seed}"] if spec.instead_of_row else self.row_overrides(row, size, seed)
+        below = self._common(size) if spec.instead_of_row else self.row_overrides(row, size)
         return [*below, *spec.overrides, *spec.sizes.get(size, [])]
 
     def carry_of(self, row: str, column: str, size: str) -> str | None:

@@ -1,0 +1,136 @@
+"""From records to the cells of a table: mean, spread and n of every row and column, and where lines cross."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.records import Record
+
+
+@dataclass
+class CellValue:
+    """One cell: mean and sample standard deviation over `n` seeds, in the unit of the cell's format.
+
+    `mean` is None where some seed never reached what the cell asks for (a first step at which ...); `note` says so.
+    `std` is None below two seeds. `published` is the paper's own value and is never mixed with the others.
+    """
+
+    row: str
+    column: str
+    size: str
+    mean: float | None
+    std: float | None
+    n: int
+    values: dict[int, float | None] = field(default_factory=dict)
+    published: float | None = None
+    published_source: str | None = None
+    note: str = ""
+
+
+@dataclass
+class Crossing:
+    """Where the line of one row crosses that of another: `x` interpolated, None with a reason in `why`."""
+
+    between: tuple[str, str]
+    x: float | None
+    published: float | None
+    why: str
+
+
+def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:
+    """The cells of `experiment` at `size` that have a record or a published value, row by row as in the file."""
+    found: list[CellValue] = []
+    source = experiment.published.source if experiment.published else None
+    for row in experiment.rows_at(size):
+        for column in experiment.columns_of(row, size):
+            values = values_of(experiment, records, size, row, column)
+            published = experiment.published.of(row, column) if experiment.published else None
+            if not values and published is None:
+                continue
+            reached = [v for v in values.values() if v is not None]
+            complete = bool(reached) and len(reached) == len(values)
+            found.append(
+                CellValue(
+                    row=row,
+                    column=column,
+                    size=size,
+                    mean=statistics.fmean(reached) if complete else None,
+                    std=statistics.stdev(reached) if complete and len(reached) > 1 else None,
+                    n=len(values),
+                    values=values,
+                    published=published,
+                    published_source=source if published is not None else None,
+                    note=_unreached(records, row, size, values) if values and not complete else "",
+                )
+            )
+    return found
+
+
+def values_of(
+    experiment: Experiment, records: Sequence[Record], size: str, row: str, column: str
+) -> dict[int, float | None]:
+    """seed -> value of one cell, seeds in order; a metric derived from the curve is derived here, from the record."""
+    metric = experiment.cell_of(row, column).metric
+    derived = experiment.derived.get(metric)
+    values: dict[int, float | None] = {}
+    for record in sorted(records, key=lambda r: r.seed):
+        if (record.id, record.row, record.size) != (experiment.id, row, size):
+            continue
+        if derived is not None:
+            values[record.seed] = derived.value(record.curve)
+        elif metric in record.metrics.get(column, {}):
+            values[record.seed] = record.metrics[column][metric]
+    return values
+
+
+def crossings(experiment: Experiment, records: Sequence[Record], size: str) -> list[Crossing]:
+    """The crossings that `figure.crossings` asks for, between the means of two rows over the columns' `figure.x`.
+
+    Interpolated on logarithmic axes between the last column where the first row is below and the next one.
+    """
+    figure = experiment.figure or {}
+    table = {(c.row, c.column): c.mean for c in cells(experiment, records, size) if c.mean is not None}
+    return [
+        _crossing(experiment, table, size, str(figure["x"]), tuple(wanted["between"]), wanted.get("published"))
+        for wanted in figure.get("crossings", [])
+    ]
+
+
+def _crossing(
+    experiment: Experiment,
+    table: dict[tuple[str, str], float],
+    size: str,
+    axis: str,
+    between: tuple[str, str],
+    published: float | None,
+) -> Crossing:
+    first, second = between
+    points: list[tuple[float, float]] = []
+    for name, column in experiment.columns_of(first, size).items():
+        if (first, name) in table and (second, name) in table and axis in column.parameters:
+            ratio = math.log(table[first, name] / table[second, name])
+            points.append((float(column.parameters[axis]), ratio))
+    if len(points) < 2:
+        return Crossing(between, None, published, "not run")
+    points.sort()
+    for (x0, d0), (x1, d1) in pairwise(points):
+        if d0 <= 0 < d1 or d1 < 0 <= d0:
+            share = d0 / (d0 - d1)
+            x = math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))
+            return Crossing(between, x, published, f"between {x0:g} and {x1:g}")
+    word = "above" if points[0][1] > 0 else "below"
+    return Crossing(
+        between, None, published, f"{first} stays {word} {second} from {points[0][0]:g} to {points[-1][0]:g}"
+    )
+
+
+def _unreached(records: Iterable[Record], row: str, size: str, values: dict[int, float | None]) -> str:
+    missed = [seed for seed, value in values.items() if value is None]
+    caps = {r.config.get("training", {}).get("steps") for r in records if r.row == row and r.size == size}
+    cap = f" within {caps.pop()} steps" if len(caps) == 1 and None not in caps else ""
+    return f"not reached{cap} by {len(missed)} of {len(values)}"
