@@ -49,7 +49,9 @@ class _Side:
     noise: float = 0.0
 
 
-class _Undecided(Exception):  # noqa: N818 - a verdict on its way up, not an error
+class _Undecided(Exception):
+    """A verdict on its way up that no comparison has given."""
+
     def __init__(self, verdict: str, why: str) -> None:
         super().__init__(why)
         self.verdict, self.why = verdict, why

@@ -1,0 +1,244 @@
+"""`efftx reproduce`: run what has no record yet, replay what has one, and say what came of it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from efftx.errors import Interrupted, UserError, nearest
+from efftx.reproduce import standing as standings
+from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
+from efftx.reproduce.trainer import EfftxTrainer, Trainer
+from efftx.training.devices import environment
+
+FREE_HOURS = 24.0
+
+Say = Callable[[str], None]
+
+
+def reproduce(
+    experiments: Sequence[Experiment],
+    size: str,
+    seeds: list[int] | None = None,
+    *,
+    stale: bool = False,
+    verify: bool = False,
+    yes: bool = False,
+    say: Say = print,
+    store: RecordStore | None = None,
+    trainer: Trainer | None = None,
+) -> list[dict[str, Any]]:
+    """Run every row and seed of `experiments` at `size` that has no record; one `{id, size, ran, skipped, failed}` each.
+
+    stale    run again what no longer comes out, too.
+    verify   run nothing, replay each record's first three steps, count `fresh`, `stale` and `not replayable`; with
+             `stale`: replay first, then run again what that showed.
+    yes      needed at size paper where the price of what is left to run is above 24 hours.
+
+    `failures` of a line lists `{row, seed, message}`: a row that fails does not stop the others. Raises UserError for
+    an unknown size, for items none of which exist at it, and for a price without `yes`.
+    """
+    store, trainer = store or RecordStore(), trainer or EfftxTrainer()
+    if size not in SIZES:
+        raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
+    if not any(size in e.sizes_known() for e in experiments):
+        known = sorted({s for e in experiments for s in e.sizes_known()})
+        raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
+    here = [e for e in experiments if size in e.sizes_known()]
+    lines = [_line(e, size) for e in experiments]
+    by_id = {line["id"]: line for line in lines}
+    for experiment in experiments:
+        if experiment not in here:
+            say(f"{experiment.id}: not defined at size {size}")
+    if verify:
+        for experiment in here:
+            _verify(experiment, size, seeds, by_id[experiment.id], trainer, store, say)
+        if not stale:
+            return lines
+    todo = {e.id: _to_do(e, size, seeds, stale, by_id[e.id], trainer, store, say) for e in here}
+    if size == "paper":
+        _ask_price(here, todo, yes, trainer, say)
+    for experiment in here:
+        for row, seed, again in todo[experiment.id]:
+            _attempt(experiment, row, seed, size, again, by_id[experiment.id], trainer, store, say)
+    return lines
+
+
+def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer | None = None) -> dict[str, Any]:
+    """One line of `efftx list`; see `standing.state_of`."""
+    return standings.state_of(experiment, store, trainer or EfftxTrainer())
+
+
+def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
+    """Train, evaluate or measure one row at one seed and return its record, not yet written."""
+    start = time.perf_counter()
+    record = (_measured if experiment.kind == "measure" else _trained)(experiment, row, seed, size, trainer)
+    record.environment = environment()
+    record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
+    record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} seeds={seed}"
+    return record
+
+
+def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
+    config = trainer.compose(experiment.row_overrides(row, size), seed)
+    result = trainer.train(config)
+    metrics: dict[str, dict[str, float | None]] = {}
+    for name, column in experiment.columns_of(row, size).items():
+        if column.evaluates:
+            under = trainer.compose(experiment.column_overrides(row, name, size), seed)
+            carry = experiment.carry_of(row, name, size)
+            metrics[name] = dict(trainer.evaluate(result.run, under, carry))
+        else:
+            metrics[name] = dict(result.metrics)
+    return Record(
+        id=experiment.id,
+        row=row,
+        seed=seed,
+        size=size,
+        config=trainer.to_dict(config),
+        hash=result.hash,
+        column_hashes=standings.column_hashes(experiment, row, seed, size, trainer, result.data),
+        first_losses=list(result.first_losses),
+        data=dict(result.data),
+        metrics=metrics,
+        curve=list(result.curve),
+        # What an interrupted or shared run had spent before; the caller adds this process's own time.
+        wall_seconds=result.timings["train_seconds"] if result.resumed_from is not None else 0.0,
+    )
+
+
+def _measured(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
+    measure = measure_named(str(experiment.measure))
+    parameters = standings.measure_parameters(experiment, row, size)
+    own = dict(experiment.rows[row].parameters)
+    result = measure.run(parameters, seed, row, own)
+    return Record(
+        id=experiment.id,
+        row=row,
+        seed=seed,
+        size=size,
+        config={"measure": experiment.measure, "parameters": parameters, "row": own},
+        hash=standings.measure_hash(experiment, row, seed, size),
+        column_hashes=standings.column_hashes(experiment, row, seed, size, trainer, {}),
+        first_losses=measure.replay(parameters, seed, row, own) if measure.replay else [],
+        metrics=result["metrics"],
+        series=result.get("series", {}),
+    )
+
+
+def _line(experiment: Experiment, size: str) -> dict[str, Any]:
+    return {"id": experiment.id, "size": size, "ran": 0, "skipped": 0, "failed": 0, "failures": []}
+
+
+def _to_do(
+    experiment: Experiment,
+    size: str,
+    seeds: list[int] | None,
+    stale: bool,
+    line: dict[str, Any],
+    trainer: Trainer,
+    store: RecordStore,
+    say: Say,
+) -> list[tuple[str, int, bool]]:
+    """Rows and seeds to run, and whether each must begin anew."""
+    todo = []
+    for row, seed in planned(experiment, size, seeds):
+        try:
+            found = standing(experiment, row, seed, size, trainer, store)
+        except UserError as error:
+            _fail(experiment, row, seed, error, line, say)
+            continue
+        if found.word in (MISSING, INCOMPLETE):
+            todo.append((row, seed, False))
+        elif found.word == STALE and stale:
+            todo.append((row, seed, True))
+        else:
+            line["skipped"] += 1
+            if found.word == STALE:
+                say(f"{experiment.id}: {row}, seed {seed} is stale ({found.why}); --stale runs it again")
+    return todo
+
+
+def _attempt(
+    experiment: Experiment,
+    row: str,
+    seed: int,
+    size: str,
+    again: bool,
+    line: dict[str, Any],
+    trainer: Trainer,
+    store: RecordStore,
+    say: Say,
+) -> None:
+    say(f"{experiment.id}: {row}, seed {seed}, size {size}")
+    try:
+        old = store.read(experiment.id, row, seed, size) if again else None
+        if old is not None and experiment.kind == "train":
+            trainer.set_aside(trainer.compose(experiment.row_overrides(row, size), seed), old.data)
+        store.write(run_row(experiment, row, seed, size, trainer))
+        line["ran"] += 1
+    except Interrupted:
+        raise
+    except Exception as error:  # the other rows are independent of whatever went wrong here
+        _fail(experiment, row, seed, error, line, say)
+
+
+def _fail(experiment: Experiment, row: str, seed: int, error: Exception, line: dict[str, Any], say: Say) -> None:
+    message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    hint = f" {error.hint}" if isinstance(error, UserError) and error.hint else ""
+    line["failed"] += 1
+    line["failures"].append({"row": row, "seed": seed, "message": message + hint})
+    say(f"{experiment.id}: {row}, seed {seed} failed: {message}{hint}")
+
+
+def _verify(
+    experiment: Experiment,
+    size: str,
+    seeds: list[int] | None,
+    line: dict[str, Any],
+    trainer: Trainer,
+    store: RecordStore,
+    say: Say,
+) -> None:
+    line |= {FRESH: 0, STALE: 0, "not replayable": 0}
+    for row, seed in planned(experiment, size, seeds):
+        record = store.read(experiment.id, row, seed, size)
+        if record is None:
+            continue
+        try:
+            verification = standings.replay(experiment, record, trainer, store)
+        except Interrupted:
+            raise
+        except Exception as error:  # as in _attempt
+            _fail(experiment, row, seed, error, line, say)
+            continue
+        line[verification.verdict] += 1
+        say(f"{experiment.id}: {row}, seed {seed}: {verification.verdict} ({verification.why})")
+
+
+def _ask_price(
+    experiments: Iterable[Experiment],
+    todo: dict[str, list[tuple[str, int, bool]]],
+    yes: bool,
+    trainer: Trainer,
+    say: Say,
+) -> None:
+    total = 0.0
+    for experiment in experiments:
+        if experiment.kind != "train":
+            continue
+        for row in dict.fromkeys(row for row, _, _ in todo[experiment.id]):
+            runs = [seed for r, seed, _ in todo[experiment.id] if r == row]
+            hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
+            say(f"{experiment.id}: {row}, {len(runs)} run(s): {hours:,.1f} hours")
+            total += hours
+    if total > 0:
+        say(f"price at the paper's size: {total:,.1f} hours on this device")
+    if total > FREE_HOURS and not yes:
+        message = f"this would take {total:,.0f} hours, more than {FREE_HOURS:.0f}"
+        raise UserError("needs_yes", message, "Add --yes to run it all the same, or choose size=cpu.")

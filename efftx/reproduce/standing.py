@@ -1,0 +1,207 @@
+"""Where every record stands against today's experiment, configuration and code; nothing is trained to list it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efftx.errors import UserError
+from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.records import Record, RecordStore, Verification
+from efftx.reproduce.trainer import Trainer
+from efftx.training.devices import environment
+
+MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
+REPLAYED_STEPS = 3
+
+SAME_BITS = ("torch", "threads", "processor", "gpu")
+"""What two environments must have in common for a replay to be compared bit for bit."""
+
+# Where one of them differs, sums are taken in another order. In float32 that moves the loss of the first step by about
+# 1e-7 of itself, and Adam's first updates, of the size of the rate whatever the gradient's, multiply it; half precision
+# rounds each activation to 3 or 2 digits. A changed formula moves the losses by far more.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`missing`, `incomplete` (a column without a value), `stale` or `fresh`, and why."""
+
+    word: str
+    why: str = ""
+
+
+def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -> list[tuple[str, int]]:
+    """Every row and seed that a full table at `size` has; `seeds` in place of the experiment's own."""
+    return [
+        (row, seed)
+        for row in experiment.rows_at(size)
+        for seed in (seeds if seeds is not None else experiment.seeds_of(row, size))
+    ]
+
+
+def measure_parameters(experiment: Experiment, row: str, size: str) -> dict[str, Any]:
+    """What a measure is given beside its row's own parameters: those of the size, and its columns'."""
+    columns = {name: dict(c.parameters) for name, c in experiment.columns_of(row, size).items()}
+    return {**experiment.parameters[size], "columns": columns}
+
+
+def measure_hash(experiment: Experiment, row: str, seed: int, size: str) -> str:
+    """The hash of all that a measure is given; the columns are hashed apart, each by itself."""
+    given = {
+        "measure": experiment.measure,
+        "parameters": experiment.parameters[size],
+        "row": experiment.rows[row].parameters,
+        "seed": seed,
+    }
+    return _digest(given)
+
+
+def column_hashes(
+    experiment: Experiment,
+    row: str,
+    seed: int,
+    size: str,
+    trainer: Trainer,
+    data: Mapping[str, str],
+    made_on: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """column -> hash of what it is evaluated under; columns that read the training run itself have none."""
+    columns = experiment.columns_of(row, size)
+    if experiment.kind == "measure":
+        return {name: _digest(column.parameters) for name, column in columns.items()}
+    found = {}
+    for name, column in columns.items():
+        if column.evaluates:
+            config = trainer.compose(experiment.column_overrides(row, name, size), seed)
+            carry = experiment.carry_of(row, name, size)
+            found[name] = _digest([trainer.hash(config, data, made_on), carry])
+    return found
+
+
+def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, store: RecordStore) -> Standing:
+    """Where the record of one row and seed stands; composes configurations, trains nothing."""
+    record = store.read(experiment.id, row, seed, size)
+    if record is None:
+        return Standing(MISSING)
+    if experiment.kind == "measure":
+        today = measure_hash(experiment, row, seed, size)
+    else:
+        config = trainer.compose(experiment.row_overrides(row, size), seed)
+        today = trainer.hash(config, record.data, record.environment)
+    if today != record.hash:
+        return Standing(STALE, "the configuration is another today")
+    columns = column_hashes(experiment, row, seed, size, trainer, record.data, record.environment)
+    changed = [name for name, digest in columns.items() if record.column_hashes.get(name, digest) != digest]
+    if changed:
+        return Standing(STALE, f"the evaluation '{changed[0]}' is another today")
+    without = [name for name in experiment.columns_of(row, size) if name not in record.metrics]
+    if without:
+        return Standing(INCOMPLETE, f"'{without[0]}' was not evaluated")
+    verification = store.verification(record)
+    if verification is not None and verification.verdict == "stale":
+        return Standing(STALE, verification.why)
+    return Standing(FRESH)
+
+
+def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> dict[str, Any]:
+    """One line of `efftx list`: `{id, paper, caption, state, sizes, records}`, with `why` where it says more.
+
+    The state is that of the sizes that carry evidence, paper and cpu; a smoke run counts only where there is no other.
+    """
+    line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
+    counts: dict[str, dict[str, int]] = {}
+    whys: list[str] = []
+    try:
+        for size in experiment.sizes_known():
+            count = {"of": 0, FRESH: 0, STALE: 0, INCOMPLETE: 0}
+            for row, seed in planned(experiment, size):
+                found = standing(experiment, row, seed, size, trainer, store)
+                count["of"] += 1
+                if found.word != MISSING:
+                    count[found.word] += 1
+                if found.word == STALE:
+                    whys.append(f"{row}, seed {seed}, size {size}: {found.why}")
+            if count[FRESH] + count[STALE] + count[INCOMPLETE]:
+                counts[size] = count
+        if not counts:
+            _ask_whether_it_runs(experiment, trainer)
+    except UserError as error:
+        return {**line, "state": "not runnable", "why": error.message, "sizes": list(counts), "records": counts}
+    weighty = [counts[s] for s in SIZES if s in counts and s != "smoke"] or list(counts.values())
+    if any(count[STALE] for count in weighty):
+        state = "stale"
+    elif any(count[FRESH] == count["of"] for count in weighty):
+        state = "recorded"
+    else:
+        state = "partial" if weighty else "not run"
+    line |= {"state": state, "sizes": list(counts), "records": counts}
+    return {**line, "why": whys[0]} if state == "stale" else line
+
+
+def replay(experiment: Experiment, record: Record, trainer: Trainer, store: RecordStore) -> Verification:
+    """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
+
+    Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses.
+    """
+    here = environment()
+    exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
+    found = standing(experiment, record.row, record.seed, record.size, trainer, store)
+    if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == "stale":
+        found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
+    if found.word == STALE:
+        verification = Verification(record.hash, "stale", found.why, exact)
+    elif not record.first_losses:
+        verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", exact)
+    else:
+        verification = _compare(record, _replayed(experiment, record, trainer), exact)
+    store.write_verification(record, verification)
+    return verification
+
+
+def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> list[float]:
+    if experiment.kind == "measure":
+        parameters = measure_parameters(experiment, record.row, record.size)
+        again = measure_named(str(experiment.measure)).replay
+        return again(parameters, record.seed, record.row, dict(experiment.rows[record.row].parameters)) if again else []
+    config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
+    with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:
+        return list(trainer.train(config, Path(folder) / "run", REPLAYED_STEPS).first_losses)
+
+
+def _compare(record: Record, replayed: list[float], exact: bool) -> Verification:
+    tolerance = 0.0 if exact else TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])
+    for i, (then, now) in enumerate(zip(record.first_losses, replayed, strict=False)):
+        if not math.isclose(then, now, rel_tol=tolerance, abs_tol=0.0):
+            why = f"number {i + 1} of the replay was {then!r}, is {now!r}"
+            return Verification(record.hash, "stale", why, exact, replayed)
+    if len(replayed) != len(record.first_losses):
+        why = f"the replay gave {len(replayed)} numbers in place of {len(record.first_losses)}"
+        return Verification(record.hash, "stale", why, exact, replayed)
+    how = "bit for bit" if exact else f"within {tolerance:g} (another torch, processor, device or number of threads)"
+    return Verification(record.hash, "fresh", how, exact, replayed)
+
+
+def _ask_whether_it_runs(experiment: Experiment, trainer: Trainer) -> None:
+    """UserError where today's code does not know the item's measure, or its first row does not compose."""
+    if experiment.kind == "measure":
+        measure_named(str(experiment.measure))
+        return
+    sizes = experiment.sizes_known()
+    size = "cpu" if "cpu" in sizes else sizes[-1]
+    row = next(iter(experiment.rows_at(size)))
+    trainer.compose(experiment.row_overrides(row, size), experiment.seeds_of(row, size)[0])
+
+
+def _digest(content: Any) -> str:
+    def plain(value: Any) -> Any:
+        return dict(value) if isinstance(value, Mapping) else list(value)
+
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=plain).encode()).hexdigest()[:16]
