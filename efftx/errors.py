@@ -42,10 +42,10 @@ class Interrupted(Exception):  # noqa: N818 - an event, not an error
         self.message = message
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known word, or lists all of them where none is close."""
+def nearest(name: str, known: Iterable[str], *, at_most: int = 40) -> str:
+    """A hint that names the closest known word; where none is close, it lists all of them if they are `at_most`."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(names)}." if names else ""
+    return f"Known: {', '.join(names)}." if 0 < len(names) <= at_most else ""

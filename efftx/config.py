@@ -1,0 +1,302 @@
+"""The one typed configuration of a run: schema, composition through Hydra, and its hash.
+
+A run is one point of a flat space: architecture keys at the root, one node a mechanism, one node a concern of training.
+The dataclasses stand beside the code they configure; here they are assembled, composed and, in `config_checks`,
+checked once. Nothing below ever sees a wrong key, type or combination.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from efftx.data import dataset as data_sets
+from efftx.data.dataset import DataConfig, Dataset
+from efftx.errors import UserError, nearest
+from efftx.evaluation.evaluate import EvaluationConfig
+from efftx.layers.attention import FullConfig
+from efftx.layers.feedforward import ChunkingConfig
+from efftx.layers.lsh import LSHConfig
+from efftx.layers.patterns import LocalConfig
+from efftx.layers.positions import PositionsConfig
+from efftx.models.decoder import ReversibleConfig
+from efftx.shipped import shipped
+from efftx.training.checkpoint import CheckpointConfig
+from efftx.training.optimizers import OptimizerConfig
+from efftx.training.schedules import ScheduleConfig
+from efftx.training.step import TrainingConfig
+from efftx.training.tracking import TrackerConfig
+
+_SHOW_ALL = "`efftx train --cfg job` shows every key with its value."
+GROUPS = ("model", "data", "size", "preset")
+
+
+@dataclass
+class Config:
+    """Everything a run is made of. Root keys are the architecture, then one node a mechanism, then training."""
+
+    model: str = MISSING
+    size: str = MISSING
+    stack: str = "decoder"
+    objective: str = "lm"
+    n_layers: int = MISSING
+    d_model: int = MISSING
+    d_ff: int = MISSING
+    n_heads: int = MISSING
+    d_head: int | None = None
+    activation: str = "relu"
+    attention: list[str] = field(default_factory=lambda: ["full"])
+    share_qk: bool = False
+    attention_bias: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    tie_embeddings: bool = False
+    full: FullConfig = field(default_factory=FullConfig)
+    lsh: LSHConfig = field(default_factory=LSHConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
+    positions: PositionsConfig = field(default_factory=PositionsConfig)
+    reversible: ReversibleConfig = field(default_factory=ReversibleConfig)
+    chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    data: DataConfig = MISSING
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    compile: bool = False
+    run_dir: str | None = None
+
+    @property
+    def width_of_head(self) -> int:
+        """Width of one attention head: `d_head`, or d_model / n_heads where it is not given."""
+        return self.d_head if self.d_head is not None else self.d_model // self.n_heads
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of the run: `threads`, or the cores that this process may use."""
+        return self.threads or _cores()
+
+
+def register_schema() -> None:
+    """Makes the dataclasses known to Hydra: the root as `schema`, each data set's node as `data/schema/<name>`."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name in data_sets.names():
+        store.store(group="data/schema", name=name, node=data_sets.find_source(name).config)
+
+
+def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = ()) -> Config:
+    """The checked configuration that Hydra composes from conf/, `config_dirs` and the overrides, in that precedence.
+
+    `preset=reformer/enwik8_2020` is short for Hydra's `preset@_global_=...`. Raises UserError for an unknown key or
+    choice (with the nearest known one), a wrong type, a sweep, an impossible combination, and a key that no active
+    mechanism reads.
+    """
+    from efftx.config_checks import check_config, refuse_dead_keys
+
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(
+                "sweep",
+                f"'{override.input_line}' names several values, and a run has one.",
+                "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
+            )
+    config = _to_config(_compose_raw(parsed, config_dirs))
+    check_config(config)
+    refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
+    return config
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of `key=value` words; UserError for a word that is none."""
+    words = [re.sub(r"^preset=", "preset@_global_=", word) for word in overrides]
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UserError("bad_override", f"'{word}' is not of the form key=value.", "See `efftx --help`.")
+    try:
+        return list(OverridesParser.create().parse_overrides(words))
+    except HydraException as error:
+        raise UserError("bad_override", _first_lines(error), "Quote a value that holds commas or brackets.") from error
+
+
+def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
+    """The Cartesian product of overrides such as `lsh.n_hashes=1,2`, as lists of single-valued overrides."""
+    points: list[list[str]] = [[]]
+    for override in parse_overrides(overrides):
+        if not override.is_sweep_override():
+            choices = [str(override.input_line)]
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise UserError("bad_override", f"'{override.input_line}' has no end of values.", "List them: key=a,b,c.")
+        points = [[*point, choice] for point in points for choice in choices]
+    return points
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that take several values, in order."""
+    return [o.get_key_element() for o in parse_overrides(overrides) if o.is_sweep_override()]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(config: Config, dataset: Dataset) -> str:
+    """SHA-256 (hex) over all that can change a result, and nothing else.
+
+    In: architecture, mechanisms, training, optimiser, evaluation, seed, dtype, threads, kind of device, and the data's
+    variant and checksum. Out: names of family and size, paths, checkpoints, tracker.
+    """
+    values = to_dict(config)
+    for key in ("model", "size", "run_dir", "checkpoint", "tracker"):
+        del values[key]
+    values["data"].pop("path", None)
+    values["data"] |= {"variant": dataset.variant, "checksum": dataset.checksum}
+    values["threads"] = config.n_threads
+    values["device"] = device_kind(config.device)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def device_kind(device: str) -> str:
+    """`cpu` or `cuda`: what `auto` means on this machine."""
+    if device != "auto":
+        return device.split(":")[0]
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
+    """Every key of the schema in dotted form, those of all data sets included."""
+    keys = []
+    for item in dataclasses.fields(config_class):
+        name = prefix + item.name
+        if item.name == "data" and config_class is Config:
+            for source in data_sets.names():
+                keys += known_keys(data_sets.find_source(source).config, "data.")
+        elif dataclasses.is_dataclass(item.type):
+            assert isinstance(item.type, type)
+            keys += known_keys(item.type, name + ".")
+        else:
+            keys.append(name)
+    return sorted(set(keys))
+
+
+def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:
+    register_schema()
+    words = [str(o.input_line) for o in parsed]
+    extra = [f"file://{Path(d).resolve()}" for d in config_dirs]
+    for folder in config_dirs:
+        if not Path(folder).is_dir():
+            raise UserError(
+                "missing_file",
+                f"--config-dir {folder} is not a folder.",
+                "Give the folder that holds model/, data/, ...",
+            )
+    if extra:
+        words.append(f"hydra.searchpath=[{','.join(extra)}]")
+    _refuse_unknown_keys(parsed, config_dirs)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+            return hydra_compose("train", overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _as_user_error(error, config_dirs) from error
+
+
+def _to_config(raw: Any) -> Config:
+    missing = sorted(OmegaConf.missing_keys(raw))
+    if missing:
+        raise UserError(
+            "missing_key",
+            f"No value is given for {', '.join(missing)}.",
+            "Set it, or choose a model, data set and size that do.",
+        )
+    try:
+        config = OmegaConf.to_object(raw)
+    except OmegaConfBaseException as error:
+        raise UserError("bad_value", _first_lines(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _is_group(override: Override) -> bool:
+    return override.key_or_group in GROUPS or str(override.key_or_group).startswith("hydra")
+
+
+def _refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> None:
+    known = known_keys()
+    nodes = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    for override in parsed:
+        key = str(override.key_or_group)
+        if override.is_delete():
+            raise UserError("bad_override", f"'{override.input_line}' would take a key away; every key has a value.")
+        if _is_group(override):
+            _refuse_unknown_choice(override, config_dirs)
+        elif key not in known and key not in nodes:
+            hint = nearest(key, [*known, *GROUPS], at_most=0) or _SHOW_ALL
+            raise UserError("unknown_key", f"There is no key '{key}'.", hint)
+
+
+def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:
+    group, value = str(override.key_or_group), str(override.value())
+    if group.startswith("hydra"):
+        return
+    folders = [Path(d) / group for d in (shipped("conf"), *config_dirs)]
+    known = sorted({str(p.relative_to(f).with_suffix("")) for f in folders if f.is_dir() for p in f.rglob("*.yaml")})
+    if value not in known:
+        raise UserError(f"unknown_{group}", f"There is no {group} '{value}'.", nearest(value, known))
+
+
+def _as_user_error(error: Exception, config_dirs: Iterable[str | Path]) -> UserError:
+    text = _first_lines(error)
+    missing = re.search(r"Could not (?:find|load) '?([\w/@]*preset/)?([\w/]+)'?", text)
+    if missing and "preset" in text:
+        model, _, size = missing.group(2).rpartition("/")
+        folders = [Path(d) / "preset" / model.removeprefix("preset/") for d in (shipped("conf"), *config_dirs)]
+        known = sorted({p.stem for f in folders if f.is_dir() for p in f.glob("*.yaml")})
+        return UserError("unknown_preset", f"The model '{model}' has no size '{size}'.", nearest(size, known))
+    foreign = re.search(r"Could not override '(data\.[\w.]+)'", text)
+    if foreign:
+        return UserError("unknown_key", f"The chosen data set has no key '{foreign.group(1)}'.", _SHOW_ALL)
+    text = re.sub(r"^Error merging override (\S+) ", r"\1: ", text)
+    kind = "bad_type" if "could not be converted" in text or "is not a " in text or "Invalid" in text else "bad_value"
+    return UserError(kind, text, _SHOW_ALL)
+
+
+def _first_lines(error: Exception) -> str:
+    """An error's own words on one line, without the type names that OmegaConf appends."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
+        causes.append(cause)
+    lines = [line.strip() for c in causes for line in str(c).splitlines()]
+    kept = [line for line in dict.fromkeys(lines) if line and not line.startswith(("object_type", "reference_type"))]
+    return re.sub(r"full_key: (\S+)", r"(key \1)", " ".join(kept[:4]))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,56 @@
+"""Evaluation of a model on a split: loss in the paper's unit, and accuracy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from efftx.data.dataset import Dataset
+from efftx.evaluation.metrics import accuracy, in_unit
+
+
+@dataclass
+class EvaluationConfig:
+    """`every` so many steps (0: only at the end), on `batches` batches (0: the whole split)."""
+
+    every: int = 500
+    batches: int = 8
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int,
+    batches: int,
+    device: torch.device,
+    before_batch: Callable[[int], object] = lambda i: None,
+) -> dict[str, float]:
+    """Metrics over the first `batches` batches of `split` (0: all of them): `loss` in nats, its unit's name, `accuracy`.
+
+    `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
+    every evaluation. The model is left in the mode it was in.
+    """
+    covering = dataset.n_batches(split, batch_size)
+    count = batches or covering
+    if count is None:
+        raise ValueError(f"The split '{split}' of {dataset.name} has no end: say how many batches to evaluate.")
+    if covering is not None:
+        count = min(count, covering)
+    was_training = model.training
+    model.eval()
+    nats = hits = total = 0.0
+    with torch.no_grad():
+        for i in range(count):
+            before_batch(i)
+            batch = dataset.batch(split, 0, i, batch_size)
+            weights = batch.weights_BL.to(device, torch.float64)
+            nll, correct = model.token_losses(batch.tokens_BL.to(device))  # type: ignore[operator]
+            nats += float((nll.double() * weights).sum())
+            hits += float((correct.double() * weights).sum())
+            total += float(weights.sum())
+    model.train(was_training)
+    loss = nats / total
+    return {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}

@@ -1,0 +1,38 @@
+"""From nats and hits to the papers' units; one function each."""
+
+from __future__ import annotations
+
+import math
+
+
+def bits_per_dim(nats: float) -> float:
+    """Cross entropy in bits a dimension (a byte of text, a channel of a pixel) from nats: nats / ln 2."""
+    return nats / math.log(2.0)
+
+
+def log_perplexity(nats: float) -> float:
+    """Log-perplexity: nats a token, positive, lower is better (the third paper's figures)."""
+    return nats
+
+
+def perplexity(nats: float) -> float:
+    """exp(nats); infinity where that overflows."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+def accuracy(hits: float, total: float) -> float:
+    """The share of right predictions in per cent."""
+    return 100.0 * hits / total
+
+
+def in_unit(nats: float, unit: str) -> dict[str, float]:
+    """The loss under the paper's name for it, by the data set's unit (`bits/byte`, `bits/dim` or `nats/token`)."""
+    match unit:
+        case "bits/byte" | "bits/dim":
+            return {"bits_per_dim": bits_per_dim(nats)}
+        case "nats/token":
+            return {"log_perplexity": log_perplexity(nats)}
+    raise ValueError(f"No unit is called '{unit}'.")

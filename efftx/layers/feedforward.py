@@ -1,0 +1,65 @@
+"""The position-wise feed-forward layer, whole or slice by slice."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from efftx.layers.initialize import glorot_
+from efftx.ops.chunking import chunked
+
+
+@dataclass
+class ChunkingConfig:
+    """Positions computed at a time, in the feed-forward layers (`ff`) and in logits and loss (`loss`); 0 is all."""
+
+    ff: int = 0
+    loss: int = 0
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+}
+"""`gelu` is the tanh approximation, as in the authors' code."""
+
+
+class _TwoLayers(nn.Module):
+    def __init__(self, d_model: int, d_ff: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(d_model, d_ff)
+        self.w2 = nn.Linear(d_ff, d_model)
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases."""
+        glorot_(self.w1)
+        glorot_(self.w2)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        hidden = F.dropout(self.activation(self.w1(x_BLD)), self.dropout, self.training)
+        out: Tensor = self.w2(hidden)
+        return out
+
+
+class FeedForward(nn.Module):
+    """activation(x W1 + b1) W2 + b2, dropout on the hidden units; `chunk_len` positions at a time where not 0."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation: str, dropout: float, chunk_len: int = 0) -> None:
+        super().__init__()
+        self.layers = _TwoLayers(d_model, d_ff, activation, dropout)
+        self.chunk_len = chunk_len
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model)."""
+        if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
+            out: Tensor = self.layers(x_BLD)
+            return out
+
+        def one_slice(parameters: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+            return (functional_call(self.layers, dict(parameters), (x,)),)
+
+        return chunked(one_slice, dict(self.layers.named_parameters()), (x_BLD,), self.chunk_len)[0]

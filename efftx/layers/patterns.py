@@ -1,0 +1,43 @@
+"""Attention over fixed neighbourhoods as layers: projections around `ops.patterns`."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from efftx.layers.projections import DenseQKV
+from efftx.ops.attention import unit_key
+from efftx.ops.patterns import local_attention
+from efftx.ops.replay import Replay
+
+
+@dataclass
+class LocalConfig:
+    """`chunk_len`: positions in a chunk; a query sees its own chunk and the one before it."""
+
+    chunk_len: int = 128
+
+
+class LocalAttention(nn.Module):
+    """Causal multi-head attention over the query's own chunk and the one before it."""
+
+    def __init__(self, config: LocalConfig, projections: DenseQKV, *, d_head: int, attention_dropout: float) -> None:
+        super().__init__()
+        self.chunk_len = config.chunk_len
+        self.project = projections
+        self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(d_head)
+        self.attention_dropout = attention_dropout
+
+    def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model)."""
+        q, k, v = self.project(x_BLD)
+        out = local_attention(
+            q,
+            unit_key(q) if k is None else k,
+            v,
+            scale=self.scale,
+            chunk_len=self.chunk_len,
+            exclude_self=k is None,
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        return self.project.output(out)

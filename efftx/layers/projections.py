@@ -1,0 +1,49 @@
+"""Dense projections to queries, keys, values, and from the heads' outputs back to the model's width."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from efftx.layers.initialize import glorot_
+
+
+class DenseQKV(nn.Module):
+    """Queries, keys and values of all heads, and the output projection.
+
+    With `share_qk` one projection gives queries and keys alike (`qk`), and `forward` returns no key. Weights: d_model x
+    (n_heads d_head) each, and back; no biases unless asked for, as in the authors' LSH layer.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.share_qk = share_qk
+        width = n_heads * d_head
+        if share_qk:
+            self.qk = nn.Linear(d_model, width, bias=bias)
+        else:
+            self.q = nn.Linear(d_model, width, bias=bias)
+            self.k = nn.Linear(d_model, width, bias=bias)
+        self.v = nn.Linear(d_model, width, bias=bias)
+        self.o = nn.Linear(width, d_model, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases."""
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear)
+            glorot_(layer)
+
+    def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""
+        if self.share_qk:
+            return self._heads(self.qk(x_BLD)), None, self._heads(self.v(x_BLD))
+        return self._heads(self.q(x_BLD)), self._heads(self.k(x_BLD)), self._heads(self.v(x_BLD))
+
+    def output(self, o_BHLd: Tensor) -> Tensor:
+        """(B, H, L, d_head) -> (B, L, d_model)."""
+        result: Tensor = self.o(o_BHLd.transpose(1, 2).flatten(2))
+        return result
+
+    def _heads(self, x_BLE: Tensor) -> Tensor:
+        batch, length, width = x_BLE.shape
+        return x_BLE.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)

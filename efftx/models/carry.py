@@ -1,0 +1,54 @@
+"""How the weights of one model carry over to another: the named mappings between attention conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from efftx.errors import UserError, nearest
+
+Weights = dict[str, Tensor]
+
+
+def _q_to_qk(weights: Mapping[str, Tensor]) -> Weights:
+    """Separate -> shared: the query's projection becomes the shared one, the key's is dropped."""
+    renamed = {name.replace(".project.q.", ".project.qk."): tensor for name, tensor in weights.items()}
+    return {name: tensor for name, tensor in renamed.items() if ".project.k." not in name}
+
+
+def _qk_to_q_and_k(weights: Mapping[str, Tensor]) -> Weights:
+    """Shared -> separate: query and key both take the shared projection; scores are then q.k / sqrt(d), self allowed."""
+    carried: Weights = {}
+    for name, tensor in weights.items():
+        if ".project.qk." in name:
+            for half in ("q", "k"):
+                carried[name.replace(".project.qk.", f".project.{half}.")] = tensor.clone()
+        else:
+            carried[name] = tensor
+    return carried
+
+
+CARRY: dict[str, Callable[[Mapping[str, Tensor]], Weights]] = {"q_to_qk": _q_to_qk, "qk_to_q_and_k": _qk_to_q_and_k}
+"""The named mappings; the same names stand in the experiments."""
+
+
+def carry_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | None) -> None:
+    """Copies `weights` into `model`, through the mapping `carry` where one is named.
+
+    Raises UserError if a name or a shape is not the model's.
+    """
+    if carry is not None and carry not in CARRY:
+        raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CARRY))
+    given = dict(weights) if carry is None else CARRY[carry](weights)
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name in sorted(given.keys() ^ own.keys()):
+        where = "the checkpoint" if name in given else "the model"
+        raise UserError("other_model", f"Only {where} has the weight '{name}'.", "The two must be the same model.")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if given[name].shape != parameter.shape:
+                shapes = f"{tuple(given[name].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
+                raise UserError("other_model", f"The weight '{name}' has shape {shapes}.")
+            parameter.copy_(given[name])

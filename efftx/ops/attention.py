@@ -1,0 +1,129 @@
+"""Full softmax attention, with separate or shared queries and keys (Reformer, sections 2 and 3).
+
+Legend: B batch, H heads, L length, d width of a head's queries and keys, v width of its values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+SELF_PENALTY = 1e5
+"""Taken from a token's score for itself under shared queries and keys: it attends to itself only for want of others."""
+
+
+def unit_key(q: Tensor, eps: float = 1e-6) -> Tensor:
+    """Keys of unit length made from queries (shared-QK attention), same shape (..., d).
+
+    As in the authors' code the length is a root mean square with `eps` inside the root, so a zero query gives a zero
+    key. Scores q . k then need no further 1/sqrt(d): the query's own length is a learned temperature.
+    """
+    return q * (torch.rsqrt(q.square().mean(-1, keepdim=True) + eps) / math.sqrt(q.shape[-1]))
+
+
+def full_attention(
+    q_BHLd: Tensor,
+    k_BHLd: Tensor,
+    v_BHLv: Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+    exclude_self: bool = False,
+    key_mask_BL: Tensor | None = None,
+    query_block: int = 0,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention of every query over all keys it may see, shape (B, H, L, v).
+
+    `exclude_self` lets a token attend to itself only where it may see no other key (shared-QK attention);
+    `key_mask_BL` is False on keys that nothing may see. With `query_block` 0 it is PyTorch's fused kernel; otherwise
+    the scores of that many queries at a time are computed, used, and computed again in the backward pass: memory linear
+    in L (Reformer's memory-efficient baseline; keys later than the block are skipped, not masked).
+    """
+    if query_block:
+        return _by_query_block(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, key_mask_BL, query_block, dropout)
+    if causal and exclude_self and key_mask_BL is None:
+        # A strictly lower triangular mask is the causal mask of the queries against the keys one place earlier; the
+        # first token has only itself.
+        rest = F.scaled_dot_product_attention(
+            q_BHLd[:, :, 1:], k_BHLd[:, :, :-1], v_BHLv[:, :, :-1], is_causal=True, scale=scale, dropout_p=dropout
+        )
+        return torch.cat([v_BHLv[:, :, :1], rest], dim=2)
+    if not exclude_self and key_mask_BL is None:
+        return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, is_causal=causal, scale=scale, dropout_p=dropout)
+    length = q_BHLd.shape[2]
+    bias = _score_bias(0, length, length, causal, exclude_self, key_mask_BL, q_BHLd)
+    return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, attn_mask=bias, scale=scale, dropout_p=dropout)
+
+
+def full_attention_naive(
+    q_BHLd: Tensor,
+    k_BHLd: Tensor,
+    v_BHLv: Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+    exclude_self: bool = False,
+    key_mask_BL: Tensor | None = None,
+) -> Tensor:
+    """The same attention with the whole score matrix and the authors' subtracted constants: the oracle."""
+    length = q_BHLd.shape[2]
+    scores = q_BHLd @ k_BHLd.transpose(-1, -2) * scale
+    position = torch.arange(length, device=q_BHLd.device)
+    if causal:
+        scores = scores - 1e9 * (position[None, :] > position[:, None]).to(scores.dtype)
+    if key_mask_BL is not None:
+        scores = scores - 1e9 * (~key_mask_BL)[:, None, None, :].to(scores.dtype)
+    if exclude_self:
+        scores = scores - SELF_PENALTY * torch.eye(length, dtype=scores.dtype, device=scores.device)
+    return scores.softmax(-1) @ v_BHLv
+
+
+def _score_bias(
+    first: int, n_queries: int, n_keys: int, causal: bool, exclude_self: bool, key_mask_BL: Tensor | None, like: Tensor
+) -> Tensor:
+    """What is added to the scores of queries first .. first + n_queries against the first n_keys keys."""
+    query = torch.arange(first, first + n_queries, device=like.device)[:, None]
+    key = torch.arange(n_keys, device=like.device)[None, :]
+    hidden = (key > query) if causal else torch.zeros_like(key > query)
+    hidden = hidden[None, None]
+    if key_mask_BL is not None:
+        hidden = hidden | ~key_mask_BL[:, None, None, :n_keys]
+    bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    if exclude_self:
+        bias = bias.masked_fill(query == key, -SELF_PENALTY)
+    # Finite and far below the self penalty, so that a row with nothing but itself still finds itself.
+    return bias.masked_fill(hidden, -1e4 * SELF_PENALTY)
+
+
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
+    weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
+    return F.dropout(weights, dropout, training=dropout > 0) @ v
+
+
+def _by_query_block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
+    exclude_self: bool,
+    key_mask: Tensor | None,
+    query_block: int,
+    dropout: float,
+) -> Tensor:
+    if query_block < 1:
+        raise ValueError(f"A block holds at least one query, not {query_block}.")
+    length = q.shape[2]
+    parts = []
+    for first in range(0, length, query_block):
+        last = min(first + query_block, length)
+        n_keys = last if causal else length
+        bias = _score_bias(first, last - first, n_keys, causal, exclude_self, key_mask, q)
+        tensors = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], bias, scale, dropout)
+        parts.append(checkpoint(_attend_block, *tensors, use_reentrant=False, preserve_rng_state=dropout > 0))
+    return torch.cat(parts, dim=2)

@@ -1,0 +1,88 @@
+"""Position-wise layers computed one slice of the sequence at a time (Reformer, section 3, "Chunking").
+
+The wide intermediate values (the feed-forward's hidden units, the logits) exist for one slice only, in the forward and
+in the backward pass. Nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from efftx.ops.replay import Replay
+
+
+class PositionWise(Protocol):
+    """A function of explicit parameters that treats every position alike: (parameters, *slices) -> tensors."""
+
+    def __call__(self, parameters: Mapping[str, Tensor], *slices: Tensor) -> tuple[Tensor, ...]: ...
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, function: PositionWise, names: tuple[str, ...], chunk_len: int, n_inputs: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        inputs, parameters = tensors[:n_inputs], dict(zip(names, tensors[n_inputs:], strict=True))
+        ctx.function, ctx.names, ctx.chunk_len, ctx.n_inputs = function, names, chunk_len, n_inputs
+        ctx.replay = Replay()
+        ctx.autocast = (
+            torch.is_autocast_enabled(inputs[0].device.type),
+            torch.get_autocast_dtype(inputs[0].device.type),
+        )
+        ctx.save_for_backward(*tensors)
+        with ctx.replay.random_state(inputs[0].device):
+            parts = [function(parameters, *s) for s in zip(*(x.split(chunk_len, dim=1) for x in inputs), strict=True)]
+        outputs = tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, parameters = ctx.saved_tensors[: ctx.n_inputs], ctx.saved_tensors[ctx.n_inputs :]
+        leaves = tuple(
+            p.detach().requires_grad_(need)
+            for p, need in zip(parameters, ctx.needs_input_grad[4 + ctx.n_inputs :], strict=True)
+        )
+        input_needs = ctx.needs_input_grad[4 : 4 + ctx.n_inputs]
+        input_grads: list[list[Tensor]] = [[] for _ in inputs]
+        sums: list[Tensor | None] = [None] * len(leaves)
+        enabled, dtype = ctx.autocast
+        with ctx.replay.random_state(inputs[0].device):
+            slices = zip(*(x.split(ctx.chunk_len, dim=1) for x in inputs), strict=True)
+            slice_grads = zip(*(g.split(ctx.chunk_len, dim=1) for g in grad_outputs), strict=True)
+            for xs, gs in zip(slices, slice_grads, strict=True):
+                with torch.enable_grad(), torch.autocast(xs[0].device.type, dtype=dtype, enabled=enabled):
+                    read = tuple(x.detach().requires_grad_(need) for x, need in zip(xs, input_needs, strict=True))
+                    ys = ctx.function(dict(zip(ctx.names, leaves, strict=True)), *read)
+                    pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]
+                    wanted = [t for t in (*read, *leaves) if t.requires_grad]
+                    found = iter(
+                        torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
+                    )
+                for kept, x in zip(input_grads, read, strict=True):
+                    if x.requires_grad:
+                        g = next(found)
+                        kept.append(torch.zeros_like(x) if g is None else g)
+                for i, leaf in enumerate(leaves):
+                    if leaf.requires_grad and (g := next(found)) is not None:
+                        total = sums[i]
+                        sums[i] = g if total is None else total.add_(g)
+        return (None, None, None, None, *(torch.cat(g, dim=1) if g else None for g in input_grads), *sums)
+
+
+def chunked(
+    function: PositionWise, parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], chunk_len: int
+) -> tuple[Tensor, ...]:
+    """`function(parameters, *inputs)` over slices of `chunk_len` positions (dimension 1), its results joined again.
+
+    Equal to the unsliced call to rounding. Random numbers of the forward pass are replayed in the backward pass. Every
+    tensor that needs a gradient must be an input or a parameter. Raises ValueError for a slice shorter than one.
+    """
+    if chunk_len < 1:
+        raise ValueError(f"A slice holds at least one position, not {chunk_len}.")
+    tensors = (*inputs, *parameters.values())
+    return _Chunked.apply(function, tuple(parameters), chunk_len, len(inputs), *tensors)

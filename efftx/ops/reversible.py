@@ -1,0 +1,150 @@
+"""Reversible residual blocks: gradients without stored activations (Reformer, section 3; Gomez et al. 2017).
+
+A block runs its sub-layers f_1 .. f_n over a pair of streams. Each is half a residual step and a swap:
+(a, b) -> (b, a + f(b)). With two sub-layers that is y1 = x1 + Attention(x2), y2 = x2 + FeedForward(y1).
+
+Legend: a, b the two streams, (batch, length, d_model) each; g_a the gradient of a loss for a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from efftx.ops.replay import Replay
+
+
+class SubLayer(Protocol):
+    """A residual branch as a function of explicit parameters: (parameters by name, input, replay) -> output."""
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor: ...
+
+
+class Tape:
+    """The outputs of one block: the topmost not yet undone. One tape lives as long as one forward pass's graph."""
+
+    def __init__(self) -> None:
+        self._pair: tuple[Tensor, Tensor] | None = None
+        self._depth = 0
+        self.replays: list[Replay] = []
+
+    def push(self, pair: tuple[Tensor, Tensor]) -> int:
+        """Notes that a block was run; gives its depth in the stack, counted from 1."""
+        self._pair, self._depth = pair, self._depth + 1
+        return self._depth
+
+    def pop(self, depth: int) -> tuple[Tensor, Tensor]:
+        """The outputs of the block at `depth`, which must be the topmost one."""
+        if self._pair is None or depth != self._depth:
+            raise RuntimeError(
+                f"The reversible block {depth} cannot rebuild its inputs: the tape holds block {self._depth}. "
+                "A reversible stack is run backward once, from its last block to its first; run it forward again."
+            )
+        return self._pair
+
+    def undo(self, pair: tuple[Tensor, Tensor]) -> None:
+        """Replaces the topmost outputs by that block's inputs, the outputs of the block below."""
+        self._pair, self._depth = pair, self._depth - 1
+        if self._depth == 0:
+            self._pair = None
+
+    def replay_bytes(self) -> int:
+        """Bytes kept for replaying random numbers and discrete choices, the only thing that grows with depth."""
+        return sum(replay.replay_bytes() for replay in self.replays)
+
+
+class _Call(NamedTuple):
+    """One sub-layer of a block, the names of its parameters, and what is to be replayed."""
+
+    function: SubLayer
+    names: tuple[str, ...]
+    replay: Replay
+
+
+def _run(call: _Call, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    with call.replay.random_state(x.device):
+        return call.function(dict(zip(call.names, parameters, strict=True)), x, call.replay)
+
+
+def _split(calls: Sequence[_Call], parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    parts, start = [], 0
+    for call in calls:
+        parts.append(tuple(parameters[start : start + len(call.names)]))
+        start += len(call.names)
+    return parts
+
+
+class _ReversibleBlock(torch.autograd.Function):
+    """Saves the parameters and no activation; the backward pass rebuilds the inputs from the tape."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, calls: list[_Call], tape: Tape, a: Tensor, b: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        for call, own in zip(calls, _split(calls, parameters), strict=True):
+            a, b = b, a + _run(call, own, b)
+        # The outputs become inputs of the graph above; the tape needs tensors that carry no graph of their own.
+        ctx.depth = tape.push((a.detach(), b.detach()))
+        ctx.calls, ctx.tape = calls, tape
+        ctx.autocast = (torch.is_autocast_enabled(a.device.type), torch.get_autocast_dtype(a.device.type))
+        ctx.save_for_backward(*parameters)
+        return a, b
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        g_a, g_b = grad_outputs
+        a, b = ctx.tape.pop(ctx.depth)
+        parameters = _split(ctx.calls, ctx.saved_tensors)
+        grads: list[tuple[Tensor | None, ...]] = []
+        enabled, dtype = ctx.autocast
+        for call, own in zip(reversed(ctx.calls), reversed(parameters), strict=True):
+            # Undo the swap: `a` is the stream the sub-layer read, `b` the one it was added to.
+            with torch.enable_grad(), torch.autocast(a.device.type, dtype=dtype, enabled=enabled):
+                read = a.detach().requires_grad_()
+                leaves = tuple(p.detach().requires_grad_(p.requires_grad) for p in own)
+                branch = _run(call, leaves, read)
+                wanted = (read, *(leaf for leaf in leaves if leaf.requires_grad))
+                found = iter(torch.autograd.grad(branch, wanted, g_b, allow_unused=True))
+            g_read = next(found)
+            grads.append(tuple(next(found) if leaf.requires_grad else None for leaf in leaves))
+            a, b = b - branch.detach(), a
+            g_a, g_b = g_b, g_a if g_read is None else g_a + g_read
+        ctx.tape.undo((a, b))
+        return (None, None, g_a, g_b, *(g for own_grads in reversed(grads) for g in own_grads))
+
+
+def reversible_block(
+    sublayers: Sequence[tuple[SubLayer, Mapping[str, Tensor]]],
+    a: Tensor,
+    b: Tensor,
+    tape: Tape,
+    replays: Sequence[Replay] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One reversible block over the streams (a, b), storing no activation.
+
+    `sublayers` are pairs of a function and its parameters by name; every tensor that needs a gradient must be among
+    the parameters, since the function is called again with detached ones in the backward pass. `tape` is shared by the
+    blocks of one forward pass, called in order. `replays`, one a sub-layer, hold choices that are given from outside.
+    Shapes: a, b and both results (batch, length, d_model). Raises RuntimeError when run backward out of order.
+    """
+    own = [Replay() for _ in sublayers] if replays is None else list(replays)
+    tape.replays.extend(own)
+    calls = [_Call(f, tuple(p), r) for (f, p), r in zip(sublayers, own, strict=True)]
+    y = _ReversibleBlock.apply(calls, tape, a, b, *(t for _, p in sublayers for t in p.values()))
+    return y[0], y[1]
+
+
+def reversible_block_naive(
+    sublayers: Sequence[tuple[SubLayer, Mapping[str, Tensor]]],
+    a: Tensor,
+    b: Tensor,
+    replays: Sequence[Replay] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same block under ordinary automatic differentiation, every activation stored: the oracle."""
+    own = [Replay() for _ in sublayers] if replays is None else replays
+    for (function, parameters), replay in zip(sublayers, own, strict=True):
+        a, b = b, a + function(parameters, b, replay)
+    return a, b

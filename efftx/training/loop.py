@@ -1,0 +1,285 @@
+"""The training loop, read top to bottom, and the evaluation of a finished run under another configuration."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from efftx.data.dataset import Dataset, open_dataset
+from efftx.errors import Interrupted, NotFiniteError, UserError
+from efftx.evaluation.evaluate import evaluate
+from efftx.models.build import build_model
+from efftx.models.carry import carry_weights
+from efftx.training import devices
+from efftx.training.checkpoint import (
+    capture_optimizer,
+    load_latest,
+    restore_optimizer,
+    save_checkpoint,
+    weights_sha256,
+)
+from efftx.training.optimizers import make_optimizer
+from efftx.training.run_directory import RunDirectory, default_run_dir, read_config
+from efftx.training.schedules import learning_rate
+from efftx.training.step import clip_gradients, loss_of, move, set_learning_rate
+from efftx.training.tracking import Progress, StopRequest, Tracker
+
+if TYPE_CHECKING:
+    from efftx.config import Config
+
+EVALUATION_SEED = 1_000_003
+"""What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""
+N_FIRST_LOSSES = 3
+"""A record keeps the losses of so many first steps, so that a replay takes seconds."""
+
+
+@dataclass
+class TrainResult:
+    """What a training gave: `metrics` (on the test split) and `curve` (validation) are the same on every run of the
+    same configuration, bit for bit on the CPU; `timings` are not.
+    """
+
+    run: Path
+    hash: str
+    step: int
+    resumed_from: int | None
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    weights_sha256: str
+    first_losses: list[float]
+    curve: list[dict[str, float]]
+    data: dict[str, str]
+
+
+@dataclass
+class _State:
+    """What a checkpoint carries beside weights and optimiser."""
+
+    step: int = 0
+    first_losses: list[float] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    train_seconds: float = 0.0
+
+
+def train(
+    config: Config, run_dir: Path | None = None, *, steps: int | None = None, silent: bool = False
+) -> TrainResult:
+    """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
+
+    `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation then.
+    Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
+    after SIGTERM or Ctrl-C, its checkpoint written.
+    """
+    from efftx.config import config_hash, to_dict
+
+    device = devices.resolve_device(config.device)
+    dtype = devices.resolve_dtype(config.dtype, device)
+    devices.set_determinism(config.n_threads)
+    dataset = open_dataset(config.data)
+    digest = config_hash(config, dataset)
+    path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
+    replaying = steps is not None
+    total = config.training.steps if steps is None else min(steps, config.training.steps)
+
+    with ExitStack() as stack:
+        run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
+        if run.result is not None:
+            return _as_result(run.result, path, resumed_from=run.result["step"])
+        model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+        optimizer = make_optimizer(config.optimizer, model.named_parameters())
+        scaler = devices.grad_scaler(device, dtype)
+        notes: list[str] = [note for note in [devices.dtype_note(dtype, device)] if note]
+        state, resumed_from = _resume(run, model, optimizer, scaler, notes)
+        compiled = torch.compile(model.token_losses) if config.compile else None
+        if compiled is not None:
+            model.token_losses = compiled  # type: ignore[method-assign]
+
+        progress = stack.enter_context(
+            Progress(
+                total, unit=dataset.unit, start=state.step, label=path.name, device=device, silent=silent or replaying
+            )
+        )
+        for note in notes:
+            progress.note(note)
+        tracker = Tracker(config.tracker, run=path, run_config=to_dict(config), warn=progress.note)
+        stop = stack.enter_context(StopRequest())
+        parameters = list(model.parameters())
+        rows = config.training.batch_size
+        tokens_a_step = rows * config.training.accumulation * dataset.length
+        to_unit = math.log(2.0) if dataset.unit.startswith("bits") else 1.0
+
+        model.train()
+        while state.step < total:
+            step = state.step + 1
+            started = time.perf_counter()
+            rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
+            set_learning_rate(optimizer, rate)
+            batches = move(_micro_batches(dataset, config, step), device)
+            loss = torch.zeros((), device=device)
+            for micro, batch in enumerate(batches):
+                devices.seed_step(config.seed, step, micro)
+                with devices.autocast(device, dtype):
+                    micro_loss = loss_of(model, batch) / len(batches)
+                scaler.scale(micro_loss).backward()
+                loss = loss + micro_loss.detach()
+            scaler.unscale_(optimizer)
+            norm = clip_gradients(parameters, config.training.clip_norm)
+            nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
+            if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+                _stop_not_finite(run, step, nats, grad_norm, state)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+            state.step = step
+            state.train_seconds += time.perf_counter() - started
+            if step <= N_FIRST_LOSSES:
+                state.first_losses.append(nats)
+            progress.update(step, nats / to_unit, tokens_a_step)
+            line = {"loss": nats, "grad_norm": grad_norm, "lr": rate}
+            run.log(step, line)
+            run.log_timing(step, {"tokens_per_second": progress.tokens_per_second})
+            tracker.log(step, line)
+            if replaying:
+                continue
+
+            at_end = step == total
+            if at_end or (config.evaluation.every and step % config.evaluation.every == 0):
+                found = _evaluate(model, dataset, "valid", config, device, dtype)
+                state.curve.append({"step": step, **found})
+                run.log(step, {f"valid_{name}": value for name, value in found.items()})
+                tracker.log(step, {f"valid_{name}": value for name, value in found.items()})
+                progress.note(f"step {step}: valid " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            if stop.asked or at_end or (config.checkpoint.every and step % config.checkpoint.every == 0):
+                _save(run, model, optimizer, scaler, state, config)
+            if stop.asked and not at_end:
+                assert stop.exit_code is not None
+                raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
+
+        metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype)
+        result = TrainResult(
+            run=path,
+            hash=digest,
+            step=state.step,
+            resumed_from=resumed_from,
+            metrics=metrics,
+            timings={
+                "train_seconds": state.train_seconds,
+                "seconds_per_step": state.train_seconds / max(state.step, 1),
+                "tokens_per_second": state.step * tokens_a_step / state.train_seconds if state.train_seconds else 0.0,
+            },
+            weights_sha256=weights_sha256(dict(model.named_parameters())),
+            first_losses=state.first_losses,
+            curve=state.curve,
+            data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum},
+        )
+        if not replaying:
+            run.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
+            run.finish({**asdict(result), "run": None, "environment": devices.environment()})
+        tracker.finish()
+        return result
+
+
+def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: str = "test") -> dict[str, float]:
+    """Metrics on `split` of the weights that the run at `run` ended with, in the model that `config` describes.
+
+    The two models have the same parameters, or `carry` names how they carry over (`models.carry`). UserError where
+    the run has no checkpoint or the parameters differ.
+    """
+    device = devices.resolve_device(config.device)
+    dtype = devices.resolve_dtype(config.dtype, device)
+    devices.set_determinism(config.n_threads)
+    dataset = open_dataset(config.data)
+    checkpoint = load_latest(run / "checkpoints")
+    if checkpoint is None:
+        raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
+    model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    carry_weights(model, checkpoint.model, carry)
+    return _evaluate(model, dataset, split, config, device, dtype)
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], str]:
+    """The resolved configuration of the run at `run` and its hash; UserError where there is none."""
+    found = read_config(run)
+    if found is None:
+        raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
+    return found
+
+
+def _micro_batches(dataset: Dataset, config: Config, step: int) -> Sequence[Any]:
+    count, rows = config.training.accumulation, config.training.batch_size
+    return [dataset.batch("train", config.seed, (step - 1) * count + i, rows) for i in range(count)]
+
+
+def _evaluate(
+    model: nn.Module, dataset: Dataset, split: str, config: Config, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
+        return evaluate(
+            model,
+            dataset,
+            split,
+            batch_size=config.training.batch_size,
+            batches=config.evaluation.batches,
+            device=device,
+            before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
+        )
+
+
+def _save(
+    run: RunDirectory,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    state: _State,
+    config: Config,
+) -> None:
+    run.sync()
+    score = state.curve[-1]["loss"] if state.curve and state.curve[-1]["step"] == state.step else None
+    meta = {"state": asdict(state), "score": score, "scaler": scaler.state_dict()}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    save_checkpoint(
+        run.checkpoints, state.step, tensors, capture_optimizer(optimizer), meta, keep=config.checkpoint.keep
+    )
+
+
+def _resume(
+    run: RunDirectory,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    notes: list[str],
+) -> tuple[_State, int | None]:
+    checkpoint = load_latest(run.checkpoints, on_damage=notes.append)
+    run.resume_at(None if checkpoint is None else checkpoint.step)
+    if checkpoint is None:
+        return _State(), None
+    carry_weights(model, checkpoint.model, None)
+    restore_optimizer(optimizer, checkpoint.optimizer)
+    if checkpoint.meta["scaler"]:
+        scaler.load_state_dict(checkpoint.meta["scaler"])
+    notes.append(f"going on from step {checkpoint.step} of {run.path}")
+    return _State(**checkpoint.meta["state"]), checkpoint.step
+
+
+def _stop_not_finite(run: RunDirectory, step: int, loss: float, grad_norm: float, state: _State) -> None:
+    run.sync()
+    raise NotFiniteError(
+        "not_finite",
+        f"Step {step} gave loss {loss} and gradient norm {grad_norm}; the weights are those of step {state.step}.",
+        "Lower optimizer.lr, set training.clip_norm, or use dtype=float32; metrics.jsonl in the run directory "
+        f"({run.path}) has the last values.",
+    )
+
+
+def _as_result(saved: dict[str, Any], path: Path, *, resumed_from: int) -> TrainResult:
+    fields = {key: saved[key] for key in TrainResult.__dataclass_fields__ if key in saved}
+    return TrainResult(**{**fields, "run": path, "resumed_from": resumed_from})

@@ -1,0 +1,52 @@
+"""One step of training: gradients over the micro-batches, clipping, update. Everything but files and signals."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from efftx.data.dataset import Batch
+
+
+@dataclass
+class TrainingConfig:
+    """`steps` updates of `batch_size` rows x `accumulation` micro-batches; `clip_norm` of the gradient, 0 for none."""
+
+    steps: int = 1000
+    batch_size: int = 8
+    accumulation: int = 1
+    clip_norm: float = 0.0
+
+
+def weighted_mean(values_BL: Tensor, weights_BL: Tensor) -> Tensor:
+    """The mean of `values` under `weights`, a scalar."""
+    return (values_BL * weights_BL).sum() / weights_BL.sum()
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tensor:
+    """The gradients' joint Euclidean norm, a scalar; where it exceeds a positive `clip_norm`, they are scaled to it."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=False)
+    if clip_norm > 0:
+        scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+    return norm
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross entropy in nats a token of positive weight, a scalar with its graph."""
+    nll, _ = model.token_losses(batch.tokens_BL)  # type: ignore[operator]
+    return weighted_mean(nll, batch.weights_BL)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def move(batches: Iterable[Batch], device: torch.device) -> list[Batch]:
+    """The batches on `device`."""
+    return [Batch(b.tokens_BL.to(device), b.weights_BL.to(device)) for b in batches]
