@@ -38,30 +38,47 @@ class DataConfig:
 class Batch:
     """Target tokens (int64) and their weights (float32): loss and accuracy count where the weight is above 0."""
 
-    tokens_BL: torch.Tensor
-    weights_BL: torch.Tensor
+    tokens_BL: torch.Tensor  # noqa: N815 - shape suffix
+    weights_BL: torch.Tensor  # noqa: N815
 
 
 class Dataset(Protocol):
-    """A data set that is ready to be read. `checksum` is a SHA-256 in hex, `unit` is bits/byte or nats/token.
-
-    `chance_accuracy` (%) is what a guess gets where the task has such a level, else None.
-    """
+    """A data set that is ready to be read."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word of `data=`."""
+        ...
+
     @property
-    def variant(self) -> str: ...
+    def variant(self) -> str:
+        """Which data exactly, `enwik8[:4150000]`: part of a record, never dropped beside a result."""
+        ...
+
     @property
-    def checksum(self) -> str: ...
+    def checksum(self) -> str:
+        """SHA-256 in hex of the bytes, or of the generator's definition."""
+        ...
+
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Tokens are 0 to vocab_size - 1."""
+        ...
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Tokens in a row."""
+        ...
+
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """The unit of the loss: `bits/byte` or `nats/token`."""
+        ...
+
     @property
-    def chance_accuracy(self) -> float | None: ...
+    def chance_accuracy(self) -> float | None:
+        """Accuracy of a guess in %, None where the task has no such level."""
+        ...
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch number `step` of a split (train, valid, test): a pure function of its arguments.

@@ -47,6 +47,7 @@ class Duplicate:
 
     @property
     def variant(self) -> str:
+        """The name with length and number of symbols."""
         return f"duplicate[length={self.length},n_symbols={self.n_symbols}]"
 
     @property

@@ -110,7 +110,8 @@ def prepare_enwik8(config: DataConfig, published: Published = ENWIK8) -> Prepare
             )
             download(published.url, archive, published.archive_bytes, published.archive_sha256, hint)
             text = read_file(archive, published.n_bytes)
-            variant(text, whole, str(archive), published)
+            if variant(text, whole, str(archive), published) != published.name:
+                raise UserError("wrong_checksum", f"{archive} holds only a part of {published.name}.", hint)
             return text
 
         return prepare_corpus(published.name, published.name, published.sha256, whole, unpacked, facts)

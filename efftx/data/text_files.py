@@ -65,7 +65,9 @@ def read_file(path: Path, at_most: int) -> bytes:
             kind = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), None)
             if kind is None and path.suffix not in _MAGIC:
                 return file.read(at_most + 1)
-            return _decompressed(file, kind or path.suffix, path, at_most)
+            if kind is None:  # gzip would read an empty file as an empty text
+                raise _damaged(path, f"it does not begin like a {path.suffix} file")
+            return _decompressed(file, kind, path, at_most)
     except OSError as error:
         raise UserError("missing_file", f"Cannot read {path}: {error.strerror or error}.") from error
 
@@ -83,5 +85,8 @@ def _decompressed(file: IO[bytes], kind: str, path: Path, at_most: int) -> bytes
         with _OPENERS[kind](file) as unpacked:
             return bytes(unpacked.read(at_most + 1))
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-        message = f"{path} is damaged or truncated: {error}."
-        raise UserError("damaged_file", message, "Get the file again.") from error
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError("damaged_file", f"{path} is damaged or truncated: {why}.", "Get the file again.")

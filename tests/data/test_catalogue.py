@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efftx.data.catalogue import list_data, prepare, verify
+from efftx.data.dataset import DataConfig, names
+from efftx.data.duplicate import DuplicateConfig
+from efftx.errors import UserError
+
+KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why"}
+
+
+def states() -> dict[str, str]:
+    return {row["name"]: row["state"] for row in list_data()}
+
+
+def test_every_data_set_is_listed_before_anything_is_prepared(root: Path) -> None:
+    rows = list_data()
+    assert [row["name"] for row in rows] == names()
+    assert all(set(row) == KEYS for row in rows)
+    assert states() == {"duplicate": "needs no file", "enwik8": "not prepared", "stdlib": "not prepared"}
+    assert not root.exists()
+
+
+def test_a_prepared_one_is_ready_with_its_place_and_sum() -> None:
+    row = prepare(DataConfig("stdlib", 1024))
+    assert row["state"] == "ready"
+    assert Path(row["path"]).is_dir()
+    assert row["sha256"][:12] in row["path"]
+    assert verify("stdlib") == [row]
+    assert states()["stdlib"] == "ready"
+
+
+def test_a_changed_byte_is_reported_and_prepared_anew() -> None:
+    row = prepare(DataConfig("stdlib", 1024))
+    array = Path(row["path"], "valid.bin")
+    content = bytearray(array.read_bytes())
+    content[1000] ^= 1
+    array.write_bytes(content)
+    (damaged,) = verify(DataConfig("stdlib", 1024))
+    assert damaged["state"] == "damaged"
+    assert "valid.bin" in damaged["why"]
+    assert states()["stdlib"] == "damaged"
+    assert prepare(DataConfig("stdlib", 1024)) == row
+
+
+def test_a_folder_without_meta_data_is_damaged_not_forgotten() -> None:
+    row = prepare(DataConfig("stdlib", 1024))
+    Path(row["path"], "meta.json").unlink()
+    assert [found["state"] for found in verify("stdlib")] == ["damaged"]
+
+
+def test_what_is_generated_needs_no_file() -> None:
+    assert prepare(DuplicateConfig("duplicate", 16))["state"] == "needs no file"
+    assert verify("duplicate")[0]["state"] == "needs no file"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match="no data set 'stdlibs'"):
+        verify("stdlibs")
