@@ -167,7 +167,8 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _remove_old(folder, keep)
+    with durable.writing(folder):
+        _remove_old(folder, keep)
     return final
 
 
@@ -239,26 +240,32 @@ def _score(path: Path) -> float | None:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_latest(folder: Path, *, on_damage: Callable[[str], None] | None = None) -> Checkpoint | None:
+def load_latest(
+    folder: Path, *, on_damage: Callable[[str], None] | None = None, read_only: bool = False
+) -> Checkpoint | None:
     """The newest intact checkpoint in `folder`, or None where there is none.
 
     A damaged one is renamed to `step-....damaged`, told to `on_damage` (default: a Python warning), and the one before
-    it is taken. Leftovers of a killed writer are removed. Raises UserError where files cannot be read or were written
-    by a newer format.
+    it is taken. Leftovers of a killed writer are removed. `read_only`, for those without the run's lock, changes
+    nothing on the disk. Raises UserError where files cannot be read or have another format.
     """
     tell = on_damage or (lambda text: warnings.warn(text, stacklevel=3))
     if not folder.is_dir():
         return None
-    with durable.writing(folder):
-        _clean(folder)
+    if not read_only:
+        with durable.writing(folder):
+            _clean(folder)
     for path in reversed(_complete(folder)):
         try:
             return read_checkpoint(path)
         except _Damaged as damage:
-            aside = _free_name(path.with_name(f"{path.name}.damaged"))
-            with durable.writing(folder):
-                os.rename(path, aside)
-            tell(f"checkpoint {path} is damaged ({damage}); it is now {aside.name}, and the one before it is used")
+            moved = ""
+            if not read_only:
+                aside = _free_name(path.with_name(f"{path.name}.damaged"))
+                with durable.writing(folder):
+                    os.rename(path, aside)
+                moved = f"it is now {aside.name}, and "
+            tell(f"checkpoint {path} is damaged ({damage}); {moved}the one before it is used")
     return None
 
 
@@ -269,7 +276,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         document = json.loads((path / STATE_FILE).read_text())
         if document["format"] != FORMAT:
             raise UserError(
-                "newer_format",
+                "other_format",
                 f"checkpoint {path} has format {document['format']}, this efftx reads format {FORMAT}.",
                 "Resume with the version of efftx that wrote it.",
             )

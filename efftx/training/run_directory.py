@@ -78,11 +78,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
             lock = FileLock(self.path / ".lock")
-            try:
-                with durable.writing(self.path):
+            with durable.writing(self.path):
+                try:
                     lock.acquire(timeout=0)
-            except Timeout:
-                raise self._in_use() from None
+                except Timeout:
+                    raise self._in_use() from None
             undo.callback(lock.release)
             self._check_config()
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": _now()}

@@ -104,10 +104,13 @@ class Progress:
         self._tokens = 0
         self._printed_at: float | None = None
         self._bar: RichProgress | None = None
-        console = Console(file=self._stream)
-        if console.is_terminal and not silent:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
-            self._bar = RichProgress(*columns, console=console, transient=False)
+        if self._stream.isatty() and not silent:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
+            self._bar = RichProgress(*columns, console=Console(file=self._stream), refresh_per_second=4)
             self._task = self._bar.add_task(label, total=total, completed=start, text=f"{start}/{total}")
 
     def __enter__(self) -> Self:
@@ -200,7 +203,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: the handler was not set from Python
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,243 @@
+"""Progress on a terminal and in a pipe, the wandb mirror that never stops a run, and stop requests."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import types
+
+import pytest
+import torch
+
+from efftx.training import tracking
+from efftx.training.tracking import Progress, StopRequest, Tracker, TrackerConfig, memory_bytes
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = types.SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_plain_lines_with_loss_speed_memory_and_time_left(clock):
+    stream = io.StringIO()
+    with Progress(100, unit="bits/byte", stream=stream) as progress:
+        clock.seconds = 2.0
+        progress.update(1, 3.25, tokens=1000)
+        clock.seconds = 4.0
+        progress.update(2, 3.0, tokens=1000)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("train 1/100  loss 3.2500 bits/byte  500 tokens/s  ")
+    assert "MiB" in line
+    assert line.endswith("ETA 0:03:18")
+    assert progress.tokens_per_second == 500
+
+
+def test_a_pipe_gets_the_first_step_one_line_an_interval_and_the_last_step(clock):
+    stream = io.StringIO()
+    with Progress(100, unit="nats/token", stream=stream, interval=10.0) as progress:
+        for step in range(1, 101):
+            clock.seconds += 1.0
+            progress.update(step, 1.0, tokens=1)
+    steps = [int(line.split()[1].split("/")[0]) for line in stream.getvalue().splitlines()]
+    assert steps == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100]
+
+
+def test_a_resumed_run_counts_its_time_from_where_it_resumed(clock):
+    stream = io.StringIO()
+    progress = Progress(100, unit="bits/dim", start=90, stream=stream)
+    clock.seconds = 1.0
+    progress.update(91, 1.0, tokens=10)
+    assert "91/100" in stream.getvalue()
+    assert stream.getvalue().endswith("ETA 0:00:09\n")
+
+
+def test_speed_is_that_of_the_last_steps(clock):
+    progress = Progress(1000, unit="x", stream=io.StringIO())
+    for step in range(1, 201):
+        clock.seconds += 10.0 if step <= 100 else 1.0
+        progress.update(step, 1.0, tokens=7)
+    assert progress.tokens_per_second == 7
+
+
+def test_before_the_first_step_there_is_no_speed():
+    assert Progress(10, unit="x", stream=io.StringIO()).tokens_per_second == 0.0
+
+
+def test_a_terminal_gets_a_bar():
+    stream = Terminal()
+    with Progress(3, unit="bits/byte", stream=stream) as progress:
+        progress.note("resumed at [step] 1")
+        for step in (1, 2, 3):
+            progress.update(step, 2.5, tokens=10)
+    text = stream.getvalue()
+    assert "━" in text
+    assert "bits/byte" in text
+    assert "resumed at [step] 1" in text
+    assert "3/3" in text
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_silence_writes_nothing_and_still_measures(stream, clock):
+    with Progress(10, unit="x", stream=stream, silent=True) as progress:
+        clock.seconds = 1.0
+        progress.update(1, 1.0, tokens=5)
+        progress.note("text")
+    assert stream.getvalue() == ""
+    assert progress.tokens_per_second == 5
+
+
+def test_progress_goes_to_stderr(capsys):
+    with Progress(1, unit="x") as progress:
+        progress.update(1, 1.0, tokens=1)
+        progress.note("said")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1/1" in err
+    assert "said" in err
+
+
+def test_memory_counts_what_is_resident():
+    before = memory_bytes()
+    held = torch.ones(2**24)  # 64 MiB
+    assert memory_bytes(torch.device("cpu")) - before > 2**25
+    assert held.sum() > 0
+
+
+# ---- wandb -----------------------------------------------------------------------------------------------------------
+
+
+class FakeWandb(types.ModuleType):
+    def __init__(self, api_key=None, fail_at=None):
+        super().__init__("wandb")
+        self.api = types.SimpleNamespace(api_key=api_key)
+        self.fail_at, self.started, self.logged, self.finished = fail_at, [], [], 0
+
+    def init(self, **arguments):
+        if self.fail_at == "init":
+            raise ConnectionError("no network")
+        self.started.append(arguments)
+        return self
+
+    def log(self, values, step):
+        if self.fail_at == "log":
+            raise RuntimeError("lost")
+        self.logged.append((step, values))
+
+    def finish(self):
+        if self.fail_at == "finish":
+            raise RuntimeError("lost")
+        self.finished += 1
+
+
+def track(monkeypatch, tmp_path, wandb, *, on=True):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    said = []
+    tracker = Tracker(TrackerConfig(wandb=on), run=tmp_path / "run-1", run_config={"seed": 0}, warn=said.append)
+    tracker.log(1, {"loss": 2.0})
+    tracker.log(2, {"loss": 1.0})
+    tracker.finish()
+    tracker.finish()
+    return said
+
+
+def test_wandb_is_not_even_imported_when_off(monkeypatch, tmp_path):
+    assert track(monkeypatch, tmp_path, None, on=False) == []  # None in sys.modules makes an import fail
+
+
+def test_metrics_are_mirrored(monkeypatch, tmp_path):
+    wandb = FakeWandb()
+    assert track(monkeypatch, tmp_path, wandb) == []
+    assert wandb.logged == [(1, {"loss": 2.0}), (2, {"loss": 1.0})]
+    assert wandb.started[0]["project"] == "efftx"
+    assert wandb.started[0]["id"] == "run-1"
+    assert wandb.finished == 1
+
+
+@pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("secret", "online")])
+def test_the_mirror_is_offline_unless_logged_in(monkeypatch, tmp_path, key, mode):
+    wandb = FakeWandb(api_key=key)
+    track(monkeypatch, tmp_path, wandb)
+    assert wandb.started[0]["mode"] == mode
+
+
+def test_the_mode_in_the_environment_wins(monkeypatch, tmp_path):
+    wandb = FakeWandb(api_key="secret")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Tracker(TrackerConfig(wandb=True), run=tmp_path, run_config={}, warn=pytest.fail)
+    assert wandb.started[0]["mode"] == "disabled"
+
+
+@pytest.mark.parametrize("fail_at", ["init", "log", "finish"])
+def test_a_failure_of_wandb_is_told_once_and_stops_nothing(monkeypatch, tmp_path, fail_at):
+    said = track(monkeypatch, tmp_path, FakeWandb(fail_at=fail_at))
+    assert len(said) == 1
+    assert said[0].startswith("wandb: ")
+
+
+def test_an_absent_wandb_is_told_once(monkeypatch, tmp_path):
+    assert len(track(monkeypatch, tmp_path, None)) == 1
+
+
+# ---- stop requests ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_a_request_with_its_exit_code(number, code):
+    with StopRequest() as stop:
+        assert stop.exit_code is None
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        assert stop.exit_code == code
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_is_immediate(first):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), first)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+
+
+def test_the_first_request_decides_and_a_second_sigterm_changes_nothing():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exit_code == 130
+
+
+def test_the_handlers_from_before_come_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest():
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) != before
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_outside_the_main_thread_it_never_asks():
+    asked = []
+
+    def work():
+        with StopRequest() as stop:
+            asked.append(stop.asked)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert asked == [False]
