@@ -21,6 +21,8 @@ class Record:
     config        the resolved configuration of a training run, or a measure's parameters.
     hash          over all of it that can change a result.
     column_hashes the same for the configuration under which each column was evaluated.
+    composed_from over all that the configurations were composed from: while it is the same, nothing is composed anew to
+                  see that the hashes still are (a table is listed in milliseconds).
     first_losses  training losses of the first three steps (nats a token), exact; for a measure the numbers that a
                   replay must give again ([]: nothing in it can be replayed, as with a timing).
     data          name, variant and checksum of the data set ({} for a measure).
@@ -37,6 +39,7 @@ class Record:
     hash: str
     metrics: dict[str, dict[str, float | None]]
     column_hashes: dict[str, str] = field(default_factory=dict)
+    composed_from: str = ""
     first_losses: list[float] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)

@@ -33,7 +33,7 @@ def reproduce(
     store: RecordStore | None = None,
     trainer: Trainer | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every row and seed of `experiments` at `size` that has no record; one `{id, size, ran, skipped, failed}` each.
+    """Run every row and seed at `size` that has no record; one `{id, size, ran, skipped, failed}` an experiment.
 
     stale    run again what no longer comes out, too.
     verify   run nothing, replay each record's first three steps, count `fresh`, `stale` and `not replayable`; with
@@ -103,6 +103,7 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
         config=trainer.to_dict(config),
         hash=result.hash,
         column_hashes=standings.column_hashes(experiment, row, seed, size, trainer, result.data),
+        composed_from=standings.composed_from(experiment, row, size, trainer),
         first_losses=list(result.first_losses),
         data=dict(result.data),
         metrics=metrics,

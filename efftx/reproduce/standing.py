@@ -86,22 +86,27 @@ def column_hashes(
     return found
 
 
+def composed_from(experiment: Experiment, row: str, size: str, trainer: Trainer) -> str:
+    """A digest of all that the configurations of a row are composed from ("" for a measure, which composes none)."""
+    if experiment.kind == "measure":
+        return ""
+    columns = {
+        name: [experiment.column_overrides(row, name, size), experiment.carry_of(row, name, size)]
+        for name, column in experiment.columns_of(row, size).items()
+        if column.evaluates
+    }
+    return _digest([trainer.sources(), experiment.row_overrides(row, size), columns])
+
+
 def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, store: RecordStore) -> Standing:
-    """Where the record of one row and seed stands; composes configurations, trains nothing."""
+    """Where the record of one row and seed stands; composes configurations only where needed, trains nothing."""
     record = store.read(experiment.id, row, seed, size)
     if record is None:
         return Standing(MISSING)
-    if experiment.kind == "measure":
-        today = measure_hash(experiment, row, seed, size)
-    else:
-        config = trainer.compose(experiment.row_overrides(row, size), seed)
-        today = trainer.hash(config, record.data, record.environment)
-    if today != record.hash:
-        return Standing(STALE, "the configuration is another today")
-    columns = column_hashes(experiment, row, seed, size, trainer, record.data, record.environment)
-    changed = [name for name, digest in columns.items() if record.column_hashes.get(name, digest) != digest]
-    if changed:
-        return Standing(STALE, f"the evaluation '{changed[0]}' is another today")
+    if not record.composed_from or record.composed_from != composed_from(experiment, row, size, trainer):
+        changed = _what_changed(experiment, record, trainer)
+        if changed:
+            return Standing(STALE, f"{changed} is another today")
     without = [name for name in experiment.columns_of(row, size) if name not in record.metrics]
     if without:
         return Standing(INCOMPLETE, f"'{without[0]}' was not evaluated")
@@ -187,6 +192,21 @@ def _compare(record: Record, replayed: list[float], exact: bool) -> Verification
         return Verification(record.hash, "stale", why, exact, replayed)
     how = "bit for bit" if exact else f"within {tolerance:g} (another torch, processor, device or number of threads)"
     return Verification(record.hash, "fresh", how, exact, replayed)
+
+
+def _what_changed(experiment: Experiment, record: Record, trainer: Trainer) -> str:
+    """The configuration or evaluation whose hash is not the record's; empty where there is none."""
+    row, seed, size = record.row, record.seed, record.size
+    if experiment.kind == "measure":
+        today = measure_hash(experiment, row, seed, size)
+    else:
+        config = trainer.compose(experiment.row_overrides(row, size), seed)
+        today = trainer.hash(config, record.data, record.environment)
+    if today != record.hash:
+        return "the configuration"
+    columns = column_hashes(experiment, row, seed, size, trainer, record.data, record.environment)
+    changed = [name for name, digest in columns.items() if record.column_hashes.get(name, digest) != digest]
+    return f"the evaluation '{changed[0]}'" if changed else ""
 
 
 def _ask_whether_it_runs(experiment: Experiment, trainer: Trainer) -> None:

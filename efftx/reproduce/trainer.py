@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +45,9 @@ class Trainer(Protocol):
         What the config leaves to the machine (device, threads) is as in the environment `made_on`, where it is given.
         """
 
+    def sources(self) -> str:
+        """A digest of all that composing reads beside the overrides; where it is the same, so is what is composed."""
+
     def to_dict(self, config: Any) -> dict[str, Any]:
         """`config` as plain JSON."""
 
@@ -64,6 +69,7 @@ class EfftxTrainer:
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], Any] = {}
+        self._sources = ""
 
     def compose(self, overrides: Sequence[str], seed: int) -> Any:
         from efftx.config import compose
@@ -82,6 +88,21 @@ class EfftxTrainer:
         if made_on is not None and config.threads is None:
             config = replace(config, threads=made_on.get("threads"))
         return config_hash(config, cast(Any, identity))
+
+    def sources(self) -> str:
+        from efftx.config import Config
+        from efftx.data import dataset
+        from efftx.shipped import shipped
+
+        if not self._sources:
+            digest = hashlib.sha256()
+            conf = shipped("conf")
+            for path in sorted(conf.rglob("*.yaml")):
+                digest.update(f"{path.relative_to(conf)}\n".encode() + path.read_bytes())
+            for schema in (Config, *(dataset.find_source(name).config for name in dataset.names())):
+                digest.update(repr(_schema(schema)).encode())
+            self._sources = digest.hexdigest()
+        return self._sources
 
     def to_dict(self, config: Any) -> dict[str, Any]:
         from efftx.config import to_dict
@@ -111,3 +132,11 @@ class EfftxTrainer:
         from efftx.plan import price
 
         return float(price(config)["hours"])
+
+
+def _schema(schema: Any) -> list[tuple[str, str, Any]]:
+    """Name, type and default of every field; the defaults of nested nodes show in their own representation."""
+    return [
+        (f.name, str(f.type), f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+        for f in dataclasses.fields(schema)
+    ]
