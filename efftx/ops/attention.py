@@ -94,10 +94,12 @@ def _score_bias(
     if key_mask_BL is not None:
         hidden = hidden | ~key_mask_BL[:, None, None, :n_keys]
     bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    # Finite and far below the self penalty, so that a row with nothing but itself still finds itself; float16 ends at
+    # 65504, before either constant.
+    largest = torch.finfo(like.dtype).max
     if exclude_self:
-        bias = bias.masked_fill(query == key, -SELF_PENALTY)
-    # Finite and far below the self penalty, so that a row with nothing but itself still finds itself.
-    return bias.masked_fill(hidden, -1e4 * SELF_PENALTY)
+        bias = bias.masked_fill(query == key, -min(SELF_PENALTY, largest / 2))
+    return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, largest))
 
 
 def _attend_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:

@@ -1,0 +1,68 @@
+"""What every test may ask for: golden vectors, sample files, fresh roots, few threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+Arrays = dict[str, Tensor]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own that holds the roots of data, runs and results, none of them made yet."""
+    for name in ("data", "runs", "results"):
+        monkeypatch.setenv(f"EFFTX_{name.upper()}", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of large sample files that the repository does not hold."""
+    folder = os.environ.get("EFFTX_SAMPLES")
+    if not folder:
+        pytest.skip("EFFTX_SAMPLES does not name the folder of sample files")
+    if not Path(folder).is_dir():
+        pytest.skip(f"EFFTX_SAMPLES={folder} is not a folder")
+    return Path(folder)
+
+
+def read_arrays(path: Path, dtype: torch.dtype) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[..., Arrays]:
+    """`golden(name, dtype=float64)`: the arrays of one file of the authors' outputs, floats in `dtype`."""
+
+    def load(name: str, dtype: torch.dtype = torch.float64) -> Arrays:
+        return read_arrays(GOLDEN / f"{name}.npz", dtype)
+
+    return load
+
+
+@pytest.fixture
+def author_checkpoint(samples: Path) -> Callable[[str], Arrays]:
+    """`author_checkpoint(name)`: a checkpoint that the authors trained, with inputs and logits, in float32."""
+
+    def load(name: str) -> Arrays:
+        path = samples / "golden" / "author_checkpoints" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"the sample files hold no {path.name}")
+        return read_arrays(path, torch.float32)
+
+    return load
