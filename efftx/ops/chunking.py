@@ -69,8 +69,9 @@ class _Chunked(torch.autograd.Function):
                         kept.append(torch.zeros_like(x) if g is None else g)
                 for i, leaf in enumerate(leaves):
                     if leaf.requires_grad and (g := next(found)) is not None:
+                        # The first may share memory with what came in, or be expanded: never add to it in place.
                         total = sums[i]
-                        sums[i] = g if total is None else total.add_(g)
+                        sums[i] = g.clone() if total is None else total.add_(g)
         return (None, None, None, None, *(torch.cat(g, dim=1) if g else None for g in input_grads), *sums)
 
 

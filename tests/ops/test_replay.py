@@ -1,0 +1,71 @@
+"""A second run draws the first run's random numbers and takes its choices, and nobody outside notices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from efftx.ops.replay import Replay, choose
+
+CPU = torch.device("cpu")
+
+
+def draw(replay: Replay) -> torch.Tensor:
+    with replay.random_state(CPU):
+        return torch.rand(4)
+
+
+def test_the_first_run_draws_as_if_nothing_were_recorded() -> None:
+    torch.manual_seed(5)
+    expected = [torch.rand(4), torch.rand(4)]
+    torch.manual_seed(5)
+    assert torch.equal(draw(Replay()), expected[0])
+    assert torch.equal(torch.rand(4), expected[1])
+
+
+def test_every_later_run_draws_the_first_runs_numbers_and_leaves_the_global_state() -> None:
+    torch.manual_seed(5)
+    replay = Replay()
+    first = draw(replay)
+    torch.rand(3)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        assert torch.equal(draw(replay), first)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_global_state_comes_back_after_an_error_inside() -> None:
+    replay = Replay()
+    draw(replay)
+    state = torch.get_rng_state()
+    with pytest.raises(KeyError), replay.random_state(CPU):
+        torch.rand(2)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_choice_is_made_once_and_carries_no_graph() -> None:
+    replay = Replay()
+    weight = torch.ones(2, requires_grad=True)
+    first = replay.choose("mask", lambda: weight * 2)
+    assert not first.requires_grad
+    assert replay.choose("mask", lambda: pytest.fail("made again")) is first
+    assert replay.choose("other", lambda: torch.zeros(1)) is not first
+
+
+def test_a_choice_given_from_outside_is_never_made() -> None:
+    given = torch.arange(3)
+    replay = Replay({"buckets": given})
+    assert choose(replay, "buckets", lambda: pytest.fail("made again")) is given
+
+
+def test_without_a_replay_every_choice_is_fresh() -> None:
+    made = [choose(None, "buckets", lambda: torch.zeros(1)) for _ in range(2)]
+    assert made[0] is not made[1]
+
+
+def test_its_bytes_are_those_of_choices_and_random_state() -> None:
+    replay = Replay({"buckets": torch.zeros(3, 5, dtype=torch.int64)})
+    assert replay.replay_bytes() == 120
+    draw(replay)
+    assert replay.replay_bytes() == 120 + torch.get_rng_state().numel()
