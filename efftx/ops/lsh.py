@@ -8,6 +8,7 @@ wrapped neighbours at its ends), W chunks in a window, T windows of a tile, E so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ _TILE_SCORES = 2**19
 _FORBIDDEN = 2.0**100
 _NOTHING_FOUND = -(2.0**90)
 _RMS_EPSILON = 1e-6
+# Scores are kept in base 2 (the factor sits in the keys): exp2 takes the same time for forbidden pairs as for others,
+# where a CPU's exp can take a hundred times longer.
+_LOG2_E = math.log2(math.e)
 
 
 def lsh_attention(
@@ -143,7 +147,8 @@ class _LSHAttention(torch.autograd.Function):
         for group in _groups(order_NRL, form):
             run = _prepare_run(order_NRL[group], bucket_NRL[group], _index(valid_NL, group), form, dtype)
             q_NLd_group, v_NLv_group = q_NLd[group].to(dtype), v_NLv[group].to(dtype)
-            rows = _stack_rows((q_NLd_group, q_NLd_group * _key_scale(q_NLd_group), v_NLv_group), order_NRL.shape[-1])
+            key_NLd = q_NLd_group * (_LOG2_E * _key_scale(q_NLd_group))
+            rows = _stack_rows((q_NLd_group, key_NLd, v_NLv_group), order_NRL.shape[-1])
             n_chunks = run.key_code_Jm.shape[0]
             sum_Jmv = rows.new_empty((n_chunks, form.chunk_len, v))
             max_Jm = rows.new_empty((n_chunks, form.chunk_len))
@@ -155,7 +160,7 @@ class _LSHAttention(torch.autograd.Function):
                 scores_TmK = buffers.scores(0, last - first)
                 _score(scores_TmK, rows_Jmx, d, run, first, last, form)
                 max_Tm = scores_TmK.amax(-1).clamp_(min=_NOTHING_FOUND)
-                scores_TmK.sub_(max_Tm.unsqueeze(-1)).exp_()
+                scores_TmK.sub_(max_Tm.unsqueeze(-1)).exp2_()
                 if run.query_rounds_SJm is not None:
                     scores_TmK.div_(_count_rounds(run, buffers, first, last, form))
                 max_Jm[queries] = max_Tm
@@ -163,7 +168,7 @@ class _LSHAttention(torch.autograd.Function):
                 if dropout_mask_mK is not None:
                     scores_TmK.mul_(dropout_mask_mK)
                 torch.bmm(scores_TmK, _windows(rows_Jmx, 2 * d, v, form), out=sum_Jmv[queries])
-            max_NLR = max_Jm.flatten()[run.entry_NLR]
+            max_NLR = max_Jm.flatten()[run.entry_NLR].div_(_LOG2_E)
             lse_NL_group = torch.logsumexp(max_NLR + total_Jm.flatten()[run.entry_NLR].log_(), -1)
             # Plus infinity makes every later weight of a token that found nothing exactly 0.
             found_nothing_NL = lse_NL_group.isneginf()
@@ -197,9 +202,9 @@ class _LSHAttention(torch.autograd.Function):
             run = _prepare_run(order_NRL[group].long(), bucket_NRL[group].long(), _index(valid_NL, group), form, dtype)
             q, values, grad_out = q_NLd[group].to(dtype), v_NLv[group].to(dtype), grad_out_NLv[group].to(dtype)
             scale_NL1 = _key_scale(q)
-            rows = _stack_rows((q, q * scale_NL1, values, grad_out), order_NRL.shape[-1])
+            rows = _stack_rows((q, q * (_LOG2_E * scale_NL1), values, grad_out), order_NRL.shape[-1])
             n_chunks = run.key_code_Jm.shape[0]
-            lse_Jm = _lse_of_entries(lse_NL[group], run, form)
+            lse_Jm = _lse_of_entries(lse_NL[group] * _LOG2_E, run, form)
             delta_NL = F.pad((grad_out * out_NLv[group]).sum(-1), (0, order_NRL.shape[-1] - length))
             delta_Jm = delta_NL.flatten()[run.row_E].view(n_chunks, form.chunk_len)
             grad_q_Jmd = rows.new_empty((n_chunks, form.chunk_len, d))
@@ -213,7 +218,7 @@ class _LSHAttention(torch.autograd.Function):
                 q_Tmd, grad_out_Tmv = own_Tmx[..., :d], own_Tmx[..., 2 * d + v :]
                 prob_TmK, grad_prob_TmK = buffers.scores(0, last - first), buffers.scores(1, last - first)
                 _score(prob_TmK, rows_Jmx, d, run, first, last, form)
-                prob_TmK.sub_(lse_Jm[queries].unsqueeze(-1)).exp_()
+                prob_TmK.sub_(lse_Jm[queries].unsqueeze(-1)).exp2_()
                 if run.query_rounds_SJm is not None:
                     prob_TmK.div_(_count_rounds(run, buffers, first, last, form))
                 torch.bmm(grad_out_Tmv, _windows(rows_Jmx, 2 * d, v, form).transpose(1, 2), out=grad_prob_TmK)
@@ -227,7 +232,7 @@ class _LSHAttention(torch.autograd.Function):
                 _accumulate_keys(grad_k_Jmd, grad_score_TmK, q_Tmd, first, last, form)
             grad_k_NLd = _sum_over_rounds(_unwrap(grad_k_Jmd, run, form), run)[:, :length]
             grad_v_NLv_group = _sum_over_rounds(_unwrap(grad_v_Jmv, run, form), run)[:, :length]
-            grad_q_NLd_group = _sum_over_rounds(grad_q_Jmd, run)[:, :length]
+            grad_q_NLd_group = _sum_over_rounds(grad_q_Jmd, run)[:, :length].div_(_LOG2_E)
             # k = s q with ds/dq = -s^3 q.
             along_q_NL1 = (q * grad_k_NLd).sum(-1, keepdim=True).mul_(scale_NL1**3)
             grad_q_NLd[group] = grad_q_NLd_group.addcmul_(scale_NL1, grad_k_NLd).addcmul_(along_q_NL1, q, value=-1).to(q_NLd.dtype)
