@@ -49,7 +49,7 @@ class _Side:
     noise: float = 0.0
 
 
-class _Undecided(Exception):
+class _UndecidedError(Exception):
     """A verdict on its way up that no comparison has given."""
 
     def __init__(self, verdict: str, why: str) -> None:
@@ -76,7 +76,7 @@ def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, c
         judgement = _Judgement(experiment, records, size, claim, parsed, binding)
         try:
             verdict, why = judgement.decide(), ""
-        except _Undecided as undecided:
+        except _UndecidedError as undecided:
             verdict, why = undecided.verdict, undecided.why
         outcomes.append((verdict, why))
         details += judgement.details
@@ -143,13 +143,13 @@ class _Judgement:
             self._cells[row, column] = {s: math.inf if v is None else v for s, v in values.items()}
 
     def decide(self) -> str:
-        """`holds`, `does not hold` or `within noise`; raises _Undecided for the rest."""
+        """`holds`, `does not hold` or `within noise`; raises _UndecidedError for the rest."""
         for (row, column), values in self._cells.items():
             if not values:
-                raise _Undecided(NOT_RUN, f"no record of {_cell_name(row, column)}")
+                raise _UndecidedError(NOT_RUN, f"no record of {_cell_name(row, column)}")
         n = len(self._seeds(self._cells))
         if self._cells and n < self.claim.min_seeds:
-            raise _Undecided(TOO_FEW, f"{n} of the {self.claim.min_seeds} seeds that all its cells need")
+            raise _UndecidedError(TOO_FEW, f"{n} of the {self.claim.min_seeds} seeds that all its cells need")
         self._ask_whether_anything_was_learned()
         return self._condition(self.parsed.tree)
 
@@ -168,7 +168,7 @@ class _Judgement:
             if float(above.mean()) > _noise(above):
                 return
             shown.append(f"{_cell_name(row, column)} {np.mean(list(values.values())):.4g}")
-        raise _Undecided(NEITHER, f"nothing beyond {label} ({trivial:.4g}): {', '.join(shown)}")
+        raise _UndecidedError(NEITHER, f"nothing beyond {label} ({trivial:.4g}): {', '.join(shown)}")
 
     def _condition(self, node: ast.expr) -> str:
         match node:
@@ -192,7 +192,7 @@ class _Judgement:
             difference = np.broadcast_to(a.values, (n,)) - np.broadcast_to(b.values, (n,))
         mean, noise, allowance = float(np.mean(difference)), _noise(difference), a.noise - b.noise
         if math.isnan(mean):
-            raise _Undecided(NEITHER, f"neither side of {ast.unparse(left)} and {ast.unparse(right)} was reached")
+            raise _UndecidedError(NEITHER, f"neither side of {ast.unparse(left)} and {ast.unparse(right)} was reached")
         margin = mean + allowance * noise
         symbol = COMPARISONS[type(op)]
         met = {"<": margin < 0, "<=": margin <= 0, ">": margin > 0, ">=": margin >= 0}[symbol]
@@ -249,7 +249,7 @@ class _Judgement:
         if b.noise:
             raise self._bad("division by noise")
         if np.any(b.values == 0):
-            raise _Undecided(NOT_RUN, f"{ast.unparse(node)} divides by zero")
+            raise _UndecidedError(NOT_RUN, f"{ast.unparse(node)} divides by zero")
         return _Side(a.values / b.values, a.noise / float(b.values[0]) if a.noise else 0.0)
 
     def _looked_up(self, node: ast.Subscript, seeds: list[int]) -> _Side:

@@ -47,6 +47,7 @@ class Published:
     note: str = ""
 
     def of(self, row: str, column: str) -> float | None:
+        """The paper's value of one cell, None where it has none."""
         return self.values.get(row, {}).get(column)
 
 
@@ -76,6 +77,7 @@ class Derived:
     first_at_most: float | None = None
 
     def value(self, curve: list[dict[str, float]]) -> float | None:
+        """The first step of `curve` at the level, None where it was never reached."""
         for entry in sorted(curve, key=lambda e: e["step"]):
             if self.of not in entry:
                 continue
@@ -110,10 +112,12 @@ class ColumnSpec:
 
     @staticmethod
     def shorthand() -> str:
+        """The field that a bare list in the file stands for."""
         return "overrides"
 
     @property
     def evaluates(self) -> bool:
+        """Whether the checkpoint is evaluated anew for this column."""
         return bool(self.overrides or self.carry or self.instead_of_row)
 
 
@@ -135,6 +139,7 @@ class Row:
 
     @staticmethod
     def shorthand() -> str:
+        """The field that a bare list in the file stands for."""
         return "overrides"
 
 
@@ -179,6 +184,7 @@ class Experiment:
         return [size for size in SIZES if size in named]
 
     def rows_at(self, size: str) -> dict[str, Row]:
+        """The rows that exist at `size`."""
         return {name: row for name, row in self.rows.items() if not row.only or size in row.only}
 
     def columns_of(self, row: str, size: str) -> dict[str, ColumnSpec]:
@@ -200,6 +206,7 @@ class Experiment:
         return columns[column].cell or self.cell if column in columns else self.cell
 
     def seeds_of(self, row: str, size: str) -> list[int]:
+        """The seeds of `row` at `size`: its own where it has some, else the table's, else one."""
         own = self.rows[row].seeds.get(size)
         return list(own if own is not None else self.seeds.get(size, DEFAULT_SEEDS))
 
@@ -215,6 +222,7 @@ class Experiment:
         return [*below, *spec.overrides, *spec.sizes.get(size, [])]
 
     def carry_of(self, row: str, column: str, size: str) -> str | None:
+        """The named mapping under which the checkpoint of `row` carries over to `column`."""
         carry = self.columns_of(row, size)[column].carry
         return carry.get(row) if isinstance(carry, Mapping) else carry
 

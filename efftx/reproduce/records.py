@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class RecordStore:
         self.root = Path(root if root is not None else os.environ.get("EFFTX_RESULTS", "results"))
 
     def path(self, id: str, row: str, seed: int, size: str) -> Path:
+        """Where the record of one row and seed lies, or would lie."""
         return self.root / "records" / id / size / f"{slug(row)}-seed{seed}.json"
 
     def write(self, record: Record) -> Path:
@@ -80,6 +81,7 @@ class RecordStore:
         return path
 
     def read(self, id: str, row: str, seed: int, size: str) -> Record | None:
+        """The record of one row and seed, None where there is none; UserError names a damaged file."""
         path = self.path(id, row, seed, size)
         return _read_record(path) if path.exists() else None
 
@@ -89,6 +91,7 @@ class RecordStore:
         return [_read_record(path) for path in sorted(folder.glob("*/*.json"))]
 
     def write_verification(self, record: Record, verification: Verification) -> None:
+        """Keep, beside the records, what a replay of `record` said."""
         write_json(self._verification_path(record), asdict(verification))
 
     def verification(self, record: Record) -> Verification | None:
@@ -134,9 +137,12 @@ def _read_json(path: Path, kind: type) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError("damaged_record", f"{path} is not readable JSON: {error}", _MEND) from error
-    names = {f.name for f in fields(kind)}
-    if not isinstance(content, dict) or not set(content) <= names:
-        raise UserError("damaged_record", f"{path} is not a {kind.__name__.lower()} of this version", _MEND)
+    if not isinstance(content, dict):
+        raise UserError("damaged_record", f"{path} is not a {kind.__name__.lower()}", _MEND)
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    wrong = sorted((set(content) - {f.name for f in fields(kind)}) | (needed - set(content)))
+    if wrong:
+        raise UserError("damaged_record", f"{path}: '{wrong[0]}' is missing or is no field of a record", _MEND)
     return content
 
 

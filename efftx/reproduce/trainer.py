@@ -72,6 +72,7 @@ class EfftxTrainer:
         self._sources = ""
 
     def compose(self, overrides: Sequence[str], seed: int) -> Any:
+        """The config of these overrides, checked."""
         from efftx.config import compose
 
         key = tuple(overrides)
@@ -80,6 +81,7 @@ class EfftxTrainer:
         return replace(self._composed[key], seed=seed)
 
     def hash(self, config: Any, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
+        """The product's config hash."""
         from efftx.config import config_hash
 
         identity = DataIdentity(data["name"], data["variant"], data["checksum"])
@@ -90,6 +92,7 @@ class EfftxTrainer:
         return config_hash(config, cast(Any, identity))
 
     def sources(self) -> str:
+        """Over conf/ and the schema with its defaults."""
         from efftx.config import Config
         from efftx.data import dataset
         from efftx.shipped import shipped
@@ -105,21 +108,25 @@ class EfftxTrainer:
         return self._sources
 
     def to_dict(self, config: Any) -> dict[str, Any]:
+        """As the run directory keeps it."""
         from efftx.config import to_dict
 
         return to_dict(config)
 
     def train(self, config: Any, run_dir: Path | None = None, steps: int | None = None) -> Trained:
+        """`efftx.training.loop.train`."""
         from efftx.training.loop import train
 
         return train(config, run_dir, steps=steps)
 
     def evaluate(self, run: Path, config: Any, carry: str | None) -> dict[str, float]:
+        """`efftx.training.loop.evaluate_run`."""
         from efftx.training.loop import evaluate_run
 
         return evaluate_run(run, config, carry=carry)
 
     def set_aside(self, config: Any, data: Mapping[str, str]) -> None:
+        """Move the run's directory to `<name>.stale`, in place of an earlier one."""
         from efftx.training.run_directory import default_run_dir
 
         run = default_run_dir(config.model, config.data.name, self.hash(config, data))
@@ -129,6 +136,7 @@ class EfftxTrainer:
             run.rename(aside)
 
     def hours(self, config: Any) -> float:
+        """`efftx.plan`'s price."""
         from efftx.plan import price
 
         return float(price(config)["hours"])

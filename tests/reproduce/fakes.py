@@ -1,0 +1,97 @@
+"""A trainer without a model: what it returns is arithmetic on the overrides, so that runs cost nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efftx.errors import UserError
+from efftx.reproduce.records import Record
+
+DATA = {"name": "fake", "variant": "fake[1]", "checksum": "0" * 64}
+
+
+@dataclass(frozen=True)
+class FakeConfig:
+    keys: dict[str, str]
+    seed: int
+
+
+@dataclass
+class FakeResult:
+    run: Path
+    hash: str
+    resumed_from: int | None
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    first_losses: list[float]
+    curve: list[dict[str, float]]
+    data: dict[str, str]
+
+
+@dataclass
+class FakeTrainer:
+    """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail."""
+
+    offset: float = 0.0
+    broken: tuple[str, ...] = ()
+    price: float = 1.0
+    trained: list[tuple[str, int, int | None]] = field(default_factory=list)
+    evaluated: list[tuple[str, str | None]] = field(default_factory=list)
+    composed: int = 0
+    aside: int = 0
+    code: str = "one"
+
+    def compose(self, overrides: Sequence[str], seed: int) -> FakeConfig:
+        self.composed += 1
+        keys = dict(o.split("=", 1) for o in overrides)
+        if "impossible" in keys:
+            raise UserError("unknown_key", "there is no key 'impossible'")
+        return FakeConfig(keys, seed)
+
+    def hash(self, config: FakeConfig, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
+        kept = {k: v for k, v in config.keys.items() if k != "size"}
+        return hashlib.sha256(json.dumps([kept, config.seed, dict(data)], sort_keys=True).encode()).hexdigest()
+
+    def sources(self) -> str:
+        return self.code
+
+    def to_dict(self, config: FakeConfig) -> dict[str, Any]:
+        return {**asdict(config), "dtype": "float32", "training": {"steps": 40}}
+
+    def train(self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None) -> FakeResult:
+        name = config.keys["row"]
+        self.trained.append((name, config.seed, steps))
+        if name in self.broken:
+            raise RuntimeError(f"{name} broke")
+        quality = float(config.keys["quality"]) + config.seed
+        return FakeResult(
+            run=run_dir or Path(name),
+            hash=self.hash(config, DATA),
+            resumed_from=None,
+            metrics={"accuracy": quality},
+            timings={"train_seconds": 1.0},
+            first_losses=[5.0 + self.offset, 4.0 + config.seed, 3.0],
+            curve=[{"step": 10, "accuracy": quality - 1}, {"step": 20, "accuracy": quality}],
+            data=DATA,
+        )
+
+    def evaluate(self, run: Path, config: FakeConfig, carry: str | None) -> dict[str, float]:
+        self.evaluated.append((config.keys["rounds"], carry))
+        return {"accuracy": 10.0 * float(config.keys["rounds"]) + config.seed}
+
+    def set_aside(self, config: FakeConfig, data: Mapping[str, str]) -> None:
+        self.aside += 1
+
+    def hours(self, config: FakeConfig) -> float:
+        return self.price
+
+
+def record(row: str, seed: int, metrics: Mapping[str, float | None], *, size: str = "cpu", **rest: Any) -> Record:
+    """A record of `paper/item` with one accuracy a column."""
+    values = {column: {"accuracy": value} for column, value in metrics.items()}
+    return Record(id="paper/item", row=row, seed=seed, size=size, config={}, hash="h", metrics=values, **rest)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftx.errors import UserError
+from efftx.reproduce.claim_language import admits, parse, parse_where
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '__import__("os").system("true") > 0',
+        'open("/etc/passwd").read() > 0',
+        "(lambda: 1)() > 0",
+        "[x for x in (1, 2)] > 0",
+        'cell.__class__["A", "x"] > 0',
+        'cell["A", "x"].real > 0',
+        'cell["A", "x"].__class__.__mro__[1] > 0',
+        'cell["A" + "B", "x"] > 0',
+        'cell[f"{1}", "x"] > 0',
+        'cell[open, print("x")] > 0',
+        "cell[0, 1] > 0",
+        'cell["A":"B"] > 0',
+        'cell["A", "x", "y"] > 0',
+        "cell > 0",
+        "other > 0",
+        '"text" > 0',
+        "True > 0",
+        "1j > 0",
+        'globals()["cell"] > 0',
+        "9 ** 9 ** 9 > 0",
+        "1 << 60 > 0",
+        "7 // 2 > 0",
+        "max(*[1]) > 0",
+        "max(1, key=abs) > 0",
+        "abs(1, 2) > 0",
+        "pow(2, 3) > 0",
+        "min() > 0",
+        "(x := 1) > 0",
+        "1 if 1 > 0 else 2 > 0",
+        'cell["A", "x"] == 1',
+        'cell["A", "x"] != 1',
+        'cell["A", "x"] in [1]',
+        'cell["A", "x"]',
+        "1",
+        "",
+        "import os",
+        "1 > ",
+        "cell[noise, column] > 0",
+        "cell[cell, column] > 0",
+        "baseline[row] > 0",
+        "cell[a, b] > cell[b, a]",
+        "cell[" + "(" * 500 + "row" + ")" * 500 + "] > 0",
+        "1 + " * 400 + "1 > 0",
+    ],
+)
+def test_whatever_leaves_the_language_is_refused(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse(text)
+    assert refused.value.kind == "bad_claim"
+
+
+def test_nothing_of_a_refused_claim_is_run(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    with pytest.raises(UserError):
+        parse(f'__import__("pathlib").Path({str(target)!r}).touch() > 0')
+    assert not target.exists()
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_as_a_users_mistake(text: str) -> None:
+    with contextlib.suppress(UserError):
+        parse(text)
+
+
+def test_free_names_know_their_axis() -> None:
+    parsed = parse('cell[row, column] >= published[row, "x"] - noise')
+    assert parsed.free == {"row": "row", "column": "column"}
+    assert parse("cell[column] > 0").free == {"column": "row"}
+
+
+@pytest.mark.parametrize("text", ['other == "A"', "row", 'row == "A" == "B"', "row == 1", "row in names", 'row < "A"'])
+def test_a_restriction_names_free_names_and_text_only(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_where(text, {"row": "row"})
+
+
+def test_a_restriction_is_read_as_it_stands() -> None:
+    tree = parse_where('row in ["A", "B"] and not row == "B" or row == "C"', {"row": "row"})
+    assert [name for name in "ABCD" if admits(tree, {"row": name})] == ["A", "C"]
+    assert admits(parse_where("  ", {}), {})
