@@ -33,7 +33,7 @@ class TrackerConfig:
 class Tracker:
     """A mirror of the metrics in wandb, off by default; no failure of it ever stops or changes a training.
 
-    Online where an API key is at hand, offline otherwise (WANDB_MODE decides where it is set); the first failure is
+    Online for those who are logged in, offline otherwise (WANDB_MODE decides where it is set); the first failure is
     told to `warn`, once, and ends the mirror.
     """
 
@@ -58,7 +58,7 @@ class Tracker:
 
     def _start(self, config: TrackerConfig, run: Path, run_config: Mapping[str, Any]) -> None:
         wandb = importlib.import_module("wandb")  # slow, so only for those who asked for it
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or self._mode(wandb)
         self._run = wandb.init(
             project=config.project,
             name=run.name,
@@ -67,7 +67,15 @@ class Tracker:
             dir=str(run),
             config=dict(run_config),
             mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),  # stdout belongs to --json, stderr to the progress
         )
+
+    def _mode(self, wandb: Any) -> str:
+        try:
+            return "online" if wandb.login(prompt=False) else "offline"
+        except Exception as error:  # credentials that cannot be used now, most often for want of a network
+            self._warn(f"wandb: {type(error).__name__}: {error}; the mirror is offline, `wandb sync` sends it later")
+            return "offline"
 
     def _try(self, action: Callable[[], None]) -> None:
         try:

@@ -120,10 +120,16 @@ def test_memory_counts_what_is_resident():
 
 
 class FakeWandb(types.ModuleType):
-    def __init__(self, api_key=None, fail_at=None):
+    def __init__(self, logged_in=False, fail_at=None):
         super().__init__("wandb")
-        self.api = types.SimpleNamespace(api_key=api_key)
+        self.logged_in, self.Settings = logged_in, types.SimpleNamespace
         self.fail_at, self.started, self.logged, self.finished = fail_at, [], [], 0
+
+    def login(self, prompt):
+        assert prompt is False  # nobody is there to be asked
+        if self.fail_at == "login":
+            raise ConnectionError("no network")
+        return self.logged_in
 
     def init(self, **arguments):
         if self.fail_at == "init":
@@ -167,15 +173,29 @@ def test_metrics_are_mirrored(monkeypatch, tmp_path):
     assert wandb.finished == 1
 
 
-@pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("secret", "online")])
-def test_the_mirror_is_offline_unless_logged_in(monkeypatch, tmp_path, key, mode):
-    wandb = FakeWandb(api_key=key)
+@pytest.mark.parametrize(("logged_in", "mode"), [(False, "offline"), (True, "online")])
+def test_the_mirror_is_offline_unless_logged_in(monkeypatch, tmp_path, logged_in, mode):
+    wandb = FakeWandb(logged_in)
     track(monkeypatch, tmp_path, wandb)
     assert wandb.started[0]["mode"] == mode
 
 
+def test_a_login_without_a_network_mirrors_offline_and_says_so(monkeypatch, tmp_path):
+    wandb = FakeWandb(fail_at="login")
+    (said,) = track(monkeypatch, tmp_path, wandb)
+    assert "offline" in said
+    assert wandb.started[0]["mode"] == "offline"
+    assert len(wandb.logged) == 2
+
+
+def test_the_mirror_writes_nothing_on_the_terminal(monkeypatch, tmp_path):
+    wandb = FakeWandb()
+    track(monkeypatch, tmp_path, wandb)
+    assert vars(wandb.started[0]["settings"]) == {"silent": True, "console": "off"}
+
+
 def test_the_mode_in_the_environment_wins(monkeypatch, tmp_path):
-    wandb = FakeWandb(api_key="secret")
+    wandb = FakeWandb(logged_in=True)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     Tracker(TrackerConfig(wandb=True), run=tmp_path, run_config={}, warn=pytest.fail)
