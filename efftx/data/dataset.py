@@ -96,7 +96,8 @@ class Dataset(Protocol):
 class Source:
     """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
 
-    `variant`, `n_bytes` and `sha256` are what preparing it without `data.path` gives, as far as known beforehand.
+    `variant`, `n_bytes` and `sha256` are what preparing it without `data.path` gives, as far as known beforehand;
+    `vocab_size` is the data set's, told from its config alone.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Source:
     licence: str
     variant: str
     open: Callable[[Any], Dataset]
+    vocab_size: Callable[[Any], int]
     prepare: Callable[[Any], Prepared] | None = None
     n_bytes: int | None = None
     sha256: str | None = None

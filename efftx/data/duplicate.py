@@ -97,4 +97,5 @@ SOURCE = Source(
     licence="generated, no licence needed",
     variant="duplicate",
     open=open_duplicate,
+    vocab_size=lambda config: open_duplicate(config).vocab_size,
 )

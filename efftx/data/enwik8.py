@@ -138,6 +138,7 @@ SOURCE = Source(
     licence=LICENCE,
     variant=ENWIK8.name,
     open=open_enwik8,
+    vocab_size=lambda config: ByteCorpus.vocab_size,
     prepare=prepare_enwik8,
     n_bytes=ENWIK8.n_bytes,
     sha256=ENWIK8.sha256,

@@ -61,5 +61,11 @@ def open_stdlib(config: DataConfig) -> ByteCorpus:
 
 
 SOURCE = Source(
-    name="stdlib", config=DataConfig, licence=LICENCE, variant=variant(), open=open_stdlib, prepare=prepare_stdlib
+    name="stdlib",
+    config=DataConfig,
+    licence=LICENCE,
+    variant=variant(),
+    open=open_stdlib,
+    vocab_size=lambda config: ByteCorpus.vocab_size,
+    prepare=prepare_stdlib,
 )
