@@ -33,7 +33,9 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return difference / largest if largest else difference
 
 
-def assert_close(actual: Tensor | None, expected: Tensor | None, tolerances: dict[torch.dtype, float], what: str = "") -> None:
+def assert_close(
+    actual: Tensor | None, expected: Tensor | None, tolerances: dict[torch.dtype, float], what: str = ""
+) -> None:
     """Both absent, or a relative error within the tolerance of the expected dtype."""
     assert (actual is None) == (expected is None), f"{what}: one of the two has no value"
     if actual is None or expected is None:

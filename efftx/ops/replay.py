@@ -13,6 +13,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+_State = tuple[Tensor, Tensor | None]
+
+
+def _random_state(device: torch.device) -> _State:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: _State, device: torch.device) -> None:
+    cpu_state, gpu_state = state
+    torch.set_rng_state(cpu_state)
+    if gpu_state is not None:
+        torch.cuda.set_rng_state(gpu_state, device)
+
 
 class Replay:
     """The random state and the named choices of one layer's first run, played back in every later one.
@@ -22,32 +35,45 @@ class Replay:
 
     def __init__(self, choices: dict[str, Tensor] | None = None) -> None:
         self.choices: dict[str, Tensor] = dict(choices or {})
-        self._states: tuple[Tensor, Tensor | None] | None = None
+        self._start: _State | None = None
+        self._after: dict[str, _State] = {}
+        self._running_on: torch.device | None = None
 
     def choose(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """The choice kept under `name`; `make` is called for it the first time only."""
-        if name not in self.choices:
+        """The choice kept under `name`; `make` is called for it the first time only.
+
+        Inside `random_state`, a later run goes on from the random state that `make` left: what is drawn afterwards
+        (dropout behind drawn hash rotations) must not depend on whether the choice was drawn or played back.
+        """
+        made = name not in self.choices
+        if made:
             self.choices[name] = make().detach()
+        if self._running_on is not None:
+            if made:
+                self._after[name] = _random_state(self._running_on)
+            elif name in self._after:
+                _set_random_state(self._after[name], self._running_on)
         return self.choices[name]
 
     @contextmanager
     def random_state(self, device: torch.device) -> Iterator[None]:
         """Records the random state on the first use and restores it, for the inside only, on later ones."""
-        on_gpu = device.type == "cuda"
-        if self._states is None:
-            self._states = (torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None)
-            yield
-            return
-        cpu_state, gpu_state = self._states
-        with torch.random.fork_rng(devices=[device] if on_gpu else []):
-            torch.set_rng_state(cpu_state)
-            if gpu_state is not None:
-                torch.cuda.set_rng_state(gpu_state, device)
-            yield
+        self._running_on = device
+        try:
+            if self._start is None:
+                self._start = _random_state(device)
+                yield
+            else:
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    _set_random_state(self._start, device)
+                    yield
+        finally:
+            self._running_on = None
 
     def replay_bytes(self) -> int:
         """Bytes held for playing back: the choices and the random states."""
-        held = list(self.choices.values()) + [s for s in self._states or () if s is not None]
+        states = [*self._after.values(), *([] if self._start is None else [self._start])]
+        held = [*self.choices.values(), *(t for state in states for t in state if t is not None)]
         return sum(t.numel() * t.element_size() for t in held)
 
 

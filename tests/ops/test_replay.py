@@ -69,3 +69,28 @@ def test_its_bytes_are_those_of_choices_and_random_state() -> None:
     assert replay.replay_bytes() == 120
     draw(replay)
     assert replay.replay_bytes() == 120 + torch.get_rng_state().numel()
+
+
+def choose_and_draw(replay: Replay) -> tuple[torch.Tensor, torch.Tensor]:
+    with replay.random_state(CPU):
+        chosen = replay.choose("rotations", lambda: torch.randn(3))
+        return chosen, torch.rand(4)
+
+
+def test_what_is_drawn_after_a_random_choice_is_the_same_though_the_choice_is_not_drawn_again() -> None:
+    torch.manual_seed(5)
+    replay = Replay()
+    chosen, drawn = choose_and_draw(replay)
+    state = torch.get_rng_state()
+    again, drawn_again = choose_and_draw(replay)
+    assert again is chosen
+    assert torch.equal(drawn_again, drawn)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_choice_outside_a_recorded_run_moves_no_random_state() -> None:
+    replay = Replay()
+    replay.choose("rotations", lambda: torch.randn(3))
+    state = torch.get_rng_state()
+    replay.choose("rotations", lambda: torch.randn(3))
+    assert torch.equal(torch.get_rng_state(), state)
