@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from efftx.reproduce.cells import cells, crossings
+from efftx.reproduce.experiment import Cell, ColumnSpec, Derived, Experiment, Published, Row
+from efftx.reproduce.records import Record
+
+from .fakes import record
+
+
+def table(**rest: object) -> Experiment:
+    given = {
+        "id": "paper/item",
+        "caption": "",
+        "kind": "train",
+        "cell": Cell("accuracy", "%", "higher"),
+        "rows": {"A": Row(), "B": Row()},
+        "columns": {"x": ColumnSpec(), "y": ColumnSpec()},
+        "sizes": {"cpu": []},
+    }
+    return Experiment(**{**given, **rest})  # type: ignore[arg-type]
+
+
+def test_a_cell_is_mean_and_sample_deviation_over_seeds() -> None:
+    found = cells(table(), [record("A", s, {"x": v}) for s, v in ((2, 6.0), (0, 1.0), (1, 2.0))], "cpu")
+    assert [(c.row, c.column, c.n) for c in found] == [("A", "x", 3)]
+    assert found[0].mean == 3.0
+    assert found[0].std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert found[0].values == {0: 1.0, 1: 2.0, 2: 6.0}
+    assert list(found[0].values) == [0, 1, 2]
+
+
+def test_one_seed_has_no_spread() -> None:
+    (cell,) = cells(table(), [record("A", 0, {"x": 1.0})], "cpu")
+    assert (cell.mean, cell.std, cell.n) == (1.0, None, 1)
+
+
+def test_the_papers_value_stands_alone_where_nothing_was_run() -> None:
+    e = table(published=Published("unverified", {"B": {"y": 7.5}}))
+    found = cells(e, [record("A", 0, {"x": 1.0})], "cpu")
+    assert [(c.row, c.mean, c.published, c.published_source, c.n) for c in found] == [
+        ("A", 1.0, None, None, 1),
+        ("B", None, 7.5, "unverified", 0),
+    ]
+
+
+def test_other_sizes_and_other_items_do_not_enter() -> None:
+    other = record("A", 0, {"x": 1.0})
+    other.id = "paper/other"
+    assert cells(table(), [other, record("A", 0, {"x": 1.0}, size="smoke")], "cpu") == []
+
+
+def test_a_table_without_columns_has_the_column_without_a_name() -> None:
+    (cell,) = cells(table(columns={}), [record("A", 0, {"": 4.0})], "cpu")
+    assert (cell.row, cell.column, cell.mean) == ("A", "", 4.0)
+
+
+def test_a_metric_of_the_curve_is_taken_from_the_record() -> None:
+    steps = ColumnSpec(cell=Cell("steps_to_99", "steps", "lower"))
+    e = table(columns={"steps": steps}, derived={"steps_to_99": Derived("accuracy", first_at_least=99.0)})
+    reached = record("A", 0, {}, curve=[{"step": 25, "accuracy": 98.0}, {"step": 50, "accuracy": 99.0}])
+    missed = record("B", 0, {}, curve=[{"step": 25, "accuracy": 98.0}])
+    missed.config = {"training": {"steps": 3000}}
+    found = cells(e, [reached, missed], "cpu")
+    assert [(c.mean, c.n, c.note) for c in found] == [
+        (50.0, 1, ""),
+        (None, 1, "not reached within 3000 steps by 1 of 1"),
+    ]
+
+
+def lines(a: list[float], b: list[float]) -> list[Record]:
+    return [
+        Record(
+            "paper/item",
+            row,
+            0,
+            "cpu",
+            {},
+            "h",
+            {f"{n}": {"accuracy": v} for n, v in zip((1000, 4000), y, strict=True)},
+        )
+        for row, y in (("A", a), ("B", b))
+    ]
+
+
+def crossing_table() -> Experiment:
+    return table(
+        columns={f"{n}": ColumnSpec(parameters={"length": n}) for n in (1000, 4000)},
+        figure={"x": "length", "crossings": [{"between": ["A", "B"], "published": 2100}]},
+    )
+
+
+def test_lines_cross_where_their_logarithms_do() -> None:
+    # A doubles each doubling of the length, B is flat: 1, 4 against 2, 2 cross at 2000.
+    (found,) = crossings(crossing_table(), lines([1.0, 4.0], [2.0, 2.0]), "cpu")
+    assert found.x == pytest.approx(2000)
+    assert found.published == 2100
+
+
+def test_lines_that_do_not_cross_say_so() -> None:
+    (found,) = crossings(crossing_table(), lines([1.0, 2.0], [3.0, 3.0]), "cpu")
+    assert (found.x, found.why) == (None, "A stays below B from 1000 to 4000")
+    (found,) = crossings(crossing_table(), [], "cpu")
+    assert (found.x, found.why) == (None, "not run")

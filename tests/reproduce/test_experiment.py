@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efftx.errors import UserError
+from efftx.reproduce.experiment import Derived, load_experiments, read_experiment, select
+
+SMALL = """\
+# A paper, page 3.
+#   efftx reproduce paper/item
+
+id: paper/item
+caption: a table
+kind: train
+cell: {metric: accuracy, unit: "%", better: higher, format: "{:.1f}"}
+base: [model=one]
+sizes: {cpu: [steps=9], smoke: [steps=1]}
+rows:
+  A: [width=1]
+  B: {overrides: [width=2], sizes: {cpu: [chunk=4]}, seeds: {cpu: [7]}, only: [cpu]}
+columns:
+  x: {}
+  y: {overrides: [rounds=2], instead_of_row: true, sizes: {cpu: [chunk=8]}, carry: {A: swap}}
+  z: {overrides: [rounds=3], carry: turn, only: [cpu]}
+seeds: {cpu: [0, 1]}
+baseline: {chance: 1}
+published: {source: verified, values: {A: {x: 99}}}
+claims: [{says: so, holds_if: 'cell[row, "x"] > 1'}]
+"""
+
+
+def write(folder: Path, text: str = SMALL, name: str = "item") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_read_with_its_head(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path))
+    assert (e.id, e.paper, e.kind) == ("paper/item", "paper", "train")
+    assert e.head == "A paper, page 3.\n  efftx reproduce paper/item"
+    assert e.baseline == {"chance": 1.0}
+    assert e.published is not None
+    assert e.published.of("A", "x") == 99.0
+    assert e.published.of("A", "y") is None
+    assert e.sizes_known() == ["cpu", "smoke"]
+
+
+def test_later_overrides_win_in_the_written_order(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path))
+    assert e.row_overrides("B", "cpu") == ["model=one", "size=cpu", "steps=9", "width=2", "chunk=4"]
+    assert e.row_overrides("A", "smoke") == ["model=one", "size=smoke", "steps=1", "width=1"]
+    assert e.column_overrides("A", "z", "cpu") == [*e.row_overrides("A", "cpu"), "rounds=3"]
+
+
+def test_a_column_instead_of_the_row_drops_the_rows_overrides(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path))
+    assert e.column_overrides("B", "y", "cpu") == ["model=one", "size=cpu", "steps=9", "rounds=2", "chunk=8"]
+
+
+def test_how_a_checkpoint_carries_over_depends_on_the_row(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path))
+    assert [e.carry_of(row, "y", "cpu") for row in "AB"] == ["swap", None]
+    assert [e.carry_of(row, "z", "cpu") for row in "AB"] == ["turn", "turn"]
+    assert e.carry_of("A", "x", "cpu") is None
+
+
+def test_rows_and_columns_exist_at_their_sizes_only(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path))
+    assert list(e.rows_at("cpu")) == ["A", "B"]
+    assert list(e.rows_at("smoke")) == ["A"]
+    assert e.columns_at("smoke") == ["x", "y"]
+    assert e.seeds_of("B", "cpu") == [7]
+    assert e.seeds_of("A", "cpu") == [0, 1]
+    assert e.seeds_of("A", "smoke") == [0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ("caption:", "captoin:", "there is no key 'captoin'", "caption"),
+        ("metric: accuracy, ", "metrc: accuracy, ", r"cell: there is no key 'metrc'", "metric"),
+        ("caption: a table\n", "", "'caption' is missing", ""),
+        ("kind: train", "kind: trane", "'trane' is neither", "train"),
+        ("kind: train", "kind: measure", "measure", ""),
+        ("better: higher", "better: bigger", "bigger", ""),
+        ('"{:.1f}"', '"{:.1q}"', "does not format", ""),
+        ('"{:.1f}"', '"{:.1f} {x}"', "does not format", ""),
+        ("seeds: {cpu: [0, 1]}", "seeds: {cqu: [0, 1]}", "no size 'cqu'", "cpu"),
+        ("seeds: {cpu: [0, 1]}", "seeds: {cpu: [zero]}", r"seeds.cpu\[0\]: a whole number", ""),
+        ("seeds: {cpu: [0, 1]}", "seeds: {cpu: [true]}", "a whole number", ""),
+        ("source: verified", "source: rumour", "rumour", ""),
+        ("values: {A: {x: 99}}", "values: {C: {x: 99}}", "no row 'C'", ""),
+        ("values: {A: {x: 99}}", "values: {A: {w: 99}}", "no column 'w'", ""),
+        ("values: {A: {x: 99}}", "values: {A: {x: many}}", "a number is wanted", ""),
+        ('cell[row, "x"] > 1', 'cell[row, "w"] > 1', "cell has no 'w'", ""),
+        ('cell[row, "x"] > 1', 'cell["C", "x"] > 1', "cell has no 'C'", ""),
+        ('cell[row, "x"] > 1', 'baseline["luck"] > 1', "baseline has no 'luck'", "chance"),
+        ('cell[row, "x"] > 1', "open(1) > 1", "not in the language", ""),
+        ("id: paper/item", "id: ../item/x", "paper/item", ""),
+        ("id: paper/item", "id: item", "paper/item", ""),
+        ("  A: [width=1]", "  a b: [width=1]\n  a-b: [width=3]\n  A: [width=1]", "same file", ""),
+        ("  A: [width=1]", "  A: [width=1]\n  A: [width=3]", "stands twice", ""),
+        ("  A: [width=1]", "  A: width", "rows.A: a mapping is wanted", ""),
+        ("base: [model=one]", "base: [model=one", "not valid YAML", ""),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, old: str, new: str, message: str, hint: str) -> None:
+    assert old in SMALL
+    path = write(tmp_path, SMALL.replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as refused:
+        read_experiment(path)
+    assert str(path) in refused.value.message
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "only text", "\xff"])
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"x\.yaml"):
+        read_experiment(path)
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_experiment(write(tmp_path, SMALL + "notes: [!!python/object/apply:os.getcwd []]\n"))
+
+
+def test_the_users_own_experiments_stand_beside_the_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    shipped = load_experiments()
+    assert "paper/item" not in shipped
+    monkeypatch.setenv("EFFTX_EXPERIMENTS", str(tmp_path))
+    assert set(load_experiments()) == {*shipped, "paper/item"}
+    monkeypatch.delenv("EFFTX_EXPERIMENTS")
+    assert set(load_experiments(tmp_path)) == {*shipped, "paper/item"}
+
+
+def test_one_id_in_two_files_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, name="again")
+    with pytest.raises(UserError, match="has the id 'paper/item' too"):
+        load_experiments(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFTX_EXPERIMENTS", "/no/such/folder")
+    with pytest.raises(UserError, match="/no/such/folder"):
+        load_experiments()
+
+
+def test_items_are_an_id_a_paper_or_all() -> None:
+    every = load_experiments()
+    assert [e.id for e in select(every, ["reformer/table2"])] == ["reformer/table2"]
+    assert {e.id for e in select(every, ["reformer"])} == {id for id in every if id.startswith("reformer/")}
+    assert len(select(every, ["all", "reformer"])) == len(every)
+    with pytest.raises(UserError) as unknown:
+        select(every, ["reformer/tabel2"])
+    assert "reformer/table2" in unknown.value.hint
+
+
+def test_a_level_is_reached_at_its_first_step() -> None:
+    curve = [{"step": 30.0, "a": 99.5}, {"step": 10.0, "a": 50.0}, {"step": 20.0, "a": 99.0}, {"step": 5.0, "b": 100.0}]
+    assert Derived("a", first_at_least=99).value(curve) == 20
+    assert Derived("a", first_at_most=60).value(curve) == 10
+    assert Derived("a", first_at_least=99.9).value(curve) is None
+    assert Derived("a", first_at_least=1).value([]) is None

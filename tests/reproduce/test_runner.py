@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efftx.errors import Interrupted, UserError
+from efftx.reproduce.experiment import Experiment, read_experiment
+from efftx.reproduce.records import RecordStore
+from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.standing import TOLERANCE
+
+from .fakes import DATA, FakeTrainer
+
+TABLE = """\
+id: paper/item
+caption: a table
+kind: train
+cell: {metric: accuracy, unit: "%", better: higher, format: "{:.1f}"}
+base: [model=one]
+sizes: {paper: [steps=999], cpu: [steps=9], smoke: [steps=1]}
+rows:
+  A: [row=A, quality=50]
+  B: [row=B, quality=60]
+columns:
+  itself: {}
+  2 rounds: {overrides: [rounds=2], carry: {B: swap}}
+seeds: {cpu: [0, 1], paper: [0]}
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "results")
+
+
+def table(folder: Path, text: str = TABLE) -> Experiment:
+    path = folder / "item.yaml"
+    path.write_text(text)
+    return read_experiment(path)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_every_row_and_seed_is_trained_evaluated_and_recorded(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    (line,) = reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    assert line == {"id": "paper/item", "size": "cpu", "ran": 4, "skipped": 0, "failed": 0, "failures": []}
+    assert trainer.trained == [("A", 0, None), ("A", 1, None), ("B", 0, None), ("B", 1, None)]
+    assert trainer.evaluated == [("2", None), ("2", None), ("2", "swap"), ("2", "swap")]
+    record = store.read("paper/item", "B", 1, "cpu")
+    assert record is not None
+    assert record.metrics == {"itself": {"accuracy": 61.0}, "2 rounds": {"accuracy": 21.0}}
+    assert record.first_losses == [5.0, 5.0, 3.0]
+    assert record.data == DATA
+    assert record.curve[0] == {"step": 10, "accuracy": 60.0}
+    assert record.command == "efftx reproduce paper/item size=cpu seeds=1"
+    assert record.environment["torch"]
+    assert record.config["seed"] == 1
+    assert record.wall_seconds >= 0
+
+
+def test_what_has_a_record_is_skipped(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=trainer)
+    (line,) = reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    assert (line["ran"], line["skipped"]) == (2, 2)
+    assert trainer.trained[2:] == [("A", 1, None), ("B", 1, None)]
+
+
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, store: RecordStore) -> None:
+    said: list[str] = []
+    e = table(tmp_path)
+    (line,) = reproduce([e], "cpu", [0], say=said.append, store=store, trainer=FakeTrainer(broken=("A",)))
+    assert (line["ran"], line["failed"]) == (1, 1)
+    assert line["failures"] == [{"row": "A", "seed": 0, "message": "RuntimeError: A broke"}]
+    assert any("A broke" in text for text in said)
+    assert store.read("paper/item", "A", 0, "cpu") is None
+
+
+def test_a_row_that_does_not_compose_is_a_failure_with_its_reason(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path, TABLE.replace("[row=A,", "[impossible=1, row=A,"))
+    (line,) = reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    assert (line["ran"], line["failed"]) == (1, 1)
+    assert "impossible" in line["failures"][0]["message"]
+
+
+def test_an_interrupt_stops_everything_and_keeps_what_is_done(tmp_path: Path, store: RecordStore) -> None:
+    class Stopped(FakeTrainer):
+        def train(self, config, run_dir=None, steps=None):  # type: ignore[no-untyped-def]
+            if config.keys["row"] == "B":
+                raise Interrupted(130, "stopped")
+            return super().train(config, run_dir, steps)
+
+    with pytest.raises(Interrupted):
+        reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=Stopped())
+    assert [r.row for r in store.read_all("paper/item")] == ["A"]
+
+
+def test_a_changed_configuration_is_stale_and_runs_again_only_when_asked(tmp_path: Path, store: RecordStore) -> None:
+    trainer, said = FakeTrainer(), []
+    reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=trainer)
+    changed = table(tmp_path, TABLE.replace("quality=50", "quality=55"))
+    (line,) = reproduce([changed], "cpu", [0], say=said.append, store=store, trainer=trainer)
+    assert (line["ran"], line["skipped"]) == (0, 2)
+    assert any("A, seed 0 is stale" in text for text in said)
+    assert state_of(changed, store, trainer)["state"] == "stale"
+    (line,) = reproduce([changed], "cpu", [0], stale=True, say=quiet, store=store, trainer=trainer)
+    assert (line["ran"], line["skipped"]) == (1, 1)
+    assert trainer.aside == 1
+    found = store.read("paper/item", "A", 0, "cpu")
+    assert found is not None
+    assert found.metrics["itself"] == {"accuracy": 55.0}
+
+
+def test_a_changed_evaluation_is_stale_too(tmp_path: Path, store: RecordStore) -> None:
+    trainer = FakeTrainer()
+    reproduce([table(tmp_path)], "cpu", say=quiet, store=store, trainer=trainer)
+    assert state_of(table(tmp_path), store, trainer)["state"] == "recorded"
+    for old, new in (("rounds=2", "rounds=3"), ("{B: swap}", "{B: turn}")):
+        changed = state_of(table(tmp_path, TABLE.replace(old, new)), store, trainer)
+        assert changed["state"] == "stale"
+        assert "2 rounds" in changed["why"]
+
+
+def test_a_new_column_is_filled_in_without_asking(tmp_path: Path, store: RecordStore) -> None:
+    trainer = FakeTrainer()
+    reproduce([table(tmp_path)], "cpu", say=quiet, store=store, trainer=trainer)
+    more = table(tmp_path, TABLE.replace("  itself: {}", "  itself: {}\n  4 rounds: [rounds=4]"))
+    assert state_of(more, store, trainer)["state"] == "partial"
+    (line,) = reproduce([more], "cpu", say=quiet, store=store, trainer=trainer)
+    assert line["ran"] == 4
+    assert trainer.aside == 0
+    assert state_of(more, store, trainer)["state"] == "recorded"
+
+
+def test_listing_composes_nothing_while_nothing_it_reads_has_changed(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    lister = FakeTrainer()
+    assert state_of(e, store, lister)["state"] == "recorded"
+    assert (lister.composed, lister.trained) == (0, [])
+    lister.code = "another"
+    assert state_of(e, store, lister)["state"] == "recorded"
+    assert lister.composed > 0
+
+
+def test_states_from_not_run_to_recorded(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    found = state_of(e, store, trainer)
+    assert (found["id"], found["paper"], found["caption"]) == ("paper/item", "paper", "a table")
+    assert (found["state"], found["sizes"]) == ("not run", [])
+    reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
+    found = state_of(e, store, trainer)
+    assert (found["state"], found["sizes"]) == ("recorded", ["smoke"])
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=trainer)
+    found = state_of(e, store, trainer)
+    assert (found["state"], found["sizes"]) == ("partial", ["cpu", "smoke"])
+    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    assert state_of(e, store, trainer)["state"] == "recorded"
+
+
+def test_what_cannot_be_composed_is_not_runnable_and_says_why(tmp_path: Path, store: RecordStore) -> None:
+    found = state_of(table(tmp_path, TABLE.replace("model=one", "impossible=1")), store, FakeTrainer())
+    assert found["state"] == "not runnable"
+    assert "impossible" in found["why"]
+
+
+def test_a_replay_with_the_same_code_is_fresh(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    trainer.trained.clear()
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"], line["ran"]) == (4, 0, 0)
+    assert trainer.trained == [("A", 0, 3), ("A", 1, 3), ("B", 0, 3), ("B", 1, 3)]
+
+
+def test_code_that_gives_other_losses_makes_records_stale_until_they_run_again(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    today = FakeTrainer(offset=1e-15)
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert line["stale"] == 2, "on the same machine one bit is enough"
+    found = state_of(e, store, today)
+    assert found["state"] == "stale"
+    assert "number 1 of the replay" in found["why"]
+    (line,) = reproduce([e], "cpu", [0], stale=True, say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.aside) == (2, 2)
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert (line["fresh"], line["stale"]) == (2, 0)
+    assert state_of(e, store, today)["state"] == "partial"
+
+
+def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path)
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer(offset=1.0))
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    assert (line["fresh"], line["stale"]) == (2, 0)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "fresh"), (2.0, "stale")])
+def test_on_another_machine_a_replay_is_compared_to_the_stated_tolerance(
+    tmp_path: Path, store: RecordStore, share: float, verdict: str
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    for record in store.read_all("paper/item"):
+        record.environment["processor"] = "another"
+        store.write(record)
+    today = FakeTrainer(offset=5.0 * share * TOLERANCE["float32"])
+    (line,) = reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=today)
+    assert line[verdict] == 2
+
+
+def test_a_replay_leaves_no_folder(tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=trainer)
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_papers_size_names_its_price_and_asks_above_a_day(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path), []
+    with pytest.raises(UserError, match="30 hours") as dear:
+        reproduce([e], "paper", say=said.append, store=store, trainer=FakeTrainer(price=15.0))
+    assert "--yes" in dear.value.hint
+    assert any("30.0 hours" in text for text in said)
+    assert store.read_all("paper/item") == []
+    (line,) = reproduce([e], "paper", yes=True, say=quiet, store=store, trainer=FakeTrainer(price=15.0))
+    assert line["ran"] == 2
+    (line,) = reproduce([e], "paper", say=quiet, store=store, trainer=FakeTrainer(price=15.0))
+    assert line["skipped"] == 2, "what is recorded costs nothing"
+
+
+def test_an_unknown_size_is_refused_and_an_undefined_one_too(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path, TABLE.replace("paper: [steps=999], ", "").replace(", paper: [0]", ""))
+    with pytest.raises(UserError, match="no size 'huge'"):
+        reproduce([e], "huge", say=quiet, store=store, trainer=FakeTrainer())
+    with pytest.raises(UserError, match="size paper"):
+        reproduce([e], "paper", say=quiet, store=store, trainer=FakeTrainer())

@@ -1,0 +1,69 @@
+"""The files of `experiments/` themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efftx.reproduce.claims import judge
+from efftx.reproduce.experiment import Experiment, load_experiments
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.records import RecordStore
+from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.trainer import EfftxTrainer
+
+EXPERIMENTS = load_experiments()
+
+
+@pytest.fixture(scope="module")
+def trainer() -> EfftxTrainer:
+    return EfftxTrainer()
+
+
+@pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
+def test_every_file_has_its_place_a_head_and_a_command(e: Experiment) -> None:
+    assert Path(e.path).with_suffix("").parts[-2:] == tuple(e.id.split("/"))
+    assert f"efftx reproduce {e.id}" in e.head
+    assert "arXiv" in e.head
+    assert "smoke" in e.sizes_known()
+    assert "cpu" in e.sizes_known()
+
+
+@pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
+def test_every_claim_can_be_judged_before_anything_is_run(e: Experiment) -> None:
+    assert {v.verdict for v in judge(e, [], "cpu")} <= {"not run"}
+
+
+@pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "train"], ids=lambda e: e.id)
+def test_every_row_and_column_composes_at_every_size(e: Experiment, trainer: EfftxTrainer) -> None:
+    for size in e.sizes_known():
+        for row in e.rows_at(size):
+            trainer.compose(e.row_overrides(row, size), 0)
+            for column, spec in e.columns_of(row, size).items():
+                if spec.evaluates:
+                    trainer.compose(e.column_overrides(row, column, size), 0)
+
+
+@pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "measure"], ids=lambda e: e.id)
+def test_every_measure_is_known(e: Experiment) -> None:
+    measure_named(str(e.measure))
+
+
+def test_table_2_trains_every_row_alike() -> None:
+    e = EXPERIMENTS["reformer/table2"]
+    own = {o.partition("=")[0] for row in e.rows.values() for o in row.overrides}
+    assert own == {"attention", "share_qk", "lsh.n_hashes"}
+
+
+@pytest.mark.slow
+def test_table_2_runs_from_file_to_verdict_at_smoke(tmp_path: Path, trainer: EfftxTrainer) -> None:
+    store, e = RecordStore(tmp_path / "results"), EXPERIMENTS["reformer/table2"]
+    (line,) = reproduce([e], "smoke", say=lambda _: None, store=store, trainer=trainer)
+    assert (line["ran"], line["failed"]) == (5, 0)
+    records = store.read_all(e.id)
+    assert all(set(r.metrics) == set(e.columns) for r in records)
+    assert {v.verdict for v in judge(e, records, "smoke")} <= {"too few seeds"}
+    assert state_of(e, store, trainer)["state"] == "recorded"
+    (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"], line["failed"]) == (5, 0, 0)
