@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra import main as hydra_main
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -122,7 +124,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
                 f"'{override.input_line}' names several values, and a run has one.",
                 "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
             )
-    config = _to_config(_compose_raw(parsed, config_dirs))
+    config = to_config(_compose_raw(parsed, config_dirs))
     check_config(config)
     refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
     return config
@@ -163,6 +165,43 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return dataclasses.asdict(config)
+
+
+def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command's words into Hydra's own flags, with their values, and overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        takes_value = bool(flags) and flags[-1] in (
+            "--cfg",
+            "-c",
+            "--info",
+            "-i",
+            "--package",
+            "-p",
+            "--shell-completion",
+            "-sc",
+        )
+        (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
+    return flags, [re.sub(r"^preset=", "preset@_global_=", word) for word in overrides]
+
+
+def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> None:
+    """Runs Hydra's own command line with `words`: `--cfg job`, `--info`, `--shell-completion` and the like."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    own = ["hydra.output_subdir=null", "hydra.run.dir=."]
+    folders = ",".join(f"file://{Path(d).resolve()}" for d in config_dirs)
+    own += [f"hydra.searchpath=[{folders}]"] if folders else []
+    previous, sys.argv = sys.argv, ["efftx", *words, *own]
+    try:
+        hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
+    finally:
+        sys.argv = previous
+
+
+def _nothing(config: Any) -> None:
+    """Hydra answers its own flags before it would call this."""
 
 
 def config_hash(config: Config, dataset: Dataset) -> str:
@@ -228,7 +267,8 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
         raise _as_user_error(error, config_dirs) from error
 
 
-def _to_config(raw: Any) -> Config:
+def to_config(raw: Any) -> Config:
+    """The typed configuration of what Hydra composed; UserError where a value is missing or of a wrong type."""
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise UserError(

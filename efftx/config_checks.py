@@ -114,6 +114,7 @@ def _check_ranges(config: Config) -> None:
         "training.clip_norm": config.training.clip_norm,
         "evaluation.every": config.evaluation.every,
         "evaluation.batches": config.evaluation.batches,
+        "evaluation.stop_at_accuracy": config.evaluation.stop_at_accuracy,
         "chunking.ff": config.chunking.ff,
         "chunking.loss": config.chunking.loss,
         "full.query_block": config.full.query_block,

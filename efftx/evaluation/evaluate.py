@@ -12,10 +12,14 @@ from efftx.evaluation.metrics import accuracy, in_unit
 
 @dataclass
 class EvaluationConfig:
-    """`every` so many steps (0: only at the end), on `batches` batches (0: the whole split)."""
+    """`every` so many steps (0: only at the end), on `batches` batches (0: the whole split).
+
+    `stop_at_accuracy` (%) ends the training at the first validation that reaches it; 0 trains to the last step.
+    """
 
     every: int = 500
     batches: int = 8
+    stop_at_accuracy: float = 0.0
 
 
 def evaluate(
@@ -28,7 +32,7 @@ def evaluate(
     device: torch.device,
     before_batch: Callable[[int], object] = lambda i: None,
 ) -> dict[str, float]:
-    """Metrics over the first `batches` batches of `split` (0: all of them): `loss` in nats, its unit's name, `accuracy`.
+    """`loss` in nats, the loss in its unit, `accuracy` over the first `batches` batches of `split` (0: all of them).
 
     `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
     every evaluation. The model is left in the mode it was in.

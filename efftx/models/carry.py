@@ -19,7 +19,7 @@ def _q_to_qk(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def _qk_to_q_and_k(weights: Mapping[str, Tensor]) -> Weights:
-    """Shared -> separate: query and key both take the shared projection; scores are then q.k / sqrt(d), self allowed."""
+    """Shared -> separate: both take the shared projection; scores are then q.k / sqrt(d), self allowed."""
     carried: Weights = {}
     for name, tensor in weights.items():
         if ".project.qk." in name:

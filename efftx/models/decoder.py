@@ -71,7 +71,7 @@ class Head(nn.Module):
 class Decoder(nn.Module):
     """A causal language model over token ids; position t is predicted from the tokens before t.
 
-    The input is shifted right by one inside, a 0 entering in front. The stack is reversible where `reversible` is given.
+    The input is shifted right by one inside, a 0 entering in front. The stack is reversible where the config says so.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ def train(
         to_unit = math.log(2.0) if dataset.unit.startswith("bits") else 1.0
 
         model.train()
-        while state.step < total:
+        while state.step < total and not _reached(state, config):
             step = state.step + 1
             started = time.perf_counter()
             rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
@@ -158,6 +158,7 @@ def train(
                 run.log(step, {f"valid_{name}": value for name, value in found.items()})
                 tracker.log(step, {f"valid_{name}": value for name, value in found.items()})
                 progress.note(f"step {step}: valid " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+                at_end = at_end or _reached(state, config)
             if stop.asked or at_end or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 _save(run, model, optimizer, scaler, state, config)
             if stop.asked and not at_end:
@@ -212,6 +213,11 @@ def read_run(run: Path) -> tuple[dict[str, Any], str]:
     if found is None:
         raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
     return found
+
+
+def _reached(state: _State, config: Config) -> bool:
+    goal = config.evaluation.stop_at_accuracy
+    return goal > 0 and bool(state.curve) and state.curve[-1]["accuracy"] >= goal
 
 
 def _micro_batches(dataset: Dataset, config: Config, step: int) -> Sequence[Any]:

@@ -1,0 +1,102 @@
+"""What the commands print for people: trainings, ablations, data sets and the list of items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from efftx.report.numbers import duration
+
+if TYPE_CHECKING:
+    from efftx.training.loop import TrainResult
+
+METRIC_NAMES = {
+    "bits_per_dim": "bits/dim",
+    "log_perplexity": "log-perplexity (nats)",
+    "accuracy": "accuracy (%)",
+    "loss": "loss (nats)",
+}
+STATE_STYLES = {
+    "done": "green",
+    "skipped": "cyan",
+    "failed": "red",
+    "recorded": "green",
+    "ready": "green",
+    "stale": "yellow",
+    "partial": "yellow",
+    "damaged": "red",
+}
+
+
+def show_training(result: TrainResult, console: Console) -> None:
+    """The final metrics of a training, its speed, and where it lives."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in shown_metrics(result.metrics).items():
+        table.add_row(METRIC_NAMES.get(name, name), f"{value:.4f}", style="bold")
+    table.add_row(
+        "steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})")
+    )
+    table.add_row("training time", duration(result.timings["train_seconds"]))
+    table.add_row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
+    table.add_row("data", f"{result.data['variant']}, test split")
+    table.add_row("weights", f"sha256 {result.weights_sha256[:16]}")
+    table.add_row("run", str(result.run))
+    console.print(table)
+
+
+def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
+    """The varied keys against the metrics, one line a run; then what failed, and why."""
+    metrics = list(dict.fromkeys(name for run in runs for name in shown_metrics(run["metrics"])))
+    table = Table(*keys, *(METRIC_NAMES.get(name, name) for name in metrics), "tokens/s", "state")
+    table.add_column("run", overflow="fold")
+    for run in runs:
+        chosen = dict(word.split("=", 1) for word in run["overrides"])
+        style = STATE_STYLES[run["state"]]
+        table.add_row(
+            *(chosen.get(key, "") for key in keys),
+            *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
+            f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
+            f"[{style}]{run['state']}[/]",
+            run["run"],
+        )
+    console.print(table)
+    for run in runs:
+        if run["error"]:
+            console.print(f"{' '.join(run['overrides'])}: {run['error']}", style="red", markup=False)
+
+
+def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The data sets: variant, size, checksum, licence, state, and where the bytes lie."""
+    table = Table("name", "variant", "bytes", "SHA-256", "state", "licence", "path")
+    for row in rows:
+        state = row["state"] + (f": {row['why']}" if row.get("why") else "")
+        table.add_row(
+            row["name"],
+            row["variant"] or "–",
+            f"{row['bytes']:,}" if row["bytes"] else "–",
+            (row["sha256"] or "–")[:12],
+            f"[{STATE_STYLES.get(row['state'], 'default')}]{state}[/]",
+            row["licence"],
+            row["path"] or "–",
+        )
+    console.print(table)
+
+
+def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Every item with its state, the sizes that have records, and what it shows."""
+    table = Table("item", "state", "sizes", "shows")
+    for state in states:
+        style = STATE_STYLES.get(state["state"], "default")
+        why = f": {state['why']}" if state.get("why") else ""
+        table.add_row(
+            state["id"], f"[{style}]{state['state']}[/]{why}", ", ".join(state["sizes"]) or "–", state["caption"]
+        )
+    console.print(table)
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics in the paper's unit: the loss in nats is left out where another unit says the same."""
+    return {name: value for name, value in metrics.items() if name != "loss" or len(metrics) == 1}
