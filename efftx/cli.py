@@ -170,7 +170,6 @@ def _ablate(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
 
 
 def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    from efftx.report.build import print_item
     from efftx.reproduce.experiment import load_experiments, select
     from efftx.reproduce.runner import reproduce
 
@@ -187,6 +186,8 @@ def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     )
 
     def show(console: Console) -> None:
+        from efftx.report.build import print_item
+
         for experiment in experiments:
             print_item(experiment, console=console)
 
