@@ -14,10 +14,10 @@ ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-5}
 """Two orders of the same sums, a single layer deep: a hundred to some thousand units in the last place."""
 
 GOLDEN = {torch.float64: 1e-5, torch.float32: 2e-5}
-"""Against stored float32 results of the authors' code, most of them computed in float32: their error is the larger one."""
+"""Against stored float32 results of the authors' code, most of them computed in float32: theirs is the larger error."""
 
 REBUILT_GRADIENT = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""Gradients from inputs rebuilt by subtraction through 12 layers: each layer adds its rounding to that of those above."""
+"""Gradients from inputs rebuilt by subtraction through 12 layers: the roundings of all layers above add up."""
 
 CHECKPOINT_LOGITS = 1e-4
 """Logits of trained weights, about 10 to 20 large, in float32: the authors' own run differs from float64 by 3e-5."""
@@ -46,7 +46,7 @@ def assert_close(
 
 
 def values_and_gradients(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
-    """The result of `function(*leaves)` and the gradients of its product with a fixed random cotangent for each leaf."""
+    """The result of `function(*leaves)`, and the gradients of its product with a fixed random cotangent."""
     own = [leaf.detach().requires_grad_() for leaf in leaves]
     out = function(*own)
     cotangent = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(7))

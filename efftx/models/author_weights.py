@@ -3,22 +3,22 @@
 Names of the authors' arrays, shapes, and where they go (I a layer; D d_model; H heads of width d; F d_ff; V vocabulary;
 S the width that the head reads, 2 D where reversible streams are concatenated; L rows of a position table):
 
-=====================================  =============================  ================================================
-array                                  shape                          parameter of `Decoder`
-=====================================  =============================  ================================================
-w.embedding                            (V, D)                         embedding.weight
-w.pos.table                            (L, D) or (1, L, D)            positions.table
-w.pos.axisI                            (1.., shape[I], ..1, width)    positions.tables.I
-w.layerI.{attn,ff}.ln.{scale,bias}     (D)                            blocks.I.{attention,feedforward}.norm.{weight,bias}
-w.layerI.attn.w_{q,k,qk,v}             (H, D, d)                      blocks.I.attention.core.project.{q,k,qk,v}.weight
-w.layerI.attn.w_o                      (H, d, D)                      blocks.I.attention.core.project.o.weight
-w.layerI.attn.{q,k,v,o}.kernel         (D, H d); o: (H d, D)          blocks.I.attention.core.project.{q,k,v,o}.weight
-w.layerI.attn.{q,k,v,o}.bias           (H d); o: (D)                  blocks.I.attention.core.project.{q,k,v,o}.bias
-w.layerI.ff.w1, w.layerI.ff.w2         (D, F), (F, D)                 blocks.I.feedforward.core.layers.{w1,w2}.weight
-w.layerI.ff.b1, w.layerI.ff.b2         (F), (D)                       blocks.I.feedforward.core.layers.{w1,w2}.bias
-w.final_ln.{scale,bias}                (S)                            head.norm.{weight,bias}
-w.loss.kernel, w.loss.bias             (S, V), (V)                    head.linear.{weight,bias}
-=====================================  =============================  ================================================
+====================================  ============================  ================================================
+array                                 shape                         parameter of `Decoder`
+====================================  ============================  ================================================
+w.embedding                           (V, D)                        embedding.weight
+w.pos.table                           (L, D) or (1, L, D)           positions.table
+w.pos.axisI                           (1.., shape[I], ..1, width)   positions.tables.I
+w.layerI.{attn,ff}.ln.{scale,bias}    (D)                           blocks.I.{attention,feedforward}.norm.{weight,bias}
+w.layerI.attn.w_{q,k,qk,v}            (H, D, d)                     blocks.I.attention.core.project.{q,k,qk,v}.weight
+w.layerI.attn.w_o                     (H, d, D)                     blocks.I.attention.core.project.o.weight
+w.layerI.attn.{q,k,v,o}.kernel        (D, H d); o: (H d, D)         blocks.I.attention.core.project.{q,k,v,o}.weight
+w.layerI.attn.{q,k,v,o}.bias          (H d); o: (D)                 blocks.I.attention.core.project.{q,k,v,o}.bias
+w.layerI.ff.w1, w.layerI.ff.w2        (D, F), (F, D)                blocks.I.feedforward.core.layers.{w1,w2}.weight
+w.layerI.ff.b1, w.layerI.ff.b2        (F), (D)                      blocks.I.feedforward.core.layers.{w1,w2}.bias
+w.final_ln.{scale,bias}               (S)                           head.norm.{weight,bias}
+w.loss.kernel, w.loss.bias            (S, V), (V)                   head.linear.{weight,bias}
+====================================  ============================  ================================================
 
 A matrix of this package is stored with its outputs first, as `torch.nn.Linear` does; head h owns rows h d to (h + 1) d
 of a projection, and the same columns of the output projection.
@@ -99,7 +99,7 @@ def from_authors(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_from_authors(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
     """Copies the authors' arrays into `model`.
 
-    Raises UserError if a name is unknown, if an array is missing or the model has no such weight, or if a shape differs.
+    Raises UserError for an unknown name, a missing array, a weight that the model does not have, and another shape.
     """
     carry_weights(model, from_authors(arrays), None)
 

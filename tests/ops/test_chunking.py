@@ -184,5 +184,5 @@ def test_inputs_of_different_lengths_are_refused() -> None:
     def add(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return (x + y,)
 
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         chunked(add, {}, (torch.zeros(1, 6, 2), torch.zeros(1, 3, 2)), 2)

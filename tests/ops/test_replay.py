@@ -38,9 +38,13 @@ def test_the_global_state_comes_back_after_an_error_inside() -> None:
     replay = Replay()
     draw(replay)
     state = torch.get_rng_state()
-    with pytest.raises(KeyError), replay.random_state(CPU):
-        torch.rand(2)
-        raise KeyError
+
+    def fail() -> None:
+        with replay.random_state(CPU):
+            raise KeyError(float(torch.rand(1)))
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.equal(torch.get_rng_state(), state)
 
 
