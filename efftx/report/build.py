@@ -1,0 +1,167 @@
+"""Writes the report, compares it with the one that is there, prints one item: from records and experiments alone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from efftx.report import documents, markup
+from efftx.report.drawings import DRAWN_WITH, drawings
+from efftx.report.items import gather, reading_order
+from efftx.report.page import BADGES, page
+from efftx.report.tables import tables
+from efftx.reproduce.cells import CellValue, cells
+from efftx.reproduce.claims import Verdict
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.records import RecordStore
+
+FOLDER = "report"
+PIPE_WIDTH = 160
+_ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")
+_TERMINAL = {"holds": "green", "fails": "red", "noise": "yellow", "few": "yellow", "neither": "dim", "notrun": "dim"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every file of the report: name -> text."""
+
+    files: dict[str, str]
+
+
+def compose_report(store: RecordStore, experiments: Iterable[Experiment]) -> Report:
+    """The report that the records under `store` give; nothing is written."""
+    items = [gather(store, experiment) for experiment in reading_order(experiments)]
+    files: dict[str, str] = {}
+    drawn = {item.slug: [d for measured in item.measured for d in drawings(item, measured)] for item in items}
+    for item in items:
+        files[f"{item.slug}.md"] = documents.item_markdown(item, drawn[item.slug])
+        files[f"{item.slug}.tex"] = documents.item_latex(item)
+        files[f"{item.slug}.csv"] = markup.to_csv(tables(item))
+        for drawing in drawn[item.slug]:
+            files[f"{drawing.name}.svg"] = drawing.svg
+            files[f"{drawing.name}.csv"] = drawing.csv
+    files["README.md"] = documents.index_markdown(items)
+    files["index.html"] = page(items, drawn)
+    return Report(dict(sorted(files.items())))
+
+
+def build_report(
+    store_root: Path | str | None, experiments: Iterable[Experiment], out: Path | None = None
+) -> list[Path]:
+    """Write the report into `out` (`<results>/report` where none is given) and return what was written.
+
+    Files that an earlier report left there and that this one no longer has are removed.
+    """
+    store = RecordStore(store_root)
+    report = compose_report(store, experiments)
+    out = out or store.root / FOLDER
+    out.mkdir(parents=True, exist_ok=True)
+    for path in _files_in(out):
+        if path.name not in report.files:
+            path.unlink()
+    written = []
+    for name, text in report.files.items():
+        path = out / name
+        path.write_text(text, encoding="utf-8", newline="\n")
+        written.append(path)
+    return written
+
+
+def check_report(
+    store_root: Path | str | None, experiments: Iterable[Experiment], out: Path | None = None
+) -> list[str]:
+    """What in the committed report is not what the records give, a line a file; empty where it all agrees.
+
+    Byte for byte; drawings only where the same matplotlib drew them, otherwise the data that they were drawn from.
+    """
+    store = RecordStore(store_root)
+    report = compose_report(store, experiments)
+    out = out or store.root / FOLDER
+    there = {path.name: path.read_bytes().decode("utf-8", "replace") for path in _files_in(out)} if out.is_dir() else {}
+    same_pen = DRAWN_WITH in there.get("index.html", DRAWN_WITH)
+    trouble = []
+    for name in sorted({*report.files, *there}):
+        if name not in there:
+            trouble.append(f"{name}: missing")
+        elif name not in report.files:
+            trouble.append(f"{name}: the records give no such file")
+        elif not same_pen and name.endswith(".svg"):
+            continue
+        elif _compared(there[name], name, same_pen) != _compared(report.files[name], name, same_pen):
+            trouble.append(f"{name}: {_first_difference(there[name], report.files[name])}")
+    return trouble
+
+
+def print_item(experiment: Experiment, store_root: Path | str | None = None, console: Console | None = None) -> None:
+    """Print an item's tables, published beside measured, and its claims with their verdicts."""
+    console = console or Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    item = gather(RecordStore(store_root), experiment)
+    console.print(Text(f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold"))
+    for table in tables(item):
+        console.print(markup.to_terminal(table))
+    for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
+        if verdicts and heading:
+            console.print(Text(f"Claims, {heading}", style="bold"))
+        for verdict in verdicts:
+            style, sign = BADGES[verdict.verdict]
+            console.print(
+                Text(f"{sign} {verdict.verdict}", style=_TERMINAL[style]),
+                Text(f"{verdict.says} – {verdict.why}"),
+                sep="  ",
+            )
+
+
+def item_json(experiment: Experiment, store_root: Path | str | None = None) -> dict[str, Any]:
+    """An item as one JSON object: `id`, `state`, `cells` of all sizes with records, `claims` at the foremost one."""
+    item = gather(RecordStore(store_root), experiment)
+    found = [cell for measured in item.measured for cell in measured.cells.values()]
+    if not item.measured:
+        found = cells(experiment, [], next(iter(experiment.sizes_known()), ""))
+    size = item.foremost.size if item.foremost else None
+    return {
+        "id": experiment.id,
+        "state": item.state,
+        "why": item.why,
+        "cells": [_cell_json(cell) for cell in found],
+        "claims": [_claim_json(verdict, size) for verdict in item.verdicts],
+    }
+
+
+def _cell_json(cell: CellValue) -> dict[str, Any]:
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "size": cell.size,
+        "mean": cell.mean,
+        "std": cell.std,
+        "n": cell.n,
+        "published": cell.published,
+        "published_source": cell.published_source,
+    }
+
+
+def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
+    return {"says": verdict.says, "verdict": verdict.verdict, "why": verdict.why, "size": size}
+
+
+def _files_in(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _ENDINGS)
+
+
+def _compared(text: str, name: str, same_pen: bool) -> str:
+    if same_pen or name != "index.html":
+        return text
+    return re.sub(r"drawn with matplotlib [^.<]*[0-9.]*", "", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+
+
+def _first_difference(there: str, here: str) -> str:
+    pairs = enumerate(zip(there.splitlines(), here.splitlines(), strict=False), start=1)
+    line = next((i for i, (a, b) in pairs if a != b), None)
+    return f"differs from line {line}" if line is not None else "one ends before the other"

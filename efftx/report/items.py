@@ -1,0 +1,130 @@
+"""All that the report knows of one table or figure: the experiment, its records size by size, verdicts, state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
+from efftx.reproduce.claims import NOT_RUN, Verdict, judge
+from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.records import Record, RecordStore, Verification
+from efftx.reproduce.standing import planned
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`."""
+
+    size: str
+    records: tuple[Record, ...]
+    verifications: tuple[Verification | None, ...]
+    cells: Mapping[tuple[str, str], CellValue]
+    verdicts: tuple[Verdict, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def data(self) -> str:
+        """The data sets and variants behind these records, in words; empty for a measure, which has none."""
+        named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in self.records if r.data}
+        return ", ".join(f"{name} ({variant})" if variant else name for name, variant in sorted(named))
+
+    @property
+    def stale(self) -> tuple[tuple[Record, str], ...]:
+        """The records that a replay no longer gave, and why."""
+        pairs = zip(self.records, self.verifications, strict=True)
+        return tuple((record, v.why) for record, v in pairs if v is not None and v.verdict == "stale")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One table or figure; `measured` holds the sizes that have records, the largest first."""
+
+    experiment: Experiment
+    state: str
+    why: str
+    measured: tuple[Measured, ...]
+
+    @property
+    def slug(self) -> str:
+        """The item's id as a file name and as an anchor: `reformer-table2`."""
+        return self.experiment.id.replace("/", "-")
+
+    @property
+    def foremost(self) -> Measured | None:
+        """The largest size at which some claim could be judged, else the largest with records."""
+        judged = (m for m in self.measured if any(v.verdict != NOT_RUN for v in m.verdicts))
+        return next(judged, self.measured[0] if self.measured else None)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdicts at the foremost size; before any run, every claim is *not run*."""
+        if self.foremost:
+            return self.foremost.verdicts
+        return tuple(Verdict(claim.says, NOT_RUN, "no record yet") for claim in self.experiment.claims)
+
+
+def gather(store: RecordStore, experiment: Experiment) -> Item:
+    """Read all records of `experiment`; UserError names a damaged one."""
+    records = store.read_all(experiment.id)
+    order = list(experiment.rows)
+    measured = []
+    for size in SIZES:
+        rows = experiment.rows_at(size)
+        here = sorted(
+            (r for r in records if r.size == size and r.row in rows), key=lambda r: (order.index(r.row), r.seed)
+        )
+        if not here:
+            continue
+        measured.append(
+            Measured(
+                size=size,
+                records=tuple(here),
+                verifications=tuple(store.verification(record) for record in here),
+                cells={(c.row, c.column): c for c in cells(experiment, here, size)},
+                verdicts=tuple(judge(experiment, here, size)),
+                crossings=tuple(crossings(experiment, here, size)),
+            )
+        )
+    state, why = _state(experiment, measured)
+    return Item(experiment, state, why, tuple(measured))
+
+
+def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, str]:
+    """`recorded`, `stale`, `partial` or `not run`, and why, from the files of the results and of the experiment alone.
+
+    Unlike `efftx list` this composes no configuration: a report must not depend on the machine that writes it. Of the
+    sizes, smoke counts only where there is no other.
+    """
+    weighty = [m for m in measured if m.size != "smoke"] or list(measured)
+    if not weighty:
+        return "not run", ""
+    stale = [(m.size, record, why) for m in weighty for record, why in m.stale]
+    if stale:
+        size, record, why = stale[0]
+        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
+        return "stale", f"{record.row}, seed {record.seed}, size {size}: {why}{more}"
+    missing = [_missing(experiment, m) for m in weighty]
+    if not all(missing):
+        return "recorded", ""
+    return "partial", missing[0]
+
+
+def _missing(experiment: Experiment, measured: Measured) -> str:
+    """What a full table at this size still lacks; empty where it lacks nothing."""
+    plan = planned(experiment, measured.size)
+    there = {(r.row, r.seed): r for r in measured.records}
+    absent = [place for place in plan if place not in there]
+    if absent:
+        return f"size {measured.size}: {len(plan) - len(absent)} of {len(plan)} runs"
+    for (row, _), record in there.items():
+        for column in experiment.columns_of(row, measured.size):
+            if column not in record.metrics:
+                return f"size {measured.size}: {row} was not evaluated under {column}"
+    return ""
+
+
+def reading_order(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Experiments as a reader expects them: paper by paper, figures, then tables, each by its number (2 before 10)."""
+    return sorted(experiments, key=lambda e: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", e.id)])

@@ -1,0 +1,185 @@
+"""The numbers behind a figure: lines of points with their spread, from the records and nothing else."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from efftx.errors import UserError, nearest
+from efftx.report import numbers
+from efftx.report.items import Item, Measured
+from efftx.report.markup import rows_to_csv
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.records import Record
+
+CSV_HEADER = ["line", "series", "kind", "x", "y", "std", "n"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point; `std` None below two seeds."""
+
+    x: float
+    y: float
+    std: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure, a row's; `series` tells a row's lines apart where it has several.
+
+    `kind` is `measured`, `published` or `published-unverified`.
+    """
+
+    label: str
+    kind: str
+    points: tuple[Point, ...]
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines and what their axes are called; `subject` and `caption` as for a table."""
+
+    subject: str
+    caption: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    log_x: bool = False
+    log_y: bool = False
+
+
+def plot(item: Item, measured: Measured) -> Plot | None:
+    """The plot that the experiment's `figure` asks for at one size; None where it asks for none.
+
+    UserError for a figure that names a kind of plot there is not.
+    """
+    figure = item.experiment.figure
+    if figure is None or "over" not in figure:
+        return None
+    over = str(figure["over"])
+    if over not in _LINES:
+        message = f"{item.experiment.id}: figure.over: there is no plot over '{over}'"
+        raise UserError("bad_experiment", message, nearest(over, _LINES))
+    lines = _LINES[over](item.experiment, measured, figure)
+    if not any(line.kind == "measured" for line in lines):
+        return None
+    cell = item.experiment.cell
+    y = str(figure.get("y", cell.metric)) if not isinstance(figure.get("y"), list) else ""
+    default_y = numbers.with_unit(y, cell.unit if y == cell.metric else "")
+    return Plot(
+        subject=f"{' '.join(item.experiment.caption.split()).rstrip('.')}.",
+        caption=_caption(item.experiment, measured),
+        x_label=str(figure.get("x_label", numbers.words(str(figure.get("x", "step"))))),
+        y_label=str(figure.get("y_label", default_y)),
+        lines=tuple(lines),
+        log_x=bool(figure.get("log_x", False)),
+        log_y=bool(figure.get("log_y", False)),
+    )
+
+
+def _caption(experiment: Experiment, measured: Measured) -> str:
+    """What is drawn: at which size, on which data, over how many seeds."""
+    data = f" on {measured.data}" if measured.data else ""
+    counts = sorted({len([r for r in measured.records if r.row == row]) for row in {r.row for r in measured.records}})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    spread = "one seed" if counts == [1] else f"bands ± one sample standard deviation, n = {seeds} seeds"
+    return f"Measured at size {measured.size}{data}; {spread}."
+
+
+def to_csv(plot: Plot) -> str:
+    """The plot's points, unrounded, one a line."""
+    rows = []
+    for line in plot.lines:
+        for p in line.points:
+            std, n = ("" if p.std is None else repr(p.std)), ("" if p.n is None else str(p.n))
+            rows.append([line.label, line.series, line.kind, repr(p.x), repr(p.y), std, n])
+    return rows_to_csv(CSV_HEADER, rows)
+
+
+def _over_curve(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
+    x, y = str(figure.get("x", "step")), str(figure.get("y", experiment.cell.metric))
+
+    def points_of(record: Record) -> list[tuple[float, float]]:
+        return [(float(e[x]), float(e[y])) for e in record.curve if x in e and e.get(y) is not None]
+
+    return _line_a_row(experiment, measured, points_of)
+
+
+def _over_columns(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
+    """Measured lines, and beside them the paper's readings where the figure shows the table's own metric."""
+    x, y = str(figure["x"]), str(figure.get("y", experiment.cell.metric))
+    places = {
+        row: {
+            name: float(spec.parameters[x])
+            for name, spec in experiment.columns_of(row, measured.size).items()
+            if x in spec.parameters
+        }
+        for row in experiment.rows_at(measured.size)
+    }
+
+    def points_of(record: Record) -> list[tuple[float, float]]:
+        found = []
+        for name, place in places[record.row].items():
+            value = record.metrics.get(name, {}).get(y)
+            if value is not None:
+                found.append((place, float(value)))
+        return found
+
+    lines = _line_a_row(experiment, measured, points_of)
+    paper = experiment.published
+    if paper is None or y != experiment.cell.metric:
+        return lines
+    kind = "published" if paper.source == "verified" else "published-unverified"
+    for row, columns in places.items():
+        readings = sorted((at, paper.of(row, name)) for name, at in columns.items() if paper.of(row, name) is not None)
+        if readings:
+            lines.append(Line(row, kind, tuple(Point(at, float(value)) for at, value in readings if value is not None)))
+    return lines
+
+
+def _over_series(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
+    x, names = str(figure["x"]), figure["y"]
+    names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
+    lines: list[Line] = []
+    for name in names:
+
+        def points_of(record: Record, name: str = name) -> list[tuple[float, float]]:
+            if x not in record.series or name not in record.series:
+                return []
+            return [(float(a), float(b)) for a, b in zip(record.series[x], record.series[name], strict=True)]
+
+        series = numbers.words(name) if len(names) > 1 else ""
+        lines += [replace(line, series=series) for line in _line_a_row(experiment, measured, points_of)]
+    return lines
+
+
+def _line_a_row(
+    experiment: Experiment, measured: Measured, points_of: Callable[[Record], list[tuple[float, float]]]
+) -> list[Line]:
+    """One line a row: at each x, mean and spread over the seeds that have it."""
+    lines = []
+    for row in experiment.rows_at(measured.size):
+        values: dict[float, list[float]] = {}
+        for record in measured.records:
+            if record.row == row:
+                for x, y in points_of(record):
+                    values.setdefault(x, []).append(y)
+        if values:
+            points = tuple(
+                Point(x, statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else None, len(ys))
+                for x, ys in sorted(values.items())
+            )
+            lines.append(Line(row, "measured", points))
+    return lines
+
+
+_LINES: dict[str, Callable[[Experiment, Measured, Mapping[str, Any]], list[Line]]] = {
+    "curve": _over_curve,
+    "columns": _over_columns,
+    "series": _over_series,
+}

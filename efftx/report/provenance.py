@@ -1,0 +1,71 @@
+"""Where an item's numbers come from: one line a record, the machines they ran on, the commands that give them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from efftx.report import numbers
+from efftx.report.items import Measured
+from efftx.reproduce.records import Record, Verification
+
+HASH_LENGTH = 12
+HEADINGS = ("row", "seed", "config", "data", "sha-256 of the data", "wall time", "machine", "replayed")
+_FIRST = ("processor", "cores", "threads", "device", "torch")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`lines` under HEADINGS, the `machines` they name as (letter, description), and the exact `commands`."""
+
+    lines: tuple[tuple[str, ...], ...]
+    machines: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+
+
+def provenance(measured: Measured) -> Provenance:
+    """What the records at one size say of themselves."""
+    letters: dict[str, str] = {}
+    lines = []
+    for record, verification in zip(measured.records, measured.verifications, strict=True):
+        machine = _machine(record)
+        letter = letters.setdefault(machine, _letter(len(letters)))
+        lines.append(_line(record, verification, letter))
+    commands = dict.fromkeys(record.command for record in measured.records if record.command)
+    return Provenance(tuple(lines), tuple((letter, text) for text, letter in letters.items()), tuple(commands))
+
+
+def _line(record: Record, verification: Verification | None, letter: str) -> tuple[str, ...]:
+    data = f"{record.data.get('name', '')} ({record.data.get('variant', '')})" if record.data else numbers.UNDEFINED
+    return (
+        record.row,
+        str(record.seed),
+        record.hash[:HASH_LENGTH],
+        data,
+        record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
+        numbers.duration(record.wall_seconds),
+        letter,
+        _replayed(verification),
+    )
+
+
+def _replayed(verification: Verification | None) -> str:
+    if verification is None:
+        return "not yet"
+    if verification.verdict == "fresh":
+        return f"comes out {verification.why}"
+    return f"{verification.verdict}: {verification.why}"
+
+
+def _machine(record: Record) -> str:
+    """All that the record's environment says, the processor first, the rest by name."""
+    told = {key: value for key, value in record.environment.items() if value not in (None, "")}
+    clean = told.pop("clean", None)
+    if "commit" in told:
+        changed = {True: "", False: " with changes", None: ""}[clean]
+        told["commit"] = f"{str(told['commit'])[:HASH_LENGTH]}{changed}"
+    order = [*(key for key in _FIRST if key in told), *sorted(set(told) - set(_FIRST))]
+    return "; ".join(str(told[key]) if key == "processor" else f"{key} {told[key]}" for key in order)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)

@@ -1,0 +1,218 @@
+"""From an item to its tables: measured cells at one size, the paper's beside them and never among them.
+
+Narrow items (up to three columns) put the published values into columns of their own to the left of the measured ones;
+wider ones put them into a block of rows of their own above.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
+
+from efftx.report import numbers
+from efftx.report.items import Item, Measured
+from efftx.report.model import Block, Cell, Kind, Row, Span, Table
+from efftx.reproduce.experiment import Experiment
+
+WIDEST_BESIDE = 3
+PUBLISHED_HEADING = {
+    "verified": "Published",
+    "unverified": f"Published, unverified {numbers.UNVERIFIED_MARK}",
+}
+UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
+
+
+def tables(item: Item) -> list[Table]:
+    """One table a size that has records; where there is none, one of what the paper says and what has not been run."""
+    return [_table(item.experiment, measured) for measured in item.measured] or [_table(item.experiment, None)]
+
+
+def _caption(experiment: Experiment, measured: Measured | None) -> str:
+    """What the cells are: size, data variant, metric, over how many seeds the spread is."""
+    cell = experiment.cell
+    about = numbers.with_unit(cell.metric, cell.unit)
+    if cell.better != "none":
+        about += f", {cell.better} is better"
+    if measured is None:
+        return f"Not run at any size. Cells: {about}."
+    where = f"Measured at size {measured.size}"
+    if measured.data:
+        where += f" on {measured.data}"
+    return f"{where}: {about}; {_seeds(measured)}."
+
+
+def _table(experiment: Experiment, measured: Measured | None) -> Table:
+    size = measured.size if measured else next(iter(experiment.sizes_known()), "")
+    columns = experiment.columns_at(size)
+    ours, theirs, trivial = _Measured(experiment, measured, size), _Published(experiment), _Baseline(experiment)
+    text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
+    headings = tuple(_heading(experiment, column, size) for column in columns)
+    labels = list(experiment.rows_at(size))
+    measured_heading = f"Measured, size {size}" if measured else "Measured"
+    published_heading = PUBLISHED_HEADING[experiment.published.source] if experiment.published else ""
+
+    def words(row: str) -> tuple[Cell, ...]:
+        text = experiment.rows[row].text
+        return tuple(Cell(text.get(head, ""), Kind.WORDS) for head in text_heads)
+
+    def line(row: str, *makers: Callable[[str, str], Cell]) -> Row:
+        return Row(row, words(row) + tuple(make(row, column) for make in makers for column in columns))
+
+    def trivial_rows(filler: int) -> tuple[Row, ...]:
+        blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
+        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in experiment.baseline)
+
+    notes = _notes(experiment, measured)
+    stub = "row" if experiment.kind == "measure" else "model"
+    if experiment.published and len(columns) <= WIDEST_BESIDE:
+        blocks = [Block("", tuple(line(row, theirs, ours) for row in labels))]
+        spans = [Span(published_heading, len(columns)), Span(measured_heading, len(columns))]
+        if text_heads:
+            spans.insert(0, Span("", len(text_heads)))
+        headings += headings
+        filler = len(columns)
+    else:
+        blocks, spans, filler = [], [], 0
+        if experiment.published:
+            printed = tuple(line(row, theirs) for row in labels if experiment.published.values.get(row))
+            blocks.append(Block(published_heading, printed))
+        blocks.append(Block(measured_heading, tuple(line(row, ours) for row in labels)))
+    if experiment.baseline:
+        blocks.append(Block("Trivial answer", trivial_rows(filler)))
+    return Table(
+        subject=_sentence(experiment.caption),
+        caption=_caption(experiment, measured),
+        stub=stub,
+        columns=tuple(text_heads) + headings,
+        blocks=tuple(blocks),
+        spans=tuple(spans),
+        notes=tuple(notes),
+    )
+
+
+class _Measured:
+    """Cells of what was run: mean, spread, n where it differs from cell to cell; the clear best of a column bold."""
+
+    def __init__(self, experiment: Experiment, measured: Measured | None, size: str) -> None:
+        self.experiment, self.measured, self.size = experiment, measured, size
+        self.cells = measured.cells if measured else {}
+        self.usual = _usual_count(measured) if measured else 0
+
+    def __call__(self, row: str, column: str) -> Cell:
+        if column not in self.experiment.columns_of(row, self.size):
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
+        found = self.cells.get((row, column))
+        if found is None or not found.values:
+            return Cell(numbers.NOT_RUN, Kind.MISSING, row, column, self.size, n=0)
+        if found.mean is None:
+            return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=found.n)
+        text = numbers.mean_and_spread(found.mean, found.std, self.experiment.cell_of(row, column))
+        text += "" if found.n == self.usual else f" (n = {found.n})"
+        best = self._is_clear_best(row, column)
+        return Cell(text, Kind.MEASURED, row, column, self.size, found.mean, found.std, found.n, bold=best)
+
+    def _is_clear_best(self, row: str, column: str) -> bool:
+        form = self.experiment.cell_of(row, column)
+        mine = self._values(row, column)
+        rivals = [
+            self._values(other, column)
+            for other in self.experiment.rows_at(self.size)
+            if other != row and (other, column) in self.cells and self.cells[other, column].values
+        ]
+        return bool(rivals) and all(numbers.clearly_better(mine, rival, form.better) for rival in rivals)
+
+    def _values(self, row: str, column: str) -> dict[int, float]:
+        return {seed: value for seed, value in self.cells[row, column].values.items() if value is not None}
+
+
+class _Published:
+    """Cells of what the paper prints."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.published = experiment, experiment.published
+
+    def __call__(self, row: str, column: str) -> Cell:
+        value = self.published.of(row, column) if self.published else None
+        if self.published is None or value is None:
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
+        kind = Kind.VERIFIED if self.published.source == "verified" else Kind.UNVERIFIED
+        text = numbers.published(value, self.published.source, self.experiment.cell_of(row, column))
+        return Cell(text, kind, row, column, mean=value)
+
+
+class _Baseline:
+    """Cells of the trivial answer: one value, in every column that shows the table's own metric."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+
+    def __call__(self, label: str, column: str) -> Cell:
+        spec = self.experiment.columns.get(column)
+        if spec is not None and spec.cell is not None and spec.cell.metric != self.experiment.cell.metric:
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
+        value = self.experiment.baseline[label]
+        return Cell(numbers.number(value, self.experiment.cell), Kind.BASELINE, label, column, mean=value)
+
+
+def _heading(experiment: Experiment, column: str, size: str) -> str:
+    """A column's name, with the unit where it is not the table's; the metric where a table has but one column."""
+    if not column:
+        return numbers.with_unit(experiment.cell.metric, experiment.cell.unit)
+    forms = {experiment.cell_of(row, column) for row in experiment.rows_at(size)}
+    units = {form.unit for form in forms if form != experiment.cell}
+    unit = units.pop() if len(units) == 1 else ""
+    return f"{column} ({unit})" if unit and unit != experiment.cell.unit else column
+
+
+def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
+    notes = []
+    if experiment.published:
+        notes.append("Published: the paper's own values, at its own size, with its data and machines.")
+    if experiment.published and experiment.published.source == "unverified":
+        notes.append(UNVERIFIED_NOTE)
+    if experiment.published and experiment.published.note:
+        notes.append(_sentence(experiment.published.note))
+    for found in measured.cells.values() if measured else ():
+        if found.note:
+            place = f"{found.row}, {found.column}" if found.column else found.row
+            notes.append(f"{place}: {_sentence(found.note)}")
+    for crossing in measured.crossings if measured else ():
+        notes.append(_crossing_note(crossing.between, crossing.x, crossing.published, crossing.why))
+    if measured and any(cell.bold for cell in _all_cells(experiment, measured)):
+        notes.append("Bold: better than every other row of its column by more than two standard errors, seeds paired.")
+    return notes
+
+
+def _all_cells(experiment: Experiment, measured: Measured) -> list[Cell]:
+    make = _Measured(experiment, measured, measured.size)
+    rows = experiment.rows_at(measured.size)
+    return [make(row, column) for row in rows for column in experiment.columns_of(row, measured.size)]
+
+
+def _crossing_note(between: tuple[str, str], x: float | None, published: float | None, why: str) -> str:
+    place = f"cross at {numbers.three_digits(x)} ({why})" if x is not None else f"do not cross here ({why})"
+    paper = f"; the paper's cross at about {published:g}" if published is not None else ""
+    return f"{between[0]} and {between[1]} {place}{paper}."
+
+
+def _counts(measured: Measured) -> Counter[int]:
+    return Counter(found.n for found in measured.cells.values() if found.values)
+
+
+def _usual_count(measured: Measured) -> int:
+    """The n of most cells, the larger of two that are as frequent."""
+    return max(_counts(measured).items(), key=lambda pair: (pair[1], pair[0]), default=(0, 0))[0]
+
+
+def _seeds(measured: Measured) -> str:
+    counts, usual = _counts(measured), _usual_count(measured)
+    if set(counts) <= {1}:
+        return "one seed, no spread"
+    where = " where no other n is given" if len(counts) > 1 else ""
+    return f"mean ± sample standard deviation over n = {usual} seeds{where}"
+
+
+def _sentence(text: str) -> str:
+    stripped = " ".join(text.split())
+    return stripped if stripped.endswith((".", "?", "!")) else f"{stripped}."
