@@ -114,7 +114,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
     choice (with the nearest known one), a wrong type, a sweep, an impossible combination, and a key that no active
     mechanism reads.
     """
-    from efftx.config_checks import check_config, refuse_dead_keys
+    from efftx.config_checks import check_config, check_names, refuse_dead_keys
 
     parsed = parse_overrides(overrides)
     for override in parsed:
@@ -125,8 +125,9 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
                 "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
             )
     config = to_config(_compose_raw(parsed, config_dirs))
-    check_config(config)
+    check_names(config)
     refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
+    check_config(config)
     return config
 
 

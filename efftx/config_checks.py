@@ -23,7 +23,7 @@ COMPATIBLE: dict[tuple[str, str], str] = {("decoder", "lm"): ""}
 
 def check_config(config: Config) -> None:
     """Raises UserError, naming keys and values, for a configuration that no model could be built from or trained by."""
-    _check_names(config)
+    check_names(config)
     _check_ranges(config)
     _check_shapes(config)
     _check_lsh(config)
@@ -66,7 +66,8 @@ def _bad(message: str, hint: str = "") -> UserError:
     return UserError("bad_value", message, hint)
 
 
-def _check_names(config: Config) -> None:
+def check_names(config: Config) -> None:
+    """Raises UserError, with the nearest known one, for a choice that does not exist."""
     choices = {
         "activation": (config.activation, ACTIVATIONS),
         "positions.kind": (config.positions.kind, POSITIONS),

@@ -1,0 +1,232 @@
+"""The command line, as a user meets it: exit codes, one message a mistake, one JSON object where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from efftx.cli import main
+
+SMALL = ["data=duplicate", "size=smoke", "threads=1"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RUNS", "RESULTS", "DATA"):
+        monkeypatch.setenv(f"EFFTX_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("EFFTX_DEBUG", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "lsh.n_hash=3"], "lsh.n_hashes"),
+        (["train", "model=transformer", "lsh.n_hashes=3"], "attention"),
+        (["train", "d_model=wide"], "Integer"),
+        (["train", "model=transformer", "n_heads=3", "d_head=null"], "divisible"),
+        (["train", "lsh.n_hashes=1,2"], "efftx ablate"),
+        (["train", "lsh.n_buckets=[3]"], "even number"),
+        (["train", "positions.axial_shape=[4,4]"], "16 positions"),
+        (["train", "data=enwik8", "data.path=/does/not/exist"], "/does/not/exist"),
+        (["train", "--jsn"], "--jsn"),
+        (["ablate", "lsh.n_hashes=1,2", "d_model=wide"], "Integer"),
+        (["ablate", "seed=1,2", "run_dir=here"], "run_dir"),
+        (["reproduce", "reformer/tabel2"], "reformer/table2"),
+        (["reproduce", "reformer/table2", "size=huge"], "smoke"),
+        (["reproduce", "reformer/table2", "seeds=a"], "seeds=0,1,2"),
+        (["reproduce", "reformer/table2", "speed=3"], "speed"),
+        (["report", "reformer/tabel2"], "reformer/table2"),
+        (["list", "reformr"], "reformer"),
+        (["bench", "atention"], "attention"),
+        (["bench"], "bench attention"),
+        (["data", "lst"], "list"),
+        (["data", "prepare", "enwik"], "enwik8"),
+        (["plan", "modl=reformer"], "model"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_is_one_message_with_exit_code_2_and_no_traceback(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], own_roots: Path
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (own_roots / "runs").exists(), "nothing half-written is left"
+
+
+def test_with_json_a_mistake_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "train", "lsh.n_hash=3", "--json")
+    assert code == 2
+    error = json.loads(out)["error"]
+    assert error["kind"] == "unknown_key"
+    assert "lsh.n_hashes" in error["hint"]
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFTX_DEBUG", "1")
+    code, _, err = run(capsys, "train", "lsh.n_hash=3")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_training_prints_its_result_and_the_same_command_again_finds_it_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "train", *SMALL, "--json")
+    first = json.loads(out)
+    assert code == 0
+    assert set(first) >= {"run", "hash", "step", "resumed_from", "metrics", "timings", "weights_sha256"}
+    assert (first["step"], first["resumed_from"]) == (6, None)
+    again = json.loads(run(capsys, "train", *SMALL, "--json")[1])
+    assert again["resumed_from"] == 6
+    assert again["metrics"] == first["metrics"]
+    assert again["weights_sha256"] == first["weights_sha256"]
+    code, out, _ = run(capsys, "train", *SMALL)
+    assert code == 0
+    assert "accuracy (%)" in out
+
+
+def test_a_run_directory_of_another_config_is_refused_and_names_the_key(
+    capsys: pytest.CaptureFixture[str], own_roots: Path
+) -> None:
+    directory = f"run_dir={own_roots / 'one'}"
+    assert run(capsys, "train", *SMALL, directory)[0] == 0
+    code, _, err = run(capsys, "train", *SMALL, directory, "dropout=0.3")
+    assert code == 2
+    assert "dropout" in err
+
+
+def test_an_ablation_skips_what_is_done_goes_on_after_a_failure_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, "ablate", "lsh.n_hashes=1,2", *SMALL, "--json")
+    runs = json.loads(out)["runs"]
+    assert code == 0
+    assert [r["state"] for r in runs] == ["done", "done"]
+    assert set(runs[0]) >= {"overrides", "run", "hash", "state", "metrics", "timings"}
+
+    # A rate so large that the loss is infinite within the six steps: a point that fails by itself.
+    code, out, err = run(capsys, "ablate", "lsh.n_hashes=2", "optimizer.lr=1e30,1e-3,2e-3", *SMALL, "--json")
+    runs = json.loads(out)["runs"]
+    assert code == 1
+    assert [r["state"] for r in runs] == ["failed", "skipped", "done"]
+    assert "NaN" in runs[0]["error"] or "nan" in runs[0]["error"] or "inf" in runs[0]["error"]
+
+
+def test_an_ablation_prints_the_varied_keys_against_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "ablate", "lsh.n_hashes=1,2", *SMALL)
+    assert code == 0
+    assert "lsh.n_hashes" in out
+    assert "accuracy" in out
+
+
+def test_every_point_of_an_ablation_is_checked_before_the_first_is_run(
+    capsys: pytest.CaptureFixture[str], own_roots: Path
+) -> None:
+    code, _, err = run(capsys, "ablate", "lsh.n_buckets=[4],[3]", *SMALL)
+    assert code == 2
+    assert "even number" in err
+    assert not (own_roots / "runs").exists()
+
+
+def test_a_launcher_runs_the_points_of_an_ablation_in_parallel(own_roots: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["ablate", "lsh.n_hashes=1,2", *SMALL, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "--json"]
+    done = subprocess.run([sys.executable, "-m", "efftx", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [r["state"] for r in json.loads(done.stdout)["runs"]] == ["done", "done"]
+
+
+def test_cfg_prints_the_resolved_configuration_and_one_a_point_in_an_ablation() -> None:
+    command = [sys.executable, "-m", "efftx"]
+    one = subprocess.run([*command, "train", "--cfg", "job", "size=smoke"], capture_output=True, text=True, check=True)
+    assert "n_hashes: 2" in one.stdout
+    two = subprocess.run(
+        [*command, "ablate", "lsh.n_hashes=4,8", "--cfg", "job"], capture_output=True, text=True, check=True
+    )
+    assert two.stdout.count("n_hashes: ") == 2
+    assert "# lsh.n_hashes=8" in two.stdout
+
+
+def test_nan_stops_before_the_update_with_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "train", *SMALL, "optimizer.lr=1e30")
+    assert code == 3
+    assert "Step" in err
+
+
+def test_list_names_every_item_with_its_state(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "list", "--json")
+    items = json.loads(out)["items"]
+    assert code == 0
+    assert {"reformer/table2", "reformer/figure5b", "reformer/figure1", "reformer/table1"} <= {i["id"] for i in items}
+    assert {i["state"] for i in items} == {"not run"}
+    assert set(items[0]) >= {"id", "paper", "caption", "state", "sizes"}
+
+
+def test_data_list_says_what_each_data_set_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "data", "list", "--json")
+    rows = json.loads(out)["data"]
+    assert code == 0
+    assert {row["name"] for row in rows} == {"duplicate", "enwik8", "stdlib"}
+    assert set(rows[0]) >= {"name", "variant", "path", "bytes", "sha256", "licence", "state"}
+
+
+def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
+    capsys: pytest.CaptureFixture[str], own_roots: Path
+) -> None:
+    code, out, _ = run(capsys, "data", "prepare", "stdlib", "--json")
+    assert code == 0
+    row = json.loads(out)["data"][0]
+    assert row["state"] == "ready"
+    victim = max(Path(row["path"]).glob("*.bin"), key=lambda path: path.stat().st_size)
+    with victim.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\x00damage")
+    code, out, _ = run(capsys, "data", "verify", "stdlib", "--json")
+    assert code == 1
+    assert json.loads(out)["data"][0]["state"] == "damaged"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_place_is_told(capsys: pytest.CaptureFixture[str], own_roots: Path) -> None:
+    own_roots.chmod(0o500)
+    code, _, err = run(capsys, "train", *SMALL)
+    own_roots.chmod(0o700)
+    assert code == 2
+    assert "runs" in err
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_roots: Path
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("efftx.training.checkpoint.save_file", full)
+    code, _, err = run(capsys, "train", *SMALL)
+    assert code == 2
+    assert "full" in err or "space" in err
+    assert not [path for path in (own_roots / "runs").rglob("*") if "step-" in path.name]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for command in ("train", "ablate", "reproduce", "report", "bench", "plan", "data", "list"):
+        assert command in out

@@ -1,0 +1,197 @@
+"""The configuration: every allowed combination composes, every other one is refused with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from efftx.config import compose, config_hash, expand_sweeps, known_keys, swept_keys, to_dict
+from efftx.config_checks import COMPATIBLE
+from efftx.data.dataset import open_dataset
+from efftx.errors import UserError
+from efftx.shipped import shipped
+
+MODELS = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml"))
+SIZES = sorted(path.stem for path in (shipped("conf") / "size").glob("*.yaml"))
+DATA = sorted(path.stem for path in (shipped("conf") / "data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("model", "data", "size"), list(product(MODELS, DATA, SIZES)))
+def test_every_model_on_every_data_set_at_every_size_composes(model: str, data: str, size: str) -> None:
+    config = compose([f"model={model}", f"data={data}", f"size={size}"])
+    assert (config.model, config.data.name, config.size) == (model, data, size)
+
+
+@pytest.mark.parametrize("preset", ["reformer/enwik8_2020", "reformer/enwik8_pod_2020"])
+def test_the_later_configurations_of_the_authors_are_presets_of_their_own(preset: str) -> None:
+    config = compose(["model=reformer", "size=paper", "data=enwik8", f"preset={preset}"])
+    assert config.n_layers == 12
+    assert config.attention == ["local", "local", "lsh", "local"]
+    assert config.data.length == 65536
+
+
+def test_the_preset_of_a_size_wins_over_model_data_and_size_and_the_command_line_over_all() -> None:
+    assert compose(["model=reformer", "size=cpu"]).d_model == 256
+    assert compose(["model=reformer", "size=cpu", "data=enwik8"]).data.length == 1024
+    assert compose(["model=reformer", "size=cpu", "d_model=512", "positions.kind=learned"]).d_model == 512
+
+
+def test_keys_stand_at_the_root_as_the_user_writes_them() -> None:
+    assert compose(["lsh.n_hashes=4"]).lsh.n_hashes == 4
+
+
+@pytest.mark.parametrize(("stack", "objective"), list(COMPATIBLE))
+def test_the_compatibility_table_holds_cell_by_cell(stack: str, objective: str) -> None:
+    words = [f"stack={stack}", f"objective={objective}"]
+    if COMPATIBLE[stack, objective]:
+        with pytest.raises(UserError, match="cannot be"):
+            compose(words)
+    else:
+        assert compose(words).stack == stack
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "says"),
+    [
+        (["lsh.n_hash=3"], "unknown_key", "lsh.n_hashes"),
+        (["model=transfomer"], "unknown_model", "transformer"),
+        (["data=enwik"], "unknown_data", "enwik8"),
+        (["size=huge"], "unknown_size", "smoke"),
+        (["preset=reformer/enwik8_2021"], "unknown_preset", "reformer/enwik8_2020"),
+        (["d_model=wide"], "bad_type", "Integer"),
+        (["n_layers=1.5"], "bad_type", "Integer"),
+        (["optimizer.lr=fast"], "bad_type", "Float"),
+        (["lsh=3"], "bad_type", "lsh"),
+        (["lsh.n_hashes=1,2"], "sweep", "efftx ablate"),
+        (["d_model=[1"], "bad_override", "Quote"),
+        (["just_a_word"], "bad_override", "key=value"),
+        (["~d_model"], "bad_override", "d_model"),
+        (["model=transformer", "lsh.n_hashes=2"], "dead_key", "attention"),
+        (["share_qk=false"], "dead_key", "always shares"),
+        (["model=transformer", "reversible.merge=mean"], "dead_key", "reversible.enabled"),
+        (["positions.kind=learned", "positions.axial_dims=[1,2]"], "dead_key", "axial"),
+        (["tracker.project=x"], "dead_key", "tracker.wandb"),
+        (["optimizer.weight_decay=0.1"], "dead_key", "adamw"),
+        (["schedule.name=constant", "schedule.steps=10"], "dead_key", "no end"),
+        (["d_model=260", "n_heads=3", "d_head=null", "positions.kind=learned"], "bad_value", "divisible"),
+        (["lsh.n_buckets=[3]"], "bad_value", "even number"),
+        (["lsh.n_buckets=[0]"], "bad_value", "even number"),
+        (["positions.axial_shape=[4,4]"], "bad_value", "16 positions"),
+        (["positions.axial_dims=[4,4]"], "bad_value", "add up to 8"),
+        (["positions.axial_shape=[1024]"], "bad_value", "one positive entry"),
+        (["positions.kind=learned", "positions.max_len=8"], "bad_value", "data.length"),
+        (["attention=[]"], "bad_value", "no kind"),
+        (["attention=[lsh,lokal]"], "bad_value", "local"),
+        (["activation=rely"], "bad_value", "relu"),
+        (["dropout=1"], "bad_value", "less than 1"),
+        (["training.batch_size=0"], "bad_value", "at least 1"),
+        (["threads=0"], "bad_value", "at least 1"),
+        (["seed=-1"], "bad_value", "negative"),
+        (["tie_embeddings=true"], "bad_value", "reversible.merge=mean"),
+        (["stack=encoder"], "bad_value", "decoder"),
+        (["data.n_symbols=3"], "unknown_key", "data.n_symbols"),
+        (["optimizer.name=adamm"], "bad_value", "adam"),
+        (["schedule.name=cosin"], "bad_value", "cosine"),
+        (["dtype=float8"], "bad_value", "float"),
+        (["device=tpu"], "bad_value", "cpu"),
+    ],
+)
+def test_a_mistake_is_told_with_its_kind_and_the_way_out(overrides: list[str], kind: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    assert caught.value.kind == kind
+    assert says in caught.value.message + caught.value.hint
+
+
+def test_heads_need_not_divide_the_width_where_their_own_width_is_given() -> None:
+    config = compose(["d_model=260", "n_heads=3", "d_head=64", "positions.kind=learned"])
+    assert config.width_of_head == 64
+
+
+def test_a_list_in_brackets_is_one_value_and_several_are_a_sweep() -> None:
+    words = ["attention=[full],[lsh]", "lsh.n_hashes=1,2", "seed=3"]
+    assert swept_keys(words) == ["attention", "lsh.n_hashes"]
+    assert expand_sweeps(words) == [
+        ["attention=[full]", "lsh.n_hashes=1", "seed=3"],
+        ["attention=[full]", "lsh.n_hashes=2", "seed=3"],
+        ["attention=[lsh]", "lsh.n_hashes=1", "seed=3"],
+        ["attention=[lsh]", "lsh.n_hashes=2", "seed=3"],
+    ]
+
+
+OUTSIDE_THE_HASH = {
+    "run_dir": "elsewhere",
+    "tracker.wandb": "true",
+    "checkpoint.every": "7",
+    "checkpoint.keep": "5",
+}
+
+
+def test_the_hash_covers_what_can_change_a_result_and_nothing_else() -> None:
+    base = ["model=reformer", "data=duplicate", "size=smoke", "threads=1"]
+    dataset = open_dataset(compose(base).data)
+    reference = config_hash(compose(base), dataset)
+    for key, value in OUTSIDE_THE_HASH.items():
+        assert config_hash(compose([*base, f"{key}={value}"]), dataset) == reference, key
+    for key, value in {
+        "lsh.n_hashes": "4",
+        "seed": "1",
+        "threads": "2",
+        "dtype": "float64",
+        "dropout": "0.2",
+        "training.steps": "7",
+        "evaluation.batches": "3",
+        "optimizer.lr": "0.5",
+    }.items():
+        assert config_hash(compose([*base, f"{key}={value}"]), dataset) != reference, key
+
+
+def test_another_text_under_the_same_name_is_another_hash() -> None:
+    config = compose(["data=duplicate", "size=smoke"])
+    dataset = open_dataset(config.data)
+    other = compose(["data=duplicate", "size=smoke", "data.n_symbols=5"])
+    assert config_hash(config, dataset) != config_hash(config, open_dataset(other.data))
+
+
+def test_two_families_that_resolve_to_the_same_point_are_one_run() -> None:
+    dataset = open_dataset(compose(["data=duplicate", "size=smoke"]).data)
+    config = compose(["model=transformer", "data=duplicate", "size=smoke"])
+    assert config_hash(config, dataset) == config_hash(dataclasses.replace(config, model="another"), dataset)
+
+
+def test_a_users_own_model_is_found_in_config_dir(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "preset" / "mine").mkdir(parents=True)
+    own = "# @package _global_\nmodel: mine\nn_layers: 1\nd_model: 16\nd_ff: 128\nn_heads: 2\n"
+    (tmp_path / "model" / "mine.yaml").write_text(own)
+    (tmp_path / "preset" / "mine" / "smoke.yaml").write_text("# @package _global_\ndata: {length: 16}\n")
+    config = compose(["model=mine", "size=smoke", "data=duplicate"], config_dirs=[tmp_path])
+    assert (config.model, config.d_model, config.data.length) == ("mine", 16, 16)
+    with pytest.raises(UserError) as caught:
+        compose(["model=mine", "size=cpu", "data=duplicate"], config_dirs=[tmp_path])
+    assert "smoke" in caught.value.message + caught.value.hint
+
+
+def test_a_folder_of_configurations_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match="not a folder"):
+        compose([], config_dirs=["/does/not/exist"])
+
+
+def test_every_feed_forward_width_of_a_preset_is_divisible_by_128() -> None:
+    for model, size in product(MODELS, SIZES):
+        assert compose([f"model={model}", f"size={size}"]).d_ff % 128 == 0
+
+
+def test_every_key_of_the_schema_is_known_in_dotted_form() -> None:
+    keys = known_keys()
+    assert {"lsh.n_hashes", "d_model", "data.n_symbols", "reversible.merge"} <= set(keys)
+    assert "lsh" not in keys
+
+
+def test_the_plain_form_is_json_and_complete() -> None:
+    plain = to_dict(compose(["size=smoke"]))
+    assert plain["lsh"]["n_hashes"] == 2
+    assert plain["data"]["name"] == "stdlib"

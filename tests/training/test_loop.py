@@ -1,0 +1,175 @@
+"""The loop: the same bits whether stopped or not, an orderly end on signals, and no update by a NaN."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from efftx.config import compose
+from efftx.errors import NotFiniteError, UserError
+from efftx.training.loop import evaluate_run, train
+from efftx.training.run_directory import read_metrics
+
+FAMILIES = {
+    "transformer": ["model=transformer", "attention=[full,local]", "training.accumulation=2"],
+    "reformer": [
+        "model=reformer", "attention=[lsh,local]", "training.accumulation=2", "attention_dropout=0.1", "lsh.n_hashes=2",
+    ],
+}  # fmt: skip
+COMMON = ["data=duplicate", "size=smoke", "threads=1", "training.steps=60", "checkpoint.every=4", "evaluation.every=10"]
+
+
+def start(words: list[str], run: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "efftx", "train", *words, f"run_dir={run}", "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until the run has logged `step`; fails where it ends before."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"ended too early: {process.communicate()}")
+        file = run / "metrics.jsonl"
+        if file.exists() and file.read_text().count('"grad_norm"') >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never got there")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_run_killed_twice_ends_with_the_bits_of_one_never_stopped(family: str, tmp_path: Path) -> None:
+    words = [*FAMILIES[family], *COMMON]
+    whole = train(compose(words), tmp_path / "whole", silent=True)
+    run = tmp_path / "killed"
+    for step in (6, 31):
+        process = start(words, run)
+        wait_for_step(run, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(words, run)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert result["resumed_from"] is not None
+    assert result["resumed_from"] > 6
+    assert result["weights_sha256"] == whole.weights_sha256
+    assert result["metrics"] == whole.metrics
+    assert result["curve"] == whole.curve
+    assert read_metrics(run) == read_metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_at_the_step_boundary(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    words = [*FAMILIES["transformer"], *COMMON, "training.steps=100000", "checkpoint.every=0", "evaluation.every=0"]
+    run = tmp_path / "run"
+    process = start(words, run)
+    wait_for_step(run, 3, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "goes on from" in json.loads(out)["error"]["message"]
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    assert int(checkpoint.name.removeprefix("step-")) == read_metrics(run)[-1]["step"]
+
+
+def test_a_second_process_on_the_same_run_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
+    words = [*FAMILIES["transformer"], *COMMON, "training.steps=100000"]
+    run = tmp_path / "run"
+    process = start(words, run)
+    try:
+        wait_for_step(run, 1, process)
+        with pytest.raises(UserError, match=str(process.pid)):
+            train(compose(words), run, silent=True)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    words = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "optimizer.lr=1e30"]
+    with pytest.raises(NotFiniteError, match=r"Step \d+ gave loss") as caught:
+        train(compose(words), tmp_path / "run", silent=True)
+    assert caught.value.exit_code == 3
+    assert all(record["loss"] is not None for record in read_metrics(tmp_path / "run"))
+
+
+def test_the_losses_of_the_first_steps_come_out_again_in_a_replay(tmp_path: Path) -> None:
+    config = compose([*FAMILIES["reformer"], *COMMON, "training.steps=8"])
+    whole = train(config, tmp_path / "whole", silent=True)
+    replay = train(config, tmp_path / "replay", steps=3)
+    assert len(replay.first_losses) == 3
+    assert replay.first_losses == whole.first_losses
+    assert replay.metrics == {}
+
+
+def test_accumulated_micro_batches_are_the_batches_of_later_steps_in_order(tmp_path: Path) -> None:
+    words = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "dropout=0", "training.clip_norm=0"]
+    one = [*words, "training.steps=3", "evaluation.every=0"]
+    config = compose([*one, "training.batch_size=2", "training.accumulation=2"])
+    result = train(config, tmp_path / "a", silent=True)
+    from efftx.data.dataset import open_dataset
+    from efftx.models.build import build_model
+    from efftx.training.step import loss_of
+
+    dataset = open_dataset(config.data)
+    model = build_model(config, dataset.vocab_size, torch.device("cpu"))
+    losses = [loss_of(model, dataset.batch("train", 0, i, 2)).item() for i in range(2)]
+    assert result.first_losses[0] == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+def test_training_ends_at_the_first_validation_that_reaches_the_goal(tmp_path: Path) -> None:
+    words = [*FAMILIES["transformer"], *COMMON, "evaluation.stop_at_accuracy=0.0001", "data.n_symbols=2"]
+    result = train(compose(words), tmp_path / "run", silent=True)
+    assert result.step == 10
+    assert [entry["step"] for entry in result.curve] == [10]
+    again = train(compose(words), tmp_path / "run", silent=True)
+    assert again.metrics == result.metrics
+
+
+def test_a_checkpoint_is_evaluated_under_another_attention(tmp_path: Path) -> None:
+    words = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "positions.kind=learned"]
+    separate = compose(words)
+    run = train(separate, tmp_path / "run", silent=True).run
+    assert evaluate_run(run, separate) == train(separate, run, silent=True).metrics
+    lsh = compose([*words, "attention=[lsh]", "lsh.chunk_len=8"])
+    assert set(evaluate_run(run, lsh, carry="q_to_qk")) == {"loss", "log_perplexity", "accuracy"}
+    with pytest.raises(UserError, match=r"Only the checkpoint has the weight .*project\.k"):
+        evaluate_run(run, lsh)
+    with pytest.raises(UserError, match="q_to_qk"):
+        evaluate_run(run, lsh, carry="q_to_kq")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path) -> None:
+    words = [*FAMILIES["transformer"], *COMMON, "training.steps=12"]
+    whole = train(compose(words), tmp_path / "whole", silent=True)
+    run = tmp_path / "run"
+    train(compose(words), run, silent=True)
+    (run / "result.json").unlink()
+    newest = max((run / "checkpoints").glob("step-*"))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + os.urandom(8))
+    result = train(compose(words), run, silent=True)
+    assert result.resumed_from == 8
+    assert result.weights_sha256 == whole.weights_sha256
+    assert list((run / "checkpoints").glob("*.damaged"))
+
+
+def test_half_precision_trains_on_the_cpu_too(tmp_path: Path) -> None:
+    words = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "dtype=bfloat16", "training.steps=3"]
+    result = train(compose([*words, "lsh.n_hashes=1"]), tmp_path / "run", silent=True)
+    assert all(torch.isfinite(torch.tensor(result.first_losses)))
+
+
+def test_wandb_mirrors_offline_and_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    words = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "tracker.wandb=true"]
+    assert train(compose(words), tmp_path / "run", silent=True).step == 6
