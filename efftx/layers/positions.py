@@ -76,7 +76,7 @@ class SinusoidalPositions(nn.Module):
 
     def reset_parameters(self) -> None:
         """Computes the frequencies."""
-        exponent = torch.arange(0, self.d_model, 2, device=self.frequency.device) / self.d_model
+        exponent = torch.arange(0, self.d_model, 2, dtype=torch.float64, device=self.frequency.device) / self.d_model
         self.frequency.copy_(torch.exp(-math.log(10_000.0) * exponent))
 
     def forward(self, length: int) -> Tensor:

@@ -1,0 +1,61 @@
+"""The full-attention layer is the authors', with separate and with shared queries and keys."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.projections import DenseQKV
+from efftx.models.author_weights import heads_from_linear, heads_to_linear
+from tests.tolerances import GOLDEN, ROUNDING, assert_close
+
+
+def full_attention_layer(
+    *, share_qk: bool, query_block: int = 0, attention_dropout: float = 0.0, dtype: torch.dtype = torch.float64
+) -> FullAttention:
+    projections = DenseQKV(32, 4, 8, share_qk=share_qk, bias=False)
+    config = FullConfig(query_block=query_block)
+    return FullAttention(config, projections, d_head=8, attention_dropout=attention_dropout).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("query_block", [0, 5])
+@pytest.mark.parametrize("share_qk", [False, True])
+def test_it_gives_the_authors_outputs_and_gradients(
+    golden, share_qk: bool, query_block: int, dtype: torch.dtype
+) -> None:
+    arrays = golden("self_attention_causal_shared_qk" if share_qk else "self_attention_causal", dtype)
+    layer = full_attention_layer(share_qk=share_qk, query_block=query_block, dtype=dtype)
+    layouts = {
+        name: heads_from_linear if name == "o" else heads_to_linear for name, _ in layer.project.named_children()
+    }
+    with torch.no_grad():
+        for name, layout in layouts.items():
+            layer.project.get_submodule(name).weight.copy_(layout(arrays[f"w.w_{name}"]))
+    x = arrays["x"].requires_grad_()
+    y = layer(x)
+    y.backward(arrays["grad_out"])
+    assert_close(y, arrays["y"], GOLDEN, "y")
+    assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
+    for name, layout in layouts.items():
+        expected = layout(arrays[f"grad_w.w_{name}"])
+        assert_close(layer.project.get_submodule(name).weight.grad, expected, GOLDEN, name)
+
+
+@pytest.mark.parametrize("query_block", [0, 4])
+def test_dropout_is_for_training_only(query_block: int) -> None:
+    torch.manual_seed(0)
+    layer = full_attention_layer(share_qk=False, query_block=query_block, attention_dropout=0.5)
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+
+
+def test_blocks_of_queries_change_nothing() -> None:
+    torch.manual_seed(0)
+    fused, blocked = (full_attention_layer(share_qk=True, query_block=n) for n in (0, 4))
+    blocked.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    assert_close(blocked(x), fused(x), ROUNDING)

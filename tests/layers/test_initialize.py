@@ -1,0 +1,67 @@
+"""First weights: drawn from the seed alone, nothing left undrawn, tied weights still one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efftx.layers.initialize import glorot_, materialize
+from efftx.layers.positions import LearnedPositions
+
+CPU = torch.device("cpu")
+
+
+def test_glorot_weights_fill_their_interval_and_biases_are_zero() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(100, 200)
+    glorot_(layer)
+    bound = math.sqrt(6 / 300)
+    assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound
+    assert abs(float(layer.weight.detach().std()) - bound / math.sqrt(3)) < 0.02 * bound
+    assert not layer.bias.any()
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = LearnedPositions(3, 2), LearnedPositions(3, 2)
+        self.second.table = self.first.table
+
+
+def on_meta(make) -> nn.Module:
+    with torch.device("meta"):
+        module: nn.Module = make()
+        return module
+
+
+def test_one_seed_gives_one_set_of_weights_and_moves_no_random_state() -> None:
+    drawn: list[Tensor] = []
+    for seed in (3, 3, 4):
+        state = torch.get_rng_state()
+        module = on_meta(lambda: LearnedPositions(5, 4))
+        materialize(module, CPU, seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        drawn.append(module.get_parameter("table"))
+        torch.rand(7)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_tied_weight_is_one_parameter_afterwards() -> None:
+    module = on_meta(Pair)
+    materialize(module, CPU, 0)
+    assert module.get_parameter("first.table") is module.get_parameter("second.table")
+    assert len(list(module.parameters())) == 1
+
+
+def test_a_module_that_nobody_starts_is_refused() -> None:
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(2))
+
+    with pytest.raises(TypeError, match="Forgotten owns weights"):
+        materialize(on_meta(Forgotten), CPU, 0)

@@ -1,0 +1,47 @@
+"""The local-attention layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.patterns import LocalAttention, LocalConfig
+from efftx.layers.projections import DenseQKV
+from tests.tolerances import ROUNDING, assert_close
+
+
+def local_layer(chunk_len: int, *, share_qk: bool, attention_dropout: float = 0.0) -> LocalAttention:
+    projections = DenseQKV(12, 2, 8, share_qk=share_qk, bias=True)
+    config = LocalConfig(chunk_len=chunk_len)
+    return LocalAttention(config, projections, d_head=8, attention_dropout=attention_dropout).double()
+
+
+@pytest.mark.parametrize("share_qk", [False, True])
+def test_two_chunks_are_full_attention(share_qk: bool) -> None:
+    torch.manual_seed(0)
+    local = local_layer(8, share_qk=share_qk)
+    full = FullAttention(FullConfig(), local.project, d_head=8, attention_dropout=0.0)
+    x = torch.randn(2, 15, 12, dtype=torch.float64)
+    assert_close(local(x), full(x), ROUNDING)
+
+
+@pytest.mark.parametrize("share_qk", [False, True])
+def test_two_chunks_back_is_out_of_sight(share_qk: bool) -> None:
+    torch.manual_seed(0)
+    layer = local_layer(4, share_qk=share_qk)
+    x = torch.randn(1, 12, 12, dtype=torch.float64)
+    other = x.clone()
+    other[:, :4] += 1.0
+    changed = (layer(other) != layer(x)).any(-1)[0]
+    assert changed[:8].all()
+    assert not changed[8:].any()
+
+
+def test_dropout_is_for_training_only() -> None:
+    torch.manual_seed(0)
+    layer = local_layer(4, share_qk=True, attention_dropout=0.5)
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))

@@ -1,0 +1,149 @@
+"""With the authors' weights, and their buckets, the model gives the authors' logits, loss and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from efftx.errors import UserError
+from efftx.models.author_weights import from_authors, load_from_authors
+from efftx.models.decoder import Decoder
+from efftx.ops.replay import Replay
+from efftx.training.step import weighted_mean
+from tests.tolerances import CHECKPOINT_LOGITS, GOLDEN, assert_close
+
+LATER_FORM = ("lsh.chunk_len=16", "lsh.attend_across_buckets=true", "lsh.allow_duplicates=true")
+SHAPE = ("model=reformer", "d_model=32", "d_ff=64", "n_heads=2", "d_head=16", "n_layers=2", "activation=gelu")
+LM = {
+    "lsh_axial": (*SHAPE, *LATER_FORM, "lsh.n_hashes=2", "lsh.n_buckets=[8]", "positions.axial_dims=[16,16]"),
+    "local_lsh_table": (
+        *(*SHAPE, *LATER_FORM, "lsh.n_hashes=4", "lsh.n_buckets=[4,4]"),
+        *("attention=[local,lsh]", "local.chunk_len=16", "positions.kind=learned"),
+    ),
+}
+BUCKETS = {"lsh_axial": 8, "local_lsh_table": 16}
+SLICES = {"at once": ("chunking.ff=0", "chunking.loss=0"), "in slices": ("chunking.ff=24", "chunking.loss=10")}
+
+
+def weights_of(arrays: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(f"{prefix}w.")}
+
+
+def held_buckets(arrays: dict[str, Tensor], n_layers: int, n_buckets: int) -> list[list[Replay]]:
+    replays = []
+    for i in range(n_layers):
+        choices: dict[str, Tensor] = {}
+        if f"layer{i}.buckets" in arrays:
+            bucket = arrays[f"layer{i}.buckets"].long()
+            choices["buckets"] = bucket - n_buckets * torch.arange(bucket.shape[2])[:, None]
+        replays.append([Replay(choices), Replay()])
+    return replays
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("slices", SLICES)
+@pytest.mark.parametrize("name", LM)
+def test_a_reformer_has_the_authors_logits_loss_and_gradients(
+    golden, build, name: str, slices: str, dtype: torch.dtype
+) -> None:
+    arrays = golden(f"reformer_lm_{name}", dtype)
+    model: Decoder = build(*LM[name], *SLICES[slices], dtype=dtype)
+    load_from_authors(model, weights_of(arrays))
+    tokens = arrays["tokens"].long()
+    logits = model(tokens, held_buckets(arrays, 2, BUCKETS[name]))
+    assert_close(logits, arrays["logits"], GOLDEN, "logits")
+    nll, correct = model.token_losses(tokens, held_buckets(arrays, 2, BUCKETS[name]))
+    loss = weighted_mean(nll, arrays["loss_weights"])
+    loss.backward()
+    assert_close(loss, arrays["loss"], GOLDEN, "loss")
+    assert torch.equal(correct, arrays["logits"].argmax(-1) == tokens)
+    expected = from_authors(weights_of(arrays, "grad_"))
+    own = dict(model.named_parameters())
+    assert own.keys() == expected.keys()
+    for parameter, grad in expected.items():
+        assert_close(own[parameter].grad, grad, GOLDEN, parameter)
+
+
+COPY = (
+    "d_model=64",
+    "d_ff=128",
+    "n_heads=2",
+    "d_head=32",
+    "n_layers=2",
+    "positions.kind=learned",
+    "positions.max_len=256",
+)
+CHECKPOINTS = {
+    "reformerlm_copy": (
+        *("model=reformer", *(word for word in COPY if word != "d_head=32"), "d_head=64", "activation=gelu"),
+        *("attention=[local]", "share_qk=false", "local.chunk_len=64"),
+    ),
+    "transformerlm_copy": ("model=transformer", *COPY, "activation=relu", "attention_bias=true"),
+}
+LENGTHS = {"reformerlm_copy": (3, 8, 15), "transformerlm_copy": (3, 8, 12)}
+ALWAYS_RIGHT = {"reformerlm_copy": (1, 3, 8, 15), "transformerlm_copy": (1, 3, 5)}
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def trained(request: pytest.FixtureRequest, author_checkpoint, build) -> tuple[str, Decoder, dict[str, Tensor]]:
+    name: str = request.param
+    arrays = author_checkpoint(name)
+    model: Decoder = build(*CHECKPOINTS[name], vocab_size=13, dtype=torch.float32).eval()
+    load_from_authors(model, weights_of(arrays))
+    return name, model, arrays
+
+
+def test_a_model_that_the_authors_trained_has_their_logits(trained) -> None:
+    name, model, arrays = trained
+    for n in LENGTHS[name]:
+        tokens, logits = arrays[f"len{n}.tokens"].long(), arrays[f"len{n}.logits"]
+        with torch.no_grad():
+            torch.testing.assert_close(model(tokens), logits, atol=CHECKPOINT_LOGITS, rtol=CHECKPOINT_LOGITS)
+            correct = model.token_losses(tokens)[1]
+        assert float(correct[:, n + 2 :].float().mean()) == pytest.approx(float(arrays[f"len{n}.token_accuracy"]))
+
+
+def test_a_model_that_the_authors_trained_copies_fresh_sequences(trained) -> None:
+    name, model, _ = trained
+    generator = torch.Generator().manual_seed(0)
+    for n in ALWAYS_RIGHT[name]:
+        word = torch.randint(1, 12, (64, n), generator=generator)
+        zero = torch.zeros(64, 1, dtype=torch.int64)
+        with torch.no_grad():
+            correct = model.token_losses(torch.cat([zero, word, zero, word], dim=1))[1]
+        assert bool(correct[:, n + 2 :].all()), f"words of {n} tokens"
+
+
+def test_heads_with_biases_and_dense_kernels_are_laid_out_as_linear_layers() -> None:
+    kernel, bias = torch.randn(3, 8), torch.randn(8)
+    found = from_authors({"w.layer4.attn.q.kernel": kernel, "w.layer4.attn.q.bias": bias})
+    assert torch.equal(found["blocks.4.attention.core.project.q.weight"], kernel.T)
+    assert torch.equal(found["blocks.4.attention.core.project.q.bias"], bias)
+    per_head = torch.randn(2, 3, 4)
+    found = from_authors({"w.layer0.attn.w_qk": per_head})
+    assert torch.equal(found["blocks.0.attention.core.project.qk.weight"], torch.cat([per_head[0].T, per_head[1].T]))
+
+
+@pytest.mark.parametrize(
+    "name", ["w.layer0.attn.gate", "layer0.attn.w_q", "w.tokens", "w.layerX.ff.w1", "w.layer0.ff.w3"]
+)
+def test_an_unknown_array_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}'"):
+        from_authors({name: torch.zeros(1)})
+
+
+def test_two_arrays_for_one_weight_are_refused() -> None:
+    with pytest.raises(UserError, match="Two of the arrays"):
+        from_authors({"w.layer0.attn.w_q": torch.zeros(2, 3, 4), "w.layer0.attn.q.kernel": torch.zeros(3, 8)})
+
+
+def test_a_missing_array_a_foreign_one_and_another_shape_are_refused(golden, build) -> None:
+    arrays = weights_of(golden("reformer_lm_lsh_axial"))
+    model = build(*LM["lsh_axial"])
+    with pytest.raises(UserError, match=r"Only the model has the weight 'head\.linear\.bias'"):
+        load_from_authors(model, {name: array for name, array in arrays.items() if name != "w.loss.bias"})
+    with pytest.raises(UserError, match=r"Only the checkpoint has the weight 'blocks\.2\."):
+        load_from_authors(model, arrays | {"w.layer2.ff.b1": torch.zeros(64)})
+    with pytest.raises(UserError, match=r"has shape \(23, 31\)"):
+        load_from_authors(model, arrays | {"w.embedding": torch.zeros(23, 31)})
