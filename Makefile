@@ -1,0 +1,44 @@
+# What people type without reading. VENV and PYTHON may be set: make test VENV=/path PYTHON=python3.12
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint types report smoke wheel clean
+
+$(BIN)/efftx: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Two rows of the Reformer's table 2, trained here and now, its figure 1, and the page.
+demo: $(BIN)/efftx
+	$(PYTHON) -c "import shutil; shutil.rmtree('$(DEMO)', ignore_errors=True)"
+	@echo "Training two rows of reformer/table2 side by side: about five minutes on two cores."
+	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx reproduce reformer/figure1 > /dev/null
+	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx reproduce reformer/table2 \
+		--row 'Full shared-QK' --row LSH-4 seeds=0 jobs=2
+	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx report
+
+test: $(BIN)/efftx
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/efftx
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/efftx
+	$(BIN)/mypy
+
+# Every item at the size that only proves the path, in roots of its own.
+smoke: $(BIN)/efftx
+	EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs $(BIN)/efftx reproduce all size=smoke
+
+report: $(BIN)/efftx
+	$(BIN)/efftx report
+
+wheel: $(BIN)/efftx
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist build runs
