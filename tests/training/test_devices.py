@@ -197,8 +197,9 @@ def test_a_checkout_has_a_commit_and_is_clean_until_its_code_changes(tmp_path):
 
 
 def test_a_package_installed_inside_a_repository_does_not_claim_its_commit(tmp_path):
-    git(tmp_path, "init")
     (tmp_path / "venv").mkdir()
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "x")
     assert devices._git_state(tmp_path / "venv") == (None, None)
 
 

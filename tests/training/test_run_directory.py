@@ -247,6 +247,18 @@ def test_metrics_are_read_without_a_torn_end(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
+@pytest.mark.parametrize("act", [lambda run: run.sync(), lambda run: run.finish({})])
+def test_logged_lines_are_forced_to_the_disk_before_anything_claims_them(tmp_path, monkeypatch, act):
+    with run_at(tmp_path) as run:
+        run.log(1, {})
+        run.log_timing(1, {})
+        synced, fsync = [], os.fsync
+        monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+        act(run)
+        logs = {(tmp_path / name).stat().st_ino for name in ("metrics.jsonl", "timings.jsonl")}
+        assert set(synced[:2]) == logs
+
+
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
