@@ -114,6 +114,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     reproduce = command("reproduce", _reproduce, "Run what an ITEM (reformer/table2, reformer, all) lacks; print it.")
     reproduce.add_argument("--stale", action="store_true", help="also run again what no longer comes out")
     reproduce.add_argument("--verify", action="store_true", help="replay the first steps of every record")
+    reproduce.add_argument("--row", action="append", default=[], metavar="ROW", help="only this row; may be repeated")
     reproduce.add_argument("--yes", action="store_true", help="run even if it is priced above 24 hours")
     report = command("report", _report, "Print an ITEM, or write results/report from the records.")
     report.add_argument(
@@ -170,18 +171,19 @@ def _ablate(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
 
 
 def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    from efftx.reproduce.experiment import load_experiments, select
+    from efftx.reproduce.experiment import load_experiments, narrow, select
     from efftx.reproduce.runner import reproduce
 
-    items, options = _split_options(words, ("size", "seeds"))
+    items, options = _split_options(words, ("size", "seeds", "jobs"))
     experiments = select(load_experiments(), items)
     lines = reproduce(
-        experiments,
+        narrow(experiments, arguments.row) if arguments.row else experiments,
         options.get("size", "cpu"),
         _numbers("seeds", options["seeds"]) if "seeds" in options else None,
         stale=arguments.stale,
         verify=arguments.verify,
         yes=arguments.yes,
+        jobs=max(_numbers("jobs", options.get("jobs", "1"))),
         say=_say,
     )
 

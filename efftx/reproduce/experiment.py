@@ -7,7 +7,7 @@ calls a function of the registry in `measures` instead. Names of rows and column
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -338,3 +338,13 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
             if not isinstance(item, Name) and item not in names:
                 message = f"the claim '{claim.says}': {table} has no '{item}'"
                 raise UserError("bad_claim", message, nearest(item, names))
+
+
+def narrow(experiments: Sequence[Experiment], rows: Sequence[str]) -> list[Experiment]:
+    """The experiments with only the named rows; those without any of them are left out. UserError for an unknown row."""
+    known = [row for experiment in experiments for row in experiment.rows]
+    for row in rows:
+        if row not in known:
+            raise UserError("unknown_row", f"there is no row '{row}'", nearest(row, known))
+    kept = [replace(e, rows={row: spec for row, spec in e.rows.items() if row in rows}) for e in experiments]
+    return [experiment for experiment in kept if experiment.rows]

@@ -11,6 +11,7 @@ from efftx.errors import Interrupted, UserError, nearest
 from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
+from efftx.reproduce.parallel import Errand, run_errands
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
@@ -29,6 +30,7 @@ def reproduce(
     stale: bool = False,
     verify: bool = False,
     yes: bool = False,
+    jobs: int = 1,
     say: Say = print,
     store: RecordStore | None = None,
     trainer: Trainer | None = None,
@@ -39,6 +41,7 @@ def reproduce(
     verify   run nothing, replay each record's first three steps, count `fresh`, `stale` and `not replayable`; with
              `stale`: replay first, then run again what that showed.
     yes      needed at size paper where the price of what is left to run is above 24 hours.
+    jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
 
     `failures` of a line lists `{row, seed, message}`: a row that fails does not stop the others. Raises UserError for
     an unknown size, for items none of which exist at it, and for a price without `yes`.
@@ -63,6 +66,15 @@ def reproduce(
     todo = {e.id: _to_do(e, size, seeds, stale, by_id[e.id], trainer, store, say) for e in here}
     if size == "paper":
         _ask_price(here, todo, yes, trainer, say)
+    if jobs > 1:
+        trained = [e for e in here if e.kind == "train"]
+        errands = [Errand(e.id, row, seed, size, again) for e in trained for row, seed, again in todo[e.id]]
+        for errand, outcome in zip(errands, run_errands(errands, jobs), strict=True):
+            line = by_id[errand.id]
+            line["ran"] += outcome["ran"]
+            line["failed"] += len(outcome["failures"])
+            line["failures"] += outcome["failures"]
+        here = [e for e in here if e not in trained]
     for experiment in here:
         for row, seed, again in todo[experiment.id]:
             _attempt(experiment, row, seed, size, again, by_id[experiment.id], trainer, store, say)

@@ -1,0 +1,96 @@
+"""Trainings side by side, each row and seed in a process of its own that is `efftx reproduce` itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One row and seed of one item that a process of its own shall run; `again`: its record is stale."""
+
+    id: str
+    row: str
+    seed: int
+    size: str
+    again: bool
+
+    def command(self) -> list[str]:
+        """The words that a user would type for it."""
+        words = ["reproduce", self.id, "--row", self.row, f"seeds={self.seed}", f"size={self.size}", "--yes", "--json"]
+        return [sys.executable, "-m", "efftx", *words, *(["--stale"] if self.again else [])]
+
+
+@dataclass
+class _Crew:
+    """The processes now at work, so that all can be told to stop."""
+
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stopped: bool = False
+
+    def run(self, errand: Errand) -> dict[str, Any]:
+        with self.lock:
+            if self.stopped:
+                return {"returncode": EXIT_INTERRUPTED, "ran": 0, "failures": []}
+            process = subprocess.Popen(errand.command(), stdout=subprocess.PIPE, text=True)
+            self.processes.append(process)
+        out, _ = process.communicate()
+        return {"returncode": process.returncode, **_reading(out, errand)}
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+
+
+def run_errands(errands: Sequence[Errand], jobs: int) -> list[dict[str, Any]]:
+    """Runs the errands, `jobs` at a time; `{returncode, ran, failures}` of each, in their order.
+
+    Where one was stopped by a signal, or this process is, the others are told to stop at their next step, and
+    Interrupted is raised once they have.
+    """
+    crew = _Crew()
+    previous = signal.getsignal(signal.SIGTERM)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        signal.signal(signal.SIGTERM, lambda number, frame: crew.stop())
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                outcomes = list(pool.map(crew.run, errands))
+            except BaseException:
+                crew.stop()
+                raise
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous)
+    codes = {outcome["returncode"] for outcome in outcomes}
+    for code in (EXIT_TERMINATED, EXIT_INTERRUPTED):
+        if code in codes:
+            raise Interrupted(code, "Stopped at a step boundary; the same command goes on from there.")
+    return outcomes
+
+
+def _reading(out: str, errand: Errand) -> dict[str, Any]:
+    try:
+        answer = json.loads(out)
+    except json.JSONDecodeError:
+        answer = {"error": {"message": "its process ended without an answer"}}
+    if "error" in answer:
+        failure = {"row": errand.row, "seed": errand.seed, "message": answer["error"]["message"]}
+        return {"ran": 0, "failures": [failure]}
+    (line,) = answer["items"]
+    return {"ran": line["ran"], "failures": line["failures"]}
