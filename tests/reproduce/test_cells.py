@@ -94,9 +94,9 @@ def crossing_table() -> Experiment:
 
 
 def test_lines_cross_where_their_logarithms_do() -> None:
-    # A doubles each doubling of the length, B is flat: 1, 4 against 2, 2 cross at 2000.
-    (found,) = crossings(crossing_table(), lines([1.0, 4.0], [2.0, 2.0]), "cpu")
-    assert found.x == pytest.approx(2000)
+    # A grows with the length, B is flat: 1, 4 against 3, 3 cross at 3000.
+    (found,) = crossings(crossing_table(), lines([1.0, 4.0], [3.0, 3.0]), "cpu")
+    assert found.x == pytest.approx(3000)
     assert found.published == 2100
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,14 @@ def test_table_2_trains_every_row_alike() -> None:
 
 
 @pytest.mark.slow
-def test_table_2_runs_from_file_to_verdict_at_smoke(tmp_path: Path, trainer: EfftxTrainer) -> None:
-    store, e = RecordStore(tmp_path / "results"), EXPERIMENTS["reformer/table2"]
+def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, trainer: EfftxTrainer) -> None:
+    store, whole = RecordStore(tmp_path / "results"), EXPERIMENTS["reformer/table2"]
+    e = replace(whole, rows={name: whole.rows[name] for name in ("Full", "LSH-4")})
     (line,) = reproduce([e], "smoke", say=lambda _: None, store=store, trainer=trainer)
-    assert (line["ran"], line["failed"]) == (5, 0)
+    assert (line["ran"], line["failed"]) == (2, 0)
     records = store.read_all(e.id)
     assert all(set(r.metrics) == set(e.columns) for r in records)
-    assert {v.verdict for v in judge(e, records, "smoke")} <= {"too few seeds"}
+    assert {v.verdict for v in judge(e, records, "smoke")} == {"too few seeds", "not run"}
     assert state_of(e, store, trainer)["state"] == "recorded"
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=trainer)
-    assert (line["fresh"], line["stale"], line["failed"]) == (5, 0, 0)
+    assert (line["fresh"], line["stale"], line["failed"]) == (2, 0, 0)
