@@ -341,7 +341,7 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
 
 
 def narrow(experiments: Sequence[Experiment], rows: Sequence[str]) -> list[Experiment]:
-    """The experiments with only the named rows; those without any of them are left out. UserError for an unknown row."""
+    """The experiments with only the named rows, those without any left out; UserError for an unknown row."""
     known = [row for experiment in experiments for row in experiment.rows]
     for row in rows:
         if row not in known:
