@@ -18,8 +18,8 @@ _LARGEST_UNFACTORED = 128
 def auto_buckets(length: int, chunk_len: int) -> list[int]:
     """Factors of the bucket count that gives chunks of twice the mean bucket, `2 * max(1, length // chunk_len)`.
 
-    Counts above 128 come as two even factors near the square root, the first a power of two (Reformer, section 2, with the
-    factors of its published code). Raises ValueError where the length or the chunk is not positive.
+    Counts above 128 come as two even factors near the square root, the first a power of two (Reformer, section 2;
+    the factors are those of its published code). Raises ValueError where the length or the chunk is not positive.
     """
     if length < 1 or chunk_len < 1:
         raise ValueError(f"The length and the chunk length must be at least 1, but they are {length} and {chunk_len}.")
@@ -62,8 +62,8 @@ def hash_vectors(q_BHLd: Tensor, rotations_BHdRn: Tensor, n_buckets: Sequence[in
     n_hashes, n_columns = rotations_BHdRn.shape[-2:]
     if rotations_BHdRn.shape != (batch, n_heads, d_head, n_hashes, sum(n_buckets) // 2):
         raise ValueError(
-            f"The rotations must have the shape (batch {batch}, heads {n_heads}, width {d_head}, rounds, half the sum of the "
-            f"bucket factors {sum(n_buckets) // 2}), but they have the shape {tuple(rotations_BHdRn.shape)}."
+            f"The rotations must have the shape (batch {batch}, heads {n_heads}, width {d_head}, rounds, half the sum "
+            f"of the bucket factors {sum(n_buckets) // 2}), but they have the shape {tuple(rotations_BHdRn.shape)}."
         )
     with torch.no_grad():
         projected_BHLRn = torch.matmul(q_BHLd, rotations_BHdRn.flatten(3)).unflatten(-1, (n_hashes, n_columns))
@@ -71,7 +71,10 @@ def hash_vectors(q_BHLd: Tensor, rotations_BHdRn: Tensor, n_buckets: Sequence[in
         column, stride = 0, 1
         for factor in n_buckets:
             slice_BHLRn = projected_BHLRn[..., column : column + factor // 2]
-            bucket_BHLR += stride * torch.cat((slice_BHLRn, -slice_BHLRn), -1).argmax(-1)
+            # The largest of [x; -x] is the largest |x|; this halves what the slow search for an index goes through.
+            index_BHLR = slice_BHLRn.abs().max(-1).indices
+            sign_BHLR = slice_BHLRn.gather(-1, index_BHLR.unsqueeze(-1)).squeeze(-1) < 0
+            bucket_BHLR += stride * (index_BHLR + factor // 2 * sign_BHLR)
             column += factor // 2
             stride *= factor
         return bucket_BHLR.transpose(2, 3).contiguous()

@@ -1,7 +1,7 @@
 """Naive twins of hash attention: every pair of tokens is looked at, and nothing is shared with the fast form.
 
-Shape suffixes: B batch, H heads, R hashing rounds, L length, d query width, v value width, E entries (rounds times padded
-length), i query and j key.
+Shape suffixes: B batch, H heads, R hashing rounds, L length, d query width, v value width, E entries (rounds times
+length).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def lsh_attention_by_rank(
     dropout_mask_mK: Tensor | None = None,
     unclamped_count: bool = False,
 ) -> Tensor:
-    """Hash attention from each token's rank, chunk and neighbourhood, one sequence at a time (Reformer, equations 4-8, 13-15).
+    """Hash attention from each token's rank, chunk and neighbourhood, a sequence at a time (Reformer, section 2).
 
     The arguments and the result are those of `lsh_attention`. `unclamped_count` subtracts log(N + 1e-9) with N = 0 for
     pairs that meet only across the border of two rounds, as the authors' first code did.
@@ -61,7 +61,7 @@ def lsh_attention_by_rank(
 def lsh_attention_by_union(
     q_BHLd: Tensor, v_BHLv: Tensor, bucket_BHRL: Tensor, *, causal: bool = True, key_mask_BL: Tensor | None = None
 ) -> Tensor:
-    """Attention of each token over the union of its buckets in all rounds, whatever their size (Reformer, equation 5 and 7).
+    """Attention of each token over the union of its buckets in all rounds, whatever their size (Reformer, section 2).
 
     Takes and gives the shapes of `lsh_attention`; no chunk loses a pair.
     """
@@ -125,7 +125,7 @@ def _round(
     dropout_mask_mK: Tensor | None,
     unclamped_count: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of what the tokens as queries of round r see, the entries' positions, and their dropout factors, each (L, E)."""
+    """Logits of what the queries of round r see, the entries' positions, their dropout factors, each (L, E)."""
     bucket_RL, place_RL, chunk_RL = entries["bucket"], entries["place"], entries["chunk"]
     n_rounds, length = bucket_RL.shape
     # How many chunks back (around the circle) each key's entry lies from the query's entry.
@@ -156,9 +156,7 @@ def _round(
     return logit_LRL.flatten(1), key_LRL.flatten(1), dropout_LRL.flatten(1)
 
 
-def _rounds_in_common(
-    entries: dict[str, Tensor], n_chunks: int, causal: bool, attend_across_buckets: bool
-) -> Tensor:
+def _rounds_in_common(entries: dict[str, Tensor], n_chunks: int, causal: bool, attend_across_buckets: bool) -> Tensor:
     """N_ij: the rounds in which the window of query i holds key j and, unless across, both are in one bucket."""
     chunk_RL, bucket_RL = entries["chunk"], entries["bucket"]
     back_RLL = (chunk_RL[:, :, None] - chunk_RL[:, None, :]) % n_chunks
