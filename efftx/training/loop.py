@@ -183,7 +183,7 @@ def train(
             data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum},
         )
         if not replaying:
-            run.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
+            tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
             run.finish({**asdict(result), "run": None, "environment": devices.environment()})
         tracker.finish()
         return result
@@ -199,7 +199,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
     dataset = open_dataset(config.data)
-    checkpoint = load_latest(run / "checkpoints")
+    checkpoint = load_latest(run / "checkpoints", read_only=True)
     if checkpoint is None:
         raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
