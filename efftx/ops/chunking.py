@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from efftx.ops.replay import Replay
+from efftx.ops.replay import Replay, autocast_of
 
 
 class PositionWise(Protocol):
     """A function of explicit parameters that treats every position alike: (parameters, *slices) -> tensors."""
 
-    def __call__(self, parameters: Mapping[str, Tensor], *slices: Tensor) -> tuple[Tensor, ...]: ...
+    def __call__(self, parameters: Mapping[str, Tensor], *slices: Tensor) -> tuple[Tensor, ...]:
+        """The results for the positions of one slice."""
+        ...
 
 
 class _Chunked(torch.autograd.Function):
@@ -29,10 +31,7 @@ class _Chunked(torch.autograd.Function):
         inputs, parameters = tensors[:n_inputs], dict(zip(names, tensors[n_inputs:], strict=True))
         ctx.function, ctx.names, ctx.chunk_len, ctx.n_inputs = function, names, chunk_len, n_inputs
         ctx.replay = Replay()
-        ctx.autocast = (
-            torch.is_autocast_enabled(inputs[0].device.type),
-            torch.get_autocast_dtype(inputs[0].device.type),
-        )
+        ctx.autocast = autocast_of(inputs[0])
         ctx.save_for_backward(*tensors)
         with ctx.replay.random_state(inputs[0].device):
             parts = [function(parameters, *s) for s in zip(*(x.split(chunk_len, dim=1) for x in inputs), strict=True)]
@@ -50,12 +49,11 @@ class _Chunked(torch.autograd.Function):
         input_needs = ctx.needs_input_grad[4 : 4 + ctx.n_inputs]
         input_grads: list[list[Tensor]] = [[] for _ in inputs]
         sums: list[Tensor | None] = [None] * len(leaves)
-        enabled, dtype = ctx.autocast
         with ctx.replay.random_state(inputs[0].device):
             slices = zip(*(x.split(ctx.chunk_len, dim=1) for x in inputs), strict=True)
             slice_grads = zip(*(g.split(ctx.chunk_len, dim=1) for g in grad_outputs), strict=True)
             for xs, gs in zip(slices, slice_grads, strict=True):
-                with torch.enable_grad(), torch.autocast(xs[0].device.type, dtype=dtype, enabled=enabled):
+                with torch.enable_grad(), ctx.autocast():
                     read = tuple(x.detach().requires_grad_(need) for x, need in zip(xs, input_needs, strict=True))
                     ys = ctx.function(dict(zip(ctx.names, leaves, strict=True)), *read)
                     pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]

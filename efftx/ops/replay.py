@@ -1,4 +1,4 @@
-"""What a layer must do alike when it is run a second time: its random numbers and its discrete choices.
+"""What a layer must do alike when it is run a second time: random numbers, discrete choices, and precision.
 
 Reversible and chunked training run a layer twice, once forward and once more in the backward pass. Dropout masks,
 hash buckets and argmax choices of the second run must be those of the first, although the rebuilt inputs differ from
@@ -8,7 +8,9 @@ the original ones in the last bits (Reformer: buckets are stored, never hashed a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,3 +82,11 @@ class Replay:
 def choose(replay: Replay | None, name: str, make: Callable[[], Tensor]) -> Tensor:
     """`replay.choose`, or a fresh choice where nothing is to be replayed."""
     return make().detach() if replay is None else replay.choose(name, make)
+
+
+def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:
+    """The autocast setting that holds now on `x`'s device, as a context that can be entered later."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext
+    return partial(torch.autocast, kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))

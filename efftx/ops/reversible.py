@@ -14,13 +14,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from efftx.ops.replay import Replay
+from efftx.ops.replay import Replay, autocast_of
 
 
 class SubLayer(Protocol):
     """A residual branch as a function of explicit parameters: (parameters by name, input, replay) -> output."""
 
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor: ...
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+        """What is added to the other stream."""
+        ...
 
 
 class Tape:
@@ -89,7 +91,7 @@ class _ReversibleBlock(torch.autograd.Function):
         # The outputs become inputs of the graph above; the tape needs tensors that carry no graph of their own.
         ctx.depth = tape.push((a.detach(), b.detach()))
         ctx.calls, ctx.tape = calls, tape
-        ctx.autocast = (torch.is_autocast_enabled(a.device.type), torch.get_autocast_dtype(a.device.type))
+        ctx.autocast = autocast_of(a)
         ctx.save_for_backward(*parameters)
         return a, b
 
@@ -99,10 +101,9 @@ class _ReversibleBlock(torch.autograd.Function):
         a, b = ctx.tape.pop(ctx.depth)
         parameters = _split(ctx.calls, ctx.saved_tensors)
         grads: list[tuple[Tensor | None, ...]] = []
-        enabled, dtype = ctx.autocast
         for call, own in zip(reversed(ctx.calls), reversed(parameters), strict=True):
             # Undo the swap: `a` is the stream the sub-layer read, `b` the one it was added to.
-            with torch.enable_grad(), torch.autocast(a.device.type, dtype=dtype, enabled=enabled):
+            with torch.enable_grad(), ctx.autocast():
                 read = a.detach().requires_grad_()
                 leaves = tuple(p.detach().requires_grad_(p.requires_grad) for p in own)
                 branch = _run(call, leaves, read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efftx.ops.replay import Replay, choose
+from efftx.ops.replay import Replay, autocast_of, choose
 
 CPU = torch.device("cpu")
 
@@ -98,3 +98,17 @@ def test_a_choice_outside_a_recorded_run_moves_no_random_state() -> None:
     state = torch.get_rng_state()
     replay.choose("rotations", lambda: torch.randn(3))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_autocast_is_entered_again_as_it_was() -> None:
+    x = torch.zeros(1)
+    outside = autocast_of(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = autocast_of(x)
+        with outside():
+            assert not torch.is_autocast_enabled("cpu")
+    with inside():
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+    with autocast_of(torch.zeros(1, device="meta"))():
+        assert not torch.is_autocast_enabled("cpu")
