@@ -1,0 +1,83 @@
+"""Trainings side by side: each row in a process of its own, a failure told, a signal passed on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from efftx.cli import main
+from efftx.errors import Interrupted, UserError
+from efftx.reproduce import parallel
+from efftx.reproduce.experiment import load_experiments, narrow, select
+from efftx.reproduce.parallel import Errand, run_errands
+
+
+def errands(count: int) -> list[Errand]:
+    return [Errand("paper/item", f"row {i}", i, "smoke", False) for i in range(count)]
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Every errand runs `script` in place of efftx, with its seed as the argument."""
+    monkeypatch.setattr(Errand, "command", lambda self: [sys.executable, "-c", script, str(self.seed)])
+
+
+def test_the_outcomes_come_in_the_order_of_the_errands(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(
+        monkeypatch,
+        "import json, sys; print(json.dumps({'items': [{'ran': int(sys.argv[1]), 'failures': []}]}))",
+    )
+    assert [outcome["ran"] for outcome in run_errands(errands(3), jobs=2)] == [0, 1, 2]
+
+
+def test_a_process_without_an_answer_is_a_failure_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, "print('Killed')")
+    (outcome,) = run_errands(errands(1), jobs=2)
+    assert outcome["failures"][0]["row"] == "row 0"
+
+
+def test_a_mistake_told_by_a_process_is_told_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, 'print(\'{"error": {"message": "no such row"}}\')')
+    (outcome,) = run_errands(errands(1), jobs=2)
+    assert outcome["failures"][0]["message"] == "no such row"
+
+
+def test_one_stopped_by_a_signal_stops_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, 'import sys; print(\'{"error": {"message": "stopped"}}\'); sys.exit(143)')
+    with pytest.raises(Interrupted) as stopped:
+        run_errands(errands(2), jobs=2)
+    assert stopped.value.exit_code == 143
+
+
+def test_no_errand_starts_once_the_crew_is_stopped() -> None:
+    crew = parallel._Crew()
+    crew.stop()
+    assert crew.run(errands(1)[0])["ran"] == 0
+
+
+def test_an_experiment_is_narrowed_to_the_rows_that_are_asked_for() -> None:
+    chosen = select(load_experiments(), ["reformer/table2", "reformer/figure1"])
+    (narrowed,) = narrow(chosen, ["LSH-4"])
+    assert (narrowed.id, list(narrowed.rows)) == ("reformer/table2", ["LSH-4"])
+    with pytest.raises(UserError, match="LSH-5") as caught:
+        narrow(chosen, ["LSH-5"])
+    assert "LSH-" in caught.value.hint
+
+
+def test_two_rows_of_a_table_run_side_by_side_and_give_the_same_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reproduce", "reformer/table2", "--row", "Full", "--row", "LSH-1", "size=smoke", "--json"]
+    records = {}
+    for jobs in (1, 2):
+        monkeypatch.setenv("EFFTX_RESULTS", str(tmp_path / f"results{jobs}"))
+        monkeypatch.setenv("EFFTX_RUNS", str(tmp_path / f"runs{jobs}"))
+        assert main([*words, f"jobs={jobs}"]) == 0
+        (line,) = json.loads(capsys.readouterr().out)["items"]
+        assert (line["ran"], line["skipped"], line["failed"]) == (2, 0, 0)
+        files = sorted((tmp_path / f"results{jobs}" / "records").rglob("*.json"))
+        read = [json.loads(file.read_text()) for file in files]
+        records[jobs] = [(r["row"], r["hash"], r["first_losses"], r["metrics"]) for r in read]
+    assert records[1] == records[2]
