@@ -1,0 +1,49 @@
+"""Nats and hits in the papers' units, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from efftx.evaluation.metrics import accuracy, bits_per_dim, in_unit, log_perplexity, perplexity
+
+
+def test_one_fair_coin_a_byte_is_one_bit() -> None:
+    assert bits_per_dim(math.log(2)) == 1.0
+
+
+def test_a_uniform_guess_over_bytes_is_eight_bits() -> None:
+    assert bits_per_dim(math.log(256)) == pytest.approx(8.0, rel=1e-15)
+    assert bits_per_dim(0.728) == pytest.approx(1.05028199, abs=1e-8)
+
+
+def test_log_perplexity_is_positive_nats() -> None:
+    assert log_perplexity(1.732) == 1.732
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_tokens() -> None:
+    assert perplexity(math.log(32000)) == pytest.approx(32000)
+    assert perplexity(1e6) == math.inf
+
+
+def test_accuracy_is_in_per_cent() -> None:
+    assert accuracy(3, 4) == 75.0
+    assert accuracy(0, 5) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("bits/byte", {"bits_per_dim": 2.0}),
+        ("bits/dim", {"bits_per_dim": 2.0}),
+        ("nats/token", {"log_perplexity": 2 * math.log(2)}),
+    ],
+)
+def test_each_unit_has_its_name(unit: str, expected: dict[str, float]) -> None:
+    assert in_unit(2 * math.log(2), unit) == expected
+
+
+def test_an_unknown_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="'bits/word'"):
+        in_unit(1.0, "bits/word")
