@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.records import RecordStore
 
 FOLDER = "report"
-PIPE_WIDTH = 160
 _ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")
 _TERMINAL = {"holds": "green", "fails": "red", "noise": "yellow", "few": "yellow", "neither": "dim", "notrun": "dim"}
 
@@ -99,9 +97,8 @@ def check_report(
     return trouble
 
 
-def print_item(experiment: Experiment, store_root: Path | str | None = None, console: Console | None = None) -> None:
+def print_item(experiment: Experiment, store_root: Path | str | None = None, *, console: Console) -> None:
     """Print an item's tables, published beside measured, and its claims with their verdicts."""
-    console = console or Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     item = gather(RecordStore(store_root), experiment)
     console.print(Text(f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold"))
     for table in tables(item):

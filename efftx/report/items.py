@@ -10,7 +10,6 @@ from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.records import Record, RecordStore, Verification
-from efftx.reproduce.standing import planned
 
 
 @dataclass(frozen=True)
@@ -113,15 +112,16 @@ def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, s
 
 def _missing(experiment: Experiment, measured: Measured) -> str:
     """What a full table at this size still lacks; empty where it lacks nothing."""
-    plan = planned(experiment, measured.size)
+    size = measured.size
+    plan = [(row, seed) for row in experiment.rows_at(size) for seed in experiment.seeds_of(row, size)]
     there = {(r.row, r.seed): r for r in measured.records}
     absent = [place for place in plan if place not in there]
     if absent:
-        return f"size {measured.size}: {len(plan) - len(absent)} of {len(plan)} runs"
+        return f"size {size}: {len(plan) - len(absent)} of {len(plan)} runs"
     for (row, _), record in there.items():
-        for column in experiment.columns_of(row, measured.size):
+        for column in experiment.columns_of(row, size):
             if column not in record.metrics:
-                return f"size {measured.size}: {row} was not evaluated under {column}"
+                return f"size {size}: {row} was not evaluated under {column}"
     return ""
 
 

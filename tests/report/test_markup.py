@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from efftx.report import markup
+from efftx.report.model import Block, Cell, Kind, Row, Span, Table
+
+NASTY = r"50% of a_b & <c> | $d #1 {e} \f ~g ^h *i* `j` [k]"
+
+
+def nasty_table() -> Table:
+    cells = (
+        Cell("12.3 †", Kind.UNVERIFIED, NASTY, "one", "", 12.34),
+        Cell("81.0 ± 1.0", Kind.MEASURED, NASTY, "one", "cpu", 81.0, 1.0, 3, bold=True),
+    )
+    missing = (Cell("–", Kind.MISSING), Cell("not run", Kind.MISSING, "b", "one", "cpu", n=0))
+    return Table(
+        subject=NASTY,
+        caption="Measured.",
+        stub="model",
+        columns=("one", "one"),
+        blocks=(Block("", (Row(NASTY, cells), Row("b", missing))),),
+        spans=(Span("Published", 1), Span("Measured", 1)),
+        notes=(NASTY,),
+    )
+
+
+def test_latex_shows_every_special_character_as_itself() -> None:
+    assert markup.escape_latex(r"5% a_b & $ # {} ^ ~ \ ±") == (
+        r"5\% a\_b \& \$ \# \{\} \textasciicircum{} \textasciitilde{} \textbackslash{} $\pm$"
+    )
+
+
+def test_a_raised_power_becomes_an_exponent_in_latex() -> None:
+    assert markup.escape_latex("2.6×10⁻⁵") == r"2.6$\times$10$^{-}$$^{5}$"
+
+
+def test_latex_has_booktabs_rules_and_one_cell_a_column() -> None:
+    text = markup.to_latex(nasty_table(), "paper-table2_cpu")
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}" in text
+    assert r"\label{tab:paper-table2-cpu}" in text
+    assert r"\textbf{81.0 $\pm$ 1.0}" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    for line in body.strip().splitlines():
+        assert len(re.findall(r"(?<!\\)&", line)) == 2, line
+        assert not re.search(r"(?<!\\)[%#_]", line), line
+
+
+def test_a_wide_latex_table_is_scaled_to_the_line() -> None:
+    row = Row("a", tuple(Cell("1", Kind.MEASURED) for _ in range(7)))
+    table = Table("s", "c", "m", tuple("abcdefg"), (Block("", (row,)),))
+    assert r"\resizebox{\linewidth}" in markup.to_latex(table, "x")
+    assert r"\resizebox" not in markup.to_latex(nasty_table(), "x")
+
+
+def test_markdown_has_as_many_cells_in_every_line() -> None:
+    lines = [line for line in markup.to_markdown(nasty_table()).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert "| Published: one | Measured: one |" in lines[0]
+    assert "**81.0 ± 1.0**" in lines[2]
+    assert r"\<c\>" in lines[2]
+
+
+def test_html_escapes_names_and_scopes_every_heading() -> None:
+    text = markup.to_html(nasty_table())
+    assert "<c>" not in text
+    assert "&lt;c&gt;" in text
+    assert "&amp;" in text
+    assert all("scope=" in tag for tag in re.findall(r"<th\b[^>]*>", text))
+    assert '<td class="published-unverified">12.3 †</td>' in text
+    assert '<td class="measured"><strong>81.0 ± 1.0</strong></td>' in text
+    assert text.count("<caption>") == 1
+
+
+def test_csv_is_unrounded_and_keeps_kinds_apart() -> None:
+    lines = list(csv.DictReader(io.StringIO(markup.to_csv([nasty_table()]))))
+    assert [(line["row"], line["kind"], line["size"], line["mean"], line["std"], line["n"]) for line in lines] == [
+        (NASTY, "published-unverified", "", "12.34", "", ""),
+        (NASTY, "measured", "cpu", "81.0", "1.0", "3"),
+        ("b", "missing", "cpu", "", "", "0"),
+    ]
+
+
+def test_csv_lists_a_published_value_once_for_all_sizes() -> None:
+    table = nasty_table()
+    assert markup.to_csv([table, table]) == markup.to_csv([table])
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_terminal_shows_names_and_numbers(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(markup.to_terminal(nasty_table()))
+    text = console.export_text()
+    assert "81.0 ± 1.0" in text
+    assert "12.3 †" in text
+    assert "[k]" in text  # rich would take it for a style
+
+
+def test_the_terminal_shows_words_below_the_numbers() -> None:
+    row = Row("full", (Cell("max(b l^2)", Kind.WORDS), Cell("1.99", Kind.MEASURED)))
+    table = Table("s", "c", "m", ("memory", "exponent"), (Block("", (row,)),))
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(markup.to_terminal(table))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert "full  1.99" in [re.sub(r"\s{2,}", "  ", line) for line in lines]
+    assert "full – memory: max(b l^2)" in lines

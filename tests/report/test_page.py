@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from efftx.report.build import compose_report
+from efftx.report.page import BADGES
+from efftx.reproduce import claims
+from efftx.reproduce.experiment import Experiment, Row
+from efftx.reproduce.records import RecordStore, Verification
+
+from .conftest import make_experiment, make_record
+
+FIGURE = {"over": "columns", "x": "length", "y": "accuracy"}
+VOID = {"meta", "br"}
+
+
+class Outline(HTMLParser):
+    """Tags in order, ids and link targets; fails where an element is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page_of(store: RecordStore, *experiments: Experiment) -> str:
+    return compose_report(store, experiments).files["index.html"]
+
+
+def outline(text: str) -> Outline:
+    parsed = Outline()
+    parsed.feed(text)
+    assert parsed.open == []
+    return parsed
+
+
+@pytest.fixture
+def page(full_store: RecordStore) -> str:
+    other = make_experiment(id="paper/table3", figure=FIGURE)
+    for row in ("Full", "LSH"):
+        full_store.write(make_record(row, 0, id="paper/table3"))
+    return page_of(full_store, make_experiment(figure=FIGURE), other)
+
+
+def test_the_page_needs_nothing_from_anywhere(page: str) -> None:
+    assert not re.search(r"(?:https?:)?//[a-z]", page)
+    assert "@import" not in page
+    for tag, attributes in outline(page).tags:
+        assert tag not in {"script", "link", "img", "iframe", "object", "embed"}
+        for name in ("src", "href", "xlink:href", "data"):
+            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+
+
+def test_every_anchor_leads_somewhere_and_no_name_is_given_twice(page: str) -> None:
+    tags = outline(page).tags
+    names = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    targets = {(a.get("href") or a.get("xlink:href") or "")[1:] for _, a in tags if "href" in a or "xlink:href" in a}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", page))
+    assert targets <= set(names)
+    assert {"paper-table2", "paper-table3", "overview"} <= targets
+
+
+def test_every_table_has_a_caption_every_heading_a_scope_every_drawing_a_title(page: str) -> None:
+    tags = outline(page).tags
+    count = [tag for tag, _ in tags].count
+    assert count("table") == count("caption") > 2
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    assert count("svg") == count("title") - 1 == 2
+    assert all(attributes.get("role") == "img" for tag, attributes in tags if tag == "svg")
+    assert count("h1") == 1
+
+
+def test_drawings_take_their_colours_from_the_page(page: str) -> None:
+    drawing = page[page.index("<svg") : page.index("</svg>")]
+    assert "var(--line-0)" in drawing
+    assert "#0072b2" not in drawing.lower()
+    for name in set(re.findall(r"var\((--[\w-]+)\)", page)):
+        assert re.search(rf"{name}: #", page), name
+
+
+def test_names_from_an_experiment_cannot_break_the_page(store: RecordStore) -> None:
+    nasty = '<script>alert("x")</script> & </td>'
+    experiment = make_experiment(
+        caption=nasty, rows={nasty: Row(), "LSH": Row()}, notes=[nasty], head=nasty, published=None, claims=[]
+    )
+    store.write(make_record("LSH", 0))
+    text = page_of(store, experiment)
+    outline(text)
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_verdicts_stand_at_the_top_and_at_the_item(page: str) -> None:
+    top, _, below = page.partition('<section class="item"')
+    assert 'title="full attention is better at 8: holds"' in top
+    assert 'title="full attention is better at 8: too few seeds"' in top
+    assert re.search(r"✓ holds</span> <span class=\"says\">full attention is better at 8</span>", below)
+
+
+def test_the_records_are_told_with_hash_data_machine_and_command(page: str) -> None:
+    record = make_record("LSH", 1)
+    assert record.hash[:12] in page
+    assert "abababababab" in page
+    assert "1.2 min" in page
+    assert "machine A: A processor; threads 2; torch 2.13.0; commit 0123456789ab with changes" in page
+    assert "efftx reproduce paper/table2 size=cpu seeds=0,1,2" in page
+
+
+def test_what_a_replay_said_stands_at_the_record(full_store: RecordStore) -> None:
+    fresh, stale = make_record("Full", 0), make_record("Full", 1)
+    full_store.write_verification(fresh, Verification(fresh.hash, "fresh", "bit for bit", True))
+    full_store.write_verification(stale, Verification(stale.hash, "stale", "was 1, is 2", True))
+    text = page_of(full_store, make_experiment())
+    assert "<td>comes out bit for bit</td>" in text
+    assert "<td>stale: was 1, is 2</td>" in text
+    assert text.count("<td>not yet</td>") == 4
+
+
+def test_an_item_that_was_not_run_says_so(store: RecordStore) -> None:
+    text = page_of(store, make_experiment())
+    assert '<span class="badge notrun">not run</span>' in text
+    assert "○ not run</span>" in text
+    assert "12.3" in text
+
+
+def test_every_verdict_there_is_has_a_badge() -> None:
+    words = {claims.HOLDS, claims.FAILS, claims.WITHIN_NOISE, claims.TOO_FEW, claims.NEITHER, claims.NOT_RUN}
+    assert set(BADGES) == words
+    assert len({sign for _, sign in BADGES.values()}) == len(BADGES)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from efftx.errors import UserError
+from efftx.report.items import gather
+from efftx.report.plotdata import Plot, Point, plot, to_csv
+from efftx.reproduce.experiment import Experiment, Published
+from efftx.reproduce.records import RecordStore
+
+from .conftest import make_experiment, make_record
+
+COLUMNS = {"over": "columns", "x": "length", "y": "accuracy", "log_x": True, "y_label": "accuracy (%)"}
+
+
+def plot_of(store: RecordStore, experiment: Experiment) -> Plot:
+    item = gather(store, experiment)
+    found = plot(item, item.measured[0])
+    assert found is not None
+    return found
+
+
+def with_figure(**figure: Any) -> Experiment:
+    return make_experiment(figure=figure)
+
+
+def test_a_plot_over_columns_has_a_line_a_row_with_spread(full_store: RecordStore) -> None:
+    # Full is 90, 91, 92 at length 2 and ten less at 8
+    lines = plot_of(full_store, with_figure(**COLUMNS)).lines
+    assert [(line.label, line.kind) for line in lines] == [
+        ("Full", "measured"),
+        ("LSH", "measured"),
+        ("Full", "published"),
+    ]
+    assert lines[0].points == (Point(2.0, 91.0, 1.0, 3), Point(8.0, 81.0, 1.0, 3))
+
+
+def test_the_papers_readings_are_lines_of_their_own(full_store: RecordStore) -> None:
+    paper = plot_of(full_store, with_figure(**COLUMNS)).lines[-1]
+    assert paper.points == (Point(8.0, 12.34),)
+    unverified = make_experiment(figure=COLUMNS, published=Published("unverified", {"LSH": {"at 2": 5.0}}))
+    assert [line.kind for line in plot_of(full_store, unverified).lines if line.label == "LSH"] == [
+        "measured",
+        "published-unverified",
+    ]
+
+
+def test_the_papers_readings_do_not_stand_beside_another_metric(full_store: RecordStore) -> None:
+    for seed in range(3):
+        full_store.write(make_record("Full", seed, metrics={"at 2": {"accuracy": 1.0, "loss": 2.0}}))
+    lines = plot_of(full_store, with_figure(over="columns", x="length", y="loss")).lines
+    assert [(line.label, line.kind) for line in lines] == [("Full", "measured")]
+
+
+def test_a_plot_over_the_curve_averages_the_seeds_at_each_step(full_store: RecordStore) -> None:
+    found = plot_of(full_store, with_figure(over="curve", x="step", y="accuracy"))
+    assert found.lines[0].points == (Point(10.0, 45.5, 0.5, 3), Point(20.0, 91.0, 1.0, 3))
+    assert (found.x_label, found.y_label) == ("step", "accuracy (%)")
+
+
+def test_a_plot_over_series_has_a_line_a_row_and_name(store: RecordStore) -> None:
+    series = {"degrees": [0.0, 90.0], "measured": [1.0, 0.5], "closed_form": [1.0, 0.5]}
+    store.write(make_record("Full", 0, series=series))
+    found = plot_of(store, with_figure(over="series", x="degrees", y=["measured", "closed_form"]))
+    assert [(line.label, line.series) for line in found.lines] == [("Full", "measured"), ("Full", "closed form")]
+    assert found.lines[0].points == (Point(0.0, 1.0, None, 1), Point(90.0, 0.5, None, 1))
+
+
+def test_the_caption_names_size_data_and_seeds(full_store: RecordStore) -> None:
+    caption = plot_of(full_store, with_figure(**COLUMNS)).caption
+    assert "size cpu on duplicate (length 256)" in caption
+    assert "n = 3 seeds" in caption
+
+
+def test_the_csv_gives_every_point_unrounded(full_store: RecordStore) -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(plot_of(full_store, with_figure(**COLUMNS))))))
+    assert [lines[0][key] for key in ("line", "kind", "x", "y", "std", "n")] == [
+        "Full",
+        "measured",
+        "2.0",
+        "91.0",
+        "1.0",
+        "3",
+    ]
+    assert lines[-1]["kind"] == "published"
+    assert lines[-1]["y"] == "12.34"
+
+
+def test_an_unknown_plot_is_named_with_the_nearest_one(full_store: RecordStore) -> None:
+    item = gather(full_store, with_figure(over="column", x="length"))
+    with pytest.raises(UserError, match="no plot over 'column'") as caught:
+        plot(item, item.measured[0])
+    assert "columns" in caught.value.hint
+
+
+def test_an_item_without_a_figure_has_no_plot(full_store: RecordStore, experiment: Experiment) -> None:
+    item = gather(full_store, experiment)
+    assert plot(item, item.measured[0]) is None

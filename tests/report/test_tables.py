@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from efftx.report.items import gather
+from efftx.report.model import Cell, Kind, Table
+from efftx.report.tables import tables
+from efftx.reproduce.experiment import Cell as CellFormat
+from efftx.reproduce.experiment import ColumnSpec, Experiment, Published, Row
+from efftx.reproduce.records import RecordStore
+
+from .conftest import make_experiment, make_record
+
+
+def only_table(store: RecordStore, experiment: Experiment) -> Table:
+    (table,) = tables(gather(store, experiment))
+    return table
+
+
+def cells_of(table: Table, kind: Kind) -> dict[tuple[str, str], Cell]:
+    rows = [row for block in table.blocks for row in block.rows]
+    return {(cell.row, cell.column): cell for row in rows for cell in row.cells if cell.kind is kind}
+
+
+def texts(table: Table, kind: Kind) -> dict[tuple[str, str], str]:
+    return {place: cell.text for place, cell in cells_of(table, kind).items()}
+
+
+def test_a_measured_cell_is_mean_and_sample_deviation_over_its_seeds(
+    full_store: RecordStore, experiment: Experiment
+) -> None:
+    # Full at 8 is 80, 81, 82: mean 81, sample deviation 1
+    table = only_table(full_store, experiment)
+    assert texts(table, Kind.MEASURED)["Full", "at 8"] == "81.0 ± 1.0"
+    assert "n = 3 seeds" in table.caption
+
+
+def test_the_caption_names_size_data_variant_and_direction(full_store: RecordStore, experiment: Experiment) -> None:
+    caption = only_table(full_store, experiment).caption
+    assert "size cpu on duplicate (length 256)" in caption
+    assert "accuracy (%), higher is better" in caption
+
+
+def test_one_seed_is_shown_without_spread(store: RecordStore, experiment: Experiment) -> None:
+    store.write(make_record("Full", 0))
+    store.write(make_record("LSH", 0))
+    table = only_table(store, experiment)
+    assert texts(table, Kind.MEASURED)["Full", "at 8"] == "80.0"
+    assert "one seed, no spread" in table.caption
+    assert cells_of(table, Kind.MEASURED)["Full", "at 8"].std is None
+
+
+def test_a_cell_with_another_n_says_so(full_store: RecordStore, experiment: Experiment) -> None:
+    full_store.path("paper/table2", "LSH", 2, "cpu").unlink()
+    full_store.write(make_record("LSH", 1, metrics={"at 2": {"accuracy": 81.0}}))
+    table = only_table(full_store, experiment)
+    measured = texts(table, Kind.MEASURED)
+    assert measured["Full", "at 8"] == "81.0 ± 1.0"
+    assert measured["LSH", "at 2"] == "80.5 ± 0.7 (n = 2)"
+    assert measured["LSH", "at 8"] == "70.0 (n = 1)"
+    assert "where no other n is given" in table.caption
+
+
+def test_a_cell_without_a_record_says_not_run(store: RecordStore, experiment: Experiment) -> None:
+    store.write(make_record("Full", 0))
+    assert texts(only_table(store, experiment), Kind.MISSING)["LSH", "at 2"] == "not run"
+
+
+def test_an_item_without_records_shows_what_the_paper_says(store: RecordStore, experiment: Experiment) -> None:
+    table = only_table(store, experiment)
+    assert "Not run at any size" in table.caption
+    assert texts(table, Kind.VERIFIED) == {("Full", "at 8"): "12.3"}
+    assert set(texts(table, Kind.MISSING).values()) == {"not run", "–"}
+
+
+def test_published_values_have_columns_of_their_own(full_store: RecordStore, experiment: Experiment) -> None:
+    table = only_table(full_store, experiment)
+    assert [(span.heading, span.width) for span in table.spans] == [("Published", 2), ("Measured, size cpu", 2)]
+    for row in table.blocks[0].rows:
+        assert all(cell.kind in (Kind.VERIFIED, Kind.MISSING) for cell in row.cells[:2])
+        assert all(cell.kind is Kind.MEASURED for cell in row.cells[2:])
+
+
+def test_published_values_of_a_wide_table_have_rows_of_their_own(full_store: RecordStore) -> None:
+    columns = {f"at {length}": ColumnSpec() for length in (2, 4, 6, 8)}
+    table = only_table(full_store, make_experiment(columns=columns))
+    assert [block.heading for block in table.blocks] == ["Published", "Measured, size cpu", "Trivial answer"]
+    assert [row.label for row in table.blocks[0].rows] == ["Full"]
+    assert not table.spans
+
+
+def test_every_size_has_a_table_of_its_own(full_store: RecordStore) -> None:
+    full_store.write(make_record("Full", 0, size="smoke"))
+    made = tables(gather(full_store, make_experiment(sizes={"cpu": [], "smoke": []})))
+    assert [table.caption.split(" on ")[0] for table in made] == ["Measured at size cpu", "Measured at size smoke"]
+    assert {cell.size for cell in cells_of(made[1], Kind.MEASURED).values()} == {"smoke"}
+
+
+def test_an_unverified_value_is_marked_and_explained(full_store: RecordStore) -> None:
+    experiment = make_experiment(published=Published("unverified", {"Full": {"at 8": 12.34}}))
+    table = only_table(full_store, experiment)
+    assert texts(table, Kind.UNVERIFIED) == {("Full", "at 8"): "12.3 †"}
+    assert not texts(table, Kind.VERIFIED)
+    assert any(note.startswith("†") for note in table.notes)
+    assert "unverified" in table.spans[0].heading
+
+
+def test_the_trivial_answer_stands_in_a_block_of_its_own(full_store: RecordStore, experiment: Experiment) -> None:
+    table = only_table(full_store, experiment)
+    assert table.blocks[-1].heading == "Trivial answer"
+    assert texts(table, Kind.BASELINE) == {("chance", "at 2"): "1.0", ("chance", "at 8"): "1.0"}
+
+
+def test_the_trivial_answer_is_silent_about_other_metrics(full_store: RecordStore) -> None:
+    steps = ColumnSpec(cell=CellFormat("steps", "steps", "lower", "{:.0f}"))
+    experiment = make_experiment(columns={"at 2": ColumnSpec(), "at 8": steps})
+    assert set(texts(only_table(full_store, experiment), Kind.BASELINE)) == {("chance", "at 2")}
+
+
+def bold(table: Table) -> set[tuple[str, str]]:
+    return {place for place, cell in cells_of(table, Kind.MEASURED).items() if cell.bold}
+
+
+def test_the_clear_best_of_a_column_is_bold(full_store: RecordStore, experiment: Experiment) -> None:
+    assert bold(only_table(full_store, experiment)) == {("Full", "at 2"), ("Full", "at 8")}
+
+
+def test_a_best_within_noise_is_not_bold(
+    full_store: RecordStore, experiment: Experiment, change: Callable[..., None]
+) -> None:
+    for seed, accuracy in enumerate((60.0, 95.0, 81.0)):  # mean below Full's, far apart
+        change("LSH", seed, accuracy)
+    assert bold(only_table(full_store, experiment)) == {("Full", "at 2")}
+
+
+def test_two_seeds_make_nothing_bold(full_store: RecordStore, experiment: Experiment) -> None:
+    for row in ("Full", "LSH"):
+        full_store.path("paper/table2", row, 2, "cpu").unlink()
+    assert bold(only_table(full_store, experiment)) == set()
+
+
+@pytest.mark.parametrize(("better", "best"), [("lower", "LSH"), ("higher", "Full")])
+def test_the_direction_decides_what_is_bold(full_store: RecordStore, better: str, best: str) -> None:
+    experiment = make_experiment()
+    experiment = replace(experiment, cell=replace(experiment.cell, better=better))
+    assert bold(only_table(full_store, experiment)) == {(best, "at 2"), (best, "at 8")}
+
+
+def test_nothing_is_bold_where_no_direction_is_better(full_store: RecordStore) -> None:
+    experiment = make_experiment()
+    experiment = replace(experiment, cell=replace(experiment.cell, better="none"))
+    assert bold(only_table(full_store, experiment)) == set()
+
+
+def test_a_level_that_was_never_reached_is_a_result(full_store: RecordStore, experiment: Experiment) -> None:
+    full_store.write(make_record("LSH", 1, metrics={"at 2": {"accuracy": 81.0}, "at 8": {"accuracy": None}}))
+    table = only_table(full_store, experiment)
+    assert texts(table, Kind.MISSING)["LSH", "at 8"] == "not reached"
+    assert "LSH, at 8: not reached within 20 steps by 1 of 3." in table.notes
+
+
+def test_words_of_a_row_come_before_its_cells(full_store: RecordStore) -> None:
+    rows = {"Full": Row(text={"memory": "l^2"}), "LSH": Row(text={"memory": "l log l"})}
+    table = only_table(full_store, make_experiment(rows=rows))
+    assert table.columns[0] == "memory"
+    assert [row.cells[0].text for row in table.blocks[0].rows] == ["l^2", "l log l"]
