@@ -1,0 +1,285 @@
+"""`efftx bench attention`: one whole attention layer, projections included, against its bound and against peers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.options import Options
+from efftx.bench.peers import PEERS, PeerShape, make_peer
+from efftx.bench.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
+from efftx.errors import UserError, nearest
+from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.initialize import materialize
+from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.projections import DenseQKV
+from efftx.ops.lsh_hashing import auto_buckets
+from efftx.plan.attention import AttentionShape
+from efftx.training.devices import DEVICES, resolve_device
+
+FORWARD, BOTH = "forward", "forward+backward"
+ROUNDS = (1, 2, 4, 8)
+LENGTHS = (1024, 4096, 16384)
+QUERY_BLOCK = 256
+D_MODEL, N_HEADS, D_HEAD, CHUNK_LEN = 256, 4, 64, 64
+KINDS = ("full", "memory_efficient", "sdpa", "lsh")
+"""full: the whole score matrix at once; memory_efficient: by query block (the paper's baseline); sdpa: PyTorch's
+fused kernel; lsh. All share queries and keys, as the paper's layer does."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer to be measured. `later` is LSH without bucket mask and without correction of duplicates."""
+
+    kind: str
+    length: int
+    batch: int = 1
+    d_model: int = D_MODEL
+    n_heads: int = N_HEADS
+    d_head: int = D_HEAD
+    query_block: int = QUERY_BLOCK
+    chunk_len: int = CHUNK_LEN
+    n_hashes: int = 0
+    later: bool = False
+    peer: str | None = None
+
+    def shape(self) -> AttentionShape:
+        """What is counted of it."""
+        hashed = self.kind == "lsh"
+        block = {"full": self.length, "memory_efficient": min(self.query_block, self.length)}.get(self.kind, 0)
+        return AttentionShape(
+            kind="lsh" if hashed else "full",
+            length=self.length,
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_head=self.d_head,
+            query_block=block,
+            chunk_len=self.chunk_len if hashed else 0,
+            n_hashes=self.n_hashes,
+            n_buckets=tuple(auto_buckets(self.length, self.chunk_len)) if hashed else (),
+        )
+
+    def peer_shape(self) -> PeerShape:
+        """What a peer is asked for."""
+        return PeerShape(self.d_model, self.n_heads, self.d_head, self.chunk_len, self.n_hashes, self.length)
+
+    def make(self, device: torch.device, seed: int) -> nn.Module:
+        """The layer with fresh weights."""
+        if self.peer is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return make_peer(self.peer, self.peer_shape(), device)
+        with torch.device("meta"):
+            projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=True, bias=False)
+            layer: nn.Module
+            if self.kind == "lsh":
+                config = LSHConfig(
+                    n_hashes=self.n_hashes,
+                    chunk_len=self.chunk_len,
+                    attend_across_buckets=self.later,
+                    allow_duplicates=self.later,
+                )
+                layer = LSHAttention(config, projections, attention_dropout=0.0)
+            else:
+                block = FullConfig(query_block=self.shape().query_block)
+                layer = FullAttention(block, projections, d_head=self.d_head, attention_dropout=0.0)
+        materialize(layer, device, seed)
+        return layer
+
+
+def case_names() -> list[str]:
+    """Every name that `names=` takes, in the order of the rows."""
+    lsh = [f"lsh-{n}{form}" for n in ROUNDS for form in ("", "-later")]
+    return ["full", "full-block", "full-sdpa", *lsh, *(f"{peer}-lsh-{n}" for peer in PEERS for n in ROUNDS)]
+
+
+def case_of(name: str, length: int) -> Case:
+    """The case that `names=` calls `name`."""
+    full = {"full": "full", "full-block": "memory_efficient", "full-sdpa": "sdpa"}
+    if name in full:
+        return Case(full[name], length)
+    peer, _, rest = name.rpartition("lsh-")
+    n_hashes, _, form = rest.partition("-")
+    peer = peer.removesuffix("-")
+    return Case("lsh", length, n_hashes=int(n_hashes), later=bool(form or peer), peer=peer or None)
+
+
+def bench_attention(options: Options) -> dict[str, Any]:
+    """Rows of time, peak memory and ratios at every length for every name that can be measured.
+
+    Options: lengths, names, repeats, pass (forward, forward+backward), device. Each row has, beside the keys of
+    every bench, rounds, form, spread, share_of_dense (scores computed over those of dense causal attention),
+    ratio_to_bound, ratio_to_peer (seconds over those of the faster peer at the same rounds and length), like_for_like.
+    """
+    names = options.names("names", case_names(), [n for n in case_names() if n != "full"])
+    lengths = options.numbers("lengths", LENGTHS)
+    repeats = options.number("repeats", 5)
+    which = options.name("pass", (FORWARD, BOTH), BOTH)
+    device = resolve_device(options.name("device", DEVICES, "auto"))
+    options.refuse_rest()
+    rows: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
+    for length in lengths:
+        cases = {}
+        for name in names:
+            case = case_of(name, length)
+            why = PEERS[case.peer].why_not(case.peer_shape()) if case.peer else None
+            if why is None:
+                cases[name] = case
+            else:
+                skipped.append({"name": name, "length": length, "why": why})
+        rows += measure(cases, which, repeats=repeats, device=device) if cases else []
+    add_ratio_to_peer(rows)
+    versions = {peer.package: peer.version for peer in PEERS.values()}
+    return {
+        "bench": "attention",
+        "rows": rows,
+        "skipped": skipped,
+        "machine": {
+            **machine(device, repeats=repeats),
+            "read_bytes_per_second": read_bandwidth(device),
+            "peers": versions,
+        },
+        "layer": {"d_model": D_MODEL, "n_heads": N_HEADS, "d_head": D_HEAD, "chunk_len": CHUNK_LEN, "batch": 1},
+    }
+
+
+def measure(
+    cases: Mapping[str, Case], which: str, *, repeats: int, device: torch.device, warm_up: int = 1, seed: int = 0
+) -> list[dict[str, Any]]:
+    """One row a case: timed in turns with each other and with a matrix product; peak memory apart, untimed.
+
+    A forward pass alone runs in evaluation mode without gradients. The bound is the case's FLOPs over the rate of the
+    matrix product, a peer's that of the same attention here.
+    """
+    for case in cases.values():
+        _refuse_too_large(case)
+    backward = which == BOTH
+    calls: dict[str, Callable[[], object]] = {}
+    layers = {name: case.make(device, seed).train(backward) for name, case in cases.items()}
+    for name, case in cases.items():
+        calls[name] = _pass_of(layers[name], input_of(case, device, seed), backward)
+    product, product_flops = matmul_call(device)
+    matmul = "a matrix product"
+    with exclusive():
+        timed = interleaved({**calls, matmul: product}, repeats=repeats, device=device, warm_up=warm_up)
+        # Apart, since counting slows every operator down; under the lock, so as not to disturb another's timing.
+        peaks = {name: peak_bytes(layers[name], input_of(case, device, seed), backward) for name, case in cases.items()}
+    flops_per_second = product_flops / timed[matmul].seconds
+    rows = []
+    for name, case in cases.items():
+        shape = case.shape()
+        flops = case.batch * shape.flops(backward=backward)
+        bound = flops / flops_per_second
+        rows.append(
+            {
+                "name": name,
+                "peer": case.peer is not None,
+                "rounds": case.n_hashes or None,
+                "form": None if case.kind != "lsh" else "later" if case.later else "paper",
+                "like_for_like": case.later,
+                "length": case.length,
+                "batch": case.batch,
+                "pass": which,
+                "seconds": timed[name].seconds,
+                "spread": timed[name].spread,
+                "peak_bytes": peaks[name],
+                "flops": flops,
+                "bound_seconds": bound,
+                "ratio_to_bound": timed[name].seconds / bound,
+                "matmul_flops_per_second": flops_per_second,
+                "share_of_dense": shape.keys / shape.dense_keys,
+                "note": PEERS[case.peer].note if case.peer else "",
+            }
+        )
+    return rows
+
+
+def input_of(case: Case, device: torch.device, seed: int) -> Tensor:
+    """Standard Gaussian rows (batch, length, d_model), the same for every case of a shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(case.batch, case.length, case.d_model, generator=generator).to(device)
+
+
+def peak_bytes(layer: nn.Module, x_BLD: Tensor, backward: bool) -> int:
+    """Peak of live tensor bytes of one pass, without the input, the weights and their gradients."""
+    call = _pass_of(layer, x_BLD, backward, keep_gradients=True)
+    with LiveBytes() as live:
+        call()
+    peak = live.peak_bytes(excluding=[p.grad for p in layer.parameters() if p.grad is not None])
+    layer.zero_grad(set_to_none=True)
+    return peak
+
+
+def add_ratio_to_peer(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes `ratio_to_peer` into the rows: below 1 is faster; None for full attention and without a measured peer."""
+    for row in rows:
+        same = ("length", "pass", "rounds")
+        peers = [r for r in rows if r["peer"] and row["rounds"] and all(r[key] == row[key] for key in same)]
+        fastest = min(peers, key=lambda r: float(r["seconds"]), default=None)
+        row["ratio_to_peer"] = None if fastest is None else row["seconds"] / fastest["seconds"]
+        row["faster_peer"] = None if fastest is None else fastest["name"]
+
+
+def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"seconds", "spread", "peak_bytes", "bound_seconds", ...}` of one layer, for experiments.
+
+    Keys: attention (full, memory_efficient, sdpa, lsh), length; and batch, d_model, n_heads, d_head, query_block,
+    chunk_len, n_hashes, later, pass, repeats, warm_up, seed, device where they differ from the defaults.
+    """
+    given = dict(parameters)
+    kind = str(given.pop("attention"))
+    if kind not in KINDS:
+        raise UserError("bad_value", f"attention={kind} is not known here.", nearest(kind, KINDS))
+    which = str(given.pop("pass", FORWARD))
+    if which not in (FORWARD, BOTH):
+        raise UserError("bad_value", f"pass={which} is not known.", nearest(which, (FORWARD, BOTH)))
+    repeats, warm_up, seed = (int(given.pop(k, v)) for k, v in (("repeats", 3), ("warm_up", 1), ("seed", 0)))
+    device = resolve_device(str(given.pop("device", "auto")))
+    numbers = {"length", "batch", "d_model", "n_heads", "d_head", "query_block", "chunk_len", "n_hashes", "later"}
+    unknown = sorted(given.keys() - numbers)
+    if unknown:
+        raise UserError("unknown_key", f"A timing of attention has no '{unknown[0]}'.", nearest(unknown[0], numbers))
+    case = Case(kind, **given)
+    (row,) = measure({kind: case}, which, repeats=repeats, device=device, warm_up=warm_up, seed=seed)
+    return {**row, "threads": torch.get_num_threads()}
+
+
+def _pass_of(layer: nn.Module, x_BLD: Tensor, backward: bool, *, keep_gradients: bool = False) -> Callable[[], object]:
+    if not backward:
+
+        def forward() -> None:
+            with torch.no_grad():
+                layer(x_BLD)
+
+        return forward
+    x = x_BLD.clone().requires_grad_()
+
+    def forward_and_backward() -> None:
+        layer(x).sum().backward()
+        x.grad = None
+        if not keep_gradients:
+            layer.zero_grad(set_to_none=True)
+
+    return forward_and_backward
+
+
+def _refuse_too_large(case: Case) -> None:
+    """A whole score matrix, about three of which live at a time, must fit in the machine's memory."""
+    if case.kind != "full":
+        return
+    needed = 3 * 4 * case.batch * case.n_heads * case.length**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed > memory / 2:
+        raise UserError(
+            "too_large",
+            f"Full attention with all scores at length {case.length} takes about {needed / 1e9:.0f} GB.",
+            "Leave it out, or take full-block or full-sdpa.",
+        )

@@ -1,0 +1,79 @@
+"""Peak of live tensor bytes: what a computation holds at its fullest moment, whatever the allocator makes of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows every storage that is made while the mode is on, from the operator that makes it to its release.
+
+    What exists before (weights, a batch) does not count, nor does what a kernel allocates and frees inside itself.
+    Views count once. The mode slows every operator down: never time what runs under it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changes: list[tuple[int, int]] = []  # (a storage's number, bytes gained or lost), in order
+        self._known: dict[int, tuple[int, int]] = {}  # address -> number (0: made elsewhere), bytes
+        self._n_made = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, made_here=False)
+        out = func(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor, made_here=True)
+        return out
+
+    def peak_bytes(self, excluding: Iterable[Tensor] = ()) -> int:
+        """The most bytes alive at one time, those of `excluding` (tensors that still live) left out at all times."""
+        left_out = {self._known[a][0] for a in map(_address, excluding) if a in self._known}
+        now = peak = 0
+        for number, change in self._changes:
+            if number not in left_out:
+                now += change
+                peak = max(peak, now)
+        return peak
+
+    def bytes_now(self) -> int:
+        """Bytes alive now."""
+        return sum(change for _, change in self._changes)
+
+    def _see(self, tensor: Tensor, *, made_here: bool) -> None:
+        storage = tensor.untyped_storage()
+        address, n_bytes = storage._cdata, storage.nbytes()
+        if address not in self._known:
+            self._n_made += made_here
+            number = self._n_made if made_here else 0
+            self._known[address] = (number, 0)
+            weakref.finalize(storage, self._release, address)
+        number, before = self._known[address]
+        if number and n_bytes != before:  # new, or resized by an operator that writes into a given tensor
+            self._known[address] = (number, n_bytes)
+            self._changes.append((number, n_bytes - before))
+
+    def _release(self, address: int) -> None:
+        number, n_bytes = self._known.pop(address)
+        if number:
+            self._changes.append((number, -n_bytes))
+
+
+def _address(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each once."""
+    return sum({_address(t): t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,0 +1,206 @@
+"""`efftx bench memory` and `efftx bench train`: whole models, the variants of Reformer's table 3, one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efftx.bench.attention import BOTH
+from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.options import Options
+from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
+from efftx.config import Config, compose
+from efftx.models.build import build_model
+from efftx.models.decoder import Decoder
+from efftx.ops.replay import Replay
+from efftx.plan.flops import training_flops_by_component
+from efftx.plan.memory import activation_bytes
+from efftx.training.devices import DEVICES, resolve_device
+from efftx.training.optimizers import make_optimizer
+
+VOCAB_SIZE = 256
+_REVERSIBLE = ["reversible.enabled=true", "reversible.merge=mean"]
+_SLICES = 8
+VARIANTS: dict[str, list[str]] = {
+    "transformer": ["share_qk=true"],
+    "reversible": ["share_qk=true", *_REVERSIBLE],
+    "chunked-reversible": ["share_qk=true", *_REVERSIBLE, "chunking"],
+    "lsh": ["attention=[lsh]"],
+    "reformer": ["attention=[lsh]", *_REVERSIBLE, "chunking"],
+}
+"""The rows of table 3 with equal parameters: streams are averaged, queries and keys shared in all of them; `chunking`
+is of the feed-forward and the loss, in eighths of the length. Full attention is PyTorch's fused kernel."""
+
+
+def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
+    """The config of one row: d_model 256, d_ff 1024, 4 heads of 64, no dropout, learned positions."""
+    own = [word for word in VARIANTS[name] if word != "chunking"]
+    if "chunking" in VARIANTS[name]:
+        own += [f"chunking.{part}={max(1, length // _SLICES)}" for part in ("ff", "loss")]
+    base = ["model=transformer", "data=stdlib", "size=cpu", "dropout=0", "positions.kind=learned"]
+    return compose([*base, f"n_layers={depth}", f"data.length={length}", f"training.batch_size={batch}", *own])
+
+
+def bench_memory(options: Options) -> dict[str, Any]:
+    """Peak activation memory of forward and backward pass against depth, one row a variant and depth; nothing is timed.
+
+    Options: names, depths, lengths, batch, device. Rows have, beside the keys of every bench, depth, batch,
+    replay_bytes (buckets and random states, not in the peak), planned_bytes (what `efftx plan` estimates) and
+    ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
+    """
+    names = options.names("names", VARIANTS)
+    depths = options.numbers("depths", (4, 8, 16, 24))
+    lengths = options.numbers("lengths", (1024,))
+    batch = options.number("batch", 2)
+    device = resolve_device(options.name("device", DEVICES, "auto"))
+    options.refuse_rest()
+    rows: list[dict[str, Any]] = []
+    flatness: dict[str, float] = {}
+    for length in lengths:
+        for name in names:
+            own = [
+                _memory_row(name, variant(name, depth=depth, length=length, batch=batch), device) for depth in depths
+            ]
+            smallest = min(row["peak_bytes"] for row in own)
+            shallowest = min(own, key=lambda row: int(row["depth"]))["peak_bytes"]
+            for row in own:
+                row["ratio_to_shallowest"] = row["peak_bytes"] / shallowest
+            if own[0]["reversible"]:
+                flatness[f"{name} at {length}"] = max(row["peak_bytes"] for row in own) / smallest
+            rows += own
+    return {
+        "bench": "memory",
+        "rows": rows,
+        "flatness": flatness,
+        "model": _model_facts(batch),
+        "machine": machine(device, repeats=1),
+    }
+
+
+def bench_train(options: Options) -> dict[str, Any]:
+    """Seconds of a training step (forward, backward, Adam) of every variant, in turns, against the FLOPs it needs.
+
+    Options: names, depths, lengths, batch, repeats, device. Rows have, beside the keys of every bench, depth, batch,
+    tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
+    """
+    names = options.names("names", VARIANTS)
+    depths = options.numbers("depths", (3,))
+    lengths = options.numbers("lengths", (1024,))
+    batch = options.number("batch", 2)
+    repeats = options.number("repeats", 5)
+    device = resolve_device(options.name("device", DEVICES, "auto"))
+    options.refuse_rest()
+    rows: list[dict[str, Any]] = []
+    for length in lengths:
+        for depth in depths:
+            configs = {name: variant(name, depth=depth, length=length, batch=batch) for name in names}
+            rows += _train_rows(configs, repeats, device)
+    return {
+        "bench": "train",
+        "rows": rows,
+        "model": _model_facts(batch),
+        "machine": machine(device, repeats=repeats),
+    }
+
+
+def peak_of_step(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> tuple[int, int]:
+    """(peak activation bytes, replay bytes) of forward and backward pass of one micro-batch.
+
+    Peak of live tensor bytes without parameters, gradients and replay state; optimiser state is not there yet.
+    """
+    model, tokens_BL = _model_and_tokens(config, device, vocab_size)
+    replays = [(Replay(), Replay()) for _ in range(config.n_layers)] if config.reversible.enabled else None
+    with LiveBytes() as live:
+        _loss(model, tokens_BL, replays).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    kept = [replay for pair in replays or () for replay in pair]
+    choices = [choice for replay in kept for choice in replay.choices.values()]
+    peak = live.peak_bytes(excluding=[*gradients, *choices])
+    return peak, sum(replay.replay_bytes() for replay in kept)
+
+
+def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, Any]:
+    with exclusive():  # so as not to disturb a timing
+        peak, replay = peak_of_step(config, device)
+    return {
+        "name": name,
+        "peer": False,
+        "depth": config.n_layers,
+        "length": config.data.length,
+        "batch": config.training.batch_size,
+        "pass": BOTH,
+        "seconds": None,
+        "bound_seconds": None,
+        "peak_bytes": peak,
+        "replay_bytes": replay,
+        "planned_bytes": activation_bytes(config, VOCAB_SIZE),
+        "reversible": config.reversible.enabled,
+    }
+
+
+def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) -> list[dict[str, Any]]:
+    calls: dict[str, Callable[[], object]] = {}
+    for name, config in configs.items():
+        calls[name] = _step_of(config, device)
+    product, product_flops = matmul_call(device)
+    matmul = "a matrix product"
+    with exclusive():
+        timed = interleaved({**calls, matmul: product}, repeats=repeats, device=device)
+        peaks = {name: peak_of_step(config, device)[0] for name, config in configs.items()}
+    flops_per_second = product_flops / timed[matmul].seconds
+    first = timed[next(iter(configs))].seconds
+    rows = []
+    for name, config in configs.items():
+        tokens = config.training.batch_size * config.data.length
+        flops = tokens * sum(training_flops_by_component(config, VOCAB_SIZE).values())
+        rows.append(
+            {
+                "name": name,
+                "peer": False,
+                "depth": config.n_layers,
+                "length": config.data.length,
+                "batch": config.training.batch_size,
+                "pass": "training step",
+                "seconds": timed[name].seconds,
+                "spread": timed[name].spread,
+                "tokens_per_second": tokens / timed[name].seconds,
+                "peak_bytes": peaks[name],
+                "flops": flops,
+                "bound_seconds": flops / flops_per_second,
+                "ratio_to_bound": timed[name].seconds / (flops / flops_per_second),
+                "ratio_to_first": timed[name].seconds / first,
+                "matmul_flops_per_second": flops_per_second,
+            }
+        )
+    return rows
+
+
+def _step_of(config: Config, device: torch.device) -> Callable[[], object]:
+    model, tokens_BL = _model_and_tokens(config, device, VOCAB_SIZE)
+    optimizer = make_optimizer(config.optimizer, model.named_parameters())
+
+    def step() -> None:
+        _loss(model, tokens_BL, None).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _model_and_tokens(config: Config, device: torch.device, vocab_size: int) -> tuple[Decoder, Tensor]:
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (config.training.batch_size, config.data.length)
+    tokens_BL = torch.randint(vocab_size, shape, generator=generator).to(device)
+    return build_model(config, vocab_size, device).train(), tokens_BL
+
+
+def _loss(model: nn.Module, tokens_BL: Tensor, replays: Any) -> Tensor:
+    nll_BL: Tensor = model.token_losses(tokens_BL, replays)[0]  # type: ignore[operator]
+    return nll_BL.mean()
+
+
+def _model_facts(batch: int) -> dict[str, Any]:
+    return {"d_model": 256, "d_ff": 1024, "n_heads": 4, "d_head": 64, "vocab_size": VOCAB_SIZE, "batch": batch}

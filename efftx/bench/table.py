@@ -1,0 +1,106 @@
+"""A bench's result for people; every number shown is in the rows as it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from efftx.plan import bytes_text
+
+Row = Mapping[str, Any]
+
+
+def _seconds(row: Row, key: str = "seconds") -> str:
+    value = row[key]
+    return "" if value is None else f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _ratio(key: str) -> Callable[[Row], str]:
+    return lambda row: "" if row[key] is None else f"{row[key]:.2f}"
+
+
+def _name(row: Row) -> str:
+    marks = " (peer)" if row["peer"] else " =" if row["like_for_like"] else ""
+    return str(row["name"]) + marks
+
+
+_SHARED: dict[str, Callable[[Row], str]] = {
+    "length": lambda row: f"{row['length']:,}",
+    "time": _seconds,
+    "spread": lambda row: f"{row['spread']:.0%}",
+    "bound": lambda row: _seconds(row, "bound_seconds"),
+    "x bound": _ratio("ratio_to_bound"),
+    "peak memory": lambda row: bytes_text(row["peak_bytes"]),
+}
+_COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
+    "attention": {
+        "attention": _name,
+        **_SHARED,
+        "scores / dense": lambda row: f"{row['share_of_dense']:.2f}",
+        "x faster peer": _ratio("ratio_to_peer"),
+    },
+    "memory": {
+        "model": lambda row: str(row["name"]),
+        "length": lambda row: f"{row['length']:,}",
+        "layers": lambda row: str(row["depth"]),
+        "peak activations": lambda row: bytes_text(row["peak_bytes"]),
+        "x shallowest": lambda row: f"{row['ratio_to_shallowest']:.3f}",
+        "replay state": lambda row: bytes_text(row["replay_bytes"]),
+        "planned": lambda row: bytes_text(row["planned_bytes"]),
+    },
+    "train": {
+        "model": lambda row: str(row["name"]),
+        "layers": lambda row: str(row["depth"]),
+        **_SHARED,
+        "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+        "x first": _ratio("ratio_to_first"),
+    },
+}
+
+
+def print_table(result: Mapping[str, Any], console: Console) -> None:
+    """The rows of a bench's `result` as a table, and under it how they were taken."""
+    columns = _COLUMNS[result["bench"]]
+    table = Table()
+    for i, head in enumerate(columns):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for row in result["rows"]:
+        table.add_row(*(show(row) for show in columns.values()))
+    console.print(table)
+    for line in _notes(result):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    lines = [f"not measured: {s['name']} at {s['length']}: {s['why']}" for s in result.get("skipped", ())]
+    if result["bench"] == "attention":
+        lines += [f"{note}: {', '.join(names)}" for note, names in _peer_notes(result).items()]
+        lines.append("'=' is the form that the peers compute: across buckets, duplicates allowed.")
+    for name, ratio in result.get("flatness", {}).items():
+        lines.append(f"{name}: the largest peak over all depths is {ratio:.3f} of the smallest.")
+    shape = result.get("layer") or result.get("model")
+    lines.append(", ".join(f"{key} {value}" for key, value in (shape or {}).items()))
+    machine = result["machine"]
+    allocator = ", ".join(f"{k}={v}" for k, v in machine["allocator"].items()) or "the system's, as it is"
+    lines.append(
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, allocator: {allocator}."
+    )
+    if result["bench"] != "memory":
+        rates = [row["matmul_flops_per_second"] for row in result["rows"]]
+        lines.append(
+            f"{machine['repeats']} repeats {machine['order']}, after {machine['warm_up']} to warm up; the bound is "
+            f"FLOPs over {min(rates, default=0) / 1e9:.0f} to {max(rates, default=0) / 1e9:.0f} GFLOP/s, those of a "
+            "matrix product in the same turns."
+        )
+    return lines
+
+
+def _peer_notes(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        if row["note"] and row["name"] not in notes.setdefault(row["note"], []):
+            notes[row["note"]].append(row["name"])
+    return notes

@@ -1,0 +1,163 @@
+"""What a run costs before it is run: parameters, FLOPs, bytes, hours; from the shapes on the meta device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from efftx.config import Config, device_kind
+from efftx.data.dataset import find_source
+from efftx.errors import UserError
+from efftx.models.build import build_on_meta
+from efftx.plan.flops import flops_by_component, training_flops_by_component
+from efftx.plan.hardware import DEVICES, cpu, hardware, rate
+from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
+from efftx.training.devices import DTYPES, parameter_dtype
+
+UTILISATION = 0.4
+"""The share of a device's peak that a training step is taken to reach."""
+
+
+def plan(config: Config, *, device: str | None = None, utilisation: float = UTILISATION) -> dict[str, Any]:
+    """What training `config` takes: nothing is run, no data set is opened.
+
+    `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak.
+    Gives parameters and parameters_by_component (in sum the same), flops_per_token (forward), its parts,
+    training_flops_per_token, training_flops, memory_bytes (by kind, `total` last; activations also as they would be
+    with and without `reversible`), tokens, hours, and hours_by_device. Evaluations are not counted; memory is that of
+    one process. Raises UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
+    """
+    if not 0 < utilisation <= 1:
+        raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
+    chosen = hardware(device or default_device(config))
+    chosen_rate = rate(chosen, config.dtype)
+    vocab_size = find_source(config.data.name).vocab_size(config.data)
+    model = build_on_meta(config, vocab_size)
+    parameters = list(model.parameters())
+    forward = flops_by_component(config, vocab_size)
+    training = training_flops_by_component(config, vocab_size)
+    tokens = config.training.steps * config.training.accumulation * config.training.batch_size * config.data.length
+    total_flops = sum(training.values()) * tokens
+    known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
+    devices = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
+    memory = _memory(config, parameters, vocab_size)
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "parameters_by_component": parameters_by_component(model),
+        "flops_per_token": sum(forward.values()),
+        "flops_per_token_by_component": forward,
+        "training_flops_per_token": sum(training.values()),
+        "training_flops": total_flops,
+        "memory_bytes": memory,
+        "tokens": tokens,
+        "vocab_size": vocab_size,
+        "device": chosen.name,
+        "device_flops_per_second": chosen_rate,
+        "device_source": chosen.source,
+        "utilisation": utilisation,
+        "hours": _hours(total_flops, chosen_rate, utilisation),
+        "hours_by_device": {
+            name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in devices.items()
+        },
+        "fits": {name: memory["total"] <= d.memory_bytes for name, d in devices.items() if d.memory_bytes is not None},
+    }
+
+
+def price(config: Config) -> dict[str, Any]:
+    """The part of `plan` that is asked before a long run: hours, device, utilisation, tokens, training_flops."""
+    planned = plan(config)
+    return {key: planned[key] for key in ("hours", "device", "utilisation", "tokens", "training_flops")}
+
+
+def default_device(config: Config) -> str:
+    """The name of the device that the config would run on here: so many CPU cores, or the GPU that is in the machine.
+
+    A GPU that has no name of its own among the devices counts as an a100.
+    """
+    if device_kind(config.device) == "cpu":
+        return cpu(config.n_threads).name
+    found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
+    return next((name for name in DEVICES if name in found), "a100")
+
+
+def parameters_by_component(model: nn.Module) -> dict[str, int]:
+    """Component -> number of parameters, each counted once: a tied matrix belongs to the embedding.
+
+    A component is a child of the model, or of its blocks; the norms of all of them are one component.
+    """
+    norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+    counted: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        path = name.split(".")
+        owner = path[2] if path[0] == "blocks" else path[0]
+        counted["norms" if id(parameter) in norms else owner] += parameter.numel()
+    return dict(counted)
+
+
+def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> dict[str, int]:
+    weights = parameter_bytes(parameters, parameter_dtype(DTYPES[config.dtype]))
+    held = {
+        "parameters": weights,
+        "gradients": weights,
+        "optimizer_state": optimizer_bytes(config.optimizer.name, parameters),
+        "activations": activation_bytes(config, vocab_size),
+        "replay_state": replay_bytes(config),
+    }
+    return {
+        **held,
+        "activations_with_reversible": activation_bytes(config, vocab_size, reversible=True),
+        "activations_without_reversible": activation_bytes(config, vocab_size, reversible=False),
+        "logits": logits_bytes(config, vocab_size),
+        "total": sum(held.values()),
+    }
+
+
+def _hours(flops: float, flops_per_second: float, utilisation: float) -> float:
+    return flops / (flops_per_second * utilisation) / 3600.0
+
+
+def print_plan(result: dict[str, Any], console: Console) -> None:
+    """`result` of `plan` for people."""
+    parts = Table("component", "parameters", "share")
+    for name, count in result["parameters_by_component"].items():
+        parts.add_row(name, f"{count:,}", f"{count / result['parameters']:.1%}")
+    flops = Table("component", "FLOPs a token, forward", "share")
+    for name, count in result["flops_per_token_by_component"].items():
+        flops.add_row(name, f"{count:.4g}", f"{count / result['flops_per_token']:.1%}")
+    memory = Table("memory of a training step", "bytes", "")
+    for name, count in result["memory_bytes"].items():
+        memory.add_row(name.replace("_", " "), f"{count:,}", bytes_text(count))
+    hours = Table("device", "hours", "fits in its memory")
+    for name, count in result["hours_by_device"].items():
+        fits = {True: "yes", False: "no", None: ""}[result["fits"].get(name)]
+        hours.add_row(f"{name} *" if name == result["device"] else name, f"{count:,.4g}", fits)
+    titles = {
+        f"{result['parameters']:,} parameters": parts,
+        f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
+        "Memory, one process": memory,
+        f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs at {result['utilisation']:.0%}": hours,
+    }
+    for title, table in titles.items():
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(title, highlight=False)
+        console.print(table)
+    console.print(
+        f"* the chosen device: {result['device_flops_per_second']:.4g} FLOP/s ({result['device_source']}). "
+        "Estimates: activations within about 20 %; evaluations are not counted.",
+        highlight=False,
+    )
+
+
+def bytes_text(count: float) -> str:
+    """`count` bytes with a unit: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,112 @@
+"""What one attention layer computes and holds, counted from its shapes.
+
+A multiplication with its addition is two FLOPs; only matrix products are counted, as PyTorch's own counter does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from efftx.config import Config
+from efftx.ops.lsh_hashing import auto_buckets
+
+SCORE_BACKWARD = 2.5
+"""Backward over forward FLOPs of scores and weighted values: no kernel here stores scores, so that a backward pass
+makes them again (one product) and forms the gradients of weights, values, queries and keys (four)."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """One attention layer at one length. `query_block` is of `full` only, `chunk_len` of `local` and `lsh`,
+    `n_hashes` and `n_buckets` (factors) of `lsh`, which always shares queries and keys."""
+
+    kind: str
+    length: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    share_qk: bool = True
+    query_block: int = 0
+    chunk_len: int = 0
+    n_hashes: int = 0
+    n_buckets: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Width of all heads together."""
+        return self.n_heads * self.d_head
+
+    @property
+    def padded_length(self) -> int:
+        """The length in whole chunks, or as it is where nothing is cut into chunks."""
+        return ceil(self.length / self.chunk_len) * self.chunk_len if self.chunk_len else self.length
+
+    @property
+    def keys(self) -> float:
+        """Scores computed for a query in the mean, masked and padded ones included, all rounds together.
+
+        full      (L + 1) / 2: the fused causal kernel skips what lies later
+        full, b   queries in blocks of b: the mean of the last position of each query's block
+        local     2 m, for each of the padded L
+        lsh       n_hashes 2 m, for each of the padded L (m where there is one chunk in all)
+        """
+        length, m = self.length, self.chunk_len
+        if self.kind == "full":
+            if not self.query_block:
+                return (length + 1) / 2
+            lasts = range(self.query_block, length + self.query_block, self.query_block)
+            return sum(min(last, length) * (min(last, length) - last + self.query_block) for last in lasts) / length
+        if self.kind == "local":
+            return 2 * m * self.padded_length / length
+        one_chunk = self.n_hashes * self.padded_length == m
+        return self.n_hashes * (1 if one_chunk else 2) * m * self.padded_length / length
+
+    @property
+    def dense_keys(self) -> float:
+        """Keys that a causal query sees in the mean: (L + 1) / 2."""
+        return (self.length + 1) / 2
+
+    @property
+    def projection_flops(self) -> float:
+        """Forward FLOPs a token of q (with k, unless shared), v and the output: 2 d_model width each."""
+        return 2.0 * self.d_model * self.width * (3 if self.share_qk else 4)
+
+    @property
+    def score_flops(self) -> float:
+        """Forward FLOPs a token of q k^T and of the weighted values: 4 d_head a key and head."""
+        return 4.0 * self.width * self.keys
+
+    @property
+    def hashing_flops(self) -> float:
+        """FLOPs a token of the rotations: 2 d_head (sum of the factors / 2) a head and round. Never run backward."""
+        return float(self.width * sum(self.n_buckets) * self.n_hashes)
+
+    def flops(self, *, backward: bool) -> float:
+        """FLOPs of the whole layer for one row of L tokens, forward or forward and backward."""
+        projections = self.projection_flops * (3 if backward else 1)
+        scores = self.score_flops * (1 + SCORE_BACKWARD if backward else 1)
+        return self.length * (projections + scores + self.hashing_flops)
+
+
+def shape_of_layer(config: Config, kind: str) -> AttentionShape:
+    """The shape of the config's layers of one kind of attention."""
+    length = config.data.length
+    lsh, local = config.lsh, config.local
+    return AttentionShape(
+        kind=kind,
+        length=length,
+        d_model=config.d_model,
+        n_heads=config.n_heads,
+        d_head=config.width_of_head,
+        share_qk=config.share_qk or kind == "lsh",
+        query_block=min(config.full.query_block, length) if kind == "full" else 0,
+        chunk_len={"lsh": lsh.chunk_len, "local": local.chunk_len}.get(kind, 0),
+        n_hashes=lsh.n_hashes if kind == "lsh" else 0,
+        n_buckets=tuple(lsh.n_buckets or auto_buckets(length, lsh.chunk_len)) if kind == "lsh" else (),
+    )
+
+
+def kinds_of_layers(config: Config) -> list[str]:
+    """The kind of attention of each layer."""
+    return [config.attention[i % len(config.attention)] for i in range(config.n_layers)]
