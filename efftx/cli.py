@@ -90,14 +90,14 @@ def _tell(kind: str, message: str, hint: str, exit_code: int, as_json: bool) -> 
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
     common.add_argument("--config-dir", action="append", default=[], help="a further folder of model/, data/, ...")
     parser = _Parser(prog="efftx", description=efftx.__doc__, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"efftx {efftx.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
-    def command(name: str, run: Callable[..., Outcome], about: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[..., Outcome], about: str) -> _Parser:
         sub = commands.add_parser(
             name,
             parents=[common],

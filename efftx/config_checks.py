@@ -138,7 +138,7 @@ def _check_shapes(config: Config) -> None:
         )
     if config.tie_embeddings and config.reversible.enabled and config.reversible.merge == "concat":
         raise _bad(
-            "tie_embeddings=true needs a head as wide as the embedding, and reversible.merge=concat makes it twice as wide.",
+            "tie_embeddings=true needs a head as wide as the embedding: reversible.merge=concat doubles it.",
             "Use reversible.merge=mean, or tie_embeddings=false.",
         )
     positions, length = config.positions, config.data.length

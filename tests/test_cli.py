@@ -120,7 +120,7 @@ def test_an_ablation_skips_what_is_done_goes_on_after_a_failure_and_says_so(
     assert set(runs[0]) >= {"overrides", "run", "hash", "state", "metrics", "timings"}
 
     # A rate so large that the loss is infinite within the six steps: a point that fails by itself.
-    code, out, err = run(capsys, "ablate", "lsh.n_hashes=2", "optimizer.lr=1e30,1e-3,2e-3", *SMALL, "--json")
+    code, out, _ = run(capsys, "ablate", "lsh.n_hashes=2", "optimizer.lr=1e30,1e-3,2e-3", *SMALL, "--json")
     runs = json.loads(out)["runs"]
     assert code == 1
     assert [r["state"] for r in runs] == ["failed", "skipped", "done"]

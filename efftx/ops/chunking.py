@@ -6,21 +6,16 @@ in the backward pass. Nothing is approximated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efftx.ops.replay import Replay, autocast_of
 
-
-class PositionWise(Protocol):
-    """A function of explicit parameters that treats every position alike: (parameters, *slices) -> tensors."""
-
-    def __call__(self, parameters: Mapping[str, Tensor], *slices: Tensor) -> tuple[Tensor, ...]:
-        """The results for the positions of one slice."""
-        ...
+PositionWise = Callable[..., tuple[Tensor, ...]]
+"""A function of explicit parameters that treats every position alike: (parameters by name, *slices) -> tensors."""
 
 
 class _Chunked(torch.autograd.Function):

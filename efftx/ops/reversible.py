@@ -8,21 +8,16 @@ Legend: a, b the two streams, (batch, length, d_model) each; g_a the gradient of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from efftx.ops.replay import Replay, autocast_of
 
-
-class SubLayer(Protocol):
-    """A residual branch as a function of explicit parameters: (parameters by name, input, replay) -> output."""
-
-    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
-        """What is added to the other stream."""
-        ...
+SubLayer = Callable[[Mapping[str, Tensor], Tensor, Replay], Tensor]
+"""A residual branch as a function of explicit parameters: (parameters by name, input, replay) -> output."""
 
 
 class Tape:
