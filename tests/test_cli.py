@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -201,6 +202,31 @@ def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
     assert json.loads(out)["data"][0]["state"] == "damaged"
 
 
+def test_a_truncated_archive_and_a_wrong_text_are_told(capsys: pytest.CaptureFixture[str], own_roots: Path) -> None:
+    whole = lzma.compress(b"<mediawiki " + b"some text " * 50_000)
+    (own_roots / "cut.xz").write_bytes(whole[: len(whole) // 2])
+    code, _, err = run(capsys, "train", "data=enwik8", f"data.path={own_roots / 'cut.xz'}")
+    assert (code, "cut.xz" in err) == (2, True)
+    (own_roots / "other").write_bytes(b"this is not the beginning of enwik8 " * 10_000)
+    code, _, err = run(capsys, "train", "data=enwik8", f"data.path={own_roots / 'other'}")
+    assert (code, "other" in err) == (2, True)
+    assert not list(own_roots.rglob("prepared/*/*.bin"))
+    assert not (own_roots / "runs").exists()
+
+
+def test_without_a_network_it_says_at_once_which_file_would_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_roots: Path
+) -> None:
+    # A proxy on port 9 of this machine: nobody answers there, whatever network there is.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    code, _, err = run(capsys, "train", "data=enwik8", "size=smoke")
+    assert code == 2
+    assert "data.path" in err
+    assert "data=stdlib" in err
+    assert not (own_roots / "runs").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_place_is_told(capsys: pytest.CaptureFixture[str], own_roots: Path) -> None:
     own_roots.chmod(0o500)
@@ -221,6 +247,15 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_left(
     assert code == 2
     assert "full" in err or "space" in err
     assert not [path for path in (own_roots / "runs").rglob("*") if "step-" in path.name]
+
+
+def test_without_a_compiler_compile_is_told_what_it_lacks(own_roots: Path) -> None:
+    surroundings = {**os.environ, "CXX": "/does/not/exist", "TORCHINDUCTOR_CACHE_DIR": str(own_roots / "inductor")}
+    command = [sys.executable, "-m", "efftx", "train", *SMALL, "compile=true", "model=transformer"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
+    assert done.returncode == 2
+    assert "compiler" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

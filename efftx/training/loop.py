@@ -18,6 +18,7 @@ from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.models.build import build_model
 from efftx.models.carry import carry_weights
+from efftx.models.decoder import Decoder
 from efftx.training import devices
 from efftx.training.checkpoint import (
     capture_optimizer,
@@ -98,9 +99,8 @@ def train(
         scaler = devices.grad_scaler(device, dtype)
         notes: list[str] = [note for note in [devices.dtype_note(dtype, device)] if note]
         state, resumed_from = _resume(run, model, optimizer, scaler, notes)
-        compiled = torch.compile(model.token_losses) if config.compile else None
-        if compiled is not None:
-            model.token_losses = compiled  # type: ignore[method-assign]
+        if config.compile:
+            _compile(model, dataset, config, device, dtype)
 
         progress = stack.enter_context(
             Progress(
@@ -213,6 +213,20 @@ def read_run(run: Path) -> tuple[dict[str, Any], str]:
     if found is None:
         raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
     return found
+
+
+def _compile(model: Decoder, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+    """Replaces the model's losses by compiled ones; tries them once, so that a machine that cannot is told at once."""
+    model.token_losses = torch.compile(model.token_losses)  # type: ignore[method-assign]
+    batch = dataset.batch("train", config.seed, 0, config.training.batch_size)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
+            loss_of(model, move([batch], device)[0]).backward()
+    except torch._dynamo.exc.TorchDynamoException as error:
+        why = str(error).strip().splitlines()[0]
+        hint = "torch.compile needs a C++ compiler on the CPU (g++); compile=false does without."
+        raise UserError("cannot_compile", f"compile=true: {why}", hint) from error
+    model.zero_grad(set_to_none=True)
 
 
 def _reached(state: _State, config: Config) -> bool:

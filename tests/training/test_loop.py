@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,24 @@ def test_half_precision_trains_on_the_cpu_too(tmp_path: Path) -> None:
     words = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "dtype=bfloat16", "training.steps=3"]
     result = train(compose([*words, "lsh.n_hashes=1"]), tmp_path / "run", silent=True)
     assert all(torch.isfinite(torch.tensor(result.first_losses)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # PyTorch's own, while it compiles
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_losses_are_those_of_eager_code(tmp_path: Path) -> None:
+    words = [
+        "model=transformer",
+        "data=duplicate",
+        "size=smoke",
+        "threads=1",
+        "n_layers=1",
+        "training.steps=3",
+        "dropout=0",
+    ]
+    eager = train(compose(words), tmp_path / "eager", silent=True)
+    compiled = train(compose([*words, "compile=true"]), tmp_path / "compiled", silent=True)
+    assert compiled.hash != eager.hash
+    assert compiled.first_losses == pytest.approx(eager.first_losses, rel=1e-5)
 
 
 def test_wandb_mirrors_offline_and_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
