@@ -21,7 +21,7 @@ demo: $(BIN)/efftx
 	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx report
 
 test: $(BIN)/efftx
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(BIN)/efftx
 	$(BIN)/ruff check .
