@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from efftx.ops.attention import full_attention, full_attention_naive, unit_key
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
@@ -138,3 +139,11 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, query_blo
     assert_close(y, arrays["y"], GOLDEN, "y")
     for n, leaf in leaves.items():
         assert_close(leaf.grad, arrays[f"grad_{n}"], GOLDEN, f"grad_{n}")
+
+
+def test_keys_later_than_a_block_of_queries_are_skipped_not_masked() -> None:
+    q, k, v = queries_keys_values(16, d=4, v=4)
+    with FlopCounterMode(display=False) as counter:
+        full_attention(q, k, v, scale=SCALE, query_block=4)
+    pairs = 2 * 3 * 4 * (4 + 8 + 12 + 16)
+    assert counter.get_total_flops() == pairs * (2 * 4 + 2 * 4)
