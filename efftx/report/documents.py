@@ -79,5 +79,5 @@ def _provenance(measured: Measured) -> str:
     lines = [f"## Records (size {measured.size})\n", f"| {' | '.join(HEADINGS)} |", f"|{':---|' * len(HEADINGS)}"]
     lines += [f"| {' | '.join(escape(cell) for cell in line)} |" for line in found.lines]
     lines += ["", *[f"- machine {letter}: {escape(text)}" for letter, text in found.machines]]
-    lines += ["", *[f"    {command}" for command in found.commands]]
+    lines += ["", "```sh", *found.commands, "```"] if found.commands else []
     return "\n".join(lines) + "\n"

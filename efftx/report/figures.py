@@ -25,7 +25,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#888888"
 WIDTH, HEIGHT = 5.0, 3.0  # inches; at half a page (3.2 in) 8 pt text is still 5.6 pt
-LABEL_SHARE, LABEL_CHARACTERS, LABEL_HEIGHT = 0.28, 20, 0.05  # of the axes' width, letters, of the axes' height
+LABEL_CHARACTERS, LABEL_HEIGHT, LETTER = 20, 0.05, 0.0105  # letters a line; of the axes' height; of the width
 FARTHEST = 0.12  # how far a name may stand from the end of its line, of the axes' height
 PAPER = "paper, read off the plot"
 STYLE: Any = {
@@ -72,7 +72,7 @@ def draw(plot: Plot) -> str:
     """The plot as SVG text."""
     with style():
         figure = Figure(figsize=(WIDTH, HEIGHT))
-        axes = figure.add_axes((0.13, 0.17, 0.85 - LABEL_SHARE, 0.75))
+        axes = figure.add_axes((0.13, 0.17, 0.78 - LETTER * _longest(plot), 0.75))
         _draw_lines(axes, plot)
         return to_svg(figure)
 
@@ -96,6 +96,11 @@ def _draw_lines(axes: Axes, plot: Plot) -> None:
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     _explain(axes, plot)
+
+
+def _longest(plot: Plot) -> int:
+    """Letters of the longest line of a row's name."""
+    return max(len(text) for line in plot.lines for text in textwrap.wrap(line.label, LABEL_CHARACTERS) or [""])
 
 
 def _look(plot: Plot, line: Line) -> dict[str, Any]:

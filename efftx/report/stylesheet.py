@@ -41,7 +41,7 @@ thead tr:first-child th, thead tr:first-child td { border-top: 1.5px solid var(-
 thead { border-bottom: 1px solid var(--ink); }
 th, td { padding: 0.26rem 0.6rem; vertical-align: top; }
 th { font-weight: 600; text-align: right; }
-th:first-child { text-align: left; padding-left: 0.3rem; }
+thead tr:first-child th:first-child, tbody th { text-align: left; padding-left: 0.3rem; }
 tbody th[scope="row"] { font-weight: 500; white-space: nowrap; }
 tbody + tbody { border-top: 1px solid var(--rule); }
 thead th { vertical-align: bottom; }

@@ -136,6 +136,13 @@ def test_a_best_within_noise_is_not_bold(
     assert bold(only_table(full_store, experiment)) == {("Full", "at 2")}
 
 
+def test_a_best_that_does_not_beat_every_row_is_not_bold(full_store: RecordStore) -> None:
+    for seed in range(3):
+        full_store.write(replace(make_record("Full", seed), row="Twin"))
+    experiment = make_experiment(rows={"Full": Row(), "Twin": Row(), "LSH": Row()})
+    assert bold(only_table(full_store, experiment)) == set()
+
+
 def test_two_seeds_make_nothing_bold(full_store: RecordStore, experiment: Experiment) -> None:
     for row in ("Full", "LSH"):
         full_store.path("paper/table2", row, 2, "cpu").unlink()
