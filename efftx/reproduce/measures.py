@@ -115,7 +115,8 @@ def collision_probability(parameters: Parameters, seed: int, row: str, own: Para
 
     `parameters`: draws (fresh rotations), step_degrees; `own`: n_buckets, n_hashes (they collide if any round agrees).
     A column with `degrees` has the metric `probability`; the others have `deviation`, the largest distance from the
-    closed form over all angles in standard errors of a proportion.
+    closed form over all angles in standard errors of a proportion. A row with `circle: true` adds what the paper draws:
+    the bucket of every direction of the plane under three single rotations, and a near and a far pair of directions.
     """
     degrees = np.arange(0.0, 180.0 + 1e-9, float(parameters["step_degrees"]))
     n_buckets, n_hashes, draws = int(own["n_buckets"]), int(own["n_hashes"]), int(parameters["draws"])
@@ -128,7 +129,8 @@ def collision_probability(parameters: Parameters, seed: int, row: str, own: Para
         at = where.get("degrees")
         hit = None if at is None else measured[int(np.argmin(np.abs(degrees - float(at))))]
         metrics[column] = {"deviation": deviation} if hit is None else {"probability": hit}
-    return {"metrics": metrics, "series": {"degrees": degrees.tolist(), "measured": measured, "closed_form": exact}}
+    series = {"degrees": degrees.tolist(), "measured": measured, "closed_form": exact}
+    return {"metrics": metrics, "series": {**series, **(_circle(n_buckets, seed) if own.get("circle") else {})}}
 
 
 def first_collisions(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
@@ -168,6 +170,23 @@ def _one_round(theta: float, n_buckets: int) -> float:
     density = radius * np.exp(-(radius**2) / 2) / (2 * math.pi)
     over_phi = (both_smaller ** (n_buckets // 2 - 1)) @ weight * (math.pi - theta) / 2
     return float(n_buckets * (weight * density) @ over_phi * 9.0 / 2)
+
+
+def _circle(n_buckets: int, seed: int) -> dict[str, list[float]]:
+    """The buckets of 360 directions of a plane under three rotations; two directions 20 and two 150 degrees apart."""
+    import torch
+
+    from efftx.ops.lsh_hashing import hash_vectors, make_rotations
+
+    degrees = np.arange(360.0)
+    turned = np.radians(degrees)
+    circle_Ld = torch.tensor(np.stack([np.cos(turned), np.sin(turned)], axis=-1), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    rotations = make_rotations(1, 1, 2, 3, [n_buckets], device="cpu", dtype=torch.float32, generator=generator)
+    code_RL = hash_vectors(circle_Ld[None, None], rotations, [n_buckets])[0, 0]
+    codes = {f"circle_codes_{r}": [float(code) for code in row] for r, row in enumerate(code_RL.tolist())}
+    pairs = {"near_degrees": [70.0, 90.0], "far_degrees": [30.0, 180.0]}
+    return {"circle_degrees": degrees.tolist(), **codes, **pairs}
 
 
 def _drawn_collisions(angles: Any, n_buckets: int, n_hashes: int, draws: int, seed: int) -> list[float]:

@@ -138,3 +138,18 @@ def test_figure_5b_asks_for_every_length_and_cannot_be_replayed(tmp_path: Path, 
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
     assert line["not replayable"] == len(e.rows)
     assert state_of(e, store, FakeTrainer())["state"] == "recorded"
+
+
+def test_the_circle_is_the_hash_of_every_direction_and_opposite_directions_are_in_opposite_buckets() -> None:
+    parameters = {"draws": 10, "step_degrees": 90, "columns": {}}
+    own = {"n_buckets": 4, "n_hashes": 1, "circle": True}
+    series = collision_probability(parameters, 0, "row", own)["series"]
+    assert series["circle_degrees"] == [float(degree) for degree in range(360)]
+    for rotation in range(3):
+        codes = series[f"circle_codes_{rotation}"]
+        assert set(codes) == {0.0, 1.0, 2.0, 3.0}
+        assert all((codes[d] + 2) % 4 == codes[d + 180] for d in range(180))
+    assert series["circle_codes_0"] != series["circle_codes_1"]
+    assert (
+        "circle_degrees" not in collision_probability(parameters, 0, "row", {"n_buckets": 4, "n_hashes": 1})["series"]
+    )
