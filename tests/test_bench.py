@@ -15,6 +15,8 @@ from rich.console import Console
 from efftx import bench
 from efftx.bench import attention, peers, timing
 from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, input_of, peak_bytes
+from efftx.bench.stacks import peak_of_step
+from efftx.config import compose
 from efftx.errors import UserError
 
 CPU = torch.device("cpu")
@@ -252,3 +254,16 @@ def test_a_training_step_of_every_variant_is_timed() -> None:
         assert row["tokens_per_second"] == 64 / row["seconds"]
     assert result["rows"][0]["ratio_to_first"] == 1.0
     assert "tokens/s" in _printed(result)
+
+
+def test_the_peak_of_a_step_leaves_out_gradients_and_replay_state() -> None:
+    smoke = ["data=stdlib", "size=smoke"]
+    wide = compose([*smoke, "model=transformer", "n_layers=1", "d_ff=8192", "data.length=8", "training.batch_size=1"])
+    assert peak_of_step(wide, CPU)[0] < 2 * wide.d_model * wide.d_ff * 4
+
+    def hashed(n_layers: int) -> tuple[int, int]:
+        return peak_of_step(compose([*smoke, "model=reformer", "lsh.n_hashes=16", f"n_layers={n_layers}"]), CPU)
+
+    (shallow, shallow_replay), (deep, deep_replay) = hashed(2), hashed(8)
+    assert deep_replay == 4 * shallow_replay
+    assert deep - shallow < 0.1 * (deep_replay - shallow_replay)
