@@ -120,7 +120,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     report.add_argument(
         "--check", action="store_true", help="fail if the committed report is not what the records give"
     )
-    command("bench", _bench, "Speed and memory against their bounds and installed peers: attention or memory.")
+    command("bench", _bench, "Speed and memory against bounds and installed peers: attention, memory, train.")
     plan = command("plan", _plan, "Parameters, FLOPs, memory and hours of a configuration; nothing is run.")
     plan.add_argument("--on", default=None, metavar="DEVICE", help="the device to count hours on")
     plan.add_argument("--utilisation", type=float, default=None, help="the share of its peak that is reached")
@@ -231,7 +231,11 @@ def _bench(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx import bench
 
     if not words:
-        raise UserError("bad_command", "Say what to measure.", "`efftx bench attention` or `efftx bench memory`.")
+        raise UserError(
+            "bad_command",
+            "Say what to measure.",
+            "`efftx bench attention`, `efftx bench memory` or `efftx bench train`.",
+        )
     result = bench.run(words[0], words[1:])
     return Outcome(result, lambda console: bench.print_table(result, console))
 

@@ -102,7 +102,19 @@ def _score_bias(
     return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, largest))
 
 
-def _attend_block(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float) -> Tensor:
+def _attend_block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    first: int,
+    causal: bool,
+    exclude_self: bool,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    # The bias is as large as the scores: it is made here, so that the backward pass makes it again and keeps neither.
+    bias = _score_bias(first, q.shape[2], k.shape[2], causal, exclude_self, key_mask, q)
     weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v
 
@@ -125,7 +137,8 @@ def _by_query_block(
     for first in range(0, length, query_block):
         last = min(first + query_block, length)
         n_keys = last if causal else length
-        bias = _score_bias(first, last - first, n_keys, causal, exclude_self, key_mask, q)
-        tensors = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], bias, scale, dropout)
-        parts.append(checkpoint(_attend_block, *tensors, use_reentrant=False, preserve_rng_state=dropout > 0))
+        block = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], key_mask, first, causal, exclude_self)
+        parts.append(
+            checkpoint(_attend_block, *block, scale, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)
+        )
     return torch.cat(parts, dim=2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from efftx.bench.live_bytes import LiveBytes
 from efftx.ops.attention import full_attention, full_attention_naive, unit_key
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
 
@@ -147,3 +148,14 @@ def test_keys_later_than_a_block_of_queries_are_skipped_not_masked() -> None:
         full_attention(q, k, v, scale=SCALE, query_block=4)
     pairs = 2 * 3 * 4 * (4 + 8 + 12 + 16)
     assert counter.get_total_flops() == pairs * (2 * 4 + 2 * 4)
+
+
+def test_training_by_query_block_keeps_no_scores_and_no_masks() -> None:
+    def kept_bytes(length: int) -> int:
+        q, k, v = (torch.zeros(1, 1, length, 4, requires_grad=True) for _ in range(3))
+        with LiveBytes() as live:
+            out = full_attention(q, k, v, scale=1.0, exclude_self=True, query_block=16)
+        assert out.shape == v.shape
+        return live.bytes_now()
+
+    assert 0 < kept_bytes(512) <= 2.1 * kept_bytes(256)
