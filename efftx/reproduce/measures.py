@@ -173,7 +173,7 @@ def _one_round(theta: float, n_buckets: int) -> float:
 
 
 def _circle(n_buckets: int, seed: int) -> dict[str, list[float]]:
-    """The buckets of 360 directions of a plane under three rotations; two directions 20 and two 150 degrees apart."""
+    """The buckets of 360 directions of a plane under three rotations; two directions 15 and two 150 degrees apart."""
     import torch
 
     from efftx.ops.lsh_hashing import hash_vectors, make_rotations
@@ -185,7 +185,7 @@ def _circle(n_buckets: int, seed: int) -> dict[str, list[float]]:
     rotations = make_rotations(1, 1, 2, 3, [n_buckets], device="cpu", dtype=torch.float32, generator=generator)
     code_RL = hash_vectors(circle_Ld[None, None], rotations, [n_buckets])[0, 0]
     codes = {f"circle_codes_{r}": [float(code) for code in row] for r, row in enumerate(code_RL.tolist())}
-    pairs = {"near_degrees": [70.0, 90.0], "far_degrees": [30.0, 180.0]}
+    pairs = {"near_degrees": [75.0, 90.0], "far_degrees": [30.0, 180.0]}
     return {"circle_degrees": degrees.tolist(), **codes, **pairs}
 
 
