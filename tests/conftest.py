@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,14 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("data", "runs", "results"):
         monkeypatch.setenv(f"EFFTX_{name.upper()}", str(tmp_path / name))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Every test begins with one thread, whatever the one before it trained with."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
