@@ -156,17 +156,19 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
 
     Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses.
     """
-    here = environment()
-    exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
     found = standing(experiment, record.row, record.seed, record.size, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == "stale":
         found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
     if found.word == STALE:
-        verification = Verification(record.hash, "stale", found.why, exact)
+        verification = Verification(record.hash, "stale", found.why, False)
     elif not record.first_losses:
-        verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", exact)
+        verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", False)
     else:
-        verification = _compare(record, _replayed(experiment, record, trainer), exact)
+        replayed = _replayed(experiment, record, trainer)
+        # Only now: the replay sets the number of threads that its losses came from.
+        here = environment()
+        exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
+        verification = _compare(record, replayed, exact)
     store.write_verification(record, verification)
     return verification
 
