@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from efftx.layers.initialize import glorot_
 from efftx.ops.chunking import chunked
+from efftx.ops.replay import Replay
 
 
 @dataclass
@@ -53,8 +54,8 @@ class FeedForward(nn.Module):
         self.layers = _TwoLayers(d_model, d_ff, activation, dropout)
         self.chunk_len = chunk_len
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model)."""
+    def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model); makes no discrete choice, so that `replay` is not used."""
         if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
             out: Tensor = self.layers(x_BLD)
             return out

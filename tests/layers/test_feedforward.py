@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from efftx.layers.feedforward import ACTIVATIONS, FeedForward
+from efftx.ops.replay import Replay
 from tests.tolerances import ROUNDING, assert_close
 
 
@@ -51,3 +52,12 @@ def test_dropout_is_for_training_only(chunk_len: int) -> None:
     own.eval()
     assert torch.equal(own(x), own(x))
     assert_close(own(x), layer(0)(x), ROUNDING)
+
+
+@pytest.mark.parametrize("chunk_len", [0, 4])
+def test_it_makes_no_choice_that_would_have_to_be_replayed(chunk_len: int) -> None:
+    own = layer(chunk_len)
+    x = torch.randn(2, 11, 6, dtype=torch.float64)
+    replay = Replay()
+    assert torch.equal(own(x, replay), own(x))
+    assert not replay.choices
