@@ -38,8 +38,8 @@ class AxialPositions(nn.Module):
         for table in self.tables:
             nn.init.normal_(table)
 
-    def forward(self, length: int) -> Tensor:
-        """The embeddings of positions 0 .. length - 1, (length, d_model)."""
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
         axes = []
         for i, table in enumerate(self.tables):
             view = [1] * len(self.shape) + [table.shape[1]]
@@ -59,8 +59,8 @@ class LearnedPositions(nn.Module):
         """A standard Gaussian table."""
         nn.init.normal_(self.table)
 
-    def forward(self, length: int) -> Tensor:
-        """The embeddings of positions 0 .. length - 1, (length, d_model)."""
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
         return self.table[:length]
 
 
@@ -79,8 +79,8 @@ class SinusoidalPositions(nn.Module):
         exponent = torch.arange(0, self.d_model, 2, dtype=torch.float64, device=self.frequency.device) / self.d_model
         self.frequency.copy_(torch.exp(-math.log(10_000.0) * exponent))
 
-    def forward(self, length: int) -> Tensor:
-        """The embeddings of positions 0 .. length - 1, (length, d_model)."""
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
         angle = torch.arange(length, device=self.frequency.device)[:, None] * self.frequency
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
