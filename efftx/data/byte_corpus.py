@@ -60,6 +60,7 @@ class ByteCorpus:
 
     unit = "bits/byte"
     vocab_size = 256
+    input_length = 0
     chance_accuracy = None
 
     def __init__(self, prepared: Prepared, length: int) -> None:

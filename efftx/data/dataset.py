@@ -1,6 +1,6 @@
 """What a data set is to the rest of efftx: a name, a variant, a checksum, and batches as a function of (seed, step).
 
-Shape suffixes: B rows of a batch, L tokens of a row.
+Shape suffixes: B rows of a batch, L target tokens of a row, E input tokens of a row.
 
 Adding a data set is one module with a `SOURCE`, one line in `_MODULES` and one file in `conf/data/`.
 """
@@ -27,19 +27,27 @@ _MODULES = {
 
 @dataclass
 class DataConfig:
-    """The `data` node: which data set, tokens in a row, and the file or folder to read where there is a choice."""
+    """The `data` node: which data set, tokens in a row, and the file or folder to read where there is a choice.
+
+    With an encoder `length` is its tokens and `target_length` the decoder's; 0 is the smallest number that suffices.
+    """
 
     name: str
     length: int
     path: str | None = None
+    target_length: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Target tokens (int64) and their weights (float32): loss and accuracy count where the weight is above 0."""
+    """Target tokens (int64) and their weights (float32): loss and accuracy count where the weight is above 0.
+
+    `inputs_BE` (int64) are the encoder's tokens, padded with 0 at the end only; None where there is no encoder.
+    """
 
     tokens_BL: torch.Tensor  # noqa: N815 - shape suffix
     weights_BL: torch.Tensor  # noqa: N815
+    inputs_BE: torch.Tensor | None = None  # noqa: N815
 
 
 class Dataset(Protocol):
@@ -67,7 +75,12 @@ class Dataset(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens in a row."""
+        """Target tokens in a row."""
+        ...
+
+    @property
+    def input_length(self) -> int:
+        """Input tokens in a row, 0 where there is no encoder."""
         ...
 
     @property
@@ -92,23 +105,49 @@ class Dataset(Protocol):
         ...
 
 
+class Opens(Protocol):
+    """Opens a data set for one of its objectives."""
+
+    def __call__(self, config: Any, objective: str = "lm") -> Dataset:
+        """The data set, prepared if need be."""
+        ...
+
+
+class TellsVocabSize(Protocol):
+    """Knows the number of tokens beforehand."""
+
+    def __call__(self, config: Any, objective: str = "lm") -> int:
+        """`Dataset.vocab_size` from the config alone; nothing is opened."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
 
-    `variant`, `n_bytes` and `sha256` are what preparing it without `data.path` gives, as far as known beforehand;
-    `vocab_size` is the data set's, told from its config alone.
+    `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
+    what preparing it without `data.path` gives, as far as known beforehand.
     """
 
     name: str
     config: type[DataConfig]
     licence: str
     variant: str
-    open: Callable[[Any], Dataset]
-    vocab_size: Callable[[Any], int]
+    open: Opens
+    vocab_size: TellsVocabSize
+    objectives: tuple[str, ...] = ("lm",)
     prepare: Callable[[Any], Prepared] | None = None
     n_bytes: int | None = None
     sha256: str | None = None
+
+    def check_objective(self, objective: str) -> None:
+        """`UserError` unless the data set offers the objective."""
+        if objective not in self.objectives:
+            raise UserError(
+                "bad_objective",
+                f"data={self.name} does not offer objective={objective}.",
+                f"It offers {' and '.join(self.objectives)}.",
+            )
 
 
 def names() -> list[str]:
@@ -123,17 +162,19 @@ def find_source(name: str) -> Source:
     return cast(Source, importlib.import_module(_MODULES[name]).SOURCE)
 
 
-def open_dataset(config: DataConfig) -> Dataset:
-    """The data set that `config.name` says, prepared on first use under a file lock.
+def open_dataset(config: DataConfig, objective: str = "lm") -> Dataset:
+    """The data set that `config.name` says, prepared on first use under a file lock, for one of its objectives.
 
-    `UserError` for an unknown name, an impossible length, a missing, damaged or wrong file, no network, a full disk.
+    `UserError` for an unknown name, an objective it does not offer, an impossible length, a missing, damaged or wrong
+    file, no network, a full disk.
     """
     source = find_source(config.name)
+    source.check_objective(objective)
     if config.length < 1:
         raise UserError("bad_value", f"data.length={config.length} must be at least 1.")
     if source.prepare is None:
         refuse_path(config)
-    return source.open(config)
+    return source.open(config, objective)
 
 
 def refuse_path(config: DataConfig) -> None:

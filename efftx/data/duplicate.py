@@ -32,6 +32,7 @@ class Duplicate:
 
     length: int
     n_symbols: int
+    input_length: int = 0
     name: str = "duplicate"
     unit: str = "nats/token"
 
@@ -86,7 +87,7 @@ class Duplicate:
         return None
 
 
-def open_duplicate(config: DuplicateConfig) -> Duplicate:
+def open_duplicate(config: DuplicateConfig, objective: str = "lm") -> Duplicate:
     """The task at the configured length and number of symbols."""
     return Duplicate(config.length, config.n_symbols)
 
@@ -97,5 +98,5 @@ SOURCE = Source(
     licence="generated, no licence needed",
     variant="duplicate",
     open=open_duplicate,
-    vocab_size=lambda config: open_duplicate(config).vocab_size,
+    vocab_size=lambda config, objective="lm": open_duplicate(config).vocab_size,
 )

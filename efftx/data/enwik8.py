@@ -127,7 +127,7 @@ def archive_path(published: Published = ENWIK8) -> Path:
     return data_root() / "downloads" / published.url.rpartition("/")[2]
 
 
-def open_enwik8(config: DataConfig) -> ByteCorpus:
+def open_enwik8(config: DataConfig, objective: str = "lm") -> ByteCorpus:
     """The text in windows of `config.length` bytes."""
     return ByteCorpus(prepare_enwik8(config), config.length)
 
@@ -138,7 +138,7 @@ SOURCE = Source(
     licence=LICENCE,
     variant=ENWIK8.name,
     open=open_enwik8,
-    vocab_size=lambda config: ByteCorpus.vocab_size,
+    vocab_size=lambda config, objective="lm": ByteCorpus.vocab_size,
     prepare=prepare_enwik8,
     n_bytes=ENWIK8.n_bytes,
     sha256=ENWIK8.sha256,

@@ -55,7 +55,7 @@ def prepare_stdlib(config: DataConfig) -> Prepared:
     return prepare_corpus("stdlib", variant(), sha256, split_90_5_5(len(text)), lambda: text, facts)
 
 
-def open_stdlib(config: DataConfig) -> ByteCorpus:
+def open_stdlib(config: DataConfig, objective: str = "lm") -> ByteCorpus:
     """The corpus in windows of `config.length` bytes."""
     return ByteCorpus(prepare_stdlib(config), config.length)
 
@@ -66,6 +66,6 @@ SOURCE = Source(
     licence=LICENCE,
     variant=variant(),
     open=open_stdlib,
-    vocab_size=lambda config: ByteCorpus.vocab_size,
+    vocab_size=lambda config, objective="lm": ByteCorpus.vocab_size,
     prepare=prepare_stdlib,
 )

@@ -34,6 +34,7 @@ def evaluate(
 ) -> dict[str, float]:
     """`loss` in nats, the loss in its unit, `accuracy` over the first `batches` batches of `split` (0: all of them).
 
+    Where the data set has inputs also `sequence_accuracy`: % of rows of which every token of positive weight is right.
     `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
     every evaluation. The model is left in the mode it was in.
     """
@@ -45,16 +46,22 @@ def evaluate(
         count = min(count, covering)
     was_training = model.training
     model.eval()
-    nats = hits = total = 0.0
+    nats = hits = total = whole_rows = rows = 0.0
     with torch.no_grad():
         for i in range(count):
             before_batch(i)
             batch = dataset.batch(split, 0, i, batch_size)
             weights = batch.weights_BL.to(device, torch.float64)
-            nll, correct = model.token_losses(batch.tokens_BL.to(device))  # type: ignore[operator]
+            inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
+            nll, correct = model.token_losses(batch.tokens_BL.to(device), *inputs)  # type: ignore[operator]
             nats += float((nll.double() * weights).sum())
             hits += float((correct.double() * weights).sum())
             total += float(weights.sum())
+            if batch.inputs_BE is not None:
+                counts = weights > 0
+                whole_rows += float(((correct.bool() | ~counts).all(1) & counts.any(1)).sum())
+                rows += float(counts.any(1).sum())
     model.train(was_training)
     loss = nats / total
-    return {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
+    found = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
+    return found | {"sequence_accuracy": accuracy(whole_rows, rows)} if rows else found

@@ -37,7 +37,8 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tens
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross entropy in nats a token of positive weight, a scalar with its graph."""
-    nll, _ = model.token_losses(batch.tokens_BL)  # type: ignore[operator]
+    inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
+    nll, _ = model.token_losses(batch.tokens_BL, *inputs)  # type: ignore[operator]
     return weighted_mean(nll, batch.weights_BL)
 
 
@@ -49,4 +50,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def move(batches: Iterable[Batch], device: torch.device) -> list[Batch]:
     """The batches on `device`."""
-    return [Batch(b.tokens_BL.to(device), b.weights_BL.to(device)) for b in batches]
+    return [
+        Batch(b.tokens_BL.to(device), b.weights_BL.to(device), None if b.inputs_BE is None else b.inputs_BE.to(device))
+        for b in batches
+    ]

@@ -55,3 +55,9 @@ def test_seed_and_step_do_not_run_into_each_other() -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UserError, match="'validation'"):
         draw("x", "validation", 0, 0, 1, 2)
+
+
+def test_an_objective_that_a_data_set_does_not_offer_is_refused_with_those_it_does() -> None:
+    with pytest.raises(UserError, match="data=duplicate does not offer objective=span_corruption") as raised:
+        open_dataset(DataConfig("duplicate", 16), "span_corruption")
+    assert raised.value.hint == "It offers lm."

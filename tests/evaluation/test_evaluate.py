@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
 from efftx.evaluation.evaluate import evaluate
+from efftx.training.step import loss_of, move
 
 CPU = torch.device("cpu")
 
@@ -101,3 +102,46 @@ def test_hits_and_nats_are_summed_in_double_precision() -> None:
     found = evaluate(Even(), Long(1), "test", batch_size=1, batches=0, device=CPU)
     assert found["loss"] == pytest.approx(float(torch.tensor(0.1)), rel=1e-12)
     assert found["accuracy"] == 100.0
+
+
+class Pairs(Rows):
+    """Two batches with inputs; a row counts as right where all its tokens of positive weight are a 7."""
+
+    unit = "nats/token"
+    batches = (
+        ([[7, 7], [7, 1]], [[1, 1], [1, 0]]),
+        ([[7, 1], [1, 1]], [[1, 1], [0, 0]]),
+    )
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        plain = super().batch(split, seed, step, batch_size)
+        return Batch(plain.tokens_BL, plain.weights_BL, torch.full((2, 3), 5))
+
+
+class Reads(Guess):
+    """Guesses, and insists on the inputs."""
+
+    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor) -> tuple[Tensor, Tensor]:
+        assert torch.equal(inputs_BE, torch.full((2, 3), 5))
+        return super().token_losses(tokens_BL)
+
+
+def test_text_to_text_also_counts_whole_rows() -> None:
+    found = evaluate(Reads(), Pairs(2), "test", batch_size=2, batches=0, device=CPU)
+    # Rows 7 7 and 7 - are right, 7 1 is not, and a row without weight is no row.
+    assert found == {
+        "loss": pytest.approx((4 * 1 + 1 * 3) / 5),
+        "log_perplexity": pytest.approx((4 * 1 + 1 * 3) / 5),
+        "accuracy": pytest.approx(100 * 4 / 5),
+        "sequence_accuracy": pytest.approx(100 * 2 / 3),
+    }
+
+
+def test_the_loss_of_a_batch_with_inputs_reads_them() -> None:
+    batch = Pairs(2).batch("train", 0, 0, 2)
+    with torch.no_grad():
+        assert loss_of(Reads().eval(), batch).item() == 1.0
+    (moved,) = move([batch], CPU)
+    assert moved.inputs_BE is not None
+    assert torch.equal(moved.inputs_BE, torch.full((2, 3), 5))
+    assert move([Rows(1).batch("train", 0, 0, 2)], CPU)[0].inputs_BE is None
