@@ -40,23 +40,27 @@ def full_attention(
     """Softmax attention of every query over all keys it may see, shape (B, H, L, v).
 
     `exclude_self` lets a token attend to itself only where it may see no other key (shared-QK attention);
-    `key_mask_BL` is False on keys that nothing may see. With `query_block` 0 it is PyTorch's fused kernel; otherwise
-    the scores of that many queries at a time are computed, used, and computed again in the backward pass: memory linear
-    in L (Reformer's memory-efficient baseline; keys later than the block are skipped, not masked).
+    `key_mask_BL` is False on keys that nothing may see; a query that may see no key at all gets zeros. With
+    `query_block` 0 it is PyTorch's fused kernel; otherwise the scores of that many queries at a time are computed,
+    used, and computed again in the backward pass: memory linear in L (Reformer's memory-efficient baseline; keys later
+    than the block are skipped, not masked).
     """
+    if key_mask_BL is not None:
+        out = _masked(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, key_mask_BL, query_block, dropout)
+        return out.masked_fill(~_sees_a_key(key_mask_BL, causal), 0.0)
     if query_block:
-        return _by_query_block(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, key_mask_BL, query_block, dropout)
-    if causal and exclude_self and key_mask_BL is None:
+        return _by_query_block(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, None, query_block, dropout)
+    if causal and exclude_self:
         # A strictly lower triangular mask is the causal mask of the queries against the keys one place earlier; the
         # first token has only itself.
         rest = F.scaled_dot_product_attention(
             q_BHLd[:, :, 1:], k_BHLd[:, :, :-1], v_BHLv[:, :, :-1], is_causal=True, scale=scale, dropout_p=dropout
         )
         return torch.cat([v_BHLv[:, :, :1], rest], dim=2)
-    if not exclude_self and key_mask_BL is None:
+    if not exclude_self:
         return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, is_causal=causal, scale=scale, dropout_p=dropout)
     length = q_BHLd.shape[2]
-    bias = _score_bias(0, length, length, causal, exclude_self, key_mask_BL, q_BHLd)
+    bias = _score_bias(0, length, length, causal, exclude_self, None, q_BHLd)
     return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, attn_mask=bias, scale=scale, dropout_p=dropout)
 
 
@@ -80,7 +84,40 @@ def full_attention_naive(
         scores = scores - 1e9 * (~key_mask_BL)[:, None, None, :].to(scores.dtype)
     if exclude_self:
         scores = scores - SELF_PENALTY * torch.eye(length, dtype=scores.dtype, device=scores.device)
-    return scores.softmax(-1) @ v_BHLv
+    out = scores.softmax(-1) @ v_BHLv
+    if key_mask_BL is None:
+        return out
+    seen = key_mask_BL[:, None, :] & ((position[None, :] <= position[:, None]) | (not causal))
+    return torch.where(seen.any(-1)[:, None, :, None], out, 0.0)
+
+
+def _masked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
+    exclude_self: bool,
+    key_mask: Tensor,
+    query_block: int,
+    dropout: float,
+) -> Tensor:
+    """The forms with a key mask; what they give a query without any key is undefined, but finite."""
+    if query_block:
+        return _by_query_block(q, k, v, scale, causal, exclude_self, key_mask, query_block, dropout)
+    length = q.shape[2]
+    if causal or exclude_self:
+        bias = _score_bias(0, length, length, causal, exclude_self, key_mask, q)
+    else:
+        # One row of the mask for all queries; a sequence of nothing but padding sees it all, so that no row is empty.
+        bias = (key_mask | ~key_mask.any(-1, keepdim=True))[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, dropout_p=dropout)
+
+
+def _sees_a_key(key_mask_BL: Tensor, causal: bool) -> Tensor:
+    """Whether a query may see any key, to be broadcast over (B, H, L, v)."""
+    seen = key_mask_BL.cumsum(-1) > 0 if causal else key_mask_BL.any(-1, keepdim=True)
+    return seen[:, None, :, None]
 
 
 def _score_bias(

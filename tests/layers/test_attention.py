@@ -12,21 +12,39 @@ from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 
 def full_attention_layer(
-    *, share_qk: bool, query_block: int = 0, attention_dropout: float = 0.0, dtype: torch.dtype = torch.float64
+    *,
+    share_qk: bool,
+    n_heads: int = 4,
+    causal: bool = True,
+    query_block: int = 0,
+    attention_dropout: float = 0.0,
+    dtype: torch.dtype = torch.float64,
 ) -> FullAttention:
-    projections = DenseQKV(32, 4, 8, share_qk=share_qk, bias=False)
-    config = FullConfig(query_block=query_block)
-    return FullAttention(config, projections, d_head=8, attention_dropout=attention_dropout).to(dtype)
+    d_head = 32 // n_heads
+    projections = DenseQKV(32, n_heads, d_head, share_qk=share_qk, bias=False)
+    layer = FullAttention(
+        FullConfig(query_block=query_block),
+        projections,
+        d_head=d_head,
+        attention_dropout=attention_dropout,
+        causal=causal,
+    )
+    return layer.to(dtype)
+
+
+GOLDEN_LAYERS = {
+    "causal": {"share_qk": False},
+    "causal_shared_qk": {"share_qk": True},
+    "masked_encoder": {"share_qk": False, "n_heads": 2, "causal": False},
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("query_block", [0, 5])
-@pytest.mark.parametrize("share_qk", [False, True])
-def test_it_gives_the_authors_outputs_and_gradients(
-    golden, share_qk: bool, query_block: int, dtype: torch.dtype
-) -> None:
-    arrays = golden("self_attention_causal_shared_qk" if share_qk else "self_attention_causal", dtype)
-    layer = full_attention_layer(share_qk=share_qk, query_block=query_block, dtype=dtype)
+@pytest.mark.parametrize("name", GOLDEN_LAYERS)
+def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, query_block: int, dtype: torch.dtype) -> None:
+    arrays = golden(f"self_attention_{name}", dtype)
+    layer = full_attention_layer(**GOLDEN_LAYERS[name], query_block=query_block, dtype=dtype)
     layouts = {
         name: heads_from_linear if name == "o" else heads_to_linear for name, _ in layer.project.named_children()
     }
@@ -34,7 +52,7 @@ def test_it_gives_the_authors_outputs_and_gradients(
         for name, layout in layouts.items():
             layer.project.get_submodule(name).weight.copy_(layout(arrays[f"w.w_{name}"]))
     x = arrays["x"].requires_grad_()
-    y = layer(x)
+    y = layer(x, key_mask_BL=arrays.get("mask"))
     y.backward(arrays["grad_out"])
     assert_close(y, arrays["y"], GOLDEN, "y")
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
@@ -51,6 +69,28 @@ def test_dropout_is_for_training_only(query_block: int) -> None:
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.parametrize("share_qk", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_at_the_end_changes_no_real_token(causal: bool, share_qk: bool) -> None:
+    torch.manual_seed(0)
+    layer = full_attention_layer(share_qk=share_qk, causal=causal)
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([[6], [0]])
+    y = layer(x, key_mask_BL=mask)
+    assert_close(y[:1, :6], layer(x[:1, :6]), ROUNDING)
+    assert y.isfinite().all()
+
+
+def test_only_a_layer_that_is_not_causal_sees_later_tokens() -> None:
+    torch.manual_seed(0)
+    for causal in (False, True):
+        layer = full_attention_layer(share_qk=False, causal=causal)
+        x = torch.randn(1, 9, 32, dtype=torch.float64)
+        other = x.clone()
+        other[:, 8] += 1.0
+        assert torch.equal(layer(other)[:, :8], layer(x)[:, :8]) == causal
 
 
 def test_blocks_of_queries_change_nothing() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from efftx.layers.attention import FullAttention, FullConfig
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from efftx.ops.lsh import auto_buckets
 from efftx.ops.replay import Replay
-from tests.tolerances import GOLDEN, assert_close
+from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 LAYERS = {
     "h1": LSHConfig(1, [8], 16, True, True),
     "h2": LSHConfig(2, [8], 16, True, True),
+    "h2_masked_encoder": LSHConfig(2, [8], 16, True, True),
     "h4": LSHConfig(4, [4], 8, True, True),
 }
 # The file of factored buckets has values wider than queries, which this layer has not; the op is tested on it.
@@ -26,14 +28,16 @@ LAYOUTS = {"qk": heads_to_linear, "v": heads_to_linear, "o": heads_from_linear}
 def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, dtype: torch.dtype) -> None:
     arrays, config = golden(f"lsh_attention_{name}", dtype), LAYERS[name]
     heads, d_model, d_head = arrays["w.w_qk"].shape
-    layer = LSHAttention(config, DenseQKV(d_model, heads, d_head, share_qk=True, bias=False), attention_dropout=0.0)
-    layer.to(dtype)
+    projections = DenseQKV(d_model, heads, d_head, share_qk=True, bias=False)
+    layer = LSHAttention(config, projections, attention_dropout=0.0, causal="encoder" not in name).to(dtype)
     with torch.no_grad():
         for part, layout in LAYOUTS.items():
             layer.project.get_submodule(part).weight.copy_(layout(arrays[f"w.w_{part}"]))
-    offset = torch.tensor(config.n_buckets).prod() * torch.arange(config.n_hashes)[:, None]
+    # Masked tokens have a bucket of their own in every round, which the authors' ids count and this layer's do not.
+    n_ids = torch.tensor(config.n_buckets).prod() + ("mask" in arrays)
+    offset = n_ids * torch.arange(config.n_hashes)[:, None]
     x = arrays["x"].requires_grad_()
-    y = layer(x, Replay({"buckets": arrays["buckets"].long() - offset}))
+    y = layer(x, Replay({"buckets": arrays["buckets"].long() - offset}), arrays.get("mask"))
     y.backward(arrays["grad_out"])
     assert_close(y, arrays["y"], GOLDEN, "y")
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
@@ -42,11 +46,13 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, dtype: to
         assert_close(grad, layout(arrays[f"grad_w.w_{part}"]), GOLDEN, part)
 
 
-def lsh_layer(attention_dropout: float = 0.0, *, n_buckets: list[int] | None = None) -> LSHAttention:
+def lsh_layer(
+    attention_dropout: float = 0.0, *, n_buckets: list[int] | None = None, full_below: int = 0, causal: bool = True
+) -> LSHAttention:
     torch.manual_seed(0)
-    config = LSHConfig(n_hashes=2, n_buckets=n_buckets or [], chunk_len=4)
+    config = LSHConfig(n_hashes=2, n_buckets=n_buckets or [], chunk_len=4, full_below=full_below)
     projections = DenseQKV(12, 2, 8, share_qk=True, bias=False)
-    return LSHAttention(config, projections, attention_dropout=attention_dropout).double()
+    return LSHAttention(config, projections, attention_dropout=attention_dropout, causal=causal).double()
 
 
 def test_every_call_hashes_anew_and_a_replayed_one_does_not() -> None:
@@ -80,8 +86,39 @@ def test_buckets_that_are_not_given_follow_the_authors_rule(length: int) -> None
     assert int(replay.choices["buckets"].max()) < n_buckets
 
 
-def test_dropout_is_for_training_only() -> None:
-    layer = lsh_layer(attention_dropout=0.5)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("full_below", [0, 30])
+def test_padding_changes_no_real_token_and_no_row_is_lost(full_below: int, causal: bool) -> None:
+    layer = lsh_layer(n_buckets=[8], full_below=full_below, causal=causal)
+    x = torch.randn(2, 30, 12, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(30) < torch.tensor([[21], [0]])
+    replay = Replay()
+    y = layer(x, replay, mask)
+    other = torch.where(mask[..., None], x, x + 3.0)
+    assert torch.equal(layer(other, replay, mask)[0, :21], y[0, :21])
+    assert y.isfinite().all()
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_short_sequences_attend_in_full_and_hash_nothing(causal: bool) -> None:
+    layer = lsh_layer(full_below=20, causal=causal)
+    full = FullAttention(FullConfig(), layer.project, d_head=8, attention_dropout=0.0, causal=causal)
+    short, long = (torch.randn(2, length, 12, dtype=torch.float64) for length in (20, 21))
+    mask = torch.arange(20) < torch.tensor([[20], [7]])
+    replay = Replay()
+    assert_close(layer(short, replay), full(short), ROUNDING)
+    assert_close(layer(short, replay, mask), full(short, key_mask_BL=mask), ROUNDING)
+    assert not replay.choices
+    assert not torch.equal(layer(long, replay), full(long))
+    assert "buckets" in replay.choices
+
+
+@pytest.mark.parametrize("full_below", [0, 30])
+@pytest.mark.parametrize("causal", [True, False])
+def test_dropout_is_for_training_only(causal: bool, full_below: int) -> None:
+    layer = lsh_layer(attention_dropout=0.5, full_below=full_below, causal=causal)
     x = torch.randn(2, 30, 12, dtype=torch.float64)
     replay = Replay()
     assert not torch.equal(layer(x, replay), layer(x, replay))

@@ -67,6 +67,25 @@ def test_nothing_attends_to_padding(query_block: int, causal: bool) -> None:
 
 
 @pytest.mark.parametrize("query_block", [0, 4])
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_query_without_any_key_gets_zeros_and_gives_no_gradient(
+    causal: bool, exclude_self: bool, query_block: int, dtype: torch.dtype
+) -> None:
+    leaves = [x.to(dtype).requires_grad_() for x in queries_keys_values(6)]
+    nothing, second_only = torch.zeros(6, dtype=torch.bool), torch.arange(6) == 1
+    options = {"causal": causal, "exclude_self": exclude_self, "query_block": query_block}
+    out = full_attention(*leaves, scale=SCALE, key_mask_BL=torch.stack([nothing, second_only]), **options)
+    assert not out[0].any()
+    assert torch.equal(out[1, :, 1:], leaves[2][1, :, 1:2].expand(-1, 5, -1))
+    assert bool(out[1, :, 0].any()) != causal
+    for grad in torch.autograd.grad(out.sum(), leaves):
+        assert grad.isfinite().all()
+        assert not grad[0].any()
+
+
+@pytest.mark.parametrize("query_block", [0, 4])
 def test_a_token_attends_to_itself_only_for_want_of_others(query_block: int) -> None:
     q, _, v = queries_keys_values(8)
     out = full_attention(q, unit_key(q), v, scale=1.0, exclude_self=True, query_block=query_block)

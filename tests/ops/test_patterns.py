@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -22,15 +23,22 @@ def queries_keys_values(length: int, heads: int = 2) -> list[Tensor]:
     return [torch.randn(2, heads, length, w, dtype=torch.float64, generator=generator) for w in (5, 5, 4)]
 
 
-@pytest.mark.parametrize("exclude_self", [False, True])
+def padding(length: int) -> Tensor:
+    """The first sequence is all padding, or nearly; the second ends in some."""
+    return torch.arange(length) < torch.tensor([[length // 8], [length - length // 3]])
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("chunk_len", [1, 4, 8, 50])
 @pytest.mark.parametrize("length", [1, 3, 8, 9, 20, 31])
-def test_it_gives_the_naive_values_and_gradients(length: int, chunk_len: int, exclude_self: bool) -> None:
-    options = {"scale": SCALE, "chunk_len": chunk_len, "exclude_self": exclude_self}
+def test_it_gives_the_naive_values_and_gradients(length: int, chunk_len: int, causal: bool) -> None:
     leaves = queries_keys_values(length)
-    actual = values_and_gradients(lambda q, k, v: local_attention(q, k, v, **options), *leaves)
-    expected = values_and_gradients(lambda q, k, v: local_attention_naive(q, k, v, **options), *leaves)
-    assert_all_close(actual, expected, ROUNDING, "values grad_q grad_k grad_v")
+    for exclude_self, mask in itertools.product([False, True], [None, padding(length)]):
+        options = {"scale": SCALE, "chunk_len": chunk_len, "causal": causal, "exclude_self": exclude_self}
+        options["key_mask_BL"] = mask
+        actual = values_and_gradients(lambda q, k, v, o=options: local_attention(q, k, v, **o), *leaves)
+        expected = values_and_gradients(lambda q, k, v, o=options: local_attention_naive(q, k, v, **o), *leaves)
+        assert_all_close(actual, expected, ROUNDING, "values grad_q grad_k grad_v")
 
 
 @given(length=st.integers(1, 40), chunk_len=st.integers(1, 12), place=st.integers(0, 39))
@@ -48,10 +56,50 @@ def test_a_key_is_seen_from_its_own_chunk_and_the_next_and_never_from_before(
     assert changed.tolist() == [place <= query < end for query in range(length)]
 
 
-def test_one_chunk_is_full_causal_attention() -> None:
+@given(length=st.integers(1, 40), chunk_len=st.integers(1, 12), place=st.integers(0, 39))
+@settings(max_examples=40, deadline=None)
+def test_a_key_is_seen_from_its_own_chunk_and_both_neighbours_and_not_around_the_ends(
+    length: int, chunk_len: int, place: int
+) -> None:
+    place %= length
+    q, k, v = queries_keys_values(length, heads=1)
+    other = v.clone()
+    other[:, :, place] += 1.0
+    options = {"scale": SCALE, "chunk_len": chunk_len, "causal": False}
+    changed = (local_attention(q, k, other, **options) != local_attention(q, k, v, **options)).any(-1)[0, 0]
+    assert changed.tolist() == [abs(place // chunk_len - query // chunk_len) <= 1 for query in range(length)]
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_chunk_is_full_attention(causal: bool, exclude_self: bool) -> None:
     q, k, v = queries_keys_values(13)
-    actual = local_attention(q, k, v, scale=SCALE, chunk_len=13)
-    assert_close(actual, full_attention(q, k, v, scale=SCALE), ROUNDING)
+    options = {"scale": SCALE, "causal": causal, "exclude_self": exclude_self, "key_mask_BL": padding(13)}
+    actual = local_attention(q, k, v, chunk_len=13, **options)
+    assert_close(actual, full_attention(q, k, v, **options), ROUNDING)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_is_not_seen_and_a_query_without_any_key_gets_zeros(causal: bool, exclude_self: bool) -> None:
+    q, k, v = queries_keys_values(22)
+    mask = torch.arange(22) < torch.tensor([[0], [6]])
+    options = {"scale": SCALE, "chunk_len": 4, "causal": causal, "exclude_self": exclude_self, "key_mask_BL": mask}
+    other_k, other_v = (x.masked_fill(~mask[:, None, :, None], 50.0) for x in (k, v))
+    out = local_attention(q, k, v, **options)
+    assert torch.equal(out, local_attention(q, other_k, other_v, **options))
+    assert not out[0].any()
+    # Six real tokens lie in two chunks: the third chunk still sees the second, and later ones see nothing.
+    assert out[1, :, :12].any(-1).all()
+    assert not out[1, :, 12:].any()
+
+
+def test_it_runs_on_the_meta_device() -> None:
+    q, k, v = (x.to("meta").requires_grad_() for x in queries_keys_values(22))
+    mask = torch.empty(2, 22, dtype=torch.bool, device="meta")
+    out = local_attention(q, k, v, scale=SCALE, chunk_len=4, causal=False, exclude_self=True, key_mask_BL=mask)
+    out.sum().backward()
+    assert out.shape == v.shape
 
 
 def test_inputs_may_be_views_with_any_strides() -> None:
