@@ -12,16 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efftx.ops.replay import Replay, autocast_of
+from efftx.ops.replay import Choose, Replay, autocast_of, choose
 
 PositionWise = Callable[..., tuple[Tensor, ...]]
 """A function of explicit parameters that treats every position alike: (parameters by name, *slices) -> tensors."""
+
+ChoosingPositionWise = Callable[..., tuple[Tensor, ...]]
+"""The same with discrete choices, made through `choose`: (parameters by name, choose, *slices) -> tensors."""
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, function: PositionWise, names: tuple[str, ...], chunk_len: int, n_inputs: int, *tensors: Tensor
+        ctx: Any,
+        function: ChoosingPositionWise,
+        outer: Replay | None,
+        names: tuple[str, ...],
+        chunk_len: int,
+        n_inputs: int,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         inputs, parameters = tensors[:n_inputs], dict(zip(names, tensors[n_inputs:], strict=True))
         ctx.function, ctx.names, ctx.chunk_len, ctx.n_inputs = function, names, chunk_len, n_inputs
@@ -29,7 +38,8 @@ class _Chunked(torch.autograd.Function):
         ctx.autocast = autocast_of(inputs[0])
         ctx.save_for_backward(*tensors)
         with ctx.replay.random_state(inputs[0].device):
-            parts = [function(parameters, *s) for s in zip(*(x.split(chunk_len, dim=1) for x in inputs), strict=True)]
+            slices = zip(*(x.split(chunk_len, dim=1) for x in inputs), strict=True)
+            parts = [function(parameters, _choose_in(i, ctx.replay, outer), *xs) for i, xs in enumerate(slices)]
         outputs = tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
         return outputs
@@ -39,18 +49,19 @@ class _Chunked(torch.autograd.Function):
         inputs, parameters = ctx.saved_tensors[: ctx.n_inputs], ctx.saved_tensors[ctx.n_inputs :]
         leaves = tuple(
             p.detach().requires_grad_(need)
-            for p, need in zip(parameters, ctx.needs_input_grad[4 + ctx.n_inputs :], strict=True)
+            for p, need in zip(parameters, ctx.needs_input_grad[5 + ctx.n_inputs :], strict=True)
         )
-        input_needs = ctx.needs_input_grad[4 : 4 + ctx.n_inputs]
+        input_needs = ctx.needs_input_grad[5 : 5 + ctx.n_inputs]
         input_grads: list[list[Tensor]] = [[] for _ in inputs]
         sums: list[Tensor | None] = [None] * len(leaves)
         with ctx.replay.random_state(inputs[0].device):
             slices = zip(*(x.split(ctx.chunk_len, dim=1) for x in inputs), strict=True)
             slice_grads = zip(*(g.split(ctx.chunk_len, dim=1) for g in grad_outputs), strict=True)
-            for xs, gs in zip(slices, slice_grads, strict=True):
+            for i, (xs, gs) in enumerate(zip(slices, slice_grads, strict=True)):
                 with torch.enable_grad(), ctx.autocast():
                     read = tuple(x.detach().requires_grad_(need) for x, need in zip(xs, input_needs, strict=True))
-                    ys = ctx.function(dict(zip(ctx.names, leaves, strict=True)), *read)
+                    own = dict(zip(ctx.names, leaves, strict=True))
+                    ys = ctx.function(own, _choose_in(i, ctx.replay, None), *read)
                     pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]
                     wanted = [t for t in (*read, *leaves) if t.requires_grad]
                     found = iter(
@@ -60,12 +71,12 @@ class _Chunked(torch.autograd.Function):
                     if x.requires_grad:
                         g = next(found)
                         kept.append(torch.zeros_like(x) if g is None else g)
-                for i, leaf in enumerate(leaves):
+                for p, leaf in enumerate(leaves):
                     if leaf.requires_grad and (g := next(found)) is not None:
                         # The first may share memory with what came in, or be expanded: never add to it in place.
-                        total = sums[i]
-                        sums[i] = g.clone() if total is None else total.add_(g)
-        return (None, None, None, None, *(torch.cat(g, dim=1) if g else None for g in input_grads), *sums)
+                        total = sums[p]
+                        sums[p] = g.clone() if total is None else total.add_(g)
+        return (None, None, None, None, None, *(torch.cat(g, dim=1) if g else None for g in input_grads), *sums)
 
 
 def chunked(
@@ -76,7 +87,35 @@ def chunked(
     Equal to the unsliced call to rounding. Random numbers of the forward pass are replayed in the backward pass. Every
     tensor that needs a gradient must be an input or a parameter. Raises ValueError for a slice shorter than one.
     """
+
+    def without_choices(parameters: Mapping[str, Tensor], choose: Choose, *slices: Tensor) -> tuple[Tensor, ...]:
+        return function(parameters, *slices)
+
+    return chunked_with_choices(without_choices, parameters, inputs, chunk_len, None)
+
+
+def chunked_with_choices(
+    function: ChoosingPositionWise,
+    parameters: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    chunk_len: int,
+    replay: Replay | None,
+) -> tuple[Tensor, ...]:
+    """`chunked` for a function that makes discrete choices, `function(parameters, choose, *slices)`.
+
+    What slice i chooses under a name is played back in the backward pass, and it is kept in `replay`, as "i.name", for
+    another run of the whole: in a reversible block every slice runs three times and chooses once.
+    """
     if chunk_len < 1:
         raise ValueError(f"A slice holds at least one position, not {chunk_len}.")
     tensors = (*inputs, *parameters.values())
-    return _Chunked.apply(function, tuple(parameters), chunk_len, len(inputs), *tensors)
+    return _Chunked.apply(function, replay, tuple(parameters), chunk_len, len(inputs), *tensors)
+
+
+def _choose_in(i: int, own: Replay, outer: Replay | None) -> Choose:
+    """Choices of slice i, made through both replays: each then knows the random state that follows a choice."""
+
+    def choose_in_slice(name: str, make: Callable[[], Tensor]) -> Tensor:
+        return own.choose(f"{i}.{name}", lambda: choose(outer, f"{i}.{name}", make))
+
+    return choose_in_slice

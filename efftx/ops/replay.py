@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Choose = Callable[[str, Callable[[], Tensor]], Tensor]
+"""`Replay.choose`, or what stands for it: the choice kept under a name, made by a function where there is none yet."""
+
 _State = tuple[Tensor, Tensor | None]
 
 
