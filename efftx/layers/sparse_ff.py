@@ -1,0 +1,155 @@
+"""The sparse feed-forward layer: a controller chooses one unit of every block of hidden units, a token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efftx.errors import UserError
+from efftx.ops.chunking import chunked_with_choices
+from efftx.ops.replay import Choose, Replay, choose
+from efftx.ops.sparse_ff import (
+    choose_units,
+    chosen_probability,
+    controller_logits,
+    sparse_ff_masked,
+    training_hidden,
+    training_mask,
+)
+
+RANKS = ("code", "paper")
+
+
+@dataclass
+class SparseFFConfig:
+    """Keys of the sparse feed-forward ("Sparse is Enough in Scaling Transformers", section 3.1).
+
+    `N` units a block, one of them active; 0 is the dense layer. `rank` of the controller: `code` d_ff / N as the
+    authors' code, `paper` d_model / N, or a number. Training: Gumbel noise times `temperature` on the choice, and the
+    hard mask with probability `quant_prob`, one coin a call, else the softmax. `multiply_by_controller` also multiplies
+    the chosen units by their probabilities; `kernel_scaling` starts W2 sqrt(N) larger, so that the output's variance
+    in evaluation is the dense layer's.
+    """
+
+    N: int = 0
+    rank: str = "code"
+    temperature: float = 0.1
+    quant_prob: float = 0.3
+    multiply_by_controller: bool = False
+    kernel_scaling: bool = False
+
+
+def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:
+    """The width between the controller's two matrices; raises UserError where the rule is unknown or gives none."""
+    if config.rank in RANKS:
+        width = d_ff if config.rank == "code" else d_model
+        rank = width // config.N
+        why = f"{'d_ff' if config.rank == 'code' else 'd_model'}={width} over sparse_ff.N={config.N} is less than 1"
+    else:
+        rank = int(config.rank) if config.rank.isdecimal() else 0
+        why = "it is neither 'code' nor 'paper' nor a whole number from 1"
+    if rank < 1:
+        raise UserError("bad_value", f"sparse_ff.rank={config.rank} gives the controller no rank: {why}.")
+    return rank
+
+
+def check_sparse_ff(config: SparseFFConfig, d_model: int, d_ff: int) -> None:
+    """Raises UserError for keys that no layer of these widths can be built from."""
+    if config.N < 1:
+        raise UserError("bad_value", f"sparse_ff.N={config.N} must be at least 1.", "0 switches to the dense layer.")
+    if d_ff % config.N:
+        raise UserError(
+            "bad_value",
+            f"d_ff={d_ff} cannot be cut into blocks of sparse_ff.N={config.N} units.",
+            f"Take d_ff={max(1, round(d_ff / config.N)) * config.N}, or a divisor of d_ff as sparse_ff.N.",
+        )
+    rank_of(config, d_model, d_ff)
+    if config.temperature < 0:
+        raise UserError("bad_value", f"sparse_ff.temperature={config.temperature} must not be negative.")
+    if not 0 <= config.quant_prob <= 1:
+        raise UserError("bad_value", f"sparse_ff.quant_prob={config.quant_prob} is not a probability.")
+
+
+class SparseFF(nn.Module):
+    """relu((x W1) * mask) W2 + b2 with at most one active unit in every block of N; a first bias does not exist.
+
+    Training multiplies by a noisy hard mask or by the soft one, evaluation keeps the unit of the largest logit.
+    Dropout is on the hidden units, as in the dense layer (the authors' is on the output alone, where the block has its
+    own). `chunk_len` positions at a time where not 0. Parameters (U = d_ff units, a unit's row each): c1 (rank,
+    d_model), c2 (U, rank), c_bias (U), w1 and w2 (U, d_model), b2 (d_model). Raises UserError for keys that do not fit.
+    """
+
+    def __init__(
+        self, config: SparseFFConfig, d_model: int, d_ff: int, *, dropout: float = 0.0, chunk_len: int = 0
+    ) -> None:
+        super().__init__()
+        check_sparse_ff(config, d_model, d_ff)
+        self.config = config
+        self.dropout = dropout
+        self.chunk_len = chunk_len
+        rank = rank_of(config, d_model, d_ff)
+        self.c1 = nn.Parameter(torch.empty(rank, d_model))
+        self.c2 = nn.Parameter(torch.empty(d_ff, rank))
+        self.c_bias = nn.Parameter(torch.empty(d_ff))
+        self.w1 = nn.Parameter(torch.empty(d_ff, d_model))
+        self.w2 = nn.Parameter(torch.empty(d_ff, d_model))
+        self.b2 = nn.Parameter(torch.empty(d_model))
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform matrices, W2 times sqrt(N) with `kernel_scaling`; Gaussian biases of deviation 1e-6."""
+        for matrix in (self.c1, self.c2, self.w1, self.w2):
+            gain = sqrt(self.config.N) if matrix is self.w2 and self.config.kernel_scaling else 1.0
+            nn.init.xavier_uniform_(matrix, gain)
+        for bias in (self.c_bias, self.b2):
+            nn.init.normal_(bias, std=1e-6)
+
+    def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model).
+
+        `replay` keeps the coin as "hard" and the chosen units as "units" (B, L, d_ff / N), or "i.units" of slice i.
+        """
+        hard = choose(replay, "hard", partial(self._toss, x_BLD.device)) if self.training else None
+        parameters = dict(self.named_parameters())
+        if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
+            return self._run(parameters, partial(choose, replay), x_BLD, hard)
+
+        def one_slice(own: Mapping[str, Tensor], make_choice: Choose, x: Tensor) -> tuple[Tensor, ...]:
+            return (self._run(own, make_choice, x, hard),)
+
+        return chunked_with_choices(one_slice, parameters, (x_BLD,), self.chunk_len, replay)[0]
+
+    @torch.no_grad()
+    def choices(self, x_BLD: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The units chosen without and with noise, (B, L, d_ff / N) each; `ops.sparse_ff.choice_statistics` reads them.
+
+        The noise is drawn from `generator`, or from the random state.
+        """
+        logits = controller_logits(x_BLD, self.c1, self.c2, self.c_bias, self.config.N)
+        return choose_units(logits), self._choose(logits, generator)
+
+    def _toss(self, device: torch.device) -> Tensor:
+        return torch.rand((), device=device) < self.config.quant_prob
+
+    def _choose(self, logits_BLGN: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.config.temperature:
+            return choose_units(logits_BLGN)
+        dtype = torch.promote_types(logits_BLGN.dtype, torch.float32)
+        uniform = torch.rand(logits_BLGN.shape, dtype=dtype, device=logits_BLGN.device, generator=generator)
+        return choose_units(logits_BLGN, uniform, self.config.temperature)
+
+    def _run(self, own: Mapping[str, Tensor], make_choice: Choose, x_BLD: Tensor, hard: Tensor | None) -> Tensor:
+        """The layer with explicit parameters; `hard` is the coin of a training step, None in evaluation."""
+        n, multiply = self.config.N, self.config.multiply_by_controller
+        logits = controller_logits(x_BLD, own["c1"], own["c2"], own["c_bias"], n)
+        if hard is None:
+            index = make_choice("units", lambda: choose_units(logits))
+            factor = chosen_probability(logits, index) if multiply else None
+            return sparse_ff_masked(x_BLD, own["w1"], own["w2"], own["b2"], index, n, factor)
+        index = make_choice("units", lambda: self._choose(logits))
+        factor = torch.where(hard, chosen_probability(logits.detach(), index), 1.0) if multiply else None
+        hidden = training_hidden(x_BLD, own["w1"], training_mask(logits, index, hard), factor)
+        return F.linear(F.dropout(hidden, self.dropout), own["w2"].t(), own["b2"])

@@ -1,0 +1,241 @@
+"""Sparse feed-forward: in every block of hidden units one may be active, chosen a token ("Sparse is Enough", 3.1).
+
+A low-rank controller gives every unit a logit; the hidden layer is relu((x W1) * mask), without a first bias. Training
+multiplies by a mask over all units, evaluation keeps one unit a block, either after a dense product (`masked`, for many
+tokens) or by reading the chosen rows of W1 and W2 alone (`selected`, for few).
+
+Shape suffixes: T tokens (any number of leading dimensions), D d_model, R rank of the controller, G blocks, N units of a
+block, U hidden units (G N = d_ff). Unit u is element u % N of block u // N in every array, and one row of W1 and of W2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NOISE_MARGIN = 1e-6
+"""Uniform numbers are clipped to this distance from 0 and 1, as in the authors' code."""
+
+
+class ChoiceStatistics(NamedTuple):
+    """`agreement`: the share of choices that noise leaves as they were; `n_chosen` (G, N): tokens that chose each unit.
+
+    A unit that no token chooses without noise is dead in evaluation.
+    """
+
+    agreement: Tensor
+    n_chosen: Tensor
+
+
+def controller_logits(x_TD: Tensor, c1_RD: Tensor, c2_UR: Tensor, bias_U: Tensor, n: int) -> Tensor:
+    """Logits (T, G, N) of the units: (x C1) C2 + bias, nothing between the two factors, cut into blocks of `n`.
+
+    Raises ValueError where `n` does not divide the units.
+    """
+    if n < 1 or bias_U.shape[0] % n:
+        raise ValueError(f"Blocks of {n} units do not divide {bias_U.shape[0]} hidden units.")
+    return F.linear(F.linear(x_TD, c1_RD), c2_UR, bias_U).unflatten(-1, (-1, n))
+
+
+def choose_units(logits_TGN: Tensor, uniform_TGN: Tensor | None = None, temperature: float = 0.0) -> Tensor:
+    """The element with the largest logit in every block, (T, G), the first of equals; the smallest integer type for N.
+
+    With `uniform_TGN` in (0, 1) it is the largest log softmax(logits) + temperature * g with Gumbel noise
+    g = -log(-log u). Carries no gradient. Raises ValueError for uniform numbers of another shape.
+    """
+    with torch.no_grad():
+        score_TGN = logits_TGN.to(torch.promote_types(logits_TGN.dtype, torch.float32))
+        if uniform_TGN is None:
+            return _first_largest(score_TGN, torch.empty_like(score_TGN))
+        if uniform_TGN.shape != logits_TGN.shape:
+            raise ValueError(
+                f"The uniform numbers must have the shape of the logits {tuple(logits_TGN.shape)}, "
+                f"not {tuple(uniform_TGN.shape)}."
+            )
+        noise_TGN = uniform_TGN.to(score_TGN.dtype).clamp(NOISE_MARGIN, 1 - NOISE_MARGIN).log_().neg_().log_()
+        # The normaliser of the softmax is the same for a whole block: it moves no maximum and is left out.
+        torch.sub(score_TGN, noise_TGN, alpha=temperature, out=noise_TGN)
+        return _first_largest(noise_TGN, noise_TGN)
+
+
+def training_mask(logits_TGN: Tensor, index_TG: Tensor, hard: Tensor) -> Tensor:
+    """The mask (T, G, N) of a training step: one-hot at the chosen units where `hard`, a 0-dim bool, else the softmax.
+
+    Both have the gradient of the softmax over the block (straight-through). A hard mask is exactly 0 and 1.
+    """
+    _check_index(index_TG, logits_TGN.shape)
+    soft_TGN = torch.softmax(logits_TGN, -1, dtype=torch.promote_types(logits_TGN.dtype, torch.float32))
+    mask_TGN: Tensor = _StraightThrough.apply(soft_TGN, index_TG, hard)
+    return mask_TGN.to(logits_TGN.dtype)
+
+
+def chosen_probability(logits_TGN: Tensor, index_TG: Tensor) -> Tensor:
+    """The softmax of every block at its chosen unit, (T, G)."""
+    _check_index(index_TG, logits_TGN.shape)
+    soft_TGN = torch.softmax(logits_TGN, -1, dtype=torch.promote_types(logits_TGN.dtype, torch.float32))
+    return soft_TGN.gather(-1, index_TG.long().unsqueeze(-1)).squeeze(-1).to(logits_TGN.dtype)
+
+
+def training_hidden(x_TD: Tensor, w1_UD: Tensor, mask_TGN: Tensor, factor_TG: Tensor | None = None) -> Tensor:
+    """Hidden units (T, U) of a training step: relu((x W1) * mask), and times `factor_TG` where it is given.
+
+    The mask is multiplied before the relu: what is masked by 0 then gives the controller no gradient.
+    """
+    if mask_TGN.shape[:-2] != x_TD.shape[:-1]:
+        raise ValueError(f"One mask a token, {tuple(x_TD.shape[:-1])}, not {tuple(mask_TGN.shape[:-2])}.")
+    _check_rows(w1_UD, mask_TGN.shape[-2] * mask_TGN.shape[-1])
+    hidden_TGN = (F.linear(x_TD, w1_UD).unflatten(-1, mask_TGN.shape[-2:]) * mask_TGN).relu_()
+    if factor_TG is not None:
+        hidden_TGN = hidden_TGN * factor_TG.unsqueeze(-1)
+    return hidden_TGN.flatten(-2)
+
+
+def sparse_ff_masked(
+    x_TD: Tensor,
+    w1_UD: Tensor,
+    w2_UD: Tensor,
+    b2_D: Tensor,
+    index_TG: Tensor,
+    n: int,
+    factor_TG: Tensor | None = None,
+) -> Tensor:
+    """relu(x W1) at the chosen units alone, times `factor_TG`, times W2, plus b2: (T, D), by dense products."""
+    n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
+    place_TG1 = index_TG.long().unsqueeze(-1)
+    dense_TGN = F.linear(x_TD, w1_UD).unflatten(-1, (n_blocks, n))
+    chosen_TG1 = dense_TGN.gather(-1, place_TG1).relu()
+    if factor_TG is not None:
+        chosen_TG1 = chosen_TG1 * factor_TG.unsqueeze(-1)
+    hidden_TGN = torch.zeros_like(dense_TGN).scatter(-1, place_TG1, chosen_TG1.to(dense_TGN.dtype))
+    return F.linear(hidden_TGN.flatten(-2), w2_UD.t(), b2_D)
+
+
+def sparse_ff_selected(
+    x_TD: Tensor,
+    w1_UD: Tensor,
+    w2_UD: Tensor,
+    b2_D: Tensor,
+    index_TG: Tensor,
+    n: int,
+    factor_TG: Tensor | None = None,
+) -> Tensor:
+    """The result of `sparse_ff_masked`, read from d_ff / N rows of W1 and of W2 a token: nothing else is multiplied.
+
+    The chosen rows of W1 are copied, T d_ff / N rows of d_model values: meant for the few tokens of a decoding step.
+    """
+    n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
+    first_G = torch.arange(0, n_blocks * n, n, device=x_TD.device)
+    row_SG = (index_TG.long() + first_G).view(-1, n_blocks)
+    rows_SGD = F.embedding(row_SG, w1_UD)
+    hidden_SG = torch.matmul(rows_SGD, x_TD.reshape(-1, x_TD.shape[-1], 1)).squeeze(-1).relu()
+    if factor_TG is not None:
+        hidden_SG = hidden_SG * factor_TG.reshape(-1, n_blocks)
+    out_SD = F.embedding_bag(row_SG, w2_UD, mode="sum", per_sample_weights=hidden_SG.to(w2_UD.dtype))
+    return (out_SD + b2_D).view(*x_TD.shape[:-1], -1)
+
+
+def choice_statistics(quiet_TG: Tensor, noisy_TG: Tensor, n: int) -> ChoiceStatistics:
+    """What noise changes and which units are chosen, from the choices without and with noise; `n` units a block."""
+    agreement = (quiet_TG == noisy_TG).float().mean()
+    n_blocks = quiet_TG.shape[-1]
+    place_SG = quiet_TG.reshape(-1, n_blocks).long()
+    n_chosen_GN = torch.zeros((n_blocks, n), dtype=torch.int64, device=quiet_TG.device)
+    return ChoiceStatistics(agreement, n_chosen_GN.scatter_add_(1, place_SG.t(), torch.ones_like(place_SG.t())))
+
+
+def sparse_ff_naive(
+    x_TD: Tensor,
+    c1_RD: Tensor,
+    c2_UR: Tensor,
+    bias_U: Tensor,
+    w1_UD: Tensor,
+    w2_UD: Tensor,
+    b2_D: Tensor,
+    n: int,
+    *,
+    hard: bool | None = None,
+    uniform_TGN: Tensor | None = None,
+    temperature: float = 0.0,
+    multiply_by_controller: bool = False,
+) -> Tensor:
+    """The whole layer by loops over tokens (one leading dimension), blocks and units: the oracle.
+
+    `hard` None is evaluation; True and False are the two kinds of training step.
+    """
+    outputs = []
+    for t, x_D in enumerate(x_TD):
+        low_R = c1_RD @ x_D
+        out_D = b2_D
+        for g in range(w1_UD.shape[0] // n):
+            units = range(g * n, (g + 1) * n)
+            odds = torch.stack([(torch.dot(c2_UR[u], low_R) + bias_U[u]).exp() for u in units])
+            soft = odds / odds.sum()
+            score = soft.detach().log()
+            if uniform_TGN is not None:
+                uniform = uniform_TGN[t, g].clip(1e-6, 1 - 1e-6)
+                score = score + temperature * -torch.log(-torch.log(uniform))
+            chosen = max(range(n), key=score.tolist().__getitem__)
+            for j, u in enumerate(units):
+                one_hot = float(j == chosen)
+                straight_through = one_hot + (soft[j] - soft[j].detach())
+                mask = one_hot if hard is None else straight_through if hard else soft[j]
+                hidden = torch.relu(torch.dot(w1_UD[u], x_D) * mask)
+                if multiply_by_controller and hard is not False:
+                    hidden = hidden * (soft[j] if hard is None else soft[j].detach())
+                out_D = out_D + hidden * w2_UD[u]
+        outputs.append(out_D)
+    return torch.stack(outputs)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """One pass over the mask where one_hot + (soft - soft.detach()) takes several."""
+
+    @staticmethod
+    def forward(ctx: object, soft_TGN: Tensor, index_TG: Tensor, hard: Tensor) -> Tensor:
+        place_TG1 = index_TG.long().unsqueeze(-1)
+        chosen_TG1 = soft_TGN.gather(-1, place_TG1).masked_fill_(hard, 1)
+        return soft_TGN.mul(~hard).scatter_(-1, place_TG1, chosen_TG1)
+
+    @staticmethod
+    def backward(ctx: object, *grad_masks: Tensor) -> tuple[Tensor | None, ...]:
+        return grad_masks[0], None, None
+
+
+def _first_largest(score_TGN: Tensor, scratch_TGN: Tensor) -> Tensor:
+    """argmax over the last dimension, from passes that a CPU vectorises: several times as fast as its argmax.
+
+    `scratch_TGN` is overwritten; it may be the scores themselves.
+    """
+    n = score_TGN.shape[-1]
+    # A result of the operand's own type: comparisons into bool are not vectorised.
+    torch.ge(score_TGN, score_TGN.amax(-1, keepdim=True), out=scratch_TGN)
+    # Falling from n to 1: of equal largest scores the first has the largest code.
+    code_N = torch.arange(n, 0, -1, dtype=score_TGN.dtype, device=score_TGN.device)
+    # Scores that are not numbers give the code 0; the last unit then stands for them, and the loss tells by itself.
+    return (n - scratch_TGN.mul_(code_N).amax(-1)).clamp_(max=n - 1).to(_index_dtype(n))
+
+
+def _index_dtype(n: int) -> torch.dtype:
+    """The smallest integer type for the elements of a block of `n` units: choices are kept for replaying."""
+    return torch.uint8 if n <= 2**8 else torch.int16 if n <= 2**15 else torch.int32
+
+
+def _check_index(index_TG: Tensor, shape_TGN: torch.Size) -> None:
+    if index_TG.shape != shape_TGN[:-1]:
+        raise ValueError(f"One choice a token and block, {tuple(shape_TGN[:-1])}, not {tuple(index_TG.shape)}.")
+
+
+def _check_rows(w_UD: Tensor, n_units: int) -> None:
+    if w_UD.shape[0] != n_units:
+        raise ValueError(f"The weights must have one row for each of {n_units} hidden units, not {w_UD.shape[0]} rows.")
+
+
+def _check_selection(x_TD: Tensor, w1_UD: Tensor, w2_UD: Tensor, index_TG: Tensor, n: int) -> int:
+    n_blocks = index_TG.shape[-1]
+    _check_index(index_TG, torch.Size((*x_TD.shape[:-1], n_blocks, n)))
+    _check_rows(w1_UD, n_blocks * n)
+    _check_rows(w2_UD, n_blocks * n)
+    return n_blocks
