@@ -1,0 +1,36 @@
+"""Samples of text that ship with the package, so that every experiment runs without a download; and where files lie.
+
+The texts in `samples/` were written for efftx and share its licence. A score on them says nothing but that all works.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efftx.data.prepared import data_root
+from efftx.errors import UserError, nearest
+
+PREFIX = "efftx:samples/"
+_FOLDER = Path(__file__).parent / "samples"
+
+
+def is_sample(path: str | None) -> bool:
+    """Whether `data.path` means the package's own files: `efftx:` and a name."""
+    return path is not None and path.startswith("efftx:")
+
+
+def resolve_path(path: str | None, name: str) -> Path | None:
+    """The file or folder that `data.path` means for the data set `name`; it need not exist.
+
+    `efftx:samples/c4` is a folder inside the package; null is `<data root>/<name>` if that exists, else None.
+    `UserError` for samples that the package does not have.
+    """
+    if path is None:
+        usual = data_root() / name
+        return usual if usual.exists() else None
+    if not is_sample(path):
+        return Path(path).expanduser()
+    known = {f"{PREFIX}{folder.name}" for folder in _FOLDER.iterdir() if folder.is_dir()}
+    if path not in known:
+        raise UserError("missing_file", f"data.path={path}: efftx has no such samples.", nearest(path, known))
+    return _FOLDER / path.removeprefix(PREFIX)
