@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.ops.chunking import chunked
+from efftx.ops.chunking import chunked, chunked_with_choices
+from efftx.ops.replay import Choose, Replay
 from tests.tolerances import ROUNDING, assert_all_close, values_and_gradients
 
 NAMES = "values grad_x grad_w1 grad_b grad_w2"
@@ -150,6 +151,69 @@ def test_dropout_in_the_backward_pass_is_that_of_the_forward_pass() -> None:
 
     actual, expected = (values_and_gradients(drawn(f), *leaves) for f in (sliced, stored))
     assert_all_close(actual, expected, ROUNDING, NAMES)
+
+
+def gated(parameters: Mapping[str, Tensor], choose: Choose, x: Tensor) -> tuple[Tensor, ...]:
+    """Drops out, opens gates by noise and by the sign of what it reads, and drops out again."""
+    wide = F.dropout(F.linear(x, parameters["w1"], parameters["b"]), 0.3)
+    gate = choose("gate", lambda: wide + torch.randn_like(wide) > 0)
+    return (F.linear(F.dropout(wide * gate, 0.3), parameters["w2"]),)
+
+
+def test_choices_are_made_once_a_slice_and_dropout_behind_them_is_that_of_the_forward_pass() -> None:
+    leaves = tensors(10)
+
+    def stored(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
+        torch.manual_seed(9)
+        pieces = x.split(3, dim=1)
+        return torch.cat([gated({"w1": w1, "b": b, "w2": w2}, lambda _, make: make(), p)[0] for p in pieces], dim=1)
+
+    replay = Replay()
+
+    def sliced(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
+        torch.manual_seed(9)
+        out = chunked_with_choices(gated, {"w1": w1, "b": b, "w2": w2}, (x,), 3, replay)[0]
+        torch.rand(5)
+        return out
+
+    expected = values_and_gradients(stored, *leaves)
+    assert_all_close(values_and_gradients(sliced, *leaves), expected, ROUNDING, NAMES)
+    assert list(replay.choices) == ["0.gate", "1.gate", "2.gate", "3.gate"]
+    assert [choice.shape[1] for choice in replay.choices.values()] == [3, 3, 3, 1]
+
+
+def test_choices_given_from_outside_are_played_back_in_both_passes() -> None:
+    leaves = tensors(5)
+    opened = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(1)) > 0.5
+
+    def by_gate(parameters: Mapping[str, Tensor], choose: Choose, x: Tensor) -> tuple[Tensor, ...]:
+        wide = F.linear(x, parameters["w1"], parameters["b"])
+        gate = choose("gate", lambda: pytest.fail("made again"))
+        return (F.linear(wide * gate, parameters["w2"]),)
+
+    def whole(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
+        return by_gate({"w1": w1, "b": b, "w2": w2}, lambda *_: opened, x)[0]
+
+    def sliced(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
+        given = Replay({"0.gate": opened[:, :3], "1.gate": opened[:, 3:]})
+        return chunked_with_choices(by_gate, {"w1": w1, "b": b, "w2": w2}, (x,), 3, given)[0]
+
+    actual, expected = (values_and_gradients(f, *leaves) for f in (sliced, whole))
+    assert_all_close(actual, expected, ROUNDING, NAMES)
+
+
+def test_without_a_replay_the_backward_pass_still_takes_the_choices_of_the_forward_pass() -> None:
+    x, w1, b, w2 = (t.requires_grad_() for t in tensors(7))
+    made: list[int] = []
+
+    def counted(parameters: Mapping[str, Tensor], choose: Choose, x: Tensor) -> tuple[Tensor, ...]:
+        wide = F.linear(x, parameters["w1"], parameters["b"])
+        gate = choose("gate", lambda: (made.append(x.shape[1]), wide > 0)[1])
+        return (F.linear(wide * gate, parameters["w2"]),)
+
+    out = chunked_with_choices(counted, {"w1": w1, "b": b, "w2": w2}, (x,), 3, None)[0]
+    out.sum().backward()
+    assert made == [3, 3, 1]
 
 
 def test_the_wide_values_exist_for_one_slice_only() -> None:

@@ -112,3 +112,24 @@ def test_autocast_is_entered_again_as_it_was() -> None:
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
     with autocast_of(torch.zeros(1, device="meta"))():
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_replay_inside_another_goes_on_from_the_random_state_after_a_choice_at_both_levels() -> None:
+    """A slice of a reversible layer: run forward in the outer run, and twice more from the outer run's choices."""
+
+    def nested(outer: Replay, inner: Replay) -> tuple[torch.Tensor, torch.Tensor]:
+        with inner.random_state(CPU):
+            chosen = inner.choose("units", lambda: outer.choose("0.units", lambda: torch.randn(3)))
+            return chosen, torch.rand(4)
+
+    torch.manual_seed(5)
+    outer, second = Replay(), Replay()
+    with outer.random_state(CPU):
+        first = nested(outer, Replay())
+    torch.rand(7)
+    with outer.random_state(CPU):
+        again = nested(outer, second)
+    backward = nested(outer, second)
+    for chosen, drawn in (again, backward):
+        assert chosen.data_ptr() == first[0].data_ptr()
+        assert torch.equal(drawn, first[1])
