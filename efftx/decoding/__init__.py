@@ -1,0 +1,1 @@
+"""Generation, one token after another."""
