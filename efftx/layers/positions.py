@@ -1,4 +1,7 @@
-"""Position embeddings, added to the token embeddings."""
+"""Position embeddings, added to the token embeddings.
+
+Shape suffixes: B batch, L length, D d_model, K bases, n digits, w features a digit.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -7,19 +10,31 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from efftx.errors import UserError
+
+MAX_POSITIONS = 2**62
+"""More cannot be told apart: positions are int64."""
+
 
 @dataclass
 class PositionsConfig:
-    """`kind`: axial, learned, sinusoidal or none.
+    """`kind`: axial, learned, sinusoidal, digits or none.
 
     `axial_shape` the grid that the sequence is laid out on, row by row; `axial_dims` the width of each axis' table, in
-    sum d_model; `max_len` rows of a learned table, 0 for the data's length.
+    sum d_model; `max_len` rows of a learned table, 0 for the data's length. The rest is for digits: positions written
+    in each of `bases` with `n_digits` digits. In training a row starts from position 0 with the probability
+    `start_from_zero`, else anywhere, and loses a base with the probability `base_dropout`. The defaults are the
+    authors' (`FixedBasePositionalEncoding`: one row in 2, one in 100).
     """
 
     kind: str = "learned"
     axial_shape: list[int] = field(default_factory=list)
     axial_dims: list[int] = field(default_factory=list)
     max_len: int = 0
+    bases: list[int] = field(default_factory=lambda: [11, 13, 14, 15])
+    n_digits: int = 8
+    start_from_zero: float = 0.5
+    base_dropout: float = 0.01
 
 
 class AxialPositions(nn.Module):
@@ -85,6 +100,99 @@ class SinusoidalPositions(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+class DigitPositions(nn.Module):
+    """Positions written as digits in several bases, each digit times a vector of its own (Terraformer; authors' code).
+
+    Block i of the features, d_model / n_digits wide, is digit i (the least significant first) times row i of a base's
+    weights; the bases are summed; `start_vec` is added at the first position, wherever it is counted from. Unseen
+    positions have digits that were seen: this is what lets a model go on at a length it was not trained at.
+
+    In training each row of the batch counts from 0 with the probability `start_from_zero`, else from a number uniform
+    below min(bases)^n_digits - length, and each base of a row is left out with the probability `base_dropout`. (In the
+    authors' code the bases of a row fall together, for all of them are drawn with one and the same key.)
+    """
+
+    def __init__(self, config: PositionsConfig, d_model: int) -> None:
+        super().__init__()
+        self.bases = list(config.bases)
+        self.n_digits = config.n_digits
+        self.start_from_zero = config.start_from_zero
+        self.base_dropout = config.base_dropout
+        self.base_weights = nn.Parameter(torch.empty(len(self.bases), self.n_digits, d_model // self.n_digits))
+        self.start_vec = nn.Parameter(torch.empty(d_model))
+
+    def reset_parameters(self) -> None:
+        """Uniform between -1e-4 and 1e-4, so that positions are nearly absent at first (authors' code)."""
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1e-4, 1e-4)
+
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """Those of positions 0 .. length - 1, (length, d_model); in training (batch, length, d_model).
+
+        Raises ValueError for a length that the digits cannot count to.
+        """
+        n_positions = _n_positions(self.bases, self.n_digits)
+        if length >= n_positions:
+            raise ValueError(
+                f"{self.n_digits} digits in base {min(self.bases)} count below {n_positions}: too few for {length}."
+            )
+        device = self.start_vec.device
+        position_BL = torch.arange(length, device=device).unsqueeze(0)
+        kept_BK = None
+        if self.training:
+            start_B1 = torch.randint(n_positions - length, (batch, 1), device=device)
+            start_B1 = start_B1 * (torch.rand(batch, 1, device=device) >= self.start_from_zero)
+            position_BL = position_BL + start_B1
+            kept_BK = torch.rand(batch, len(self.bases), device=device) >= self.base_dropout
+        total_BLD = self._embed(position_BL, kept_BK)
+        total_BLD = torch.cat([total_BLD[:, :1] + self.start_vec, total_BLD[:, 1:]], dim=1)
+        return total_BLD if self.training else total_BLD.squeeze(0)
+
+    def _embed(self, position_BL: Tensor, kept_BK: Tensor | None) -> Tensor:
+        digits = []
+        for base in self.bases:
+            rest = position_BL
+            for _ in range(self.n_digits):
+                digits.append(rest % base)
+                rest = rest // base
+        digit_BLKn = torch.stack(digits, -1).unflatten(-1, (len(self.bases), self.n_digits)).to(self.start_vec.dtype)
+        if kept_BK is not None:
+            digit_BLKn = digit_BLKn * kept_BK[:, None, :, None]
+        return torch.einsum("blkn,knw->blnw", digit_BLKn, self.base_weights).flatten(2)
+
+
+def check_positions(config: PositionsConfig, d_model: int, length: int) -> None:
+    """Refuse, with a UserError, digit positions that cannot be: of no base, of a width that does not divide d_model,
+    too few digits for `length`, a probability that is none.
+    """
+    if config.kind != "digits":
+        return
+    if not config.bases or min(config.bases) < 2:
+        raise UserError("bad_value", f"positions.bases={config.bases} must be one number or more, each at least 2.")
+    if config.n_digits < 1:
+        raise UserError("bad_value", f"positions.n_digits={config.n_digits} must be at least 1.")
+    if d_model % config.n_digits:
+        raise UserError(
+            "bad_value",
+            f"positions.n_digits={config.n_digits} does not divide d_model={d_model}.",
+            "Each digit has d_model / n_digits features of its own.",
+        )
+    if length >= _n_positions(config.bases, config.n_digits):
+        raise UserError(
+            "bad_value",
+            f"positions.n_digits={config.n_digits} digits in base {min(config.bases)} count below"
+            f" {_n_positions(config.bases, config.n_digits)}, but a row has {length} tokens.",
+            "Raise positions.n_digits.",
+        )
+    for key in ("start_from_zero", "base_dropout"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise UserError("bad_value", f"positions.{key}={getattr(config, key)} must be a probability.")
+
+
+def _n_positions(bases: list[int], n_digits: int) -> int:
+    return min(min(bases) ** n_digits, MAX_POSITIONS)
+
+
 def make_positions(config: PositionsConfig, d_model: int, length: int) -> nn.Module | None:
     """The position embedding that `config` names, for sequences of at most `length`; None for kind `none`."""
     match config.kind:
@@ -94,6 +202,8 @@ def make_positions(config: PositionsConfig, d_model: int, length: int) -> nn.Mod
             return LearnedPositions(config.max_len or length, d_model)
         case "sinusoidal":
             return SinusoidalPositions(d_model)
+        case "digits":
+            return DigitPositions(config, d_model)
         case "none":
             return None
     raise ValueError(f"No position embedding is called '{config.kind}'.")
