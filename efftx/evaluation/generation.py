@@ -1,0 +1,130 @@
+"""Evaluation by what a model says: summaries against their references, and labels by their likelihood.
+
+Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a row, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from efftx.data.dataset import Batch, Dataset
+from efftx.decoding.greedy import greedy
+from efftx.evaluation import glue
+from efftx.evaluation.rouge import lead, rouge
+
+
+class TextToText(Protocol):
+    """What a data set with `metrics` offers beside batches; document i of a split is its row i in order."""
+
+    name: str
+    length: int
+    metrics: tuple[str, ...]
+    label_targets: Sequence[Sequence[int]]
+    n_lead: int
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """Batch `step` of a split."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids up to the first end of sequence."""
+        ...
+
+    def source(self, split: str, i: int) -> str:
+        """The text that is to be summarised."""
+        ...
+
+    def references(self, split: str, i: int) -> list[str]:
+        """Every right answer to document i."""
+        ...
+
+
+def evaluate_generation(
+    model: nn.Module,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int,
+    batches: int,
+    device: torch.device,
+    before_batch: Callable[[int], object] = lambda i: None,
+) -> dict[str, float]:
+    """The data set's own metrics in % over the first `batches` batches of `split` (0: all); none gives an empty result.
+
+    `rouge`: ROUGE of what greedy decoding says, and `lead_...`, that of the source's first sentences. Otherwise a row's
+    label is the one whose tokens are the likeliest (the sum of their log-probabilities), and `accuracy`, `f1` and
+    `matthews` are of labels. `before_batch(i)` is called before batch i, so that what is drawn in a forward pass is
+    the same at every evaluation. The model is left in the mode it was in.
+    """
+    metrics: tuple[str, ...] = getattr(dataset, "metrics", ())
+    if not metrics:
+        return {}
+    covering = dataset.n_batches(split, batch_size)
+    if covering is None:
+        raise ValueError(f"The split '{split}' of {dataset.name} has no end, so that its rows are no documents.")
+    texts = cast(TextToText, dataset)
+
+    def read() -> Iterator[Batch]:
+        for i in range(min(batches or covering, covering)):
+            before_batch(i)
+            yield texts.batch(split, 0, i, batch_size)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if metrics == ("rouge",):
+                return _rouge(model, texts, split, read(), device)
+            return _labels(model, texts, read(), device)
+    finally:
+        model.train(was_training)
+
+
+def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    """Log-probability of each label under teacher forcing, (B, K); `length` is the number of tokens in a target row."""
+    log_probability = []
+    for target in label_targets:
+        tokens_BL = _padded([target] * inputs_BE.shape[0], length, inputs_BE.device)
+        nll_BL, _ = model.token_losses(tokens_BL, inputs_BE)  # type: ignore[operator]
+        log_probability.append(-nll_BL[:, : len(target)].double().sum(1))
+    return torch.stack(log_probability, 1)
+
+
+def _rouge(
+    model: nn.Module, dataset: TextToText, split: str, batches: Iterator[Batch], device: torch.device
+) -> dict[str, float]:
+    said: list[str] = []
+    for batch in batches:
+        said += map(dataset.decode, greedy(model, _inputs(batch, device), dataset.length))
+    references = [dataset.references(split, i) for i in range(len(said))]
+    leads = [lead(dataset.source(split, i), dataset.n_lead) for i in range(len(said))]
+    of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
+    return rouge(said, references) | of_leads
+
+
+def _labels(model: nn.Module, dataset: TextToText, batches: Iterator[Batch], device: torch.device) -> dict[str, float]:
+    predicted: list[int] = []
+    actual: list[int] = []
+    targets_KL = _padded(dataset.label_targets, dataset.length, device)
+    for batch in batches:
+        scores_BK = rank(model, _inputs(batch, device), dataset.label_targets, dataset.length)
+        predicted += scores_BK.argmax(1).tolist()
+        is_label_BK = (batch.tokens_BL.to(device)[:, None] == targets_KL).all(2)
+        if not is_label_BK.any(1).all():
+            raise ValueError(f"A target of {dataset.name} is none of its labels.")
+        actual += is_label_BK.int().argmax(1).tolist()
+    return {metric: glue.METRICS[metric](predicted, actual) for metric in dataset.metrics}
+
+
+def _inputs(batch: Batch, device: torch.device) -> Tensor:
+    if batch.inputs_BE is None:
+        raise ValueError("Text-to-text data needs inputs, but a batch has none.")
+    return batch.inputs_BE.to(device)
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, device: torch.device) -> Tensor:
+    return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)

@@ -1,0 +1,150 @@
+"""What a model says is judged by the data set's own metrics; labels by their likelihood, not by what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efftx.data.dataset import Batch
+from efftx.evaluation.generation import evaluate_generation, rank
+
+CPU = torch.device("cpu")
+WORDS = ["", "", "<unk>", "alpha", "beta.", "gamma", "delta."]
+N_ROWS = 5
+
+
+class Documents:
+    """Five documents `word beta. gamma delta.`; row i begins with word 3 + i % 2, the summary is that word."""
+
+    name, variant, checksum, vocab_size, unit = "documents", "documents", "0", len(WORDS), "nats/token"
+    length, input_length, chance_accuracy = 4, 5, None
+    n_lead = 1
+    label_targets: Sequence[Sequence[int]] = ([3, 1], [4, 5, 1])
+    batch_labels: Sequence[int] = (0, 1, 0, 1, 0)
+
+    def __init__(self, *metrics: str) -> None:
+        self.metrics = metrics
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        return -(-N_ROWS // batch_size)
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        assert seed == 0
+        rows = range(N_ROWS)[step * batch_size : (step + 1) * batch_size]
+        targets = [[*self.label_targets[self.batch_labels[i]], 0, 0][:4] for i in rows]
+        tokens = torch.tensor(targets)
+        return Batch(tokens, (tokens != 0).float(), torch.tensor([[3 + i % 2, 4, 5, 6, 1] for i in rows]))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(WORDS[i] for i in ids if i > 1)
+
+    def source(self, split: str, i: int) -> str:
+        return self.decode([3 + i % 2, 4, 5, 6])
+
+    def references(self, split: str, i: int) -> list[str]:
+        return [WORDS[3 + i % 2], "never said"]
+
+
+class Says(nn.Module):
+    """Says the first input and ends."""
+
+    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor) -> Tensor:
+        assert not self.training
+        words_BL = torch.cat([inputs_BE[:, :1], torch.ones_like(inputs_BE)], 1)[:, : tokens_BL.shape[1]]
+        return F.one_hot(words_BL, len(WORDS)).float()
+
+
+class Prefers(nn.Module):
+    """Gives every token 0.5 nats, but label 0 (token 3) `first` nats where the first input is 3, else `other`."""
+
+    def __init__(self, first: float, other: float) -> None:
+        super().__init__()
+        self.first, self.other = first, other
+
+    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor) -> tuple[Tensor, Tensor]:
+        assert tokens_BL.shape[1] == Documents.length
+        nats_B1 = torch.where(inputs_BE[:, :1] == 3, self.first, self.other)
+        nats_BL = torch.where(tokens_BL == 3, nats_B1, 0.5)
+        nats_BL[tokens_BL == 0] = 1e6  # padding is no part of a label
+        return nats_BL, tokens_BL > 0
+
+
+def test_summaries_are_decoded_and_compared_with_every_reference() -> None:
+    found = evaluate_generation(Says(), Documents("rouge"), "test", batch_size=2, batches=0, device=CPU)
+    assert found["rouge1"] == found["rougeLsum"] == pytest.approx(100.0)
+    assert found["rouge2"] == 0.0
+
+
+def test_the_lead_of_the_source_stands_beside_them() -> None:
+    # Three rows `alpha beta.` against `alpha`, F = 2 / 3, and two rows `beta.` against `beta.`.
+    found = evaluate_generation(Says(), Documents("rouge"), "test", batch_size=5, batches=0, device=CPU)
+    assert found["lead_rouge1"] == pytest.approx((3 * 200 / 3 + 2 * 100) / 5)
+    assert set(found) == {f"{lead}{metric}" for lead in ("", "lead_") for metric in ("rouge1", "rouge2", "rougeL")} | {
+        "rougeLsum",
+        "lead_rougeLsum",
+    }
+
+
+def test_the_likeliest_label_wins_though_it_may_be_the_longer_one() -> None:
+    # Label 1 costs 3 * 0.5 = 1.5 nats; label 0 0.6 + 0.5 where the input says so, else 1.1 + 0.5.
+    metrics = ("accuracy", "f1", "matthews")
+    found = evaluate_generation(Prefers(0.6, 1.1), Documents(*metrics), "test", batch_size=2, batches=0, device=CPU)
+    assert found == dict.fromkeys(metrics, pytest.approx(100.0))
+
+
+def test_a_model_that_always_gives_one_label_has_no_correlation() -> None:
+    found = evaluate_generation(
+        Prefers(0.6, 0.6), Documents("accuracy", "matthews"), "test", batch_size=2, batches=0, device=CPU
+    )
+    assert found == {"accuracy": pytest.approx(60.0), "matthews": 0.0}
+
+
+def test_labels_are_ranked_by_the_sum_of_their_log_probabilities() -> None:
+    inputs = torch.tensor([[3, 4, 5, 6, 1], [4, 4, 5, 6, 1]])
+    scores = rank(Prefers(0.25, 4.0), inputs, Documents.label_targets, Documents.length)
+    assert scores.tolist() == [[-0.75, -1.5], [-4.5, -1.5]]
+
+
+def test_only_so_many_batches_are_read_as_are_asked_for() -> None:
+    announced: list[int] = []
+    model = Prefers(0.6, 0.6)
+    evaluate_generation(
+        model, Documents("accuracy"), "test", batch_size=2, batches=2, device=CPU, before_batch=announced.append
+    )
+    evaluate_generation(
+        model, Documents("accuracy"), "test", batch_size=2, batches=9, device=CPU, before_batch=announced.append
+    )
+    assert announced == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_it_was_in(training: bool) -> None:
+    model = Says().train(training)
+    evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=1, device=CPU)
+    assert model.training == training
+
+
+def test_a_data_set_without_such_metrics_is_not_read() -> None:
+    class Plain:
+        name = "plain"
+
+    for dataset in (Plain(), Documents()):
+        assert evaluate_generation(Says(), dataset, "test", batch_size=2, batches=0, device=CPU) == {}  # type: ignore[arg-type]
+
+
+def test_a_target_that_is_no_label_is_a_mistake_of_the_data_set() -> None:
+    class Strange(Documents):
+        label_targets = ([3, 1], [4, 5, 1], [5, 1])
+        batch_labels = (0, 1, 2, 1, 0)
+
+        def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+            batch = super().batch(split, seed, step, batch_size)
+            batch.tokens_BL[batch.tokens_BL == 5] = 6
+            return batch
+
+    with pytest.raises(ValueError, match="none of its labels"):
+        evaluate_generation(Prefers(0.6, 1.1), Strange("accuracy"), "test", batch_size=5, batches=0, device=CPU)
