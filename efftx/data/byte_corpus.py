@@ -1,7 +1,4 @@
-"""Text as bytes: windows of a memory-mapped uint8 array for each split, one token a byte.
-
-Shape suffixes: B rows of a batch, L tokens of a row.
-"""
+"""Text as bytes: a memory-mapped uint8 array for each split, one token a byte."""
 
 from __future__ import annotations
 
@@ -9,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from efftx.data.dataset import Batch, check_split, draw
+from efftx.data.dataset import DataConfig, Dataset
 from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
-from efftx.errors import UserError
+from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
+from efftx.data.vocabulary import ByteVocabulary
+from efftx.data.windows import LanguageModelRows, open_corpus
 
 
 def split_90_5_5(n_bytes: int) -> tuple[int, int, int]:
@@ -49,62 +45,18 @@ def prepare_corpus(
     return prepare_once(corpus_key(name, sha256, sizes), write)
 
 
-class ByteCorpus:
-    """A prepared byte corpus in windows of `length` bytes; vocabulary 256, unit bits/byte.
+def open_bytes(prepared: Prepared, config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
+    """A prepared byte corpus in rows of `config.length` tokens.
 
-    Training windows start anywhere in the train split; row i of a batch does not depend on the batch size.
-    Valid and test are cut into consecutive windows; the last one is moved back to end with the split, and its bytes
-    that were in the window before have weight 0: every byte counts once, none is padding.
-    `UserError` if a split is shorter than `length`.
+    lm: vocabulary 256, the bytes themselves, unit bits/byte. span_corruption: byte b is id 3 + b, 359 ids with the
+    sentinels, unit nats/token. `UserError` if a split is shorter than a row.
     """
+    corpus = open_corpus(prepared, "uint8", n_symbols=256, symbols="bytes")
+    if objective == "span_corruption":
+        return SpanCorruption(corpus, config, ByteVocabulary(), offset=ByteVocabulary.first)
+    return LanguageModelRows(corpus, config.length, vocab_size=bytes_vocab_size(config), unit="bits/byte")
 
-    unit = "bits/byte"
-    vocab_size = 256
-    input_length = 0
-    chance_accuracy = None
 
-    def __init__(self, prepared: Prepared, length: int) -> None:
-        self.name = str(prepared.meta["name"])
-        self.variant = str(prepared.meta["variant"])
-        self.checksum = str(prepared.meta["sha256"])
-        self.length = length
-        shortest = min(SPLITS, key=prepared.size)
-        if prepared.size(shortest) < length:
-            raise UserError(
-                "bad_value",
-                f"data.length={length} is longer than the {shortest} split of {self.variant} "
-                f"({prepared.size(shortest):,} bytes).",
-                f"Set data.length to at most {prepared.size(shortest)}, or give a longer text.",
-            )
-        self._bytes = {split: np.memmap(prepared.path(split), dtype=np.uint8, mode="r") for split in SPLITS}
-
-    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.
-
-        Shapes [batch_size, length]; the last batch of valid and test has the rows that are left. `IndexError` past it.
-        """
-        check_split(split)
-        text = self._bytes[split]
-        if split == "train":
-            starts = draw(self.variant, split, seed, step, batch_size, len(text) - self.length + 1)
-        else:
-            starts = self.length * np.arange(step * batch_size, (step + 1) * batch_size)
-            starts = starts[starts < len(text)]
-            if step < 0 or len(starts) == 0:
-                raise IndexError(f"{split} of {self.variant} has no batch {step} of {batch_size} rows")
-        tokens_BL = np.empty((len(starts), self.length), dtype=np.int64)
-        weights_BL = torch.ones(len(starts), self.length)
-        for row, start in enumerate(starts):
-            counted_before = max(0, int(start) + self.length - len(text))
-            begin = int(start) - counted_before
-            tokens_BL[row] = text[begin : begin + self.length]
-            weights_BL[row, :counted_before] = 0.0
-        return Batch(torch.from_numpy(tokens_BL), weights_BL)
-
-    def n_batches(self, split: str, batch_size: int) -> int | None:
-        """Batches that cover valid or test once; None for train, which is drawn without end."""
-        check_split(split)
-        if split == "train":
-            return None
-        n_windows = -(-len(self._bytes[split]) // self.length)
-        return -(-n_windows // batch_size)
+def bytes_vocab_size(config: DataConfig, objective: str = "lm") -> int:
+    """The number of tokens that `open_bytes` gives."""
+    return ByteVocabulary().size if objective == "span_corruption" else 256

@@ -9,10 +9,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from efftx.data.byte_corpus import ByteCorpus, prepare_corpus, split_90_5_5
-from efftx.data.dataset import DataConfig, Source
+from efftx.data.byte_corpus import bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.dataset import DataConfig, Dataset, Source
 from efftx.data.download import download
 from efftx.data.prepared import Prepared, data_root
+from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import read_file, read_text
 from efftx.errors import UserError
 
@@ -127,18 +128,19 @@ def archive_path(published: Published = ENWIK8) -> Path:
     return data_root() / "downloads" / published.url.rpartition("/")[2]
 
 
-def open_enwik8(config: DataConfig, objective: str = "lm") -> ByteCorpus:
-    """The text in windows of `config.length` bytes."""
-    return ByteCorpus(prepare_enwik8(config), config.length)
+def open_enwik8(config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
+    """The text in rows of `config.length` tokens."""
+    return open_bytes(prepare_enwik8(config), config, objective)
 
 
 SOURCE = Source(
     name="enwik8",
-    config=DataConfig,
+    config=SpanCorruptionConfig,
     licence=LICENCE,
     variant=ENWIK8.name,
     open=open_enwik8,
-    vocab_size=lambda config, objective="lm": ByteCorpus.vocab_size,
+    vocab_size=bytes_vocab_size,
+    objectives=("lm", "span_corruption"),
     prepare=prepare_enwik8,
     n_bytes=ENWIK8.n_bytes,
     sha256=ENWIK8.sha256,

@@ -8,9 +8,10 @@ import platform
 import sysconfig
 from pathlib import Path
 
-from efftx.data.byte_corpus import ByteCorpus, prepare_corpus, split_90_5_5
-from efftx.data.dataset import DataConfig, Source, refuse_path
+from efftx.data.byte_corpus import bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.dataset import DataConfig, Dataset, Source, refuse_path
 from efftx.data.prepared import Prepared
+from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.errors import UserError
 
 LICENCE = "Python Software Foundation License 2.0"
@@ -55,17 +56,18 @@ def prepare_stdlib(config: DataConfig) -> Prepared:
     return prepare_corpus("stdlib", variant(), sha256, split_90_5_5(len(text)), lambda: text, facts)
 
 
-def open_stdlib(config: DataConfig, objective: str = "lm") -> ByteCorpus:
-    """The corpus in windows of `config.length` bytes."""
-    return ByteCorpus(prepare_stdlib(config), config.length)
+def open_stdlib(config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
+    """The corpus in rows of `config.length` tokens."""
+    return open_bytes(prepare_stdlib(config), config, objective)
 
 
 SOURCE = Source(
     name="stdlib",
-    config=DataConfig,
+    config=SpanCorruptionConfig,
     licence=LICENCE,
     variant=variant(),
     open=open_stdlib,
-    vocab_size=lambda config, objective="lm": ByteCorpus.vocab_size,
+    vocab_size=bytes_vocab_size,
+    objectives=("lm", "span_corruption"),
     prepare=prepare_stdlib,
 )

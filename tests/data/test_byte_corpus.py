@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efftx.data.byte_corpus import ByteCorpus, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.dataset import Dataset
 from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
+from efftx.data.windows import LanguageModelRows
 from efftx.errors import UserError
 
 # Every position of the text has a value of its own modulo 251, and each split a range of its own is known by its place.
@@ -22,12 +25,16 @@ def prepared() -> Prepared:
     return prepare_corpus("text", "text[x]", "ab" * 32, SIZES, lambda: TEXT, {"licence": "none"})
 
 
+def rows(prepared: Prepared, length: int) -> Dataset:
+    return open_bytes(prepared, SpanCorruptionConfig("text", length))
+
+
 @pytest.fixture
-def corpus(prepared: Prepared) -> ByteCorpus:
-    return ByteCorpus(prepared, 16)
+def corpus(prepared: Prepared) -> Dataset:
+    return rows(prepared, 16)
 
 
-def test_a_training_row_is_a_window_of_the_train_split(corpus: ByteCorpus) -> None:
+def test_a_training_row_is_a_window_of_the_train_split(corpus: Dataset) -> None:
     batch = corpus.batch("train", 0, 0, 32)
     assert batch.tokens_BL.dtype == torch.int64
     assert batch.tokens_BL.shape == (32, 16)
@@ -37,7 +44,7 @@ def test_a_training_row_is_a_window_of_the_train_split(corpus: ByteCorpus) -> No
 
 
 def test_training_windows_reach_both_ends_of_the_split_and_not_beyond(prepared: Prepared) -> None:
-    almost_all = ByteCorpus(prepared_with(prepared, (100, 100, 100)), 99)
+    almost_all = rows(prepared_with(prepared, (100, 100, 100)), 99)
     starts = {row[0] for row in almost_all.batch("train", 0, 0, 64).tokens_BL.tolist()}
     assert starts == {0, 1}
 
@@ -46,8 +53,8 @@ def prepared_with(prepared: Prepared, sizes: tuple[int, int, int]) -> Prepared:
     return prepare_corpus("text", "text[y]", "cd" * 32, sizes, lambda: TEXT[: sum(sizes)], {})
 
 
-def test_a_batch_is_a_function_of_its_arguments_alone(prepared: Prepared, corpus: ByteCorpus) -> None:
-    again = ByteCorpus(prepared, 16).batch("train", 4, 9, 8).tokens_BL
+def test_a_batch_is_a_function_of_its_arguments_alone(prepared: Prepared, corpus: Dataset) -> None:
+    again = rows(prepared, 16).batch("train", 4, 9, 8).tokens_BL
     assert torch.equal(corpus.batch("train", 4, 9, 8).tokens_BL, again)
     assert torch.equal(corpus.batch("train", 4, 9, 3).tokens_BL, again[:3])
     assert not torch.equal(corpus.batch("train", 5, 9, 8).tokens_BL, again)
@@ -55,7 +62,7 @@ def test_a_batch_is_a_function_of_its_arguments_alone(prepared: Prepared, corpus
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_evaluation_counts_every_byte_of_its_split_once_and_no_other(corpus: ByteCorpus, split: str) -> None:
+def test_evaluation_counts_every_byte_of_its_split_once_and_no_other(corpus: Dataset, split: str) -> None:
     counted: list[int] = []
     for step in range(corpus.n_batches(split, 3) or 0):
         batch = corpus.batch(split, step, step, 3)  # the seed is of no account
@@ -64,14 +71,14 @@ def test_evaluation_counts_every_byte_of_its_split_once_and_no_other(corpus: Byt
     assert bytes(counted) == TEXT[start : start + 100]
 
 
-def test_the_last_window_has_context_instead_of_padding(corpus: ByteCorpus) -> None:
+def test_the_last_window_has_context_instead_of_padding(corpus: Dataset) -> None:
     last = corpus.batch("valid", 0, 2, 3)  # 7 windows of 16 cover 100 bytes
     assert last.tokens_BL.shape == (1, 16)
     assert bytes(last.tokens_BL[0].tolist()) == TEXT[1884:1900]
     assert last.weights_BL[0].tolist() == [0.0] * 12 + [1.0] * 4
 
 
-def test_evaluation_has_an_end(corpus: ByteCorpus) -> None:
+def test_evaluation_has_an_end(corpus: Dataset) -> None:
     assert corpus.n_batches("valid", 3) == 3
     assert corpus.n_batches("test", 100) == 1
     assert corpus.n_batches("train", 3) is None
@@ -80,20 +87,21 @@ def test_evaluation_has_an_end(corpus: ByteCorpus) -> None:
 
 
 def test_a_length_that_divides_the_split_leaves_no_tail(prepared: Prepared) -> None:
-    corpus = ByteCorpus(prepared, 50)
+    corpus = rows(prepared, 50)
     assert corpus.n_batches("valid", 1) == 2
     assert all((corpus.batch("valid", 0, step, 1).weights_BL == 1).all() for step in range(2))
 
 
 def test_a_row_may_be_as_long_as_the_shortest_split_and_no_longer(prepared: Prepared) -> None:
-    assert ByteCorpus(prepared, 100).batch("valid", 0, 0, 1).tokens_BL.shape == (1, 100)
+    assert rows(prepared, 100).batch("valid", 0, 0, 1).tokens_BL.shape == (1, 100)
     with pytest.raises(UserError, match=r"data\.length=101 is longer than the valid split") as raised:
-        ByteCorpus(prepared, 101)
+        rows(prepared, 101)
     assert "at most 100" in raised.value.hint
 
 
-def test_a_batch_does_not_read_the_file_into_memory(corpus: ByteCorpus) -> None:
-    assert all(isinstance(corpus._bytes[split], np.memmap) for split in SPLITS)
+def test_a_batch_does_not_read_the_file_into_memory(corpus: Dataset) -> None:
+    assert isinstance(corpus, LanguageModelRows)
+    assert all(isinstance(corpus._windows.corpus.arrays[split], np.memmap) for split in SPLITS)
 
 
 def test_the_prepared_arrays_are_the_text(prepared: Prepared) -> None:
@@ -131,7 +139,7 @@ def test_evaluation_covers_any_split_at_any_length(length: int, extra: int, batc
     text = bytes(range(100)) * 3
     key = f"{size:064d}"[::-1]
     prepared = prepare_corpus("any", "any", key, (size, size, size), lambda: text[: 3 * size], {})
-    corpus = ByteCorpus(prepared, length)
+    corpus = rows(prepared, length)
     batches = [corpus.batch("valid", 0, step, batch_size) for step in range(corpus.n_batches("valid", batch_size) or 0)]
     counted = [token for batch in batches for token in batch.tokens_BL[batch.weights_BL > 0].tolist()]
     assert bytes(counted) == text[size : 2 * size]
@@ -142,3 +150,22 @@ def test_meta_data_says_what_the_arrays_are(prepared: Prepared) -> None:
     assert prepared.meta["bytes"] == 2000
     assert prepared.meta["licence"] == "none"
     assert isinstance(prepared.folder, Path)
+
+
+def test_a_byte_is_its_own_token_under_lm_and_3_more_under_span_corruption(prepared: Prepared) -> None:
+    config = SpanCorruptionConfig("text", 20, noise=0.3)
+    language = open_bytes(prepared, config)
+    corrupted = open_bytes(prepared, config, "span_corruption")
+    assert (language.vocab_size, language.unit, language.input_length) == (256, "bits/byte", 0)
+    assert (corrupted.vocab_size, corrupted.unit, corrupted.input_length) == (359, "nats/token", 20)
+    assert [bytes_vocab_size(config, objective) for objective in ("lm", "span_corruption")] == [256, 359]
+    assert (corrupted.variant, corrupted.checksum) == (language.variant, language.checksum)
+    assert isinstance(corrupted, SpanCorruption)
+    batch = corrupted.batch("valid", 0, 0, 1)
+    assert batch.inputs_BE is not None
+    first = batch.inputs_BE[0, 0].item()  # a row begins with a byte that is left in place
+    assert first == 3 + TEXT[1800]
+
+
+def test_lm_batches_are_those_of_the_committed_records(prepared: Prepared) -> None:
+    assert rows(prepared, 4).batch("train", 1, 2, 2).tokens_BL.tolist() == [[114, 115, 116, 117], [144, 145, 146, 147]]

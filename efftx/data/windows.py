@@ -1,0 +1,136 @@
+"""A text as one array of symbols for each split, cut into rows; rows of windows are the data of a language model.
+
+Shape suffixes: B rows of a batch, L symbols of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from efftx.data.dataset import Batch, check_split, draw
+from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.vocabulary import Vocabulary
+from efftx.errors import UserError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text's memory-mapped array for each split: symbols 0 to `n_symbols` - 1, called `symbols` (bytes, tokens)."""
+
+    name: str
+    variant: str
+    checksum: str
+    arrays: Mapping[str, np.ndarray]
+    n_symbols: int
+    symbols: str
+
+
+def open_corpus(prepared: Prepared, dtype: str, n_symbols: int, symbols: str) -> Corpus:
+    """The prepared arrays, mapped and not read."""
+    arrays = {split: np.memmap(prepared.path(split), dtype=dtype, mode="r") for split in SPLITS if prepared.size(split)}
+    empty = np.empty(0, dtype)
+    return Corpus(
+        name=str(prepared.meta["name"]),
+        variant=str(prepared.meta["variant"]),
+        checksum=str(prepared.meta["sha256"]),
+        arrays={split: arrays.get(split, empty) for split in SPLITS},
+        n_symbols=n_symbols,
+        symbols=symbols,
+    )
+
+
+class Windows:
+    """Rows of `length` symbols that stand one after another in a split.
+
+    Training windows start anywhere in the train split; row i of a batch does not depend on the batch size.
+    Valid and test are cut into consecutive windows; the last one is moved back to end with the split.
+    `UserError` if a split is shorter than `length`, which the message calls `length_is`.
+    """
+
+    def __init__(self, corpus: Corpus, length: int, length_is: str) -> None:
+        self.corpus = corpus
+        self.length = length
+        shortest = min(SPLITS, key=lambda split: len(corpus.arrays[split]))
+        if (n := len(corpus.arrays[shortest])) < length:
+            raise UserError(
+                "bad_value",
+                f"{length_is} is longer than the {shortest} split of {corpus.variant} ({n:,} {corpus.symbols}).",
+                f"A row can have at most {n} {corpus.symbols}: set a smaller data.length, or give a longer text.",
+            )
+
+    def numbers(self, split: str, step: int, batch_size: int) -> np.ndarray:
+        """The numbers of the windows in batch `step` of valid or test; `IndexError` past the end."""
+        numbers = np.arange(step * batch_size, (step + 1) * batch_size)
+        numbers = numbers[numbers < self._n_windows(split)]
+        if step < 0 or len(numbers) == 0:
+            raise IndexError(f"{split} of {self.corpus.variant} has no batch {step} of {batch_size} rows")
+        return numbers
+
+    def rows(self, split: str, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [B, L] (int64) of batch `step`, and how many of each row's first symbols the window before it had.
+
+        A pure function of its arguments; valid and test ignore `seed`. `UserError` for a symbol that is none.
+        """
+        check_split(split)
+        text = self.corpus.arrays[split]
+        last = len(text) - self.length
+        if split == "train":
+            wanted = draw(self.corpus.variant, split, seed, step, batch_size, last + 1)
+        else:
+            wanted = self.length * self.numbers(split, step, batch_size)
+        starts = np.minimum(wanted, last)
+        rows_BL = np.empty((len(starts), self.length), dtype=np.int64)
+        for row, start in enumerate(starts):
+            rows_BL[row] = text[start : start + self.length]
+        if (largest := int(rows_BL.max())) >= self.corpus.n_symbols:
+            raise UserError(
+                "unknown_token",
+                f"{split} of {self.corpus.variant} holds token {largest}, and its vocabulary ends with "
+                f"{self.corpus.n_symbols - 1}.",
+                f"Make its arrays again: efftx data prepare {self.corpus.name}.",
+            )
+        return rows_BL, wanted - starts
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        """Batches that cover valid or test once; None for train, which is drawn without end."""
+        check_split(split)
+        return None if split == "train" else -(-self._n_windows(split) // batch_size)
+
+    def _n_windows(self, split: str) -> int:
+        return -(-len(self.corpus.arrays[split]) // self.length)
+
+
+class LanguageModelRows:
+    """Windows of a text as targets: no symbol is padding, and in valid and test every symbol counts once.
+
+    The last window of valid and test has weight 0 where it repeats the one before. `vocabulary` is what the tokens
+    mean (None: they are the bytes themselves).
+    """
+
+    chance_accuracy = None
+    input_length = 0
+
+    def __init__(
+        self, corpus: Corpus, length: int, *, vocab_size: int, unit: str, vocabulary: Vocabulary | None = None
+    ) -> None:
+        self.name, self.variant, self.checksum = corpus.name, corpus.variant, corpus.checksum
+        self.vocab_size, self.unit, self.length = vocab_size, unit, length
+        self.vocabulary = vocabulary
+        self._windows = Windows(corpus, length, f"data.length={length}")
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.
+
+        Shapes [batch_size, length]; the last batch of valid and test has the rows that are left. `IndexError` past it.
+        """
+        tokens_BL, repeated_B = self._windows.rows(split, seed, step, batch_size)
+        counts_BL = np.arange(self.length) >= repeated_B[:, None]
+        return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(counts_BL.astype(np.float32)))
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        """Batches that cover valid or test once; None for train, which is drawn without end."""
+        return self._windows.n_batches(split, batch_size)
