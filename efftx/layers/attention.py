@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from efftx.layers.projections import DenseQKV
+from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.replay import Replay
 
@@ -23,7 +24,7 @@ class FullAttention(nn.Module):
     def __init__(
         self,
         config: FullConfig,
-        projections: DenseQKV,
+        projections: DenseQKV | SparseQKV,
         *,
         d_head: int,
         attention_dropout: float,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.projections import DenseQKV
+from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.replay import Replay, choose
@@ -36,7 +37,7 @@ class LSHAttention(nn.Module):
     """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example."""
 
     def __init__(
-        self, config: LSHConfig, projections: DenseQKV, *, attention_dropout: float, causal: bool = True
+        self, config: LSHConfig, projections: DenseQKV | SparseQKV, *, attention_dropout: float, causal: bool = True
     ) -> None:
         super().__init__()
         self.causal = causal

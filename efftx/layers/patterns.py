@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from efftx.layers.projections import DenseQKV
+from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import unit_key
 from efftx.ops.patterns import local_attention
 from efftx.ops.replay import Replay
@@ -24,7 +25,7 @@ class LocalAttention(nn.Module):
     def __init__(
         self,
         config: LocalConfig,
-        projections: DenseQKV,
+        projections: DenseQKV | SparseQKV,
         *,
         d_head: int,
         attention_dropout: float,

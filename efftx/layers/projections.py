@@ -1,10 +1,23 @@
-"""Dense projections to queries, keys, values, and from the heads' outputs back to the model's width."""
+"""Dense projections to queries, keys, values, and from the heads' outputs back to the model's width.
+
+Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, E width of all heads together.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from efftx.layers.initialize import glorot_
+
+
+def split_heads(x_BLE: Tensor, n_heads: int) -> Tensor:
+    """(B, L, E) -> (B, H, L, d): head h owns columns h d to (h + 1) d."""
+    return x_BLE.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHLd: Tensor) -> Tensor:
+    """(B, H, L, d) -> (B, L, E), the heads one after the other."""
+    return x_BHLd.transpose(1, 2).flatten(2)
 
 
 class DenseQKV(nn.Module):
@@ -41,9 +54,32 @@ class DenseQKV(nn.Module):
 
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model)."""
-        result: Tensor = self.o(o_BHLd.transpose(1, 2).flatten(2))
+        result: Tensor = self.o(merge_heads(o_BHLd))
         return result
 
     def _heads(self, x_BLE: Tensor) -> Tensor:
-        batch, length, width = x_BLE.shape
-        return x_BLE.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)
+        return split_heads(x_BLE, self.n_heads)
+
+
+class DenseQuery(nn.Module):
+    """Queries of all heads, and the output projection: what cross-attention takes from the decoder's own stream."""
+
+    def __init__(self, d_model: int, n_heads: int, d_head: int, *, bias: bool) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.q = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.o = nn.Linear(n_heads * d_head, d_model, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases."""
+        glorot_(self.q)
+        glorot_(self.o)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, d_model) -> (B, H, L, d_head)."""
+        return split_heads(self.q(x_BLD), self.n_heads)
+
+    def output(self, o_BHLd: Tensor) -> Tensor:
+        """(B, H, L, d_head) -> (B, L, d_model)."""
+        result: Tensor = self.o(merge_heads(o_BHLd))
+        return result

@@ -169,11 +169,11 @@ def _by_query_block(
 ) -> Tensor:
     if query_block < 1:
         raise ValueError(f"A block holds at least one query, not {query_block}.")
-    length = q.shape[2]
+    length, n_all = q.shape[2], k.shape[2]
     parts = []
     for first in range(0, length, query_block):
         last = min(first + query_block, length)
-        n_keys = last if causal else length
+        n_keys = last if causal else n_all
         block = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], key_mask, first, causal, exclude_self)
         parts.append(
             checkpoint(_attend_block, *block, scale, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)

@@ -1,0 +1,42 @@
+"""The multiplicative layer: gate, projection and bias around `ops.multiplicative`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from efftx.ops.multiplicative import multiplicative
+
+GATE_DEVIATION = 0.5
+BIAS_DEVIATION = 1e-6
+
+
+class Multiplicative(nn.Module):
+    """A dense layer whose matrix is the product of a gate (S, d_in) and a projection (d_in, d_out / S).
+
+    With `round_up` S need not divide d_out: the layer counts up to the next multiple of S and leaves the surplus out.
+    Raises ValueError where S does not divide d_out otherwise, and where so many modules leave the last without output.
+    """
+
+    def __init__(self, d_in: int, d_out: int, S: int, *, bias: bool = True, round_up: bool = False) -> None:
+        super().__init__()
+        if S < 1 or (d_out % S and not round_up):
+            raise ValueError(f"{S} modules do not divide {d_out} outputs.")
+        d_module = -(-d_out // S)
+        if (S - 1) * d_module >= d_out:
+            raise ValueError(f"Of {S} modules with {d_module} outputs each the last has none of {d_out}.")
+        self.d_out = d_out
+        self.gate = nn.Parameter(torch.empty(S, d_in))
+        self.proj = nn.Parameter(torch.empty(d_in, d_module))
+        self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """A Gaussian gate of deviation 0.5, a Glorot-uniform projection, biases of deviation 1e-6 (authors' code)."""
+        nn.init.normal_(self.gate, std=GATE_DEVIATION)
+        nn.init.xavier_uniform_(self.proj)
+        if self.bias is not None:
+            nn.init.normal_(self.bias, std=BIAS_DEVIATION)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(.., d_in) -> (.., d_out)."""
+        return multiplicative(x_BLD, self.gate, self.proj, self.bias, d_out=self.d_out)
