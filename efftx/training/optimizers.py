@@ -23,7 +23,8 @@ class OptimizerConfig:
     """Which optimiser, and its constants; `lr` is the schedule's constant.
 
     `weight_decay` null means the papers' own: 0 for adam, 0.01 for adamw (Sparse Transformers), 1e-5 for adafactor.
-    `weight_decay_n_steps` is adafactor's: the decay falls linearly to 0 over so many steps (0: it stays).
+    Two keys are adafactor's: the decay falls linearly to 0 over `weight_decay_n_steps` (0: it stays), and the second
+    moment forgets by 1 - t^-`decay_exponent` (the authors' 0.8 but for Terraformer's arXiv runs, 0.9).
     """
 
     name: str = "adam"
@@ -32,13 +33,14 @@ class OptimizerConfig:
     eps: float = 1e-9
     weight_decay: float | None = None
     weight_decay_n_steps: int = 0
+    decay_exponent: float = 0.8
 
 
 # The keys that each optimiser reads beside lr; setting another one is a mistake that deserves a message.
 OPTIMIZER_KEYS = {
     "adam": frozenset({"betas", "eps"}),
     "adamw": frozenset({"betas", "eps", "weight_decay"}),
-    "adafactor": frozenset({"weight_decay", "weight_decay_n_steps"}),
+    "adafactor": frozenset({"weight_decay", "weight_decay_n_steps", "decay_exponent"}),
 }
 
 
@@ -49,7 +51,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
             "bad_value", f"optimizer.name={config.name} is not an optimiser.", nearest(config.name, OPTIMIZER_KEYS)
         )
     default = OptimizerConfig()
-    for key in ("betas", "eps", "weight_decay", "weight_decay_n_steps"):
+    for key in ("betas", "eps", "weight_decay", "weight_decay_n_steps", "decay_exponent"):
         value = getattr(config, key)
         if key not in OPTIMIZER_KEYS[config.name] and value != getattr(default, key):
             readers = ", ".join(name for name, keys in OPTIMIZER_KEYS.items() if key in keys)
@@ -68,6 +70,8 @@ def check_optimizer(config: OptimizerConfig) -> None:
         raise UserError("bad_value", f"optimizer.weight_decay={config.weight_decay} must be from 0 to below 1.")
     if config.weight_decay_n_steps < 0:
         raise UserError("bad_value", f"optimizer.weight_decay_n_steps={config.weight_decay_n_steps} is negative.")
+    if not 0 < config.decay_exponent <= 1:
+        raise UserError("bad_value", f"optimizer.decay_exponent={config.decay_exponent} must be above 0 and at most 1.")
 
 
 def make_optimizer(
@@ -98,17 +102,23 @@ def make_optimizer(
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, foreach=False, fused=False)
     decay = ADAFACTOR_WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
-    return Adafactor(named, lr=config.lr, weight_decay=decay, weight_decay_n_steps=config.weight_decay_n_steps)
+    return Adafactor(
+        named,
+        lr=config.lr,
+        weight_decay=decay,
+        weight_decay_n_steps=config.weight_decay_n_steps,
+        decay_exponent=config.decay_exponent,
+    )
 
 
 class Adafactor(torch.optim.Optimizer):
-    """Adafactor without momentum (Shazeer & Stern 2018), as in the Reformer authors' code.
+    """Adafactor without momentum (Shazeer & Stern 2018), as in the authors' code of Reformer and Terraformer.
 
-    With `step` counting from 0 (the updates already made) and t = step + 1: beta2(t) = 1 - t^-0.8, so that the first
-    update forgets the zero initialisation. The second moment of a tensor of two or more dimensions is factored over its
-    last two axes into means over rows and columns; eps1 is added to the moments, not to g^2. The update is divided by
-    max(1, RMS(update)), scaled by lr * max(RMS(weights), eps2), and the weights shrink by `weight_decay`, which is not
-    scaled by lr and falls linearly to 0 over `weight_decay_n_steps` (0: it stays).
+    With `step` counting from 0 (the updates already made) and t = step + 1: beta2(t) = 1 - t^-decay_exponent, so that
+    the first update forgets the zero initialisation. The second moment of a tensor of two or more dimensions is
+    factored over its last two axes into means over rows and columns; eps1 is added to the moments, not to g^2. The
+    update is divided by max(1, RMS(update)), scaled by lr * max(RMS(weights), eps2), and the weights shrink by
+    `weight_decay`, which is not scaled by lr and falls linearly to 0 over `weight_decay_n_steps` (0: it stays).
 
     PyTorch's own Adafactor caps the step at 1/sqrt(t), scales the decay by lr and adds eps1 elsewhere: not this one.
     Moments are float32 (float64 for float64 weights); `step` is a Python int, so nothing waits for a device.
@@ -116,7 +126,6 @@ class Adafactor(torch.optim.Optimizer):
 
     EPS1 = 1e-16
     EPS2 = 1e-3
-    DECAY_EXPONENT = 0.8
     CLIP_RMS = 1.0
 
     def __init__(
@@ -125,8 +134,15 @@ class Adafactor(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = ADAFACTOR_WEIGHT_DECAY,
         weight_decay_n_steps: int = 0,
+        decay_exponent: float = 0.8,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "weight_decay_n_steps": weight_decay_n_steps})
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "weight_decay_n_steps": weight_decay_n_steps,
+            "decay_exponent": decay_exponent,
+        }
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -155,7 +171,7 @@ class Adafactor(torch.optim.Optimizer):
                 state["v"] = torch.zeros_like(grad)
 
         step = state["step"]
-        beta2 = 1.0 - (step + 1.0) ** -self.DECAY_EXPONENT
+        beta2 = 1.0 - (step + 1.0) ** -group["decay_exponent"]
         grad_squared = grad.square()
         if factored:
             v_row = state["v_row"].mul_(beta2).add_(grad_squared.mean(-1), alpha=1.0 - beta2)

@@ -10,13 +10,15 @@ from efftx.errors import UserError, nearest
 class ScheduleConfig:
     """The learning rate's course: `warmup` steps of linear rise, then what `name` says.
 
-    `constant` stays; `rsqrt` falls as 1/sqrt(step) (the constant is then not the peak: that is lr/sqrt(warmup));
-    `cosine` and `linear` fall to 0 over `steps` steps after the warm-up (0: what the training has left).
+    `constant` stays; `rsqrt` falls as 1/sqrt(step) (the constant is then not the peak: that is lr/sqrt(warmup)), with
+    `floor` only from that step on; `cosine` and `linear` fall to 0 over `steps` steps after the warm-up (0: what the
+    training has left).
     """
 
     name: str = "constant"
     warmup: int = 0
     steps: int = 0
+    floor: int = 0
 
 
 SCHEDULES = ("constant", "rsqrt", "cosine", "linear")
@@ -26,7 +28,7 @@ def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
     """Refuse, with a UserError, an unknown name, a negative number, and a fall to zero with no step to fall in."""
     if config.name not in SCHEDULES:
         raise UserError("bad_value", f"schedule.name={config.name} is not a schedule.", nearest(config.name, SCHEDULES))
-    for key in ("warmup", "steps"):
+    for key in ("warmup", "steps", "floor"):
         if getattr(config, key) < 0:
             raise UserError("bad_value", f"schedule.{key}={getattr(config, key)} is negative.")
     falls = config.name in ("cosine", "linear")
@@ -35,6 +37,18 @@ def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
             "unused_key",
             f"schedule.steps={config.steps} has no effect: {config.name} does not read it.",
             "Leave schedule.steps at 0, or use schedule.name=cosine or linear.",
+        )
+    if config.floor and config.name != "rsqrt":
+        raise UserError(
+            "unused_key",
+            f"schedule.floor={config.floor} has no effect: {config.name} does not read it.",
+            "Leave schedule.floor at 0, or use schedule.name=rsqrt.",
+        )
+    if 0 < config.floor <= config.warmup:
+        raise UserError(
+            "unused_key",
+            f"schedule.floor={config.floor} has no effect: the warm-up ends no earlier, at {config.warmup}.",
+            "Leave schedule.floor at 0, or make schedule.warmup less.",
         )
     if falls and not config.steps and total_steps <= config.warmup:
         raise UserError(
@@ -48,7 +62,9 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, total_steps
     """The learning rate of the update number `step` (from 1) of a training of `total_steps`.
 
     * constant: base_lr * min(1, step/warmup).
-    * rsqrt: base_lr * min(1, step/warmup) / sqrt(max(step, warmup)), the Reformer authors' multifactor.
+    * rsqrt: base_lr * min(1, step/warmup) / sqrt(max(step, warmup, floor)), the authors' multifactor. Their rsqrt_decay
+      without a linear_warmup is warmup 0 and their warmup_steps as the floor: Terraformer's C4 runs have lr 1 and floor
+      10,000, so 0.01 up to there.
     * cosine: base_lr * min(1, step/warmup) * (1 + cos(pi * p)) / 2, where p goes from 0 at the end of the warm-up to 1
       after `steps` more (Sparse Transformers, section 6; there over the whole training). A training longer than a given
       `steps` starts the cosine again, as in the Reformer's enwik8 run of 20,000 steps with cosines of 4,000: the last
@@ -61,7 +77,7 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, total_steps
     if config.name == "constant":
         return base_lr * rise
     if config.name == "rsqrt":
-        return base_lr * rise / math.sqrt(max(step, config.warmup))
+        return base_lr * rise / math.sqrt(max(step, config.warmup, config.floor))
     after = max(step - config.warmup, 0)
     length = config.steps or max(total_steps - config.warmup, 1)
     if config.name == "linear":

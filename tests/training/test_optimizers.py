@@ -13,13 +13,13 @@ from efftx.training.optimizers import Adafactor, OptimizerConfig, check_optimize
 SHAPES = {"gain": (5,), "matrix": (4, 3), "heads": (2, 3, 4), "row": (1, 6), "scalar": ()}
 
 
-def naive_adafactor(weights, grads, lr, weight_decay, n_steps):
+def naive_adafactor(weights, grads, lr, weight_decay, n_steps, exponent=0.8):
     """Adafactor as its description reads, for one tensor over all its gradients, in float64 loops."""
     w = weights.astype(np.float64)
     row = col = full = 0.0
     for step, g in enumerate(grads):
         g = g.astype(np.float64)
-        beta2 = 1 - (step + 1) ** -0.8
+        beta2 = 1 - (step + 1) ** -exponent
         if w.ndim >= 2:
             row = beta2 * row + (1 - beta2) * (g**2).mean(axis=-1)
             col = beta2 * col + (1 - beta2) * (g**2).mean(axis=-2)
@@ -68,6 +68,20 @@ def test_adafactor_is_the_described_update(weight_decay, n_steps):
         expected = naive_adafactor(before[name], [g[name].numpy() for g in grads], 0.1, weight_decay, n_steps)
         # float64 on both sides: only the order of a few sums differs.
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def test_terraformers_c4_adafactor_forgets_its_weight_decay_and_its_arxiv_one_more_of_its_moments():
+    c4 = OptimizerConfig(name="adafactor", lr=1.0, weight_decay=1e-5, weight_decay_n_steps=100_000)
+    arxiv = OptimizerConfig(name="adafactor", lr=1.0, decay_exponent=0.9)
+    for config, n_steps, exponent in ((c4, 100_000, 0.8), (arxiv, 0, 0.9)):
+        check_optimizer(config)
+        named, grads = parameters(), gradients(4)
+        before = {n: p.detach().numpy().copy() for n, p in named.items()}
+        run(make_optimizer(config, named.items()), named, grads)
+        for name, parameter in named.items():
+            given = [g[name].numpy() for g in grads]
+            expected = naive_adafactor(before[name], given, 1.0, 1e-5, n_steps, exponent)
+            np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
 def test_adafactor_in_float32_stays_near_the_float64_oracle():
@@ -236,6 +250,8 @@ def test_no_optimiser_takes_a_fused_or_grouped_path(name):
         (OptimizerConfig(eps=-1.0), "optimizer.eps"),
         (OptimizerConfig(name="adamw", weight_decay=-0.1), "optimizer.weight_decay"),
         (OptimizerConfig(name="adafactor", weight_decay_n_steps=-1), "optimizer.weight_decay_n_steps"),
+        (OptimizerConfig(name="adafactor", decay_exponent=0.0), "optimizer.decay_exponent"),
+        (OptimizerConfig(name="adam", decay_exponent=0.9), "does not read it"),
         (OptimizerConfig(name="adam", weight_decay=0.1), "does not read it"),
         (OptimizerConfig(name="adafactor", betas=[0.9, 0.95]), "does not read it"),
         (OptimizerConfig(name="adamw", weight_decay_n_steps=10), "does not read it"),

@@ -36,6 +36,25 @@ def test_rsqrt_of_the_best_enwik8_run_peaks_at_seven_ten_thousandths():
     assert learning_rate(config, 0.03125, 2000, 100_000) == pytest.approx(0.03125 / math.sqrt(2000))
 
 
+def test_terraformers_c4_schedule_is_constant_up_to_its_floor_and_has_no_warmup():
+    config = ScheduleConfig("rsqrt", floor=10_000)
+    assert [learning_rate(config, 1.0, step, 524_288) for step in (1, 2, 9_999, 10_000)] == [0.01] * 4
+    assert learning_rate(config, 1.0, 10_001, 524_288) < 0.01
+    assert learning_rate(config, 1.0, 40_000, 524_288) == 0.005
+    assert learning_rate(config, 1.0, 524_288, 524_288) == pytest.approx(1 / math.sqrt(524_288))
+
+
+def test_a_floor_beyond_the_warmup_holds_the_rate_between_them():
+    config = ScheduleConfig("rsqrt", warmup=100, floor=400)
+    assert [learning_rate(config, 2.0, step, 0) for step in (50, 100, 400, 1600)] == [0.05, 0.1, 0.1, 0.05]
+
+
+@given(warmup=st.integers(0, 50), step=st.integers(1, 200))
+def test_without_a_floor_rsqrt_is_bit_for_bit_what_it_is_with_none(warmup, step):
+    expected = 0.3 * (min(1.0, step / warmup) if warmup else 1.0) / math.sqrt(max(step, warmup))
+    assert learning_rate(ScheduleConfig("rsqrt", warmup), 0.3, step, 200) == expected
+
+
 def test_cosine_falls_to_zero_at_the_last_step_of_the_training():
     config = ScheduleConfig("cosine", warmup=5000)
     assert learning_rate(config, 1.0, 2500, 25_000) == 0.5
@@ -87,6 +106,9 @@ def test_a_step_before_the_first_is_a_fault_of_the_caller():
         (ScheduleConfig("constant", warmup=-1), 10, "schedule.warmup"),
         (ScheduleConfig("cosine", steps=-1), 10, "schedule.steps"),
         (ScheduleConfig("rsqrt", steps=5), 10, "no effect"),
+        (ScheduleConfig("rsqrt", floor=-1), 10, "schedule.floor"),
+        (ScheduleConfig("constant", floor=5), 10, "constant does not read it"),
+        (ScheduleConfig("rsqrt", warmup=5, floor=5), 10, "schedule.floor=5 has no effect"),
         (ScheduleConfig("cosine", warmup=10), 10, "leaves no step"),
         (ScheduleConfig("linear", warmup=11), 10, "leaves no step"),
     ],
@@ -100,6 +122,11 @@ def test_a_wrong_schedule_is_refused_by_name(config, total, says):
 @pytest.mark.parametrize("name", ["constant", "rsqrt", "cosine", "linear"])
 def test_every_schedule_passes_its_own_check(name):
     check_schedule(ScheduleConfig(name, warmup=3), 10)
+
+
+def test_a_floor_passes_the_check_of_the_schedule_that_reads_it():
+    check_schedule(ScheduleConfig("rsqrt", floor=10_000), 10)
+    check_schedule(ScheduleConfig("rsqrt", warmup=3, floor=4), 10)
 
 
 def test_an_unknown_schedule_has_no_rate():
