@@ -126,7 +126,8 @@ class Source:
     """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
 
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
-    what preparing it without `data.path` gives, as far as known beforehand.
+    what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
+    seq2seq row where `data.target_length` is 0.
     """
 
     name: str
@@ -139,6 +140,25 @@ class Source:
     prepare: Callable[[Any], Prepared] | None = None
     n_bytes: int | None = None
     sha256: str | None = None
+    targets: Callable[[Any], int] | None = None
+
+    def target_length(self, config: Any, objective: str) -> int:
+        """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.
+
+        `data.target_length`, or where that is 0 the smallest number that serves; UserError where there is no such.
+        """
+        if objective == "lm":
+            return int(config.length)
+        if config.target_length:
+            return int(config.target_length)
+        if objective == "span_corruption":
+            from efftx.data.span_corruption import spans_for
+
+            return spans_for(config.length, config.noise, config.mean_span).n_targets
+        if self.targets is None:
+            message = f"data={self.name} needs data.target_length: its targets have no length of their own."
+            raise UserError("bad_value", message, "Give the number of target tokens a row.")
+        return self.targets(config)
 
     def check_objective(self, objective: str) -> None:
         """`UserError` unless the data set offers the objective."""
