@@ -77,11 +77,17 @@ def naive(
 
 
 def tensors(tokens: int, d_model: int, rank: int, blocks: int, n: int, seed: int = 0) -> list[Tensor]:
-    """An input, then the weights in the order of `WEIGHTS`."""
+    """An input, then the weights in the order of `WEIGHTS`.
+
+    Logits are about 1 large: where a softmax is nearly 0 or 1, its gradient is a difference of equal numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
     units = blocks * n
     shapes = ((tokens, d_model), (rank, d_model), (units, rank), (units,), (units, d_model), (units, d_model))
-    return [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in (*shapes, (d_model,))]
+    found = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in (*shapes, (d_model,))]
+    for factor, scale in ((1, d_model**-0.5), (2, 0.5 * rank**-0.5), (3, 0.5)):
+        found[factor] *= scale
+    return found
 
 
 def expected_values(leaves: list[Tensor], options: dict[str, object]) -> list[Tensor]:
