@@ -39,6 +39,7 @@ def full_attention(
 ) -> Tensor:
     """Softmax attention of every query over all keys it may see, shape (B, H, L, v).
 
+    Neither `causal` nor `exclude_self`: there may be any number of keys. Otherwise there is one for each query.
     `exclude_self` lets a token attend to itself only where it may see no other key (shared-QK attention);
     `key_mask_BL` is False on keys that nothing may see; a query that may see no key at all gets zeros. With
     `query_block` 0 it is PyTorch's fused kernel; otherwise the scores of that many queries at a time are computed,
@@ -75,19 +76,19 @@ def full_attention_naive(
     key_mask_BL: Tensor | None = None,
 ) -> Tensor:
     """The same attention with the whole score matrix and the authors' subtracted constants: the oracle."""
-    length = q_BHLd.shape[2]
     scores = q_BHLd @ k_BHLd.transpose(-1, -2) * scale
-    position = torch.arange(length, device=q_BHLd.device)
+    query = torch.arange(q_BHLd.shape[2], device=q_BHLd.device)[:, None]
+    key = torch.arange(k_BHLd.shape[2], device=q_BHLd.device)[None, :]
     if causal:
-        scores = scores - 1e9 * (position[None, :] > position[:, None]).to(scores.dtype)
+        scores = scores - 1e9 * (key > query).to(scores.dtype)
     if key_mask_BL is not None:
         scores = scores - 1e9 * (~key_mask_BL)[:, None, None, :].to(scores.dtype)
     if exclude_self:
-        scores = scores - SELF_PENALTY * torch.eye(length, dtype=scores.dtype, device=scores.device)
+        scores = scores - SELF_PENALTY * (key == query).to(scores.dtype)
     out = scores.softmax(-1) @ v_BHLv
     if key_mask_BL is None:
         return out
-    seen = key_mask_BL[:, None, :] & ((position[None, :] <= position[:, None]) | (not causal))
+    seen = key_mask_BL[:, None, :] & ((key <= query) | (not causal))
     return torch.where(seen.any(-1)[:, None, :, None], out, 0.0)
 
 

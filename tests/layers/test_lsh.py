@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -44,6 +46,26 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, dtype: to
     for part, layout in LAYOUTS.items():
         grad = layer.project.get_submodule(part).weight.grad
         assert_close(grad, layout(arrays[f"grad_w.w_{part}"]), GOLDEN, part)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_it_gives_the_authors_outputs_over_dense_projections_with_biases(golden, dtype: torch.dtype) -> None:
+    arrays = golden("pure_lsh_attention_model2", dtype)
+    projections = DenseQKV(32, 4, 8, share_qk=True, bias=True)
+    layer = LSHAttention(LSHConfig(2, [8], 16, True, True), projections, attention_dropout=0.0).to(dtype)
+    # A matrix of the authors has its inputs first.
+    layouts = {"kernel": ("weight", torch.t), "bias": ("bias", torch.clone)}
+    with torch.no_grad():
+        for part, (author, (own, layout)) in product(("qk", "v", "o"), layouts.items()):
+            layer.project.get_submodule(part).get_parameter(own).copy_(layout(arrays[f"w.{part}.{author}"]))
+    x = arrays["x"].requires_grad_()
+    y = layer(x, Replay({"buckets": arrays["buckets"].long() - 8 * torch.arange(2)[:, None]}))
+    y.backward(arrays["grad_out"])
+    assert_close(y, arrays["y"], GOLDEN, "y")
+    assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
+    for part, (author, (own, layout)) in product(("qk", "v", "o"), layouts.items()):
+        grad = layer.project.get_submodule(part).get_parameter(own).grad
+        assert_close(grad, layout(arrays[f"grad_w.{part}.{author}"]), GOLDEN, f"{part}.{author}")
 
 
 def lsh_layer(

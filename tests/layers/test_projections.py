@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efftx.layers.projections import DenseQKV
+from efftx.layers.projections import DenseQKV, DenseQuery
 
 
 @pytest.mark.parametrize("share_qk", [False, True])
@@ -30,3 +30,15 @@ def test_shared_queries_and_keys_save_one_projection(share_qk: bool, n_projectio
     own = DenseQKV(6, 3, 4, share_qk=share_qk, bias=bias)
     expected = n_projections * 6 * 12 + ((n_projections - 1) * 12 + 6 if bias else 0)
     assert sum(p.numel() for p in own.parameters()) == expected
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_query_of_its_own_is_the_queries_part_of_separate_projections(bias: bool) -> None:
+    torch.manual_seed(0)
+    whole = DenseQKV(6, 3, 4, share_qk=False, bias=bias).double()
+    query = DenseQuery(6, 3, 4, bias=bias).double()
+    query.load_state_dict({k: v for k, v in whole.state_dict().items() if k.split(".")[0] in ("q", "o")})
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    q, _, v = whole(x)
+    assert torch.equal(query(x), q)
+    assert torch.equal(query.output(v), whole.output(v))

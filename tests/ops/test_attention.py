@@ -43,6 +43,19 @@ def test_every_form_gives_the_naive_values_and_gradients(length: int, query_bloc
         assert_all_close(actual, expected, ROUNDING, "values grad_q grad_k grad_v")
 
 
+@pytest.mark.parametrize("query_block", [0, 3])
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 5), (5, 1), (4, 9), (9, 4)])
+def test_queries_and_keys_may_be_of_two_sequences(n_queries: int, n_keys: int, query_block: int) -> None:
+    leaves = [queries_keys_values(n_queries)[0], *queries_keys_values(n_keys)[1:]]
+    for mask in (None, padding(n_keys)):
+        options = {"scale": SCALE, "causal": False, "key_mask_BL": mask}
+        actual = values_and_gradients(
+            lambda q, k, v, o=options: full_attention(q, k, v, query_block=query_block, **o), *leaves
+        )
+        expected = values_and_gradients(lambda q, k, v, o=options: full_attention_naive(q, k, v, **o), *leaves)
+        assert_all_close(actual, expected, ROUNDING, "values grad_q grad_k grad_v")
+
+
 @pytest.mark.parametrize("query_block", [0, 4])
 def test_inputs_may_be_views_with_any_strides(query_block: int) -> None:
     contiguous = queries_keys_values(9)
