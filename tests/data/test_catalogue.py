@@ -20,7 +20,12 @@ def test_every_data_set_is_listed_before_anything_is_prepared(root: Path) -> Non
     rows = list_data()
     assert [row["name"] for row in rows] == names()
     assert all(set(row) == KEYS for row in rows)
-    assert states() == {"duplicate": "needs no file", "enwik8": "not prepared", "stdlib": "not prepared"}
+    assert states() == {
+        "copy_add": "needs no file",
+        "duplicate": "needs no file",
+        "enwik8": "not prepared",
+        "stdlib": "not prepared",
+    }
     assert not root.exists()
 
 

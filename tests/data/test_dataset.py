@@ -29,7 +29,9 @@ def test_the_shipped_config_fits_the_typed_one_and_has_the_papers_length(name: s
     assert isinstance(shipped, DictConfig)
     shipped.pop("defaults", None)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(find_source(name).config), shipped))
-    assert config == find_source(name).config(name, {"duplicate": 1024, "enwik8": 65536, "stdlib": 1024}[name])
+    assert config == find_source(name).config(
+        name, {"copy_add": 301, "duplicate": 1024, "enwik8": 65536, "stdlib": 1024}[name]
+    )
 
 
 def test_a_length_of_zero_is_refused() -> None:
