@@ -134,7 +134,6 @@ class CopyAdd:
 
         n_B1 = low + drawn("count", 1, high - low + 1)
         digit_BN = drawn("digits", high, base)
-        digit_BN[np.arange(high) >= n_B1] = 0
         if self.config.task == "copy":
             inputs_BE, n_inputs_B1 = FIRST_DIGIT + digit_BN, n_B1
             answer_BN, n_answer_B1 = digit_BN, n_B1

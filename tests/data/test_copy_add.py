@@ -118,6 +118,11 @@ def test_digits_of_a_copy_and_numbers_of_digits_are_uniform() -> None:
         assert chi_squared < degrees + 6 * (2 * degrees) ** 0.5  # six standard deviations
 
 
+def test_a_number_of_one_digit_may_be_zero() -> None:
+    questions = [question for question, _ in examples(small("add", low=2, high=2).batch("train", 0, 0, 300))]
+    assert {first for first, _, _ in questions} == {last for _, _, last in questions} == set(range(2, 12))
+
+
 def test_the_plus_falls_anywhere_between_the_digits() -> None:
     batch = small("add", low=6, high=6).batch("train", 0, 0, 2000)
     assert batch.inputs_BE is not None
