@@ -60,5 +60,6 @@ def _prepared_row(source: Source, folder: Path) -> dict[str, Any]:
         "path": str(folder),
         "bytes": meta["bytes"],
         "sha256": meta["sha256"],
+        "licence": meta.get("licence", source.licence),
         "why": why,
     }

@@ -19,6 +19,7 @@ from efftx.errors import UserError, nearest
 
 # Modules are named, not imported, so that one data set's dependencies are no burden on another.
 _MODULES = {
+    "c4": "efftx.data.c4",
     "copy_add": "efftx.data.copy_add",
     "duplicate": "efftx.data.duplicate",
     "enwik8": "efftx.data.enwik8",

@@ -7,7 +7,8 @@ import gzip
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -57,22 +58,35 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def read_file(path: Path, at_most: int) -> bytes:
-    """The bytes of one file, decompressed if its first bytes or its name say that it is compressed."""
+    """The first `at_most` + 1 bytes of one file, decompressed if need be."""
+    with unpacked(path) as file:
+        return file.read(at_most + 1)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """One file as a stream, decompressed if its first bytes or its name say that it is compressed.
+
+    `UserError` for a file that is missing, damaged or truncated, also where this shows while it is read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(6)
             file.seek(0)
             kind = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), None)
             if kind is None and path.suffix not in _MAGIC:
-                return file.read(at_most + 1)
-            if kind is None:  # gzip would read an empty file as an empty text
+                yield file
+            elif kind is None:  # gzip would read an empty file as an empty text
                 raise _damaged(path, f"it does not begin like a {path.suffix} file")
-            return _decompressed(file, kind, path, at_most)
+            else:
+                with _decompressed(file, kind, path) as stream:
+                    yield stream
     except OSError as error:
         raise UserError("missing_file", f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _decompressed(file: IO[bytes], kind: str, path: Path, at_most: int) -> bytes:
+@contextmanager
+def _decompressed(file: IO[bytes], kind: str, path: Path) -> Iterator[IO[bytes]]:
     try:
         if kind == ".zip":
             with zipfile.ZipFile(file) as archive:
@@ -80,10 +94,11 @@ def _decompressed(file: IO[bytes], kind: str, path: Path, at_most: int) -> bytes
                 if len(members) != 1:
                     message = f"{path} holds {len(members)} files instead of one."
                     raise UserError("bad_value", message, "Unpack it and set data.path to the file that is meant.")
-                with archive.open(members[0]) as unpacked:
-                    return unpacked.read(at_most + 1)
-        with _OPENERS[kind](file) as unpacked:
-            return bytes(unpacked.read(at_most + 1))
+                with archive.open(members[0]) as stream:
+                    yield stream
+        else:
+            with _OPENERS[kind](file) as stream:
+                yield stream
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise _damaged(path, str(error)) from error
 

@@ -30,13 +30,13 @@ class Corpus:
 
 
 def open_corpus(prepared: Prepared, dtype: str, n_symbols: int, symbols: str) -> Corpus:
-    """The prepared arrays, mapped and not read."""
+    """The prepared arrays, mapped and not read; the checksum is the tokens' where they are not the text itself."""
     arrays = {split: np.memmap(prepared.path(split), dtype=dtype, mode="r") for split in SPLITS if prepared.size(split)}
     empty = np.empty(0, dtype)
     return Corpus(
         name=str(prepared.meta["name"]),
         variant=str(prepared.meta["variant"]),
-        checksum=str(prepared.meta["sha256"]),
+        checksum=str(prepared.meta.get("tokens_sha256", prepared.meta["sha256"])),
         arrays={split: arrays.get(split, empty) for split in SPLITS},
         n_symbols=n_symbols,
         symbols=symbols,

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from efftx.data.c4 import C4Config
 from efftx.data.dataset import DataConfig, draw, find_source, names, open_dataset
+from efftx.data.duplicate import DuplicateConfig
+from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.errors import UserError
 
 
@@ -23,15 +26,31 @@ def test_every_registered_name_is_the_name_of_its_source() -> None:
     assert [find_source(name).name for name in names()] == names()
 
 
+PAPERS = [
+    C4Config("c4", 512, target_length=256, tokenizer="t5", vocab_size=32000, noise=0.15, mean_span=3.0),
+    DuplicateConfig("duplicate", 1024, n_symbols=127),
+    SpanCorruptionConfig("enwik8", 65536),
+    SpanCorruptionConfig("stdlib", 1024),
+]
+
+
+@pytest.mark.parametrize("expected", PAPERS, ids=lambda config: config.name)
+def test_the_shipped_config_fits_the_typed_one_and_has_the_papers_values(expected: DataConfig) -> None:
+    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / f"{expected.name}.yaml")
+    assert isinstance(shipped, DictConfig)
+    shipped.pop("defaults", None)
+    typed = find_source(expected.name).config
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), shipped)) == expected
+
+
 @pytest.mark.parametrize("name", names())
-def test_the_shipped_config_fits_the_typed_one_and_has_the_papers_length(name: str) -> None:
+def test_every_data_set_has_a_shipped_config_of_its_own_type(name: str) -> None:
     shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / f"{name}.yaml")
     assert isinstance(shipped, DictConfig)
     shipped.pop("defaults", None)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(find_source(name).config), shipped))
-    assert config == find_source(name).config(
-        name, {"copy_add": 301, "duplicate": 1024, "enwik8": 65536, "stdlib": 1024}[name]
-    )
+    typed = find_source(name).config
+    assert isinstance(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), shipped)), typed)
+    assert shipped["name"] == name
 
 
 def test_a_length_of_zero_is_refused() -> None:

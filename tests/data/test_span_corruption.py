@@ -71,7 +71,8 @@ def test_the_papers_512_inputs_are_made_of_568_tokens_and_give_114_targets() -> 
     assert (spans.n_inputs, spans.n_targets) == (512, 114)
 
 
-@given(st.integers(3, 1500), st.floats(0.05, 0.5), st.floats(2.0, 10.0))
+@settings(max_examples=40)
+@given(st.integers(3, 700), st.floats(0.05, 0.5), st.floats(2.0, 10.0))
 def test_the_raw_text_is_the_longest_whose_inputs_fit(length: int, noise: float, mean_span: float) -> None:
     try:
         spans = spans_for(length, noise, mean_span)

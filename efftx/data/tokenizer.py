@@ -1,0 +1,130 @@
+"""Which vocabulary a text is written in: T5's own, one trained on the text, or its bytes."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efftx.data.dataset import DataConfig
+from efftx.data.download import download
+from efftx.data.hub import hub
+from efftx.data.prepared import data_root, prepare_once, write_durably
+from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
+from efftx.errors import UserError, nearest
+
+TOKENIZERS = ("t5", "unigram", "bpe", "bytes")
+
+
+@dataclass
+class TextConfig(DataConfig):
+    """A text as tokens. `tokenizer`: t5, unigram or bpe (trained on the training split), bytes.
+
+    `tokenizer_path`: a SentencePiece file to read instead of T5's download or a training. `vocab_size`: its pieces, to
+    which 100 sentinels come (bytes have 259 pieces whatever it says). `n_documents`: training documents, 0 for all.
+    """
+
+    tokenizer: str = "t5"
+    tokenizer_path: str | None = None
+    vocab_size: int = 32000
+    n_documents: int = 0
+
+
+@dataclass(frozen=True)
+class PublishedVocabulary:
+    """A vocabulary on the Hub: file, size and SHA-256; `pieces_sha256` tells it in whatever file it comes."""
+
+    name: str
+    place: str
+    n_bytes: int
+    sha256: str
+    pieces_sha256: str
+
+
+T5 = PublishedVocabulary(
+    name="t5",
+    place="google-t5/t5-small/resolve/df1b051c49625cf57a3d0d8d3863ed4d13564fe4/spiece.model",
+    n_bytes=791_656,
+    sha256="d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86",
+    pieces_sha256="c7a941962bfe1bd2cec73c6ea8b822bb331b128e2f5c12ab716630bc7eab98a2",
+)
+
+
+def text_vocab_size(config: TextConfig, objective: str = "lm") -> int:
+    """Pieces and sentinels, told from the config alone; the same table for every objective."""
+    return (ByteVocabulary.n_pieces if config.tokenizer == "bytes" else config.vocab_size) + N_SENTINELS
+
+
+def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
+    """The vocabulary that the config says; a trained one is trained once, on `texts()`, under a file lock.
+
+    `trained_on` (SHA-256 in hex) says which texts these are. `UserError` for an unknown tokenizer, a file that is
+    missing or of another size than the config says, a text too small for its vocabulary, no network.
+    """
+    if config.tokenizer not in TOKENIZERS:
+        message = f"data.tokenizer={config.tokenizer} is not a tokenizer."
+        raise UserError("bad_value", message, nearest(config.tokenizer, TOKENIZERS))
+    if config.tokenizer == "bytes":
+        if config.tokenizer_path is not None:
+            message = f"data.tokenizer=bytes reads no file, but data.tokenizer_path={config.tokenizer_path} is given."
+            raise UserError("bad_value", message, "Leave one of the two out.")
+        return ByteVocabulary()
+    # Loading it costs more than a config or a plan should wait for.
+    from efftx.data.sentencepiece_model import SentencePieceVocabulary
+
+    if config.tokenizer_path is not None:
+        origin = f"data.tokenizer_path={config.tokenizer_path}"
+        model = _read(Path(config.tokenizer_path).expanduser(), origin)
+    elif config.tokenizer == "t5":
+        origin = T5.place
+        model = _read(fetch_t5(), origin)
+    else:
+        origin = "a trained one"
+        model = _trained(config, trained_on, texts)
+    vocabulary = SentencePieceVocabulary(model, config.tokenizer, origin)
+    if vocabulary.n_pieces != config.vocab_size:
+        raise UserError(
+            "bad_value",
+            f"The vocabulary {origin} has {vocabulary.n_pieces} pieces, but data.vocab_size={config.vocab_size}: "
+            "a vocabulary file of another size than the config says.",
+            f"Set data.vocab_size={vocabulary.n_pieces}, or give another file.",
+        )
+    known = (vocabulary.checksum, vocabulary.pieces_sha256)
+    if config.tokenizer == "t5" and known[0] != T5.sha256 and known[1] != T5.pieces_sha256:
+        return SentencePieceVocabulary(model, "sentencepiece", origin)  # a record must not call it T5's
+    return vocabulary
+
+
+def fetch_t5(published: PublishedVocabulary = T5) -> Path:
+    """T5's vocabulary file, downloaded once; `UserError` where there is no network."""
+    target = data_root() / "downloads" / f"{published.name}-spiece.model"
+    hint = (
+        "Set data.tokenizer_path to T5's spiece.model, or data.tokenizer to unigram, bpe or bytes, and data.path to "
+        f"local documents; or put the file at {target}."
+    )
+    return download(f"{hub()}/{published.place}", target, published.n_bytes, published.sha256, hint)
+
+
+def _read(path: Path, origin: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        hint = "Give a SentencePiece model file, such as T5's spiece.model."
+        raise UserError("missing_file", f"Cannot read {origin}: {error.strerror or error}.", hint) from error
+
+
+def _trained(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> bytes:
+    from efftx.data.sentencepiece_model import train_sentencepiece
+
+    name = f"{config.tokenizer}-{config.vocab_size}"
+    key = hashlib.sha256(f"efftx vocabulary {name} {trained_on}".encode()).hexdigest()
+
+    def write(folder: Path) -> dict[str, Any]:
+        model = train_sentencepiece(config.tokenizer, config.vocab_size, texts())
+        write_durably(folder / _MODEL, model)
+        return {"name": "vocabulary", "variant": name, "bytes": len(model), "sha256": key}
+
+    return (prepare_once(f"vocabulary-{key[:12]}", write).folder / _MODEL).read_bytes()
+
+
+_MODEL = "spiece.model"

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from efftx.data.c4 import C4Config, prepare_c4
+from efftx.data.catalogue import list_data, verify
+from efftx.data.dataset import Dataset, find_source, open_dataset
+from efftx.data.hub import HubTexts
+from efftx.data.prepared import SPLITS
+from efftx.data.span_corruption import SpanCorruption
+from efftx.errors import UserError
+
+WORDS = ["the", "river", "is", "wide", "and", "its", "water", "cold", "in", "winter", "here", "people", "fish", "often"]
+
+
+def documents(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [f"Document {seed}.{i}: {' '.join(draw.choices(WORDS, k=20))}." for i in range(count)]
+
+
+TEXTS = {"train": documents(60, 1), "valid": documents(8, 2), "test": documents(7, 3)}
+
+
+def lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text, "kind": "document"}) + "\n" for text in texts).encode()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "c4").mkdir()
+    (tmp_path / "c4" / "train.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS["train"])))
+    (tmp_path / "c4" / "valid.jsonl.xz").write_bytes(lzma.compress(lines(TEXTS["valid"])))
+    (tmp_path / "c4" / "test.jsonl").write_bytes(lines(TEXTS["test"]))
+    return tmp_path / "c4"
+
+
+def config(path: Path | str | None, length: int = 32, **keys: Any) -> C4Config:
+    return C4Config("c4", length, None if path is None else str(path), **({"tokenizer": "bytes"} | keys))
+
+
+def text_of(dataset: Dataset, split: str) -> str:
+    """All that is counted of valid or test, with | at the end of a document."""
+    found = []
+    for step in range(dataset.n_batches(split, 3) or 0):
+        batch = dataset.batch(split, 0, step, 3)
+        found += batch.tokens_BL[batch.weights_BL > 0].tolist()
+    return "".join("|" if token == 1 else chr(token - 3) for token in found)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_evaluation_reads_every_document_of_its_file_and_no_other(folder: Path, split: str) -> None:
+    assert text_of(open_dataset(config(folder)), split) == "".join(f"{text}|" for text in TEXTS[split])
+
+
+@pytest.mark.parametrize("objective", ["lm", "span_corruption"])
+def test_training_reads_the_training_documents_alone(folder: Path, objective: str) -> None:
+    dataset = open_dataset(config(folder), objective)
+    batch = dataset.batch("train", 0, 0, 64)
+    tokens = batch.tokens_BL if batch.inputs_BE is None else torch.cat([batch.inputs_BE, batch.tokens_BL], 1)
+    text = "".join(chr(token - 3) for token in tokens.flatten().tolist() if 2 < token < 259)
+    assert "Document 1." in text
+    assert "Document 2." not in text
+    assert "Document 3." not in text
+
+
+def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Path) -> None:
+    rows = {objective: open_dataset(config(folder), objective) for objective in find_source("c4").objectives}
+    assert set(rows) == {"lm", "span_corruption"}
+    for objective, dataset in rows.items():
+        assert dataset.variant == "c4[60+8+7 documents,bytes]"
+        assert dataset.unit == "nats/token"
+        assert dataset.vocab_size == find_source("c4").vocab_size(config(folder), objective) == 359
+    assert len({dataset.checksum for dataset in rows.values()}) == 1
+    assert rows["lm"].input_length == 0
+    assert (rows["span_corruption"].input_length, isinstance(rows["span_corruption"], SpanCorruption)) == (32, True)
+
+
+def test_a_vocabulary_is_trained_on_the_training_documents(folder: Path) -> None:
+    keys = {"tokenizer": "bpe", "vocab_size": 60}
+    dataset = open_dataset(config(folder, 8, **keys))
+    assert dataset.variant == "c4[60+8+7 documents,bpe-60]"
+    assert dataset.vocab_size == 160
+    batch = dataset.batch("valid", 0, 0, 1)
+    assert dataset.vocabulary.decode(batch.tokens_BL[0].tolist()) in TEXTS["valid"][0]  # type: ignore[attr-defined]
+
+
+def test_fewer_documents_are_the_first_of_the_training_file(folder: Path) -> None:
+    few = prepare_c4(config(folder, n_documents=10))
+    assert few.meta["documents"] == {"train": 10, "valid": 8, "test": 7}
+    expected = b"".join(
+        b"".join(bytes([byte + 3, 0]) for byte in text.encode()) + b"\1\0" for text in TEXTS["train"][:10]
+    )
+    assert few.path("train").read_bytes() == expected
+    assert few.folder != prepare_c4(config(folder)).folder
+
+
+def test_one_file_is_split_90_5_5_by_documents(folder: Path) -> None:
+    (folder / "all.jsonl").write_bytes(lines(TEXTS["train"]))
+    dataset = open_dataset(config(folder / "all.jsonl"))
+    assert dataset.variant == "c4[54+3+3 documents,bytes]"
+    assert text_of(dataset, "valid") == "".join(f"{text}|" for text in TEXTS["train"][54:57])
+    assert text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["train"][57:])
+    assert open_dataset(config(folder / "all.jsonl", n_documents=40)).variant == "c4[36+2+2 documents,bytes]"
+    with pytest.raises(UserError, match="The valid split of data=c4 has no documents"):
+        open_dataset(config(folder / "all.jsonl", n_documents=9))
+
+
+def test_the_files_names_do_not_matter_and_their_content_does(folder: Path, tmp_path: Path) -> None:
+    first = open_dataset(config(folder))
+    folder.rename(tmp_path / "other")
+    assert open_dataset(config(tmp_path / "other")).checksum == first.checksum
+    (tmp_path / "other" / "test.jsonl").write_bytes(lines(TEXTS["test"][:-1]))
+    changed = open_dataset(config(tmp_path / "other"))
+    assert changed.variant == "c4[60+8+6 documents,bytes]"
+    assert changed.checksum != first.checksum
+
+
+def test_efftx_brings_a_small_one_along_that_no_result_mistakes_for_c4() -> None:
+    dataset = open_dataset(config("efftx:samples/c4", 64))
+    assert dataset.variant == "c4[efftx:samples/c4 30+5+5 documents,bytes]"
+    (row,) = verify("c4")
+    assert row["licence"].startswith("Apache-2.0")
+
+
+def test_the_usual_place_is_read_without_a_path(folder: Path, root: Path) -> None:
+    root.mkdir()
+    folder.rename(root / "c4")
+    assert open_dataset(config(None)).variant == "c4[60+8+7 documents,bytes]"
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]]:
+    """A Hub that gives the documents of TEXTS, and what it was asked for."""
+    asked: list[tuple[str, int, int | None]] = []
+
+    def read(self: HubTexts, split: str, start: int, count: int | None, hint: str) -> Iterator[str]:
+        asked.append((split, start, count))
+        assert self.place == "allenai/c4"
+        texts = TEXTS["train"] if split == "train" else TEXTS["valid" if start == 0 else "test"]
+        return iter(texts[:count])
+
+    monkeypatch.setattr(HubTexts, "read", read)
+    return asked
+
+
+def test_without_a_path_the_hubs_first_documents_are_read(published: list[Any]) -> None:
+    dataset = open_dataset(config(None, n_documents=40))
+    assert published == [("train", 0, 40), ("validation", 0, 2), ("validation", 182_304, 2)]
+    assert dataset.variant == "c4[en:40,bytes]"
+    assert text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["test"][:2])
+    open_dataset(config(None, n_documents=40))
+    assert len(published) == 3  # prepared once, found without a network
+
+
+def test_no_number_of_documents_is_all_of_c4(published: list[Any]) -> None:
+    dataset = open_dataset(config(None))
+    assert published == [("train", 0, None), ("validation", 0, 182_304), ("validation", 182_304, 182_304)]
+    assert dataset.variant == "c4[en,bytes]"
+
+
+def test_without_a_network_the_message_names_the_files_that_would_do(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for tokenizer in ("bytes", "bpe", "t5"):
+        with pytest.raises(UserError) as raised:
+            open_dataset(config(None, tokenizer=tokenizer))
+        assert raised.value.kind == "no_network"
+        assert "data.path" in raised.value.hint
+    assert [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def without_training(folder: Path) -> None:
+    (folder / "train.jsonl.gz").unlink()
+
+
+def with_line(content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "test.jsonl").write_bytes(lines(TEXTS["test"]) + content)
+
+    return write
+
+
+def with_nothing_in_test(folder: Path) -> None:
+    (folder / "test.jsonl").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind", "said"),
+    [
+        (without_training, "missing_file", r"has no train\.jsonl"),
+        (with_line(b"\n"), "bad_document", r"test\.jsonl, line 8 is empty"),
+        (with_line(b"text\n"), "bad_document", r"test\.jsonl, line 8 is not JSON"),
+        (with_line(b"{}\n"), "bad_document", r"test\.jsonl, line 8: the document has no text"),
+        (
+            with_nothing_in_test,
+            "bad_value",
+            "test split of data=c4 has no documents",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_and_nothing_half_written_stays(
+    folder: Path, root: Path, harm: Callable[[Path], None], kind: str, said: str
+) -> None:
+    harm(folder)
+    with pytest.raises(UserError, match=said) as raised:
+        open_dataset(config(folder))
+    assert raised.value.kind == kind
+    assert not list(root.glob("prepared/c4*"))
+
+
+def test_a_missing_path_and_a_negative_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist") as raised:
+        open_dataset(config(tmp_path / "nothing"))
+    assert raised.value.kind == "missing_file"
+    assert "train.jsonl" in raised.value.hint
+    with pytest.raises(UserError, match=r"data\.n_documents=-1"):
+        open_dataset(config(tmp_path, n_documents=-1))
+
+
+def test_a_row_longer_than_a_split_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"longer than the test split of c4\[60\+8\+7 documents,bytes\]"):
+        open_dataset(config(folder, 2000))
+
+
+def test_it_is_listed_and_its_damage_is_seen(folder: Path) -> None:
+    assert [row["state"] for row in list_data() if row["name"] == "c4"] == ["not prepared"]
+    prepared = prepare_c4(config(folder))
+    (row,) = verify("c4")
+    assert (row["state"], row["variant"]) == ("ready", "c4[60+8+7 documents,bytes]")
+    assert row["bytes"] == sum(len(text) for texts in TEXTS.values() for text in texts)
+    prepared.path("valid").write_bytes(b"?")
+    assert [row["state"] for row in verify("c4")] == ["damaged"]
+    assert prepare_c4(config(folder)).meta == prepared.meta
+
+
+def test_the_papers_rows_on_real_text_in_t5s_pieces() -> None:
+    samples = Path(os.environ.get("EFFTX_SAMPLES") or ".", "data")
+    if not (samples / "c4").is_dir() or not (samples / "t5").is_dir():
+        pytest.skip("EFFTX_SAMPLES names no folder with data/c4 and data/t5")
+    keys = {"tokenizer": "t5", "tokenizer_path": str(samples / "t5" / "spiece.model"), "target_length": 256}
+    dataset = open_dataset(config(samples / "c4", 512, **keys), "span_corruption")
+    assert dataset.variant == "c4[3210+40+30 documents,t5-32000]"
+    assert (dataset.vocab_size, dataset.length, dataset.input_length) == (32100, 256, 512)
+    batch = dataset.batch("valid", 0, 0, 8)
+    assert batch.inputs_BE is not None
+    assert (batch.inputs_BE[:, -1] == 1).all()
+    assert (batch.weights_BL.sum(1) == 114).all()
+    assert [prepare_c4(config(samples / "c4", 512, **keys)).meta["documents"][split] for split in SPLITS] == [
+        3210,
+        40,
+        30,
+    ]

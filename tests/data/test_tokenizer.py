@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from efftx.data import tokenizer
+from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
+from efftx.data.tokenizer import T5, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
+from efftx.data.vocabulary import Vocabulary
+from efftx.errors import UserError
+
+TEXTS = [f"{a} and {b} are numbers, {a * b} is their product" for a in range(40) for b in range(40, 50)]
+SUM = "ab" * 32
+
+
+def opened(texts: Iterable[str] = TEXTS, trained_on: str = SUM, **keys: object) -> Vocabulary:
+    return open_vocabulary(TextConfig("c4", 16, **keys), trained_on, lambda: texts)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return train_sentencepiece("unigram", 40, TEXTS)
+
+
+@pytest.fixture
+def model_path(model: bytes, tmp_path: Path) -> str:
+    (tmp_path / "spiece.model").write_bytes(model)
+    return str(tmp_path / "spiece.model")
+
+
+def test_bytes_are_the_same_whatever_the_text_and_the_size() -> None:
+    config = TextConfig("c4", 16, tokenizer="bytes")
+    assert opened(tokenizer="bytes").size == text_vocab_size(config) == 359
+    assert text_vocab_size(config, "span_corruption") == 359
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_vocabulary_is_trained_on_the_text_and_told_beforehand(kind: str) -> None:
+    vocabulary = opened(tokenizer=kind, vocab_size=40)
+    assert vocabulary.name == f"{kind}-40"
+    assert vocabulary.size == text_vocab_size(TextConfig("c4", 16, tokenizer=kind, vocab_size=40)) == 140
+    assert vocabulary.checksum == hashlib.sha256(train_sentencepiece(kind, 40, TEXTS)).hexdigest()
+
+
+def test_it_is_trained_once_for_each_text_kind_and_size() -> None:
+    reads = 0
+
+    class Counted(list[str]):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            nonlocal reads
+            reads += 1
+            return super().__iter__()
+
+    texts = Counted(TEXTS)
+    first = opened(texts, tokenizer="bpe", vocab_size=40)
+    assert opened(texts, tokenizer="bpe", vocab_size=40).checksum == first.checksum
+    assert reads == 1
+    opened(texts, tokenizer="bpe", vocab_size=41)
+    opened(texts, tokenizer="unigram", vocab_size=40)
+    opened(texts, "cd" * 32, tokenizer="bpe", vocab_size=40)
+    assert reads == 4
+
+
+def test_a_damaged_trained_vocabulary_is_trained_again(root: Path) -> None:
+    first = opened(tokenizer="bpe", vocab_size=40)
+    (file,) = root.glob("prepared/vocabulary-*/spiece.model")
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    assert opened(tokenizer="bpe", vocab_size=40).checksum == first.checksum
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_file_is_read_instead_of_a_training(model: bytes, model_path: str, kind: str) -> None:
+    vocabulary = opened([], tokenizer=kind, vocab_size=40, tokenizer_path=model_path)
+    assert (vocabulary.name, vocabulary.checksum) == (f"{kind}-40", hashlib.sha256(model).hexdigest())
+
+
+def test_another_file_is_not_called_t5s(model_path: str, monkeypatch: pytest.MonkeyPatch, model: bytes) -> None:
+    keys = {"tokenizer": "t5", "vocab_size": 40, "tokenizer_path": model_path}
+    assert opened(**keys).name == "sentencepiece-40"
+    pieces = SentencePieceVocabulary(model, "t5", "x").pieces_sha256
+    monkeypatch.setattr(tokenizer, "T5", replace(T5, pieces_sha256=pieces))
+    assert opened(**keys).name == "t5-40"
+
+
+@pytest.mark.parametrize("kind", ["t5", "unigram", "bpe"])
+def test_a_file_of_another_size_than_the_config_says_is_refused(model_path: str, kind: str) -> None:
+    with pytest.raises(UserError, match="a vocabulary file of another size than the config says") as raised:
+        opened(tokenizer=kind, vocab_size=32000, tokenizer_path=model_path)
+    assert raised.value.kind == "bad_value"
+    assert "data.vocab_size=40" in raised.value.hint
+
+
+def test_a_missing_or_wrong_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Cannot read data\.tokenizer_path=") as raised:
+        opened(tokenizer_path=str(tmp_path / "nothing"))
+    assert raised.value.kind == "missing_file"
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(UserError, match="is no SentencePiece model"):
+        opened(tokenizer_path=str(tmp_path / "text"))
+
+
+def test_an_unknown_tokenizer_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"data\.tokenizer=unigrams is not a tokenizer") as raised:
+        opened(tokenizer="unigrams")
+    assert "'unigram'" in raised.value.hint
+
+
+def test_bytes_read_no_file(model_path: str) -> None:
+    with pytest.raises(UserError, match="reads no file"):
+        opened(tokenizer="bytes", tokenizer_path=model_path)
+
+
+def test_a_text_too_short_for_its_vocabulary_leaves_nothing(root: Path) -> None:
+    with pytest.raises(UserError, match="too short"):
+        opened(tokenizer="unigram", vocab_size=5000)
+    assert not list(root.glob("prepared/vocabulary*"))
+
+
+def test_without_a_network_the_message_names_the_file_that_would_do(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="Cannot reach") as raised:
+        opened()
+    assert raised.value.kind == "no_network"
+    for word in ("data.tokenizer_path", "spiece.model", "bytes", "data.path", str(root / "downloads")):
+        assert word in raised.value.hint
+
+
+def test_a_file_put_there_by_hand_is_used(root: Path, model: bytes) -> None:
+    published = replace(T5, n_bytes=len(model), sha256=hashlib.sha256(model).hexdigest())
+    (root / "downloads").mkdir(parents=True)
+    (root / "downloads" / "t5-spiece.model").write_bytes(model)
+    assert fetch_t5(published).read_bytes() == model
+
+
+def test_t5s_own_vocabulary_reads_hello_world_as_8774_296() -> None:
+    samples = os.environ.get("EFFTX_SAMPLES")
+    path = Path(samples or "", "data", "t5", "spiece.model")
+    if not samples or not path.is_file():
+        pytest.skip("EFFTX_SAMPLES names no folder with data/t5/spiece.model")
+    vocabulary = opened(tokenizer_path=str(path))
+    assert vocabulary.encode("Hello world") == [8774, 296]
+    assert vocabulary.decode([8774, 296, 1, 0]) == "Hello world"
+    assert (vocabulary.name, vocabulary.n_pieces, vocabulary.size) == ("t5-32000", 32000, 32100)
+    assert vocabulary.sentinel(0) == 32099
