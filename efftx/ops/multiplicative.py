@@ -18,9 +18,10 @@ def multiplicative(
     ValueError for shapes that do not fit.
 
     Both orders of the product cost the same multiplications, so that the smaller intermediate decides. From m tokens on
-    the matrix gate x proj is formed once, i S m numbers, and multiplied: within a fifth of a plain matrix product on a
-    CPU, where S gated copies of 4096 tokens take twenty times as long. Below m tokens the gated copies, T S i numbers,
-    are smaller, and a single token reads the weights of gate and proj alone.
+    the matrix gate x proj is formed once, i S m numbers, and multiplied: on a CPU hardly slower than a plain dense
+    layer for thousands of tokens, where S gated copies of them take five to twenty times as long. Below m tokens the
+    gated copies, T S i numbers, are smaller and faster, and a single token reads the weights of gate and proj alone.
+    (Measured with one thread, at d_model 128 to 1024: the two are even between m and 2 m tokens.)
     """
     _check_shapes(x_Ti, gate_Si, proj_im, bias_O, d_out)
     x_ti = x_Ti.reshape(-1, x_Ti.shape[-1])
