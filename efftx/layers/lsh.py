@@ -34,12 +34,17 @@ class LSHConfig:
 
 
 class LSHAttention(nn.Module):
-    """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example."""
+    """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example.
+
+    Raises ValueError for projections with keys of their own.
+    """
 
     def __init__(
         self, config: LSHConfig, projections: DenseQKV | SparseQKV, *, attention_dropout: float, causal: bool = True
     ) -> None:
         super().__init__()
+        if not projections.share_qk:
+            raise ValueError("Hash attention takes projections that share queries and keys.")
         self.causal = causal
         self.config = config
         self.project = projections

@@ -28,7 +28,8 @@ def multiplicative(
     if x_ti.shape[0] < proj_im.shape[1]:
         copies_ti = (x_ti.unsqueeze(1) * gate_Si).flatten(0, 1)
         y_tO = (copies_ti @ proj_im).view(x_ti.shape[0], -1)[:, :d_out]
-        y_tO = y_tO if bias_O is None else y_tO + bias_O
+        # Under autocast the product is in half precision and the bias is not: the sum is to be what addmm gives.
+        y_tO = y_tO if bias_O is None else y_tO + bias_O.to(y_tO.dtype)
     else:
         matrix_iO = effective_matrix(gate_Si, proj_im)[:, :d_out]
         y_tO = x_ti @ matrix_iO if bias_O is None else torch.addmm(bias_O, x_ti, matrix_iO)

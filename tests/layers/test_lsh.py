@@ -146,3 +146,9 @@ def test_dropout_is_for_training_only(causal: bool, full_below: int) -> None:
     assert not torch.equal(layer(x, replay), layer(x, replay))
     layer.eval()
     assert torch.equal(layer(x, replay), layer(x, replay))
+
+
+def test_projections_with_keys_of_their_own_are_refused() -> None:
+    projections = DenseQKV(12, 2, 8, share_qk=False, bias=False)
+    with pytest.raises(ValueError, match="share queries and keys"):
+        LSHAttention(LSHConfig(), projections, attention_dropout=0.0)

@@ -209,6 +209,17 @@ def test_no_variant_looks_ahead_and_only_a_convolution_looks_back(variant: str) 
         assert changed.tolist() == [4 <= t < 4 + reach for t in range(9)]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_runs_on_the_meta_device(variant: str) -> None:
+    layer = on_meta(SparseQKVConfig(S=16, variant=variant, output="multiplicative_convolution"))
+    x = torch.empty(2, 7, 1024, device="meta", requires_grad=True)
+    q, k, v = layer(x)
+    assert k is not None
+    (q * k + v).sum().backward()
+    assert q.shape == (2, 16, 7, 64)
+    assert layer.output(v).shape == x.shape
+
+
 def test_a_modular_layer_is_a_block_diagonal_matrix() -> None:
     layer = started(SparseQKVConfig(S=4, variant="modular"), share_qk=True)
     matrix = torch.block_diag(*layer.v.weight)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efftx.bench.live_bytes import LiveBytes
 from efftx.ops.multiplicative import effective_matrix, multiplicative, multiplicative_naive, permutation_weights
-from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
+from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
 
 NAMES = "values grad_x grad_gate grad_proj grad_bias"
 
@@ -121,6 +121,18 @@ def test_one_token_never_forms_the_matrix_and_many_tokens_never_the_gated_copies
     copies_of_a_token, matrix, outputs = 16 * 64, 64 * 64, 64
     assert peak_numbers(1) <= copies_of_a_token + 2 * outputs < matrix
     assert peak_numbers(512) <= matrix + 512 * outputs < 512 * copies_of_a_token
+
+
+@pytest.mark.parametrize("n_tokens", [1, 64])
+def test_half_precision_and_autocast_give_half_precision(n_tokens: int) -> None:
+    leaves = [leaf.float() for leaf in weights((n_tokens,), 16, 4, 8)]
+    expected = multiplicative_naive(*leaves)
+    in_half = multiplicative(*(leaf.bfloat16() for leaf in leaves))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        casted = multiplicative(*leaves)
+    for actual in (in_half, casted):
+        assert actual.dtype == torch.bfloat16
+        assert relative_error(actual.float(), expected) < 4 * torch.finfo(torch.bfloat16).eps
 
 
 def test_it_runs_on_the_meta_device() -> None:
