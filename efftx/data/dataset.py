@@ -23,7 +23,9 @@ _MODULES = {
     "copy_add": "efftx.data.copy_add",
     "duplicate": "efftx.data.duplicate",
     "enwik8": "efftx.data.enwik8",
+    "glue": "efftx.data.glue",
     "stdlib": "efftx.data.stdlib",
+    "summarization": "efftx.data.summarization",
 }
 
 

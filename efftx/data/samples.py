@@ -11,6 +11,7 @@ from efftx.data.prepared import data_root
 from efftx.errors import UserError, nearest
 
 PREFIX = "efftx:samples/"
+LICENCE = "Apache-2.0, written for efftx"
 _FOLDER = Path(__file__).parent / "samples"
 
 

@@ -1,0 +1,297 @@
+"""Text-to-text data: documents with the answers to them, as tokens, in an order that only the seed decides.
+
+A document is a source and one or more targets, of which training draws one and evaluation takes the first.
+
+Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from efftx.data.dataset import Batch, DataConfig, check_split, draw
+from efftx.data.prepared import SPLITS, Prepared, data_root, file_sha256, prepare_once, write_durably
+from efftx.data.samples import is_sample, resolve_path
+from efftx.data.tokenizer import TextConfig, open_vocabulary
+from efftx.data.vocabulary import EOS, PAD, Vocabulary
+from efftx.errors import UserError
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and every right answer to it, at least one."""
+
+    source: str
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Documents of a split, and how many of its rows were none and are left out."""
+
+    documents: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where documents come from: the files, and in `rule` (plain JSON) all else that decides which they are.
+
+    `read(split)` streams them, None for a row that is none; `called` is what the variant says of them, from their
+    counts. `hint` says which files would do.
+    """
+
+    files: Sequence[Path]
+    rule: Any
+    read: Callable[[str], Iterable[Document | None]]
+    called: Callable[[dict[str, Count]], str]
+    licence: str
+    hint: str
+
+
+def prepare_pairs(config: TextConfig, corpus: Corpus) -> tuple[Prepared, Vocabulary]:
+    """The documents of every split as tokens, and their targets also as text, prepared once; and the vocabulary.
+
+    Of the training documents the first `config.n_documents` are taken (0: all). `UserError` for a negative number, a
+    file that cannot be read, a split without documents, and all that a vocabulary can lack.
+    """
+    if config.n_documents < 0:
+        raise UserError("bad_value", f"data.n_documents={config.n_documents} must be 0 (all of them) or more.")
+    try:
+        sums = [file_sha256(file) for file in corpus.files]
+    except OSError as error:
+        message = f"Cannot read {error.filename}: {error.strerror or error}."
+        raise UserError("missing_file", message, corpus.hint) from error
+    words = json.dumps([config.name, corpus.rule, sums, config.n_documents])
+    identity = hashlib.sha256(words.encode()).hexdigest()
+
+    def read(split: str) -> Iterator[Document | None]:
+        return islice(corpus.read(split), (config.n_documents or None) if split == "train" else None)
+
+    def texts() -> Iterator[str]:
+        for document in read("train"):
+            if document is not None:
+                yield from (document.source, *document.targets)
+
+    vocabulary = open_vocabulary(config, identity, texts)
+    dtype = "<u2" if vocabulary.n_pieces <= 1 << 16 else "<u4"
+    sha256 = hashlib.sha256(f"efftx pairs {identity} {vocabulary.checksum}".encode()).hexdigest()
+
+    def write(folder: Path) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        counts = {split: _write_split(folder, split, read(split), vocabulary, dtype, digest) for split in SPLITS}
+        if empty := [split for split in SPLITS if not counts[split].documents]:
+            message = f"data={config.name} has no documents for {' and '.join(empty)}."
+            raise UserError("bad_value", message, "Give more documents, or a folder with a file for each split.")
+        return {
+            "name": config.name,
+            "variant": f"{config.name}[{corpus.called(counts)},{vocabulary.name}]",
+            "bytes": sum((folder / _TOKENS.format(split)).stat().st_size for split in SPLITS),
+            "sha256": sha256,
+            "tokens_sha256": digest.hexdigest(),
+            "dtype": dtype,
+            "vocabulary": vocabulary.name,
+            "documents": {split: count.documents for split, count in counts.items()},
+            "licence": corpus.licence,
+            "origin": "efftx" if is_sample(config.path) else "local files",
+        }
+
+    return prepare_once(f"{config.name}-{sha256[:12]}", write), vocabulary
+
+
+def find_path(config: DataConfig, hint: str) -> Path:
+    """The file or folder that `data.path` means; `UserError` with `hint` where there is none."""
+    path = resolve_path(config.path, config.name)
+    if path is None:
+        message = f"data={config.name} needs files, and {data_root() / config.name} does not exist."
+        raise UserError("missing_file", message, hint)
+    if not path.exists():
+        raise UserError("missing_file", f"data.path={config.path} does not exist.", hint)
+    return path
+
+
+def counted(counts: dict[str, Count]) -> str:
+    """`1992+619+618`, and how many rows are left out if any are."""
+    left_out = sum(count.left_out for count in counts.values())
+    return "+".join(str(counts[split].documents) for split in SPLITS) + (f" ({left_out} left out)" if left_out else "")
+
+
+def _write_split(
+    folder: Path, split: str, documents: Iterable[Document | None], vocabulary: Vocabulary, dtype: str, digest: Any
+) -> Count:
+    """Streams one split to `folder`: tokens, the end of each text, the texts of each document, and targets as text."""
+    text_ends, document_ends, n_tokens, left_out = [0], [0], 0, 0
+    with _durable(folder / _TOKENS.format(split)) as tokens, _durable(folder / _TARGETS.format(split)) as targets:
+        for document in documents:
+            if document is None:
+                left_out += 1
+                continue
+            for text in (document.source, *document.targets):
+                ids = np.asarray(vocabulary.encode(text), dtype=dtype)
+                tokens.write(ids.tobytes())
+                digest.update(ids.tobytes())
+                n_tokens += len(ids)
+                text_ends.append(n_tokens)
+            document_ends.append(len(text_ends) - 1)
+            targets.write(json.dumps(list(document.targets)).encode() + b"\n")
+    for pattern, ends in ((_TEXTS, text_ends), (_DOCUMENTS, document_ends)):
+        borders = np.asarray(ends, dtype="<i8").tobytes()
+        write_durably(folder / pattern.format(split), borders)
+        digest.update(borders)
+    return Count(len(document_ends) - 1, left_out)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_TOKENS, _TEXTS, _DOCUMENTS, _TARGETS = "{}.tokens.bin", "{}.texts.bin", "{}.documents.bin", "{}.targets.jsonl"
+
+
+class _Split:
+    """One prepared split, mapped and not read."""
+
+    def __init__(self, folder: Path, split: str, dtype: str) -> None:
+        self.text_ends = np.memmap(folder / _TEXTS.format(split), dtype="<i8", mode="r")
+        self.document_ends = np.memmap(folder / _DOCUMENTS.format(split), dtype="<i8", mode="r")
+        tokens = folder / _TOKENS.format(split)
+        # A file without bytes cannot be mapped: the texts of its documents are empty.
+        self.tokens = np.memmap(tokens, dtype=dtype, mode="r") if tokens.stat().st_size else np.empty(0, dtype)
+        self.targets_path = folder / _TARGETS.format(split)
+        self._references: list[list[str]] | None = None
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.document_ends) - 1
+
+    def n_targets(self, document: int) -> int:
+        return int(self.document_ends[document + 1] - self.document_ends[document]) - 1
+
+    def text(self, document: int, which: int) -> np.ndarray:
+        """The tokens of the source (0) or of target `which` - 1."""
+        text = int(self.document_ends[document]) + which
+        return np.asarray(self.tokens[self.text_ends[text] : self.text_ends[text + 1]], dtype=np.int64)
+
+    def references(self, document: int) -> list[str]:
+        if self._references is None:
+            lines = self.targets_path.read_text("utf-8").splitlines()
+            self._references = [json.loads(line) for line in lines]
+        return list(self._references[document])
+
+
+class TextPairs:
+    """Prepared documents as rows: the source is cut to `data.length` - 1 tokens, the target to `target_length` - 1.
+
+    Both end with the end of sequence and are padded with 0; weights are 1 up to and with the target's end. Unit
+    nats/token. Training goes through the documents in a new order every epoch, which only the seed decides, as it
+    decides the target of a document that has several; valid and test come in order with their first target.
+    `metrics` are what answers are judged by. Where all targets are labels, `label_targets` are their tokens with the
+    end of sequence, and chance is the test split's most frequent label. `UserError` where there is no room for a label.
+    """
+
+    unit = "nats/token"
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        vocabulary: Vocabulary,
+        config: DataConfig,
+        *,
+        target_length: int,
+        metrics: tuple[str, ...],
+        labels: Sequence[str] = (),
+    ) -> None:
+        meta = prepared.meta
+        self.name, self.variant, self.checksum = str(meta["name"]), str(meta["variant"]), str(meta["tokens_sha256"])
+        self.vocabulary, self.vocab_size = vocabulary, vocabulary.size
+        self.input_length, self.length = config.length, target_length
+        self.metrics = metrics
+        self.label_targets = [[*vocabulary.encode(label), EOS] for label in labels]
+        if self.length < (least := max(map(len, self.label_targets), default=1)):
+            message = f"data.target_length={target_length} has no room for the labels of {self.variant}."
+            raise UserError("bad_value", message, f"Set data.target_length to at least {least}, or to 0.")
+        self._splits = {split: _Split(prepared.folder, split, str(meta["dtype"])) for split in SPLITS}
+        self.chance_accuracy = self._majority_share("test") if labels else None
+
+    def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.
+
+        Shapes [B, L] and [B, E]; the last batch of valid and test has the rows that are left. `IndexError` past it.
+        """
+        check_split(split)
+        its = self._splits[split]
+        numbers = range(step * batch_size, (step + 1) * batch_size)
+        if split == "train":
+            rows = [self._drawn(seed, *divmod(number, its.n_documents)) for number in numbers]
+        else:
+            rows = [(document, 0) for document in numbers if document < its.n_documents]
+            if step < 0 or not rows:
+                raise IndexError(f"{split} of {self.variant} has no batch {step} of {batch_size} rows")
+        tokens_BL = np.full((len(rows), self.length), PAD, dtype=np.int64)
+        inputs_BE = np.full((len(rows), self.input_length), PAD, dtype=np.int64)
+        weights_BL = np.zeros((len(rows), self.length), dtype=np.float32)
+        for row, (document, target) in enumerate(rows):
+            _fill(inputs_BE[row], its.text(document, 0))
+            weights_BL[row, : _fill(tokens_BL[row], its.text(document, 1 + target))] = 1.0
+        return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(weights_BL), torch.from_numpy(inputs_BE))
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        """Batches that cover valid or test once; None for train, whose epochs follow one another without end."""
+        check_split(split)
+        return None if split == "train" else -(-self._splits[split].n_documents // batch_size)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to the first end of sequence."""
+        before = list(ids)
+        return self.vocabulary.decode(before[: before.index(EOS)] if EOS in before else before)
+
+    def source(self, split: str, i: int) -> str:
+        """The whole text of document i, as its tokens give it back."""
+        return self.vocabulary.decode(self._splits[split].text(i, 0).tolist())
+
+    def references(self, split: str, i: int) -> list[str]:
+        """Every target of document i of a split, as it was written."""
+        return self._splits[split].references(i)
+
+    def _majority_share(self, split: str) -> float:
+        n = self._splits[split].n_documents
+        return 100.0 * max(Counter(self.references(split, i)[0] for i in range(n)).values()) / n
+
+    def _drawn(self, seed: int, epoch: int, place: int) -> tuple[int, int]:
+        """The document at a place of an epoch, and which of its targets."""
+        its = self._splits["train"]
+        order, choice = _epoch(self.name, seed, epoch, its.n_documents)
+        document = int(order[place])
+        return document, int(choice[place]) % its.n_targets(document)
+
+
+@lru_cache(maxsize=4)
+def _epoch(name: str, seed: int, epoch: int, n_documents: int) -> tuple[np.ndarray, np.ndarray]:
+    """A permutation of the documents, and a large random number for each place."""
+    keys = draw(f"{name} order", "train", seed, epoch, n_documents, 1 << 62)
+    return np.argsort(keys, kind="stable"), draw(f"{name} target", "train", seed, epoch, n_documents, 1 << 62)
+
+
+def _fill(row: np.ndarray, ids: np.ndarray) -> int:
+    """Writes as many ids as leave room for the end of sequence, and this; gives their number."""
+    n = min(len(ids), len(row) - 1)
+    row[:n] = ids[:n]
+    row[n] = EOS
+    return n + 1

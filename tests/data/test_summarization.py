@@ -1,0 +1,229 @@
+"""Corpora of summaries: which files, which keys, how they are split, and what the variant says of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from efftx.data.catalogue import prepare, verify
+from efftx.data.dataset import find_source, open_dataset
+from efftx.data.pairs import TextPairs
+from efftx.data.summarization import SummarizationConfig, open_summarization
+from efftx.errors import UserError
+
+SAMPLES = "efftx:samples/summarization"
+
+
+def config(path: Path | str | None, **keys: Any) -> SummarizationConfig:
+    values: dict[str, Any] = {"length": 400, "target_length": 60, "tokenizer": "bytes"} | keys
+    return SummarizationConfig("summarization", path=None if path is None else str(path), **values)
+
+
+def open_at(path: Path | str | None, **keys: Any) -> TextPairs:
+    return open_summarization(config(path, **keys))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+def row(i: int) -> dict[str, Any]:
+    return {"article": f"Article {i}.", "abstract": f"Abstract {i}."}
+
+
+def test_the_packages_samples_are_called_so_whatever_the_corpus() -> None:
+    dataset = open_at(SAMPLES)
+    assert dataset.variant == f"summarization[{SAMPLES} 16+4+4 documents,bytes]"
+    assert open_at(SAMPLES, corpus="scitldr").checksum == dataset.checksum
+    assert dataset.metrics == ("rouge",)
+    assert dataset.chance_accuracy is None
+    assert dataset.label_targets == []
+    assert dataset.references("test", 1)[0].startswith("Short and frequent breaks")
+
+
+def test_a_trained_vocabulary_reads_the_training_split() -> None:
+    dataset = open_at(SAMPLES, tokenizer="unigram", vocab_size=400)
+    assert dataset.variant == f"summarization[{SAMPLES} 16+4+4 documents,unigram-400]"
+    assert dataset.vocab_size == 500
+    target = dataset.batch("test", 0, 0, 1).tokens_BL[0].tolist()
+    assert dataset.decode(target) == dataset.references("test", 0)[0]
+
+
+@pytest.mark.parametrize("pattern", ["{}.txt", "{}.jsonl.gz", "arxiv_{}.json", "arxiv-v1.{}.jsonl"])
+@pytest.mark.parametrize("valid", ["valid", "val", "validation", "dev"])
+def test_a_folder_has_a_file_for_each_split(tmp_path: Path, pattern: str, valid: str) -> None:
+    for split, numbers in (("train", range(4)), (valid, range(4, 6)), ("test", range(6, 9))):
+        write(tmp_path / pattern.format(split), [row(i) for i in numbers])
+    dataset = open_at(tmp_path)
+    assert dataset.variant == "summarization[arxiv 4+2+3 documents,bytes]"
+    assert dataset.references("valid", 0) == ["Abstract 4."]
+    assert dataset.source("test", 2) == "Article 8."
+
+
+def test_files_with_the_corpus_in_their_name_come_before_bare_ones(tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "valid", "test")):
+        write(tmp_path / f"{split}.jsonl", [row(i)])
+        write(tmp_path / f"scitldr_a_{split}.jsonl", [row(10 + i)])
+        write(tmp_path / f"scitldrish_{split}.jsonl", [row(20 + i)])
+    assert open_at(tmp_path, corpus="scitldr").references("test", 0) == ["Abstract 12."]
+    assert open_at(tmp_path, corpus="arxiv").references("test", 0) == ["Abstract 2."]
+
+
+@pytest.mark.parametrize("whole_path", [True, False])
+def test_one_file_is_split_90_5_5_by_document_and_says_so(tmp_path: Path, whole_path: bool) -> None:
+    file = tmp_path / "cnn_dailymail_test.jsonl.gz"
+    write(file, [row(i) for i in range(40)])
+    write(tmp_path / "other_test.jsonl", [row(i) for i in range(9)])
+    dataset = open_at(file if whole_path else tmp_path, corpus="cnn_dailymail")
+    assert dataset.variant == "summarization[cnn_dailymail 36+2+2 documents of one file 90/5/5,bytes]"
+    assert [dataset.references("valid", 0), dataset.references("test", 1)] == [["Abstract 36."], ["Abstract 39."]]
+    trained_on = {dataset.decode(r) for r in dataset.batch("train", 0, 0, 36).tokens_BL.tolist()}
+    assert trained_on == {f"Abstract {i}." for i in range(36)}
+
+
+def test_equal_files_of_two_corpora_have_two_variants(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        write(tmp_path / f"{split}.jsonl", [row(1)])
+    variants = {open_at(tmp_path, corpus=corpus).variant for corpus in ("arxiv", "scitldr", "arxiv")}
+    assert variants == {f"summarization[{corpus} 1+1+1 documents,bytes]" for corpus in ("arxiv", "scitldr")}
+
+
+def one_document(tmp_path: Path, document: dict[str, Any]) -> TextPairs:
+    for split in ("train", "valid", "test"):
+        write(tmp_path / f"{split}.jsonl", [document])
+    return open_at(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "source", "references"),
+    [
+        ({"source": "A. B.", "summaries": ["C.", "D."]}, "A. B.", ["C.", "D."]),
+        ({"source": ["A.", "B."], "target": ["C.", "D."], "title": "T"}, "A.\nB.", ["C.", "D."]),
+        ({"id": "1", "article": "A. B.", "highlights": "C .\nD ."}, "A. B.", ["C .\nD ."]),
+        ({"article": " A. \n", "abstract": "C. D."}, "A.", ["C. D."]),
+        ({"article_text": ["a .", "b ."], "abstract_text": ["<S> c . </S>", "<S> d . </S>"]}, "a .\nb .", ["c .\nd ."]),
+    ],
+)
+def test_each_corpus_has_its_own_keys(
+    tmp_path: Path, document: dict[str, Any], source: str, references: list[str]
+) -> None:
+    dataset = one_document(tmp_path, document)
+    assert dataset.source("test", 0) == source
+    assert dataset.references("test", 0) == references
+
+
+def test_documents_without_text_or_summary_are_left_out_and_counted(tmp_path: Path) -> None:
+    empty: list[dict[str, Any]] = [
+        {"article_text": [], "abstract_text": ["<S> a </S>"]},
+        {"article": "A", "abstract": " "},
+    ]
+    for split in ("train", "valid", "test"):
+        write(tmp_path / f"{split}.jsonl", [*empty, {"source": "A", "summaries": ["", "b"]}])
+    dataset = open_at(tmp_path)
+    assert dataset.variant == "summarization[arxiv 1+1+1 (6 left out) documents,bytes]"
+    assert dataset.references("train", 0) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"text": "A"}, "has no source with a summary"),
+        ({"article": "A"}, "has no source with a summary"),
+        ({"article": "A", "abstract": 3}, "neither a string nor a list of strings"),
+        ({"article": ["A", 3], "abstract": "B"}, "neither a string nor a list of strings"),
+        ({"article": "A", "abstract": "\ud800"}, "surrogate"),
+    ],
+)
+def test_a_bad_document_is_named_with_file_and_line(tmp_path: Path, document: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        one_document(tmp_path, document)
+    assert raised.value.kind == "bad_document"
+    assert "train.jsonl, line 1" in raised.value.message
+
+
+def test_files_are_looked_for_in_the_data_root(root: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        open_at(None)
+    assert raised.value.kind == "missing_file"
+    assert str(root / "summarization") in raised.value.message
+    assert "scientific_papers" in raised.value.hint
+    assert "efftx:samples/summarization" in raised.value.hint
+    for split in ("train", "val", "test"):
+        write(root / "summarization" / f"{split}.txt", [row(1)])
+    assert open_at(None).variant == "summarization[arxiv 1+1+1 documents,bytes]"
+
+
+def test_a_folder_without_the_corpus_says_which_files_would_do(tmp_path: Path) -> None:
+    write(tmp_path / "cnn_dailymail_test.jsonl", [row(1)])
+    for path in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UserError) as raised:
+            open_at(path, corpus="scitldr")
+        assert raised.value.kind == "missing_file"
+        assert "scitldr_a_valid.jsonl" in raised.value.hint
+
+
+def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "test.jsonl.gz"):
+        write(tmp_path / name, [row(1)])
+    with pytest.raises(UserError, match="not one file for each split"):
+        open_at(tmp_path)
+
+
+def test_an_unknown_corpus_and_no_target_length_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.corpus=arxive") as raised:
+        open_at(SAMPLES, corpus="arxive")
+    assert "'arxiv'" in raised.value.hint
+    with pytest.raises(UserError, match=r"needs data\.target_length"):
+        open_at(SAMPLES, target_length=0)
+
+
+def test_the_sample_files_are_read_as_they_are(samples: Path) -> None:
+    folder, vocabulary = samples / "data" / "summarization", samples / "data" / "t5" / "spiece.model"
+    if not folder.is_dir() or not vocabulary.is_file():
+        pytest.skip("EFFTX_SAMPLES names no folder with data/summarization and data/t5")
+    keys = {"tokenizer": "t5", "tokenizer_path": str(vocabulary)}
+    scitldr = open_at(folder, corpus="scitldr", n_documents=20, length=64, **keys)
+    assert scitldr.variant == "summarization[scitldr 20+619+618 documents,t5-32000]"
+    assert len(scitldr.references("test", 0)) == 2
+    news = open_at(folder, corpus="cnn_dailymail", length=64, **keys)
+    assert news.variant == "summarization[cnn_dailymail 180+10+10 documents of one file 90/5/5,t5-32000]"
+    assert news.source("train", 0).startswith("(CNN)The Palestinian Authority officially became")
+
+
+def test_the_papers_rows_have_15360_and_1024_tokens() -> None:
+    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / "summarization.yaml")
+    assert isinstance(shipped, DictConfig)
+    shipped.pop("defaults", None)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SummarizationConfig), shipped))
+    assert config == SummarizationConfig(
+        "summarization", 15360, target_length=1024, tokenizer="t5", vocab_size=32000, corpus="arxiv"
+    )
+    source = find_source("summarization")
+    assert (source.target_length(config, "seq2seq"), source.vocab_size(config, "seq2seq")) == (1024, 32100)
+
+
+def test_it_is_opened_by_name_and_for_text_to_text_alone() -> None:
+    config = SummarizationConfig("summarization", 64, SAMPLES, 32, tokenizer="bytes")
+    dataset = open_dataset(config, "seq2seq")
+    assert dataset.batch("train", 0, 0, 2).tokens_BL.shape == (2, 32)
+    assert (dataset.vocab_size, dataset.input_length) == (
+        find_source("summarization").vocab_size(config, "seq2seq"),
+        64,
+    )
+    with pytest.raises(UserError, match="does not offer objective=lm"):
+        open_dataset(config, "lm")
+
+
+def test_what_is_prepared_is_listed(root: Path) -> None:
+    assert [row["state"] for row in verify("summarization")] == ["not prepared"]
+    row = prepare(SummarizationConfig("summarization", 64, SAMPLES, 32, tokenizer="bytes"))
+    assert (row["state"], row["licence"]) == ("ready", "Apache-2.0, written for efftx")
+    assert row["variant"].startswith("summarization[efftx:samples/summarization")
+    assert verify("summarization") == [row]
