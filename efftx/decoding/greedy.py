@@ -26,8 +26,9 @@ class EncoderDecoder(Protocol):
 def greedy(model: EncoderDecoder, inputs_BE: Tensor, max_len: int, eos: int = EOS) -> list[list[int]]:
     """The most likely token after the most likely tokens, for every row up to and with its `eos`, at most `max_len`.
 
-    A row that has ended stays so while others go on. Nothing is kept from one token to the next, so that this costs
-    the square of what decoding with caches costs, and is the oracle of it. The caller puts the model into eval mode.
+    A row that has ended stays so: what it says while others go on is dropped. Nothing is kept from one token to the
+    next, so that this costs the square of what decoding with caches costs, and is the oracle of it. The caller puts the
+    model into eval mode.
     """
     if max_len < 1:
         raise ValueError(f"Decoding needs room for at least one token, but max_len is {max_len}.")
@@ -36,7 +37,7 @@ def greedy(model: EncoderDecoder, inputs_BE: Tensor, max_len: int, eos: int = EO
     ended_B = torch.zeros(rows, dtype=torch.bool, device=inputs_BE.device)
     while tokens_BL.shape[1] < max_len and not ended_B.all():
         logits_BLV = model(F.pad(tokens_BL, (0, 1)), inputs_BE)  # the model never reads the token at the last place
-        chosen_B = logits_BLV[:, -1].argmax(-1).masked_fill(ended_B, eos)
+        chosen_B = logits_BLV[:, -1].argmax(-1)
         tokens_BL = torch.cat([tokens_BL, chosen_B[:, None]], 1)
         ended_B |= chosen_B == eos
     return [row[: row.index(eos) + 1] if eos in row else row for row in tokens_BL.tolist()]

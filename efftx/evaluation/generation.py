@@ -6,6 +6,7 @@ Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Protocol, cast
 
 import torch
@@ -14,20 +15,23 @@ from torch import Tensor, nn
 from efftx.data.dataset import Batch, Dataset
 from efftx.decoding.greedy import greedy
 from efftx.evaluation import glue
-from efftx.evaluation.rouge import lead, rouge
+from efftx.evaluation.rouge import lead, rouge, sentences
 
 
 class TextToText(Protocol):
-    """What a data set with `metrics` offers beside batches; document i of a split is its row i in order."""
+    """What a data set with `metrics` offers; document i of valid and test is row i of the batches one after another."""
 
     name: str
     length: int
     metrics: tuple[str, ...]
     label_targets: Sequence[Sequence[int]]
-    n_lead: int
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step` of a split."""
+        ...
+
+    def n_batches(self, split: str, batch_size: int) -> int | None:
+        """How many batches cover the split once."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -55,10 +59,11 @@ def evaluate_generation(
 ) -> dict[str, float]:
     """The data set's own metrics in % over the first `batches` batches of `split` (0: all); none gives an empty result.
 
-    `rouge`: ROUGE of what greedy decoding says, and `lead_...`, that of the source's first sentences. Otherwise a row's
-    label is the one whose tokens are the likeliest (the sum of their log-probabilities), and `accuracy`, `f1` and
-    `matthews` are of labels. `before_batch(i)` is called before batch i, so that what is drawn in a forward pass is
-    the same at every evaluation. The model is left in the mode it was in.
+    `rouge`: ROUGE of what greedy decoding says, and `lead_...`, that of the source's first sentences, as many as a
+    reference has in the median of valid. Otherwise a row's label is the one whose tokens are the likeliest (the sum of
+    their log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. `before_batch(i)` is called before
+    batch i, so that what is drawn in a forward pass is the same at every evaluation. The model is left in the mode it
+    was in.
     """
     metrics: tuple[str, ...] = getattr(dataset, "metrics", ())
     if not metrics:
@@ -101,9 +106,15 @@ def _rouge(
     for batch in batches:
         said += map(dataset.decode, greedy(model, _inputs(batch, device), dataset.length))
     references = [dataset.references(split, i) for i in range(len(said))]
-    leads = [lead(dataset.source(split, i), dataset.n_lead) for i in range(len(said))]
+    n_lead = _usual_sentences(dataset)
+    leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]
     of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
     return rouge(said, references) | of_leads
+
+
+def _usual_sentences(dataset: TextToText) -> int:
+    references = (dataset.references("valid", i)[0] for i in range(dataset.n_batches("valid", 1) or 0))
+    return max(1, round(median(len(sentences(reference)) for reference in references)))
 
 
 def _labels(model: nn.Module, dataset: TextToText, batches: Iterator[Batch], device: torch.device) -> dict[str, float]:

@@ -22,7 +22,6 @@ class Documents:
 
     name, variant, checksum, vocab_size, unit = "documents", "documents", "0", len(WORDS), "nats/token"
     length, input_length, chance_accuracy = 4, 5, None
-    n_lead = 1
     label_targets: Sequence[Sequence[int]] = ([3, 1], [4, 5, 1])
     batch_labels: Sequence[int] = (0, 1, 0, 1, 0)
 
