@@ -71,6 +71,11 @@ def test_the_papers_512_inputs_are_made_of_568_tokens_and_give_114_targets() -> 
     assert (spans.n_inputs, spans.n_targets) == (512, 114)
 
 
+@pytest.mark.parametrize(("raw", "n_noise", "n_spans"), [(70, 10, 3), (90, 14, 5), (100, 15, 5), (568, 85, 28)])
+def test_counts_are_rounded_to_the_nearest_and_halves_to_even(raw: int, n_noise: int, n_spans: int) -> None:
+    assert spans_of(raw, 0.15, 3.0) == Spans(raw, n_noise, n_spans)
+
+
 @settings(max_examples=40)
 @given(st.integers(3, 700), st.floats(0.05, 0.5), st.floats(2.0, 10.0))
 def test_the_raw_text_is_the_longest_whose_inputs_fit(length: int, noise: float, mean_span: float) -> None:
