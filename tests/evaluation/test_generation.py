@@ -88,6 +88,17 @@ def test_the_lead_of_the_source_stands_beside_them() -> None:
     }
 
 
+def test_the_lead_is_as_long_as_a_reference_of_valid_usually_is() -> None:
+    class Longer(Documents):
+        """References of valid with 1, 2, 2, 2 and 5 sentences; on test the first two sentences are the reference."""
+
+        def references(self, split: str, i: int) -> list[str]:
+            return ["A. " * (1, 2, 2, 2, 5)[i]] if split == "valid" else ["alpha beta. gamma delta."]
+
+    found = evaluate_generation(Says(), Longer("rouge"), "test", batch_size=1, batches=1, device=CPU)
+    assert found["lead_rouge1"] == pytest.approx(100.0)
+
+
 def test_the_likeliest_label_wins_though_it_may_be_the_longer_one() -> None:
     # Label 1 costs 3 * 0.5 = 1.5 nats; label 0 0.6 + 0.5 where the input says so, else 1.1 + 0.5.
     metrics = ("accuracy", "f1", "matthews")
