@@ -15,7 +15,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from efftx.config import Config, compose, config_hash, expand_sweeps, parse_overrides, register_schema, to_config
+from efftx.config import Config, compose, expand_sweeps, parse_overrides, register_schema, to_config
+from efftx.config_hash import config_hash
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
 from efftx.shipped import shipped
@@ -44,7 +45,7 @@ def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] =
     points = []
     for choice in expand_sweeps([word for word in overrides if not word.startswith("hydra")]):
         config = compose(choice, config_dirs=config_dirs)
-        dataset = open_dataset(config.data)
+        dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)
         points.append(Point(choice, config, digest, default_run_dir(config.model, dataset.name, digest)))
     return points
@@ -115,7 +116,7 @@ def _launch(overrides: Sequence[str], points: Sequence[Point], config_dirs: Iter
 def _job(raw: DictConfig) -> None:
     """One point inside a launcher's worker; a failure is written down, so that the others go on."""
     config = to_config(raw)
-    digest = config_hash(config, open_dataset(config.data))
+    digest = config_hash(config, open_dataset(config.data, config.objective))
     try:
         train(config, silent=True)
     except Exception as error:

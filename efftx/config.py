@@ -6,8 +6,6 @@ checked once. Nothing below ever sees a wrong key, type or combination.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 import sys
@@ -28,7 +26,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from efftx.data import dataset as data_sets
-from efftx.data.dataset import DataConfig, Dataset
+from efftx.data.dataset import DataConfig
 from efftx.errors import UserError, nearest
 from efftx.evaluation.evaluate import EvaluationConfig
 from efftx.layers.attention import FullConfig
@@ -36,7 +34,11 @@ from efftx.layers.feedforward import ChunkingConfig
 from efftx.layers.lsh import LSHConfig
 from efftx.layers.patterns import LocalConfig
 from efftx.layers.positions import PositionsConfig
-from efftx.models.decoder import ReversibleConfig
+from efftx.layers.sparse_ff import SparseFFConfig
+from efftx.layers.sparse_loss import SparseLossConfig
+from efftx.layers.sparse_qkv import SparseQKVConfig
+from efftx.layers.sru import SRUConfig
+from efftx.models.streams import ReversibleConfig
 from efftx.shipped import shipped
 from efftx.training.checkpoint import CheckpointConfig
 from efftx.training.optimizers import OptimizerConfig
@@ -50,15 +52,26 @@ GROUPS = ("model", "data", "size", "preset")
 
 @dataclass
 class Config:
-    """Everything a run is made of. Root keys are the architecture, then one node a mechanism, then training."""
+    """Everything a run is made of. Root keys are the architecture, then one node a mechanism, then training.
+
+    `stack`: decoder, encoder_decoder (cross-attention) or concatenated (Terraformer: the decoder reads the encoder's
+    outputs in front of its own tokens). `objective`: auto is lm for a decoder, and for the others what the data set
+    offers, seq2seq pairs or span corruption. `n_layers`: decoder layers, or the only ones; `n_encoder_layers`: as many
+    where null. `attention_per_block`: attention sub-layers before each feed-forward of the decoder. `d_ff_rule`: given;
+    authors (their explicit sizes where sparse QKV saves weights); equal (d_ff at which the whole model has as many
+    parameters as the dense one that `d_ff` describes).
+    """
 
     model: str = MISSING
     size: str = MISSING
     stack: str = "decoder"
-    objective: str = "lm"
+    objective: str = "auto"
     n_layers: int = MISSING
+    n_encoder_layers: int | None = None
+    attention_per_block: int = 1
     d_model: int = MISSING
     d_ff: int = MISSING
+    d_ff_rule: str = "given"
     n_heads: int = MISSING
     d_head: int | None = None
     activation: str = "relu"
@@ -74,6 +87,10 @@ class Config:
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     reversible: ReversibleConfig = field(default_factory=ReversibleConfig)
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    sparse_ff: SparseFFConfig = field(default_factory=SparseFFConfig)
+    sparse_qkv: SparseQKVConfig = field(default_factory=SparseQKVConfig)
+    sparse_loss: SparseLossConfig = field(default_factory=SparseLossConfig)
+    sru: SRUConfig = field(default_factory=SRUConfig)
     data: DataConfig = MISSING
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -92,6 +109,13 @@ class Config:
     def width_of_head(self) -> int:
         """Width of one attention head: `d_head`, or d_model / n_heads where it is not given."""
         return self.d_head if self.d_head is not None else self.d_model // self.n_heads
+
+    @property
+    def target_length(self) -> int:
+        """Target tokens in a row: `data.length` of a language model, else what the data set's objective needs."""
+        if self.objective == "lm":
+            return self.data.length
+        return data_sets.find_source(self.data.name).target_length(self.data, self.objective)
 
     @property
     def n_threads(self) -> int:
@@ -125,6 +149,8 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
                 "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
             )
     config = to_config(_compose_raw(parsed, config_dirs))
+    if config.objective == "auto":
+        config.objective = _objective_of(config)
     check_names(config)
     refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
     check_config(config)
@@ -205,31 +231,6 @@ def _nothing(config: Any) -> None:
     """Hydra answers its own flags before it would call this."""
 
 
-def config_hash(config: Config, dataset: Dataset) -> str:
-    """SHA-256 (hex) over all that can change a result, and nothing else.
-
-    In: architecture, mechanisms, training, optimiser, evaluation, seed, dtype, threads, kind of device, and the data's
-    variant and checksum. Out: names of family and size, paths, checkpoints, tracker.
-    """
-    values = to_dict(config)
-    for key in ("model", "size", "run_dir", "checkpoint", "tracker"):
-        del values[key]
-    values["data"].pop("path", None)
-    values["data"] |= {"variant": dataset.variant, "checksum": dataset.checksum}
-    values["threads"] = config.n_threads
-    values["device"] = device_kind(config.device)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def device_kind(device: str) -> str:
-    """`cpu` or `cuda`: what `auto` means on this machine."""
-    if device != "auto":
-        return device.split(":")[0]
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
     """Every key of the schema in dotted form, those of all data sets included."""
     keys = []
@@ -283,6 +284,13 @@ def to_config(raw: Any) -> Config:
         raise UserError("bad_value", _first_lines(error)) from error
     assert isinstance(config, Config)
     return config
+
+
+def _objective_of(config: Config) -> str:
+    """What `auto` means: lm for a decoder, else pairs where the data set has them, else span corruption."""
+    if config.stack == "decoder":
+        return "lm"
+    return "seq2seq" if "seq2seq" in data_sets.find_source(config.data.name).objectives else "span_corruption"
 
 
 def _is_group(override: Override) -> bool:

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from math import prod
 
 from efftx.config import Config
+from efftx.data.dataset import find_source
 from efftx.errors import UserError, nearest
 from efftx.layers.feedforward import ACTIVATIONS
+from efftx.layers.positions import check_positions
+from efftx.layers.sparse_ff import SparseFFConfig, check_sparse_ff
+from efftx.layers.sparse_qkv import SparseQKVConfig, check_sparse_qkv
+from efftx.layers.sru import SRUConfig
 from efftx.training.checkpoint import check_checkpoint
 from efftx.training.optimizers import OPTIMIZER_KEYS, check_optimizer
 from efftx.training.schedules import SCHEDULES, check_schedule
 
 ATTENTION = ("full", "lsh", "local")
-POSITIONS = ("axial", "learned", "sinusoidal", "none")
+POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
+BRIDGES = ("streams", "merged")
+D_FF_RULES = ("given", "authors", "equal")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
-COMPATIBLE: dict[tuple[str, str], str] = {("decoder", "lm"): ""}
+_READS_PAIRS = "a decoder alone reads no encoder's input"
+_WRITES_PLAIN = "an encoder-decoder maps an input to a target, and a language model has no input"
+COMPATIBLE: dict[tuple[str, str], str] = {
+    ("decoder", "lm"): "",
+    ("decoder", "span_corruption"): _READS_PAIRS,
+    ("decoder", "seq2seq"): _READS_PAIRS,
+    ("encoder_decoder", "lm"): _WRITES_PLAIN,
+    ("encoder_decoder", "span_corruption"): "",
+    ("encoder_decoder", "seq2seq"): "",
+    ("concatenated", "lm"): _WRITES_PLAIN,
+    ("concatenated", "span_corruption"): "",
+    ("concatenated", "seq2seq"): "",
+}
 """For each pair of stack and objective why it cannot be; an empty reason is a pair that can."""
 
 
@@ -27,6 +47,7 @@ def check_config(config: Config) -> None:
     _check_ranges(config)
     _check_shapes(config)
     _check_lsh(config)
+    _check_sparse(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, config.training.steps)
     check_checkpoint(config.checkpoint)
@@ -35,31 +56,91 @@ def check_config(config: Config) -> None:
 def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:
     """Raises UserError if one of the given keys is read by no mechanism that is switched on."""
     for key in keys:
-        for prefix, live, reason in _LIVE:
-            if (key == prefix or key.startswith(prefix + ".")) and not live(config):
-                raise UserError(
-                    "dead_key",
-                    f"'{key}' would change nothing: {reason}.",
-                    f"Leave {key} out, or switch its mechanism on.",
-                )
+        reason = dead_reason(config, key)
+        if reason is not None:
+            raise UserError(
+                "dead_key",
+                f"'{key}' would change nothing: {reason}.",
+                f"Leave {key} out, or switch its mechanism on.",
+            )
 
 
+def dead_reason(config: Config, key: str) -> str | None:
+    """Why `key` would change nothing in this configuration; None where something reads it."""
+    for prefix, live, reason in _LIVE:
+        if (key == prefix or key.startswith(prefix + ".")) and not live(config):
+            return reason
+    return None
+
+
+def _node(node: str, strength: str, config_class: type) -> list[tuple[str, Callable[[Config], bool], str]]:
+    """All keys of a mechanism's node but its strength key, dead while that is 0."""
+
+    def on(config: Config) -> bool:
+        return bool(getattr(getattr(config, node), strength))
+
+    others = [item.name for item in fields(config_class) if item.name != strength]
+    return [(f"{node}.{key}", on, f"{node}.{strength} is 0") for key in others]
+
+
+_CONVOLVES = ("multiplicative_convolution", "convolution")
 _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("lsh", lambda c: "lsh" in c.attention, "no layer's attention is lsh"),
     ("local", lambda c: "local" in c.attention, "no layer's attention is local"),
     ("full", lambda c: "full" in c.attention, "no layer's attention is full"),
     ("share_qk", lambda c: set(c.attention) != {"lsh"}, "lsh attention always shares queries and keys"),
+    ("n_encoder_layers", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
+    ("d_ff_rule", lambda c: bool(_sparse_parts(c)), "every layer is dense"),
+    ("activation", lambda c: not c.sparse_ff.N, "the sparse feed-forward is always relu"),
+    ("attention_bias", lambda c: _has_dense_projections(c), "every attention's projections are sparse"),
     ("reversible.merge", lambda c: c.reversible.enabled, "reversible.enabled is false"),
+    ("reversible.encoder", lambda c: c.reversible.enabled, "reversible.enabled is false"),
+    ("reversible.encoder", lambda c: c.stack == "concatenated", "only a concatenated stack hands streams on"),
+    *_node("sparse_ff", "N", SparseFFConfig),
+    *_node("sparse_qkv", "S", SparseQKVConfig),
+    *_node("sru", "n_layers", SRUConfig),
+    ("sparse_qkv.F", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant of sparse_qkv has no convolution"),
+    ("sparse_qkv.kernel", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant has no convolution"),
+    ("sparse_qkv.rank", lambda c: c.sparse_qkv.variant == "low_rank", "sparse_qkv.variant is not low_rank"),
+    ("sparse_qkv.average_qk", lambda c: c.share_qk or "lsh" in c.attention, "queries and keys are not shared"),
+    ("sparse_qkv.cross", lambda c: c.stack == "encoder_decoder", "only an encoder_decoder has cross-attention"),
+    ("sparse_qkv.encoder", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
     ("positions.axial_shape", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
     ("positions.axial_dims", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
     ("positions.max_len", lambda c: c.positions.kind == "learned", "positions.kind is not learned"),
+    *(
+        (f"positions.{key}", lambda c: c.positions.kind == "digits", "positions.kind is not digits")
+        for key in ("bases", "n_digits", "start_from_zero", "base_dropout")
+    ),
+    ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),
+    ("data.noise", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
+    ("data.mean_span", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
     ("optimizer.betas", lambda c: c.optimizer.name != "adafactor", "adafactor has no momentum"),
     ("optimizer.eps", lambda c: c.optimizer.name != "adafactor", "adafactor has constants of its own"),
     ("optimizer.weight_decay", lambda c: c.optimizer.name != "adam", "adam decays no weights (adamw does)"),
     ("optimizer.weight_decay_n_steps", lambda c: c.optimizer.name == "adafactor", "only adafactor reads it"),
+    ("optimizer.decay_exponent", lambda c: c.optimizer.name == "adafactor", "only adafactor reads it"),
+    ("schedule.floor", lambda c: c.schedule.name == "rsqrt", "only rsqrt reads it"),
     ("schedule.steps", lambda c: c.schedule.name in ("cosine", "linear"), "this schedule has no end"),
     ("tracker.project", lambda c: c.tracker.wandb, "tracker.wandb is false"),
 ]
+
+
+def _sparse_parts(config: Config) -> list[str]:
+    strength = {
+        "sparse_ff": config.sparse_ff.N,
+        "sparse_qkv": config.sparse_qkv.S,
+        "sparse_loss": config.sparse_loss.S,
+        "sru": config.sru.n_layers,
+    }
+    return [name for name, value in strength.items() if value]
+
+
+def _has_dense_projections(config: Config) -> bool:
+    if not config.sparse_qkv.S:
+        return True
+    dense_encoder = config.stack != "decoder" and not config.sparse_qkv.encoder
+    return dense_encoder or config.stack == "encoder_decoder"
 
 
 def _bad(message: str, hint: str = "") -> UserError:
@@ -72,6 +153,8 @@ def check_names(config: Config) -> None:
         "activation": (config.activation, ACTIVATIONS),
         "positions.kind": (config.positions.kind, POSITIONS),
         "reversible.merge": (config.reversible.merge, MERGES),
+        "reversible.encoder": (config.reversible.encoder, BRIDGES),
+        "d_ff_rule": (config.d_ff_rule, D_FF_RULES),
         "optimizer.name": (config.optimizer.name, OPTIMIZER_KEYS),
         "schedule.name": (config.schedule.name, SCHEDULES),
         "dtype": (config.dtype, DTYPES),
@@ -89,12 +172,19 @@ def check_names(config: Config) -> None:
             raise _bad(f"attention={kind} is not known.", nearest(kind, ATTENTION))
     reason = COMPATIBLE[config.stack, config.objective]
     if reason:
-        raise _bad(f"stack={config.stack} with objective={config.objective} cannot be: {reason}.")
+        fits = [objective for (stack, objective), why in COMPATIBLE.items() if stack == config.stack and not why]
+        raise _bad(
+            f"stack={config.stack} with objective={config.objective} cannot be: {reason}.",
+            f"Use objective={' or '.join(fits)}, or another stack.",
+        )
+    find_source(config.data.name).check_objective(config.objective)
 
 
 def _check_ranges(config: Config) -> None:
     at_least_one = {
         "n_layers": config.n_layers,
+        "n_encoder_layers": 1 if config.n_encoder_layers is None else config.n_encoder_layers,
+        "attention_per_block": config.attention_per_block,
         "d_model": config.d_model,
         "d_ff": config.d_ff,
         "n_heads": config.n_heads,
@@ -105,6 +195,7 @@ def _check_ranges(config: Config) -> None:
         "threads": 1 if config.threads is None else config.threads,
         "lsh.n_hashes": config.lsh.n_hashes,
         "lsh.chunk_len": config.lsh.chunk_len,
+        "sru.d": config.sru.d,
         "local.chunk_len": config.local.chunk_len,
     }
     for key, number in at_least_one.items():
@@ -119,6 +210,12 @@ def _check_ranges(config: Config) -> None:
         "chunking.ff": config.chunking.ff,
         "chunking.loss": config.chunking.loss,
         "full.query_block": config.full.query_block,
+        "lsh.full_below": config.lsh.full_below,
+        "sparse_ff.N": config.sparse_ff.N,
+        "sparse_ff.temperature": config.sparse_ff.temperature,
+        "sparse_qkv.S": config.sparse_qkv.S,
+        "sparse_loss.S": config.sparse_loss.S,
+        "sru.n_layers": config.sru.n_layers,
         "positions.max_len": config.positions.max_len,
         "seed": config.seed,
     }
@@ -128,6 +225,8 @@ def _check_ranges(config: Config) -> None:
     for key, rate in {"dropout": config.dropout, "attention_dropout": config.attention_dropout}.items():
         if not 0 <= rate < 1:
             raise _bad(f"{key}={rate} must be at least 0 and less than 1.")
+    if not 0 <= config.sparse_ff.quant_prob <= 1:
+        raise _bad(f"sparse_ff.quant_prob={config.sparse_ff.quant_prob} must be at least 0 and at most 1.")
 
 
 def _check_shapes(config: Config) -> None:
@@ -141,7 +240,7 @@ def _check_shapes(config: Config) -> None:
             "tie_embeddings=true needs a head as wide as the embedding: reversible.merge=concat doubles it.",
             "Use reversible.merge=mean, or tie_embeddings=false.",
         )
-    positions, length = config.positions, config.data.length
+    positions, length = config.positions, max(config.data.length, config.target_length)
     if positions.kind == "axial":
         shape, dims = positions.axial_shape, positions.axial_dims
         if not shape or len(shape) != len(dims) or min([*shape, *dims]) < 1:
@@ -157,8 +256,32 @@ def _check_shapes(config: Config) -> None:
             raise _bad(f"positions.axial_dims={dims} add up to {sum(dims)}, but d_model={config.d_model}.")
     if positions.kind == "learned" and positions.max_len and positions.max_len < length:
         raise _bad(f"positions.max_len={positions.max_len} is less than data.length={length}.")
+    if positions.kind == "digits":
+        check_positions(positions, config.d_model, length)
     if positions.kind == "sinusoidal" and config.d_model % 2:
         raise _bad(f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.")
+
+
+def _check_sparse(config: Config) -> None:
+    if config.sparse_ff.N:
+        # The width that d_ff_rule solves is a multiple of N of its own making.
+        d_ff = config.d_ff if config.d_ff_rule == "given" else config.d_ff // config.sparse_ff.N * config.sparse_ff.N
+        check_sparse_ff(config.sparse_ff, config.d_model, d_ff)
+        if config.activation != "relu":
+            raise _bad(f"activation={config.activation}: the sparse feed-forward (sparse_ff.N) is always relu.")
+    if config.sparse_qkv.S:
+        check_sparse_qkv(config.sparse_qkv, config.d_model, config.n_heads)
+        if config.width_of_head * config.n_heads != config.d_model:
+            raise _bad(
+                f"d_head={config.d_head}: sparse_qkv.S={config.sparse_qkv.S} gives heads of d_model / n_heads = "
+                f"{config.d_model / config.n_heads:g}.",
+                "Leave d_head out (d_head=null).",
+            )
+    if config.sparse_loss.S and config.tie_embeddings:
+        raise _bad(
+            "tie_embeddings=true needs a dense matrix to the vocabulary: sparse_loss.S has none.",
+            "Use tie_embeddings=false, or sparse_loss.S=0.",
+        )
 
 
 def _check_lsh(config: Config) -> None:

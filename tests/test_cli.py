@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from efftx.cli import main
+from efftx.data.dataset import names
 
 SMALL = ["data=duplicate", "size=smoke", "threads=1"]
 
@@ -182,7 +183,7 @@ def test_data_list_says_what_each_data_set_is(capsys: pytest.CaptureFixture[str]
     code, out, _ = run(capsys, "data", "list", "--json")
     rows = json.loads(out)["data"]
     assert code == 0
-    assert {row["name"] for row in rows} == {"duplicate", "enwik8", "stdlib"}
+    assert {row["name"] for row in rows} == {*names()}
     assert set(rows[0]) >= {"name", "variant", "path", "bytes", "sha256", "licence", "state"}
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from efftx.config import compose, config_hash, expand_sweeps, known_keys, swept_keys, to_dict
-from efftx.config_checks import COMPATIBLE
-from efftx.data.dataset import open_dataset
+from efftx.config import compose, expand_sweeps, known_keys, swept_keys, to_dict
+from efftx.config_checks import COMPATIBLE, dead_reason
+from efftx.config_hash import config_hash, default_values
+from efftx.data.dataset import find_source, open_dataset
+from efftx.data.duplicate import DuplicateConfig
 from efftx.errors import UserError
+from efftx.models.build import build_on_meta
 from efftx.shipped import shipped
 
 MODELS = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml"))
@@ -19,10 +23,28 @@ SIZES = sorted(path.stem for path in (shipped("conf") / "size").glob("*.yaml"))
 DATA = sorted(path.stem for path in (shipped("conf") / "data").glob("*.yaml"))
 
 
+LONG_ENOUGH = {"copy_add": ["data.length=512"]}
+
+
+def allowed(model: str, data: str) -> bool:
+    """A decoder models plain text; an encoder-decoder maps pairs, or corrupts the spans of plain text."""
+    reads = {"lm"} if model in ("transformer", "reformer") else {"span_corruption", "seq2seq"}
+    return bool(reads & set(find_source(data).objectives))
+
+
 @pytest.mark.parametrize(("model", "data", "size"), list(product(MODELS, DATA, SIZES)))
-def test_every_model_on_every_data_set_at_every_size_composes(model: str, data: str, size: str) -> None:
-    config = compose([f"model={model}", f"data={data}", f"size={size}"])
-    assert (config.model, config.data.name, config.size) == (model, data, size)
+def test_every_model_on_every_data_set_at_every_size_composes_or_is_refused_with_a_reason(
+    model: str, data: str, size: str
+) -> None:
+    words = [f"model={model}", f"data={data}", f"size={size}", *LONG_ENOUGH.get(data, [])]
+    if allowed(model, data):
+        config = compose(words)
+        assert (config.model, config.data.name, config.size) == (model, data, size)
+        assert config.objective in find_source(data).objectives
+    else:
+        with pytest.raises(UserError, match="does not offer") as caught:
+            compose(words)
+        assert "It offers" in caught.value.hint
 
 
 @pytest.mark.parametrize("preset", ["reformer/enwik8_2020", "reformer/enwik8_pod_2020"])
@@ -41,16 +63,53 @@ def test_the_preset_of_a_size_wins_over_model_data_and_size_and_the_command_line
 
 def test_keys_stand_at_the_root_as_the_user_writes_them() -> None:
     assert compose(["lsh.n_hashes=4"]).lsh.n_hashes == 4
+    assert compose(["sparse_ff.N=64"]).sparse_ff.N == 64
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("lsh.n_hashes", "reversible.merge", "chunking.ff", "sparse_ff.N", "sparse_ff.quant_prob", "sparse_qkv.S"),
+        *("sparse_qkv.F", "sparse_loss.S", "sru.n_layers", "sru.d", "n_encoder_layers", "d_ff_rule", "data.noise"),
+    ],
+)
+def test_every_mechanisms_key_is_live_in_the_default_model(key: str) -> None:
+    assert dead_reason(compose([]), key) is None
+
+
+@pytest.mark.parametrize(
+    "strength", ["sparse_ff.N=4", "sparse_qkv.S=4", "sparse_loss.S=2", "sru.n_layers=1", "reversible.enabled=true"]
+)
+@pytest.mark.parametrize("model", ["transformer", "reformer", "scaling", "terraformer"])
+def test_a_strength_key_switches_its_mechanism_on_in_any_family(model: str, strength: str) -> None:
+    more = ["reversible.merge=mean"] if strength.startswith("reversible") else []
+    config = compose([f"model={model}", "size=smoke", strength, *more])
+    assert build_on_meta(config, 300)
 
 
 @pytest.mark.parametrize(("stack", "objective"), list(COMPATIBLE))
 def test_the_compatibility_table_holds_cell_by_cell(stack: str, objective: str) -> None:
-    words = [f"stack={stack}", f"objective={objective}"]
+    data = "copy_add" if objective == "seq2seq" else "stdlib"
+    words = [f"stack={stack}", f"objective={objective}", f"data={data}", *LONG_ENOUGH.get(data, [])]
     if COMPATIBLE[stack, objective]:
         with pytest.raises(UserError, match="cannot be"):
             compose(words)
     else:
         assert compose(words).stack == stack
+
+
+@pytest.mark.parametrize(
+    ("words", "objective"),
+    [
+        (["stack=decoder"], "lm"),
+        (["stack=decoder", "data=c4"], "lm"),
+        (["stack=concatenated"], "span_corruption"),
+        (["stack=encoder_decoder", "data=enwik8"], "span_corruption"),
+        (["stack=encoder_decoder", "data=copy_add", "data.length=512"], "seq2seq"),
+    ],
+)
+def test_the_objective_follows_the_stack_and_the_data(words: list[str], objective: str) -> None:
+    assert compose(words).objective == objective
 
 
 @pytest.mark.parametrize(
@@ -92,6 +151,21 @@ def test_the_compatibility_table_holds_cell_by_cell(stack: str, objective: str) 
         (["seed=-1"], "bad_value", "negative"),
         (["tie_embeddings=true"], "bad_value", "reversible.merge=mean"),
         (["stack=encoder"], "bad_value", "decoder"),
+        (["objective=span"], "bad_value", "span_corruption"),
+        (["n_encoder_layers=3"], "dead_key", "no encoder"),
+        (["sparse_ff.rank=4"], "dead_key", "sparse_ff.N is 0"),
+        (["sru.d=4"], "dead_key", "sru.n_layers is 0"),
+        (["d_ff_rule=equal"], "dead_key", "dense"),
+        (["d_ff_rule=same"], "bad_value", "equal"),
+        (["sparse_ff.N=5"], "bad_value", "blocks"),
+        (["sparse_ff.N=4", "sparse_ff.quant_prob=2"], "bad_value", "quant_prob"),
+        (["sparse_ff.N=4", "activation=gelu"], "dead_key", "always relu"),
+        (["model=terraformer", "data=copy_add", "objective=lm"], "bad_value", "no input"),
+        (["model=scaling", "data=duplicate"], "bad_objective", "lm"),
+        (["model=scaling", "tie_embeddings=true", "sparse_loss.S=4"], "bad_value", "sparse_loss"),
+        (["model=scaling", "d_head=8", "sparse_qkv.S=8"], "bad_value", "d_head"),
+        (["model=scaling", "stack=decoder", "sparse_qkv.cross=query"], "dead_key", "cross-attention"),
+        (["model=scaling", "reversible.encoder=merged"], "dead_key", "reversible.enabled"),
         (["data.n_symbols=3"], "unknown_key", "data.n_symbols"),
         (["optimizer.name=adamm"], "bad_value", "adam"),
         (["schedule.name=cosin"], "bad_value", "cosine"),
@@ -100,6 +174,8 @@ def test_the_compatibility_table_holds_cell_by_cell(stack: str, objective: str) 
     ],
 )
 def test_a_mistake_is_told_with_its_kind_and_the_way_out(overrides: list[str], kind: str, says: str) -> None:
+    if not any(word.startswith("model=") for word in overrides):
+        overrides = ["model=reformer", *overrides]
     with pytest.raises(UserError) as caught:
         compose(overrides)
     assert caught.value.kind == kind
@@ -107,7 +183,7 @@ def test_a_mistake_is_told_with_its_kind_and_the_way_out(overrides: list[str], k
 
 
 def test_heads_need_not_divide_the_width_where_their_own_width_is_given() -> None:
-    config = compose(["d_model=260", "n_heads=3", "d_head=64", "positions.kind=learned"])
+    config = compose(["model=reformer", "d_model=260", "n_heads=3", "d_head=64", "positions.kind=learned"])
     assert config.width_of_head == 64
 
 
@@ -149,15 +225,35 @@ def test_the_hash_covers_what_can_change_a_result_and_nothing_else() -> None:
         assert config_hash(compose([*base, f"{key}={value}"]), dataset) != reference, key
 
 
-def test_another_text_under_the_same_name_is_another_hash() -> None:
-    config = compose(["data=duplicate", "size=smoke"])
+def test_a_mechanism_that_is_off_is_no_part_of_the_hash() -> None:
+    """So a mechanism that is added later leaves earlier runs what they were."""
+    config = compose(["model=reformer", "data=duplicate", "size=smoke"])
     dataset = open_dataset(config.data)
-    other = compose(["data=duplicate", "size=smoke", "data.n_symbols=5"])
+    reference = config_hash(config, dataset)
+    off = dataclasses.replace(config, sparse_ff=dataclasses.replace(config.sparse_ff, temperature=0.7))
+    assert config_hash(off, dataset) == reference
+    on = dataclasses.replace(config, sparse_ff=dataclasses.replace(config.sparse_ff, N=4))
+    assert config_hash(on, dataset) != reference
+
+
+def test_a_default_that_hashes_leave_out_keeps_its_value() -> None:
+    """A new key may join; to change or drop one of these makes old records count as runs that they are not."""
+    path = Path(__file__).parent / "hashed_defaults.json"
+    released = json.loads(path.read_text())
+    now = json.loads(json.dumps(default_values(DuplicateConfig)))
+    assert {key: now.get(key, "gone") for key in released} == released
+    assert now.keys() == released.keys(), f"add the new keys to {path.name}"
+
+
+def test_another_text_under_the_same_name_is_another_hash() -> None:
+    config = compose(["model=reformer", "data=duplicate", "size=smoke"])
+    dataset = open_dataset(config.data, config.objective)
+    other = compose(["model=reformer", "data=duplicate", "size=smoke", "data.n_symbols=5"])
     assert config_hash(config, dataset) != config_hash(config, open_dataset(other.data))
 
 
 def test_two_families_that_resolve_to_the_same_point_are_one_run() -> None:
-    dataset = open_dataset(compose(["data=duplicate", "size=smoke"]).data)
+    dataset = open_dataset(compose(["model=reformer", "data=duplicate", "size=smoke"]).data)
     config = compose(["model=transformer", "data=duplicate", "size=smoke"])
     assert config_hash(config, dataset) == config_hash(dataclasses.replace(config, model="another"), dataset)
 

@@ -13,8 +13,7 @@ from efftx.bench.live_bytes import LiveBytes
 from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
 from efftx.config import Config, compose
-from efftx.models.build import build_model
-from efftx.models.decoder import Decoder
+from efftx.models.build import Model, build_model
 from efftx.ops.replay import Replay
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
@@ -190,7 +189,7 @@ def _step_of(config: Config, device: torch.device) -> Callable[[], object]:
     return step
 
 
-def _model_and_tokens(config: Config, device: torch.device, vocab_size: int) -> tuple[Decoder, Tensor]:
+def _model_and_tokens(config: Config, device: torch.device, vocab_size: int) -> tuple[Model, Tensor]:
     generator = torch.Generator().manual_seed(config.seed)
     shape = (config.training.batch_size, config.data.length)
     tokens_BL = torch.randint(vocab_size, shape, generator=generator).to(device)
@@ -198,7 +197,7 @@ def _model_and_tokens(config: Config, device: torch.device, vocab_size: int) -> 
 
 
 def _loss(model: nn.Module, tokens_BL: Tensor, replays: Any) -> Tensor:
-    nll_BL: Tensor = model.token_losses(tokens_BL, replays)[0]  # type: ignore[operator]
+    nll_BL: Tensor = model.token_losses(tokens_BL, replays=replays)[0]  # type: ignore[operator]
     return nll_BL.mean()
 
 

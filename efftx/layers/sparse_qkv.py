@@ -31,7 +31,8 @@ class SparseQKVConfig:
     its own), low_rank (through `rank` numbers, 0 for d_model / S). `output` is what follows attention: none in the
     authors' models, or the words of the variants, or dense. `concat_input`: the values' convolution reads the shared
     layer's module and the input's. `average_qk`: a shared query and key is the mean of two, as in the authors' LSH
-    layer of three projections. `cross`: dense, or query for a sparse query without an output projection.
+    layer of three projections. `cross`: dense, or query for a sparse query without an output projection. `encoder`
+    false leaves the encoder's projections dense.
     """
 
     S: int = 0
@@ -43,6 +44,7 @@ class SparseQKVConfig:
     concat_input: bool = False
     average_qk: bool = False
     cross: str = "dense"
+    encoder: bool = True
 
 
 def check_sparse_qkv(config: SparseQKVConfig, d_model: int, n_heads: int) -> None:

@@ -1,8 +1,10 @@
-"""One layer of a Transformer: attention, then feed-forward, each normalised before and added after."""
+"""One layer of a Transformer: attention and feed-forward branches, each normalised before and added after."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,53 +14,105 @@ from efftx.ops.replay import Replay
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
 
 LAYER_NORM_EPS = 1e-6
+MEMORY = "memory"
+"""The name of the encoder's output among the explicit tensors of a reversible sub-layer."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the branches of a stack may read beside their own stream.
+
+    `key_mask_BL` is True on real tokens (None: all are); `memory_BED` the encoder's output, `memory_mask_BE` likewise.
+    """
+
+    key_mask_BL: Tensor | None = None  # noqa: N815 - shape suffix
+    memory_BED: Tensor | None = None  # noqa: N815
+    memory_mask_BE: Tensor | None = None  # noqa: N815
+
+
+ALONE = Context()
+Reads = Callable[[nn.Module, Tensor, Replay | None, Context], Tensor]
+
+
+def reads_tokens(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+    """A position-wise or recurrent core: its own stream."""
+    y: Tensor = core(x, replay)
+    return y
+
+
+def reads_keys(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+    """Self-attention: its own stream, and which of its tokens are real."""
+    y: Tensor = core(x, replay, context.key_mask_BL)
+    return y
+
+
+def reads_memory(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+    """Cross-attention: its own stream, and the encoder's output."""
+    y: Tensor = core(x, context.memory_BED, context.memory_mask_BE)
+    return y
 
 
 class Branch(nn.Module):
-    """A residual branch: dropout(core(LayerNorm(x)))."""
+    """A residual branch: dropout(core(LayerNorm(x))) + beside(x), the second term where there is one (authors' SRU)."""
 
-    def __init__(self, d_model: int, core: nn.Module, dropout: float, *, takes_replay: bool) -> None:
+    def __init__(
+        self, d_model: int, core: nn.Module, dropout: float, *, reads: Reads, beside: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS)
         self.core = core
+        self.beside = beside
         self.dropout = dropout
-        self.takes_replay = takes_replay
+        self.reads = reads
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, replay: Replay | None = None, context: Context = ALONE) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model)."""
-        x = self.norm(x_BLD)
-        y = self.core(x, replay) if self.takes_replay else self.core(x)
-        return F.dropout(y, self.dropout, self.training)
+        y = F.dropout(self.reads(self.core, self.norm(x_BLD), replay, context), self.dropout, self.training)
+        return y if self.beside is None else y + self.beside(x_BLD)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward branches over one stream (ordinary) or two (reversible)."""
+    """Named branches, run in their order over one stream (ordinary) or two (reversible)."""
 
-    def __init__(self, attention: Branch, feedforward: Branch) -> None:
+    def __init__(self, **branches: Branch) -> None:
         super().__init__()
-        self.attention = attention
-        self.feedforward = feedforward
+        for name, branch in branches.items():
+            self.add_module(name, branch)
 
     def forward(
-        self, streams: tuple[Tensor, ...], tape: Tape | None = None, replays: Sequence[Replay] | None = None
+        self,
+        streams: tuple[Tensor, ...],
+        context: Context = ALONE,
+        tape: Tape | None = None,
+        replays: Sequence[Replay] | None = None,
     ) -> tuple[Tensor, ...]:
         """One stream (B, L, d_model) in, one out; or two with the `tape` of a reversible pass.
 
-        `replays`: one for the attention and one for the feed-forward branch, where choices are given from outside.
+        `replays`: one for each branch, where choices are given from outside.
         """
-        branches = (self.attention, self.feedforward)
+        branches = [branch for branch in self.children() if isinstance(branch, Branch)]
         if tape is None:
             (x,) = streams
-            for branch, replay in zip(branches, replays or (None, None), strict=True):
-                x = x + branch(x, replay)
+            for i, branch in enumerate(branches):
+                x = x + branch(x, None if replays is None else replays[i], context)
             return (x,)
         a, b = streams
-        sublayers = [(_as_function(branch), dict(branch.named_parameters())) for branch in branches]
-        return reversible_block(sublayers, a, b, tape, replays)
+        return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, replays)
 
 
-def _as_function(branch: Branch) -> SubLayer:
-    def call(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
-        return functional_call(branch, dict(parameters), (x, replay))
+def _as_sublayer(branch: Branch, context: Context) -> tuple[SubLayer, Mapping[str, Tensor]]:
+    """The branch as a function of explicit tensors: all that needs a gradient, the encoder's output among them."""
+    tensors = dict(branch.named_parameters())
+    if branch.reads is not reads_memory:
+        return partial(_call, branch, context), tensors
+    assert context.memory_BED is not None
+    without_memory = replace(context, memory_BED=None)
+    return partial(_call, branch, without_memory), {**tensors, MEMORY: context.memory_BED}
 
-    return call
+
+def _call(branch: Branch, context: Context, tensors: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    parameters = dict(tensors)
+    if MEMORY in parameters:
+        context = replace(context, memory_BED=parameters.pop(MEMORY))
+    y: Tensor = functional_call(branch, parameters, (x, replay, context))
+    return y

@@ -9,79 +9,183 @@ from torch import nn
 
 from efftx.config import Config
 from efftx.layers.attention import FullAttention
+from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import LocalAttention
 from efftx.layers.positions import make_positions
-from efftx.layers.projections import DenseQKV
-from efftx.models.block import Block, Branch
-from efftx.models.decoder import Decoder, Head, TokenEmbedding
+from efftx.layers.projections import DenseQKV, DenseQuery
+from efftx.layers.sparse_ff import SparseFF
+from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
+from efftx.layers.sru import SRUBranch
+from efftx.models.block import Block, Branch, reads_keys, reads_memory, reads_tokens
+from efftx.models.decoder import Decoder
+from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
+from efftx.models.ends import Head, TokenEmbedding
+from efftx.models.sizes import resolved_d_ff
+from efftx.models.streams import merged_width
+from efftx.models.terraformer import Concatenated
+
+Model = Decoder | EncoderDecoder
 
 
-def _projections(config: Config, *, share_qk: bool) -> DenseQKV:
+def _projections(config: Config, *, share_qk: bool, causal: bool) -> DenseQKV | SparseQKV:
+    if config.sparse_qkv.S and (causal or config.sparse_qkv.encoder):
+        return SparseQKV(config.sparse_qkv, config.d_model, config.n_heads, share_qk=share_qk)
     return DenseQKV(config.d_model, config.n_heads, config.width_of_head, share_qk=share_qk, bias=config.attention_bias)
 
 
-def _full(config: Config) -> nn.Module:
-    projections = _projections(config, share_qk=config.share_qk)
+def _full(config: Config, causal: bool) -> nn.Module:
     return FullAttention(
-        config.full, projections, d_head=config.width_of_head, attention_dropout=config.attention_dropout
+        config.full,
+        _projections(config, share_qk=config.share_qk, causal=causal),
+        d_head=config.width_of_head,
+        attention_dropout=config.attention_dropout,
+        causal=causal,
     )
 
 
-def _local(config: Config) -> nn.Module:
-    projections = _projections(config, share_qk=config.share_qk)
+def _local(config: Config, causal: bool) -> nn.Module:
     return LocalAttention(
-        config.local, projections, d_head=config.width_of_head, attention_dropout=config.attention_dropout
+        config.local,
+        _projections(config, share_qk=config.share_qk, causal=causal),
+        d_head=config.width_of_head,
+        attention_dropout=config.attention_dropout,
+        causal=causal,
     )
 
 
-def _lsh(config: Config) -> nn.Module:
-    return LSHAttention(config.lsh, _projections(config, share_qk=True), attention_dropout=config.attention_dropout)
+def _lsh(config: Config, causal: bool) -> nn.Module:
+    return LSHAttention(
+        config.lsh,
+        _projections(config, share_qk=True, causal=causal),
+        attention_dropout=config.attention_dropout,
+        causal=causal,
+    )
 
 
-ATTENTION: dict[str, Callable[[Config], nn.Module]] = {"full": _full, "local": _local, "lsh": _lsh}
-"""How each kind of attention is made; the kinds of a stack's layers cycle through the config's list."""
+ATTENTION: dict[str, Callable[[Config, bool], nn.Module]] = {"full": _full, "local": _local, "lsh": _lsh}
+"""How each kind of attention is made, causal or not; the kinds of a stack's layers cycle through the config's list."""
 
 
-def build_on_meta(config: Config, vocab_size: int) -> Decoder:
+def build_on_meta(config: Config, vocab_size: int) -> Model:
     """The model of `config` without memory or values: shapes, parameter counts, FLOPs can be read off it."""
+    d_ff = resolved_d_ff(config, lambda other: _count(other, vocab_size))
     with torch.device("meta"):
-        embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings)
-        concatenated = config.reversible.enabled and config.reversible.merge == "concat"
-        return Decoder(
-            embedding,
-            make_positions(config.positions, config.d_model, config.data.length),
-            [_block(config, config.attention[i % len(config.attention)]) for i in range(config.n_layers)],
-            Head(
-                config.d_model * (2 if concatenated else 1),
-                vocab_size,
-                config.dropout,
-                tied_to=embedding if config.tie_embeddings else None,
-            ),
-            dropout=config.dropout,
-            reversible=config.reversible,
-            loss_chunk_len=config.chunking.loss,
-        )
+        return _build(config, vocab_size, d_ff)
 
 
-def build_model(config: Config, vocab_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Decoder:
+def build_model(config: Config, vocab_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Model:
     """The model of `config` with its first weights, drawn from `config.seed`, on `device`, in training mode."""
     model = build_on_meta(config, vocab_size).to(dtype)
     materialize(model, device, config.seed)
     return model
 
 
-def _block(config: Config, kind: str) -> Block:
-    feedforward = FeedForward(
-        config.d_model,
-        config.d_ff,
-        activation=config.activation,
+def n_encoder_layers(config: Config) -> int:
+    """Layers of the encoder: none in a decoder-only stack, else the config's number or the decoder's."""
+    if config.stack == "decoder":
+        return 0
+    return config.n_layers if config.n_encoder_layers is None else config.n_encoder_layers
+
+
+def d_ff_of(config: Config, vocab_size: int) -> int:
+    """The width of the model's feed-forward layers, `d_ff_rule` applied."""
+    return resolved_d_ff(config, lambda other: _count(other, vocab_size))
+
+
+def _count(config: Config, vocab_size: int) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in _build(config, vocab_size, config.d_ff).parameters())
+
+
+def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
+    embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings)
+    head = Head(
+        merged_width(config.d_model, config.reversible),
+        vocab_size,
+        config.dropout,
+        tied_to=embedding if config.tie_embeddings else None,
+        sparse_loss=config.sparse_loss,
+    )
+    if config.stack == "decoder":
+        return Decoder(
+            embedding,
+            make_positions(config.positions, config.d_model, config.data.length),
+            _decoder_blocks(config, d_ff),
+            head,
+            dropout=config.dropout,
+            reversible=config.reversible,
+            loss_chunk_len=config.chunking.loss,
+        )
+    crosses = config.stack == "encoder_decoder"
+    junction = (CrossAttended if crosses else Concatenated)(config.d_model, config.reversible)
+    return EncoderDecoder(
+        embedding,
+        make_positions(config.positions, config.d_model, config.data.length),
+        make_positions(config.positions, config.d_model, config.target_length),
+        [
+            Block(
+                attention=_attention(config, config.attention[i % len(config.attention)], causal=False),
+                feedforward=_feedforward(config, d_ff),
+            )
+            for i in range(n_encoder_layers(config))
+        ],
+        junction,
+        _decoder_blocks(config, d_ff),
+        head,
         dropout=config.dropout,
-        chunk_len=config.chunking.ff,
+        reversible=config.reversible,
+        loss_chunk_len=config.chunking.loss,
     )
-    return Block(
-        Branch(config.d_model, ATTENTION[kind](config), config.dropout, takes_replay=True),
-        Branch(config.d_model, feedforward, config.dropout, takes_replay=False),
+
+
+def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
+    blocks = []
+    for i in range(config.n_layers):
+        kind = config.attention[i % len(config.attention)]
+        branches = {"attention": _attention(config, kind, causal=True)}
+        for j in range(2, config.attention_per_block + 1):
+            branches[f"attention_{j}"] = _attention(config, kind, causal=True)
+        if config.stack == "encoder_decoder":
+            branches["cross_attention"] = _cross_attention(config)
+        blocks.append(Block(**branches, feedforward=_feedforward(config, d_ff)))
+    return blocks
+
+
+def _attention(config: Config, kind: str, *, causal: bool) -> Branch:
+    return Branch(config.d_model, ATTENTION[kind](config, causal), config.dropout, reads=reads_keys)
+
+
+def _cross_attention(config: Config) -> Branch:
+    sparse = bool(config.sparse_qkv.S) and config.sparse_qkv.cross == "query"
+    query = (
+        SparseQuery(config.sparse_qkv, config.d_model, config.n_heads)
+        if sparse
+        else DenseQuery(config.d_model, config.n_heads, config.width_of_head, bias=config.attention_bias)
     )
+    core = CrossAttention(
+        query,
+        config.d_model,
+        d_head=config.width_of_head,
+        bias=config.attention_bias,
+        attention_dropout=config.attention_dropout,
+    )
+    return Branch(config.d_model, core, config.dropout, reads=reads_memory)
+
+
+def _feedforward(config: Config, d_ff: int) -> Branch:
+    core: nn.Module
+    if config.sparse_ff.N:
+        core = SparseFF(config.sparse_ff, config.d_model, d_ff, dropout=config.dropout, chunk_len=config.chunking.ff)
+    else:
+        core = FeedForward(
+            config.d_model,
+            d_ff,
+            activation=config.activation,
+            dropout=config.dropout,
+            chunk_len=config.chunking.ff,
+        )
+    beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None
+    return Branch(config.d_model, core, config.dropout, reads=reads_tokens, beside=beside)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from efftx.config import Config, device_kind
+from efftx.config import Config
+from efftx.config_hash import device_kind
 from efftx.data.dataset import find_source
 from efftx.errors import UserError
 from efftx.models.build import build_on_meta

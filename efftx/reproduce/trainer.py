@@ -82,7 +82,7 @@ class EfftxTrainer:
 
     def hash(self, config: Any, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
         """The product's config hash."""
-        from efftx.config import config_hash
+        from efftx.config_hash import config_hash
 
         identity = DataIdentity(data["name"], data["variant"], data["checksum"])
         if made_on is not None and config.device == "auto":

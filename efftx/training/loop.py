@@ -16,9 +16,9 @@ from torch import nn
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
-from efftx.models.build import build_model
+from efftx.evaluation.generation import evaluate_generation
+from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
-from efftx.models.decoder import Decoder
 from efftx.training import devices
 from efftx.training.checkpoint import (
     capture_optimizer,
@@ -79,12 +79,13 @@ def train(
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
-    from efftx.config import config_hash, to_dict
+    from efftx.config import to_dict
+    from efftx.config_hash import config_hash
 
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, config.objective)
     digest = config_hash(config, dataset)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
     replaying = steps is not None
@@ -165,7 +166,7 @@ def train(
                 assert stop.exit_code is not None
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
-        metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype)
+        metrics = {} if replaying else _final_metrics(model, dataset, "test", config, device, dtype)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -198,13 +199,13 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, config.objective)
     checkpoint = load_latest(run / "checkpoints", read_only=True)
     if checkpoint is None:
         raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
     carry_weights(model, checkpoint.model, carry)
-    return _evaluate(model, dataset, split, config, device, dtype)
+    return _final_metrics(model, dataset, split, config, device, dtype)
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], str]:
@@ -215,7 +216,7 @@ def read_run(run: Path) -> tuple[dict[str, Any], str]:
     return found
 
 
-def _compile(model: Decoder, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+def _compile(model: Model, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:
     """Replaces the model's losses by compiled ones; tries them once, so that a machine that cannot is told at once."""
     model.token_losses = torch.compile(model.token_losses)  # type: ignore[method-assign]
     batch = dataset.batch("train", config.seed, 0, config.training.batch_size)
@@ -252,6 +253,24 @@ def _evaluate(
             device=device,
             before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
         )
+
+
+def _final_metrics(
+    model: nn.Module, dataset: Dataset, split: str, config: Config, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    """What `_evaluate` gives, and what is measured on generated text where the data set asks for it."""
+    found = _evaluate(model, dataset, split, config, device, dtype)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
+        generated = evaluate_generation(
+            model,
+            dataset,
+            split,
+            batch_size=config.training.batch_size,
+            batches=config.evaluation.batches,
+            device=device,
+            before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
+        )
+    return {**found, **generated}
 
 
 def _save(

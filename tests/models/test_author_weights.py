@@ -9,6 +9,7 @@ from torch import Tensor
 from efftx.errors import UserError
 from efftx.models.author_weights import from_authors, load_from_authors
 from efftx.models.decoder import Decoder
+from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.ops.replay import Replay
 from efftx.training.step import weighted_mean
 from tests.tolerances import CHECKPOINT_LOGITS, GOLDEN, assert_close
@@ -51,9 +52,9 @@ def test_a_reformer_has_the_authors_logits_loss_and_gradients(
     model: Decoder = build(*LM[name], *SLICES[slices], dtype=dtype)
     load_from_authors(model, weights_of(arrays))
     tokens = arrays["tokens"].long()
-    logits = model(tokens, held_buckets(arrays, 2, BUCKETS[name]))
+    logits = model(tokens, replays=held_buckets(arrays, 2, BUCKETS[name]))
     assert_close(logits, arrays["logits"], GOLDEN, "logits")
-    nll, correct = model.token_losses(tokens, held_buckets(arrays, 2, BUCKETS[name]))
+    nll, correct = model.token_losses(tokens, replays=held_buckets(arrays, 2, BUCKETS[name]))
     loss = weighted_mean(nll, arrays["loss_weights"])
     loss.backward()
     assert_close(loss, arrays["loss"], GOLDEN, "loss")
@@ -147,3 +148,95 @@ def test_a_missing_array_a_foreign_one_and_another_shape_are_refused(golden, bui
         load_from_authors(model, arrays | {"w.layer2.ff.b1": torch.zeros(64)})
     with pytest.raises(UserError, match=r"has shape \(23, 31\)"):
         load_from_authors(model, arrays | {"w.embedding": torch.zeros(23, 31)})
+
+
+TERRAFORMER = ("model=terraformer", "data=stdlib", "d_model=32", "d_ff=64", "attention_per_block=1", "chunking.ff=0")
+NO_EXTRAS = ("sparse_qkv.S=0", "sparse_loss.S=0", "sru.n_layers=0", "reversible.encoder=merged", "attention_bias=false")
+TERRAFORMERS = {
+    "terraformer_self_dense": (
+        *(*TERRAFORMER, *NO_EXTRAS, "n_heads=4", "n_layers=2", "n_encoder_layers=2", "sparse_ff.N=0"),
+        *("attention=[full]", "share_qk=false", "positions.kind=digits"),
+    ),
+    "terraformer_lsh": (
+        *(*TERRAFORMER, *NO_EXTRAS, "n_heads=2", "n_layers=2", "n_encoder_layers=1", "sparse_ff.N=8"),
+        *("lsh.n_hashes=2", "lsh.n_buckets=[8]", "lsh.chunk_len=16", "positions.kind=digits"),
+    ),
+    "terraformer_sparse": (
+        *(*TERRAFORMER, "n_heads=4", "n_layers=2", "n_encoder_layers=2", "sparse_ff.N=8", "sparse_qkv.S=4"),
+        *("sparse_qkv.encoder=false", "sparse_loss.S=4", "sru.n_layers=1", "sru.d=16"),
+        *("attention=[full]", "share_qk=false", "positions.kind=learned", "positions.max_len=32"),
+    ),
+}
+VOCABULARIES = {"terraformer_self_dense": 23, "terraformer_lsh": 23, "terraformer_sparse": 24}
+
+
+def terraformer_replays(arrays: dict[str, Tensor], side: str, n_layers: int, n_buckets: int) -> list[list[Replay]]:
+    replays = []
+    for i in range(n_layers):
+        names = [name for name in arrays if name.startswith(f"{side}.layer{i}.") and name.endswith("buckets")]
+        choices: dict[str, Tensor] = {}
+        for name in names:
+            bucket = arrays[name].long()
+            choices["buckets"] = bucket - n_buckets * torch.arange(bucket.shape[2])[:, None]
+        replays.append([Replay(choices), Replay()])
+    return replays
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", TERRAFORMERS)
+def test_a_terraformer_has_the_authors_logits_loss_and_gradients(golden, build, name: str, dtype: torch.dtype) -> None:
+    arrays = golden(name, dtype)
+    inputs, tokens = arrays["tokens_enc"].long(), arrays["tokens_dec"].long()
+    lengths = (f"data.length={inputs.shape[1]}", f"data.target_length={tokens.shape[1]}")
+    model = build(*TERRAFORMERS[name], *lengths, vocab_size=VOCABULARIES[name], dtype=dtype).eval()
+    load_from_authors(model, weights_of(arrays))
+    # The encoder's padding has a bucket of its own, the last.
+    held = {
+        "encoder_replays": terraformer_replays(arrays, "enc", len(model.encoder_blocks), 9),
+        "replays": terraformer_replays(arrays, "dec", len(model.blocks), 8),
+    }
+    assert_close(model(tokens, inputs, **held), arrays["logits"], GOLDEN, "logits")
+    nll, correct = model.token_losses(tokens, inputs, **held)
+    assert torch.equal(correct, arrays["logits"].argmax(-1) == tokens)
+    loss = weighted_mean(nll, arrays["loss_weights"])
+    loss.backward()
+    assert_close(loss, arrays["loss"], GOLDEN, "loss")
+    own = dict(model.named_parameters())
+    expected = from_authors(weights_of(arrays, "grad_"))
+    assert len(expected) > 5
+    for parameter, grad in expected.items():
+        assert_close(own[parameter].grad, grad, GOLDEN, parameter)
+
+
+@pytest.fixture
+def trained_pair(author_checkpoint, build) -> tuple[EncoderDecoder, dict[str, Tensor]]:
+    """The authors' encoder-decoder for the copy task, and the arrays that came with it."""
+    arrays = author_checkpoint("transformer_copy")
+    model = build(
+        *("model=scaling", "data=stdlib", "sparse_ff.N=0", "sparse_qkv.S=0", "n_layers=2", "n_encoder_layers=2"),
+        *("d_model=64", "d_ff=128", "n_heads=2", "positions.max_len=256"),
+        vocab_size=13,
+        dtype=torch.float32,
+    ).eval()
+    load_from_authors(model, weights_of(arrays))
+    return model, arrays
+
+
+def test_the_encoder_decoder_that_the_authors_trained_has_their_logits(trained_pair) -> None:
+    model, arrays = trained_pair
+    for n in (4, 16, 40):
+        tokens = arrays[f"len{n}.tokens"].long()
+        with torch.no_grad():
+            found = model(tokens, tokens)
+        torch.testing.assert_close(found, arrays[f"len{n}.logits"], atol=CHECKPOINT_LOGITS, rtol=CHECKPOINT_LOGITS)
+        right = found.argmax(-1)[tokens > 0] == tokens[tokens > 0]
+        assert float(right.float().mean()) == pytest.approx(float(arrays[f"len{n}.token_accuracy"]))
+
+
+def test_the_encoder_decoder_that_the_authors_trained_copies_fresh_sequences(trained_pair) -> None:
+    model, _ = trained_pair
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 8, 30, 60):
+        word = torch.randint(2, 12, (64, n), generator=generator)
+        with torch.no_grad():
+            assert bool(model.token_losses(word, word)[1].all()), f"words of {n} tokens"

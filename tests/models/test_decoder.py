@@ -139,10 +139,10 @@ def test_an_ordinary_block_adds_each_branch_to_one_stream(build, tokens) -> None
 def test_replays_hold_the_buckets_of_every_layer(build, tokens) -> None:
     model = build(*EVERY_KIND)
     replays = [[Replay(), Replay()] for _ in model.blocks]
-    first = model(tokens(), replays)
+    first = model(tokens(), replays=replays)
     assert [bool(attention.choices) for attention, _ in replays] == [False, False, True, False, False]
     held = [[Replay(attention.choices), Replay()] for attention, _ in replays]
-    assert torch.equal(model(tokens(), held), first)
+    assert torch.equal(model(tokens(), replays=held), first)
     assert not torch.equal(model(tokens()), first)
 
 
@@ -178,7 +178,7 @@ class Watched(reversible.Tape):
 def test_the_tape_goes_after_an_error_and_after_a_forward_pass_alone(
     build, tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("efftx.models.decoder.Tape", Watched)
+    monkeypatch.setattr("efftx.models.streams.Tape", Watched)
     monkeypatch.setattr(Watched, "made", [])
     model = build("model=reformer")
     logits = model(tokens())

@@ -1,0 +1,136 @@
+"""The encoder-decoder, whichever way its decoder reads the encoder (Vaswani et al. 2017; Terraformer)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from efftx.models.block import LAYER_NORM_EPS, Block, Context
+from efftx.models.ends import Head, TokenEmbedding, embed, shift_right
+from efftx.models.streams import Replays, ReversibleConfig, Streams, merge, run_blocks, split
+
+PADDING = 0
+"""The token that fills an encoder's row after its end; nothing attends to it."""
+
+
+class Junction(Protocol):
+    """How the decoder comes to read the encoder."""
+
+    def leave(self, encoded: Streams) -> Streams:
+        """What the encoder's streams, (B, E, d_model) each, hand on."""
+        ...
+
+    def enter(self, x_BLD: Tensor, encoded: Streams, is_token_BE: Tensor) -> tuple[Streams, Context]:
+        """The decoder's first streams, of its embedded tokens, and what its branches may read beside them."""
+        ...
+
+    def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
+        """The decoder's own rows, (B, length, width)."""
+        ...
+
+
+class CrossAttended(nn.Module):
+    """Cross-attention: every block of the decoder attends to the normalised mean of the encoder's streams."""
+
+    def __init__(self, d_model: int, reversible: ReversibleConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS)
+        self.reversible = reversible
+
+    def leave(self, encoded: Streams) -> Streams:
+        """The memory, one tensor (B, E, d_model)."""
+        return (self.norm(merge(encoded)),)
+
+    def enter(self, x_BLD: Tensor, encoded: Streams, is_token_BE: Tensor) -> tuple[Streams, Context]:
+        """The decoder's own tokens, and the memory in the context."""
+        (memory,) = encoded
+        return split(x_BLD, self.reversible), Context(memory_BED=memory, memory_mask_BE=is_token_BE)
+
+    def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
+        """All rows: they are the decoder's."""
+        return h_BJD
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder over a padded input and a causal decoder that reads it through `junction`; one embedding serves both.
+
+    Pre-norm. Reversible stacks run two streams each, merged before the head.
+    """
+
+    def __init__(
+        self,
+        embedding: TokenEmbedding,
+        encoder_positions: nn.Module | None,
+        positions: nn.Module | None,
+        encoder_blocks: Sequence[Block],
+        junction: Junction,
+        blocks: Sequence[Block],
+        head: Head,
+        *,
+        dropout: float,
+        reversible: ReversibleConfig,
+        loss_chunk_len: int = 0,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.encoder_positions = encoder_positions
+        self.positions = positions
+        self.encoder_blocks = nn.ModuleList(encoder_blocks)
+        self.junction = junction
+        self.blocks = nn.ModuleList(blocks)
+        self.head = head
+        self.dropout = dropout
+        self.reversible = reversible
+        self.loss_chunk_len = loss_chunk_len
+
+    def encode(self, inputs_BE: Tensor, *, replays: Replays | None = None) -> Streams:
+        """What the decoder reads of padded token ids (B, E)."""
+        x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0)
+        context = Context(key_mask_BL=inputs_BE != PADDING)
+        return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, replays))
+
+    def hidden(
+        self,
+        tokens_BL: Tensor,
+        inputs_BE: Tensor,
+        *,
+        replays: Replays | None = None,
+        encoder_replays: Replays | None = None,
+    ) -> Tensor:
+        """What the head reads for each target token, (B, L, d_model) or 2 d_model wide."""
+        encoded = self.encode(inputs_BE, replays=encoder_replays)
+        x = embed(shift_right(tokens_BL), self.embedding, self.positions, self.dropout if self.training else 0.0)
+        is_token = inputs_BE != PADDING
+        streams, context = self.junction.enter(x, encoded, is_token)
+        streams = run_blocks(self.blocks, streams, context, replays)
+        return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        inputs_BE: Tensor,
+        *,
+        replays: Replays | None = None,
+        encoder_replays: Replays | None = None,
+    ) -> Tensor:
+        """Logits (B, L, vocabulary) for target tokens (B, L) given the encoder's tokens (B, E), 0 where padded.
+
+        `replays`, `encoder_replays`: for every block one for each branch.
+        """
+        hidden = self.hidden(tokens_BL, inputs_BE, replays=replays, encoder_replays=encoder_replays)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+    def token_losses(
+        self,
+        tokens_BL: Tensor,
+        inputs_BE: Tensor,
+        *,
+        replays: Replays | None = None,
+        encoder_replays: Replays | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool."""
+        hidden = self.hidden(tokens_BL, inputs_BE, replays=replays, encoder_replays=encoder_replays)
+        return self.head.losses(hidden, tokens_BL, self.loss_chunk_len)

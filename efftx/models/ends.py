@@ -1,0 +1,105 @@
+"""The two ends of every model: token ids to vectors, and vectors to logits and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from efftx.layers.initialize import glorot_
+from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
+from efftx.models.block import LAYER_NORM_EPS
+from efftx.ops.chunking import chunked
+
+
+class TokenEmbedding(nn.Module):
+    """One row a token, Gaussian of deviation 1, or d_model^-0.5 where the same matrix gives the logits."""
+
+    def __init__(self, vocab_size: int, d_model: int, *, tied: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        self.tied = tied
+
+    def reset_parameters(self) -> None:
+        """Gaussian rows."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5 if self.tied else 1.0)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, L) token ids -> (B, L, d_model)."""
+        return F.embedding(tokens_BL, self.weight)
+
+
+def embed(tokens_BL: Tensor, embedding: TokenEmbedding, positions: nn.Module | None, dropout: float) -> Tensor:
+    """Token and position embeddings, (B, L, d_model); `dropout` 0 outside training."""
+    x: Tensor = embedding(tokens_BL)
+    if positions is not None:
+        batch, length = tokens_BL.shape
+        x = x + positions(length, batch)
+    return F.dropout(x, dropout)
+
+
+def shift_right(tokens_BL: Tensor) -> Tensor:
+    """What a decoder reads to predict `tokens`: a 0, then all but the last of them."""
+    return F.pad(tokens_BL, (1, 0))[:, :-1]
+
+
+class Head(nn.Module):
+    """LayerNorm, dropout, and the layer to the vocabulary.
+
+    That layer is linear, its matrix perhaps the embedding's, or a sparse loss layer where its config says so.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        dropout: float,
+        *,
+        sparse_loss: SparseLossConfig,
+        tied_to: TokenEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.linear = SparseLoss(sparse_loss, width, vocab_size) if sparse_loss.S else nn.Linear(width, vocab_size)
+        self.dropout = dropout
+        if tied_to is not None:
+            self.linear.weight = tied_to.weight
+        self.tied = tied_to is not None
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weight where it is the head's own, zero bias; a sparse loss layer starts itself."""
+        if not isinstance(self.linear, nn.Linear):
+            return
+        if self.tied:
+            nn.init.zeros_(self.linear.bias)
+        else:
+            glorot_(self.linear)
+
+    def forward(self, h_BLE: Tensor) -> Tensor:
+        """(B, L, width) -> logits (B, L, vocabulary)."""
+        logits: Tensor = self.linear(F.dropout(self.norm(h_BLE), self.dropout, self.training))
+        return logits
+
+    def losses(self, h_BLE: Tensor, targets_BL: Tensor, chunk_len: int = 0) -> tuple[Tensor, Tensor]:
+        """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool.
+
+        With `chunk_len` the logits of so many positions exist at a time.
+        """
+        if not chunk_len or chunk_len >= targets_BL.shape[1]:
+            return _losses(self(h_BLE), targets_BL)
+
+        def one_slice(parameters: Mapping[str, Tensor], h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            return _losses(functional_call(self, dict(parameters), (h,)), targets)
+
+        nll, correct = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
+        return nll, correct
+
+
+def _losses(logits_BLV: Tensor, targets_BL: Tensor) -> tuple[Tensor, Tensor]:
+    # Half precision is too coarse for a log-softmax over a vocabulary.
+    logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
+    nll = F.cross_entropy(logits.flatten(0, 1), targets_BL.flatten(), reduction="none")
+    return nll.view_as(targets_BL), logits_BLV.argmax(-1) == targets_BL

@@ -1,0 +1,78 @@
+"""How wide the feed-forward layers are: as given, as the authors chose, or so that the whole model keeps its size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from efftx.config import Config
+from efftx.errors import UserError
+
+AUTHORS_D_FF = {(1024, 4096): 6144, (9216, 40_960): 65_536}
+"""(d_model, d_ff) of a dense model -> the authors' d_ff where sparse QKV saves the projections (authors' configs)."""
+TOLERANCE = 0.01
+"""How far, as a share, a model of `d_ff_rule=equal` may be from its dense counterpart."""
+
+
+def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
+    """The width of every feed-forward layer of `config`; `count` gives the parameters of a configuration's model.
+
+    `given` is d_ff itself; `authors` their explicit size, where queries, keys and values are sparse; `equal` the
+    multiple of N whose model is nearest in parameters to the dense one of width d_ff: that without sparse_ff,
+    sparse_qkv, sparse_loss and sru. Raises UserError where the authors name no size, and where no multiple of N comes
+    within 1 %.
+    """
+    if config.d_ff_rule == "given":
+        return config.d_ff
+    if config.d_ff_rule == "authors":
+        return _authors(config)
+    target = count(_dense(config))
+    step = max(config.sparse_ff.N, 1)
+
+    def size(multiple: int) -> int:
+        return count(_with_d_ff(config, multiple * step))
+
+    low, high = 1, 2
+    while size(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= target else (low, middle)
+    best = min((low, high), key=lambda multiple: abs(size(multiple) - target))
+    off = size(best) / target - 1
+    if abs(off) > TOLERANCE:
+        raise UserError(
+            "bad_value",
+            f"d_ff_rule=equal: the nearest d_ff, {best * step}, makes the model {off:+.1%} of the dense one's size.",
+            "Choose a smaller sparse_ff.N, so that d_ff has finer steps, or fewer modules.",
+        )
+    return best * step
+
+
+def _authors(config: Config) -> int:
+    if not config.sparse_qkv.S:
+        return config.d_ff
+    key = (config.d_model, config.d_ff)
+    if key not in AUTHORS_D_FF:
+        known = ", ".join(f"d_model={d_model} d_ff={d_ff}" for d_model, d_ff in AUTHORS_D_FF)
+        raise UserError(
+            "bad_value",
+            f"d_ff_rule=authors: they name no d_ff for d_model={config.d_model} and d_ff={config.d_ff}.",
+            f"They do for {known}; d_ff_rule=equal solves it for any size.",
+        )
+    return AUTHORS_D_FF[key]
+
+
+def _with_d_ff(config: Config, d_ff: int) -> Config:
+    return dataclasses.replace(config, d_ff=d_ff, d_ff_rule="given")
+
+
+def _dense(config: Config) -> Config:
+    return dataclasses.replace(
+        config,
+        d_ff_rule="given",
+        sparse_ff=dataclasses.replace(config.sparse_ff, N=0),
+        sparse_qkv=dataclasses.replace(config.sparse_qkv, S=0),
+        sparse_loss=dataclasses.replace(config.sparse_loss, S=0),
+        sru=dataclasses.replace(config.sru, n_layers=0),
+    )

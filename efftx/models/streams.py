@@ -1,0 +1,58 @@
+"""How a sequence runs through a stack of blocks: as one residual stream, or as two without stored activations."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from efftx.models.block import Context
+from efftx.ops.replay import Replay
+from efftx.ops.reversible import Tape
+
+Streams = tuple[Tensor, ...]
+"""One residual stream (B, L, d_model), or the two of a reversible stack."""
+Replays = Sequence[Sequence[Replay]]
+"""For every block of a stack one replay for each of its branches."""
+
+
+@dataclass
+class ReversibleConfig:
+    """`enabled` runs two streams without stored activations. `merge` joins them before the logits.
+
+    `concat`, as the Reformer authors' language model, makes the head 2 d_model wide; `mean` keeps the ordinary model's
+    size. `encoder` says what the concatenated stack's decoder reads: `streams` are the encoder's two as they are,
+    `merged` is their mean through a linear layer and a LayerNorm, on both of the decoder's streams (authors' code:
+    `reversible_encoder` true and false).
+    """
+
+    enabled: bool = False
+    merge: str = "concat"
+    encoder: str = "streams"
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], streams: Streams, context: Context, replays: Replays | None = None
+) -> Streams:
+    """The streams, (B, L, d_model) each, after all blocks; two run reversibly, on a tape of their own."""
+    tape = Tape() if len(streams) == 2 else None
+    for i, block in enumerate(blocks):
+        streams = block(streams, context, tape, None if replays is None else replays[i])
+    return streams
+
+
+def split(x_BLD: Tensor, reversible: ReversibleConfig) -> Streams:
+    """The streams that a stack starts with: `x` alone, or twice."""
+    return (x_BLD, x_BLD) if reversible.enabled else (x_BLD,)
+
+
+def merge(streams: Streams, how: str = "mean") -> Tensor:
+    """One tensor of the streams: (B, L, d_model), or 2 d_model wide where two are concatenated."""
+    if len(streams) == 1:
+        return streams[0]
+    return torch.cat(streams, dim=-1) if how == "concat" else (streams[0] + streams[1]) / 2
+
+
+def merged_width(d_model: int, reversible: ReversibleConfig) -> int:
+    """The width of what `merge` gives."""
+    return d_model * (2 if reversible.enabled and reversible.merge == "concat" else 1)
