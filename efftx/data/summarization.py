@@ -157,4 +157,5 @@ SOURCE = Source(
     vocab_size=text_vocab_size,
     objectives=("seq2seq",),
     prepare=prepare_summarization,
+    targets=lambda config: max(config.length // 4, 1),
 )

@@ -176,12 +176,14 @@ def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None
         open_at(tmp_path)
 
 
-def test_an_unknown_corpus_and_no_target_length_are_refused() -> None:
+def test_an_unknown_corpus_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.corpus=arxive") as raised:
         open_at(SAMPLES, corpus="arxive")
     assert "'arxiv'" in raised.value.hint
-    with pytest.raises(UserError, match=r"needs data\.target_length"):
-        open_at(SAMPLES, target_length=0)
+
+
+def test_a_summary_has_room_for_a_quarter_of_its_source_unless_told_otherwise() -> None:
+    assert open_at(SAMPLES, length=64, target_length=0).length == 16
 
 
 def test_the_sample_files_are_read_as_they_are(samples: Path) -> None:

@@ -110,7 +110,7 @@ def test_reversible_stacks_have_the_gradients_of_stored_activations(
         lambda sublayers, a, b, tape, replays=None: reversible.reversible_block_naive(sublayers, a, b, replays),
     )
     for parameter, expected in gradients().items():
-        if parameter.endswith("project.k.bias"):
+        if parameter.endswith(".k.bias"):
             continue  # what is added to all keys alike moves no softmax: its gradient is rounding
         assert_close(found[parameter], expected, REBUILT_GRADIENT, parameter)
 
