@@ -90,7 +90,7 @@ class SparseQKV(nn.Module):
         check_sparse_qkv(config, d_model, n_heads)
         self.n_heads = n_heads
         self.share_qk = share_qk
-        self.average_qk = share_qk and config.average_qk
+        self.average_qk = config.average_qk
         self.S = config.S
         self.concat_input = config.concat_input
         shared = config.variant == "multiplicative_convolution"

@@ -60,6 +60,7 @@ def test_outputs_can_be_counted_up_to_a_multiple_and_cut(d_out: int) -> None:
         (13, 4, False, "4 modules do not divide 13 outputs"),
         (13, 0, True, "0 modules"),
         (5, 4, True, "Of 4 modules with 2 outputs each the last has none of 5"),
+        (6, 4, True, "the last has none of 6"),
     ],
 )
 def test_modules_that_do_not_fit_are_refused(d_out: int, S: int, round_up: bool, says: str) -> None:
