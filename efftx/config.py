@@ -125,6 +125,7 @@ class Config:
 
 def register_schema() -> None:
     """Makes the dataclasses known to Hydra: the root as `schema`, each data set's node as `data/schema/<name>`."""
+    OmegaConf.register_new_resolver("by_size", _by_size, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name in data_sets.names():
@@ -291,6 +292,11 @@ def _objective_of(config: Config) -> str:
     if config.stack == "decoder":
         return "lm"
     return "seq2seq" if "seq2seq" in data_sets.find_source(config.data.name).objectives else "span_corruption"
+
+
+def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:
+    """`${by_size:a,b,c}` in a data set's file: the value at size paper, cpu and smoke; cpu's at a user's own size."""
+    return {"paper": paper, "smoke": smoke}.get(_root_.size, cpu)
 
 
 def _is_group(override: Override) -> bool:

@@ -115,6 +115,8 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),
     ("data.noise", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
     ("data.mean_span", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
+    ("data.vocab_size", lambda c: getattr(c.data, "tokenizer", "") != "bytes", "bytes are 259 pieces"),
+    ("data.tokenizer_path", lambda c: getattr(c.data, "tokenizer", "") != "bytes", "bytes need no file"),
     ("optimizer.betas", lambda c: c.optimizer.name != "adafactor", "adafactor has no momentum"),
     ("optimizer.eps", lambda c: c.optimizer.name != "adafactor", "adafactor has constants of its own"),
     ("optimizer.weight_decay", lambda c: c.optimizer.name != "adam", "adam decays no weights (adamw does)"),

@@ -10,8 +10,15 @@ from typing import Any
 from efftx.config import Config, to_dict
 from efftx.data.dataset import Dataset
 
-OUTSIDE = ("model", "size", "run_dir", "checkpoint", "tracker", "data.path", "data.tokenizer_path")
-"""Labels, places and habits of saving, which change no result."""
+OUTSIDE = (
+    "model",
+    "size",
+    "run_dir",
+    "checkpoint",
+    "tracker",
+    *(f"data.{key}" for key in ("path", "tokenizer_path", "n_documents")),
+)
+"""Labels, places and habits of saving, which change no result; and what of the data its checksum covers."""
 
 
 def config_hash(config: Config, dataset: Dataset) -> str:

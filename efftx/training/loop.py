@@ -114,7 +114,7 @@ def train(
         stop = stack.enter_context(StopRequest())
         parameters = list(model.parameters())
         rows = config.training.batch_size
-        tokens_a_step = rows * config.training.accumulation * dataset.length
+        tokens_a_step = rows * config.training.accumulation * (dataset.input_length + dataset.length)
         to_unit = math.log(2.0) if dataset.unit.startswith("bits") else 1.0
 
         model.train()
