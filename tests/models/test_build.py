@@ -26,6 +26,38 @@ FORMS = {
 }
 
 
+PAIRS = {
+    "scaling": ("model=scaling",),
+    "scaling, dense": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0"),
+    "scaling, sparse query": ("model=scaling", "sparse_qkv.cross=query", "reversible.enabled=true"),
+    "terraformer": ("model=terraformer", "dropout=0.1", "positions.kind=digits"),
+    "terraformer, full": ("model=terraformer", "attention=[full]", "reversible.encoder=merged"),
+}
+"""Encoder-decoders: span corruption over bytes."""
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_whole_step_of_an_encoder_decoder_runs_on_the_meta_device(configure, name: str) -> None:
+    config = configure("data=stdlib", *PAIRS[name])
+    model = build_on_meta(config, 359)
+    targets = config.target_length
+    with torch.device("meta"):
+        batch = Batch(
+            torch.empty(2, targets, dtype=torch.int64),
+            torch.empty(2, targets),
+            torch.empty(2, config.data.length, dtype=torch.int64),
+        )
+    update = make_optimizer(OptimizerConfig(name="adafactor"), model.named_parameters())
+    set_learning_rate(update, 1e-3)
+    loss = loss_of(model, batch)
+    loss.backward()
+    clip_gradients(list(model.parameters()), 1.0)
+    update.step()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.device.type == "meta"
+        assert parameter.grad is not None, f"{parameter_name} has no gradient"
+
+
 @pytest.mark.parametrize(("name", "optimizer"), [*((name, "adam") for name in FORMS), ("reformer", "adafactor")])
 def test_a_whole_training_step_runs_on_the_meta_device(configure, name: str, optimizer: str) -> None:
     config = configure(*FORMS[name])
