@@ -22,11 +22,22 @@ from efftx.training.run_directory import read_metrics
 FAMILIES = {
     "transformer": ["model=transformer", "data=duplicate", "attention=[full,local]", "training.accumulation=2"],
     "reformer": [
-        "model=reformer", "data=duplicate", "attention=[lsh,local]", "training.accumulation=2", "attention_dropout=0.1", "lsh.n_hashes=2",
+        "model=reformer",
+        "data=duplicate",
+        "attention=[lsh,local]",
+        "training.accumulation=2",
+        "attention_dropout=0.1",
+        "lsh.n_hashes=2",
     ],
-    "terraformer": ["model=terraformer", "data=c4", "data.path=efftx:samples/c4", "dropout=0.1", "training.accumulation=2"],
+    "terraformer": [
+        "model=terraformer",
+        "data=c4",
+        "data.path=efftx:samples/c4",
+        "dropout=0.1",
+        "training.accumulation=2",
+    ],
     "scaling": ["model=scaling", "data=c4", "data.path=efftx:samples/c4", "dropout=0.1", "sru.n_layers=1", "sru.d=8"],
-}  # fmt: skip
+}
 COMMON = ["size=smoke", "threads=1", "training.steps=60", "checkpoint.every=4", "evaluation.every=10"]
 
 
