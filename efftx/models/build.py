@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -36,19 +37,9 @@ def _projections(config: Config, *, share_qk: bool, causal: bool) -> DenseQKV | 
     return DenseQKV(config.d_model, config.n_heads, config.width_of_head, share_qk=share_qk, bias=config.attention_bias)
 
 
-def _full(config: Config, causal: bool) -> nn.Module:
-    return FullAttention(
-        config.full,
-        _projections(config, share_qk=config.share_qk, causal=causal),
-        d_head=config.width_of_head,
-        attention_dropout=config.attention_dropout,
-        causal=causal,
-    )
-
-
-def _local(config: Config, causal: bool) -> nn.Module:
-    return LocalAttention(
-        config.local,
+def _softmax(layer: type[FullAttention] | type[LocalAttention], node: str, config: Config, causal: bool) -> nn.Module:
+    return layer(
+        getattr(config, node),
         _projections(config, share_qk=config.share_qk, causal=causal),
         d_head=config.width_of_head,
         attention_dropout=config.attention_dropout,
@@ -65,7 +56,11 @@ def _lsh(config: Config, causal: bool) -> nn.Module:
     )
 
 
-ATTENTION: dict[str, Callable[[Config, bool], nn.Module]] = {"full": _full, "local": _local, "lsh": _lsh}
+ATTENTION: dict[str, Callable[[Config, bool], nn.Module]] = {
+    "full": partial(_softmax, FullAttention, "full"),
+    "local": partial(_softmax, LocalAttention, "local"),
+    "lsh": _lsh,
+}
 """How each kind of attention is made, causal or not; the kinds of a stack's layers cycle through the config's list."""
 
 

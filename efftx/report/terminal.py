@@ -17,6 +17,7 @@ METRIC_NAMES = {
     "bits_per_dim": "bits/dim",
     "log_perplexity": "log-perplexity (nats)",
     "accuracy": "accuracy (%)",
+    "sequence_accuracy": "whole sequences (%)",
     "loss": "loss (nats)",
 }
 STATE_STYLES = {
