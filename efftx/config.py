@@ -59,7 +59,8 @@ class Config:
     offers, seq2seq pairs or span corruption. `n_layers`: decoder layers, or the only ones; `n_encoder_layers`: as many
     where null. `attention_per_block`: attention sub-layers before each feed-forward of the decoder. `d_ff_rule`: given;
     authors (their explicit sizes where sparse QKV saves weights); equal (d_ff at which the whole model has as many
-    parameters as the dense one that `d_ff` describes).
+    parameters as the dense one that `d_ff` describes). `pretrained`: the directory of a finished run whose last weights
+    the training starts from (`training.pretrained`).
     """
 
     model: str = MISSING
@@ -103,6 +104,7 @@ class Config:
     dtype: str = "float32"
     threads: int | None = None
     compile: bool = False
+    pretrained: str | None = None
     run_dir: str | None = None
 
     @property
@@ -155,7 +157,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
     check_names(config)
     refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
     check_config(config)
-    return config
+    return config if config.pretrained is None else _started_from(config, Path(config.pretrained))
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -292,6 +294,13 @@ def _objective_of(config: Config) -> str:
     if config.stack == "decoder":
         return "lm"
     return "seq2seq" if "seq2seq" in data_sets.find_source(config.data.name).objectives else "span_corruption"
+
+
+def _started_from(config: Config, run: Path) -> Config:
+    # Imported on use: reading a checkpoint needs models, and those need this module.
+    from efftx.training.pretrained import start_from
+
+    return start_from(config, run)
 
 
 def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:

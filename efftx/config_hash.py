@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from efftx.config import Config, to_dict
@@ -21,25 +22,34 @@ OUTSIDE = (
 """Labels, places and habits of saving, which change no result; and what of the data its checksum covers."""
 
 
-def config_hash(config: Config, dataset: Dataset) -> str:
+def config_hash(config: Config, dataset: Dataset, pretrained: str | None = None) -> str:
     """SHA-256 (hex) over all that can change a result, and nothing else.
 
     In: architecture, mechanisms, training, optimiser, evaluation, seed, dtype, threads, kind of device, and the data's
     variant and checksum. Out: what `OUTSIDE` lists, the keys that no active mechanism reads, and every value that is
     the schema's default. So a mechanism that is added later, off by default, leaves the hashes of all earlier runs as
     they are; in return a default that was ever released keeps its value (a test holds them).
+
+    Of a pre-trained run its own hash is in, and its directory is not; `pretrained` is that hash where the run need not
+    be there. UserError where it is needed and there is no finished run.
     """
-    values = hashed_values(config)
+    values = hashed_values(config, pretrained)
     values |= {"data.variant": dataset.variant, "data.checksum": dataset.checksum}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def hashed_values(config: Config) -> dict[str, Any]:
+def hashed_values(config: Config, pretrained: str | None = None) -> dict[str, Any]:
     """The keys of `config`, dotted, that enter its hash, with threads and device as they are on this machine."""
     from efftx.config_checks import dead_reason
 
+    if pretrained is None and config.pretrained is not None:
+        from efftx.training.pretrained import hash_of_run
+
+        pretrained = hash_of_run(Path(config.pretrained))
+
     defaults = default_values(type(config.data))
-    values = _flat({**to_dict(config), "threads": config.n_threads, "device": device_kind(config.device)})
+    here = {"threads": config.n_threads, "device": device_kind(config.device), "pretrained": pretrained}
+    values = _flat({**to_dict(config), **here})
     return {
         key: value
         for key, value in values.items()

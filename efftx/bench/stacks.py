@@ -14,9 +14,12 @@ from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
 from efftx.config import Config, compose
 from efftx.models.build import Model, build_model
+from efftx.models.encoder_decoder import EncoderDecoder
+from efftx.models.streams import Replays
 from efftx.ops.replay import Replay
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
+from efftx.plan.stacks import tokens_of_row
 from efftx.training.devices import DEVICES, resolve_device
 from efftx.training.optimizers import make_optimizer
 
@@ -110,12 +113,12 @@ def peak_of_step(config: Config, device: torch.device, vocab_size: int = VOCAB_S
 
     Peak of live tensor bytes without parameters, gradients and replay state; optimiser state is not there yet.
     """
-    model, tokens_BL = _model_and_tokens(config, device, vocab_size)
-    replays = [(Replay(), Replay()) for _ in range(config.n_layers)] if config.reversible.enabled else None
+    model, batch = model_and_batch(config, device, vocab_size)
+    replays = _replays(model) if config.reversible.enabled else {}
     with LiveBytes() as live:
-        _loss(model, tokens_BL, replays).backward()
+        _loss(model, batch, replays).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    kept = [replay for pair in replays or () for replay in pair]
+    kept = [replay for blocks in replays.values() for block in blocks for replay in block]
     choices = [choice for replay in kept for choice in replay.choices.values()]
     peak = live.peak_bytes(excluding=[*gradients, *choices])
     return peak, sum(replay.replay_bytes() for replay in kept)
@@ -153,7 +156,7 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
     first = timed[next(iter(configs))].seconds
     rows = []
     for name, config in configs.items():
-        tokens = config.training.batch_size * config.data.length
+        tokens = config.training.batch_size * tokens_of_row(config)
         flops = tokens * sum(training_flops_by_component(config, VOCAB_SIZE).values())
         rows.append(
             {
@@ -178,26 +181,38 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
 
 
 def _step_of(config: Config, device: torch.device) -> Callable[[], object]:
-    model, tokens_BL = _model_and_tokens(config, device, VOCAB_SIZE)
+    model, batch = model_and_batch(config, device, VOCAB_SIZE)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
 
     def step() -> None:
-        _loss(model, tokens_BL, None).backward()
+        _loss(model, batch, {}).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def _model_and_tokens(config: Config, device: torch.device, vocab_size: int) -> tuple[Model, Tensor]:
+def model_and_batch(config: Config, device: torch.device, vocab_size: int) -> tuple[Model, tuple[Tensor, ...]]:
+    """The model in training mode, and target tokens, with the encoder's where it has one; none of these is padding."""
     generator = torch.Generator().manual_seed(config.seed)
-    shape = (config.training.batch_size, config.data.length)
-    tokens_BL = torch.randint(vocab_size, shape, generator=generator).to(device)
-    return build_model(config, vocab_size, device).train(), tokens_BL
+    lengths = [config.target_length] if config.stack == "decoder" else [config.target_length, config.data.length]
+    batch = tuple(
+        torch.randint(1, vocab_size, (config.training.batch_size, length), generator=generator).to(device)
+        for length in lengths
+    )
+    return build_model(config, vocab_size, device).train(), batch
 
 
-def _loss(model: nn.Module, tokens_BL: Tensor, replays: Any) -> Tensor:
-    nll_BL: Tensor = model.token_losses(tokens_BL, replays=replays)[0]  # type: ignore[operator]
+def _replays(model: Model) -> dict[str, Replays]:
+    """One replay for every branch of every block, under the names that the model's loss takes them by."""
+    stacks = {"replays": model.blocks}
+    if isinstance(model, EncoderDecoder):
+        stacks["encoder_replays"] = model.encoder_blocks
+    return {name: [[Replay() for _ in block.children()] for block in blocks] for name, blocks in stacks.items()}
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, ...], replays: dict[str, Replays]) -> Tensor:
+    nll_BL: Tensor = model.token_losses(*batch, **replays)[0]  # type: ignore[operator]
     return nll_BL.mean()
 
 

@@ -31,7 +31,7 @@ class SentencePieceVocabulary(Vocabulary):
     """
 
     def __init__(self, model: bytes, kind: str, origin: str) -> None:
-        self.checksum = hashlib.sha256(model).hexdigest()
+        self.model, self.checksum = model, hashlib.sha256(model).hexdigest()
         try:
             if not model:  # the library would take it as a model to be loaded later
                 raise ValueError

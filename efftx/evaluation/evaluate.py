@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from efftx.data.dataset import Dataset
+from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.metrics import accuracy, in_unit
 
 
@@ -35,6 +36,7 @@ def evaluate(
     """`loss` in nats, the loss in its unit, `accuracy` over the first `batches` batches of `split` (0: all of them).
 
     Where the data set has inputs also `sequence_accuracy`: % of rows of which every token of positive weight is right.
+    Where the model has sparse feed-forward layers also their `controller_statistics`, over the first batch.
     `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
     every evaluation. The model is left in the mode it was in.
     """
@@ -47,13 +49,17 @@ def evaluate(
     was_training = model.training
     model.eval()
     nats = hits = total = whole_rows = rows = 0.0
+    choices: dict[str, float] = {}
     with torch.no_grad():
         for i in range(count):
             before_batch(i)
             batch = dataset.batch(split, 0, i, batch_size)
             weights = batch.weights_BL.to(device, torch.float64)
+            tokens = batch.tokens_BL.to(device)
             inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
-            nll, correct = model.token_losses(batch.tokens_BL.to(device), *inputs)  # type: ignore[operator]
+            if i == 0:
+                choices = controller_statistics(model, tokens, weights, *inputs)
+            nll, correct = model.token_losses(tokens, *inputs)  # type: ignore[operator]
             nats += float((nll.double() * weights).sum())
             hits += float((correct.double() * weights).sum())
             total += float(weights.sum())
@@ -64,4 +70,6 @@ def evaluate(
     model.train(was_training)
     loss = nats / total
     found = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
-    return found | {"sequence_accuracy": accuracy(whole_rows, rows)} if rows else found
+    if rows:
+        found["sequence_accuracy"] = accuracy(whole_rows, rows)
+    return {**found, **choices}

@@ -18,38 +18,48 @@ from efftx.models.build import build_on_meta
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, hardware, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
+from efftx.plan.stacks import dense_counterpart, tokens_of_row
 from efftx.training.devices import DTYPES, parameter_dtype
 
 UTILISATION = 0.4
 """The share of a device's peak that a training step is taken to reach."""
+
+_CONTROLLER = ("c1", "c2", "c_bias")
+"""The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""
 
 
 def plan(config: Config, *, device: str | None = None, utilisation: float = UTILISATION) -> dict[str, Any]:
     """What training `config` takes: nothing is run, no data set is opened.
 
     `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak.
-    Gives parameters and parameters_by_component (in sum the same), flops_per_token (forward), its parts,
+    Gives parameters and parameters_by_component (in sum the same), parameters_dense (of the same model with every
+    sparse part and the SRU off and d_ff as given; None where nothing is sparse), flops_per_token (forward), its parts,
     training_flops_per_token, training_flops, memory_bytes (by kind, `total` last; activations also as they would be
-    with and without `reversible`), tokens, hours, and hours_by_device. Evaluations are not counted; memory is that of
-    one process. Raises UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
+    with and without `reversible`), tokens, hours, and hours_by_device. A token of an encoder-decoder is an input or a
+    target token: a row has `data.length` of the one and the target length of the other, and the FLOPs of a row are
+    divided by both together. Evaluations are not counted; memory is that of one process. Raises UserError for an
+    unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
     if not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
     chosen = hardware(device or default_device(config))
     chosen_rate = rate(chosen, config.dtype)
-    vocab_size = find_source(config.data.name).vocab_size(config.data)
+    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     model = build_on_meta(config, vocab_size)
     parameters = list(model.parameters())
+    dense = dense_counterpart(config)
     forward = flops_by_component(config, vocab_size)
     training = training_flops_by_component(config, vocab_size)
-    tokens = config.training.steps * config.training.accumulation * config.training.batch_size * config.data.length
+    rows = config.training.steps * config.training.accumulation * config.training.batch_size
+    tokens = rows * tokens_of_row(config)
     total_flops = sum(training.values()) * tokens
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
     devices = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
     memory = _memory(config, parameters, vocab_size)
     return {
-        "parameters": sum(p.numel() for p in parameters),
+        "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
+        "parameters_dense": None if dense is None else _n_parameters(build_on_meta(dense, vocab_size)),
         "flops_per_token": sum(forward.values()),
         "flops_per_token_by_component": forward,
         "training_flops_per_token": sum(training.values()),
@@ -89,15 +99,28 @@ def default_device(config: Config) -> str:
 def parameters_by_component(model: nn.Module) -> dict[str, int]:
     """Component -> number of parameters, each counted once: a tied matrix belongs to the embedding.
 
-    A component is a child of the model, or of its blocks; the norms of all of them are one component.
+    A component is a child of the model or of its blocks, those of the encoder's blocks apart; so are the controller of
+    a sparse feed-forward layer and the SRU beside it. The norms of all of them are one component.
     """
     norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        path = name.split(".")
-        owner = path[2] if path[0] == "blocks" else path[0]
-        counted["norms" if id(parameter) in norms else owner] += parameter.numel()
+        counted["norms" if id(parameter) in norms else _component(name)] += parameter.numel()
     return dict(counted)
+
+
+def _component(name: str) -> str:
+    path = name.split(".")
+    if path[0] not in ("blocks", "encoder_blocks"):
+        return path[0]
+    prefix, branch = path[0].removesuffix("blocks"), path[2]
+    if path[3] == "beside":
+        return f"{prefix}sru"
+    return f"{prefix}{branch}_controller" if path[-1] in _CONTROLLER else f"{prefix}{branch}"
+
+
+def _n_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> dict[str, int]:
@@ -107,7 +130,7 @@ def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> 
         "gradients": weights,
         "optimizer_state": optimizer_bytes(config.optimizer.name, parameters),
         "activations": activation_bytes(config, vocab_size),
-        "replay_state": replay_bytes(config),
+        "replay_state": replay_bytes(config, vocab_size),
     }
     return {
         **held,
@@ -138,7 +161,7 @@ def print_plan(result: dict[str, Any], console: Console) -> None:
         fits = {True: "yes", False: "no", None: ""}[result["fits"].get(name)]
         hours.add_row(f"{name} *" if name == result["device"] else name, f"{count:,.4g}", fits)
     titles = {
-        f"{result['parameters']:,} parameters": parts,
+        f"{result['parameters']:,} parameters{_beside_dense(result)}": parts,
         f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
         "Memory, one process": memory,
         f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs at {result['utilisation']:.0%}": hours,
@@ -153,6 +176,11 @@ def print_plan(result: dict[str, Any], console: Console) -> None:
         "Estimates: activations within about 20 %; evaluations are not counted.",
         highlight=False,
     )
+
+
+def _beside_dense(result: dict[str, Any]) -> str:
+    dense = result["parameters_dense"]
+    return "" if dense is None else f", {result['parameters'] / dense - 1:+.1%} beside the dense model's {dense:,}"
 
 
 def bytes_text(count: float) -> str:

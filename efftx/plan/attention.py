@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from efftx.config import Config
+from efftx.layers.sparse_qkv import SparseQKVConfig
 from efftx.ops.lsh_hashing import auto_buckets
+from efftx.plan.projections import query_flops, sparse_qkv_flops
 
 SCORE_BACKWARD = 2.5
 """Backward over forward FLOPs of scores and weighted values: no kernel here stores scores, so that a backward pass
@@ -19,7 +21,8 @@ makes them again (one product) and forms the gradients of weights, values, queri
 @dataclass(frozen=True)
 class AttentionShape:
     """One attention layer at one length. `query_block` is of `full` only, `chunk_len` of `local` and `lsh`,
-    `n_hashes` and `n_buckets` (factors) of `lsh`, which always shares queries and keys."""
+    `n_hashes` and `n_buckets` (factors) of `lsh`, which always shares queries and keys; `memory_length` tokens of the
+    encoder are read by `cross` alone. `sparse` are sparse projections, None dense ones."""
 
     kind: str
     length: int
@@ -31,6 +34,9 @@ class AttentionShape:
     chunk_len: int = 0
     n_hashes: int = 0
     n_buckets: tuple[int, ...] = ()
+    causal: bool = True
+    memory_length: int = 0
+    sparse: SparseQKVConfig | None = None
 
     @property
     def width(self) -> int:
@@ -43,6 +49,14 @@ class AttentionShape:
         return ceil(self.length / self.chunk_len) * self.chunk_len if self.chunk_len else self.length
 
     @property
+    def window(self) -> int:
+        """Chunks that a chunk sees, itself among them: fewer where hash attention has fewer in all."""
+        most = 2 if self.causal else 3
+        if self.kind != "lsh":
+            return most
+        return min(most, max(1, self.n_hashes * self.padded_length // self.chunk_len))
+
+    @property
     def keys(self) -> float:
         """Scores computed for a query in the mean, masked and padded ones included, all rounds together.
 
@@ -50,17 +64,22 @@ class AttentionShape:
         full, b   queries in blocks of b: the mean of the last position of each query's block
         local     2 m, for each of the padded L
         lsh       n_hashes 2 m, for each of the padded L (m where there is one chunk in all)
+        cross     the encoder's E
+
+        In an encoder L for full attention, 3 m for the others.
         """
         length, m = self.length, self.chunk_len
+        if self.kind == "cross":
+            return self.memory_length
         if self.kind == "full":
+            if not self.causal:
+                return length
             if not self.query_block:
                 return (length + 1) / 2
             lasts = range(self.query_block, length + self.query_block, self.query_block)
             return sum(min(last, length) * (min(last, length) - last + self.query_block) for last in lasts) / length
-        if self.kind == "local":
-            return 2 * m * self.padded_length / length
-        one_chunk = self.n_hashes * self.padded_length == m
-        return self.n_hashes * (1 if one_chunk else 2) * m * self.padded_length / length
+        rounds = self.n_hashes if self.kind == "lsh" else 1
+        return rounds * self.window * m * self.padded_length / length
 
     @property
     def dense_keys(self) -> float:
@@ -69,8 +88,17 @@ class AttentionShape:
 
     @property
     def projection_flops(self) -> float:
-        """Forward FLOPs a token of q (with k, unless shared), v and the output: 2 d_model width each."""
-        return 2.0 * self.d_model * self.width * (3 if self.share_qk else 4)
+        """Forward FLOPs a token of q (with k, unless shared), v and the output: 2 d_model width each.
+
+        Sparse ones: `plan.projections`. Cross-attention makes k and v once for each of the encoder's tokens.
+        """
+        dense = 2.0 * self.d_model * self.width
+        if self.kind == "cross":
+            own = 2 * dense if self.sparse is None else query_flops(self.sparse, self.d_model, self.length)
+            return own + 2 * dense * self.memory_length / self.length
+        if self.sparse is not None:
+            return sparse_qkv_flops(self.sparse, self.d_model, self.length, share_qk=self.share_qk)
+        return dense * (3 if self.share_qk else 4)
 
     @property
     def score_flops(self) -> float:
@@ -89,24 +117,42 @@ class AttentionShape:
         return self.length * (projections + scores + self.hashing_flops)
 
 
-def shape_of_layer(config: Config, kind: str) -> AttentionShape:
-    """The shape of the config's layers of one kind of attention."""
-    length = config.data.length
+def shape_of_layer(config: Config, kind: str, length: int, *, causal: bool = True) -> AttentionShape:
+    """The shape of the config's self-attention layers of one kind, over `length` tokens.
+
+    Hash attention of at most `lsh.full_below` tokens is full attention that shares queries and keys.
+    """
     lsh, local = config.lsh, config.local
+    share_qk = config.share_qk or kind == "lsh"
+    query_block = min(config.full.query_block, length) if kind == "full" else 0
+    if kind == "lsh" and length <= lsh.full_below:
+        kind = "full"
     return AttentionShape(
         kind=kind,
         length=length,
         d_model=config.d_model,
         n_heads=config.n_heads,
         d_head=config.width_of_head,
-        share_qk=config.share_qk or kind == "lsh",
-        query_block=min(config.full.query_block, length) if kind == "full" else 0,
+        share_qk=share_qk,
+        query_block=query_block,
         chunk_len={"lsh": lsh.chunk_len, "local": local.chunk_len}.get(kind, 0),
         n_hashes=lsh.n_hashes if kind == "lsh" else 0,
         n_buckets=tuple(lsh.n_buckets or auto_buckets(length, lsh.chunk_len)) if kind == "lsh" else (),
+        causal=causal,
+        sparse=config.sparse_qkv if config.sparse_qkv.S and (causal or config.sparse_qkv.encoder) else None,
     )
 
 
-def kinds_of_layers(config: Config) -> list[str]:
-    """The kind of attention of each layer."""
-    return [config.attention[i % len(config.attention)] for i in range(config.n_layers)]
+def shape_of_cross_attention(config: Config, length: int, memory_length: int) -> AttentionShape:
+    """The shape of the decoder's attention to the encoder's output."""
+    return AttentionShape(
+        kind="cross",
+        length=length,
+        d_model=config.d_model,
+        n_heads=config.n_heads,
+        d_head=config.width_of_head,
+        share_qk=False,
+        causal=False,
+        memory_length=memory_length,
+        sparse=config.sparse_qkv if config.sparse_qkv.S and config.sparse_qkv.cross == "query" else None,
+    )

@@ -125,7 +125,8 @@ class ColumnSpec:
 class Row:
     """One row: a training run (its overrides), or one line of a measure (its parameters).
 
-    sizes, only as for a column; `seeds` a size in place of the experiment's; `columns` in place of the experiment's;
+    sizes, only as for a column; `seeds` a size in place of the experiment's (none: not run at that size); `columns` in
+    place of the experiment's; `pretraining` is added to the experiment's;
     `text` is printed before the cells, column heading -> words (the formulas of a complexity table).
     """
 
@@ -133,6 +134,7 @@ class Row:
     sizes: Mapping[str, list[str]] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
     seeds: Mapping[str, list[int]] = field(default_factory=dict)
+    pretraining: list[str] = field(default_factory=list)
     columns: Mapping[str, ColumnSpec] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +155,9 @@ class Experiment:
                `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs
                of rows and the paper's reading, see `cells.crossings`. `draw` names an illustration of the report,
                drawn beside the lines or alone.
+    pretraining, pretraining_sizes
+               overrides of a training that comes first, at the same seed, and those a size; the row then starts from
+               its weights. Rows with equal ones share it.
     baseline   label -> value of the trivial answer (chance), in the unit of `cell`; the yardstick of `neither learned`.
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
     """
@@ -164,6 +169,8 @@ class Experiment:
     rows: Mapping[str, Row]
     base: list[str] = field(default_factory=list)
     sizes: Mapping[str, list[str]] = field(default_factory=dict)
+    pretraining: list[str] = field(default_factory=list)
+    pretraining_sizes: Mapping[str, list[str]] = field(default_factory=dict)
     columns: Mapping[str, ColumnSpec] = field(default_factory=dict)
     seeds: Mapping[str, list[int]] = field(default_factory=dict)
     published: Published | None = None
@@ -214,6 +221,13 @@ class Experiment:
         """What trains `row` at every seed: base, the size's preset, the size's overrides, the row's, the row's here."""
         spec = self.rows[row]
         return [*self._common(size), *spec.overrides, *spec.sizes.get(size, [])]
+
+    def pretraining_overrides(self, row: str, size: str) -> list[str]:
+        """What trains the run that `row` starts from, in the order of `row_overrides`; empty where it starts afresh."""
+        own = self.rows[row].pretraining
+        if not self.pretraining and not own:
+            return []
+        return [*self.pretraining, f"size={size}", *self.pretraining_sizes.get(size, []), *own]
 
     def column_overrides(self, row: str, column: str, size: str) -> list[str]:
         """What evaluates `row` under `column`."""
@@ -288,6 +302,10 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         yield f"kind: '{e.kind}' is neither train nor measure", nearest(e.kind, ["train", "measure"])
     if (e.kind == "measure") != (e.measure is not None):
         yield "measure: a measure is named where kind is measure, and only there", ""
+    if e.kind == "measure" and (e.pretraining or any(row.pretraining for row in e.rows.values())):
+        yield "pretraining: a measure trains nothing", ""
+    if e.pretraining_sizes and not (e.pretraining or any(row.pretraining for row in e.rows.values())):
+        yield "pretraining_sizes: there is no pretraining", ""
     if not e.rows:
         yield "rows: a table has rows", ""
     if not e.sizes_known():
@@ -321,7 +339,7 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
 
 
 def _sizes_named(e: Experiment) -> Iterable[str]:
-    yield from (*e.sizes, *e.seeds, *e.parameters)
+    yield from (*e.sizes, *e.pretraining_sizes, *e.seeds, *e.parameters)
     for row in e.rows.values():
         yield from (*row.sizes, *row.only, *row.seeds)
     for column in [*e.columns.values(), *(c for row in e.rows.values() for c in (row.columns or {}).values())]:

@@ -15,6 +15,14 @@ from typing import Any
 import numpy as np
 
 from efftx.errors import UserError, nearest
+from efftx.reproduce.scaling_measures import (
+    counted_weights,
+    first_losses,
+    multiplicative_layer,
+    selected_units,
+    shallowest_memory,
+    training_memory,
+)
 
 Parameters = Mapping[str, Any]
 Run = Callable[[Parameters, int, str, Parameters], dict[str, Any]]
@@ -225,4 +233,7 @@ MEASURES: dict[str, Measure] = {
     "attention_time": Measure(attention_time),
     "attention_cost": Measure(attention_cost, counted_entries),
     "collision_probability": Measure(collision_probability, first_collisions),
+    "selected_units": Measure(selected_units, first_losses),
+    "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
+    "training_memory": Measure(training_memory, shallowest_memory),
 }

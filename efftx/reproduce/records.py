@@ -29,6 +29,8 @@ class Record:
     metrics       column ("" for a table without columns) -> metric -> value; None: never reached.
     curve         evaluations during training: `step` and metrics on the validation split.
     series        a measure's plot data: name -> list of numbers.
+    pretraining   of the run that this one started from: `config`, `hash`, `data`, `first_losses`, `metrics` and
+                  `weights_sha256`; {} where it started afresh, and then not in the file.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Record:
     wall_seconds: float = 0.0
     command: str = ""
     series: dict[str, list[float]] = field(default_factory=dict)
+    pretraining: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,7 +79,7 @@ class RecordStore:
     def write(self, record: Record) -> Path:
         """Write `record`, whole or not at all; what an earlier replay said of its forerunner is forgotten."""
         path = self.path(record.id, record.row, record.seed, record.size)
-        write_json(path, asdict(record))
+        write_json(path, {k: v for k, v in asdict(record).items() if v or k != "pretraining"})
         self._verification_path(record).unlink(missing_ok=True)
         return path
 

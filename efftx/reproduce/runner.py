@@ -86,19 +86,39 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer | None
     return standings.state_of(experiment, store, trainer or EfftxTrainer())
 
 
-def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
-    """Train, evaluate or measure one row at one seed and return its record, not yet written."""
+def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool = False) -> Record:
+    """Train, evaluate or measure one row at one seed and return its record, not yet written.
+
+    `again`: an earlier one was stale, and so may be the run that the row starts from.
+    """
     start = time.perf_counter()
-    record = (_measured if experiment.kind == "measure" else _trained)(experiment, row, seed, size, trainer)
+    if experiment.kind == "measure":
+        record = _measured(experiment, row, seed, size, trainer)
+    else:
+        record = _trained(experiment, row, seed, size, trainer, again)
     record.environment = environment()
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
     record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} seeds={seed}"
     return record
 
 
-def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
+def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool) -> Record:
     config = trainer.compose(experiment.row_overrides(row, size), seed)
-    result = trainer.train(config)
+    pretraining: dict[str, Any] = {}
+    if before := experiment.pretraining_overrides(row, size):
+        pretrained_config = trainer.compose(before, seed)
+        pretrained = trainer.pretrain(pretrained_config, again)
+        result = trainer.train(config, pretrained=pretrained.run)
+        pretraining = {
+            "config": trainer.to_dict(pretrained_config),
+            "hash": pretrained.hash,
+            "data": dict(pretrained.data),
+            "first_losses": list(pretrained.first_losses),
+            "metrics": dict(pretrained.metrics),
+            "weights_sha256": pretrained.weights_sha256,
+        }
+    else:
+        result = trainer.train(config)
     metrics: dict[str, dict[str, float | None]] = {}
     for name, column in experiment.columns_of(row, size).items():
         if column.evaluates:
@@ -120,6 +140,7 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
         data=dict(result.data),
         metrics=metrics,
         curve=list(result.curve),
+        pretraining=pretraining,
         # What an interrupted or shared run had spent before; the caller adds this process's own time.
         wall_seconds=result.timings["train_seconds"] if result.resumed_from is not None else 0.0,
     )
@@ -192,8 +213,9 @@ def _attempt(
     try:
         old = store.read(experiment.id, row, seed, size) if again else None
         if old is not None and experiment.kind == "train":
-            trainer.set_aside(trainer.compose(experiment.row_overrides(row, size), seed), old.data)
-        store.write(run_row(experiment, row, seed, size, trainer))
+            config = trainer.compose(experiment.row_overrides(row, size), seed)
+            trainer.set_aside(config, old.data, old.pretraining.get("hash"))
+        store.write(run_row(experiment, row, seed, size, trainer, again))
         line["ran"] += 1
     except Interrupted:
         raise
@@ -242,12 +264,17 @@ def _ask_price(
     say: Say,
 ) -> None:
     total = 0.0
+    shared: set[tuple[str, ...]] = set()
     for experiment in experiments:
         if experiment.kind != "train":
             continue
         for row in dict.fromkeys(row for row, _, _ in todo[experiment.id]):
             runs = [seed for r, seed, _ in todo[experiment.id] if r == row]
             hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
+            before = tuple(experiment.pretraining_overrides(row, "paper"))
+            if before and before not in shared:
+                shared.add(before)
+                hours += trainer.hours(trainer.compose(before, runs[0])) * len(runs)
             say(f"{experiment.id}: {row}, {len(runs)} run(s): {hours:,.1f} hours")
             total += hours
     if total > 0:

@@ -39,11 +39,12 @@ class Standing:
 
 
 def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -> list[tuple[str, int]]:
-    """Every row and seed that a full table at `size` has; `seeds` in place of the experiment's own."""
+    """Every row and seed that a full table at `size` has; `seeds` in place of a row's own, if it has any there."""
     return [
         (row, seed)
         for row in experiment.rows_at(size)
-        for seed in (seeds if seeds is not None else experiment.seeds_of(row, size))
+        if (own := experiment.seeds_of(row, size))
+        for seed in (own if seeds is None else seeds)
     ]
 
 
@@ -95,7 +96,8 @@ def composed_from(experiment: Experiment, row: str, size: str, trainer: Trainer)
         for name, column in experiment.columns_of(row, size).items()
         if column.evaluates
     }
-    return _digest([trainer.sources(), experiment.row_overrides(row, size), columns])
+    before = experiment.pretraining_overrides(row, size)
+    return _digest([trainer.sources(), experiment.row_overrides(row, size), columns, *([before] if before else [])])
 
 
 def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, store: RecordStore) -> Standing:
@@ -155,6 +157,8 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
 
     Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses.
+    Of a record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where
+    the run's weights are still here.
     """
     found = standing(experiment, record.row, record.seed, record.size, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == "stale":
@@ -164,33 +168,46 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     elif not record.first_losses:
         verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", False)
     else:
-        replayed = _replayed(experiment, record, trainer)
+        recorded, replayed, left_out = _replayed(experiment, record, trainer)
         # Only now: the replay sets the number of threads that its losses came from.
         here = environment()
         exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
-        verification = _compare(record, replayed, exact)
+        verification = _compare(record, recorded, replayed, exact)
+        verification.why += left_out
     store.write_verification(record, verification)
     return verification
 
 
-def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> list[float]:
+def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> tuple[list[float], list[float], str]:
+    """What the record says, what today's code gives, and words on what could not be replayed."""
     if experiment.kind == "measure":
         parameters = measure_parameters(experiment, record.row, record.size)
         again = measure_named(str(experiment.measure)).replay
-        return again(parameters, record.seed, record.row, dict(experiment.rows[record.row].parameters)) if again else []
+        own = dict(experiment.rows[record.row].parameters)
+        return record.first_losses, again(parameters, record.seed, record.row, own) if again else [], ""
     config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
-    with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:
-        return list(trainer.train(config, Path(folder) / "run", REPLAYED_STEPS).first_losses)
+    with tempfile.TemporaryDirectory(prefix="efftx-replay-") as name:
+        folder, before = Path(name), record.pretraining
+        if not before:
+            return record.first_losses, list(trainer.train(config, folder / "run", REPLAYED_STEPS).first_losses), ""
+        overrides = experiment.pretraining_overrides(record.row, record.size)
+        pretraining = trainer.compose(overrides, record.seed)
+        replayed = list(trainer.train(pretraining, folder / "pretraining", REPLAYED_STEPS).first_losses)
+        run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
+        if run is None:
+            return before["first_losses"], replayed, "; of the pre-training, whose weights are not here to go on from"
+        replayed += trainer.train(config, folder / "run", REPLAYED_STEPS, run).first_losses
+        return [*before["first_losses"], *record.first_losses], replayed, ""
 
 
-def _compare(record: Record, replayed: list[float], exact: bool) -> Verification:
+def _compare(record: Record, recorded: list[float], replayed: list[float], exact: bool) -> Verification:
     tolerance = 0.0 if exact else TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])
-    for i, (then, now) in enumerate(zip(record.first_losses, replayed, strict=False)):
+    for i, (then, now) in enumerate(zip(recorded, replayed, strict=False)):
         if not math.isclose(then, now, rel_tol=tolerance, abs_tol=0.0):
             why = f"number {i + 1} of the replay was {then!r}, is {now!r}"
             return Verification(record.hash, "stale", why, exact, replayed)
-    if len(replayed) != len(record.first_losses):
-        why = f"the replay gave {len(replayed)} numbers in place of {len(record.first_losses)}"
+    if len(replayed) != len(recorded):
+        why = f"the replay gave {len(replayed)} numbers in place of {len(recorded)}"
         return Verification(record.hash, "stale", why, exact, replayed)
     how = "bit for bit" if exact else f"within {tolerance:g} (another torch, processor, device or number of threads)"
     return Verification(record.hash, "fresh", how, exact, replayed)
@@ -202,8 +219,16 @@ def _what_changed(experiment: Experiment, record: Record, trainer: Trainer) -> s
     if experiment.kind == "measure":
         today = measure_hash(experiment, row, seed, size)
     else:
+        before, pretrained = experiment.pretraining_overrides(row, size), None
+        if bool(before) != bool(record.pretraining):
+            return "the pre-training"
+        if before:
+            pretraining = trainer.compose(before, seed)
+            pretrained = trainer.hash(pretraining, record.pretraining["data"], record.environment)
+            if pretrained != record.pretraining["hash"]:
+                return "the pre-training"
         config = trainer.compose(experiment.row_overrides(row, size), seed)
-        today = trainer.hash(config, record.data, record.environment)
+        today = trainer.hash(config, record.data, record.environment, pretrained)
     if today != record.hash:
         return "the configuration"
     columns = column_hashes(experiment, row, seed, size, trainer, record.data, record.environment)
@@ -219,7 +244,10 @@ def _ask_whether_it_runs(experiment: Experiment, trainer: Trainer) -> None:
     sizes = experiment.sizes_known()
     size = "cpu" if "cpu" in sizes else sizes[-1]
     row = next(iter(experiment.rows_at(size)))
-    trainer.compose(experiment.row_overrides(row, size), experiment.seeds_of(row, size)[0])
+    seed = next(iter(experiment.seeds_of(row, size)), 0)
+    trainer.compose(experiment.row_overrides(row, size), seed)
+    if before := experiment.pretraining_overrides(row, size):
+        trainer.compose(before, seed)
 
 
 def _digest(content: Any) -> str:

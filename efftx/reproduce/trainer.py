@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+from filelock import FileLock
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Trained(Protocol):
     first_losses: list[float]
     curve: list[dict[str, float]]
     data: dict[str, str]
+    weights_sha256: str
 
 
 class Trainer(Protocol):
@@ -39,8 +44,14 @@ class Trainer(Protocol):
     def compose(self, overrides: Sequence[str], seed: int) -> Any:
         """The resolved config of these overrides at `seed`; UserError where they do not compose."""
 
-    def hash(self, config: Any, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
-        """The hash of `config` on a data set of this name, variant and checksum.
+    def hash(
+        self,
+        config: Any,
+        data: Mapping[str, str],
+        made_on: Mapping[str, Any] | None = None,
+        pretrained: str | None = None,
+    ) -> str:
+        """The hash of `config` on a data set of this name, variant and checksum, begun from the run of that hash.
 
         What the config leaves to the machine (device, threads) is as in the environment `made_on`, where it is given.
         """
@@ -51,13 +62,24 @@ class Trainer(Protocol):
     def to_dict(self, config: Any) -> dict[str, Any]:
         """`config` as plain JSON."""
 
-    def train(self, config: Any, run_dir: Path | None = None, steps: int | None = None) -> Trained:
-        """Train, or go on, or return the result of a run that is done; `steps` stops earlier."""
+    def train(
+        self, config: Any, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+    ) -> Trained:
+        """Train, or go on, or return the result of a run that is done; `steps` stops earlier.
+
+        `pretrained` is the finished run that a new training starts from.
+        """
+
+    def pretrain(self, config: Any, again: bool) -> Trained:
+        """As `train`, one process at a time; `again` begins anew where today's code gives other first losses."""
+
+    def find_pretrained(self, config: Any, data: Mapping[str, str], weights_sha256: str) -> Path | None:
+        """The finished run of `config` that has these weights; None where it is not here."""
 
     def evaluate(self, run: Path, config: Any, carry: str | None) -> dict[str, float]:
         """The metrics of the run's last checkpoint under another config, on the test split."""
 
-    def set_aside(self, config: Any, data: Mapping[str, str]) -> None:
+    def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """Make the next `train` of `config` begin at step 0."""
 
     def hours(self, config: Any) -> float:
@@ -80,7 +102,13 @@ class EfftxTrainer:
             self._composed[key] = compose(list(overrides))
         return replace(self._composed[key], seed=seed)
 
-    def hash(self, config: Any, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
+    def hash(
+        self,
+        config: Any,
+        data: Mapping[str, str],
+        made_on: Mapping[str, Any] | None = None,
+        pretrained: str | None = None,
+    ) -> str:
         """The product's config hash."""
         from efftx.config_hash import config_hash
 
@@ -89,7 +117,7 @@ class EfftxTrainer:
             config = replace(config, device="cuda" if made_on.get("gpu") else "cpu")
         if made_on is not None and config.threads is None:
             config = replace(config, threads=made_on.get("threads"))
-        return config_hash(config, cast(Any, identity))
+        return config_hash(config, cast(Any, identity), pretrained)
 
     def sources(self) -> str:
         """Over conf/ and the schema with its defaults."""
@@ -113,11 +141,38 @@ class EfftxTrainer:
 
         return to_dict(config)
 
-    def train(self, config: Any, run_dir: Path | None = None, steps: int | None = None) -> Trained:
+    def train(
+        self, config: Any, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+    ) -> Trained:
         """`efftx.training.loop.train`."""
         from efftx.training.loop import train
+        from efftx.training.pretrained import start_from
 
-        return train(config, run_dir, steps=steps)
+        return train(config if pretrained is None else start_from(config, pretrained), run_dir, steps=steps)
+
+    def pretrain(self, config: Any, again: bool) -> Trained:
+        """Under a lock beside the runs, so that rows side by side train the run that they share once."""
+        from efftx.training.run_directory import runs_root
+
+        name = hashlib.sha256(json.dumps(self.to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+        runs_root().mkdir(parents=True, exist_ok=True)
+        with FileLock(runs_root() / f".pretraining-{name}.lock"):
+            done = self.train(config)
+            if again:
+                with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:
+                    today = self.train(config, Path(folder) / "run", len(done.first_losses)).first_losses
+                if list(today) != list(done.first_losses):
+                    self.set_aside(config, done.data)
+                    done = self.train(config)
+        return done
+
+    def find_pretrained(self, config: Any, data: Mapping[str, str], weights_sha256: str) -> Path | None:
+        """Where `train` would have put it."""
+        from efftx.training.run_directory import read_result
+
+        run = self._run_of(config, data, None)
+        result = read_result(run)
+        return run if result is not None and result["weights_sha256"] == weights_sha256 else None
 
     def evaluate(self, run: Path, config: Any, carry: str | None) -> dict[str, float]:
         """`efftx.training.loop.evaluate_run`."""
@@ -125,11 +180,9 @@ class EfftxTrainer:
 
         return evaluate_run(run, config, carry=carry)
 
-    def set_aside(self, config: Any, data: Mapping[str, str]) -> None:
+    def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """Move the run's directory to `<name>.stale`, in place of an earlier one."""
-        from efftx.training.run_directory import default_run_dir
-
-        run = default_run_dir(config.model, config.data.name, self.hash(config, data))
+        run = self._run_of(config, data, pretrained)
         if run.exists():
             aside = run.with_name(f"{run.name}.stale")
             shutil.rmtree(aside, ignore_errors=True)
@@ -140,6 +193,11 @@ class EfftxTrainer:
         from efftx.plan import price
 
         return float(price(config)["hours"])
+
+    def _run_of(self, config: Any, data: Mapping[str, str], pretrained: str | None) -> Path:
+        from efftx.training.run_directory import default_run_dir
+
+        return default_run_dir(config.model, config.data.name, self.hash(config, data, pretrained=pretrained))
 
 
 def _schema(schema: Any) -> list[tuple[str, str, Any]]:

@@ -28,6 +28,7 @@ from efftx.training.checkpoint import (
     weights_sha256,
 )
 from efftx.training.optimizers import make_optimizer
+from efftx.training.pretrained import keep_vocabulary, load_pretrained, with_vocabulary_of
 from efftx.training.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.schedules import learning_rate
 from efftx.training.step import clip_gradients, loss_of, move, set_learning_rate
@@ -75,6 +76,7 @@ def train(
 ) -> TrainResult:
     """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
 
+    A new training starts from the weights of `config.pretrained` where that is given.
     `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation then.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
@@ -93,6 +95,7 @@ def train(
 
     with ExitStack() as stack:
         run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
+        keep_vocabulary(path, dataset)
         if run.result is not None:
             return _as_result(run.result, path, resumed_from=run.result["step"])
         model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
@@ -100,6 +103,8 @@ def train(
         scaler = devices.grad_scaler(device, dtype)
         notes: list[str] = [note for note in [devices.dtype_note(dtype, device)] if note]
         state, resumed_from = _resume(run, model, optimizer, scaler, notes)
+        if config.pretrained is not None and resumed_from is None:
+            load_pretrained(model, Path(config.pretrained), dataset)
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
@@ -199,6 +204,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
+    config = with_vocabulary_of(config, run)
     dataset = open_dataset(config.data, config.objective)
     checkpoint = load_latest(run / "checkpoints", read_only=True)
     if checkpoint is None:
@@ -270,7 +276,9 @@ def _final_metrics(
             device=device,
             before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
         )
-    return {**found, **generated}
+    # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
+    level = dataset.chance_accuracy if "accuracy" in generated else None
+    return {**found, **generated} | ({} if level is None else {"chance_accuracy": level})
 
 
 def _save(

@@ -31,11 +31,16 @@ class FakeResult:
     first_losses: list[float]
     curve: list[dict[str, float]]
     data: dict[str, str]
+    weights_sha256: str = "w"
 
 
 @dataclass
 class FakeTrainer:
-    """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail."""
+    """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail.
+
+    `pretrained` are the runs that were started from, `again` what was asked of each pre-training; `gone`: no run is
+    found any more.
+    """
 
     offset: float = 0.0
     broken: tuple[str, ...] = ()
@@ -45,6 +50,10 @@ class FakeTrainer:
     composed: int = 0
     aside: int = 0
     code: str = "one"
+    pretrained: list[Path] = field(default_factory=list)
+    again: list[tuple[str, bool]] = field(default_factory=list)
+    gone: bool = False
+    runs: dict[Path, str] = field(default_factory=dict)
 
     def compose(self, overrides: Sequence[str], seed: int) -> FakeConfig:
         self.composed += 1
@@ -53,9 +62,16 @@ class FakeTrainer:
             raise UserError("unknown_key", "there is no key 'impossible'")
         return FakeConfig(keys, seed)
 
-    def hash(self, config: FakeConfig, data: Mapping[str, str], made_on: Mapping[str, Any] | None = None) -> str:
+    def hash(
+        self,
+        config: FakeConfig,
+        data: Mapping[str, str],
+        made_on: Mapping[str, Any] | None = None,
+        pretrained: str | None = None,
+    ) -> str:
         kept = {k: v for k, v in config.keys.items() if k != "size"}
-        return hashlib.sha256(json.dumps([kept, config.seed, dict(data)], sort_keys=True).encode()).hexdigest()
+        words = [kept, config.seed, dict(data), *([pretrained] if pretrained else [])]
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
     def sources(self) -> str:
         return self.code
@@ -63,7 +79,11 @@ class FakeTrainer:
     def to_dict(self, config: FakeConfig) -> dict[str, Any]:
         return {**asdict(config), "dtype": "float32", "training": {"steps": 40}}
 
-    def train(self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None) -> FakeResult:
+    def train(
+        self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+    ) -> FakeResult:
+        if pretrained is not None:
+            self.pretrained.append(pretrained)
         name = config.keys["row"]
         self.trained.append((name, config.seed, steps))
         if name in self.broken:
@@ -71,7 +91,7 @@ class FakeTrainer:
         quality = float(config.keys["quality"]) + config.seed
         return FakeResult(
             run=run_dir or Path(name),
-            hash=self.hash(config, DATA),
+            hash=self.hash(config, DATA, pretrained=None if pretrained is None else self.runs[pretrained]),
             resumed_from=None,
             metrics={"accuracy": quality},
             timings={"train_seconds": 1.0},
@@ -80,11 +100,22 @@ class FakeTrainer:
             data=DATA,
         )
 
+    def pretrain(self, config: FakeConfig, again: bool) -> FakeResult:
+        self.again.append((config.keys["row"], again))
+        found = self.train(config)
+        self.runs[found.run] = found.hash
+        return found
+
+    def find_pretrained(self, config: FakeConfig, data: Mapping[str, str], weights_sha256: str) -> Path | None:
+        run = Path(config.keys["row"])
+        self.runs[run] = self.hash(config, data)
+        return None if self.gone else run
+
     def evaluate(self, run: Path, config: FakeConfig, carry: str | None) -> dict[str, float]:
         self.evaluated.append((config.keys["rounds"], carry))
         return {"accuracy": 10.0 * float(config.keys["rounds"]) + config.seed}
 
-    def set_aside(self, config: FakeConfig, data: Mapping[str, str]) -> None:
+    def set_aside(self, config: FakeConfig, data: Mapping[str, str], pretrained: str | None = None) -> None:
         self.aside += 1
 
     def hours(self, config: FakeConfig) -> float:

@@ -1,0 +1,77 @@
+"""The stacks of a configuration as lists of branches, each with the length it runs at.
+
+Every count of a plan is a sum over these branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from efftx.config import Config
+from efftx.models.build import d_ff_of, n_encoder_layers
+from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`blocks` hold the attention layers of each block; a feed-forward layer follows them. `length` tokens a row."""
+
+    length: int
+    blocks: tuple[tuple[AttentionShape, ...], ...]
+
+
+def resolved(config: Config, vocab_size: int) -> Config:
+    """The config with the d_ff that its `d_ff_rule` gives."""
+    return replace(config, d_ff=d_ff_of(config, vocab_size), d_ff_rule="given")
+
+
+def dense_counterpart(config: Config) -> Config | None:
+    """The config with every sparse part and the SRU switched off and d_ff as given; None where there are none."""
+    if not (config.sparse_ff.N or config.sparse_qkv.S or config.sparse_loss.S or config.sru.n_layers):
+        return None
+    return replace(
+        config,
+        d_ff_rule="given",
+        sparse_ff=replace(config.sparse_ff, N=0),
+        sparse_qkv=replace(config.sparse_qkv, S=0),
+        sparse_loss=replace(config.sparse_loss, S=0),
+        sru=replace(config.sru, n_layers=0),
+    )
+
+
+def input_length(config: Config) -> int:
+    """The encoder's tokens in a row, 0 where there is no encoder."""
+    return 0 if config.stack == "decoder" else config.data.length
+
+
+def tokens_of_row(config: Config) -> int:
+    """What a row is counted as: its target tokens and the encoder's."""
+    return config.target_length + input_length(config)
+
+
+def decoder_length(config: Config) -> int:
+    """The tokens that the decoder's blocks run over: its own, and in a concatenated stack the encoder's before them."""
+    return config.target_length + (input_length(config) if config.stack == "concatenated" else 0)
+
+
+def stacks(config: Config) -> list[Stack]:
+    """The encoder, where there is one, and the decoder."""
+    length = decoder_length(config)
+    decoder = []
+    for kind in _kinds(config, config.n_layers):
+        block = [shape_of_layer(config, kind, length)] * config.attention_per_block
+        if config.stack == "encoder_decoder":
+            block.append(shape_of_cross_attention(config, length, input_length(config)))
+        decoder.append(tuple(block))
+    found = [Stack(length, tuple(decoder))]
+    if config.stack == "decoder":
+        return found
+    inputs = input_length(config)
+    encoder = tuple(
+        (shape_of_layer(config, kind, inputs, causal=False),) for kind in _kinds(config, n_encoder_layers(config))
+    )
+    return [Stack(inputs, encoder), *found]
+
+
+def _kinds(config: Config, n_layers: int) -> list[str]:
+    return [config.attention[i % len(config.attention)] for i in range(n_layers)]

@@ -1,0 +1,135 @@
+"""A training that starts from the weights of a finished run: which run it is, its vocabulary, its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from efftx.data.dataset import Dataset
+from efftx.data.tokenizer import TextConfig
+from efftx.errors import UserError
+from efftx.models.carry import carry_weights
+from efftx.training import durable
+from efftx.training.checkpoint import load_latest
+from efftx.training.run_directory import read_config, read_result
+
+if TYPE_CHECKING:
+    from efftx.config import Config
+
+VOCABULARY_FILE = "spiece.model"
+"""The pieces that a run's tokens stand for, in the run's directory; a run on bytes or symbols has none."""
+_TRAINED = ("unigram", "bpe")
+_POSITIONS = "positions.table"
+
+
+def hash_of_run(run: Path) -> str:
+    """The config hash of the finished run at `run`; UserError where there is none, or it has not come to its end."""
+    found = read_config(run)
+    if found is None:
+        raise UserError(
+            "missing_file",
+            f"pretrained={run} is not a run directory.",
+            "Give the folder that `efftx train` printed, such as runs/scaling-c4-0123456789ab.",
+        )
+    if read_result(run) is None:
+        raise UserError(
+            "not_finished",
+            f"pretrained={run} has not come to its end.",
+            "Start the same training again: it goes on from its last checkpoint.",
+        )
+    return found[1]
+
+
+def start_from(config: Config, run: Path) -> Config:
+    """`config` as a training that starts from `run`: it reads the run's vocabulary where it would train one.
+
+    UserError as `hash_of_run`.
+    """
+    hash_of_run(run)
+    return with_vocabulary_of(replace(config, pretrained=str(run)), run)
+
+
+def with_vocabulary_of(config: Config, run: Path) -> Config:
+    """`config` with the trained vocabulary that `run` kept, where its text is to be read in one of the same kind.
+
+    A file given in `data.tokenizer_path` stays.
+    """
+    data, found = config.data, read_config(run)
+    if found is None or not isinstance(data, TextConfig) or data.tokenizer_path is not None:
+        return config
+    its = found[0]["data"].get("tokenizer")
+    if data.tokenizer not in _TRAINED or its != data.tokenizer or not (run / VOCABULARY_FILE).exists():
+        return config
+    return replace(config, data=replace(data, tokenizer_path=str(run / VOCABULARY_FILE)))
+
+
+def keep_vocabulary(run: Path, dataset: Dataset) -> None:
+    """Write the pieces of `dataset` into the run's directory, once; nothing where its tokens are bytes or symbols."""
+    model = _model_of(dataset)
+    if model is not None and not (run / VOCABULARY_FILE).exists():
+        with durable.writing(run):
+            durable.write_atomically(run / VOCABULARY_FILE, model)
+
+
+def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
+    """Copies the weights of the last checkpoint of `run` into `model`.
+
+    Both have the same weights, but for tables of learned positions: a longer one is cut to the model's rows, its first
+    positions are kept. UserError, naming the weight, for any other difference, and for another vocabulary.
+    """
+    checkpoint = load_latest(run / "checkpoints", read_only=True)
+    if checkpoint is None:
+        raise UserError("missing_file", f"pretrained={run} has no checkpoint.", "Train it again: `efftx train`.")
+    _check_vocabulary(run, checkpoint.model, dataset)
+    carry_weights(model, _cut_positions(model, checkpoint.model, run), None)
+
+
+def _cut_positions(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> dict[str, Tensor]:
+    cut = dict(weights)
+    for name, own in model.named_parameters():
+        if not name.endswith(_POSITIONS) or name not in weights:
+            continue
+        n_there, n_here = weights[name].shape[0], own.shape[0]
+        if n_here > n_there:
+            raise UserError(
+                "other_model",
+                f"The weight '{name}' has {n_there} positions in pretrained={run}, and {n_here} are needed.",
+                f"Pre-train with positions.max_len={n_here} or more, or shorten data.length or data.target_length.",
+            )
+        cut[name] = weights[name][:n_here]
+    return cut
+
+
+def _check_vocabulary(run: Path, weights: Mapping[str, Tensor], dataset: Dataset) -> None:
+    n_tokens = weights["embedding.weight"].shape[0]
+    if n_tokens != dataset.vocab_size:
+        raise UserError(
+            "other_vocabulary",
+            f"pretrained={run} knows {n_tokens} tokens, but {dataset.variant} has {dataset.vocab_size}.",
+            "Read both texts with the same data.tokenizer and data.vocab_size.",
+        )
+    kept, own = run / VOCABULARY_FILE, _model_of(dataset)
+    there = kept.read_bytes() if kept.exists() else None
+    if there == own:
+        return
+    if there is None or own is None or _pieces(there) != _pieces(own):
+        raise UserError(
+            "other_vocabulary",
+            f"The tokens of {dataset.variant} are not those that pretrained={run} was trained on.",
+            f"Leave data.tokenizer_path out and use the run's data.tokenizer, or give its {VOCABULARY_FILE}.",
+        )
+
+
+def _model_of(dataset: Dataset) -> bytes | None:
+    return getattr(getattr(dataset, "vocabulary", None), "model", None)
+
+
+def _pieces(model: bytes) -> str:
+    # Loading the library costs more than a run on other data should wait for.
+    from efftx.data.sentencepiece_model import SentencePieceVocabulary
+
+    return SentencePieceVocabulary(model, "kept", VOCABULARY_FILE).pieces_sha256
