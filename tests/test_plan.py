@@ -12,25 +12,51 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from efftx.bench.stacks import peak_of_step
+from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config import Config, compose
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
-from efftx.models.build import build_model
+from efftx.models.build import build_model, build_on_meta
 from efftx.plan import plan, price, print_plan
 from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
+from efftx.plan.stacks import stacks
 from efftx.training.optimizers import make_optimizer
 
 CPU = torch.device("cpu")
-FLOP_TOLERANCE = {"transformer": 1e-9, "reformer": 0.01}
-"""The same products; hash attention also computes one window of chunks between two sequences that share a run."""
+FLOP_TOLERANCE = {"transformer": 1e-9, "reformer": 0.01, "scaling": 1e-9, "terraformer": 0.01}
+"""The same products; hash attention also computes one window of chunks between two sequences that share a run, and
+shared queries and keys in the fused kernel one query less."""
 MEMORY_TOLERANCE = 0.2
 """The estimate leaves out statistics of norms, integers and other things small beside activations."""
+ENCODER_DECODERS = ("model=scaling", "model=terraformer")
 KEYS = {"parameters", "parameters_by_component", "flops_per_token", "memory_bytes", "tokens", "hours"}
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool) -> float:
+    """The fused kernel on a CPU, which PyTorch's table leaves out; a causal one skips what lies later."""
+    length = q.shape[2]
+    return sdpa_flop_count(q.shape, k.shape, v.shape) * ((length + 1) / (2 * length) if causal else 1.0)
+
+
+def _fused_forward(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **_: Any) -> float:
+    return _fused(q, k, v, dropout, causal)
+
+
+def _fused_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dropout: float, causal: bool, **_: Any
+) -> float:
+    return 2.5 * _fused(q, k, v, dropout, causal)
+
+
+FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,
+}
 
 
 class _CountedFlops(TorchDispatchMode):
@@ -38,14 +64,14 @@ class _CountedFlops(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total = 0.0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        formula = flop_registry.get(torch.ops.aten.baddbmm if packet is torch.ops.aten.baddbmm_ else packet)
+        formula = FORMULAS.get(torch.ops.aten.baddbmm if packet is torch.ops.aten.baddbmm_ else packet)
         if formula is not None:
             given = {k: v for k, v in (kwargs or {}).items() if k != "out"}
             self.total += formula(*args, **given, out_val=out)
@@ -54,6 +80,10 @@ class _CountedFlops(TorchDispatchMode):
 
 def _smoke(*overrides: str) -> Config:
     return compose(["data=stdlib", "size=smoke", *overrides])
+
+
+def _vocab_size(config: Config) -> int:
+    return data_sets.find_source(config.data.name).vocab_size(config.data, config.objective)
 
 
 def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
@@ -71,19 +101,52 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=reformer", "reversible.enabled=false", "chunking.ff=0", "chunking.loss=0"],
         ["model=reformer", "lsh.n_hashes=3", "lsh.n_buckets=[4,4]"],
         ["model=reformer", "lsh.n_hashes=1", "data.length=60"],
+        ["model=transformer", "attention=[local,full]", "local.chunk_len=16"],
+        ["model=transformer", "sparse_qkv.S=4"],
+        ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.kernel=paper", "sparse_qkv.output=convolution"],
+        ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.concat_input=true", "sparse_qkv.output=dense"],
+        [
+            "model=transformer",
+            "sparse_qkv.S=4",
+            "sparse_qkv.variant=multiplicative",
+            "sparse_qkv.output=multiplicative",
+        ],
+        [
+            "model=transformer",
+            "sparse_qkv.S=4",
+            "sparse_qkv.variant=convolution",
+            "sparse_qkv.output=multiplicative_convolution",
+        ],
+        ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.variant=modular"],
+        ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank", "sparse_qkv.rank=3"],
+        ["model=reformer", "sparse_qkv.S=4", "sparse_qkv.average_qk=true"],
+        ["model=transformer", "sparse_ff.N=4", "sparse_ff.rank=paper", "chunking.ff=16"],
+        ["model=transformer", "sparse_ff.N=4", "reversible.enabled=true", "sru.n_layers=2", "sru.d=8"],
+        ["model=transformer", "sparse_loss.S=4", "chunking.loss=16"],
+        ["model=transformer", "sparse_ff.N=8", "sparse_qkv.S=4", "d_ff_rule=equal", "d_ff=512"],
+        ["model=scaling"],
+        ["model=scaling", "data.target_length=40", "n_encoder_layers=2", "sparse_qkv.encoder=false"],
+        ["model=scaling", "sparse_qkv.cross=query", "reversible.enabled=true", "attention_per_block=2"],
+        ["model=scaling", "attention=[local]", "local.chunk_len=16", "share_qk=true"],
+        ["model=scaling", "full.query_block=16", "sparse_ff.N=0", "sparse_qkv.S=0"],
+        ["model=terraformer", "data.target_length=40"],
+        ["model=terraformer", "lsh.full_below=64", "reversible.encoder=merged", "lsh.n_hashes=1"],
+        ["model=terraformer", "lsh.full_below=1024", "reversible.enabled=false", "chunking.loss=8"],
     ],
     ids=" ".join,
 )
 def test_the_planned_flops_are_those_that_pytorch_counts_while_the_model_runs(overrides: list[str]) -> None:
     config = _smoke(*overrides)
-    model, tokens_BL = build_model(config, 256, CPU), _tokens(config)
+    vocab_size = _vocab_size(config)
+    model, batch = model_and_batch(config, CPU, vocab_size)
     with torch.no_grad(), _CountedFlops() as forward:
-        model.token_losses(tokens_BL)
+        model.token_losses(*batch)
     with _CountedFlops() as training:
-        model.token_losses(tokens_BL)[0].mean().backward()
+        model.token_losses(*batch)[0].mean().backward()
+    n_tokens = sum(tokens.numel() for tokens in batch)
 
-    planned = sum(flops_by_component(config, 256).values()) * tokens_BL.numel()
-    planned_training = sum(training_flops_by_component(config, 256).values()) * tokens_BL.numel()
+    planned = sum(flops_by_component(config, vocab_size).values()) * n_tokens
+    planned_training = sum(training_flops_by_component(config, vocab_size).values()) * n_tokens
 
     assert planned == pytest.approx(forward.total, rel=FLOP_TOLERANCE[config.model])
     assert planned_training == pytest.approx(training.total, rel=FLOP_TOLERANCE[config.model])
@@ -100,14 +163,24 @@ def test_scores_are_counted_as_they_are_computed() -> None:
     assert shape("local", chunk_len=16).keys == 32
     assert shape("lsh", chunk_len=16, n_hashes=4).keys == 4 * 32
     assert shape("lsh", chunk_len=128, n_hashes=1).keys == 128
+    assert shape("full", causal=False).keys == shape("full", causal=False, query_block=32).keys == 128
+    assert shape("local", chunk_len=16, causal=False).keys == 48
+    assert shape("lsh", chunk_len=16, n_hashes=4, causal=False).keys == 4 * 48
+    assert shape("lsh", chunk_len=64, n_hashes=1, causal=False).keys == 128
+    assert shape("cross", causal=False, memory_length=40).keys == 40
     assert AttentionShape("local", length=100, d_model=64, n_heads=4, d_head=16, chunk_len=64).keys == 128 * 1.28
 
 
 def test_components_add_up_to_the_parameters_of_the_model() -> None:
-    for overrides in (["model=reformer"], ["model=transformer", "tie_embeddings=true"]):
+    for overrides in (
+        ["model=reformer"],
+        ["model=transformer", "tie_embeddings=true"],
+        ["model=scaling", "sparse_loss.S=4"],
+        ["model=terraformer", "reversible.encoder=merged", "positions.kind=digits"],
+    ):
         config = _smoke(*overrides)
         planned = plan(config)
-        model = build_model(config, 256, CPU)
+        model = build_model(config, _vocab_size(config), CPU)
         assert planned["parameters"] == sum(p.numel() for p in model.parameters())
         assert planned["parameters"] == sum(planned["parameters_by_component"].values())
 
@@ -138,6 +211,76 @@ def test_the_papers_size_has_the_parameters_of_its_shapes_and_opens_nothing(
     assert list(roots.iterdir()) == []
 
 
+PAPER_SCALING = ["model=scaling", "data=stdlib", "size=paper"]
+SPARSE_QKV = 16 * 1024 + 1024 * 64 + 2 * 9 * 64 * 64 + 3 * 64 * 64 + 1024 + 3 * 64
+"""The shared multiplicative layer, two kernels 3 x 3 and one 3 x 1 of 64 x 64, and their biases."""
+
+
+def _controller(d_ff: int) -> int:
+    """Two factors of rank d_ff / 64 and a bias, at d_model 1024."""
+    rank = d_ff // 64
+    return 1024 * rank + rank * d_ff + d_ff
+
+
+def test_the_parts_of_an_encoder_decoder_are_told_apart() -> None:
+    config = compose(PAPER_SCALING)
+    planned = plan(config, device="v100")
+    d, f, vocab = 1024, 6144, _vocab_size(config)
+    assert planned["parameters_by_component"] == {
+        "embedding": vocab * d,
+        "encoder_positions": 512 * d,
+        "positions": 256 * d,
+        "norms": 2 * d * (24 * 2 + 1 + 24 * 3 + 1),
+        "encoder_attention": 24 * SPARSE_QKV,
+        "encoder_feedforward": 24 * (2 * d * f + d),
+        "encoder_feedforward_controller": 24 * _controller(f),
+        "attention": 24 * SPARSE_QKV,
+        "cross_attention": 24 * (4 * d * d + 4 * d),
+        "feedforward": 24 * (2 * d * f + d),
+        "feedforward_controller": 24 * _controller(f),
+        "head": d * vocab + vocab,
+    }
+    assert planned["tokens"] == 524_288 * 32 * (512 + 256)
+    assert planned["flops_per_token_by_component"]["head"] == pytest.approx(256 / 768 * 2 * d * vocab)
+
+
+def test_the_dense_800m_model_has_the_papers_weights() -> None:
+    config = compose(["model=scaling", "data=c4", "size=paper", "sparse_ff.N=0", "sparse_qkv.S=0"])
+    model = build_on_meta(config, 32_000)
+    weights = sum(p.numel() for n, p in model.named_parameters() if p.dim() > 1 and "positions" not in n)
+    assert weights == 770_179_072
+    assert plan(config)["parameters_dense"] is None
+
+
+def test_the_authors_sparse_models_are_larger_than_the_dense_one() -> None:
+    d, f, wide, n_blocks = 1024, 4096, 6144, 2 * 24
+    saved_by_qkv = n_blocks * (4 * d * d + 4 * d - SPARSE_QKV)
+    bought = n_blocks * 2 * d * (wide - f)
+    dense = plan(compose([*PAPER_SCALING, "sparse_ff.N=0", "sparse_qkv.S=0"]))["parameters"]
+
+    def larger_by(*overrides: str) -> int:
+        planned = plan(compose([*PAPER_SCALING, *overrides]))
+        assert planned["parameters_dense"] == dense
+        return int(planned["parameters"] - dense)
+
+    assert larger_by("sparse_ff.N=0") == bought - saved_by_qkv + n_blocks * (wide - f)
+    assert larger_by("sparse_qkv.S=0") == n_blocks * (_controller(f) - f)
+    assert larger_by() == bought - saved_by_qkv + n_blocks * (_controller(wide) - f)
+
+
+def test_terraformers_attention_runs_over_inputs_and_targets_joined() -> None:
+    config = compose(["model=terraformer", "data=stdlib", "size=paper"])
+    encoder, decoder = stacks(config)
+    assert (encoder.length, decoder.length) == (512, 512 + 256)
+    assert [len(block) for block in decoder.blocks] == [2] * 24
+    assert {shape.kind for stack in (encoder, decoder) for block in stack.blocks for shape in block} == {"full"}
+    longer = compose(["model=terraformer", "data=stdlib", "size=paper", "data.length=1024"])
+    assert [stack.blocks[0][0].kind for stack in stacks(longer)] == ["full", "lsh"]
+    parts = plan(config)["parameters_by_component"]
+    assert {"sru", "encoder_sru", "attention_2", "feedforward_controller"} < set(parts)
+    assert parts["sru"] == 24 * (2 * 1024 * 32 + 32 + 1024 + 3 * 32 * 32 + 3 * 32)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -152,6 +295,30 @@ def test_the_papers_size_has_the_parameters_of_its_shapes_and_opens_nothing(
         ["model=reformer", "n_layers=3", "chunking.ff=32"],
         ["model=reformer", "reversible.enabled=false", "lsh.n_hashes=4"],
         ["model=reformer", "attention=[local,lsh]", "lsh.n_hashes=1", "local.chunk_len=32"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "sparse_qkv.S=4", "sparse_qkv.concat_input=true"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "sparse_qkv.S=4", "sparse_qkv.variant=modular"],
+        [
+            "model=transformer",
+            "n_layers=4",
+            "d_ff=64",
+            "sparse_qkv.S=4",
+            "sparse_qkv.variant=multiplicative",
+            "sparse_qkv.output=multiplicative_convolution",
+        ],
+        ["model=transformer", "sparse_ff.N=8", "dropout=0", "sparse_ff.multiply_by_controller=true"],
+        ["model=transformer", "sparse_ff.N=8", "sru.n_layers=2", "sru.d=32", "n_layers=3"],
+        ["model=transformer", "sparse_ff.N=8", "chunking.ff=32", "sparse_loss.S=4", "chunking.loss=32"],
+        ["model=transformer", "sparse_ff.N=8", "reversible.enabled=true", "d_ff_rule=equal"],
+        ["model=scaling", "n_layers=3"],
+        ["model=scaling", "n_encoder_layers=3", "sparse_qkv.cross=query", "dropout=0"],
+        ["model=scaling", "reversible.enabled=true", "sparse_ff.N=0"],
+        ["model=scaling", "attention=[local]", "local.chunk_len=16", "share_qk=true", "n_layers=2"],
+        ["model=scaling", "full.query_block=32", "share_qk=true", "d_ff=64"],
+        ["model=terraformer"],
+        ["model=terraformer", "reversible.enabled=false", "n_layers=2"],
+        ["model=terraformer", "lsh.full_below=1024", "chunking.ff=0"],
+        ["model=terraformer", "reversible.encoder=merged", "n_layers=3", "chunking.loss=32", "sparse_ff.N=2"],
     ],
     ids=" ".join,
 )
@@ -162,15 +329,20 @@ def test_planned_activations_are_near_the_measured_peak_of_live_bytes(overrides:
         "d_ff=256",
         "n_heads=2",
         "d_head=32",
-        "positions.axial_shape=[16,16]",
-        "positions.axial_dims=[16,48]",
+        *(
+            []
+            if overrides[0] in ENCODER_DECODERS
+            else ["positions.axial_shape=[16,16]", "positions.axial_dims=[16,48]"]
+        ),
+        *(["data.target_length=128"] if overrides[0] in ENCODER_DECODERS else []),
         *overrides,
     )
 
-    peak, replay = peak_of_step(config, CPU)
+    vocab_size = _vocab_size(config)
+    peak, replay = peak_of_step(config, CPU, vocab_size)
 
-    assert activation_bytes(config, 256) == pytest.approx(peak, rel=MEMORY_TOLERANCE)
-    assert replay_bytes(config) == replay
+    assert activation_bytes(config, vocab_size) == pytest.approx(peak, rel=MEMORY_TOLERANCE)
+    assert replay_bytes(config, vocab_size) == replay
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
@@ -242,8 +414,9 @@ def test_a_device_without_a_rate_for_the_dtype_is_refused_and_not_listed() -> No
     assert "v100" not in plan(config, device="h100")["hours_by_device"]
 
 
-def test_a_plan_is_json_and_prints_every_component_and_device() -> None:
-    planned = plan(_smoke("model=reformer"), device="v100")
+@pytest.mark.parametrize("model", ["reformer", "scaling", "terraformer"])
+def test_a_plan_is_json_and_prints_every_component_and_device(model: str) -> None:
+    planned = plan(_smoke(f"model={model}"), device="v100")
     json.dumps(planned)
     out = io.StringIO()
     print_plan(planned, Console(file=out, width=120))
