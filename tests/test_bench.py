@@ -15,7 +15,7 @@ from rich.console import Console
 from efftx import bench
 from efftx.bench import attention, peers, timing
 from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, input_of, peak_bytes
-from efftx.bench.stacks import peak_of_step
+from efftx.bench.stacks import peak_of_step, variant
 from efftx.config import compose
 from efftx.errors import UserError
 
@@ -237,6 +237,17 @@ def test_reversible_memory_stays_flat_in_depth_and_ordinary_memory_grows() -> No
         assert set(row) >= KEYS
         assert (row["replay_bytes"] > 0) == row["reversible"]
     assert "of the smallest" in _printed(result)
+
+
+def test_encoder_decoders_are_measured_with_inputs_and_targets() -> None:
+    result = bench.run("memory", ["names=scaling,terraformer", "depths=1,3", "lengths=64", "batch=1"])
+    peak = {(row["name"], row["depth"]): row["peak_bytes"] for row in result["rows"]}
+    replay = {(row["name"], row["depth"]): row["replay_bytes"] for row in result["rows"]}
+    assert peak["scaling", 3] > 2 * peak["scaling", 1]
+    assert peak["terraformer", 3] <= 1.05 * peak["terraformer", 1]
+    assert replay["terraformer", 3] == 3 * replay["terraformer", 1] > 0
+    config = variant("terraformer", depth=3, length=64, batch=1)
+    assert (config.n_layers, config.n_encoder_layers, config.data.length, config.target_length) == (3, 3, 64, 32)
 
 
 def test_a_training_step_of_every_variant_is_timed() -> None:

@@ -123,7 +123,7 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=transformer", "sparse_ff.N=4", "sparse_ff.rank=paper", "chunking.ff=16"],
         ["model=transformer", "sparse_ff.N=4", "reversible.enabled=true", "sru.n_layers=2", "sru.d=8"],
         ["model=transformer", "sparse_loss.S=4", "chunking.loss=16"],
-        ["model=transformer", "sparse_ff.N=8", "sparse_qkv.S=4", "d_ff_rule=equal", "d_ff=512"],
+        ["model=transformer", "sparse_qkv.S=4", "d_ff_rule=equal"],
         ["model=scaling"],
         ["model=scaling", "data.target_length=40", "n_encoder_layers=2", "sparse_qkv.encoder=false"],
         ["model=scaling", "sparse_qkv.cross=query", "reversible.enabled=true", "attention_per_block=2"],

@@ -36,13 +36,29 @@ VARIANTS: dict[str, list[str]] = {
 """The rows of table 3 with equal parameters: streams are averaged, queries and keys shared in all of them; `chunking`
 is of the feed-forward and the loss, in eighths of the length. Full attention is PyTorch's fused kernel."""
 
+_SPARSE = ["d_model=256", "d_ff=1024", "d_ff_rule=given", "sparse_ff.N=16"]
+ENCODER_DECODERS: dict[str, list[str]] = {
+    "scaling": ["model=scaling", *_SPARSE],
+    "terraformer": ["model=terraformer", *_SPARSE, "lsh.full_below=0", "chunking"],
+}
+"""The third paper's two models with `depth` encoder and as many decoder layers; half as many targets as inputs. They
+are measured where they are named, for Reformer's table has no encoder."""
+
 
 def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
-    """The config of one row: d_model 256, d_ff 1024, 4 heads of 64, no dropout, learned positions."""
-    own = [word for word in VARIANTS[name] if word != "chunking"]
-    if "chunking" in VARIANTS[name]:
+    """The config of one row: d_model 256, d_ff 1024, 4 heads of 64, no dropout, learned positions.
+
+    With an encoder `length` is its tokens.
+    """
+    words = {**VARIANTS, **ENCODER_DECODERS}[name]
+    own = [word for word in words if word != "chunking"]
+    if name in ENCODER_DECODERS:
+        own += [f"n_encoder_layers={depth}", f"data.target_length={max(1, length // 2)}"]
+    else:
+        own = ["model=transformer", *own]
+    if "chunking" in words:
         own += [f"chunking.{part}={max(1, length // _SLICES)}" for part in ("ff", "loss")]
-    base = ["model=transformer", "data=stdlib", "size=cpu", "dropout=0", "positions.kind=learned"]
+    base = ["data=stdlib", "size=cpu", "dropout=0", "positions.kind=learned"]
     return compose([*base, f"n_layers={depth}", f"data.length={length}", f"training.batch_size={batch}", *own])
 
 
@@ -53,7 +69,7 @@ def bench_memory(options: Options) -> dict[str, Any]:
     replay_bytes (buckets and random states, not in the peak), planned_bytes (what `efftx plan` estimates) and
     ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
     """
-    names = options.names("names", VARIANTS)
+    names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
     depths = options.numbers("depths", (4, 8, 16, 24))
     lengths = options.numbers("lengths", (1024,))
     batch = options.number("batch", 2)
@@ -88,7 +104,7 @@ def bench_train(options: Options) -> dict[str, Any]:
     Options: names, depths, lengths, batch, repeats, device. Rows have, beside the keys of every bench, depth, batch,
     tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
     """
-    names = options.names("names", VARIANTS)
+    names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
     depths = options.numbers("depths", (3,))
     lengths = options.numbers("lengths", (1024,))
     batch = options.number("batch", 2)
