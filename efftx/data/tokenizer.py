@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
@@ -13,15 +13,20 @@ from efftx.data.prepared import data_root, prepare_once, write_durably
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
 from efftx.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from efftx.data.sentencepiece_model import SentencePieceVocabulary
+    from efftx.data.trained_bpe import BPEVocabulary
+
 TOKENIZERS = ("t5", "unigram", "bpe", "bytes")
 
 
 @dataclass
 class TextConfig(DataConfig):
-    """A text as tokens. `tokenizer`: t5, unigram or bpe (trained on the training split), bytes.
+    """A text as tokens. `tokenizer`: t5, unigram or bpe (of bytes; both trained on the training split), bytes.
 
-    `tokenizer_path`: a SentencePiece file to read instead of T5's download or a training. `vocab_size`: its pieces, to
-    which 100 sentinels come (bytes have 259 pieces whatever it says). `n_documents`: training documents, 0 for all.
+    `tokenizer_path`: a file to read instead of T5's download or a training, of SentencePiece or, for bpe, `tokenizers`.
+    `vocab_size`: its pieces, to which 100 sentinels come (bytes have 259 pieces whatever it says). `n_documents`:
+    training documents, 0 for all.
     """
 
     tokenizer: str = "t5"
@@ -69,9 +74,6 @@ def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Ite
             message = f"data.tokenizer=bytes reads no file, but data.tokenizer_path={config.tokenizer_path} is given."
             raise UserError("bad_value", message, "Leave one of the two out.")
         return ByteVocabulary()
-    # Loading it costs more than a config or a plan should wait for.
-    from efftx.data.sentencepiece_model import SentencePieceVocabulary
-
     if config.tokenizer_path is not None:
         origin = f"data.tokenizer_path={config.tokenizer_path}"
         model = _read(Path(config.tokenizer_path).expanduser(), origin)
@@ -81,7 +83,7 @@ def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Ite
     else:
         origin = "a trained one"
         model = _trained(config, trained_on, texts)
-    vocabulary = SentencePieceVocabulary(model, config.tokenizer, origin)
+    vocabulary = read_vocabulary(model, config.tokenizer, origin)
     if vocabulary.n_pieces != config.vocab_size:
         raise UserError(
             "bad_value",
@@ -89,10 +91,21 @@ def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Ite
             "a vocabulary file of another size than the config says.",
             f"Set data.vocab_size={vocabulary.n_pieces}, or give another file.",
         )
-    known = (vocabulary.checksum, vocabulary.pieces_sha256)
-    if config.tokenizer == "t5" and known[0] != T5.sha256 and known[1] != T5.pieces_sha256:
-        return SentencePieceVocabulary(model, "sentencepiece", origin)  # a record must not call it T5's
+    if config.tokenizer == "t5" and T5.sha256 != vocabulary.checksum and T5.pieces_sha256 != vocabulary.pieces_sha256:
+        return read_vocabulary(model, "sentencepiece", origin)  # a record must not call it T5's
     return vocabulary
+
+
+def read_vocabulary(model: bytes, kind: str, origin: str) -> "SentencePieceVocabulary | BPEVocabulary":
+    """The vocabulary in the bytes of a file, of `tokenizers` for bpe, else of SentencePiece; `UserError` as theirs."""
+    # Loading either library costs more than a config or a plan should wait for.
+    if kind == "bpe":
+        from efftx.data.trained_bpe import BPEVocabulary
+
+        return BPEVocabulary(model, origin)
+    from efftx.data.sentencepiece_model import SentencePieceVocabulary
+
+    return SentencePieceVocabulary(model, kind, origin)
 
 
 def fetch_t5(published: PublishedVocabulary = T5) -> Path:
@@ -109,22 +122,28 @@ def _read(path: Path, origin: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        hint = "Give a SentencePiece model file, such as T5's spiece.model."
+        hint = "Give a SentencePiece model file, such as T5's spiece.model; for data.tokenizer=bpe one of `tokenizers`."
         raise UserError("missing_file", f"Cannot read {origin}: {error.strerror or error}.", hint) from error
 
 
 def _trained(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> bytes:
-    from efftx.data.sentencepiece_model import train_sentencepiece
-
     name = f"{config.tokenizer}-{config.vocab_size}"
-    key = hashlib.sha256(f"efftx vocabulary {name} {trained_on}".encode()).hexdigest()
+    file = "tokenizer.json" if config.tokenizer == "bpe" else "spiece.model"
+    key = hashlib.sha256(f"efftx {file} {name} {trained_on}".encode()).hexdigest()
 
     def write(folder: Path) -> dict[str, Any]:
-        model = train_sentencepiece(config.tokenizer, config.vocab_size, texts())
-        write_durably(folder / _MODEL, model)
+        model = _train(config.tokenizer, config.vocab_size, texts())
+        write_durably(folder / file, model)
         return {"name": "vocabulary", "variant": name, "bytes": len(model), "sha256": key}
 
-    return (prepare_once(f"vocabulary-{key[:12]}", write).folder / _MODEL).read_bytes()
+    return (prepare_once(f"vocabulary-{key[:12]}", write).folder / file).read_bytes()
 
 
-_MODEL = "spiece.model"
+def _train(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes:
+    if kind == "bpe":
+        from efftx.data.trained_bpe import train_bpe
+
+        return train_bpe(n_pieces, texts)
+    from efftx.data.sentencepiece_model import train_sentencepiece
+
+    return train_sentencepiece(kind, n_pieces, texts)

@@ -86,10 +86,10 @@ def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Pat
 
 
 def test_a_vocabulary_is_trained_on_the_training_documents(folder: Path) -> None:
-    keys = {"tokenizer": "bpe", "vocab_size": 60}
+    keys = {"tokenizer": "bpe", "vocab_size": 300}
     dataset = open_dataset(config(folder, 8, **keys))
-    assert dataset.variant == "c4[60+8+7 documents,bpe-60]"
-    assert dataset.vocab_size == 160
+    assert dataset.variant == "c4[60+8+7 documents,bpe-300]"
+    assert dataset.vocab_size == 400
     batch = dataset.batch("valid", 0, 0, 1)
     assert dataset.vocabulary.decode(batch.tokens_BL[0].tolist()) in TEXTS["valid"][0]  # type: ignore[attr-defined]
 

@@ -11,6 +11,7 @@ import pytest
 from efftx.data import tokenizer
 from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
 from efftx.data.tokenizer import T5, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
+from efftx.data.trained_bpe import train_bpe
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
@@ -39,12 +40,17 @@ def test_bytes_are_the_same_whatever_the_text_and_the_size() -> None:
     assert text_vocab_size(config, "span_corruption") == 359
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_a_vocabulary_is_trained_on_the_text_and_told_beforehand(kind: str) -> None:
-    vocabulary = opened(tokenizer=kind, vocab_size=40)
-    assert vocabulary.name == f"{kind}-40"
-    assert vocabulary.size == text_vocab_size(TextConfig("c4", 16, tokenizer=kind, vocab_size=40)) == 140
-    assert vocabulary.checksum == hashlib.sha256(train_sentencepiece(kind, 40, TEXTS)).hexdigest()
+def trained(kind: str, n_pieces: int) -> bytes:
+    return train_bpe(n_pieces, TEXTS) if kind == "bpe" else train_sentencepiece(kind, n_pieces, TEXTS)
+
+
+@pytest.mark.parametrize(("kind", "n_pieces"), [("unigram", 40), ("bpe", 300)])
+def test_a_vocabulary_is_trained_on_the_text_and_told_beforehand(kind: str, n_pieces: int) -> None:
+    vocabulary = opened(tokenizer=kind, vocab_size=n_pieces)
+    assert vocabulary.name == f"{kind}-{n_pieces}"
+    config = TextConfig("c4", 16, tokenizer=kind, vocab_size=n_pieces)
+    assert vocabulary.size == text_vocab_size(config) == n_pieces + 100
+    assert vocabulary.checksum == hashlib.sha256(trained(kind, n_pieces)).hexdigest()
 
 
 def test_it_is_trained_once_for_each_text_kind_and_size() -> None:
@@ -57,26 +63,37 @@ def test_it_is_trained_once_for_each_text_kind_and_size() -> None:
             return super().__iter__()
 
     texts = Counted(TEXTS)
-    first = opened(texts, tokenizer="bpe", vocab_size=40)
-    assert opened(texts, tokenizer="bpe", vocab_size=40).checksum == first.checksum
+    first = opened(texts, tokenizer="bpe", vocab_size=300)
+    assert opened(texts, tokenizer="bpe", vocab_size=300).checksum == first.checksum
     assert reads == 1
-    opened(texts, tokenizer="bpe", vocab_size=41)
+    opened(texts, tokenizer="bpe", vocab_size=301)
     opened(texts, tokenizer="unigram", vocab_size=40)
-    opened(texts, "cd" * 32, tokenizer="bpe", vocab_size=40)
+    opened(texts, "cd" * 32, tokenizer="bpe", vocab_size=300)
     assert reads == 4
 
 
-def test_a_damaged_trained_vocabulary_is_trained_again(root: Path) -> None:
-    first = opened(tokenizer="bpe", vocab_size=40)
-    (file,) = root.glob("prepared/vocabulary-*/spiece.model")
+@pytest.mark.parametrize(("kind", "n_pieces"), [("unigram", 40), ("bpe", 300)])
+def test_a_damaged_trained_vocabulary_is_trained_again(root: Path, kind: str, n_pieces: int) -> None:
+    first = opened(tokenizer=kind, vocab_size=n_pieces)
+    (file,) = root.glob("prepared/vocabulary-*/[st]*")
     file.write_bytes(b"?" + file.read_bytes()[1:])
-    assert opened(tokenizer="bpe", vocab_size=40).checksum == first.checksum
+    assert opened(tokenizer=kind, vocab_size=n_pieces).checksum == first.checksum
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_a_file_is_read_instead_of_a_training(model: bytes, model_path: str, kind: str) -> None:
-    vocabulary = opened([], tokenizer=kind, vocab_size=40, tokenizer_path=model_path)
-    assert (vocabulary.name, vocabulary.checksum) == (f"{kind}-40", hashlib.sha256(model).hexdigest())
+@pytest.mark.parametrize(("kind", "n_pieces"), [("unigram", 40), ("bpe", 300)])
+def test_a_file_is_read_instead_of_a_training(tmp_path: Path, kind: str, n_pieces: int) -> None:
+    model = trained(kind, n_pieces)
+    (tmp_path / "given").write_bytes(model)
+    vocabulary = opened([], tokenizer=kind, vocab_size=n_pieces, tokenizer_path=str(tmp_path / "given"))
+    assert (vocabulary.name, vocabulary.checksum) == (f"{kind}-{n_pieces}", hashlib.sha256(model).hexdigest())
+
+
+def test_a_file_of_the_other_library_is_refused(model_path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no file of `tokenizers`"):
+        opened(tokenizer="bpe", vocab_size=40, tokenizer_path=model_path)
+    (tmp_path / "tokenizer.json").write_bytes(trained("bpe", 300))
+    with pytest.raises(UserError, match="is no SentencePiece model"):
+        opened(tokenizer="unigram", vocab_size=300, tokenizer_path=str(tmp_path / "tokenizer.json"))
 
 
 def test_another_file_is_not_called_t5s(model_path: str, monkeypatch: pytest.MonkeyPatch, model: bytes) -> None:
@@ -87,12 +104,18 @@ def test_another_file_is_not_called_t5s(model_path: str, monkeypatch: pytest.Mon
     assert opened(**keys).name == "t5-40"
 
 
-@pytest.mark.parametrize("kind", ["t5", "unigram", "bpe"])
+@pytest.mark.parametrize("kind", ["t5", "unigram"])
 def test_a_file_of_another_size_than_the_config_says_is_refused(model_path: str, kind: str) -> None:
     with pytest.raises(UserError, match="a vocabulary file of another size than the config says") as raised:
         opened(tokenizer=kind, vocab_size=32000, tokenizer_path=model_path)
     assert raised.value.kind == "bad_value"
     assert "data.vocab_size=40" in raised.value.hint
+
+
+def test_a_bpe_of_another_size_than_the_config_says_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(trained("bpe", 300))
+    with pytest.raises(UserError, match=r"has 300 pieces, but data\.vocab_size=301"):
+        opened(tokenizer="bpe", vocab_size=301, tokenizer_path=str(tmp_path / "tokenizer.json"))
 
 
 def test_a_missing_or_wrong_file_is_refused(tmp_path: Path) -> None:
@@ -115,9 +138,10 @@ def test_bytes_read_no_file(model_path: str) -> None:
         opened(tokenizer="bytes", tokenizer_path=model_path)
 
 
-def test_a_text_too_short_for_its_vocabulary_leaves_nothing(root: Path) -> None:
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_text_too_short_for_its_vocabulary_leaves_nothing(root: Path, kind: str) -> None:
     with pytest.raises(UserError, match="too short"):
-        opened(tokenizer="unigram", vocab_size=5000)
+        opened(tokenizer=kind, vocab_size=5000)
     assert not list(root.glob("prepared/vocabulary*"))
 
 
