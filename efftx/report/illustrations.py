@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
 from efftx.errors import UserError, nearest
-from efftx.report import figures
+from efftx.report import figures, sparse_drawings
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
 from efftx.reproduce.experiment import Experiment
@@ -64,6 +64,33 @@ def angular_lsh(experiment: Experiment, measured: Measured) -> Illustration | No
         figure = Figure(figsize=(figures.WIDTH, 3.2))
         _draw_circles(figure, circle)
         return Illustration(data, figures.to_svg(figure))
+
+
+def sparse_ff(experiment: Experiment, measured: Measured) -> Illustration | None:
+    """Sparse is Enough, figure 2: the units that a sparse feed-forward layer selects, and the weights that it reads.
+
+    Drawn from the first record with the series `choices`.
+    """
+    record = next((r for r in measured.records if "choices" in r.series), None)
+    if record is None:
+        return None
+    found = sparse_drawings.read_selection(record.series)
+    with figures.style():
+        svg = sparse_drawings.draw_selection(found)
+    return Illustration(sparse_drawings.selection_plot(experiment, record.row, found), svg)
+
+
+def permutation(experiment: Experiment, measured: Measured) -> Illustration | None:
+    """Sparse is Enough, figure 4a: a permutation matrix as the product of a gate and a projection.
+
+    Drawn from the first record with the series `gate`, `projection`, `matrix` and `modules`.
+    """
+    record = next((r for r in measured.records if "gate" in r.series), None)
+    if record is None:
+        return None
+    with figures.style():
+        svg = sparse_drawings.draw_permutation(record.series)
+    return Illustration(sparse_drawings.permutation_plot(experiment, record.row, record.series), svg)
 
 
 def _draw_circles(figure: Figure, circle: Mapping[str, list[float]]) -> None:
@@ -129,4 +156,8 @@ def _rotation(circle: Mapping[str, list[float]], rotation: int) -> Line:
     return Line(f"rotation {rotation + 1}", "measured", points)
 
 
-_ILLUSTRATIONS: dict[str, Callable[[Experiment, Measured], Illustration | None]] = {"angular_lsh": angular_lsh}
+_ILLUSTRATIONS: dict[str, Callable[[Experiment, Measured], Illustration | None]] = {
+    "angular_lsh": angular_lsh,
+    "permutation": permutation,
+    "sparse_ff": sparse_ff,
+}

@@ -43,11 +43,9 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
     with torch.no_grad():
         for x_D, index_G in zip(x_TD, index_TG, strict=True):
             rows_G = index_G + torch.arange(n_blocks) * n
-            alone = [torch.full_like(w, float("nan")).index_copy(0, rows_G, w[rows_G]) for w in (layer.w1, layer.w2)]
-            whole, read = (
-                sparse_ff_selected(x_D[None], *weights, layer.b2, index_G[None], n)
-                for weights in ((layer.w1, layer.w2), alone)
-            )
+            w1, w2 = (torch.full_like(w, float("nan")).index_copy(0, rows_G, w[rows_G]) for w in (layer.w1, layer.w2))
+            whole = sparse_ff_selected(x_D[None], layer.w1, layer.w2, layer.b2, index_G[None], n)
+            read = sparse_ff_selected(x_D[None], w1, w2, layer.b2, index_G[None], n)
             changed += not torch.equal(whole, read)
     every_token = sum(p.numel() for p in (layer.c1, layer.c2, layer.c_bias, layer.b2))
     rows = layer.w1.numel() + layer.w2.numel()
@@ -99,7 +97,7 @@ def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Param
     for i in range(int(parameters["draws"])):
         source_D = torch.randperm(d_model, generator=generator)
         gate_SD, proj_Dm = permutation_weights(source_D, S)
-        for n_tokens in (1, 2 * d_module):
+        for n_tokens in (1, d_module):
             x_TD = torch.randn(n_tokens, d_model, generator=generator)
             difference_TD = multiplicative(x_TD, gate_SD, proj_Dm) - x_TD[:, source_D]
             deviation = max(deviation, float(difference_TD.abs().max()))
