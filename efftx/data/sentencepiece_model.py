@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies: T5's own, and those trained on a data set's text.
+"""SentencePiece vocabularies: T5's own, and unigram ones trained on a data set's text.
 
 Training is SentencePiece's own too: with a fixed number of threads the same text gives the same file, byte for byte,
 which the unigram trainer of `tokenizers` does not promise (its ids change from run to run).
@@ -63,8 +63,8 @@ class SentencePieceVocabulary(Vocabulary):
         return str(self._processor.decode(ids)) if ids else ""
 
 
-def train_sentencepiece(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes:
-    """The file of a model of `kind` (unigram, bpe) with `n_pieces` pieces, 0 padding, 1 end of sequence, 2 unknown.
+def train_sentencepiece(n_pieces: int, texts: Iterable[str]) -> bytes:
+    """The file of a unigram model with `n_pieces` pieces, 0 padding, 1 end of sequence, 2 unknown.
 
     It reads at most TRAINING_CHARACTERS of the texts. `UserError` where they are too few or too rich for `n_pieces`.
     """
@@ -73,7 +73,7 @@ def train_sentencepiece(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(texts, TRAINING_CHARACTERS),
             model_writer=written,
-            model_type=kind,
+            model_type="unigram",
             vocab_size=n_pieces,
             pad_id=PAD,
             eos_id=EOS,
@@ -84,7 +84,7 @@ def train_sentencepiece(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes
             minloglevel=2,
         )
     except RuntimeError as error:
-        made = f"No {kind} vocabulary of data.vocab_size={n_pieces} pieces can be made from the training text"
+        made = f"No unigram vocabulary of data.vocab_size={n_pieces} pieces can be made from the training text"
         if most := re.search(r"value <= (\d+)", str(error)):
             raise UserError(
                 "bad_value", f"{made}: it is too short.", f"Set data.vocab_size to at most {most[1]}."

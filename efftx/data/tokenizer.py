@@ -146,4 +146,4 @@ def _train(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes:
         return train_bpe(n_pieces, texts)
     from efftx.data.sentencepiece_model import train_sentencepiece
 
-    return train_sentencepiece(kind, n_pieces, texts)
+    return train_sentencepiece(n_pieces, texts)

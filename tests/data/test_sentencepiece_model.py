@@ -17,23 +17,18 @@ TEXTS = [f"The {a} sees a {b}.\nIt is the {b} of the {a}, {i} years old." for i,
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[str, bytes]:
-    return {kind: train_sentencepiece(kind, 50, TEXTS) for kind in ("unigram", "bpe")}
+def trained() -> bytes:
+    return train_sentencepiece(50, TEXTS)
 
 
-kinds = pytest.mark.parametrize("kind", ["unigram", "bpe"])
-
-
-@kinds
-def test_a_trained_vocabulary_has_its_pieces_and_100_sentinels(trained: dict[str, bytes], kind: str) -> None:
-    vocabulary = SentencePieceVocabulary(trained[kind], kind, "x")
-    assert (vocabulary.name, vocabulary.n_pieces, vocabulary.size) == (f"{kind}-50", 50, 150)
+def test_a_trained_vocabulary_has_its_pieces_and_100_sentinels(trained: bytes) -> None:
+    vocabulary = SentencePieceVocabulary(trained, "unigram", "x")
+    assert (vocabulary.name, vocabulary.n_pieces, vocabulary.size) == ("unigram-50", 50, 150)
     assert vocabulary.sentinel(0) == 149
 
 
-@kinds
-def test_what_it_was_trained_on_comes_back_with_its_blanks_as_spaces(trained: dict[str, bytes], kind: str) -> None:
-    vocabulary = SentencePieceVocabulary(trained[kind], kind, "x")
+def test_what_it_was_trained_on_comes_back_with_its_blanks_as_spaces(trained: bytes) -> None:
+    vocabulary = SentencePieceVocabulary(trained, "unigram", "x")
     ids = vocabulary.encode(TEXTS[7])
     assert min(ids) > 2
     assert max(ids) < 50
@@ -41,27 +36,26 @@ def test_what_it_was_trained_on_comes_back_with_its_blanks_as_spaces(trained: di
     assert len(ids) < 0.8 * len(TEXTS[7])
 
 
-def test_sentinels_stand_between_the_pieces(trained: dict[str, bytes]) -> None:
-    vocabulary = SentencePieceVocabulary(trained["unigram"], "unigram", "x")
+def test_sentinels_stand_between_the_pieces(trained: bytes) -> None:
+    vocabulary = SentencePieceVocabulary(trained, "unigram", "x")
     ids = [*vocabulary.encode("cat"), 149, *vocabulary.encode("dog"), 148]
     assert vocabulary.decode(ids) == "cat<extra_id_0>dog<extra_id_1>"
     assert vocabulary.decode([]) == ""
 
 
-@kinds
-def test_the_same_text_gives_the_same_file_in_every_process(trained: dict[str, bytes], kind: str) -> None:
+def test_the_same_text_gives_the_same_file_in_every_process(trained: bytes) -> None:
     code = (
         "import sys; from efftx.data.sentencepiece_model import train_sentencepiece as train\n"
-        f"sys.stdout.buffer.write(train({kind!r}, 50, {TEXTS!r}))"
+        f"sys.stdout.buffer.write(train(50, {TEXTS!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout == trained[kind]
+    assert done.stdout == trained
     assert done.stderr == b""
 
 
 def test_only_the_beginning_of_a_long_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentencepiece_model, "TRAINING_CHARACTERS", 500)
-    start = train_sentencepiece("bpe", 40, TEXTS)
+    monkeypatch.setattr(sentencepiece_model, "TRAINING_CHARACTERS", 2000)
+    start = train_sentencepiece(40, TEXTS)
     read: list[str] = []
 
     def texts():  # type: ignore[no-untyped-def]
@@ -69,38 +63,32 @@ def test_only_the_beginning_of_a_long_text_is_read(monkeypatch: pytest.MonkeyPat
             read.append(text)
             yield text
 
-    assert train_sentencepiece("bpe", 40, texts()) == start
-    assert sum(map(len, read)) < 500 + 2 * max(map(len, TEXTS))
-    assert train_sentencepiece("bpe", 40, ["".join(TEXTS[:3]), "never read"] * 9) != start
+    assert train_sentencepiece(40, texts()) == start
+    assert sum(map(len, read)) < 2000 + 2 * max(map(len, TEXTS))
+    assert train_sentencepiece(40, TEXTS[50:]) != start
 
 
 @pytest.mark.parametrize(
-    ("kind", "n_pieces", "said", "hint"),
-    [
-        ("unigram", 5000, "too short", "at most"),
-        ("bpe", 5000, "too short", "at most"),
-        ("bpe", 8, "more characters", "at least"),
-        ("unigram", 8, "more characters", "at least"),
-    ],
+    ("n_pieces", "said", "hint"), [(5000, "too short", "at most"), (8, "more characters", "at least")]
 )
-def test_a_text_that_does_not_fit_the_vocabulary_is_refused(kind: str, n_pieces: int, said: str, hint: str) -> None:
+def test_a_text_that_does_not_fit_the_vocabulary_is_refused(n_pieces: int, said: str, hint: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        train_sentencepiece(kind, n_pieces, TEXTS)
+        train_sentencepiece(n_pieces, TEXTS)
     assert hint in raised.value.hint
 
 
 def test_the_hint_is_a_size_that_works() -> None:
     with pytest.raises(UserError) as raised:
-        train_sentencepiece("unigram", 5000, TEXTS)
+        train_sentencepiece(5000, TEXTS)
     most = int(raised.value.hint.split()[-1].rstrip("."))
-    assert SentencePieceVocabulary(train_sentencepiece("unigram", most, TEXTS), "unigram", "x").n_pieces == most
+    assert SentencePieceVocabulary(train_sentencepiece(most, TEXTS), "unigram", "x").n_pieces == most
 
 
 @pytest.mark.parametrize("damage", [b"", b"no model at all", None])
-def test_other_bytes_are_no_vocabulary(trained: dict[str, bytes], damage: bytes | None) -> None:
-    model = trained["bpe"][:500] if damage is None else damage
+def test_other_bytes_are_no_vocabulary(trained: bytes, damage: bytes | None) -> None:
+    model = trained[:500] if damage is None else damage
     with pytest.raises(UserError, match="my file is no SentencePiece model") as raised:
-        SentencePieceVocabulary(model, "bpe", "my file")
+        SentencePieceVocabulary(model, "unigram", "my file")
     assert raised.value.kind == "damaged_file"
 
 
@@ -113,8 +101,8 @@ def test_other_ids_for_padding_and_end_are_refused() -> None:
         SentencePieceVocabulary(written.getvalue(), "unigram", "x")
 
 
-def test_the_pieces_have_a_sum_of_their_own(trained: dict[str, bytes]) -> None:
-    a, b = (SentencePieceVocabulary(trained[kind], kind, "x") for kind in ("unigram", "bpe"))
+def test_the_pieces_have_a_sum_of_their_own(trained: bytes) -> None:
+    a, b = (SentencePieceVocabulary(model, "unigram", "x") for model in (trained, train_sentencepiece(49, TEXTS)))
     assert len(a.pieces_sha256) == 64
     assert a.pieces_sha256 != b.pieces_sha256
-    assert a.pieces_sha256 == SentencePieceVocabulary(trained["unigram"], "other", "y").pieces_sha256
+    assert a.pieces_sha256 == SentencePieceVocabulary(trained, "other", "y").pieces_sha256

@@ -25,7 +25,7 @@ def opened(texts: Iterable[str] = TEXTS, trained_on: str = SUM, **keys: object) 
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return train_sentencepiece("unigram", 40, TEXTS)
+    return train_sentencepiece(40, TEXTS)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_bytes_are_the_same_whatever_the_text_and_the_size() -> None:
 
 
 def trained(kind: str, n_pieces: int) -> bytes:
-    return train_bpe(n_pieces, TEXTS) if kind == "bpe" else train_sentencepiece(kind, n_pieces, TEXTS)
+    return train_bpe(n_pieces, TEXTS) if kind == "bpe" else train_sentencepiece(n_pieces, TEXTS)
 
 
 @pytest.mark.parametrize(("kind", "n_pieces"), [("unigram", 40), ("bpe", 300)])
