@@ -25,8 +25,8 @@ Parameters = Mapping[str, Any]
 def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """Which units a trained sparse feed-forward layer selects for a sentence, and what of it is read (figure 2).
 
-    `parameters`: overrides (the model is trained, or taken from its finished run), sentence (cut at the encoder's
-    length); `own`: layer of the encoder. Metrics, the same under every column: `rows_read` (% of the rows of W1 and of
+    `parameters`: overrides (the model is trained, or taken from its finished run), sentence (cut at the model's
+    length); `own`: layer, of the encoder where there is one. Metrics, the same under every column: `rows_read` (% of the rows of W1 and of
     W2 a token), `weights_read` (% of all the layer's weights, controller and bias included), `tokens`,
     `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as well) and `changed_outputs`:
     tokens whose output is another when every row that was not selected is lost.
@@ -172,14 +172,14 @@ def _configured(overrides: Sequence[str], seed: int) -> Config:
 
 
 def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[SparseFF, Tensor, list[str]]:
-    """The trained layer of the encoder, what it reads of the sentence (T, D), and the text of each token."""
+    """The trained layer, of the encoder if there is one, what it reads of a sentence (T, D), and each token's text."""
     import torch
 
     from efftx.data.dataset import open_dataset
     from efftx.layers.sparse_ff import SparseFF
     from efftx.models.build import build_model
     from efftx.models.carry import carry_weights
-    from efftx.models.encoder_decoder import EncoderDecoder
+    from efftx.models.decoder import Decoder
     from efftx.training.checkpoint import load_latest
     from efftx.training.loop import train
 
@@ -187,22 +187,27 @@ def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[Sparse
     checkpoint = load_latest(run / "checkpoints", read_only=True)
     dataset: Any = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, torch.device("cpu")).eval()
-    if checkpoint is None or not isinstance(model, EncoderDecoder):
-        raise ValueError(f"{run} holds no weights of an encoder-decoder.")
+    if checkpoint is None:
+        raise ValueError(f"{run} holds no weights.")
     carry_weights(model, checkpoint.model, None)
-    layer = model.encoder_blocks[place].feedforward.core  # type: ignore[union-attr]
+    alone = isinstance(model, Decoder)
+    layer = (model.blocks if isinstance(model, Decoder) else model.encoder_blocks)[place].feedforward.core
     if not isinstance(layer, SparseFF):
-        raise ValueError(f"Layer {place} of the encoder has no sparse feed-forward.")
-    ids = dataset.vocabulary.encode(sentence)[: config.data.length]
+        raise ValueError(f"Layer {place} has no sparse feed-forward.")
+    # A decoder reads a 0 first: one position more.
+    ids = dataset.vocabulary.encode(sentence)[: config.data.length - alone]
     texts = [
         dataset.vocabulary.decode(ids[: i + 1])[len(dataset.vocabulary.decode(ids[:i])) :] for i in range(len(ids))
     ]
     read: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0][0]))
     with torch.no_grad():
-        model.encode(torch.tensor([ids]))
+        if isinstance(model, Decoder):
+            model.hidden(torch.tensor([[*ids, 0]]))
+        else:
+            model.encode(torch.tensor([ids]))
     hook.remove()
-    return layer, read[0], texts
+    return layer, read[0][alone:], texts
 
 
 def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
@@ -219,11 +224,9 @@ def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
 def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> tuple[float, float]:
     """(peak activation bytes, replay bytes) of one training step."""
     from efftx.bench.stacks import peak_of_step
-    from efftx.bench.timing import exclusive
     from efftx.training.devices import resolve_device
 
     sizes = [f"n_layers={depth}", f"n_encoder_layers={depth}", f"data.length={length}"]
     config = _configured([*parameters["overrides"], *own.get("overrides", []), *sizes], seed)
-    with exclusive():  # so as not to disturb a timing
-        peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
+    peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
     return float(peak), float(kept)
