@@ -26,10 +26,10 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
     """Which units a trained sparse feed-forward layer selects for a sentence, and what of it is read (figure 2).
 
     `parameters`: overrides (the model is trained, or taken from its finished run), sentence (cut at the model's
-    length); `own`: layer, of the encoder where there is one. Metrics, the same under every column: `rows_read` (% of the rows of W1 and of
-    W2 a token), `weights_read` (% of all the layer's weights, controller and bias included), `tokens`,
-    `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as well) and `changed_outputs`:
-    tokens whose output is another when every row that was not selected is lost.
+    length); `own`: layer, of the encoder where there is one. Metrics, the same under every column: `rows_read` (% of
+    the rows of W1 and of W2 a token), `weights_read` (% of all the layer's weights, controller and bias included),
+    `tokens`, `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as well) and
+    `changed_outputs`: tokens whose output is another when every row that was not selected is lost.
     """
     import torch
 
@@ -191,7 +191,8 @@ def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[Sparse
         raise ValueError(f"{run} holds no weights.")
     carry_weights(model, checkpoint.model, None)
     alone = isinstance(model, Decoder)
-    layer = (model.blocks if isinstance(model, Decoder) else model.encoder_blocks)[place].feedforward.core
+    blocks = model.blocks if isinstance(model, Decoder) else model.encoder_blocks
+    layer = blocks[place].get_submodule("feedforward.core")
     if not isinstance(layer, SparseFF):
         raise ValueError(f"Layer {place} has no sparse feed-forward.")
     # A decoder reads a 0 first: one position more.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from efftx.report import figures
 from efftx.report.illustrations import Illustration, illustrate
 from efftx.report.items import gather
 from efftx.report.sparse_drawings import MOST_TOKENS, Selection, draw_selection, read_selection
@@ -65,8 +66,9 @@ def test_a_long_text_is_cut() -> None:
 def test_other_selections_give_another_drawing_and_the_same_ones_the_same() -> None:
     one = read_selection(SELECTED)
     other = read_selection({**SELECTED, "choices": [0.0] * 15})
-    assert draw_selection(one) == draw_selection(one)
-    assert draw_selection(one) != draw_selection(other)
+    with figures.style():
+        assert draw_selection(one) == draw_selection(one)
+        assert draw_selection(one) != draw_selection(other)
 
 
 def test_the_permutation_lists_the_input_of_each_output(store: RecordStore) -> None:
