@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
 
 from efftx.data.c4 import C4Config
 from efftx.data.dataset import DataConfig, draw, find_source, names, open_dataset
 from efftx.data.duplicate import DuplicateConfig
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.errors import UserError
+from tests.data.shipped_config import shipped_config
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
@@ -36,21 +34,14 @@ PAPERS = [
 
 @pytest.mark.parametrize("expected", PAPERS, ids=lambda config: config.name)
 def test_the_shipped_config_fits_the_typed_one_and_has_the_papers_values(expected: DataConfig) -> None:
-    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / f"{expected.name}.yaml")
-    assert isinstance(shipped, DictConfig)
-    shipped.pop("defaults", None)
-    typed = find_source(expected.name).config
-    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), shipped)) == expected
+    assert shipped_config(expected.name) == expected
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_data_set_has_a_shipped_config_of_its_own_type(name: str) -> None:
-    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / f"{name}.yaml")
-    assert isinstance(shipped, DictConfig)
-    shipped.pop("defaults", None)
-    typed = find_source(name).config
-    assert isinstance(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(typed), shipped)), typed)
-    assert shipped["name"] == name
+    config = shipped_config(name)
+    assert isinstance(config, find_source(name).config)
+    assert config.name == name
 
 
 def test_a_length_of_zero_is_refused() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from efftx.data.catalogue import prepare, verify
 from efftx.data.dataset import find_source, open_dataset
 from efftx.data.glue import TASKS, GlueConfig, as_text, open_glue, target_length
 from efftx.data.pairs import TextPairs
 from efftx.errors import UserError
+from tests.data.shipped_config import shipped_config
 
 SAMPLES = "efftx:samples/glue"
 
@@ -259,10 +259,7 @@ def test_the_sample_files_are_read_as_they_are(samples: Path, task: str, said: s
 
 
 def test_the_papers_rows_have_512_tokens() -> None:
-    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / "glue.yaml")
-    assert isinstance(shipped, DictConfig)
-    shipped.pop("defaults", None)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GlueConfig), shipped))
+    config = shipped_config("glue")
     assert config == GlueConfig("glue", 512, tokenizer="t5", vocab_size=32000, task="rte")
     source = find_source("glue")
     assert (source.target_length(config, "seq2seq"), source.vocab_size(config, "seq2seq")) == (16, 32100)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from efftx.data.catalogue import prepare, verify
 from efftx.data.dataset import find_source, open_dataset
 from efftx.data.pairs import TextPairs
 from efftx.data.summarization import SummarizationConfig, open_summarization
 from efftx.errors import UserError
+from tests.data.shipped_config import shipped_config
 
 SAMPLES = "efftx:samples/summarization"
 
@@ -200,10 +200,7 @@ def test_the_sample_files_are_read_as_they_are(samples: Path) -> None:
 
 
 def test_the_papers_rows_have_15360_and_1024_tokens() -> None:
-    shipped = OmegaConf.load(Path(__file__).parents[2] / "conf" / "data" / "summarization.yaml")
-    assert isinstance(shipped, DictConfig)
-    shipped.pop("defaults", None)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SummarizationConfig), shipped))
+    config = shipped_config("summarization")
     assert config == SummarizationConfig(
         "summarization", 15360, target_length=1024, tokenizer="t5", vocab_size=32000, corpus="arxiv"
     )
