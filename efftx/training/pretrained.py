@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from efftx.data.dataset import Dataset
-from efftx.data.tokenizer import TextConfig
+from efftx.data.tokenizer import TextConfig, read_vocabulary
 from efftx.errors import UserError
 from efftx.models.carry import carry_weights
 from efftx.training import durable
@@ -20,7 +20,7 @@ from efftx.training.run_directory import read_config, read_result
 if TYPE_CHECKING:
     from efftx.config import Config
 
-VOCABULARY_FILE = "spiece.model"
+VOCABULARY_FILE = "vocabulary.model"
 """The pieces that a run's tokens stand for, in the run's directory; a run on bytes or symbols has none."""
 _TRAINED = ("unigram", "bpe")
 _POSITIONS = "positions.table"
@@ -116,7 +116,7 @@ def _check_vocabulary(run: Path, weights: Mapping[str, Tensor], dataset: Dataset
     there = kept.read_bytes() if kept.exists() else None
     if there == own:
         return
-    if there is None or own is None or _pieces(there) != _pieces(own):
+    if there is None or own is None or _pieces(run, there) != dataset.vocabulary.pieces_sha256:  # type: ignore[attr-defined]
         raise UserError(
             "other_vocabulary",
             f"The tokens of {dataset.variant} are not those that pretrained={run} was trained on.",
@@ -128,8 +128,7 @@ def _model_of(dataset: Dataset) -> bytes | None:
     return getattr(getattr(dataset, "vocabulary", None), "model", None)
 
 
-def _pieces(model: bytes) -> str:
-    # Loading the library costs more than a run on other data should wait for.
-    from efftx.data.sentencepiece_model import SentencePieceVocabulary
-
-    return SentencePieceVocabulary(model, "kept", VOCABULARY_FILE).pieces_sha256
+def _pieces(run: Path, model: bytes) -> str:
+    found = read_config(run)
+    assert found is not None, "hash_of_run has asked"
+    return read_vocabulary(model, found[0]["data"]["tokenizer"], str(run / VOCABULARY_FILE)).pieces_sha256
