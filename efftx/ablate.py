@@ -15,10 +15,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from efftx.config import Config, compose, expand_sweeps, parse_overrides, register_schema, to_config
+from efftx.config import Config, compose, expand_sweeps, launchers, parse_overrides, register_schema, to_config
 from efftx.config_hash import config_hash
 from efftx.data.dataset import open_dataset
-from efftx.errors import Interrupted, UserError
+from efftx.errors import Interrupted, UserError, nearest
 from efftx.shipped import shipped
 from efftx.training.loop import train
 from efftx.training.run_directory import default_run_dir, read_result
@@ -60,6 +60,7 @@ def ablate(
     `hydra/launcher=...` that launcher runs the points (joblib in parallel, submitit on a cluster), else they run here
     one after the other.
     """
+    check_launcher(overrides)
     points = plan_points(overrides, config_dirs=config_dirs)
     before = {point.hash for point in points if read_result(point.run) is not None}
     launched = any(word.startswith("hydra/launcher=") for word in overrides)
@@ -81,6 +82,18 @@ def ablate(
             errors[point.hash] = f"{type(error).__name__}: {error}"
             say(f"failed: {errors[point.hash]}")
     return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
+
+
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Raises UserError for a launcher that is not installed."""
+    for name in (word.split("=", 1)[1] for word in overrides if word.startswith("hydra/launcher=")):
+        known = launchers()
+        if name not in known:
+            raise UserError(
+                "unknown_launcher",
+                f"There is no launcher '{name}' here.",
+                f"{nearest(name, known)} pip install 'efftx[joblib]' brings joblib; submitit and Ray have plugins too.",
+            )
 
 
 def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ HYDRA_FLAGS = (
 )
 PIPE_WIDTH = 160
 EPILOG = """Overrides are key=value words, as in `efftx train model=reformer data=enwik8 lsh.n_hashes=4`.
-`efftx train --cfg job` shows every key; --info, --package, --resolve and --shell-completion are Hydra's own."""
+`efftx train --cfg job` shows every key (--package lsh only one node); --info all and --shell-completion are Hydra's."""
 
 
 class Outcome(NamedTuple):
@@ -54,11 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     try:
         arguments, overrides = _parse(words)
-        if any(word.split("=")[0] in HYDRA_FLAGS for word in overrides):
+        asks_hydra = any(word.split("=")[0] in HYDRA_FLAGS for word in overrides)
+        if asks_hydra and not as_json:
             return _hand_to_hydra(arguments, overrides)
         # With --json, stdout is the one object: whatever else anything prints goes to stderr.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            outcome: Outcome = arguments.run(arguments, overrides)
+            outcome: Outcome = (_configurations if asks_hydra else arguments.run)(arguments, overrides)
         if as_json:
             print(json.dumps(outcome.json, indent=1))
         else:
@@ -70,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as event:
         return _tell("interrupted", event.message, "", event.exit_code, as_json)
     except KeyboardInterrupt:
-        return _tell("interrupted", "Stopped at once; the last checkpoint stays.", "", EXIT_INTERRUPTED, as_json)
+        trains = bool(words) and words[0] in ("train", "ablate", "reproduce")
+        stays = " A run that had written a checkpoint goes on from it." if trains else ""
+        return _tell("interrupted", f"Stopped at once.{stays}", "", EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         # The reader (head, say) went away; nothing more can be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,10 +93,10 @@ def _tell(kind: str, message: str, hint: str, exit_code: int, as_json: bool) -> 
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    common = _Parser(add_help=False)
+    common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
     common.add_argument("--config-dir", action="append", default=[], help="a further folder of model/, data/, ...")
-    parser = _Parser(prog="efftx", description=efftx.__doc__, epilog=EPILOG)
+    parser = _Parser(prog="efftx", description=efftx.__doc__, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"efftx {efftx.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
@@ -105,6 +108,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
             description=about,
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         sub.set_defaults(run=run)
         return sub
@@ -126,8 +130,10 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     plan.add_argument("--utilisation", type=float, default=None, help="the share of its peak that is reached")
     command("data", _data, "list, prepare or verify the data sets.")
     command("list", _list, "Every table and figure, its state, and at which size.")
-    arguments, rest = parser.parse_known_args(words)
-    return arguments, rest
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named is not None and named not in commands.choices:
+        raise UserError("bad_command", f"There is no command '{named}'.", nearest(named, commands.choices))
+    return parser.parse_known_args(words)
 
 
 def _refuse_flags(words: Sequence[str], known: Sequence[str] = ()) -> None:
@@ -171,10 +177,18 @@ def _ablate(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
 
 
 def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    from efftx.report.terminal import show_reproduced
     from efftx.reproduce.experiment import load_experiments, narrow, select
     from efftx.reproduce.runner import reproduce
 
     items, options = _split_options(words, ("size", "seeds", "jobs"))
+    if not items:
+        raise UserError(
+            "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
+        )
+    jobs = _numbers("jobs", options.get("jobs", "1"))
+    if len(jobs) != 1 or jobs[0] < 1:
+        raise UserError("bad_value", f"jobs={options['jobs']} must be one whole number, at least 1.")
     experiments = select(load_experiments(), items)
     lines = reproduce(
         narrow(experiments, arguments.row) if arguments.row else experiments,
@@ -183,15 +197,16 @@ def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         stale=arguments.stale,
         verify=arguments.verify,
         yes=arguments.yes,
-        jobs=max(_numbers("jobs", options.get("jobs", "1"))),
+        jobs=jobs[0],
         say=_say,
     )
 
     def show(console: Console) -> None:
         from efftx.report.build import print_item
 
-        for experiment in experiments:
+        for experiment in experiments if not arguments.verify else ():
             print_item(experiment, console=console)
+        show_reproduced(lines, console)
 
     return Outcome({"items": lines}, show, 1 if any(line["failed"] for line in lines) else 0)
 
@@ -207,6 +222,8 @@ def _report(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         differences = check_report(None, list(experiments.values()))
 
         def show_differences(console: Console) -> None:
+            if differences:
+                differences.append("Records or replays came since it was written: `efftx report` writes it anew.")
             console.print("\n".join(differences) or "The report is what the records give.", markup=False)
 
         return Outcome({"differences": differences}, show_differences, 1 if differences else 0)
@@ -293,6 +310,20 @@ def _list(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     return Outcome({"items": states}, lambda console: show_list(states, console))
 
 
+def _configurations(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """`--cfg` with `--json`: the resolved configuration, one a point in an ablation."""
+    from efftx.config import compose, expand_sweeps, hydra_words, to_dict
+
+    flags, overrides = hydra_words(words)
+    if not {"--cfg", "-c"} & set(flags):
+        raise UserError("bad_command", f"{flags[0]} is Hydra's own and prints no JSON.", "Leave --json out.")
+    points = expand_sweeps(overrides) if arguments.command == "ablate" else [overrides]
+    found = [
+        {"overrides": point, "config": to_dict(compose(point, config_dirs=arguments.config_dir))} for point in points
+    ]
+    return Outcome({"configurations": found}, lambda console: None)
+
+
 def _hand_to_hydra(arguments: argparse.Namespace, words: list[str]) -> int:
     """`--cfg`, `--info` and shell completion are Hydra's; an ablation shows one configuration a point."""
     from efftx.config import compose, expand_sweeps, hydra_words, run_hydra
@@ -300,6 +331,8 @@ def _hand_to_hydra(arguments: argparse.Namespace, words: list[str]) -> int:
     if arguments.command not in ("train", "ablate", "plan"):
         raise UserError("bad_command", f"`efftx {arguments.command}` composes no configuration.", "Use `efftx train`.")
     flags, overrides = hydra_words(words)
+    if {"--package", "-p", "--resolve"} & set(flags) and not {"--cfg", "-c"} & set(flags):
+        raise UserError("bad_command", f"{flags[0]} says how to show a configuration.", "Put `--cfg job` beside it.")
     for point in expand_sweeps(overrides) if arguments.command == "ablate" else [overrides]:
         if "--shell-completion" not in flags and "-sc" not in flags:
             compose(point, config_dirs=arguments.config_dir)

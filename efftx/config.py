@@ -152,12 +152,10 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
                 "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
             )
     config = to_config(_compose_raw(parsed, config_dirs))
-    if config.objective == "auto":
-        config.objective = _objective_of(config)
     check_names(config)
     refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
     check_config(config)
-    return config if config.pretrained is None else _started_from(config, Path(config.pretrained))
+    return config
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -187,6 +185,14 @@ def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
     return points
 
 
+def launchers() -> list[str]:
+    """The launchers of an ablation that are installed here: Hydra's own and those of its plugins."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return sorted(loader.get_group_options("hydra/launcher"))
+
+
 def swept_keys(overrides: Sequence[str]) -> list[str]:
     """The keys that take several values, in order."""
     return [o.get_key_element() for o in parse_overrides(overrides) if o.is_sweep_override()]
@@ -213,6 +219,9 @@ def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
             "-sc",
         )
         (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
+    for flag in ("--info", "-i"):
+        if flag in flags and flags[-1] == flag:
+            flags.append("all")
     return flags, [re.sub(r"^preset=", "preset@_global_=", word) for word in overrides]
 
 
@@ -273,7 +282,10 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
 
 
 def to_config(raw: Any) -> Config:
-    """The typed configuration of what Hydra composed; UserError where a value is missing or of a wrong type."""
+    """The typed configuration of what Hydra composed, with `objective=auto` and `pretrained` resolved.
+
+    UserError where a value is missing or of a wrong type, and where the pre-trained run is not there or not finished.
+    """
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise UserError(
@@ -286,7 +298,9 @@ def to_config(raw: Any) -> Config:
     except OmegaConfBaseException as error:
         raise UserError("bad_value", _first_lines(error)) from error
     assert isinstance(config, Config)
-    return config
+    if config.objective == "auto":
+        config.objective = _objective_of(config)
+    return config if config.pretrained is None else _started_from(config, Path(config.pretrained))
 
 
 def _objective_of(config: Config) -> str:

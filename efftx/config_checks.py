@@ -14,6 +14,7 @@ from efftx.layers.positions import check_positions
 from efftx.layers.sparse_ff import SparseFFConfig, check_sparse_ff
 from efftx.layers.sparse_qkv import SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sru import SRUConfig
+from efftx.models.sizes import is_sparse
 from efftx.training.checkpoint import check_checkpoint
 from efftx.training.optimizers import OPTIMIZER_KEYS, check_optimizer
 from efftx.training.schedules import SCHEDULES, check_schedule
@@ -90,7 +91,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("full", lambda c: "full" in c.attention, "no layer's attention is full"),
     ("share_qk", lambda c: set(c.attention) != {"lsh"}, "lsh attention always shares queries and keys"),
     ("n_encoder_layers", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
-    ("d_ff_rule", lambda c: bool(_sparse_parts(c)), "every layer is dense"),
+    ("d_ff_rule", is_sparse, "every layer is dense"),
     ("activation", lambda c: not c.sparse_ff.N, "the sparse feed-forward is always relu"),
     ("attention_bias", lambda c: _has_dense_projections(c), "every attention's projections are sparse"),
     ("reversible.merge", lambda c: c.reversible.enabled, "reversible.enabled is false"),
@@ -128,16 +129,6 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
 ]
 
 
-def _sparse_parts(config: Config) -> list[str]:
-    strength = {
-        "sparse_ff": config.sparse_ff.N,
-        "sparse_qkv": config.sparse_qkv.S,
-        "sparse_loss": config.sparse_loss.S,
-        "sru": config.sru.n_layers,
-    }
-    return [name for name, value in strength.items() if value]
-
-
 def _has_dense_projections(config: Config) -> bool:
     if not config.sparse_qkv.S:
         return True
@@ -166,7 +157,8 @@ def check_names(config: Config) -> None:
     }
     for key, (value, known) in choices.items():
         if value not in known:
-            raise _bad(f"{key}={value} is not known.", nearest(value, known))
+            close = nearest(value, known, at_most=0)
+            raise _bad(f"{key}={value} is not known.", f"{close} Known: {', '.join(sorted(known))}.".strip())
     if not config.attention:
         raise _bad("attention=[] names no kind of attention.", f"Known: {', '.join(ATTENTION)}.")
     for kind in config.attention:
@@ -183,6 +175,8 @@ def check_names(config: Config) -> None:
 
 
 def _check_ranges(config: Config) -> None:
+    if config.data.path == "":
+        raise _bad("data.path= is empty.", "Give a file or a folder, or leave data.path out.")
     at_least_one = {
         "n_layers": config.n_layers,
         "n_encoder_layers": 1 if config.n_encoder_layers is None else config.n_encoder_layers,

@@ -170,6 +170,47 @@ def test_nan_stops_before_the_update_with_an_exit_code_of_its_own(capsys: pytest
     assert "Step" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["lst"], "'list'"),
+        (["list", "--jso"], "--jso"),
+        (["train", "--package", "lsh"], "--cfg job"),
+        (["train", "--resolve"], "--cfg job"),
+        (["train", "--info", "all", "--json"], "prints no JSON"),
+        (["reproduce"], "efftx list"),
+        (["reproduce", "reformer/table2", "jobs=0"], "at least 1"),
+        (["ablate", "lsh.n_hashes=1,2", "hydra/launcher=jobli"], "efftx[joblib]"),
+        (["train", "data=enwik8", "data.path="], "is empty"),
+        (["train", "device=gpu"], "cuda"),
+    ],
+)
+def test_a_slip_of_the_hand_is_told_with_the_way_on(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert says in out + err
+
+
+def test_a_configuration_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "ablate", "sparse_ff.N=4,8", "size=smoke", "--cfg", "job", "--json")
+    assert code == 0
+    assert [c["config"]["sparse_ff"]["N"] for c in json.loads(out)["configurations"]] == [4, 8]
+
+
+def test_a_launcher_runs_what_auto_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["sparse_ff.N=4,8", "size=smoke", "threads=1", "hydra/launcher=joblib", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "efftx", "ablate", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert [r["state"] for r in runs] == ["done", "done"]
+    assert json.loads((Path(runs[0]["run"]) / "config.json").read_text())["config"]["objective"] == "span_corruption"
+
+
 def test_list_names_every_item_with_its_state(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "list", "--json")
     items = json.loads(out)["items"]

@@ -39,6 +39,18 @@ def lock_path() -> Path:
     return Path(tempfile.gettempdir()) / "efftx-timing.lock"
 
 
+def _owner_path() -> Path:
+    """Who holds the lock, for whoever waits; beside it, since opening a lock file empties it."""
+    return lock_path().with_suffix(".owner")
+
+
+def _holder() -> str:
+    try:
+        return f" ({_owner_path().read_text()})"
+    except OSError:
+        return ""
+
+
 @contextmanager
 def exclusive() -> Iterator[None]:
     """No other timing on this machine runs meanwhile; waits for one that does. May be nested in a thread.
@@ -50,8 +62,9 @@ def exclusive() -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print("waiting for another timing on this machine", file=sys.stderr)
+            print(f"waiting for another timing on this machine{_holder()}", file=sys.stderr, flush=True)
             lock.acquire()
+        _owner_path().write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
     except OSError as error:
         raise UserError(
             "no_lock", f"{lock_path()} cannot be locked: {error}.", "Set TMPDIR to a folder that you can write to."

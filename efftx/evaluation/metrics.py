@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+HEADINGS = {
+    "bits_per_dim": "bits/dim",
+    "log_perplexity": "log-perplexity (nats)",
+    "accuracy": "accuracy (%)",
+    "sequence_accuracy": "whole sequences (%)",
+    "unit_agreement": "choices that noise leaves (%)",
+    "dead_units": "dead units (%)",
+    "loss": "loss (nats)",
+}
+"""What a metric is called where people read it; a name that is not here is its own."""
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics in the paper's unit: the loss in nats is left out where another unit says the same."""
+    return {name: value for name, value in metrics.items() if name != "loss" or len(metrics) == 1}
 
 
 def bits_per_dim(nats: float) -> float:

@@ -99,7 +99,10 @@ class EncoderDecoder(nn.Module):
         replays: Replays | None = None,
         encoder_replays: Replays | None = None,
     ) -> Tensor:
-        """What the head reads for each target token, (B, L, d_model) or 2 d_model wide."""
+        """What the head reads for each target token, (B, L, d_model) or 2 d_model wide.
+
+        `replays`, `encoder_replays`: for every block one for each branch, where choices are given from outside.
+        """
         encoded = self.encode(inputs_BE, replays=encoder_replays)
         x = embed(shift_right(tokens_BL), self.embedding, self.positions, self.dropout if self.training else 0.0)
         is_token = inputs_BE != PADDING
@@ -107,30 +110,14 @@ class EncoderDecoder(nn.Module):
         streams = run_blocks(self.blocks, streams, context, replays)
         return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
 
-    def forward(
-        self,
-        tokens_BL: Tensor,
-        inputs_BE: Tensor,
-        *,
-        replays: Replays | None = None,
-        encoder_replays: Replays | None = None,
-    ) -> Tensor:
+    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor, **held: Replays | None) -> Tensor:
         """Logits (B, L, vocabulary) for target tokens (B, L) given the encoder's tokens (B, E), 0 where padded.
 
-        `replays`, `encoder_replays`: for every block one for each branch.
+        `held` are `hidden`'s replays.
         """
-        hidden = self.hidden(tokens_BL, inputs_BE, replays=replays, encoder_replays=encoder_replays)
-        logits: Tensor = self.head(hidden)
+        logits: Tensor = self.head(self.hidden(tokens_BL, inputs_BE, **held))
         return logits
 
-    def token_losses(
-        self,
-        tokens_BL: Tensor,
-        inputs_BE: Tensor,
-        *,
-        replays: Replays | None = None,
-        encoder_replays: Replays | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor, **held: Replays | None) -> tuple[Tensor, Tensor]:
         """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool."""
-        hidden = self.hidden(tokens_BL, inputs_BE, replays=replays, encoder_replays=encoder_replays)
-        return self.head.losses(hidden, tokens_BL, self.loss_chunk_len)
+        return self.head.losses(self.hidden(tokens_BL, inputs_BE, **held), tokens_BL, self.loss_chunk_len)

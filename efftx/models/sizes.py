@@ -26,7 +26,7 @@ def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
         return config.d_ff
     if config.d_ff_rule == "authors":
         return _authors(config)
-    target = count(_dense(config))
+    target = count(dense_counterpart(config))
     step = max(config.sparse_ff.N, 1)
 
     def size(multiple: int) -> int:
@@ -67,7 +67,13 @@ def _with_d_ff(config: Config, d_ff: int) -> Config:
     return dataclasses.replace(config, d_ff=d_ff, d_ff_rule="given")
 
 
-def _dense(config: Config) -> Config:
+def is_sparse(config: Config) -> bool:
+    """Whether a layer stands in place of, or beside, one of the dense model's."""
+    return bool(config.sparse_ff.N or config.sparse_qkv.S or config.sparse_loss.S or config.sru.n_layers)
+
+
+def dense_counterpart(config: Config) -> Config:
+    """The configuration of width d_ff as given, with sparse_ff, sparse_qkv, sparse_loss and sru switched off."""
     return dataclasses.replace(
         config,
         d_ff_rule="given",

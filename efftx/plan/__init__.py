@@ -15,10 +15,11 @@ from efftx.config_hash import device_kind
 from efftx.data.dataset import find_source
 from efftx.errors import UserError
 from efftx.models.build import build_on_meta
+from efftx.models.sizes import dense_counterpart, is_sparse
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, hardware, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
-from efftx.plan.stacks import dense_counterpart, tokens_of_row
+from efftx.plan.stacks import tokens_of_row
 from efftx.training.devices import DTYPES, parameter_dtype
 
 UTILISATION = 0.4
@@ -47,7 +48,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     model = build_on_meta(config, vocab_size)
     parameters = list(model.parameters())
-    dense = dense_counterpart(config)
+    dense = dense_counterpart(config) if is_sparse(config) else None
     forward = flops_by_component(config, vocab_size)
     training = training_flops_by_component(config, vocab_size)
     rows = config.training.steps * config.training.accumulation * config.training.batch_size

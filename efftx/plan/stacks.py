@@ -25,20 +25,6 @@ def resolved(config: Config, vocab_size: int) -> Config:
     return replace(config, d_ff=d_ff_of(config, vocab_size), d_ff_rule="given")
 
 
-def dense_counterpart(config: Config) -> Config | None:
-    """The config with every sparse part and the SRU switched off and d_ff as given; None where there are none."""
-    if not (config.sparse_ff.N or config.sparse_qkv.S or config.sparse_loss.S or config.sru.n_layers):
-        return None
-    return replace(
-        config,
-        d_ff_rule="given",
-        sparse_ff=replace(config.sparse_ff, N=0),
-        sparse_qkv=replace(config.sparse_qkv, S=0),
-        sparse_loss=replace(config.sparse_loss, S=0),
-        sru=replace(config.sru, n_layers=0),
-    )
-
-
 def input_length(config: Config) -> int:
     """The encoder's tokens in a row, 0 where there is no encoder."""
     return 0 if config.stack == "decoder" else config.data.length

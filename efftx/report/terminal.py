@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from efftx.evaluation.metrics import HEADINGS, shown
 from efftx.report.numbers import duration
 
 if TYPE_CHECKING:
     from efftx.training.loop import TrainResult
 
-METRIC_NAMES = {
-    "bits_per_dim": "bits/dim",
-    "log_perplexity": "log-perplexity (nats)",
-    "accuracy": "accuracy (%)",
-    "sequence_accuracy": "whole sequences (%)",
-    "loss": "loss (nats)",
-}
 STATE_STYLES = {
     "done": "green",
     "skipped": "cyan",
@@ -32,11 +26,23 @@ STATE_STYLES = {
 }
 
 
+def show_reproduced(lines: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """One line: what was run, what stood recorded already, what failed; of a verification what its replays gave."""
+    counted = {"run": "ran", "recorded already": "skipped", "failed": "failed"}
+    counted |= {word: word for word in ("fresh", "stale", "not replayable") if any(word in line for line in lines)}
+    totals = {word: sum(line.get(key, 0) for line in lines) for word, key in counted.items()}
+    told = ", ".join(f"{count} {word}" for word, count in totals.items())
+    replayed = "fresh" in totals
+    console.print(f"Rows and seeds: {told}.", highlight=False)
+    if replayed:
+        console.print("`efftx report` writes what the replays gave into the report.", highlight=False)
+
+
 def show_training(result: TrainResult, console: Console) -> None:
     """The final metrics of a training, its speed, and where it lives."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in shown_metrics(result.metrics).items():
-        table.add_row(METRIC_NAMES.get(name, name), f"{value:.4f}", style="bold")
+    for name, value in shown(result.metrics).items():
+        table.add_row(HEADINGS.get(name, name), f"{value:.4f}", style="bold")
     table.add_row(
         "steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})")
     )
@@ -50,8 +56,8 @@ def show_training(result: TrainResult, console: Console) -> None:
 
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
     """The varied keys against the metrics, one line a run; then what failed, and why."""
-    metrics = list(dict.fromkeys(name for run in runs for name in shown_metrics(run["metrics"])))
-    table = Table(*keys, *(METRIC_NAMES.get(name, name) for name in metrics), "tokens/s", "state")
+    metrics = list(dict.fromkeys(name for run in runs for name in shown(run["metrics"])))
+    table = Table(*keys, *(HEADINGS.get(name, name) for name in metrics), "tokens/s", "state")
     table.add_column("run", overflow="fold")
     for run in runs:
         chosen = dict(word.split("=", 1) for word in run["overrides"])
@@ -96,8 +102,3 @@ def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
             state["id"], f"[{style}]{state['state']}[/]{why}", ", ".join(state["sizes"]) or "–", state["caption"]
         )
     console.print(table)
-
-
-def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics in the paper's unit: the loss in nats is left out where another unit says the same."""
-    return {name: value for name, value in metrics.items() if name != "loss" or len(metrics) == 1}

@@ -17,6 +17,7 @@ from efftx.data.dataset import Dataset, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.evaluation.generation import evaluate_generation
+from efftx.evaluation.metrics import HEADINGS, shown
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
@@ -163,7 +164,8 @@ def train(
                 state.curve.append({"step": step, **found})
                 run.log(step, {f"valid_{name}": value for name, value in found.items()})
                 tracker.log(step, {f"valid_{name}": value for name, value in found.items()})
-                progress.note(f"step {step}: valid " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+                told = ", ".join(f"{HEADINGS.get(k, k)} {v:.4f}" for k, v in shown(found).items())
+                progress.note(f"step {step}: valid {told}")
                 at_end = at_end or _reached(state, config)
             if stop.asked or at_end or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 _save(run, model, optimizer, scaler, state, config)
