@@ -41,6 +41,8 @@ def test_every_row_and_column_composes_at_every_size(e: Experiment, trainer: Eff
     for size in e.sizes_known():
         for row in e.rows_at(size):
             trainer.compose(e.row_overrides(row, size), 0)
+            if before := e.pretraining_overrides(row, size):
+                trainer.compose(before, 0)
             for column, spec in e.columns_of(row, size).items():
                 if spec.evaluates:
                     trainer.compose(e.column_overrides(row, column, size), 0)
