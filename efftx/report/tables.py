@@ -7,7 +7,7 @@ wider ones put them into a block of rows of their own above.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 from efftx.report import numbers
@@ -56,8 +56,8 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         text = experiment.rows[row].text
         return tuple(Cell(text.get(head, ""), Kind.WORDS) for head in text_heads)
 
-    def line(row: str, *makers: Callable[[str, str], Cell]) -> Row:
-        return Row(row, words(row) + tuple(make(row, column) for make in makers for column in columns))
+    def line(row: str, *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> Row:
+        return Row(row, words(row) + tuple(make(row, column) for make, shown in parts for column in shown))
 
     def trivial_rows(filler: int) -> tuple[Row, ...]:
         blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
@@ -66,18 +66,19 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     notes = _notes(experiment, measured)
     stub = "row" if experiment.kind == "measure" else "model"
     if experiment.published and len(columns) <= WIDEST_BESIDE:
-        blocks = [Block("", tuple(line(row, theirs, ours) for row in labels))]
-        spans = [Span(published_heading, len(columns)), Span(measured_heading, len(columns))]
+        printed_columns = [c for c in columns if any(c in cells for cells in experiment.published.values.values())]
+        blocks = [Block("", tuple(line(row, (theirs, printed_columns), (ours, columns)) for row in labels))]
+        spans = [Span(published_heading, len(printed_columns)), Span(measured_heading, len(columns))]
         if text_heads:
             spans.insert(0, Span("", len(text_heads)))
-        headings += headings
-        filler = len(columns)
+        headings = tuple(_heading(experiment, column, size) for column in printed_columns) + headings
+        filler = len(printed_columns)
     else:
         blocks, spans, filler = [], [], 0
         if experiment.published:
-            printed = tuple(line(row, theirs) for row in labels if experiment.published.values.get(row))
+            printed = tuple(line(row, (theirs, columns)) for row in labels if experiment.published.values.get(row))
             blocks.append(Block(published_heading, printed))
-        blocks.append(Block(measured_heading, tuple(line(row, ours) for row in labels)))
+        blocks.append(Block(measured_heading, tuple(line(row, (ours, columns)) for row in labels)))
     if experiment.baseline:
         blocks.append(Block("Trivial answer", trivial_rows(filler)))
     return Table(

@@ -173,7 +173,7 @@ def train(
                 assert stop.exit_code is not None
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
-        metrics = {} if replaying else _final_metrics(model, dataset, "test", config, device, dtype)
+        metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype, final=True)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -213,7 +213,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
         raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
     carry_weights(model, checkpoint.model, carry)
-    return _final_metrics(model, dataset, split, config, device, dtype)
+    return _evaluate(model, dataset, split, config, device, dtype, final=True)
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], str]:
@@ -249,38 +249,33 @@ def _micro_batches(dataset: Dataset, config: Config, step: int) -> Sequence[Any]
 
 
 def _evaluate(
-    model: nn.Module, dataset: Dataset, split: str, config: Config, device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    final: bool = False,
 ) -> dict[str, float]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
-        return evaluate(
-            model,
-            dataset,
-            split,
-            batch_size=config.training.batch_size,
-            batches=config.evaluation.batches,
-            device=device,
-            before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
-        )
-
-
-def _final_metrics(
-    model: nn.Module, dataset: Dataset, split: str, config: Config, device: torch.device, dtype: torch.dtype
-) -> dict[str, float]:
-    """What `_evaluate` gives, and what is measured on generated text where the data set asks for it."""
-    found = _evaluate(model, dataset, split, config, device, dtype)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
-        generated = evaluate_generation(
-            model,
-            dataset,
-            split,
-            batch_size=config.training.batch_size,
-            batches=config.evaluation.batches,
-            device=device,
-            before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
-        )
+    """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks."""
+    measures = (evaluate, evaluate_generation) if final else (evaluate,)
+    found: dict[str, float] = {}
+    for measure in measures:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
+            found |= measure(
+                model,
+                dataset,
+                split,
+                batch_size=config.training.batch_size,
+                batches=config.evaluation.batches,
+                device=device,
+                before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
+            )
     # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
-    level = dataset.chance_accuracy if "accuracy" in generated else None
-    return {**found, **generated} | ({} if level is None else {"chance_accuracy": level})
+    if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
+        found["chance_accuracy"] = dataset.chance_accuracy
+    return found
 
 
 def _save(
