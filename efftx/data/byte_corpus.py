@@ -10,8 +10,8 @@ from efftx.data.dataset import DataConfig, Dataset
 from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
 from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
 from efftx.data.vocabulary import ByteVocabulary
-from efftx.data.wording import Pieces, RawBytes, Wording
 from efftx.data.windows import LanguageModelRows, open_corpus
+from efftx.data.wording import Pieces, RawBytes, Wording
 
 
 def split_90_5_5(n_bytes: int) -> tuple[int, int, int]:

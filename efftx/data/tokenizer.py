@@ -62,13 +62,17 @@ def text_vocab_size(config: TextConfig, objective: str = "lm") -> int:
 
 
 def text_wording(config: TextConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
-    """What the tokens stand for; `model` is the file of the pieces, UserError where it is missing and they need one."""
+    """What the tokens stand for, by the file of the pieces; UserError where they need one and it is missing or another's."""
     if config.tokenizer == "bytes":
         return Pieces(ByteVocabulary())
     if model is None:
         message = f"The pieces of data.tokenizer={config.tokenizer} are not there."
         raise UserError("missing_file", message, "A run keeps them in its directory, in vocabulary.model.")
-    return Pieces(read_vocabulary(model, config.tokenizer, "that the run has kept"))
+    vocabulary = read_vocabulary(model, config.tokenizer, "that the run has kept")
+    if vocabulary.n_pieces != config.vocab_size:
+        message = f"The vocabulary that the run has kept has {vocabulary.n_pieces} pieces, not {config.vocab_size}."
+        raise UserError("other_vocabulary", message, "Put the run's own vocabulary.model back.")
+    return Pieces(vocabulary)
 
 
 def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:

@@ -72,7 +72,7 @@ def beam_search(
         if on_step is not None:
             on_step()
         going = [(row, hypothesis, total) for row, hypothesis, total in found if hypothesis[-1] != eos]
-        for row, hypothesis, total in found:
+        for _, hypothesis, total in found:
             if hypothesis[-1] == eos or n_tokens == max_new:
                 finish(hypothesis, total)
         if n_tokens == max_new or not going or _is_decided(finished, n_best, going[0][2], max_new, length_penalty):

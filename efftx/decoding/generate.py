@@ -25,7 +25,7 @@ class Session(Protocol):
     """Decoder tokens that a row may have in all, its prompt included."""
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (B, V) of the token after each row's prompt; prompts may differ in length, or be empty. Called once."""
+        """Logits (B, V) of the token after each prompt; called once. Prompts may differ in length, or be empty."""
         ...
 
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def tempered(logits_BV: Tensor, temperature: float) -> Tensor:
 
 def keep_top_k(logits_BV: Tensor, k: int) -> Tensor:
     """The logits of each row's `k` most likely tokens, all others -inf (Fan et al. 2018); of equal ones the first."""
-    order_BV = logits_BV.argsort(-1, descending=True, stable=True)
+    order_BV = logits_BV.argsort(dim=-1, descending=True, stable=True)
     return logits_BV.scatter(-1, order_BV[:, k:], -torch.inf)
 
 
@@ -68,7 +68,7 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
 
     It is the smallest set of most likely tokens whose probabilities reach `p` in sum, of equal ones the first.
     """
-    order_BV = logits_BV.argsort(-1, descending=True, stable=True)
+    order_BV = logits_BV.argsort(dim=-1, descending=True, stable=True)
     probability_BV = logits_BV.softmax(-1).gather(-1, order_BV)
     before_BV = probability_BV.cumsum(-1) - probability_BV
     # The most likely token stays, however small p is.
