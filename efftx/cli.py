@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
@@ -33,6 +34,15 @@ HYDRA_FLAGS = (
 PIPE_WIDTH = 160
 EPILOG = """Overrides are key=value words, as in `efftx train model=reformer data=enwik8 lsh.n_hashes=4`.
 `efftx train --cfg job` shows every key (--package lsh only one node); --info all and --shell-completion are Hydra's."""
+
+SAMPLE_EPILOG = """RUN is the directory that `efftx train` printed; after it stand key=value words:
+  prompt='...'       text that a language model goes on from
+  input='...'        text for an encoder, in the form of the data's own inputs; without a text the test split's first row
+  max_new=           tokens at most
+  temperature=, top_k=, top_p=   draw, in this order; without any of them the most likely token is taken (greedy)
+  beam=, length_penalty=         search; the penalty is ((5 + length) / 6)^x, 0.6 unless given
+  n=                 samples, or the n best of a beam
+  seed=, threads=, int8=true"""
 
 
 class Outcome(NamedTuple):
@@ -100,13 +110,13 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--version", action="version", version=f"efftx {efftx.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
-    def command(name: str, run: Callable[..., Outcome], about: str) -> _Parser:
+    def command(name: str, run: Callable[..., Outcome], about: str, epilog: str = EPILOG) -> _Parser:
         sub = commands.add_parser(
             name,
             parents=[common],
             help=about,
             description=about,
-            epilog=EPILOG,
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -128,6 +138,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     plan = command("plan", _plan, "Parameters, FLOPs, memory and hours of a configuration; nothing is run.")
     plan.add_argument("--on", default=None, metavar="DEVICE", help="the device to count hours on")
     plan.add_argument("--utilisation", type=float, default=None, help="the share of its peak that is reached")
+    command("sample", _sample, "Text from the newest checkpoint of a RUN, as it comes.", SAMPLE_EPILOG)
     command("data", _data, "list, prepare or verify the data sets.")
     command("list", _list, "Every table and figure, its state, and at which size.")
     named = next((word for word in words if not word.startswith("-")), None)
@@ -255,6 +266,37 @@ def _bench(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         )
     result = bench.run(words[0], words[1:])
     return Outcome(result, lambda console: bench.print_table(result, console))
+
+
+def _sample(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    from efftx.decoding.request import OPTIONS, read_request
+    from efftx.decoding.sample import load_run, n_new_of, read_given, sample
+    from efftx.report.terminal import generation_bar, show_samples, text_stream
+
+    runs, options = _split_options(words, OPTIONS)
+    if len(runs) != 1:
+        message = "Say which run." if not runs else f"'{runs[1]}' is one run too many, or a part of a text."
+        hint = "`efftx sample runs/<name> prompt='a text in quotes'`; the folder is what `efftx train` printed."
+        raise UserError("bad_command", message, hint)
+    request = read_request(options)
+    trained = load_run(Path(runs[0]), request, _say)
+    given = read_given(trained, request)
+    n_new = n_new_of(trained, given, request)
+    streams = request.n == 1 and request.beam is None and not arguments.json
+    if given.from_test:
+        key = "prompt" if trained.is_language_model else "input"
+        _say(
+            f"No {key}= is given: this goes on from the first row of the test split of data={trained.config.data.name}."
+        )
+    on_text = text_stream(trained, given) if streams else None
+    with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
+        found = sample(trained, given, request, on_text=on_text, on_token=on_token)
+
+    def show(console: Console) -> None:
+        show_samples(found, console, streamed=streams)
+        _say(f"{sum(len(one.tokens) for one in found.samples)} tokens, {found.tokens_per_second:,.1f} tokens/s")
+
+    return Outcome(found.to_json(), show)
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,21 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return dataclasses.asdict(config)
+
+
+def from_dict(saved: Mapping[str, Any]) -> Config:
+    """The configuration that `to_dict` gave; UserError where it is not one of this version of efftx."""
+    source = data_sets.find_source(str(saved.get("data", {}).get("name")))
+    try:
+        raw = OmegaConf.structured(Config)
+        raw.data = OmegaConf.structured(source.config(**saved["data"]))
+        merged = OmegaConf.merge(raw, {key: value for key, value in saved.items() if key != "data"})
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, TypeError) as error:
+        message = f"A saved configuration is none of this version: {_first_lines(error)}."
+        raise UserError("other_config", message, "Use the version of efftx that wrote it, or train again.") from error
+    assert isinstance(config, Config)
+    return config
 
 
 def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

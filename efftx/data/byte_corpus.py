@@ -11,6 +11,7 @@ from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
 from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
 from efftx.data.vocabulary import ByteVocabulary
 from efftx.data.windows import LanguageModelRows, open_corpus
+from efftx.data.wording import Pieces, RawBytes, Wording
 
 
 def split_90_5_5(n_bytes: int) -> tuple[int, int, int]:
@@ -60,3 +61,8 @@ def open_bytes(prepared: Prepared, config: SpanCorruptionConfig, objective: str 
 def bytes_vocab_size(config: DataConfig, objective: str = "lm") -> int:
     """The number of tokens that `open_bytes` gives."""
     return ByteVocabulary().size if objective == "span_corruption" else 256
+
+
+def bytes_wording(config: DataConfig, objective: str = "lm", model: bytes | None = None) -> Wording:
+    """What the tokens that `open_bytes` gives stand for."""
+    return Pieces(ByteVocabulary()) if objective == "span_corruption" else RawBytes()

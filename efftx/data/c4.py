@@ -18,7 +18,7 @@ from efftx.data.samples import LICENCE as SAMPLES_LICENCE
 from efftx.data.samples import is_sample, resolve_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.token_corpus import open_tokens, prepare_tokens
-from efftx.data.tokenizer import TextConfig, open_vocabulary, text_vocab_size
+from efftx.data.tokenizer import TextConfig, open_vocabulary, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
@@ -148,6 +148,7 @@ SOURCE = Source(
     variant="c4[en,t5-32000]",
     open=open_c4,
     vocab_size=text_vocab_size,
+    wording=text_wording,
     objectives=("lm", "span_corruption"),
     prepare=prepare_c4,
 )

@@ -4,6 +4,7 @@ Shape suffixes: B rows of a batch, L target tokens, E input tokens, N digits of 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,6 +173,34 @@ class CopyAdd:
         return np.where(place_E == first_B1, FIRST_DIGIT + self.config.base, FIRST_DIGIT + digit_BE)
 
 
+@dataclass(frozen=True)
+class Digits:
+    """Digits and plus as people write them, in the order of the data: the least significant digit first."""
+
+    base: int
+    eos: int | None = END
+    ends_inputs: bool = False
+
+    @property
+    def form(self) -> str:
+        """Which characters there are."""
+        return f"digits from 0 to {self.base - 1}, the least significant first, and + between two numbers"
+
+    def encode(self, text: str) -> list[int]:
+        """One token a character; UserError for one that is neither a digit of the base nor plus."""
+        known = "0123456789"[: self.base] + "+"
+        for character in text:
+            if character not in known:
+                message = f"'{character}' is no token of data=copy_add in base {self.base}."
+                raise UserError("unknown_token", message, f"Write {self.form}.")
+        return [FIRST_DIGIT + known.index(character) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The digits; padding and ends give nothing."""
+        known = "0123456789"[: self.base] + "+"
+        return "".join(known[token - FIRST_DIGIT] for token in ids if token >= FIRST_DIGIT)
+
+
 def _no_leading_zero(digit_BN: np.ndarray, first_B1: np.ndarray, n_B1: np.ndarray, leading_B2: np.ndarray) -> None:
     """Puts a number's last digit, if it has more than one, in place."""
     for number, (end_B1, count_B1) in enumerate(((first_B1, first_B1), (n_B1, n_B1 - first_B1))):
@@ -214,6 +243,7 @@ SOURCE = Source(
     variant="copy_add",
     open=open_copy_add,
     vocab_size=lambda config, objective="seq2seq": open_copy_add(config).vocab_size,
+    wording=lambda config, objective="seq2seq", model=None: Digits(config.base),
     objectives=("seq2seq",),
     targets=lambda config: open_copy_add(config).length,
 )

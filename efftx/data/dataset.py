@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.wording import Wording
 from efftx.errors import UserError, nearest
 
 # Modules are named, not imported, so that one data set's dependencies are no burden on another.
@@ -125,10 +126,19 @@ class TellsVocabSize(Protocol):
         ...
 
 
+class TellsWording(Protocol):
+    """Knows what the tokens of a config's data set stand for."""
+
+    def __call__(self, config: Any, objective: str = "lm", model: bytes | None = None) -> Wording:
+        """`model` is the vocabulary's file as a run has kept it; UserError where one is needed and None is given."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
 
+    `wording` is how people write its tokens; nothing is opened for it.
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0.
@@ -140,6 +150,7 @@ class Source:
     variant: str
     open: Opens
     vocab_size: TellsVocabSize
+    wording: TellsWording
     objectives: tuple[str, ...] = ("lm",)
     prepare: Callable[[Any], Prepared] | None = None
     n_bytes: int | None = None

@@ -11,6 +11,7 @@ import torch
 
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
+from efftx.data.wording import Numbers
 from efftx.errors import UserError
 
 
@@ -99,4 +100,5 @@ SOURCE = Source(
     variant="duplicate",
     open=open_duplicate,
     vocab_size=lambda config, objective="lm": open_duplicate(config).vocab_size,
+    wording=lambda config, objective="lm", model=None: Numbers(open_duplicate(config).vocab_size),
 )

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from efftx.data.byte_corpus import bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import DataConfig, Dataset, Source
 from efftx.data.download import download
 from efftx.data.prepared import Prepared, data_root
@@ -140,6 +140,7 @@ SOURCE = Source(
     variant=ENWIK8.name,
     open=open_enwik8,
     vocab_size=bytes_vocab_size,
+    wording=bytes_wording,
     objectives=("lm", "span_corruption"),
     prepare=prepare_enwik8,
     n_bytes=ENWIK8.n_bytes,

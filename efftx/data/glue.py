@@ -13,7 +13,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, find_path, pr
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import is_sample
 from efftx.data.text_files import unpacked
-from efftx.data.tokenizer import TextConfig, text_vocab_size
+from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -257,6 +257,7 @@ SOURCE = Source(
     variant="glue[rte,t5-32000]",
     open=open_glue,
     vocab_size=text_vocab_size,
+    wording=text_wording,
     objectives=("seq2seq",),
     prepare=prepare_glue,
     targets=target_length,

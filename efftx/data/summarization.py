@@ -14,7 +14,7 @@ from efftx.data.json_lines import read_json_lines
 from efftx.data.pairs import Corpus, Document, TextPairs, counted, find_path, prepare_pairs
 from efftx.data.prepared import SPLITS, Prepared, data_root
 from efftx.data.samples import is_sample
-from efftx.data.tokenizer import TextConfig, text_vocab_size
+from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -155,6 +155,7 @@ SOURCE = Source(
     variant="summarization[arxiv,t5-32000]",
     open=open_summarization,
     vocab_size=text_vocab_size,
+    wording=text_wording,
     objectives=("seq2seq",),
     prepare=prepare_summarization,
     targets=lambda config: max(config.length // 4, 1),

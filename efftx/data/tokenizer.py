@@ -11,6 +11,7 @@ from efftx.data.download import download
 from efftx.data.hub import hub
 from efftx.data.prepared import data_root, prepare_once, write_durably
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
+from efftx.data.wording import Pieces
 from efftx.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -58,6 +59,20 @@ T5 = PublishedVocabulary(
 def text_vocab_size(config: TextConfig, objective: str = "lm") -> int:
     """Pieces and sentinels, told from the config alone; the same table for every objective."""
     return (ByteVocabulary.n_pieces if config.tokenizer == "bytes" else config.vocab_size) + N_SENTINELS
+
+
+def text_wording(config: TextConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
+    """What the tokens stand for, by the file of the pieces; UserError where they need one and it is missing or another's."""
+    if config.tokenizer == "bytes":
+        return Pieces(ByteVocabulary())
+    if model is None:
+        message = f"The pieces of data.tokenizer={config.tokenizer} are not there."
+        raise UserError("missing_file", message, "A run keeps them in its directory, in vocabulary.model.")
+    vocabulary = read_vocabulary(model, config.tokenizer, "that the run has kept")
+    if vocabulary.n_pieces != config.vocab_size:
+        message = f"The vocabulary that the run has kept has {vocabulary.n_pieces} pieces, not {config.vocab_size}."
+        raise UserError("other_vocabulary", message, "Put the run's own vocabulary.model back.")
+    return Pieces(vocabulary)
 
 
 def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:

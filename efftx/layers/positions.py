@@ -189,6 +189,18 @@ def check_positions(config: PositionsConfig, d_model: int, length: int) -> None:
             raise UserError("bad_value", f"positions.{key}={getattr(config, key)} must be a probability.")
 
 
+def most_positions(config: PositionsConfig, length: int) -> int | None:
+    """The longest sequence that the embedding made for `length` can serve; None where it has no end."""
+    match config.kind:
+        case "axial":
+            return prod(config.axial_shape)
+        case "learned":
+            return config.max_len or length
+        case "digits":
+            return _n_positions(config.bases, config.n_digits) - 1
+    return None
+
+
 def _n_positions(bases: list[int], n_digits: int) -> int:
     return min(min(bases) ** n_digits, MAX_POSITIONS)
 

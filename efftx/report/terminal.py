@@ -1,17 +1,22 @@
-"""What the commands print for people: trainings, ablations, data sets and the list of items."""
+"""What the commands print for people: trainings, ablations, samples, data sets and the list of items."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
+from efftx.decoding.streaming import visible
 from efftx.evaluation.metrics import HEADINGS, shown
 from efftx.report.numbers import duration
 
 if TYPE_CHECKING:
+    from efftx.decoding.sample import Given, Samples, Trained
     from efftx.training.loop import TrainResult
 
 STATE_STYLES = {
@@ -73,6 +78,43 @@ def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], consol
     for run in runs:
         if run["error"]:
             console.print(f"{' '.join(run['overrides'])}: {run['error']}", style="red", markup=False)
+
+
+def text_stream(trained: Trained, given: Given) -> Callable[[str], None]:
+    """Writes text to stdout as it comes, after the prompt that a language model goes on from."""
+    console = Console()
+    if trained.is_language_model:
+        _write(console, given.text, style="dim")
+    return lambda text: _write(console, text)
+
+
+def show_samples(found: Samples, console: Console, *, streamed: bool) -> None:
+    """The samples one after another; of a streamed one, whose text is there already, the end of its line."""
+    if streamed:
+        console.print()
+        return
+    for number, sample in enumerate(found.samples, 1):
+        score = "" if sample.score is None else f", score {sample.score:.3f}"
+        head = f"{number} of {len(found.samples)}: log-probability {sample.log_probability:.3f} nats{score}"
+        console.print(head, style="cyan", highlight=False)
+        if found.trained.is_language_model:
+            _write(console, found.given.text, style="dim")
+        _write(console, sample.text + "\n")
+
+
+@contextlib.contextmanager
+def generation_bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, where that is a terminal, which each call of what is given moves on by one of `total`."""
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+        task = progress.add_task("sample", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _write(console: Console, text: str, style: str | None = None) -> None:
+    """Text as it is, neither wrapped nor marked up, in what characters the terminal has."""
+    encoding = console.encoding
+    console.out(visible(text).encode(encoding, "replace").decode(encoding), end="", style=style, highlight=False)
 
 
 def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:

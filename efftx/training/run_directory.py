@@ -40,7 +40,11 @@ def read_result(path: Path) -> dict[str, Any] | None:
 def read_config(path: Path) -> tuple[dict[str, Any], str] | None:
     """The resolved config of the run at `path` and its hash, or None where there is no run; UserError if damaged."""
     document = _read_json(path / CONFIG_FILE)
-    return None if document is None else (document["config"], document["hash"])
+    if document is None:
+        return None
+    if not isinstance(document.get("config"), dict) or not isinstance(document.get("hash"), str):
+        raise _damaged(path / CONFIG_FILE)
+    return document["config"], document["hash"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -208,8 +212,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError("cannot_read", f"cannot read {path}: {error.strerror}.") from error
     if not isinstance(document, dict):
-        raise UserError("damaged_file", f"{path} is not what efftx wrote.", "Remove it, or use another run_dir=.")
+        raise _damaged(path)
     return document
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError("damaged_file", f"{path} is not what efftx wrote.", "Remove it, or use another run_dir=.")
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

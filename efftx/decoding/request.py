@@ -1,0 +1,131 @@
+"""What is asked of `efftx sample`, read from its key=value words and checked as far as the words alone tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from efftx.errors import UserError
+
+LENGTH_PENALTY = 0.6
+"""That of T5's and of GNMT's decoding."""
+_DRAWS = ("temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Greedy decoding, unless one of `temperature`, `top_k`, `top_p` makes it draw, or `beam` search.
+
+    `prompt`: text that a language model goes on from; `input`: text for an encoder; without them a row of the test
+    split is taken. `max_new`: tokens at most (None: what is usual for the model). `n`: samples, with `beam` the n best.
+    `seed`: of what is drawn, hash rotations among it. `int8`: weights as int8. `threads`: None for the run's.
+    """
+
+    prompt: str | None = None
+    input: str | None = None
+    max_new: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    beam: int | None = None
+    length_penalty: float | None = None
+    n: int = 1
+    seed: int = 0
+    int8: bool = False
+    threads: int | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn."""
+        return any(getattr(self, key) is not None for key in _DRAWS)
+
+
+OPTIONS = tuple(field.name for field in dataclasses.fields(Request))
+
+
+def read_request(words: Mapping[str, str]) -> Request:
+    """The request of `key=value` words whose keys are among OPTIONS; UserError, with what to do, for a bad value."""
+    request = Request(**{key: _READ.get(key, _whole)(key, word) for key, word in words.items()})
+    for key, least in (("max_new", 1), ("top_k", 1), ("beam", 1), ("n", 1), ("seed", 0), ("threads", 1)):
+        value = getattr(request, key)
+        if value is not None and value < least:
+            raise UserError("bad_value", f"{key}={value} must be at least {least}.", _HINTS.get(key, ""))
+    if request.temperature is not None and request.temperature <= 0:
+        raise UserError("bad_value", f"temperature={request.temperature:g} must be above 0.", _GREEDY)
+    if request.top_p is not None and not 0 < request.top_p <= 1:
+        message = f"top_p={request.top_p:g} must be above 0 and at most 1."
+        raise UserError("bad_value", message, "top_p=0.9 draws from the likeliest tokens that hold 90 %.")
+    if request.length_penalty is not None and request.length_penalty < 0:
+        message = f"length_penalty={request.length_penalty:g} must be 0 or more."
+        raise UserError("bad_value", message, "0 ranks by log-probability alone, 0.6 is usual.")
+    for key in ("prompt", "input"):
+        if getattr(request, key) == "":
+            raise UserError("bad_value", f"{key}= is empty.", f"Write {key}='some text', or leave it out: {_EXAMPLE}.")
+    if request.prompt is not None and request.input is not None:
+        message = "prompt= and input= are both given."
+        raise UserError("bad_value", message, "A language model takes prompt=, a model with an encoder input=.")
+    _check_strategy(request)
+    return request
+
+
+def _check_strategy(request: Request) -> None:
+    drawing = next((key for key in _DRAWS if getattr(request, key) is not None), None)
+    if request.beam is not None and drawing is not None:
+        message = f"beam={request.beam} draws nothing, but {drawing}={getattr(request, drawing)} is given."
+        raise UserError("bad_value", message, f"Leave one of beam and {drawing} out.")
+    if request.beam is None and request.length_penalty is not None:
+        message = f"length_penalty={request.length_penalty:g} would change nothing without a beam."
+        raise UserError("dead_key", message, "Set beam=4, or leave length_penalty out.")
+    if request.beam is not None and request.n > request.beam:
+        message = f"n={request.n} is more than a beam of {request.beam} holds."
+        raise UserError("bad_value", message, f"Set beam={request.n} or more.")
+    if request.n > 1 and request.beam is None and drawing is None:
+        message = f"n={request.n} samples would all be the same: without temperature the likeliest token is taken."
+        raise UserError("bad_value", message, "Set temperature=1 to draw them, or beam= for the n best.")
+
+
+def _text(key: str, word: str) -> str:
+    return word
+
+
+def _whole(key: str, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise UserError("bad_type", f"{key}={word} is not a whole number.", _HINTS.get(key, "")) from None
+
+
+def _number(key: str, word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError("bad_type", f"{key}={word} is not a number.", f"Such as {key}=0.8.")
+    return value
+
+
+def _truth(key: str, word: str) -> bool:
+    if word not in ("true", "false"):
+        raise UserError("bad_type", f"{key}={word} is neither true nor false.", f"{key}=true, or leave it out.")
+    return word == "true"
+
+
+_READ: dict[str, Callable[[str, str], Any]] = {
+    "prompt": _text,
+    "input": _text,
+    "temperature": _number,
+    "top_p": _number,
+    "length_penalty": _number,
+    "int8": _truth,
+}
+_GREEDY = "Leave temperature out for greedy decoding, which takes the most likely token; 1 draws as the model says."
+_EXAMPLE = "then a row of the test split is taken"
+_HINTS = {
+    "top_k": "top_k=40 draws from the 40 likeliest tokens; leave it out to draw from all, or for greedy decoding.",
+    "beam": "beam=1 is greedy decoding, and so is leaving beam out.",
+    "seed": "For instance seed=0.",
+}

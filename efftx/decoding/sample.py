@@ -1,0 +1,304 @@
+"""`efftx sample`: text from the newest checkpoint of a run.
+
+Shape suffixes: B rows of a batch, E input tokens of a row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efftx.config import Config, from_dict
+from efftx.data.dataset import find_source, open_dataset
+from efftx.data.tokenizer import TextConfig
+from efftx.data.wording import Wording
+from efftx.decoding.beam import beam_search
+from efftx.decoding.full_pass import FullPass
+from efftx.decoding.generate import Draw, Session, generate, most_likely
+from efftx.decoding.request import LENGTH_PENALTY, Request
+from efftx.decoding.streaming import TextStream
+from efftx.errors import UserError, nearest
+from efftx.layers.positions import most_positions
+from efftx.models.build import Model, build_model
+from efftx.models.carry import carry_weights
+from efftx.training import devices
+from efftx.training.checkpoint import load_latest
+from efftx.training.pretrained import VOCABULARY_FILE
+from efftx.training.run_directory import CONFIG_FILE, read_config, runs_root
+
+MAX_NEW = 256
+"""Tokens that a language model goes on for, unless told otherwise or there is less room."""
+_LONGEST_EXAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model, in eval mode, and what its tokens stand for."""
+
+    run: Path
+    config: Config
+    model: Model
+    wording: Wording
+    step: int
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it goes on from a prompt; else it reads an input."""
+        return self.config.stack == "decoder"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a generation starts from: `tokens` of a prompt, or of an encoder's input; `text` as the model reads it.
+
+    `from_test` says that a row of the test split was taken, for want of a text.
+    """
+
+    tokens: list[int]
+    text: str
+    from_test: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text and its tokens, with their log-probability in nats; `score` is what a beam ranks it by."""
+
+    text: str
+    tokens: list[int]
+    log_probability: float
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of a request, the best or the first one first; tokens a second count those of all samples."""
+
+    trained: Trained
+    given: Given
+    samples: list[Sample]
+    tokens_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`run`, `step`, `from_test_split`, `samples` and `tokens_per_second`."""
+        start = {"prompt" if self.trained.is_language_model else "input": self.given.text}
+        return {
+            "run": str(self.trained.run),
+            "step": self.trained.step,
+            "from_test_split": self.given.from_test,
+            "samples": [
+                start
+                | {"text": sample.text, "tokens": sample.tokens, "log_probability": sample.log_probability}
+                | ({} if sample.score is None else {"score": sample.score})
+                for sample in self.samples
+            ],
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+def make_session(
+    model: Model, capacity: int, batch: int, inputs_BE: Tensor | None = None, *, int8: bool = False
+) -> Session:
+    """A session of `batch` rows of at most `capacity` tokens; with `int8` its weights are read as int8."""
+    if int8:
+        raise UserError("bad_value", "int8=true: no session reads weights as int8.", "Leave int8 out.")
+    return FullPass(model, capacity, inputs_BE)
+
+
+def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Trained:
+    """The model of the run at `run` with the weights of its newest checkpoint, in their own dtype, on its device.
+
+    Nothing of the data is opened: a run keeps its vocabulary. `tell` hears of a damaged checkpoint. UserError where
+    there is no run or no checkpoint, where the weights are not those of its config, and for what does not compose.
+    """
+    config = _config_of(run)
+    checkpoint = load_latest(run / "checkpoints", on_damage=tell, read_only=True)
+    if checkpoint is None:
+        hint = "A run writes one at its end, or every checkpoint.every steps: start the same training again."
+        raise UserError("missing_file", f"The run {run} has no checkpoint.", hint)
+    # A run of a GPU is sampled wherever it is asked for.
+    device = devices.resolve_device("auto" if config.device == "cuda" else config.device)
+    dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    devices.set_determinism(request.threads or config.n_threads)
+    source = find_source(config.data.name)
+    kept = run / VOCABULARY_FILE
+    wording = source.wording(config.data, config.objective, kept.read_bytes() if kept.exists() else None)
+    model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
+    try:
+        carry_weights(model, checkpoint.model, None)
+    except UserError as error:
+        message = f"The checkpoint of {run} is not of the model in its {CONFIG_FILE} (model={config.model})."
+        raise UserError(error.kind, f"{message} {error.message}", "Put the run's own files back together.") from error
+    return Trained(run, config, model.eval(), wording, checkpoint.step)
+
+
+def read_given(trained: Trained, request: Request) -> Given:
+    """The prompt or input of `request`, or else of the test split's first row.
+
+    UserError for a text that the vocabulary cannot write, that is none, or that the model does not take.
+    """
+    key = "prompt" if trained.is_language_model else "input"
+    other = "input" if trained.is_language_model else "prompt"
+    if getattr(request, other) is not None:
+        what = "has no encoder to read an input" if other == "input" else "reads an input, not a prompt"
+        message = f"{other}= is given, but the run {trained.run} {what} (stack={trained.config.stack})."
+        raise UserError("bad_value", message, f"Give {key}=: {trained.wording.form}.")
+    text = getattr(request, key)
+    if text is None:
+        tokens = _example(trained)
+    else:
+        tokens = trained.wording.encode(text)
+        if not tokens:
+            message = f"{key}='{text}' holds no token."
+            raise UserError("bad_value", message, f"Write {trained.wording.form}, or leave {key} out.")
+        if key == "input" and trained.wording.ends_inputs and trained.wording.eos is not None:
+            tokens = [*tokens, trained.wording.eos]
+    return Given(tokens, trained.wording.decode(tokens), from_test=text is None)
+
+
+def sample(
+    trained: Trained,
+    given: Given,
+    request: Request,
+    *,
+    on_text: Callable[[str], object] | None = None,
+    on_token: Callable[[], object] | None = None,
+) -> Samples:
+    """What the model says after `given`, as `request` asks.
+
+    `on_text` is told the text of a single sample as it comes, which a beam has not; `on_token`, one token of one
+    sample, or a beam's step. UserError where the prompt, or the tokens asked for, are more than the model has
+    positions for.
+    """
+    prompt = given.tokens if trained.is_language_model else []
+    max_new = n_new_of(trained, given, request)
+    wording, width = trained.wording, request.beam or request.n
+    inputs_BE = None
+    device = next(trained.model.parameters()).device
+    if not trained.is_language_model:
+        inputs_BE = torch.tensor([given.tokens] * width, device=device)
+    stream = TextStream(wording.decode, prompt)
+
+    def hear(row: int, token: int) -> None:
+        if on_text is not None and width == 1:
+            on_text(stream.push(token))
+        if on_token is not None:
+            on_token()
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(request.seed)  # hash attention draws its rotations from the global generators
+        session = make_session(trained.model, len(prompt) + max_new, width, inputs_BE, int8=request.int8)
+        started = time.perf_counter()
+        found: list[tuple[list[int], float, float | None]]
+        if request.beam is not None:
+            penalty = LENGTH_PENALTY if request.length_penalty is None else request.length_penalty
+            found = list(
+                beam_search(
+                    session,
+                    prompt,
+                    width,
+                    max_new,
+                    wording.eos,
+                    length_penalty=penalty,
+                    n_best=request.n,
+                    on_step=on_token,
+                )
+            )
+        else:
+            found = [
+                (tokens, log_probability, None)
+                for tokens, log_probability in generate(
+                    session, [prompt] * width, _choice(request), max_new, wording.eos, hear
+                )
+            ]
+        seconds = time.perf_counter() - started
+    if on_text is not None and request.beam is None and width == 1:
+        on_text(stream.finish())
+    n_before = len(wording.decode(prompt))
+    samples = [
+        Sample(wording.decode([*prompt, *tokens])[n_before:], tokens, log_probability, score)
+        for tokens, log_probability, score in found
+    ]
+    return Samples(trained, given, samples, sum(len(one.tokens) for one in samples) / seconds)
+
+
+def n_new_of(trained: Trained, given: Given, request: Request) -> int:
+    """How many tokens may come: `max_new`, or what is usual and fits. UserError where there is no room for them."""
+    config = trained.config
+    if not trained.is_language_model:
+        most = most_positions(config.positions, config.data.length)
+        if most is not None and len(given.tokens) > most:
+            message = f"The input has {len(given.tokens):,} tokens, and the encoder has {most:,} positions."
+            raise UserError("too_long", message, f"Shorten it to {most:,} tokens, its end among them.")
+    n_prompt = len(given.tokens) if trained.is_language_model else 0
+    most = most_positions(config.positions, config.target_length)
+    room = None if most is None else most - n_prompt
+    if room is not None and room < 1:
+        message = f"The prompt has {n_prompt:,} tokens, and the model has {most:,} positions for it and what follows."
+        raise UserError("too_long", message, f"Shorten the prompt to at most {n_prompt + room - 1:,} tokens.")
+    if request.max_new is None:
+        usual = MAX_NEW if trained.is_language_model else config.target_length
+        return usual if room is None else min(usual, room)
+    if room is not None and request.max_new > room:
+        message = f"max_new={request.max_new} is too much: the model has {most:,} positions"
+        message += f", and the prompt takes {n_prompt:,}." if n_prompt else "."
+        raise UserError("too_long", message, f"Set max_new={room} or less.")
+    return request.max_new
+
+
+def _choice(request: Request) -> Callable[[Tensor], Tensor]:
+    if not request.draws:
+        return most_likely
+    return Draw(
+        torch.Generator().manual_seed(request.seed),
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_k=request.top_k,
+        top_p=1.0 if request.top_p is None else request.top_p,
+    )
+
+
+def _config_of(run: Path) -> Config:
+    found = read_config(run)
+    if found is None:
+        known = [str(path.parent) for path in runs_root().glob(f"*/{CONFIG_FILE}")]
+        hint = nearest(str(run), known, at_most=5) or "Give the folder that `efftx train` printed."
+        raise UserError("missing_file", f"{run} is not a run directory.", hint)
+    # The run has its own weights: where it began does not matter any more, and may be gone.
+    return replace(from_dict(found[0]), pretrained=None)
+
+
+def _example(trained: Trained) -> list[int]:
+    """The encoder's input in the first row of the test split, without padding; or the row's beginning as a prompt.
+
+    That is what the loss does not count, or, where it counts all, the first half, at most 256 tokens.
+    """
+    config = trained.config
+    kept = trained.run / VOCABULARY_FILE
+    if isinstance(config.data, TextConfig) and kept.exists():
+        config = replace(config, data=replace(config.data, tokenizer_path=str(kept)))
+    try:
+        batch = open_dataset(config.data, config.objective).batch("test", 0, 0, 1)
+    except UserError as error:
+        key = "prompt" if trained.is_language_model else "input"
+        hint = f"Give {key}=: {trained.wording.form}. {error.hint}"
+        message = f"No {key}= is given, and there is no test split to take one from. {error.message}"
+        raise UserError(error.kind, message, hint) from error
+    if batch.inputs_BE is not None:
+        row = batch.inputs_BE[0].tolist()
+        return row[: max(i for i, token in enumerate(row) if token) + 1]
+    row, counts = batch.tokens_BL[0].tolist(), batch.weights_BL[0] > 0
+    n = int(counts.int().argmax()) or min(max(len(row) // 2, 1), _LONGEST_EXAMPLE)
+    return _whole(row[:n], trained.wording)
+
+
+def _whole(tokens: Sequence[int], wording: Wording) -> list[int]:
+    """`tokens` without a character that is cut at their end."""
+    n = len(tokens)
+    while n > 1 and wording.decode(tokens[:n]).endswith("\ufffd"):
+        n -= 1
+    return list(tokens[: n if wording.decode(tokens[:n]).strip("\ufffd") else len(tokens)])
