@@ -70,10 +70,11 @@ class FullAttention(nn.Module):
 
     def stepper(self, *, int8: bool = False) -> SoftmaxStepper:
         """The layer for decoding: a token sees every token before it."""
-        return SoftmaxStepper(self, first=_everything, int8=int8)
+        return SoftmaxStepper(self, first=from_the_first, int8=int8)
 
 
-def _everything(position: Any) -> Any:
+def from_the_first(position: Any) -> Any:
+    """A token sees all before it: 0 for every position, an int or a tensor of them."""
     return position * 0
 
 
@@ -105,33 +106,33 @@ class SoftmaxStepper:
 
     def __init__(self, layer: Any, *, first: Callable[[Any], Any], int8: bool) -> None:
         self._layer, self._first = layer, first
-        self._projections = layer.project.stepper(int8=int8)
+        self.projections = layer.project.stepper(int8=int8)
         self._scale, self._shared = layer.scale, layer.project.share_qk
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache:
         """Room for `capacity` tokens a row, of the dtype and on the device of `like`."""
         d_head = self._layer.d_head
-        kv = KeyValueCache(batch, self._projections.n_heads, capacity, d_head, d_head, like)
-        return AttentionCache(kv, self._projections.new_state(batch))
+        kv = KeyValueCache(batch, self.projections.n_heads, capacity, d_head, d_head, like)
+        return AttentionCache(kv, self.projections.new_state(batch))
 
     def prefill(self, x_BLD: Tensor, cache: AttentionCache, n_B: Tensor | None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""
-        q, k, v = self._projections.prefill(x_BLD, cache.projections, n_B)
+        q, k, v = self.projections.prefill(x_BLD, cache.projections, n_B)
         cache.kv.fill(unit_key(q) if k is None else k, v)
-        out: Tensor = self._projections.output_of_prompt(self._layer.attend(q, k, v, None), cache.projections, n_B)
+        out: Tensor = self.projections.output_of_prompt(self._layer.attend(q, k, v, None), cache.projections, n_B)
         return out
 
     def step(self, x_BD: Tensor, cache: AttentionCache, place: Place) -> Tensor:
         """(B, d_model) -> (B, d_model) of the token at `place`."""
-        q, k, v = self._projections.step(x_BD, cache.projections)
+        q, k, v = self.projections.step(x_BD, cache.projections)
         place.lap("QKV")
         cache.kv.write(place, unit_key(q) if k is None else k, v)
         out = cache.kv.attend(q, place, scale=self._scale, exclude_self=self._shared, first=self._first)
         place.lap("attention")
-        y: Tensor = self._projections.output(out, cache.projections, place)
+        y: Tensor = self.projections.output(out, cache.projections, place)
         return y
 
     def reads(self) -> list[Read]:
         """What a token reads of weights."""
-        found: list[Read] = self._projections.reads()
+        found: list[Read] = self.projections.reads()
         return found

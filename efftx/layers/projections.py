@@ -31,7 +31,7 @@ class DenseQKV(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.d_head = n_heads, d_head
         self.share_qk = share_qk
         width = n_heads * d_head
         if share_qk:

@@ -92,7 +92,7 @@ class SparseQKV(nn.Module):
     def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool) -> None:
         super().__init__()
         check_sparse_qkv(config, d_model, n_heads)
-        self.n_heads = n_heads
+        self.n_heads, self.d_head = n_heads, d_model // n_heads
         self.share_qk = share_qk
         self.average_qk = config.average_qk
         self.S = config.S

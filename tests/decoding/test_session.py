@@ -15,7 +15,7 @@ from efftx.models.build import build_model
 from tests.tolerances import ROUNDING, assert_close
 
 VOCABULARY = 23
-COMMON = ("size=smoke", "data.length=40", "dropout=0", "positions.max_len=64")
+COMMON = ("size=smoke", "data.length=64", "dropout=0")
 DECODERS = {
     "transformer": ("model=transformer",),
     "shared QK": ("model=transformer", "share_qk=true"),
@@ -107,7 +107,99 @@ INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1], [3, 8, 0, 0, 0, 0], [5, 5, 6, 1, 2, 0
 @pytest.mark.parametrize("lengths", [(5,), (0,), (0, 0, 0), (2, 0, 4)], ids=str)
 @pytest.mark.parametrize("name", PAIRS)
 def test_step_by_step_is_the_full_pass_behind_an_encoder(name: str, lengths: tuple[int, ...]) -> None:
-    model = _model(PAIRS[name], "stdlib")
+    model = _model((*PAIRS[name], "positions.max_len=64"), "stdlib")
     inputs = INPUTS[: len(lengths)]
     full = _full(model, lengths, 6, inputs)
     _check_against_full_pass(model, full, lengths, 6, inputs)
+
+
+LSH = {
+    "paper's form": (),
+    "duplicates allowed": ("lsh.allow_duplicates=true",),
+    "one round": ("lsh.n_hashes=1",),
+    "beside local": ("attention=[local,lsh]",),
+}
+
+
+@pytest.mark.parametrize("lengths", [(5,), (0,), (3, 11, 0)], ids=str)
+@pytest.mark.parametrize("name", LSH)
+def test_hashing_step_by_step_is_the_full_pass_where_one_chunk_holds_the_row(name: str, lengths: tuple[int, ...]) -> None:
+    model = _model(("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", "lsh.chunk_len=64", *LSH[name]), "stdlib")
+    torch.manual_seed(2)  # both draw one rotation a layer
+    full = _full(model, lengths, 20)
+    torch.manual_seed(2)
+    _check_against_full_pass(model, full, lengths, 20)
+
+
+def test_hashing_with_many_rounds_step_by_step_comes_near_the_full_pass() -> None:
+    model = _model(("model=reformer", "attention=[lsh]", "lsh.n_hashes=64", "lsh.chunk_len=8"), "stdlib")
+    full = _full(model, (5,), 20).log_softmax(-1)
+    tokens = _tokens(1, 25)
+    session = Session(PreparedModel(model), 26, 1)
+    logits = [session.start([tokens[0, :5].tolist()])] + [session.step(tokens[:, 5 + i]) for i in range(20)]
+    distance = (torch.stack(logits, 1).log_softmax(-1) - full[:, 5:26]).abs().mean()
+    others = (full[:, 6:26] - full[:, 5:25]).abs().mean()
+    assert distance < 0.1 * others
+
+
+@pytest.mark.parametrize("name", ["transformer", "sparse QKV", "SRU", "everything"])
+def test_reordered_rows_go_on_as_what_they_were(name: str) -> None:
+    model = _model(DECODERS[name], "stdlib")
+    prompts, rows = [[4, 5], [9, 8, 7, 6], [1]], torch.tensor([2, 0, 0])
+    moved = Session(PreparedModel(model), 20, 3)
+    moved.start(prompts)
+    moved.step(torch.tensor([1, 2, 3]))
+    moved.reorder(rows)
+    straight = Session(PreparedModel(model), 20, 3)
+    straight.start([prompts[i] for i in rows.tolist()])
+    straight.step(torch.tensor([3, 1, 1]))
+    for token in (5, 6, 7):
+        following = torch.full((3,), token)
+        assert_close(moved.step(following), straight.step(following), ROUNDING, f"after token {token}")
+
+
+def test_a_prepared_model_serves_one_generation_after_another() -> None:
+    prepared = PreparedModel(_model(DECODERS["everything"], "stdlib"))
+    first, second = (Session(prepared, 20, 1) for _ in range(2))
+    logits = first.start([[3, 4, 5]])
+    first.step(torch.tensor([7]))
+    assert torch.equal(second.start([[3, 4, 5]]), logits)
+
+
+def test_laid_out_weights_are_the_models_own(name: str = "transformer") -> None:
+    model = _model(DECODERS[name], "stdlib")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    PreparedModel(model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    q, k = (getattr(model.blocks[0].attention.core.project, which).weight for which in "qk")
+    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kind"), [([[1] * 40], "too_long"), ([[23]], "bad_token"), ([[-1]], "bad_token")], ids=str
+)
+def test_a_prompt_that_does_not_fit_is_refused(prompts: list[list[int]], kind: str) -> None:
+    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 1)
+    with pytest.raises(UserError) as error:
+        session.start(prompts)
+    assert error.value.kind == kind
+
+
+def test_a_full_row_takes_no_further_token() -> None:
+    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 3, 1)
+    session.start([[1]])
+    session.step(torch.tensor([2]))
+    with pytest.raises(UserError, match="3 tokens already"):
+        session.step(torch.tensor([3]))
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
+    with pytest.raises(UserError, match="64 tokens, and 65"):
+        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 65, 1)
+
+
+def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efftx.decoding.session.available_memory", lambda: 1000)
+    with pytest.raises(UserError, match="memory are free") as error:
+        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
+    assert error.value.kind == "too_large"
