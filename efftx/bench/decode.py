@@ -323,7 +323,9 @@ def _compare(rows: list[dict[str, Any]]) -> None:
     """`ratio_to_first`: how many times faster than the first row of the same batch and context, token and block."""
     for row in rows:
         alike = (r for r in rows if (r["batch"], r["length"]) == (row["batch"], row["length"]))
-        first = next(alike) if "width" not in str(rows[0]["name"]) else next(r for r in alike if r["width"] == row["width"])
+        first = (
+            next(alike) if "width" not in str(rows[0]["name"]) else next(r for r in alike if r["width"] == row["width"])
+        )
         row["ratio_to_first"] = first["seconds"] / row["seconds"]
         own, theirs = row["block_seconds"], first["block_seconds"]
         row["block_ratio_to_first"] = theirs / own if own and theirs else None

@@ -67,7 +67,9 @@ def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float3
     _refuse_too_large(case, plan)
     tile = _random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(template)] for i in range(plan.row_sets)]
-    blocks = [_with_rows(_filled(template, tile, i), rows[i % plan.row_sets] if rows else []) for i in range(plan.blocks)]
+    blocks = [
+        _with_rows(_filled(template, tile, i), rows[i % plan.row_sets] if rows else []) for i in range(plan.blocks)
+    ]
     stack = StackStepper(blocks, int8=case.int8)
     heads = []
     for i in range(plan.heads):

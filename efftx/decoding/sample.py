@@ -19,9 +19,9 @@ from efftx.data.dataset import find_source, open_dataset
 from efftx.data.tokenizer import TextConfig
 from efftx.data.wording import Wording
 from efftx.decoding.beam import beam_search
-from efftx.decoding.full_pass import FullPass
 from efftx.decoding.generate import Draw, Session, generate, most_likely
 from efftx.decoding.request import LENGTH_PENALTY, Request
+from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.decoding.streaming import TextStream
 from efftx.errors import UserError, nearest
 from efftx.layers.positions import most_positions
@@ -105,9 +105,7 @@ def make_session(
     model: Model, capacity: int, batch: int, inputs_BE: Tensor | None = None, *, int8: bool = False
 ) -> Session:
     """A session of `batch` rows of at most `capacity` tokens; with `int8` its weights are read as int8."""
-    if int8:
-        raise UserError("bad_value", "int8=true: no session reads weights as int8.", "Leave int8 out.")
-    return FullPass(model, capacity, inputs_BE)
+    return CachedSession(PreparedModel(model, int8=int8), capacity, batch, inputs_BE)
 
 
 def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Trained:

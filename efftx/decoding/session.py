@@ -48,7 +48,7 @@ class PreparedModel:
         return sum_by_component([*self.stack.reads(), *ends])
 
 
-class Session:
+class CachedSession:
     """One generation of `batch` rows: `start` reads the prompts, `step` one more token a row.
 
     `capacity`: tokens a decoder's row may have in all, its prompt included. `inputs_BE` are an encoder's tokens, 0

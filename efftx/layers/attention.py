@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
-
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key

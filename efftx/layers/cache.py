@@ -135,12 +135,16 @@ class RecentInputs(Cache):
 
     def push(self, x_BE: Tensor) -> None:
         """One position further."""
+        self.next_row().copy_(x_BE.view(-1, self.S, x_BE.shape[1] // self.S))
+
+    def next_row(self) -> Tensor:
+        """One position further: where its inputs are to be written, (B, S, m), the modules of a row contiguous."""
         if self.end == self.buffer_BRSm.shape[1]:
             past = self.n_positions - 1
             self.buffer_BRSm[:, :past] = self.buffer_BRSm[:, self.end - past : self.end].clone()
             self.end = past
-        self._rows()[:, self.end] = x_BE.unflatten(-1, (self.S, -1))
         self.end += 1
+        return self.buffer_BRSm[:, self.end - 1, self.padding : self.padding + self.S]
 
     def neighbourhoods(self, n_modules: int) -> Tensor:
         """What a kernel of F positions and `n_modules` modules reads around each module, (B S, F n_modules m)."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.cache import RecentInputs
@@ -41,15 +42,18 @@ class ModuleConvolution(nn.Module):
 class ConvolutionStepper:
     """Convolutions of one input for one token a row: their kernels side by side in one matrix, laid out here.
 
-    All must see as many positions and modules. The inputs of the past lie in a `RecentInputs`, whose last row is the
-    token's own.
+    Kernels that see fewer modules than another are widened with zeros. The inputs of the past lie in a `RecentInputs`,
+    whose last row is the token's own.
     """
 
     def __init__(self, layers: Sequence[ModuleConvolution]) -> None:
         first = layers[0]
-        self.S, (self.n_positions, self.n_modules, self.d_module_in) = first.S, first.kernel.shape[:3]
+        self.S, (self.n_positions, _, self.d_module_in) = first.S, first.kernel.shape[:3]
+        self.n_modules = max(layer.kernel.shape[1] for layer in layers)
         self._n = len(layers)
-        self._kernel = torch.cat([layer.kernel.detach().flatten(0, 2) for layer in layers], dim=1).contiguous()
+        self._n_weights = sum(layer.kernel.numel() + layer.bias.numel() for layer in layers)
+        wide = [_widened(layer.kernel.detach(), self.n_modules).flatten(0, 2) for layer in layers]
+        self._kernel = torch.cat(wide, dim=1).contiguous()
         self._bias = torch.cat([layer.bias.detach() for layer in layers])
 
     def new_state(self, batch: int) -> RecentInputs:
@@ -57,13 +61,21 @@ class ConvolutionStepper:
         return RecentInputs(batch, self.n_positions, self.S, self.d_module_in, self.n_modules // 2, self._kernel)
 
     def step(self, recent: RecentInputs) -> tuple[Tensor, ...]:
-        """The outputs at the newest position, (B, S d_module) for each layer."""
-        batch = recent.buffer_BRSm.shape[0]
+        """The outputs at the newest position, (B, S, d_module) for each layer."""
         y_NE = torch.addmm(self._bias, recent.neighbourhoods(self.n_modules), self._kernel)
-        parts = y_NE.view(batch, self.S, self._n, -1).unbind(2)
-        return tuple(part.reshape(batch, -1) for part in parts)
+        return y_NE.view(-1, self.S, self._n, y_NE.shape[1] // self._n).unbind(2)
 
     def read(self, component: str) -> Read:
-        """All weights."""
-        n_weights = self._kernel.numel() + self._bias.numel()
-        return Read(component, n_weights, n_weights * self._kernel.element_size())
+        """All weights; the bytes are with the zeros."""
+        return Read(component, self._n_weights, self._kernel.nbytes + self._bias.nbytes)
+
+
+def joined_bytes(layers: Sequence[ModuleConvolution]) -> int:
+    """Bytes of the joined kernels of `layers`, zeros included."""
+    widest = max(layer.kernel.shape[1] for layer in layers)
+    return sum(layer.kernel.nbytes // layer.kernel.shape[1] * widest for layer in layers)
+
+
+def _widened(kernel_FKmn: Tensor, n_modules: int) -> Tensor:
+    missing = (n_modules - kernel_FKmn.shape[1]) // 2
+    return F.pad(kernel_FKmn, (0, 0, 0, 0, missing, missing))

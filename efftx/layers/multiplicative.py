@@ -61,6 +61,14 @@ class MultiplicativeStepper:
         y = y if y.shape[1] == self._d_out else y[:, : self._d_out]
         return y if self._bias is None else y.add_(self._bias)
 
+    def into(self, x_BI: Tensor, out_BSm: Tensor) -> None:
+        """The same, written into `out_BSm`, the modules of a row contiguous; S must divide d_out."""
+        n_modules = self._gate.shape[0]
+        if x_BI.shape[0] == 1 and self._bias is not None:
+            torch.addmm(self._bias.view(n_modules, -1), self._gate * x_BI, self._proj, out=out_BSm[0])
+        else:
+            out_BSm.copy_(self(x_BI).view(x_BI.shape[0], n_modules, -1))
+
     def read(self, component: str) -> Read:
         """All weights."""
         weights = [t for t in (self._gate, self._proj, self._bias) if t is not None]

@@ -15,13 +15,14 @@ from efftx.errors import UserError
 from efftx.layers.cache import Place
 from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
 from efftx.ops.chunking import chunked_with_choices
+from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.replay import Choose, Replay, choose
+from efftx.ops.selected_rows import RowPlan, rows_dot, rows_sum
 from efftx.ops.sparse_ff import (
     choose_units,
     chosen_probability,
     controller_logits,
     sparse_ff_masked,
-    sparse_ff_selected,
     training_hidden,
     training_mask,
 )
@@ -165,13 +166,22 @@ class SparseFF(nn.Module):
 
 
 class SparseFFStepper:
-    """`SparseFF` for one token a row: the controller, and d_ff / N rows of W1 and of W2, each one contiguous read."""
+    """`SparseFF` for one token a row: the controller, and d_ff / N rows of W1 and of W2, each one contiguous read.
+
+    With `int8` the controller's matrices and the rows are int8, W2's packed with their scales.
+    """
 
     def __init__(self, layer: SparseFF, *, int8: bool) -> None:
         self._layer, self._config = layer, layer.config
         matrix = Int8Matrix if int8 else FloatMatrix
         self._c1, self._c2 = matrix(layer.c1), matrix(layer.c2, layer.c_bias)
         self._w1, self._w2, self._b2 = (w.detach() for w in (layer.w1, layer.w2, layer.b2))
+        self._n_units, self._d_model = self._w1.shape
+        self._plans: dict[int, RowPlan] = {}
+        self._int8 = int8
+        if int8:
+            self._w1, self._scale = quantize_rows(self._w1)
+            self._w2 = pack_rows(*quantize_rows(self._w2))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> None:
         """Nothing is kept from token to token."""
@@ -183,18 +193,36 @@ class SparseFFStepper:
 
     def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
         """(B, d_model) -> (B, d_model)."""
-        n = self._config.N
-        logits_BGN = self._c2(self._c1(x_BD)).view(x_BD.shape[0], -1, n)
+        logits_BGN = self._c2(self._c1(x_BD)).view(x_BD.shape[0], -1, self._config.N)
         index_BG = logits_BGN.max(-1).indices
         place.lap("controller")
-        factor = chosen_probability(logits_BGN, index_BG) if self._config.multiply_by_controller else None
-        y_BD = sparse_ff_selected(x_BD, self._w1, self._w2, self._b2, index_BG, n, factor)
+        plan = self._plan(x_BD)
+        row_BG = plan.rows(index_BG)
+        hidden_BG = self._dot(x_BD, row_BG, plan).relu_()
+        if self._config.multiply_by_controller:
+            hidden_BG *= chosen_probability(logits_BGN, index_BG)
+        y_BD = self._sum(hidden_BG, row_BG, plan).add_(self._b2)
         place.lap("feed-forward")
         return y_BD
 
     def reads(self) -> list[Read]:
         """What a token reads: all of the controller, one row of W1 and of W2 a block, and the bias."""
-        n_units, d_model = self._w1.shape
-        n_weights = 2 * (n_units // self._config.N) * d_model + d_model
-        selected = Read("feed-forward", n_weights, n_weights * self._w1.element_size())
+        n_rows = self._n_units // self._config.N
+        n_bytes = n_rows * (self._w1[0].nbytes + self._w2[0].nbytes + (2 if self._int8 else 0)) + self._b2.nbytes
+        selected = Read("feed-forward", (2 * n_rows + 1) * self._d_model, n_bytes)
         return [self._c1.read("controller"), self._c2.read("controller"), selected]
+
+    def _dot(self, x_BD: Tensor, row_BG: Tensor, plan: RowPlan) -> Tensor:
+        if self._int8:
+            return int8_rows_dot(x_BD, self._w1, self._scale, row_BG)
+        return rows_dot(x_BD, self._w1, row_BG, plan)
+
+    def _sum(self, hidden_BG: Tensor, row_BG: Tensor, plan: RowPlan) -> Tensor:
+        return (int8_rows_sum if self._int8 else rows_sum)(hidden_BG, self._w2, row_BG, plan)
+
+    def _plan(self, x_BD: Tensor) -> RowPlan:
+        """Made once for each size of a batch."""
+        batch, n = x_BD.shape[0], self._config.N
+        if batch not in self._plans:
+            self._plans[batch] = RowPlan.of(batch, self._n_units // n, self._d_model, block=n, device=x_BD.device)
+        return self._plans[batch]

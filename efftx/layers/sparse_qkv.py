@@ -14,7 +14,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.cache import Cache, Place, RecentInputs
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read
-from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution
+from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution, joined_bytes
 from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
 
@@ -22,6 +22,8 @@ VARIANTS = ("multiplicative_convolution", "multiplicative", "convolution", "modu
 OUTPUTS = ("none", "multiplicative", "convolution", "multiplicative_convolution", "dense")
 KERNELS = ("code", "paper")
 CROSS = ("dense", "query")
+JOINED_UP_TO = 2**20
+"""Bytes up to which decoding keeps the three kernels in one matrix: they stay in a core's cache."""
 CODE_MODULES = 3
 """Modules that the authors' kernels of queries, keys and outputs see; a value's sees its own alone."""
 
@@ -196,19 +198,22 @@ class SparseQKVStepper:
         self.n_heads, self.share_qk = layer.n_heads, layer.share_qk
         self._shared = None if layer.multiplicative is None else layer.multiplicative.stepper()
         maps = [layer.qk] if layer.share_qk and not layer.average_qk else [layer.q, layer.k]
-        convolves = isinstance(layer.v, ModuleConvolution)
-        self._qk = ConvolutionStepper([m for m in maps if isinstance(m, ModuleConvolution)]) if convolves else None
-        self._v = ConvolutionStepper([layer.v]) if isinstance(layer.v, ModuleConvolution) else None
+        kernels = [m for m in (*maps, layer.v) if isinstance(m, ModuleConvolution)]
+        # Together the kernels save a call; apart they save the zeros that widen the values'.
+        together = bool(kernels) and not layer.concat_input and joined_bytes(kernels) <= JOINED_UP_TO
+        apart = bool(kernels) and not together
+        self._qk = ConvolutionStepper(kernels if together else kernels[:-1]) if kernels else None
+        self._v = ConvolutionStepper(kernels[-1:]) if apart else None
         last = [m for m in layer.o if isinstance(m, ModuleConvolution)]
         self._o = ConvolutionStepper(last) if last else None
 
     def new_state(self, batch: int) -> _Recent:
         """No inputs yet."""
         found = {}
-        if self._qk is not None and self._v is not None:
+        if self._qk is not None:
             found["qk"] = self._qk.new_state(batch)
-            if self._layer.concat_input:
-                found["v"] = self._v.new_state(batch)
+        if self._v is not None and self._layer.concat_input:
+            found["v"] = self._v.new_state(batch)
         if self._o is not None:
             found["o"] = self._o.new_state(batch)
         return _Recent(**found)
@@ -232,20 +237,25 @@ class SparseQKVStepper:
 
     def step(self, x_BD: Tensor, state: _Recent) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, d_model) -> q, k, v of shape (B, H, d); k is None under share_qk."""
-        if self._qk is None or self._v is None:
+        if self._qk is None:
             q, k, v = self._layer.from_shared(*self._layer.shared(x_BD.unsqueeze(1)))
             return q.squeeze(2), None if k is None else k.squeeze(2), v.squeeze(2)
-        h_BD = x_BD if self._shared is None else self._shared(x_BD)
-        state.inputs["qk"].push(h_BD)
-        first, *second = self._qk.step(state.inputs["qk"])
         recent = state.inputs["qk"]
         if self._layer.concat_input:
-            recent = state.inputs["v"]
-            recent.push(self._layer.with_input(h_BD[:, None], x_BD[:, None])[:, 0])
-        (v_BD,) = self._v.step(recent)
-        if self.share_qk:
-            return self._heads((first + second[0]) / 2 if second else first), None, self._heads(v_BD)
-        return self._heads(first), self._heads(second[0]), self._heads(v_BD)
+            h_BLD, for_v = self._layer.shared(x_BD.unsqueeze(1))
+            recent.push(h_BLD.squeeze(1))
+            state.inputs["v"].push(for_v.squeeze(1))
+        elif self._shared is None:
+            recent.push(x_BD)
+        else:
+            self._shared.into(x_BD, recent.next_row())
+        parts = self._qk.step(recent)
+        if self._v is not None:
+            parts = (*parts, *self._v.step(state.inputs["v"] if self._layer.concat_input else recent))
+        heads = [self._heads(part) for part in parts]
+        if not self.share_qk:
+            return heads[0], heads[1], heads[2]
+        return (heads[0] + heads[1]) / 2 if len(heads) == 3 else heads[0], None, heads[-1]
 
     def output(self, o_BHd: Tensor, state: _Recent, place: Place) -> Tensor:
         """(B, H, d) -> (B, d_model)."""
@@ -254,7 +264,7 @@ class SparseQKVStepper:
             if isinstance(layer, ModuleConvolution):
                 assert self._o is not None
                 state.inputs["o"].push(y_BD)
-                (y_BD,) = self._o.step(state.inputs["o"])
+                y_BD = self._o.step(state.inputs["o"])[0].flatten(1)
             else:
                 y_BD = layer(y_BD)
         if len(self._layer.o):
@@ -269,8 +279,9 @@ class SparseQKVStepper:
             prepared += [_read_of(m, "QKV") for m in maps]
         return [*prepared, *(_read_of(m, "output") for m in self._layer.o)]
 
-    def _heads(self, x_BD: Tensor) -> Tensor:
-        return x_BD.unflatten(1, (self.n_heads, -1))
+    def _heads(self, x_BSm: Tensor) -> Tensor:
+        """Heads of modules: the same numbers, and the same places where there are as many."""
+        return x_BSm if x_BSm.shape[1] == self.n_heads else x_BSm.reshape(x_BSm.shape[0], self.n_heads, -1)
 
 
 class SparseQueryStepper:
@@ -297,9 +308,9 @@ class SparseQueryStepper:
 
     def step(self, x_BD: Tensor, state: RecentInputs) -> Tensor:
         """(B, d_model) -> (B, H, d)."""
-        state.push(self._shared(x_BD))
-        (q_BD,) = self._convolution.step(state)
-        return q_BD.unflatten(1, (self.n_heads, -1))
+        self._shared.into(x_BD, state.next_row())
+        (q_BSm,) = self._convolution.step(state)
+        return q_BSm.reshape(x_BD.shape[0], self.n_heads, -1)
 
     def output(self, o_BHd: Tensor, state: RecentInputs, place: Place) -> Tensor:
         """(B, H, d) -> (B, d_model): the heads one after the other."""

@@ -53,6 +53,10 @@ def show_training(result: TrainResult, console: Console) -> None:
     )
     table.add_row("training time", duration(result.timings["train_seconds"]))
     table.add_row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
+    if "decode_ms" in result.timings:
+        share = result.timings.get("decode_bandwidth_share")
+        told = "" if share is None else f", {share:.0%} of the read bandwidth"
+        table.add_row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{told}")
     table.add_row("data", f"{result.data['variant']}, test split")
     table.add_row("weights", f"sha256 {result.weights_sha256[:16]}")
     table.add_row("run", str(result.run))
@@ -62,7 +66,7 @@ def show_training(result: TrainResult, console: Console) -> None:
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
     """The varied keys against the metrics, one line a run; then what failed, and why."""
     metrics = list(dict.fromkeys(name for run in runs for name in shown(run["metrics"])))
-    table = Table(*keys, *(HEADINGS.get(name, name) for name in metrics), "tokens/s", "state")
+    table = Table(*keys, *(HEADINGS.get(name, name) for name in metrics), "tokens/s", "ms a decoded token", "state")
     table.add_column("run", overflow="fold")
     for run in runs:
         chosen = dict(word.split("=", 1) for word in run["overrides"])
@@ -71,6 +75,7 @@ def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], consol
             *(chosen.get(key, "") for key in keys),
             *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
             f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
+            f"{run['timings']['decode_ms']:.2f}" if "decode_ms" in run["timings"] else "–",
             f"[{style}]{run['state']}[/]",
             run["run"],
         )

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from efftx.data.dataset import Dataset, open_dataset
+from efftx.decoding.latency import decoding_latency
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.evaluation.generation import evaluate_generation
@@ -174,6 +175,8 @@ def train(
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
         metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype, final=True)
+        digest_of_weights = weights_sha256(dict(model.named_parameters()))
+        latency = {} if replaying else _latency(model, dataset, device)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -184,8 +187,9 @@ def train(
                 "train_seconds": state.train_seconds,
                 "seconds_per_step": state.train_seconds / max(state.step, 1),
                 "tokens_per_second": state.step * tokens_a_step / state.train_seconds if state.train_seconds else 0.0,
+                **latency,
             },
-            weights_sha256=weights_sha256(dict(model.named_parameters())),
+            weights_sha256=digest_of_weights,
             first_losses=state.first_losses,
             curve=state.curve,
             data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum},
@@ -276,6 +280,13 @@ def _evaluate(
     if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
         found["chance_accuracy"] = dataset.chance_accuracy
     return found
+
+
+def _latency(model: Model, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in."""
+    batch = dataset.batch("test", 0, 0, 1)
+    inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
+    return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
 
 
 def _save(

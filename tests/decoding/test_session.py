@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from efftx.config import compose
-from efftx.decoding.session import PreparedModel, Session
+from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.models.build import build_model
 from tests.tolerances import ROUNDING, assert_close
@@ -25,12 +25,27 @@ DECODERS = {
     "local of one": ("model=transformer", "attention=[local]", "local.chunk_len=1", "share_qk=true"),
     "reversible, concatenated": ("model=reformer", "attention=[full]", "n_layers=3"),
     "reversible, mean": ("model=reformer", "attention=[full,local]", "reversible.merge=mean"),
-    "axial positions": ("model=transformer", "positions.kind=axial", "positions.axial_shape=[8,8]", "positions.axial_dims=[16,16]"),
-    "sinusoidal, tied, wide heads": ("model=transformer", "positions.kind=sinusoidal", "tie_embeddings=true", "d_head=12"),
+    "axial positions": (
+        "model=transformer",
+        "positions.kind=axial",
+        "positions.axial_shape=[8,8]",
+        "positions.axial_dims=[16,16]",
+    ),
+    "sinusoidal, tied, wide heads": (
+        "model=transformer",
+        "positions.kind=sinusoidal",
+        "tie_embeddings=true",
+        "d_head=12",
+    ),
     "digits": ("model=transformer", "positions.kind=digits", "activation=gelu"),
     "no positions": ("model=transformer", "positions.kind=none"),
     "sparse FF": ("model=scaling", "stack=decoder", "sparse_qkv.S=0"),
-    "sparse FF, multiplied": ("model=scaling", "stack=decoder", "sparse_qkv.S=0", "sparse_ff.multiply_by_controller=true"),
+    "sparse FF, multiplied": (
+        "model=scaling",
+        "stack=decoder",
+        "sparse_qkv.S=0",
+        "sparse_ff.multiply_by_controller=true",
+    ),
     "sparse QKV": ("model=scaling", "stack=decoder", "sparse_ff.N=0"),
     "sparse QKV, shared": ("model=scaling", "stack=decoder", "share_qk=true"),
     "sparse QKV, averaged": ("model=scaling", "stack=decoder", "share_qk=true", "sparse_qkv.average_qk=true"),
@@ -77,7 +92,7 @@ def _tokens(batch: int, length: int, seed: int = 3) -> Tensor:
 def _check_against_full_pass(model, full, lengths: Sequence[int], n_steps: int, *inputs: Tensor) -> None:
     """`full` is what the model gives for whole rows, made before its weights were laid out anew."""
     batch, tokens_BL = len(lengths), _tokens(len(lengths), max(lengths) + n_steps)
-    session = Session(PreparedModel(model), max(lengths) + n_steps + 1, batch, *inputs)
+    session = CachedSession(PreparedModel(model), max(lengths) + n_steps + 1, batch, *inputs)
     logits = session.start([row[:n].tolist() for row, n in zip(tokens_BL, lengths, strict=True)])
     for i in range(n_steps + 1):
         place_B = torch.tensor(lengths) + i
@@ -123,7 +138,9 @@ LSH = {
 
 @pytest.mark.parametrize("lengths", [(5,), (0,), (3, 11, 0)], ids=str)
 @pytest.mark.parametrize("name", LSH)
-def test_hashing_step_by_step_is_the_full_pass_where_one_chunk_holds_the_row(name: str, lengths: tuple[int, ...]) -> None:
+def test_hashing_step_by_step_is_the_full_pass_where_one_chunk_holds_the_row(
+    name: str, lengths: tuple[int, ...]
+) -> None:
     model = _model(("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", "lsh.chunk_len=64", *LSH[name]), "stdlib")
     torch.manual_seed(2)  # both draw one rotation a layer
     full = _full(model, lengths, 20)
@@ -135,7 +152,7 @@ def test_hashing_with_many_rounds_step_by_step_comes_near_the_full_pass() -> Non
     model = _model(("model=reformer", "attention=[lsh]", "lsh.n_hashes=64", "lsh.chunk_len=8"), "stdlib")
     full = _full(model, (5,), 20).log_softmax(-1)
     tokens = _tokens(1, 25)
-    session = Session(PreparedModel(model), 26, 1)
+    session = CachedSession(PreparedModel(model), 26, 1)
     logits = [session.start([tokens[0, :5].tolist()])] + [session.step(tokens[:, 5 + i]) for i in range(20)]
     distance = (torch.stack(logits, 1).log_softmax(-1) - full[:, 5:26]).abs().mean()
     others = (full[:, 6:26] - full[:, 5:25]).abs().mean()
@@ -146,11 +163,11 @@ def test_hashing_with_many_rounds_step_by_step_comes_near_the_full_pass() -> Non
 def test_reordered_rows_go_on_as_what_they_were(name: str) -> None:
     model = _model(DECODERS[name], "stdlib")
     prompts, rows = [[4, 5], [9, 8, 7, 6], [1]], torch.tensor([2, 0, 0])
-    moved = Session(PreparedModel(model), 20, 3)
+    moved = CachedSession(PreparedModel(model), 20, 3)
     moved.start(prompts)
     moved.step(torch.tensor([1, 2, 3]))
     moved.reorder(rows)
-    straight = Session(PreparedModel(model), 20, 3)
+    straight = CachedSession(PreparedModel(model), 20, 3)
     straight.start([prompts[i] for i in rows.tolist()])
     straight.step(torch.tensor([3, 1, 1]))
     for token in (5, 6, 7):
@@ -160,7 +177,7 @@ def test_reordered_rows_go_on_as_what_they_were(name: str) -> None:
 
 def test_a_prepared_model_serves_one_generation_after_another() -> None:
     prepared = PreparedModel(_model(DECODERS["everything"], "stdlib"))
-    first, second = (Session(prepared, 20, 1) for _ in range(2))
+    first, second = (CachedSession(prepared, 20, 1) for _ in range(2))
     logits = first.start([[3, 4, 5]])
     first.step(torch.tensor([7]))
     assert torch.equal(second.start([[3, 4, 5]]), logits)
@@ -179,14 +196,14 @@ def test_laid_out_weights_are_the_models_own(name: str = "transformer") -> None:
     ("prompts", "kind"), [([[1] * 40], "too_long"), ([[23]], "bad_token"), ([[-1]], "bad_token")], ids=str
 )
 def test_a_prompt_that_does_not_fit_is_refused(prompts: list[list[int]], kind: str) -> None:
-    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 1)
+    session = CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 1)
     with pytest.raises(UserError) as error:
         session.start(prompts)
     assert error.value.kind == kind
 
 
 def test_a_full_row_takes_no_further_token() -> None:
-    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 3, 1)
+    session = CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 3, 1)
     session.start([[1]])
     session.step(torch.tensor([2]))
     with pytest.raises(UserError, match="3 tokens already"):
@@ -195,11 +212,11 @@ def test_a_full_row_takes_no_further_token() -> None:
 
 def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
     with pytest.raises(UserError, match="64 tokens, and 65"):
-        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 65, 1)
+        CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 65, 1)
 
 
 def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efftx.decoding.session.available_memory", lambda: 1000)
     with pytest.raises(UserError, match="memory are free") as error:
-        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
+        CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
     assert error.value.kind == "too_large"
