@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efftx.ops.selected_rows import RowPlan, rows_dot, rows_sum
+
 NOISE_MARGIN = 1e-6
 """Uniform numbers are clipped to this distance from 0 and 1, as in the authors' code."""
 
@@ -122,19 +124,22 @@ def sparse_ff_selected(
     index_TG: Tensor,
     n: int,
     factor_TG: Tensor | None = None,
+    plan: RowPlan | None = None,
 ) -> Tensor:
     """The result of `sparse_ff_masked`, read from d_ff / N rows of W1 and of W2 a token: nothing else is multiplied.
 
-    The chosen rows of W1 are copied, T d_ff / N rows of d_model values: meant for the few tokens of a decoding step.
+    Meant for the few tokens of a decoding step: `plan` is `RowPlan.of(T, d_ff / N, d_model, block=n)`, made here where
+    it is not given. Under autograd the chosen rows of W1 are copied. An index of `n` or more is not noticed.
     """
     n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
-    first_G = torch.arange(0, n_blocks * n, n, device=x_TD.device)
-    row_SG = (index_TG.long() + first_G).view(-1, n_blocks)
-    rows_SGD = F.embedding(row_SG, w1_UD)
-    hidden_SG = torch.matmul(rows_SGD, x_TD.reshape(-1, x_TD.shape[-1], 1)).squeeze(-1).relu()
+    x_SD = x_TD.reshape(-1, x_TD.shape[-1])
+    if plan is None:
+        plan = RowPlan.of(x_SD.shape[0], n_blocks, x_SD.shape[1], block=n, device=x_TD.device)
+    row_SG = plan.rows(index_TG.reshape(-1, n_blocks))
+    hidden_SG = rows_dot(x_SD, w1_UD, row_SG, plan).relu()
     if factor_TG is not None:
         hidden_SG = hidden_SG * factor_TG.reshape(-1, n_blocks)
-    out_SD = F.embedding_bag(row_SG, w2_UD, mode="sum", per_sample_weights=hidden_SG.to(w2_UD.dtype))
+    out_SD = rows_sum(hidden_SG.to(w2_UD.dtype), w2_UD, row_SG, plan)
     return (out_SD + b2_D).view(*x_TD.shape[:-1], -1)
 
 
