@@ -152,9 +152,9 @@ def lsh_attention_step(
     where it is as long as they are, for that makes buckets uneven. The outputs then differ from the sorted pass by
     0 and 0.01, 0.09 and 0.14, 0.18 and 0.28 in relative Euclidean norm.
 
-    The authors' decoding (trax, LSHSelfAttention in mode "predict") searches all positions for the union of the rounds,
-    counted once, and where that gives fewer than 2 R chunk_len adds the latest tokens of other buckets; those are not
-    added here, so that there is no counterpart of `attend_across_buckets`.
+    The authors' decoding (trax, LSHSelfAttention in mode "predict") searches every position that it keeps for the union
+    of the rounds, counted once, and where that gives fewer than 2 R chunk_len adds the latest tokens of other buckets;
+    those are not added here, so that there is no counterpart of `attend_across_buckets`.
     """
     _check_step(q_BHd, k_BHTd, v_BHTv, position_BHE, own)
     batch, n_heads, n_positions, _ = k_BHTd.shape
