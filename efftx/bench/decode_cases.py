@@ -13,6 +13,8 @@ from efftx.config import Config, compose
 from efftx.errors import UserError, nearest
 
 VOCABULARY = 32_000
+MEMORY_TOKENS = 16
+"""Of the encoder's output, where a model has cross-attention."""
 
 
 @dataclass(frozen=True)
