@@ -201,16 +201,24 @@ def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if len(jobs) != 1 or jobs[0] < 1:
         raise UserError("bad_value", f"jobs={options['jobs']} must be one whole number, at least 1.")
     experiments = select(load_experiments(), items)
-    lines = reproduce(
-        narrow(experiments, arguments.row) if arguments.row else experiments,
-        options.get("size", "cpu"),
-        _numbers("seeds", options["seeds"]) if "seeds" in options else None,
-        stale=arguments.stale,
-        verify=arguments.verify,
-        yes=arguments.yes,
-        jobs=jobs[0],
-        say=_say,
-    )
+    chosen = narrow(experiments, arguments.row) if arguments.row else experiments
+    # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
+    by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}
+    lines = [
+        line
+        for size, group in ({options["size"]: chosen} if "size" in options else by_size).items()
+        if group
+        for line in reproduce(
+            group,
+            size,
+            _numbers("seeds", options["seeds"]) if "seeds" in options else None,
+            stale=arguments.stale,
+            verify=arguments.verify,
+            yes=arguments.yes,
+            jobs=jobs[0],
+            say=_say,
+        )
+    ]
 
     def show(console: Console) -> None:
         from efftx.report.build import print_item
