@@ -118,6 +118,15 @@ def test_the_same_seed_says_the_same_and_another_does_not(sample: Sample) -> Non
     assert first == again != other
 
 
+def test_the_seed_decides_the_rotations_of_hash_attention_too(sample: Sample) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(found))  # whatever was drawn before
+        found.append(as_json(sample("words", "prompt=0 1 2 3 4 5 6 7 8 9", "max_new=30", f"seed={seed}", "--json")))
+    first, again, other = (one["samples"] for one in found)
+    assert first == again != other
+
+
 def test_a_beam_of_one_says_what_greedy_decoding_says_and_more_come_in_order(sample: Sample) -> None:
     greedy = as_json(sample("lm", "prompt=Hi", "max_new=8", "--json"))["samples"][0]
     one = as_json(sample("lm", "prompt=Hi", "max_new=8", "beam=1", "--json"))["samples"][0]
@@ -225,6 +234,7 @@ def test_a_run_is_sampled_without_its_data(sample: Sample, run_of: Callable[[str
         ("lm", ["max_new=0"], "max_new=0 must be at least 1", ""),
         ("lm", ["threads=0"], "threads=0 must be at least 1", ""),
         ("lm", ["seed=-1"], "seed=-1 must be at least 0", ""),
+        ("lm", ["seed=" + "9" * 30], "must be at most", "seed=0"),
         ("lm", ["int8=yes"], "int8=yes is neither true nor false", "int8=true"),
         ("lm", ["temprature=1"], "no option 'temprature='", "temperature"),
         ("lm", ["--temperature"], "--temperature", ""),

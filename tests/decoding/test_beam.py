@@ -66,6 +66,18 @@ def test_a_wider_beam_finds_what_greedy_decoding_walks_past() -> None:
     assert found.log_probability > greedy.log_probability
 
 
+def test_what_has_ended_leaves_the_beam_narrower() -> None:
+    model = Table(4, 0)
+    model.table.fill_(-9.0)
+    model.table[0, 0] = torch.tensor([-9.0, 1.0, 0.9, -9.0])  # two go on: one has ended, the other is 2
+    model.table[0, 2] = torch.tensor([0.9, -9.0, -9.0, 1.0])  # a beam of one takes 3, after which nothing is likely
+    model.table[2, 3] = torch.zeros(4)
+    model.table[2, 0, EOS] = 9.0
+    found = beam_search(FullPass(model, 9), [], 2, 3, EOS, n_best=2)
+    assert found[0].tokens == [EOS]
+    assert found[1].tokens[:2] == [2, 3]
+
+
 def test_it_stops_as_soon_as_nothing_can_come_among_the_best() -> None:
     model = Table(4, 0)
     model.table.fill_(0.0)

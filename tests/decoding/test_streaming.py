@@ -81,6 +81,12 @@ def test_whatever_tokens_come_the_stream_is_their_text(name: str, data: st.DataO
     assert "".join(streamed(how, prompt, tokens)) == whole[len(how.decode(prompt)) :]
 
 
+def test_tokens_that_say_nothing_do_not_cost_the_next_word_its_blank() -> None:
+    how = wording("unigram")
+    the = how.encode("the")
+    assert "".join(streamed(how, [], [*the, 1, 0, 1, *the])) == "the the"
+
+
 def test_what_is_cut_at_the_end_is_shown_as_such() -> None:
     assert streamed(RawBytes(), [], [0x61, 0xF0, 0x9F]) == ["a", "", "", "\ufffd"]
 
