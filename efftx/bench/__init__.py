@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from efftx.bench.attention import attention_time, bench_attention
+from efftx.bench.decode import bench_decode
 from efftx.bench.options import Options
 from efftx.bench.stacks import bench_memory, bench_train
 from efftx.bench.table import print_table
@@ -15,6 +16,7 @@ __all__ = ["BENCHES", "attention_time", "print_table", "run"]
 
 BENCHES: dict[str, Callable[[Options], dict[str, Any]]] = {
     "attention": bench_attention,
+    "decode": bench_decode,
     "memory": bench_memory,
     "train": bench_train,
 }

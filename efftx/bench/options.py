@@ -40,6 +40,11 @@ class Options:
             raise UserError("bad_value", f"{key}={self._given[key]} must be one number.")
         return numbers[0]
 
+    def words(self, key: str) -> list[str]:
+        """Words separated by commas, each once; empty where the key is not given."""
+        self._known.append(key)
+        return list(dict.fromkeys(_words(self._given[key]))) if key in self._given else []
+
     def names(self, key: str, known: Collection[str], default: Sequence[str] | None = None) -> list[str]:
         """Names out of `known`, separated by commas; UserError with the nearest one."""
         self._known.append(key)

@@ -83,7 +83,7 @@ def interleaved(
     Turns let a disturbance of the machine hit all sides alike. The garbage collector waits meanwhile.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    with exclusive(), _no_garbage_collection():
+    with exclusive(), no_garbage_collection():
         for turn in range(-warm_up, repeats):
             for name, call in calls.items():
                 _wait_for(device)
@@ -140,7 +140,8 @@ def _wait_for(device: torch.device) -> None:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """The garbage collector waits meanwhile."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

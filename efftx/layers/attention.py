@@ -1,9 +1,19 @@
-"""Full attention as a layer: projections around `ops.attention`."""
+"""Full attention as a layer: projections around `ops.attention`.
+
+Shape suffixes: B batch, L length, D d_model, H heads, d width of a head.
+"""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+
+from efftx.layers.cache import Cache, KeyValueCache, Place
+from efftx.layers.matrix import Read
 
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
@@ -34,22 +44,95 @@ class FullAttention(nn.Module):
         self.causal = causal
         self.query_block = config.query_block
         self.project = projections
+        self.d_head = d_head
         self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(d_head)
         self.attention_dropout = attention_dropout
 
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model). `key_mask_BL` is True on real tokens; padding stands at the end."""
         q, k, v = self.project(x_BLD)
-        out = full_attention(
-            q,
-            unit_key(q) if k is None else k,
-            v,
+        return self.project.output(self.attend(q, k, v, key_mask_BL))
+
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
+        """The heads' outputs (B, H, L, d); keys are the queries at unit length where there are none."""
+        return full_attention(
+            q_BHLd,
+            unit_key(q_BHLd) if k_BHLd is None else k_BHLd,
+            v_BHLd,
             scale=self.scale,
             causal=self.causal,
             # Causality hides padding at the end from every real token already, in the fused kernel and without a mask.
             key_mask_BL=None if self.causal else key_mask_BL,
-            exclude_self=k is None,
+            exclude_self=k_BHLd is None,
             query_block=self.query_block,
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        return self.project.output(out)
+
+    def stepper(self, *, int8: bool = False) -> SoftmaxStepper:
+        """The layer for decoding: a token sees every token before it."""
+        return SoftmaxStepper(self, first=from_the_first, int8=int8)
+
+
+def from_the_first(position: Any) -> Any:
+    """A token sees all before it: 0 for every position, an int or a tensor of them."""
+    return position * 0
+
+
+class AttentionCache(Cache):
+    """Keys and values, and what the projections keep."""
+
+    def __init__(self, kv: KeyValueCache, projections: Any) -> None:
+        self.kv = kv
+        self.projections = projections
+
+    def fill_at_random(self, n: int) -> None:
+        """Keys and values of `n` tokens that never were: what a timing wants."""
+        for kept in (self.kv.k_BHTd, self.kv.v_BHTv):
+            kept[:, :, :n].normal_()
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Row i goes on as what row `rows_B[i]` was."""
+        self.kv.reorder(rows_B)
+        if self.projections is not None:
+            self.projections.reorder(rows_B)
+
+
+class SoftmaxStepper:
+    """Causal softmax attention for one token a row, over the cached keys from `first(position)` on.
+
+    `first` is what a pattern of attention has of its own: 0 for full attention. `layer` is the layer itself, with
+    `project`, `scale`, `attend`; weights are laid out here, once.
+    """
+
+    def __init__(self, layer: Any, *, first: Callable[[Any], Any], int8: bool) -> None:
+        self._layer, self._first = layer, first
+        self.projections = layer.project.stepper(int8=int8)
+        self._scale, self._shared = layer.scale, layer.project.share_qk
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache:
+        """Room for `capacity` tokens a row, of the dtype and on the device of `like`."""
+        d_head = self._layer.d_head
+        kv = KeyValueCache(batch, self.projections.n_heads, capacity, d_head, d_head, like)
+        return AttentionCache(kv, self.projections.new_state(batch))
+
+    def prefill(self, x_BLD: Tensor, cache: AttentionCache, n_B: Tensor | None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""
+        q, k, v = self.projections.prefill(x_BLD, cache.projections, n_B)
+        cache.kv.fill(unit_key(q) if k is None else k, v)
+        out: Tensor = self.projections.output_of_prompt(self._layer.attend(q, k, v, None), cache.projections, n_B)
+        return out
+
+    def step(self, x_BD: Tensor, cache: AttentionCache, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model) of the token at `place`."""
+        q, k, v = self.projections.step(x_BD, cache.projections)
+        place.lap("QKV")
+        cache.kv.write(place, unit_key(q) if k is None else k, v)
+        out = cache.kv.attend(q, place, scale=self._scale, exclude_self=self._shared, first=self._first)
+        place.lap("attention")
+        y: Tensor = self.projections.output(out, cache.projections, place)
+        return y
+
+    def reads(self) -> list[Read]:
+        """What a token reads of weights."""
+        found: list[Read] = self.projections.reads()
+        return found

@@ -6,13 +6,17 @@ Shape suffixes: B batch, L tokens of the decoder, E tokens of the encoder, D d_m
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from efftx.layers.cache import Cache, Place
 from efftx.layers.initialize import glorot_
+from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQuery, split_heads
 from efftx.layers.sparse_qkv import SparseQuery
-from efftx.ops.attention import full_attention
+from efftx.ops.attention import attention_step, full_attention
 
 
 class CrossAttention(nn.Module):
@@ -29,6 +33,7 @@ class CrossAttention(nn.Module):
         self.query = query
         self.k = nn.Linear(d_model, query.n_heads * d_head, bias=bias)
         self.v = nn.Linear(d_model, query.n_heads * d_head, bias=bias)
+        self.d_head = d_head
         self.scale = 1.0 / math.sqrt(d_head)
         self.attention_dropout = attention_dropout
 
@@ -42,13 +47,90 @@ class CrossAttention(nn.Module):
 
         A row whose encoder tokens are all padding reads zeros.
         """
-        out_BHLd = full_attention(
-            self.query(x_BLD),
-            split_heads(self.k(memory_BED), self.query.n_heads),
-            split_heads(self.v(memory_BED), self.query.n_heads),
+        return self.query.output(self.attend(self.query(x_BLD), *self.of_memory(memory_BED), memory_mask_BE))
+
+    def of_memory(self, memory_BED: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's output, (B, H, E, d) each."""
+        k_BHEd, v_BHEd = (split_heads(layer(memory_BED), self.query.n_heads) for layer in (self.k, self.v))
+        return k_BHEd, v_BHEd
+
+    def attend(self, q_BHLd: Tensor, k_BHEd: Tensor, v_BHEd: Tensor, memory_mask_BE: Tensor | None) -> Tensor:
+        """The heads' outputs, (B, H, L, d)."""
+        return full_attention(
+            q_BHLd,
+            k_BHEd,
+            v_BHEd,
             scale=self.scale,
             causal=False,
             key_mask_BL=memory_mask_BE,
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        return self.query.output(out_BHLd)
+
+    def stepper(self, *, int8: bool = False) -> CrossAttentionStepper:
+        """The layer for one token of the decoder at a time."""
+        return CrossAttentionStepper(self, int8=int8)
+
+
+class CrossCache(Cache):
+    """Keys and values of the encoder's output, made once a sequence, and what the query keeps."""
+
+    def __init__(self, k_BHEd: Tensor, v_BHEd: Tensor, mask_BE: Tensor | None, query: Any) -> None:
+        self.k_BHEd, self.v_BHEd = k_BHEd, v_BHEd
+        # A row of nothing but padding reads zeros; so that the softmax has something to see, it sees it all.
+        empty_B1 = None if mask_BE is None else ~mask_BE.any(1, keepdim=True)
+        self.mask_BE = mask_BE
+        self.seen_BE = None if mask_BE is None or empty_B1 is None or mask_BE.all() else mask_BE | empty_B1
+        self.empty_B11 = empty_B1[:, :, None] if empty_B1 is not None and empty_B1.any() else None
+        self.query = query
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Row i goes on as what row `rows_B[i]` was."""
+        super().reorder(rows_B)
+        if self.query is not None:
+            self.query.reorder(rows_B)
+
+
+class CrossAttentionStepper:
+    """`CrossAttention` for one token a row: query and output projection; keys and values come from the cache."""
+
+    def __init__(self, layer: CrossAttention, *, int8: bool) -> None:
+        self._layer = layer
+        self._query = layer.query.stepper(int8=int8)
+
+    def cache_of(self, memory_BED: Tensor, mask_BE: Tensor | None) -> CrossCache:
+        """What is kept of the encoder's output; `mask_BE` is True on its real tokens."""
+        return CrossCache(
+            *(t.contiguous() for t in self._layer.of_memory(memory_BED)),
+            mask_BE,
+            self._query.new_state(memory_BED.shape[0]),
+        )
+
+    def cache_at_random(self, batch: int, n_memory: int, like: Tensor) -> CrossCache:
+        """Keys and values of an encoder's output that never was: what a timing wants."""
+        shape = (batch, self._layer.query.n_heads, n_memory, self._layer.d_head)
+        return CrossCache(
+            torch.randn(shape, dtype=like.dtype, device=like.device),
+            torch.randn(shape, dtype=like.dtype, device=like.device),
+            None,
+            self._query.new_state(batch),
+        )
+
+    def prefill(self, x_BLD: Tensor, cache: CrossCache, n_B: Tensor | None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model) of a prompt."""
+        q_BHLd = self._query.prefill(x_BLD, cache.query, n_B)
+        out_BHLd = self._layer.attend(q_BHLd, cache.k_BHEd, cache.v_BHEd, cache.mask_BE)
+        return self._query.output_of_prompt(out_BHLd, cache.query, n_B)
+
+    def step(self, x_BD: Tensor, cache: CrossCache, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model)."""
+        q_BHd = self._query.step(x_BD, cache.query)
+        place.lap("QKV")
+        out = attention_step(q_BHd, cache.k_BHEd, cache.v_BHEd, scale=self._layer.scale, seen_BT=cache.seen_BE)
+        if cache.empty_B11 is not None:
+            out = out.masked_fill(cache.empty_B11, 0.0)
+        place.lap("attention")
+        return self._query.output(out, cache.query, place)
+
+    def reads(self) -> list[Read]:
+        """What a token reads of weights."""
+        return self._query.reads()

@@ -1,5 +1,7 @@
 """The position-wise feed-forward layer, whole or slice by slice."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -7,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efftx.layers.cache import Place
 from efftx.layers.initialize import glorot_
+from efftx.layers.matrix import Read, matrix_of
 from efftx.ops.chunking import chunked
 from efftx.ops.replay import Replay
 
@@ -64,3 +68,35 @@ class FeedForward(nn.Module):
             return (functional_call(self.layers, dict(parameters), (x,)),)
 
         return chunked(one_slice, dict(self.layers.named_parameters()), (x_BLD,), self.chunk_len)[0]
+
+    def stepper(self, *, int8: bool = False) -> FeedForwardStepper:
+        """The layer for one token at a time."""
+        return FeedForwardStepper(self, int8=int8)
+
+
+class FeedForwardStepper:
+    """`FeedForward` for one token a row."""
+
+    def __init__(self, layer: FeedForward, *, int8: bool) -> None:
+        self._layer = layer
+        two = layer.layers
+        self._w1, self._w2 = matrix_of(two.w1, int8=int8), matrix_of(two.w2, int8=int8)
+        self._activation = two.activation
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> None:
+        """Nothing is kept from token to token."""
+
+    def prefill(self, x_BLD: Tensor, cache: None, n_B: Tensor | None) -> Tensor:
+        """The layer's own forward."""
+        y_BLD: Tensor = self._layer(x_BLD)
+        return y_BLD
+
+    def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model)."""
+        y_BD = self._w2(self._activation(self._w1(x_BD)))
+        place.lap("feed-forward")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        return [self._w1.read("feed-forward"), self._w2.read("feed-forward")]

@@ -1,16 +1,27 @@
-"""LSH attention as a layer: projections and hashing around `ops.lsh`."""
+"""LSH attention as a layer: projections and hashing around `ops.lsh`.
 
+Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, R rounds, n half the sum of bucket factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efftx.layers.attention import AttentionCache, SoftmaxStepper, from_the_first
+from efftx.layers.cache import Cache, KeyValueCache, Place
+from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
+from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
 from efftx.ops.replay import Replay, choose
 
 
@@ -40,11 +51,17 @@ class LSHAttention(nn.Module):
     """
 
     def __init__(
-        self, config: LSHConfig, projections: DenseQKV | SparseQKV, *, attention_dropout: float, causal: bool = True
+        self,
+        config: LSHConfig,
+        projections: DenseQKV | SparseQKV,
+        *,
+        attention_dropout: float,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         if not projections.share_qk:
             raise ValueError("Hash attention takes projections that share queries and keys.")
+        self.scale, self.d_head = 1.0, projections.d_head
         self.causal = causal
         self.config = config
         self.project = projections
@@ -58,10 +75,17 @@ class LSHAttention(nn.Module):
         config = self.config
         qk, _, v = self.project(x_BLD)
         if x_BLD.shape[1] <= config.full_below:
-            return self.project.output(self._attend_in_full(qk, v, key_mask_BL))
+            return self.project.output(self.attend(qk, None, v, key_mask_BL))
         n_buckets = config.n_buckets or auto_buckets(x_BLD.shape[1], config.chunk_len)
         bucket = choose(replay, "buckets", lambda: self._hash(qk.detach(), n_buckets))
-        out = lsh_attention(
+        return self.project.output(self.attend_in_buckets(qk, v, bucket, n_buckets, key_mask_BL))
+
+    def attend_in_buckets(
+        self, qk: Tensor, v: Tensor, bucket: Tensor, n_buckets: Sequence[int], key_mask_BL: Tensor | None = None
+    ) -> Tensor:
+        """The heads' outputs (B, H, L, d) of shared queries and keys in given buckets."""
+        config = self.config
+        return lsh_attention(
             qk,
             v,
             bucket,
@@ -73,9 +97,9 @@ class LSHAttention(nn.Module):
             allow_duplicates=config.allow_duplicates,
             dropout_mask_mK=self._dropout_mask(qk),
         )
-        return self.project.output(out)
 
-    def _attend_in_full(self, qk_BHLd: Tensor, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
+    def attend(self, qk_BHLd: Tensor, k: None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
+        """The heads' outputs (B, H, L, d) in full attention, as for short sequences."""
         return full_attention(
             qk_BHLd,
             unit_key(qk_BHLd),
@@ -102,3 +126,99 @@ class LSHAttention(nn.Module):
         n_window = 2 if self.causal else 3
         kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=like.dtype)
         return F.dropout(kept, self.attention_dropout)
+
+    def stepper(self, *, int8: bool = False) -> LSHStepper:
+        """The layer for decoding: a token sees the recent tokens of its buckets."""
+        return LSHStepper(self, int8=int8)
+
+
+class LSHCache(Cache):
+    """Keys, values, the rotations of one generation, and which recent tokens each bucket holds."""
+
+    def __init__(self, kv: KeyValueCache, projections: Any, rotations_BHdRn: Tensor, table: BucketTable) -> None:
+        self.kv, self.projections = kv, projections
+        self.rotations_BHdRn = rotations_BHdRn
+        self.table = table
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Row i goes on as what row `rows_B[i]` was."""
+        self.kv.reorder(rows_B)
+        if self.projections is not None:
+            self.projections.reorder(rows_B)
+        for kept in (self.rotations_BHdRn, *self.table):
+            kept.copy_(kept.index_select(0, rows_B))
+
+
+class LSHStepper:
+    """`LSHAttention` for one token a row.
+
+    The number of buckets follows from the cache's capacity and the rotations are drawn once a generation; a token
+    attends to the last 2 chunk_len tokens of its bucket in every round, and to none of other buckets. That is not what
+    the pass over whole rows does to the last bit: there later tokens move the borders of the chunks, and, in the authors'
+    later form, a chunk is seen across buckets. Where no capacity is beyond `full_below`, full attention hashes nothing.
+    """
+
+    def __init__(self, layer: LSHAttention, *, int8: bool) -> None:
+        self._layer = layer
+        self._in_full = SoftmaxStepper(layer, first=from_the_first, int8=int8)
+        self._projections: Any = self._in_full.projections
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache | LSHCache:
+        """Room for `capacity` tokens a row; the rotations are drawn from PyTorch's random state."""
+        layer, config = self._layer, self._layer.config
+        if capacity <= config.full_below:
+            return self._in_full.new_cache(batch, capacity, like)
+        n_heads = self._projections.n_heads
+        n_buckets = self._n_buckets(capacity)
+        rotations = make_rotations(
+            batch, n_heads, layer.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
+        )
+        table = empty_table(
+            batch, n_heads, config.n_hashes, prod(n_buckets), min(2 * config.chunk_len, capacity), device=like.device
+        )
+        kv = KeyValueCache(batch, n_heads, capacity, layer.d_head, layer.d_head, like)
+        return LSHCache(kv, self._projections.new_state(batch), rotations, table)
+
+    def prefill(self, x_BLD: Tensor, cache: AttentionCache | LSHCache, n_B: Tensor | None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""
+        if isinstance(cache, AttentionCache):
+            return self._in_full.prefill(x_BLD, cache, n_B)
+        qk, _, v = self._projections.prefill(x_BLD, cache.projections, n_B)
+        n_buckets = self._n_buckets(cache.kv.k_BHTd.shape[2])
+        bucket_BHRL = hash_vectors(qk, cache.rotations_BHdRn, n_buckets)
+        cache.kv.fill(unit_key(qk), v)
+        fill(cache.table, bucket_BHRL, n_B)
+        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, n_buckets)
+        y_BLD: Tensor = self._projections.output_of_prompt(out, cache.projections, n_B)
+        return y_BLD
+
+    def step(self, x_BD: Tensor, cache: AttentionCache | LSHCache, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model) of the token at `place`."""
+        if isinstance(cache, AttentionCache):
+            return self._in_full.step(x_BD, cache, place)
+        q_BHd, _, v_BHd = self._projections.step(x_BD, cache.projections)
+        place.lap("QKV")
+        cache.kv.write(place, unit_key(q_BHd), v_BHd)
+        n_buckets = self._n_buckets(cache.kv.k_BHTd.shape[2])
+        bucket_BHR = hash_vectors(q_BHd.unsqueeze(2), cache.rotations_BHdRn, n_buckets).squeeze(3)
+        own = place.n if place.n_B is None else place.n_B
+        out = lsh_attention_step(
+            q_BHd,
+            cache.kv.k_BHTd,
+            cache.kv.v_BHTv,
+            candidates(cache.table, bucket_BHR),
+            own,
+            allow_duplicates=self._layer.config.allow_duplicates,
+        )
+        insert(cache.table, bucket_BHR, own)
+        place.lap("attention")
+        y_BD: Tensor = self._projections.output(out, cache.projections, place)
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads of weights; the rotations are not among them."""
+        found: list[Read] = self._projections.reads()
+        return found
+
+    def _n_buckets(self, capacity: int) -> list[int]:
+        return self._layer.config.n_buckets or auto_buckets(capacity, self._layer.config.chunk_len)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.cache import RecentInputs
+from efftx.layers.matrix import Read
 from efftx.layers.multiplicative import BIAS_DEVIATION
 from efftx.ops.module_convolution import module_convolution
 
@@ -33,3 +36,34 @@ class ModuleConvolution(nn.Module):
     def forward(self, x_BLE: Tensor) -> Tensor:
         """(B, L, S d_module_in) -> (B, L, S d_module), modules one after the other."""
         return module_convolution(x_BLE.unflatten(-1, (self.S, -1)), self.kernel, self.bias).flatten(2)
+
+
+class ConvolutionStepper:
+    """Convolutions of one input for one token a row: their kernels side by side in one matrix, laid out here.
+
+    All must see as many positions and modules. The inputs of the past lie in a `RecentInputs`, whose last row is the
+    token's own.
+    """
+
+    def __init__(self, layers: Sequence[ModuleConvolution]) -> None:
+        first = layers[0]
+        self.S, (self.n_positions, self.n_modules, self.d_module_in) = first.S, first.kernel.shape[:3]
+        self._n = len(layers)
+        self._kernel = torch.cat([layer.kernel.detach().flatten(0, 2) for layer in layers], dim=1).contiguous()
+        self._bias = torch.cat([layer.bias.detach() for layer in layers])
+
+    def new_state(self, batch: int) -> RecentInputs:
+        """No inputs yet."""
+        return RecentInputs(batch, self.n_positions, self.S, self.d_module_in, self.n_modules // 2, self._kernel)
+
+    def step(self, recent: RecentInputs) -> tuple[Tensor, ...]:
+        """The outputs at the newest position, (B, S d_module) for each layer."""
+        batch = recent.buffer_BRSm.shape[0]
+        y_NE = torch.addmm(self._bias, recent.neighbourhoods(self.n_modules), self._kernel)
+        parts = y_NE.view(batch, self.S, self._n, -1).unbind(2)
+        return tuple(part.reshape(batch, -1) for part in parts)
+
+    def read(self, component: str) -> Read:
+        """All weights."""
+        n_weights = self._kernel.numel() + self._bias.numel()
+        return Read(component, n_weights, n_weights * self._kernel.element_size())

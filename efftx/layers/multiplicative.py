@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from efftx.ops.multiplicative import multiplicative
+from efftx.layers.matrix import Read
+from efftx.ops.multiplicative import multiplicative, multiplicative_step
 
 GATE_DEVIATION = 0.5
 BIAS_DEVIATION = 1e-6
@@ -40,3 +41,27 @@ class Multiplicative(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(.., d_in) -> (.., d_out)."""
         return multiplicative(x_BLD, self.gate, self.proj, self.bias, d_out=self.d_out)
+
+    def stepper(self) -> MultiplicativeStepper:
+        """The layer for a few tokens at a time."""
+        return MultiplicativeStepper(self)
+
+
+class MultiplicativeStepper:
+    """`Multiplicative` for one token a row; gate and projection are read once and as they are, in float."""
+
+    def __init__(self, layer: Multiplicative) -> None:
+        self._gate, self._proj = layer.gate.detach(), layer.proj.detach()
+        self._bias = None if layer.bias is None else layer.bias.detach()
+        self._d_out = layer.d_out
+
+    def __call__(self, x_BI: Tensor) -> Tensor:
+        """(B, d_in) -> (B, d_out)."""
+        y = multiplicative_step(x_BI, self._gate, self._proj)
+        y = y if y.shape[1] == self._d_out else y[:, : self._d_out]
+        return y if self._bias is None else y.add_(self._bias)
+
+    def read(self, component: str) -> Read:
+        """All weights."""
+        weights = [t for t in (self._gate, self._proj, self._bias) if t is not None]
+        return Read(component, sum(t.numel() for t in weights), sum(t.nbytes for t in weights))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from efftx.layers.cache import Place
 from efftx.layers.initialize import glorot_
+from efftx.layers.matrix import Read, joined, matrix_of
 
 
 def split_heads(x_BLE: Tensor, n_heads: int) -> Tensor:
@@ -29,7 +31,7 @@ class DenseQKV(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.d_head = n_heads, d_head
         self.share_qk = share_qk
         width = n_heads * d_head
         if share_qk:
@@ -57,8 +59,49 @@ class DenseQKV(nn.Module):
         result: Tensor = self.o(merge_heads(o_BHLd))
         return result
 
+    def stepper(self, *, int8: bool = False) -> DenseQKVStepper:
+        """The projections of one token at a time."""
+        return DenseQKVStepper(self, int8=int8)
+
     def _heads(self, x_BLE: Tensor) -> Tensor:
         return split_heads(x_BLE, self.n_heads)
+
+
+class DenseQKVStepper:
+    """`DenseQKV` for one token a row: queries, keys and values by one product, and the output projection."""
+
+    def __init__(self, layer: DenseQKV, *, int8: bool) -> None:
+        self.n_heads, self.share_qk = layer.n_heads, layer.share_qk
+        self._qkv = joined([layer.qk, layer.v] if layer.share_qk else [layer.q, layer.k, layer.v], int8=int8)
+        self._o = matrix_of(layer.o, int8=int8)
+        self._layer = layer
+
+    def new_state(self, batch: int) -> None:
+        """Nothing is kept from token to token."""
+
+    def prefill(self, x_BLD: Tensor, state: None, n_B: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The layer's own forward."""
+        q, k, v = self._layer(x_BLD)
+        return q, k, v
+
+    def output_of_prompt(self, o_BHLd: Tensor, state: None, n_B: Tensor | None) -> Tensor:
+        """The layer's own output."""
+        return self._layer.output(o_BHLd)
+
+    def step(self, x_BD: Tensor, state: None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(B, d_model) -> q, k, v of shape (B, H, d); k is None under share_qk."""
+        parts = self._qkv(x_BD).view(x_BD.shape[0], 2 if self.share_qk else 3, self.n_heads, -1).unbind(1)
+        return (parts[0], None, parts[1]) if self.share_qk else (parts[0], parts[1], parts[2])
+
+    def output(self, o_BHd: Tensor, state: None, place: Place) -> Tensor:
+        """(B, H, d) -> (B, d_model)."""
+        y_BD = self._o(o_BHd.flatten(1))
+        place.lap("output")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        return [self._qkv.read("QKV"), self._o.read("output")]
 
 
 class DenseQuery(nn.Module):
@@ -83,3 +126,42 @@ class DenseQuery(nn.Module):
         """(B, H, L, d_head) -> (B, L, d_model)."""
         result: Tensor = self.o(merge_heads(o_BHLd))
         return result
+
+    def stepper(self, *, int8: bool = False) -> DenseQueryStepper:
+        """The query of one token at a time."""
+        return DenseQueryStepper(self, int8=int8)
+
+
+class DenseQueryStepper:
+    """`DenseQuery` for one token a row."""
+
+    def __init__(self, layer: DenseQuery, *, int8: bool) -> None:
+        self.n_heads = layer.n_heads
+        self._q, self._o = matrix_of(layer.q, int8=int8), matrix_of(layer.o, int8=int8)
+        self._layer = layer
+
+    def new_state(self, batch: int) -> None:
+        """Nothing is kept from token to token."""
+
+    def prefill(self, x_BLD: Tensor, state: None, n_B: Tensor | None) -> Tensor:
+        """The layer's own forward."""
+        q_BHLd: Tensor = self._layer(x_BLD)
+        return q_BHLd
+
+    def output_of_prompt(self, o_BHLd: Tensor, state: None, n_B: Tensor | None) -> Tensor:
+        """The layer's own output."""
+        return self._layer.output(o_BHLd)
+
+    def step(self, x_BD: Tensor, state: None) -> Tensor:
+        """(B, d_model) -> (B, H, d)."""
+        return self._q(x_BD).unflatten(1, (self.n_heads, -1))
+
+    def output(self, o_BHd: Tensor, state: None, place: Place) -> Tensor:
+        """(B, H, d) -> (B, d_model)."""
+        y_BD = self._o(o_BHd.flatten(1))
+        place.lap("output")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        return [self._q.read("QKV"), self._o.read("output")]

@@ -1,5 +1,7 @@
 """The sparse feed-forward layer: a controller chooses one unit of every block of hidden units, a token."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.errors import UserError
+from efftx.layers.cache import Place
+from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.replay import Choose, Replay, choose
 from efftx.ops.sparse_ff import (
@@ -17,6 +21,7 @@ from efftx.ops.sparse_ff import (
     chosen_probability,
     controller_logits,
     sparse_ff_masked,
+    sparse_ff_selected,
     training_hidden,
     training_mask,
 )
@@ -153,3 +158,43 @@ class SparseFF(nn.Module):
         factor = torch.where(hard, chosen_probability(logits.detach(), index), 1.0) if multiply else None
         hidden = training_hidden(x_BLD, own["w1"], training_mask(logits, index, hard), factor)
         return F.linear(F.dropout(hidden, self.dropout), own["w2"].t(), own["b2"])
+
+    def stepper(self, *, int8: bool = False) -> SparseFFStepper:
+        """The layer for one token at a time: only the chosen rows are read."""
+        return SparseFFStepper(self, int8=int8)
+
+
+class SparseFFStepper:
+    """`SparseFF` for one token a row: the controller, and d_ff / N rows of W1 and of W2, each one contiguous read."""
+
+    def __init__(self, layer: SparseFF, *, int8: bool) -> None:
+        self._layer, self._config = layer, layer.config
+        matrix = Int8Matrix if int8 else FloatMatrix
+        self._c1, self._c2 = matrix(layer.c1), matrix(layer.c2, layer.c_bias)
+        self._w1, self._w2, self._b2 = (w.detach() for w in (layer.w1, layer.w2, layer.b2))
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> None:
+        """Nothing is kept from token to token."""
+
+    def prefill(self, x_BLD: Tensor, cache: None, n_B: Tensor | None) -> Tensor:
+        """The layer's own forward."""
+        y_BLD: Tensor = self._layer(x_BLD)
+        return y_BLD
+
+    def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model)."""
+        n = self._config.N
+        logits_BGN = self._c2(self._c1(x_BD)).view(x_BD.shape[0], -1, n)
+        index_BG = logits_BGN.max(-1).indices
+        place.lap("controller")
+        factor = chosen_probability(logits_BGN, index_BG) if self._config.multiply_by_controller else None
+        y_BD = sparse_ff_selected(x_BD, self._w1, self._w2, self._b2, index_BG, n, factor)
+        place.lap("feed-forward")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads: all of the controller, one row of W1 and of W2 a block, and the bias."""
+        n_units, d_model = self._w1.shape
+        n_weights = 2 * (n_units // self._config.N) * d_model + d_model
+        selected = Read("feed-forward", n_weights, n_weights * self._w1.element_size())
+        return [self._c1.read("controller"), self._c2.read("controller"), selected]

@@ -1,11 +1,13 @@
 """The sparse loss layer: logits over the vocabulary from a multiplicative layer."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from efftx.errors import UserError
-from efftx.layers.multiplicative import Multiplicative
+from efftx.layers.multiplicative import Multiplicative, MultiplicativeStepper
 
 
 @dataclass
@@ -45,3 +47,7 @@ class SparseLoss(nn.Module):
         """(.., width) -> logits (.., vocabulary)."""
         logits: Tensor = self.layer(h_BLE)
         return logits
+
+    def stepper(self) -> MultiplicativeStepper:
+        """The layer for one token at a time."""
+        return self.layer.stepper()

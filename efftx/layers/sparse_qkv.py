@@ -3,14 +3,18 @@
 Shape suffixes: B batch, L length, D d_model, S modules, m width of a module, H heads, d width of a head.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from efftx.errors import UserError, nearest
+from efftx.layers.cache import Cache, Place, RecentInputs
 from efftx.layers.initialize import glorot_
-from efftx.layers.module_convolution import ModuleConvolution
+from efftx.layers.matrix import Read
+from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution
 from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
 
@@ -88,7 +92,7 @@ class SparseQKV(nn.Module):
     def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool) -> None:
         super().__init__()
         check_sparse_qkv(config, d_model, n_heads)
-        self.n_heads = n_heads
+        self.n_heads, self.d_head = n_heads, d_model // n_heads
         self.share_qk = share_qk
         self.average_qk = config.average_qk
         self.S = config.S
@@ -111,8 +115,15 @@ class SparseQKV(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""
+        return self.from_shared(*self.shared(x_BLD))
+
+    def shared(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries and keys are made from, and what values are, (B, L, E) each."""
         h_BLD = x_BLD if self.multiplicative is None else self.multiplicative(x_BLD)
-        value_input = self._with_input(h_BLD, x_BLD) if self.concat_input else h_BLD
+        return h_BLD, self.with_input(h_BLD, x_BLD) if self.concat_input else h_BLD
+
+    def from_shared(self, h_BLD: Tensor, value_input: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Queries, keys (None under share_qk) and values, (B, H, L, d_head) each."""
         if not self.share_qk:
             return self._heads(self.q(h_BLD)), self._heads(self.k(h_BLD)), self._heads(self.v(value_input))
         qk_BLD = (self.q(h_BLD) + self.k(h_BLD)) / 2 if self.average_qk else self.qk(h_BLD)
@@ -123,10 +134,14 @@ class SparseQKV(nn.Module):
         result: Tensor = self.o(merge_heads(o_BHLd))
         return result
 
+    def stepper(self, *, int8: bool = False) -> SparseQKVStepper:
+        """The layer for one token at a time; its few weights stay in float, whatever `int8` says."""
+        return SparseQKVStepper(self)
+
     def _heads(self, x_BLD: Tensor) -> Tensor:
         return split_heads(x_BLD, self.n_heads)
 
-    def _with_input(self, h_BLD: Tensor, x_BLD: Tensor) -> Tensor:
+    def with_input(self, h_BLD: Tensor, x_BLD: Tensor) -> Tensor:
         """Every module of the shared layer beside the same module of the input (B, L, 2 d_model)."""
         h_BLSm, x_BLSm = (y.unflatten(-1, (self.S, -1)) for y in (h_BLD, x_BLD))
         return torch.cat([h_BLSm, x_BLSm], dim=-1).flatten(2)
@@ -152,6 +167,152 @@ class SparseQuery(nn.Module):
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model): the heads one after the other."""
         return merge_heads(o_BHLd)
+
+    def stepper(self, *, int8: bool = False) -> SparseQueryStepper:
+        """The layer for one token at a time; its few weights stay in float, whatever `int8` says."""
+        return SparseQueryStepper(self)
+
+
+class _Recent(Cache):
+    """The recent inputs of every convolution of a layer, by name."""
+
+    def __init__(self, **inputs: RecentInputs) -> None:
+        self.inputs = inputs
+
+    def reorder(self, rows_B: Tensor) -> None:
+        for recent in self.inputs.values():
+            recent.reorder(rows_B)
+
+
+class SparseQKVStepper:
+    """`SparseQKV` for one token a row, in any variant; the kernels of queries and keys lie side by side.
+
+    Convolutions keep their last F inputs: those of the queries' and keys', the values' where they read another, and
+    those of the output.
+    """
+
+    def __init__(self, layer: SparseQKV) -> None:
+        self._layer = layer
+        self.n_heads, self.share_qk = layer.n_heads, layer.share_qk
+        self._shared = None if layer.multiplicative is None else layer.multiplicative.stepper()
+        maps = [layer.qk] if layer.share_qk and not layer.average_qk else [layer.q, layer.k]
+        convolves = isinstance(layer.v, ModuleConvolution)
+        self._qk = ConvolutionStepper([m for m in maps if isinstance(m, ModuleConvolution)]) if convolves else None
+        self._v = ConvolutionStepper([layer.v]) if isinstance(layer.v, ModuleConvolution) else None
+        last = [m for m in layer.o if isinstance(m, ModuleConvolution)]
+        self._o = ConvolutionStepper(last) if last else None
+
+    def new_state(self, batch: int) -> _Recent:
+        """No inputs yet."""
+        found = {}
+        if self._qk is not None and self._v is not None:
+            found["qk"] = self._qk.new_state(batch)
+            if self._layer.concat_input:
+                found["v"] = self._v.new_state(batch)
+        if self._o is not None:
+            found["o"] = self._o.new_state(batch)
+        return _Recent(**found)
+
+    def prefill(self, x_BLD: Tensor, state: _Recent, n_B: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The layer's own forward; the last inputs of each row's `n_B` tokens are kept."""
+        for_qk, for_v = self._layer.shared(x_BLD)
+        for name, given in {"qk": for_qk, "v": for_v}.items():
+            if name in state.inputs:
+                state.inputs[name].fill(given, n_B)
+        return self._layer.from_shared(for_qk, for_v)
+
+    def output_of_prompt(self, o_BHLd: Tensor, state: _Recent, n_B: Tensor | None) -> Tensor:
+        """The layer's own output; the last inputs of its convolution are kept."""
+        y = merge_heads(o_BHLd)
+        for layer in self._layer.o:
+            if isinstance(layer, ModuleConvolution):
+                state.inputs["o"].fill(y, n_B)
+            y = layer(y)
+        return y
+
+    def step(self, x_BD: Tensor, state: _Recent) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(B, d_model) -> q, k, v of shape (B, H, d); k is None under share_qk."""
+        if self._qk is None or self._v is None:
+            q, k, v = self._layer.from_shared(*self._layer.shared(x_BD.unsqueeze(1)))
+            return q.squeeze(2), None if k is None else k.squeeze(2), v.squeeze(2)
+        h_BD = x_BD if self._shared is None else self._shared(x_BD)
+        state.inputs["qk"].push(h_BD)
+        first, *second = self._qk.step(state.inputs["qk"])
+        recent = state.inputs["qk"]
+        if self._layer.concat_input:
+            recent = state.inputs["v"]
+            recent.push(self._layer.with_input(h_BD[:, None], x_BD[:, None])[:, 0])
+        (v_BD,) = self._v.step(recent)
+        if self.share_qk:
+            return self._heads((first + second[0]) / 2 if second else first), None, self._heads(v_BD)
+        return self._heads(first), self._heads(second[0]), self._heads(v_BD)
+
+    def output(self, o_BHd: Tensor, state: _Recent, place: Place) -> Tensor:
+        """(B, H, d) -> (B, d_model)."""
+        y_BD = o_BHd.flatten(1)
+        for layer in self._layer.o:
+            if isinstance(layer, ModuleConvolution):
+                assert self._o is not None
+                state.inputs["o"].push(y_BD)
+                (y_BD,) = self._o.step(state.inputs["o"])
+            else:
+                y_BD = layer(y_BD)
+        if len(self._layer.o):
+            place.lap("output")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        prepared = [p.read("QKV") for p in (self._shared, self._qk, self._v) if p is not None]
+        if self._qk is None:
+            maps = (m for name, m in self._layer.named_children() if name in ("q", "k", "qk", "v"))
+            prepared += [_read_of(m, "QKV") for m in maps]
+        return [*prepared, *(_read_of(m, "output") for m in self._layer.o)]
+
+    def _heads(self, x_BD: Tensor) -> Tensor:
+        return x_BD.unflatten(1, (self.n_heads, -1))
+
+
+class SparseQueryStepper:
+    """`SparseQuery` for one token a row."""
+
+    def __init__(self, layer: SparseQuery) -> None:
+        self._layer, self.n_heads = layer, layer.n_heads
+        self._shared = layer.multiplicative.stepper()
+        self._convolution = ConvolutionStepper([layer.convolution])
+
+    def new_state(self, batch: int) -> RecentInputs:
+        """No inputs yet."""
+        return self._convolution.new_state(batch)
+
+    def prefill(self, x_BLD: Tensor, state: RecentInputs, n_B: Tensor | None) -> Tensor:
+        """The layer's own forward; the last inputs of each row's `n_B` tokens are kept."""
+        h_BLD = self._layer.multiplicative(x_BLD)
+        state.fill(h_BLD, n_B)
+        return split_heads(self._layer.convolution(h_BLD), self.n_heads)
+
+    def output_of_prompt(self, o_BHLd: Tensor, state: RecentInputs, n_B: Tensor | None) -> Tensor:
+        """The heads one after the other."""
+        return self._layer.output(o_BHLd)
+
+    def step(self, x_BD: Tensor, state: RecentInputs) -> Tensor:
+        """(B, d_model) -> (B, H, d)."""
+        state.push(self._shared(x_BD))
+        (q_BD,) = self._convolution.step(state)
+        return q_BD.unflatten(1, (self.n_heads, -1))
+
+    def output(self, o_BHd: Tensor, state: RecentInputs, place: Place) -> Tensor:
+        """(B, H, d) -> (B, d_model): the heads one after the other."""
+        return o_BHd.flatten(1)
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        return [self._shared.read("QKV"), self._convolution.read("QKV")]
+
+
+def _read_of(module: nn.Module, component: str) -> Read:
+    weights = list(module.parameters())
+    return Read(component, sum(w.numel() for w in weights), sum(w.nbytes for w in weights))
 
 
 class _Modular(nn.Module):

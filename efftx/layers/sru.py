@@ -3,14 +3,18 @@
 Shape suffixes: B batch, L length, D d_model, d units of the SRU.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.cache import Cache, Place
 from efftx.layers.initialize import glorot_
+from efftx.layers.matrix import Read
 from efftx.ops.replay import Replay
-from efftx.ops.sru import sru
+from efftx.ops.sru import sru, sru_step
 
 LAYER_NORM_EPS = 1e-6
 BIAS_DEVIATION = 1e-6
@@ -68,3 +72,54 @@ class SRUBranch(nn.Module):
             x, _ = layer(x)
         result: Tensor = self.out(x)
         return result
+
+    def stepper(self, *, int8: bool = False) -> SRUStepper:
+        """The path for one token at a time; its few weights stay in float, whatever `int8` says."""
+        return SRUStepper(self)
+
+
+class SRUState(Cache):
+    """The state of every SRU layer after the last token, (B, layers, d)."""
+
+    def __init__(self, batch: int, n_layers: int, like: Tensor) -> None:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.c_BNd = like.new_zeros(batch, n_layers, like.shape[0], dtype=dtype)
+
+
+class SRUStepper:
+    """`SRUBranch` for one token a row."""
+
+    def __init__(self, layer: SRUBranch) -> None:
+        self._layer = layer
+        self._recurrences = [(recurrence.kernel.detach(), recurrence.bias.detach()) for recurrence in layer.layers]
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor) -> SRUState:
+        """States of zero."""
+        return SRUState(batch, len(self._recurrences), self._recurrences[0][0])
+
+    def prefill(self, x_BLD: Tensor, cache: SRUState, n_B: Tensor | None) -> Tensor:
+        """The layer's own forward; the state after each row's `n_B` tokens is kept."""
+        x = self._layer.into(self._layer.norm(x_BLD))
+        for i, layer in enumerate(self._layer.layers):
+            x, c_BLd = layer(x)
+            if n_B is None:
+                cache.c_BNd[:, i] = c_BLd[:, -1]
+            else:
+                cache.c_BNd[:, i] = c_BLd[torch.arange(len(n_B), device=n_B.device), n_B - 1]
+        y_BLD: Tensor = self._layer.out(x)
+        return y_BLD
+
+    def step(self, x_BD: Tensor, cache: SRUState, place: Place) -> Tensor:
+        """(B, d_model) -> (B, d_model)."""
+        x = self._layer.into(self._layer.norm(x_BD))
+        for i, (kernel, bias) in enumerate(self._recurrences):
+            x, c_Bd = sru_step(x, torch.addmm(bias, x, kernel), cache.c_BNd[:, i])
+            cache.c_BNd[:, i] = c_Bd
+        y_BD: Tensor = self._layer.out(x)
+        place.lap("SRU")
+        return y_BD
+
+    def reads(self) -> list[Read]:
+        """What a token reads."""
+        weights = list(self._layer.parameters())
+        return [Read("SRU", sum(w.numel() for w in weights), sum(w.nbytes for w in weights))]

@@ -89,6 +89,46 @@ def lost_pairs(bucket_BHRL: Tensor, chunk_len: int) -> int:
     return int((together.any(2) & ~seen.any(2) & earlier_LL).sum())
 
 
+def lsh_attention_by_recency(
+    q_BHLd: Tensor, v_BHLv: Tensor, bucket_BHRL: Tensor, *, capacity: int, allow_duplicates: bool = False
+) -> Tensor:
+    """What decoding gives every token: attention over the last `capacity` earlier tokens of its bucket in each round.
+
+    Takes and gives the shapes of `lsh_attention`; a token without any attends to itself.
+    """
+    outputs = []
+    for q_Ld, v_Lv, bucket_RL in zip(
+        q_BHLd.flatten(0, 1), v_BHLv.flatten(0, 1), bucket_BHRL.flatten(0, 1), strict=True
+    ):
+        k_Ld, rounds = _unit_keys(q_Ld), bucket_RL.tolist()
+        for i, q_d in enumerate(q_Ld):
+            found = [j for bucket in rounds for j in [j for j in range(i) if bucket[j] == bucket[i]][-capacity:]]
+            keys = found if allow_duplicates else sorted(set(found))
+            outputs.append(torch.softmax(k_Ld[keys] @ q_d, 0) @ v_Lv[keys] if keys else v_Lv[i])
+    return torch.stack(outputs).view_as(v_BHLv)
+
+
+def beyond_the_windows(bucket_BHRL: Tensor, chunk_len: int, capacity: int) -> tuple[float, int]:
+    """How decoding's candidates differ from what the causal windows of two chunks hold of the buckets.
+
+    Gives the share of all tokens' candidates (the union over rounds of the last `capacity` in the bucket) that no
+    window holds, and the number of pairs that a window holds and that are no candidates.
+    """
+    length = bucket_BHRL.shape[-1]
+    earlier_LL = torch.ones((length, length), dtype=torch.bool).tril(-1)
+    candidate_BHLL = torch.zeros(*bucket_BHRL.shape[:2], length, length, dtype=torch.bool)
+    seen_BHLL = torch.zeros_like(candidate_BHLL)
+    for bucket_BHL in bucket_BHRL.unbind(2):
+        _, chunk_BHL = _rank_and_chunk(bucket_BHL, chunk_len)
+        pair_BHLL = (bucket_BHL[..., :, None] == bucket_BHL[..., None, :]) & earlier_LL
+        number_BHL = pair_BHLL.sum(-1)
+        candidate_BHLL |= pair_BHLL & (number_BHL[..., :, None] - number_BHL[..., None, :] <= capacity)
+        seen_BHLL |= pair_BHLL & (chunk_BHL[..., :, None] - chunk_BHL[..., None, :] <= 1)
+    n_candidates = int(candidate_BHLL.sum())
+    share = int((candidate_BHLL & ~seen_BHLL).sum()) / n_candidates if n_candidates else 0.0
+    return share, int((seen_BHLL & ~candidate_BHLL).sum())
+
+
 def _rank_and_chunk(bucket_RL: Tensor, chunk_len: int) -> tuple[Tensor, Tensor]:
     """Rank inside the round by (bucket, position): the number of tokens that come before, counted one by one."""
     length = bucket_RL.shape[-1]

@@ -36,6 +36,17 @@ def multiplicative(
     return y_tO.view(*x_Ti.shape[:-1], y_tO.shape[1])
 
 
+def multiplicative_step(x_Bi: Tensor, gate_Si: Tensor, proj_im: Tensor) -> Tensor:
+    """`multiplicative` without a bias for a few tokens, (B, S m): S gated copies of each token, and one product.
+
+    It reads the weights of gate and projection once, but multiplies as often as the dense matrix has numbers: at S 64 and
+    9,216 inputs the arithmetic, not the reading, is what takes its time.
+    """
+    batch = x_Bi.shape[0]
+    copies = (gate_Si * x_Bi) if batch == 1 else (gate_Si * x_Bi.unsqueeze(1)).flatten(0, 1)
+    return (copies @ proj_im).view(batch, -1)
+
+
 def effective_matrix(gate_Si: Tensor, proj_im: Tensor) -> Tensor:
     """The dense matrix (i, S m) that the two factors stand for: entry (i, s m + j) is gate[s, i] proj[i, j]."""
     return (gate_Si.t().unsqueeze(2) * proj_im.unsqueeze(1)).flatten(1)

@@ -1,0 +1,103 @@
+"""The models whose decoding is timed, at the widths of the paper's tables and at any other.
+
+What stands in a case is what one token of one row reads: decoder blocks and the logits. Encoders are left out: their
+output is read through cached keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from efftx.config import Config, compose
+from efftx.errors import UserError, nearest
+
+VOCABULARY = 32_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, and how many decoder blocks of it a token passes; `int8` reads dense weights as int8."""
+
+    name: str
+    overrides: tuple[str, ...]
+    n_blocks: int
+    int8: bool = False
+    vocab_size: int = VOCABULARY
+
+    def config(self) -> Config:
+        """The composed configuration, at the paper's size but for what the case says; d_ff is the one stated."""
+        dense = {"sparse_ff.N=0", "sparse_qkv.S=0"} <= set(self.overrides)
+        return compose(["size=paper", "data=c4", *([] if dense else ["d_ff_rule=given"]), *self.overrides])
+
+
+_800M = ("model=scaling",)
+_17B = ("model=scaling", "d_model=9216", "n_heads=96")
+_TERRAFORMER = ("model=terraformer", "d_model=9216", "n_heads=96", "lsh.full_below=16384")
+_DENSE = ("sparse_ff.N=0", "sparse_qkv.S=0")
+_FF_800M = ("sparse_ff.N=64", "sparse_qkv.S=0", "d_ff=4096")
+_FF_17B = ("sparse_ff.N=256", "sparse_ff.rank=32")
+_QKV_17B = ("sparse_qkv.S=64", "sparse_qkv.F=3", "d_ff=65536")
+_NO_CROSS = ("stack=decoder", "objective=lm")
+
+
+def _of_terraformer(name: str, *overrides: str) -> Case:
+    return Case(f"terraformer-{name}", (*_TERRAFORMER, *overrides), 6)
+
+
+_NO_SRU = "sru.n_layers=0"
+_BIG_SRU = "sru.d=64"
+_CASES = [
+    Case("800m-dense", (*_800M, *_DENSE, "d_ff=4096"), 24),
+    Case("800m-ff64", (*_800M, *_FF_800M), 24),
+    Case("800m-ff128", (*_800M, *_FF_800M, "sparse_ff.N=128"), 24),
+    Case("800m-qkv", (*_800M, "sparse_ff.N=0", "sparse_qkv.S=16", "d_ff=6144"), 24),
+    Case("800m-ff-qkv", (*_800M, "sparse_ff.N=64", "sparse_qkv.S=16", "d_ff=6144"), 24),
+    Case("800m-ff-qkv-loss4", (*_800M, "sparse_ff.N=64", "sparse_qkv.S=16", "d_ff=6144", "sparse_loss.S=4"), 24),
+    Case("17b-dense", (*_17B, *_DENSE, "d_ff=40960"), 6),
+    Case("17b-ff", (*_17B, *_FF_17B, "sparse_qkv.S=0", "d_ff=40960"), 6),
+    Case("17b-qkv", (*_17B, "sparse_ff.N=0", *_QKV_17B), 6),
+    Case("17b-qkv-query", (*_17B, "sparse_ff.N=0", *_QKV_17B, "sparse_qkv.cross=query"), 6),
+    Case("17b-ff-qkv-cross", (*_17B, *_FF_17B, *_QKV_17B), 6),
+    Case("17b-ff-qkv-query", (*_17B, *_FF_17B, *_QKV_17B, "sparse_qkv.cross=query"), 6),
+    Case("17b-ff-qkv", (*_17B, *_FF_17B, *_QKV_17B, *_NO_CROSS), 6),
+    Case("17b-ff-qkv-loss4", (*_17B, *_FF_17B, *_QKV_17B, *_NO_CROSS, "sparse_loss.S=4"), 6),
+    _of_terraformer("dense", *_DENSE, "sparse_loss.S=0", _NO_SRU, "d_ff=40960"),
+    _of_terraformer("ff", *_FF_17B, "sparse_qkv.S=0", "sparse_loss.S=0", _BIG_SRU, "d_ff=40960"),
+    _of_terraformer("ff-qkv", *_FF_17B, *_QKV_17B, "sparse_loss.S=0", _BIG_SRU),
+    _of_terraformer("ff-qkv-loss4", *_FF_17B, *_QKV_17B, "sparse_loss.S=4", _BIG_SRU),
+    _of_terraformer("ff-qkv-loss8", *_FF_17B, *_QKV_17B, "sparse_loss.S=8", _BIG_SRU),
+]
+CASES: Mapping[str, Case] = {case.name: case for case in _CASES}
+"""800m: d_model 1024, 24 decoder blocks. 17b, terraformer: d_model 9216, 6 blocks (the whole-token times of the paper
+imply as many). `-cross`: dense cross-attention; `-query`: its query sparse and no output projection; else none in
+the rows with sparse QKV and sparse feed-forward. Vocabulary 32,000."""
+WIDTH = "width-"
+
+
+def case_named(name: str) -> Case:
+    """The case called `name`; `-int8` behind it reads dense weights as int8, and `-blocksN` passes N blocks.
+
+    `width-512-dense` and `width-512-sparse` are a decoder block of that width in the proportions of the 800M model.
+    UserError with the nearest name for any other.
+    """
+    base, int8 = (name.removesuffix("-int8"), True) if name.endswith("-int8") else (name, False)
+    base, _, n_blocks = base.partition("-blocks")
+    case = _of_width(base) if base.startswith(WIDTH) else CASES.get(base)
+    if case is None or (n_blocks and not n_blocks.isdecimal()):
+        raise UserError("unknown_name", f"There is no names={name} here.", nearest(base, CASES))
+    return replace(case, name=name, int8=int8, n_blocks=int(n_blocks) if n_blocks else case.n_blocks)
+
+
+def _of_width(name: str) -> Case | None:
+    """Heads of 64, d_ff four times the width, or six where sparse; N 64 and modules of 64; six decoder blocks."""
+    _, _, rest = name.partition("-")
+    width, _, kind = rest.partition("-")
+    if not width.isdecimal() or int(width) % 128 or kind not in ("dense", "sparse"):
+        return None
+    d_model = int(width)
+    common = ("model=scaling", f"d_model={d_model}", f"n_heads={d_model // 64}", *_NO_CROSS)
+    if kind == "dense":
+        return Case(name, (*common, *_DENSE, f"d_ff={4 * d_model}"), 6)
+    sparse = ("sparse_ff.N=64", f"sparse_qkv.S={d_model // 64}", f"d_ff={6 * d_model}")
+    return Case(name, (*common, *sparse), 6)

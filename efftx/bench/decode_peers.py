@@ -1,0 +1,7 @@
+"""Stand-in."""
+
+PEERS: dict = {}
+
+
+def peer_rows(*args):
+    raise NotImplementedError

@@ -1,0 +1,228 @@
+"""Decoding with caches: a prompt is read at once, then one token a row at a time.
+
+Shape suffixes: B batch, L tokens of a prompt with the 0 in front, E encoder tokens, D d_model, V vocabulary, T capacity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efftx.decoding.stack import StackStepper, reorder, sum_by_component
+from efftx.errors import UserError
+from efftx.layers.cache import Place
+from efftx.layers.matrix import Read, matrix_of
+from efftx.layers.sparse_loss import SparseLoss
+from efftx.models.block import ALONE, Context
+from efftx.models.decoder import Decoder
+from efftx.models.encoder_decoder import PADDING, EncoderDecoder
+from efftx.models.streams import Streams, merge, split
+
+
+class PreparedModel:
+    """A model's weights laid out for decoding, once: any number of sessions may use them one after the other.
+
+    The model goes into evaluation mode, and joined matrices take over its weights' memory. With `int8` the dense
+    matrices and the rows of sparse feed-forward layers are read as int8 in every step; prompts and the encoder run
+    through the layers as they are.
+    """
+
+    def __init__(self, model: Decoder | EncoderDecoder, *, int8: bool = False) -> None:
+        self.model = model.eval()
+        self.int8 = int8
+        self.stack = StackStepper(model.blocks, int8=int8)
+        head: Any = model.head
+        linear = head.linear
+        self.logits = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=int8)
+        self.embedding = model.embedding.weight.detach()
+
+    def reads(self) -> dict[str, Read]:
+        """What one token of one row reads of weights, by component."""
+        norm = [p for p in self.model.head.norm.parameters()]
+        around = sum(p.numel() for p in norm) + 2 * self.embedding.shape[1]  # a row of the embedding, one of positions
+        ends = [self.logits.read("logits"), Read("everything else", around, around * self.embedding.element_size())]
+        return sum_by_component([*self.stack.reads(), *ends])
+
+
+class Session:
+    """One generation of `batch` rows: `start` reads the prompts, `step` one more token a row.
+
+    `capacity`: tokens a decoder's row may have in all, its prompt included. `inputs_BE` are an encoder's tokens, 0
+    where padded. Raises UserError for a capacity beyond the model's positions, and, before anything is allocated,
+    where the caches do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        capacity: int,
+        batch: int,
+        inputs_BE: Tensor | None = None,
+        *,
+        lap: Callable[[str], None] | None = None,
+    ) -> None:
+        self.prepared, self.capacity, self.batch = prepared, capacity, batch
+        self.inputs_BE = inputs_BE
+        model = prepared.model
+        self._lap = lap
+        self._refuse_too_large()
+        with torch.inference_mode():
+            self._position_TD = _table(model.positions, capacity, prepared.embedding)
+        self._started = False
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V) of the token after each row's prompt; prompts may differ in length, or be empty.
+
+        Raises UserError for a prompt that leaves no room for a token, and for a token that the model does not have.
+        """
+        lengths = self._check(prompts)
+        model, device = self.prepared.model, self.prepared.embedding.device
+        longest = max(lengths) + 1
+        tokens_BL = torch.zeros(self.batch, longest, dtype=torch.int64)
+        for row, prompt in zip(tokens_BL, prompts, strict=True):
+            row[1 : len(prompt) + 1] = torch.tensor(prompt, dtype=torch.int64)
+        tokens_BL = tokens_BL.to(device)
+        n_B = torch.tensor(lengths, device=device) + 1
+        ragged = len(set(lengths)) > 1
+        x_BLD = torch.nn.functional.embedding(tokens_BL, self.prepared.embedding)
+        if self._position_TD is not None:
+            x_BLD = x_BLD + self._position_TD[:longest]
+        streams, context, before_B = self._enter(x_BLD)
+        end_B = n_B if before_B is None else n_B + before_B
+        ragged = ragged or (before_B is not None and bool((before_B != before_B[0]).any()))
+        length = streams[0].shape[1]
+        # Joined to an encoder, a row's last token need not stand at the end even where all rows are alike.
+        behind = end_B if ragged or int(end_B[0]) != length else None
+        room = self.capacity + (0 if self.inputs_BE is None or before_B is None else self.inputs_BE.shape[1])
+        stack = self.prepared.stack
+        self._caches = stack.new_caches(self.batch, room, self.prepared.embedding, context)
+        streams = stack.prefill(streams, self._caches, behind)
+        last_BD = tuple(s[torch.arange(self.batch, device=device), end_B - 1] for s in streams)
+        lap = {} if self._lap is None else {"lap": self._lap}
+        self._place = Place(int(end_B.max()), end_B.clone() if ragged else None, **lap)
+        self._tokens = Place(int(n_B.max()), n_B.clone() if len(set(lengths)) > 1 else None)
+        self._started = True
+        return self._logits(last_BD)
+
+    @torch.inference_mode()
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Logits (B, V) of the token after `tokens_B`, which every row goes on with.
+
+        Raises UserError where a row is full, and RuntimeError before `start`.
+        """
+        if not self._started:
+            raise RuntimeError("A session begins with `start`.")
+        if self._tokens.n >= self.capacity:
+            raise UserError(
+                "too_long", f"A row has {self._tokens.n} tokens already, all that there is room for.", "Ask for fewer."
+            )
+        x_BD = self.prepared.embedding.index_select(0, tokens_B)
+        if self._position_TD is not None:
+            at = self._tokens.n if self._tokens.n_B is None else self._tokens.n_B
+            x_BD = x_BD + self._position_TD[at]
+        streams = self.prepared.stack.step(split(x_BD, self.prepared.model.reversible), self._caches, self._place)
+        logits = self._logits(streams)
+        self._place.advance()
+        self._tokens.advance()
+        return logits
+
+    @torch.inference_mode()
+    def reorder(self, rows_B: Tensor) -> None:
+        """Row i goes on as what row `rows_B[i]` was."""
+        reorder(self._caches, rows_B)
+        self._place.reorder(rows_B)
+        self._tokens.reorder(rows_B)
+
+    def _enter(self, x_BLD: Tensor) -> tuple[Streams, Context, Tensor | None]:
+        """The stack's first streams, what its branches read beside them, and tokens of the encoder in front of each row."""
+        model = self.prepared.model
+        if isinstance(model, Decoder):
+            return split(x_BLD, model.reversible), ALONE, None
+        assert self.inputs_BE is not None
+        encoded = model.encode(self.inputs_BE)
+        is_token_BE = self.inputs_BE != PADDING
+        streams, context = model.junction.enter(x_BLD, encoded, is_token_BE)
+        joins = streams[0].shape[1] > x_BLD.shape[1]
+        return streams, context, is_token_BE.sum(1) if joins else None
+
+    def _logits(self, streams: Streams) -> Tensor:
+        model = self.prepared.model
+        h_BE = model.head.norm(merge(streams, model.reversible.merge))
+        self._mark("everything else")
+        logits = self.prepared.logits(h_BE)
+        self._mark("logits")
+        return logits
+
+    def _mark(self, component: str) -> None:
+        if self._lap is not None:
+            self._lap(component)
+
+    def _check(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        if len(prompts) != self.batch:
+            raise ValueError(f"{self.batch} rows want as many prompts, not {len(prompts)}.")
+        n_tokens = self.prepared.embedding.shape[0]
+        for prompt in prompts:
+            if len(prompt) >= self.capacity:
+                raise UserError(
+                    "too_long",
+                    f"A prompt of {len(prompt)} tokens leaves no room in the {self.capacity} tokens of a row.",
+                    f"Give at most {self.capacity - 1} tokens.",
+                )
+            for token in prompt:
+                if not 0 <= token < n_tokens:
+                    raise UserError("bad_token", f"Token {token} is not among the {n_tokens} of the vocabulary.")
+        return [len(prompt) for prompt in prompts]
+
+    def _refuse_too_large(self) -> None:
+        needed, free = self.cache_bytes(), available_memory()
+        if free is not None and needed > free:
+            raise UserError(
+                "too_large",
+                f"The caches of {self.batch} rows of {self.capacity} tokens take {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB of memory are free.",
+                "Take fewer rows or fewer tokens.",
+            )
+
+    def cache_bytes(self) -> int:
+        """Memory of keys and values, nearly all that the caches take."""
+        model = self.prepared.model
+        beside = 0 if self.inputs_BE is None else self.inputs_BE.shape[1]
+        n_branches = sum(
+            1 for block in model.blocks for name, _ in block.named_children() if name.startswith(("attention", "cross"))
+        )
+        width = 2 * self.prepared.embedding.shape[1]
+        return n_branches * self.batch * (self.capacity + beside) * width * self.prepared.embedding.element_size()
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that are free or can be freed at once; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    names = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" in names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return None
+
+
+def _table(positions: nn.Module | None, capacity: int, like: Tensor) -> Tensor | None:
+    """The embeddings of positions 0 .. capacity - 1, (T, D), made once; UserError where the model has fewer."""
+    if positions is None:
+        return None
+    table_TD: Tensor = positions(capacity)
+    if table_TD.shape[0] < capacity:
+        raise UserError(
+            "too_long",
+            f"The model has positions for {table_TD.shape[0]} tokens, and {capacity} are asked for.",
+            f"Ask for at most {table_TD.shape[0]} in all.",
+        )
+    return table_TD

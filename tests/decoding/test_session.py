@@ -1,0 +1,205 @@
+"""Decoding with caches gives what the full pass gives, for every mechanism, batch and shape of prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from efftx.config import compose
+from efftx.decoding.session import PreparedModel, Session
+from efftx.errors import UserError
+from efftx.models.build import build_model
+from tests.tolerances import ROUNDING, assert_close
+
+VOCABULARY = 23
+COMMON = ("size=smoke", "data.length=64", "dropout=0")
+DECODERS = {
+    "transformer": ("model=transformer",),
+    "shared QK": ("model=transformer", "share_qk=true"),
+    "by query block": ("model=transformer", "full.query_block=7", "attention_bias=true"),
+    "local": ("model=transformer", "attention=[local]", "local.chunk_len=8"),
+    "local, shared QK": ("model=transformer", "attention=[local]", "local.chunk_len=8", "share_qk=true"),
+    "local of one": ("model=transformer", "attention=[local]", "local.chunk_len=1", "share_qk=true"),
+    "reversible, concatenated": ("model=reformer", "attention=[full]", "n_layers=3"),
+    "reversible, mean": ("model=reformer", "attention=[full,local]", "reversible.merge=mean"),
+    "axial positions": ("model=transformer", "positions.kind=axial", "positions.axial_shape=[8,8]", "positions.axial_dims=[16,16]"),
+    "sinusoidal, tied, wide heads": ("model=transformer", "positions.kind=sinusoidal", "tie_embeddings=true", "d_head=12"),
+    "digits": ("model=transformer", "positions.kind=digits", "activation=gelu"),
+    "no positions": ("model=transformer", "positions.kind=none"),
+    "sparse FF": ("model=scaling", "stack=decoder", "sparse_qkv.S=0"),
+    "sparse FF, multiplied": ("model=scaling", "stack=decoder", "sparse_qkv.S=0", "sparse_ff.multiply_by_controller=true"),
+    "sparse QKV": ("model=scaling", "stack=decoder", "sparse_ff.N=0"),
+    "sparse QKV, shared": ("model=scaling", "stack=decoder", "share_qk=true"),
+    "sparse QKV, averaged": ("model=scaling", "stack=decoder", "share_qk=true", "sparse_qkv.average_qk=true"),
+    "sparse QKV, F = 1": ("model=scaling", "stack=decoder", "sparse_qkv.F=1"),
+    "sparse QKV, paper's kernel": ("model=scaling", "stack=decoder", "sparse_qkv.kernel=paper", "sparse_qkv.F=5"),
+    "sparse QKV, values read the input": ("model=scaling", "stack=decoder", "sparse_qkv.concat_input=true"),
+    "sparse output": ("model=scaling", "stack=decoder", "sparse_qkv.output=multiplicative_convolution"),
+    "dense output": ("model=scaling", "stack=decoder", "sparse_qkv.output=dense"),
+    "multiplicative only": ("model=scaling", "stack=decoder", "sparse_qkv.variant=multiplicative"),
+    "convolution only": ("model=scaling", "stack=decoder", "sparse_qkv.variant=convolution"),
+    "modular": ("model=scaling", "stack=decoder", "sparse_qkv.variant=modular"),
+    "low rank": ("model=scaling", "stack=decoder", "sparse_qkv.variant=low_rank", "sparse_qkv.output=multiplicative"),
+    "sparse loss": ("model=scaling", "stack=decoder", "sparse_loss.S=4"),
+    "SRU": ("model=transformer", "sru.n_layers=2", "sru.d=8"),
+    "everything": ("model=terraformer", "stack=decoder", "attention_per_block=2", "attention=[full]"),
+}
+PAIRS = {
+    "cross-attention": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0"),
+    "sparse": ("model=scaling",),
+    "sparse query": ("model=scaling", "sparse_qkv.cross=query"),
+    "reversible cross-attention": ("model=scaling", "reversible.enabled=true", "reversible.merge=mean"),
+    "Terraformer": ("model=terraformer", "attention=[full]"),
+    "Terraformer, short": ("model=terraformer", "lsh.full_below=200"),
+    "Terraformer, merged encoder": ("model=terraformer", "attention=[full]", "reversible.encoder=merged"),
+    "concatenated, one stream": ("model=terraformer", "attention=[full]", "reversible.enabled=false"),
+}
+
+
+def _model(overrides: Sequence[str], data: str):
+    config = compose([*COMMON, f"data={data}", *overrides])
+    model = build_model(config, VOCABULARY, torch.device("cpu"), torch.float64).eval()
+    # Biases and scales start where a mistake in them would not show.
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model
+
+
+def _tokens(batch: int, length: int, seed: int = 3) -> Tensor:
+    return torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _check_against_full_pass(model, full, lengths: Sequence[int], n_steps: int, *inputs: Tensor) -> None:
+    """`full` is what the model gives for whole rows, made before its weights were laid out anew."""
+    batch, tokens_BL = len(lengths), _tokens(len(lengths), max(lengths) + n_steps)
+    session = Session(PreparedModel(model), max(lengths) + n_steps + 1, batch, *inputs)
+    logits = session.start([row[:n].tolist() for row, n in zip(tokens_BL, lengths, strict=True)])
+    for i in range(n_steps + 1):
+        place_B = torch.tensor(lengths) + i
+        expected = full[torch.arange(batch), place_B]
+        assert_close(logits, expected, ROUNDING, f"token {i} after the prompt")
+        if i < n_steps:
+            logits = session.step(tokens_BL[torch.arange(batch), place_B])
+
+
+def _full(model, lengths: Sequence[int], n_steps: int, *inputs: Tensor) -> Tensor:
+    tokens = _tokens(len(lengths), max(lengths) + n_steps)
+    with torch.no_grad():
+        return model(torch.nn.functional.pad(tokens, (0, 1)), *inputs)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (0,), (9, 9), (3, 11, 0)], ids=str)
+@pytest.mark.parametrize("name", DECODERS)
+def test_step_by_step_is_the_full_pass(name: str, lengths: tuple[int, ...]) -> None:
+    model = _model(DECODERS[name], "stdlib")
+    full = _full(model, lengths, 20)
+    _check_against_full_pass(model, full, lengths, 20)
+
+
+INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1], [3, 8, 0, 0, 0, 0], [5, 5, 6, 1, 2, 0]])
+
+
+@pytest.mark.parametrize("lengths", [(5,), (0,), (0, 0, 0), (2, 0, 4)], ids=str)
+@pytest.mark.parametrize("name", PAIRS)
+def test_step_by_step_is_the_full_pass_behind_an_encoder(name: str, lengths: tuple[int, ...]) -> None:
+    model = _model((*PAIRS[name], "positions.max_len=64"), "stdlib")
+    inputs = INPUTS[: len(lengths)]
+    full = _full(model, lengths, 6, inputs)
+    _check_against_full_pass(model, full, lengths, 6, inputs)
+
+
+LSH = {
+    "paper's form": (),
+    "duplicates allowed": ("lsh.allow_duplicates=true",),
+    "one round": ("lsh.n_hashes=1",),
+    "beside local": ("attention=[local,lsh]",),
+}
+
+
+@pytest.mark.parametrize("lengths", [(5,), (0,), (3, 11, 0)], ids=str)
+@pytest.mark.parametrize("name", LSH)
+def test_hashing_step_by_step_is_the_full_pass_where_one_chunk_holds_the_row(name: str, lengths: tuple[int, ...]) -> None:
+    model = _model(("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", "lsh.chunk_len=64", *LSH[name]), "stdlib")
+    torch.manual_seed(2)  # both draw one rotation a layer
+    full = _full(model, lengths, 20)
+    torch.manual_seed(2)
+    _check_against_full_pass(model, full, lengths, 20)
+
+
+def test_hashing_with_many_rounds_step_by_step_comes_near_the_full_pass() -> None:
+    model = _model(("model=reformer", "attention=[lsh]", "lsh.n_hashes=64", "lsh.chunk_len=8"), "stdlib")
+    full = _full(model, (5,), 20).log_softmax(-1)
+    tokens = _tokens(1, 25)
+    session = Session(PreparedModel(model), 26, 1)
+    logits = [session.start([tokens[0, :5].tolist()])] + [session.step(tokens[:, 5 + i]) for i in range(20)]
+    distance = (torch.stack(logits, 1).log_softmax(-1) - full[:, 5:26]).abs().mean()
+    others = (full[:, 6:26] - full[:, 5:25]).abs().mean()
+    assert distance < 0.1 * others
+
+
+@pytest.mark.parametrize("name", ["transformer", "sparse QKV", "SRU", "everything"])
+def test_reordered_rows_go_on_as_what_they_were(name: str) -> None:
+    model = _model(DECODERS[name], "stdlib")
+    prompts, rows = [[4, 5], [9, 8, 7, 6], [1]], torch.tensor([2, 0, 0])
+    moved = Session(PreparedModel(model), 20, 3)
+    moved.start(prompts)
+    moved.step(torch.tensor([1, 2, 3]))
+    moved.reorder(rows)
+    straight = Session(PreparedModel(model), 20, 3)
+    straight.start([prompts[i] for i in rows.tolist()])
+    straight.step(torch.tensor([3, 1, 1]))
+    for token in (5, 6, 7):
+        following = torch.full((3,), token)
+        assert_close(moved.step(following), straight.step(following), ROUNDING, f"after token {token}")
+
+
+def test_a_prepared_model_serves_one_generation_after_another() -> None:
+    prepared = PreparedModel(_model(DECODERS["everything"], "stdlib"))
+    first, second = (Session(prepared, 20, 1) for _ in range(2))
+    logits = first.start([[3, 4, 5]])
+    first.step(torch.tensor([7]))
+    assert torch.equal(second.start([[3, 4, 5]]), logits)
+
+
+def test_laid_out_weights_are_the_models_own(name: str = "transformer") -> None:
+    model = _model(DECODERS[name], "stdlib")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    PreparedModel(model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    q, k = (getattr(model.blocks[0].attention.core.project, which).weight for which in "qk")
+    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kind"), [([[1] * 40], "too_long"), ([[23]], "bad_token"), ([[-1]], "bad_token")], ids=str
+)
+def test_a_prompt_that_does_not_fit_is_refused(prompts: list[list[int]], kind: str) -> None:
+    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 1)
+    with pytest.raises(UserError) as error:
+        session.start(prompts)
+    assert error.value.kind == kind
+
+
+def test_a_full_row_takes_no_further_token() -> None:
+    session = Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 3, 1)
+    session.start([[1]])
+    session.step(torch.tensor([2]))
+    with pytest.raises(UserError, match="3 tokens already"):
+        session.step(torch.tensor([3]))
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
+    with pytest.raises(UserError, match="64 tokens, and 65"):
+        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 65, 1)
+
+
+def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efftx.decoding.session.available_memory", lambda: 1000)
+    with pytest.raises(UserError, match="memory are free") as error:
+        Session(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
+    assert error.value.kind == "too_large"
