@@ -37,7 +37,8 @@ EPILOG = """Overrides are key=value words, as in `efftx train model=reformer dat
 
 SAMPLE_EPILOG = """RUN is the directory that `efftx train` printed; after it stand key=value words:
   prompt='...'       text that a language model goes on from
-  input='...'        text for an encoder, in the form of the data's own inputs; without a text the test split's first row
+  input='...'        text for an encoder, in the form of the data's own inputs
+                     (without either: from the first row of the test split)
   max_new=           tokens at most
   temperature=, top_k=, top_p=   draw, in this order; without any of them the most likely token is taken (greedy)
   beam=, length_penalty=         search; the penalty is ((5 + length) / 6)^x, 0.6 unless given
@@ -293,9 +294,7 @@ def _sample(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     streams = request.n == 1 and request.beam is None and not arguments.json
     if given.from_test:
         key = "prompt" if trained.is_language_model else "input"
-        _say(
-            f"No {key}= is given: this goes on from the first row of the test split of data={trained.config.data.name}."
-        )
+        _say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
     on_text = text_stream(trained, given) if streams else None
     with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
         found = sample(trained, given, request, on_text=on_text, on_token=on_token)
