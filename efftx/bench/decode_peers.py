@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import WARM_UP, Reference, measured
-from efftx.bench.decode_weights import MARGIN, filled, last_level_cache, nbytes, random_tile, refuse_bytes
+from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
 
@@ -74,6 +74,9 @@ class Peer:
         return {"everything else": Read("everything else", n, 4 * n), "attention": Read("attention", 0, kept)}
 
 
+_UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
+
+
 def _t5(shape: Shape, n_positions: int) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -86,7 +89,7 @@ def _t5(shape: Shape, n_positions: int) -> Any:
             num_layers=1,
             num_decoder_layers=shape.n_blocks,
             num_heads=shape.n_heads,
-            tie_word_embeddings=False,
+            **_UNTIED,
         )
     )
 
@@ -111,7 +114,7 @@ def _gpt2(shape: Shape, n_positions: int) -> Any:
             n_head=shape.n_heads,
             bos_token_id=0,
             eos_token_id=0,
-            tie_word_embeddings=False,
+            **_UNTIED,
         )
     )
 
@@ -161,16 +164,14 @@ def peer_rows(
         with torch.device("meta"):
             template = peer.make(shape, max(contexts) + tokens + WARM_UP + 1)
         reads = peer.reads(template, shape, max(contexts))
-        n_copies = math.ceil(MARGIN * last_level_cache() / reads["everything else"].bytes)
-        n_bytes = n_copies * nbytes(template)
-        refuse_bytes(name, n_bytes, reads["attention"].bytes)
+        n_copies = math.ceil(MARGIN * reference.cache_bytes / reads["everything else"].bytes)
+        n_bytes = n_copies * reads["everything else"].bytes
+        refuse_bytes(name, n_copies * nbytes(template), reads["attention"].bytes)
         tile = random_tile(seed, torch.float32)
         copies = [filled(template, tile, i) for i in range(n_copies)]
         for context in contexts:
             model = _Decoding(peer, copies, shape, context, tokens + WARM_UP, seed)
-            row = measured(
-                model.step, model.laps, peer.reads(template, shape, context), protocol, tokens, reference
-            )
+            row = measured(model.step, model.laps, peer.reads(template, shape, context), protocol, tokens, reference)
             rows.append(
                 {
                     "name": name,
@@ -212,7 +213,8 @@ class _Decoding:
         for copy in copies:
             blocks = peer.blocks(copy)
             self._hooks = [
-                blocks[0].register_forward_pre_hook(self._enter), blocks[-1].register_forward_hook(self._leave)
+                blocks[0].register_forward_pre_hook(self._enter),
+                blocks[-1].register_forward_hook(self._leave),
             ]
         own = DynamicCache()
         self._cache: Any = EncoderDecoderCache(own, DynamicCache()) if peer.has_cross_attention else own

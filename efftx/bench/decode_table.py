@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, WARM_UP
+from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, STEADY_TOKENS, WARM_UP
 from efftx.plan import bytes_text
 
 Row = Mapping[str, Any]
@@ -31,23 +31,23 @@ def _times(ratio: float | None) -> str:
 
 def decode_columns(protocol: str) -> dict[str, Callable[[Row], str]]:
     """What a line of the first table shows of a row, by heading."""
-    steady = {"p50 ms": lambda row: milliseconds(row["p50"]), "p99 ms": lambda row: milliseconds(row["p99"])}
-    mean = {"ms a token": lambda row: milliseconds(row["seconds"])}
+    steady = {"p50\nms": lambda row: milliseconds(row["p50"]), "p99\nms": lambda row: milliseconds(row["p99"])}
+    mean = {"ms a\ntoken": lambda row: milliseconds(row["seconds"])}
     return {
         "model": lambda row: str(row["name"]) + (" (peer)" if row["peer"] else ""),
         "context": lambda row: f"{row['length']:,}",
         "batch": lambda row: str(row["batch"]),
         **(steady if protocol == "steady" else mean),
-        "ms a block": lambda row: milliseconds(row["block_seconds"]),
-        "weights M": lambda row: _millions(row["weights"]),
+        "ms a\nblock": lambda row: milliseconds(row["block_seconds"]),
+        "weights\nM": lambda row: _millions(row["weights"]),
         "bytes": lambda row: bytes_text(row["bytes"]),
         "GB/s": lambda row: f"{row['bandwidth'] / 1e9:.1f}",
-        "of read": lambda row: f"{row['share_of_read']:.0%}",
-        "of matvec": lambda row: f"{row['share_of_matvec']:.0%}",
-        "bound ms": lambda row: milliseconds(row["bound_seconds"]),
-        "overhead": lambda row: f"{row['overhead_share']:.0%}",
-        "x first": lambda row: _times(row["ratio_to_first"]),
-        "x block": lambda row: _times(row["block_ratio_to_first"]),
+        "of\nread": lambda row: f"{row['share_of_read']:.0%}",
+        "of\nmatvec": lambda row: f"{row['share_of_matvec']:.0%}",
+        "bound\nms": lambda row: milliseconds(row["bound_seconds"]),
+        "over-\nhead": lambda row: f"{row['overhead_share']:.0%}",
+        "x first\ntoken": lambda row: _times(row["ratio_to_first"]),
+        "x first\nblock": lambda row: _times(row["block_ratio_to_first"]),
     }
 
 
@@ -103,16 +103,17 @@ def _protocol(result: Mapping[str, Any]) -> str:
     context = "behind a context of random keys and values"
     if result["protocol"] == "authors":
         return (
-            f"The authors' protocol: {context}, {WARM_UP} tokens to warm up and {AUTHORS_IGNORED} more not counted, the "
-            f"mean of {tokens} tokens."
+            f"The authors' protocol: {context}, {WARM_UP} tokens to warm up and {AUTHORS_IGNORED} more not counted, "
+            f"the mean of {tokens} tokens."
         )
-    return f"Steady state: {context}, {WARM_UP} tokens to warm up, median and 99th percentile of {tokens} tokens."
+    few = ", too few for such a percentile" if tokens < STEADY_TOKENS else ""
+    return f"Steady state: {context}, {WARM_UP} tokens to warm up, median and 99th percentile of {tokens} tokens{few}."
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
     return [
-        f"uneven: {row['name']} at {row['length']:,}, batch {row['batch']}: the slowest token took more than {SPREAD:g} "
-        "times the fastest; was the machine busy?"
+        f"uneven: {row['name']} at {row['length']:,}, batch {row['batch']}: the slowest token took more than "
+        f"{SPREAD:g} times the fastest; was the machine busy?"
         for row in rows
         if row["uneven"]
     ]
@@ -121,14 +122,13 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
 def _blocks(rows: Sequence[Row]) -> str:
     passes = ", ".join(f"{row['name']} {row['n_blocks']}" for row in _first_of_each(rows))
     few = [
-        f"{row['name']} cycles over {row['distinct_blocks']} distinct ones"
+        f" {row['name']} cycles over {row['distinct_blocks']} distinct sets of weights, which exceed the cache alone."
         for row in _first_of_each(rows)
         if row["distinct_blocks"] < row["n_blocks"]
     ]
-    told = f" ({'; '.join(few)}, which exceed the cache all the same)" if few else ""
     return (
-        f"Measured: whole tokens, of the decoder's blocks that one passes ({passes}){told} and of the logits. A block's "
-        "time is theirs over their number; nothing else is multiplied or divided. Encoders are not run."
+        f"Measured: whole tokens, the decoder's blocks that one passes ({passes}) and the logits. A block's time is "
+        f"theirs over their number; nothing else is multiplied or divided. Encoders are not run.{''.join(few)}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from efftx.bench.decode_weights import MARGIN, last_level_cache
+from efftx.bench.decode_weights import MARGIN
 from efftx.bench.timing import no_garbage_collection
 from efftx.layers.matrix import Read
 
@@ -46,9 +46,9 @@ class Lap:
         self.last = now
 
 
-def reference_bytes() -> int:
-    """What the reference takes of memory: a matrix `MARGIN` times as large as the last-level cache."""
-    return max(1, MARGIN * last_level_cache() // (4 * WIDTH)) * 4 * WIDTH
+def reference_bytes(cache_bytes: int) -> int:
+    """What the reference takes of memory: a matrix `MARGIN` times as large as the cache, and not smaller than 64 MiB."""
+    return max(2**26, MARGIN * cache_bytes) // (4 * WIDTH) * 4 * WIDTH
 
 
 class Reference:
@@ -57,8 +57,9 @@ class Reference:
     Every row takes its turns between the models' own, so that a disturbance shows in both.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._matrix = torch.full((reference_bytes() // 4 // WIDTH, WIDTH), 0.5, device=device)
+    def __init__(self, device: torch.device, cache_bytes: int) -> None:
+        self.cache_bytes = cache_bytes
+        self._matrix = torch.full((reference_bytes(cache_bytes) // 4 // WIDTH, WIDTH), 0.5, device=device)
         self._vector = torch.full((WIDTH,), 0.25, device=device)
         self._out = torch.empty(self._matrix.shape[0], device=device)
         self.n_bytes = self._matrix.nbytes

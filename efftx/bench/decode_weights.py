@@ -49,8 +49,8 @@ class Weights:
 
     stack: StackStepper
     heads: list[tuple[nn.LayerNorm, Any]]
-    embedding_VD: Tensor
-    position_D: Tensor
+    embedding_VD: Tensor  # noqa: N815
+    position_D: Tensor  # noqa: N815
     n_blocks: int
     reads: dict[str, Read]
     distinct_bytes: int
@@ -58,12 +58,18 @@ class Weights:
     n_distinct_row_sets: int
 
 
-def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Weights:
-    """The rings for `case`; UserError, before anything is allocated, where they do not fit into memory."""
+def make_weights(
+    case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, cache_bytes: int | None = None
+) -> Weights:
+    """The rings for `case` and a last-level cache of `cache_bytes` (None: this machine's).
+
+    UserError, before anything is allocated, where they do not fit into memory.
+    """
+    cache_bytes = last_level_cache() if cache_bytes is None else cache_bytes
     config = case.config()
+    refuse_too_large(case, cache_bytes)
     block, head = _on_meta(case, dtype)
-    plan = _plan(_sizes(block, head, case), case)
-    refuse_too_large(case)
+    plan = _plan(_sizes(block, head, case), case, cache_bytes)
     tile = random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(block)] for i in range(plan.row_sets)]
     stack = StackStepper(())
@@ -79,7 +85,7 @@ def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float3
         linear = own.linear
         made = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=case.int8)
         heads.append((own.norm, made))
-    block_reads = [read for branch in stack.blocks[0] for read in branch.reads()] * case.n_blocks
+    block_reads = [read for first in stack.blocks[:1] for branch in first for read in branch.reads()] * case.n_blocks
     reads = sum_by_component([*block_reads, heads[0][1].read("logits"), _around(head, config.d_model)])
     return Weights(
         stack=stack,
@@ -94,12 +100,12 @@ def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float3
     )
 
 
-def refuse_too_large(case: Case, *, beside: int = 0) -> None:
+def refuse_too_large(case: Case, cache_bytes: int, *, beside: int = 0) -> None:
     """UserError where the weights of `case` and `beside` more bytes do not fit into the memory that is free.
 
     Nothing is allocated.
     """
-    plan = _plan(_sizes(*_on_meta(case, torch.float32), case), case)
+    plan = _plan(_sizes(*_on_meta(case, torch.float32), case), case, cache_bytes)
     refuse_bytes(case.name, plan.bytes, beside)
 
 
@@ -155,15 +161,15 @@ def _sizes(block: nn.Module, head: Any, case: Case) -> _Sizes:
     return _Sizes(always, rows, rows // n, head_bytes, embedding)
 
 
-def _plan(sizes: _Sizes, case: Case) -> _Plan:
+def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
     """How many distinct blocks, sets of rows and heads keep reads of one weight `MARGIN` caches apart."""
-    apart = MARGIN * last_level_cache()
+    apart = MARGIN * cache_bytes
     token = case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head
     tokens = math.ceil(apart / token)
-    blocks = min(tokens * case.n_blocks, math.ceil(apart / (sizes.always + sizes.rows_read)))
-    heads = min(tokens, math.ceil(apart / sizes.head))
+    blocks = min(tokens * case.n_blocks, max(1, math.ceil(apart / (sizes.always + sizes.rows_read))))
+    heads = max(1, min(tokens, math.ceil(apart / sizes.head)))
     row_sets = 0
-    if sizes.rows:
+    if sizes.rows and blocks:
         n = sizes.rows / sizes.rows_read
         row_sets = min(blocks, max(2 if sizes.rows < 2**30 else 1, math.ceil(apart * case.n_blocks / (n * token))))
     total = blocks * sizes.always + row_sets * sizes.rows + heads * sizes.head + sizes.embedding
@@ -232,7 +238,7 @@ def tile_filled(like: Tensor, tile: Tensor, i: int) -> Tensor:
     return made.mul_(math.sqrt(12.0 / fan_in)).view(like.shape)
 
 
-def _rounded(module: nn.Module) -> Iterator[nn.Parameter]:
+def _rounded(module: nn.Module) -> Iterator[Tensor]:
     """The weights that `int8` rounds: of dense layers, and all matrices of the sparse feed-forward."""
     for owner in module.modules():
         if isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):

@@ -24,6 +24,8 @@ from efftx.reproduce.scaling_measures import (
     training_memory,
 )
 
+from efftx.reproduce.token_time import token_time, width_time
+
 Parameters = Mapping[str, Any]
 Run = Callable[[Parameters, int, str, Parameters], dict[str, Any]]
 Replay = Callable[[Parameters, int, str, Parameters], list[float]]
@@ -235,5 +237,7 @@ MEASURES: dict[str, Measure] = {
     "collision_probability": Measure(collision_probability, first_collisions),
     "selected_units": Measure(selected_units, first_losses),
     "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
+    "token_time": Measure(token_time),
+    "width_time": Measure(width_time),
     "training_memory": Measure(training_memory, shallowest_memory),
 }
