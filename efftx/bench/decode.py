@@ -96,10 +96,10 @@ def bench_decode(options: Options) -> dict[str, Any]:
     """Rows of seconds a token for every name, one model after the other, all against the first.
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
-    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found). A
-    row has, beside the keys of every bench, p50, p99, uneven, block_seconds, weights, bytes, bandwidth (bytes / seconds),
-    share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what the weights
-    were; a peer's row has its version and a note, and no components. UserError for names and values that cannot be,
+    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found).
+    A row has, beside the keys of every bench, p50, p99, uneven, block_seconds, weights, bytes, bandwidth (bytes /
+    seconds), share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what
+    the weights were; a peer's row has its version and a note, and no components. UserError for what cannot be,
     and, before anything is allocated, for a model that does not fit into memory.
     """
     names = _names(options)

@@ -22,7 +22,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def _millions(weights: int) -> str:
-    return f"{weights / 1e6:.3f}" if weights < 1e7 else f"{weights / 1e6:.1f}"
+    return "" if not weights else f"{weights / 1e6:.3f}" if weights < 1e7 else f"{weights / 1e6:.1f}"
 
 
 def _times(ratio: float | None) -> str:
@@ -122,7 +122,8 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
 def _blocks(rows: Sequence[Row]) -> str:
     passes = ", ".join(f"{row['name']} {row['n_blocks']}" for row in _first_of_each(rows))
     few = [
-        f" {row['name']} cycles over {row['distinct_blocks']} distinct sets of weights, which exceed the cache alone."
+        f" {row['name']} cycles over {row['distinct_blocks']} distinct "
+        f"{'set' if row['distinct_blocks'] == 1 else 'sets'} of a block's weights."
         for row in _first_of_each(rows)
         if row["distinct_blocks"] < row["n_blocks"]
     ]

@@ -47,7 +47,7 @@ class Lap:
 
 
 def reference_bytes(cache_bytes: int) -> int:
-    """What the reference takes of memory: a matrix `MARGIN` times as large as the cache, and not smaller than 64 MiB."""
+    """What the reference takes of memory: a matrix `MARGIN` times as large as the cache, of 64 MiB at least."""
     return max(2**26, MARGIN * cache_bytes) // (4 * WIDTH) * 4 * WIDTH
 
 
