@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from efftx.config import Config, compose
 from efftx.errors import UserError, nearest
@@ -29,8 +30,13 @@ class Case:
 
     def config(self) -> Config:
         """The composed configuration, at the paper's size but for what the case says; d_ff is the one stated."""
-        dense = {"sparse_ff.N=0", "sparse_qkv.S=0"} <= set(self.overrides)
-        return compose(["size=paper", "data=c4", *([] if dense else ["d_ff_rule=given"]), *self.overrides])
+        return _composed(self.overrides)
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> Config:
+    dense = {"sparse_ff.N=0", "sparse_qkv.S=0"} <= set(overrides)
+    return compose(["size=paper", "data=c4", *([] if dense else ["d_ff_rule=given"]), *overrides])
 
 
 _800M = ("model=scaling",)

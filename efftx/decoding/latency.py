@@ -62,10 +62,10 @@ def read_rate() -> float:
 
     here = f"{environment()['processor']}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"
-    try:
-        known: dict[str, Any] = json.loads(kept.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(kept.read_text())
+        known = found if isinstance(found, dict) else {}
     if not isinstance(known.get(here), float):
         x = torch.ones(READ_BYTES // 4)
         seconds = []

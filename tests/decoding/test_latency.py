@@ -1,0 +1,94 @@
+"""The latency that a training ends with, and the bandwidth it is held against; nothing depends on how long it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from efftx.cli import main
+from efftx.decoding import latency
+from efftx.training import loop
+from efftx.training.checkpoint import load_latest, weights_sha256
+
+LANGUAGE_MODEL = ["model=reformer", "data=stdlib", "size=smoke", "threads=1"]
+ENCODER_DECODER = ["model=terraformer", "data=stdlib", "size=smoke", "threads=1"]
+FOUND = {"decode_ms", "decode_tokens_per_second", "decode_bandwidth_share"}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(latency, "READ_BYTES", 2**20)
+
+
+def _trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["train", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("words", [LANGUAGE_MODEL, ENCODER_DECODER], ids=["language model", "encoder-decoder"])
+def test_a_training_ends_with_its_latency_and_is_otherwise_what_it_was(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = _trained(capsys, *words, f"run_dir={tmp_path / 'timed'}")
+    timings = timed["timings"]
+    assert set(timings) >= FOUND
+    assert timings["decode_tokens_per_second"] == pytest.approx(1000 / timings["decode_ms"])
+    assert timings["decode_bandwidth_share"] > 0
+    assert not FOUND & set(timed["metrics"])
+
+    checkpoint = load_latest(tmp_path / "timed" / "checkpoints", on_damage=pytest.fail, read_only=True)
+    assert checkpoint is not None
+    assert weights_sha256(checkpoint.model) == timed["weights_sha256"]
+
+    monkeypatch.setattr(loop, "decoding_latency", lambda *_: {})
+    untimed = _trained(capsys, *words, f"run_dir={tmp_path / 'untimed'}")
+    assert not FOUND & set(untimed["timings"])
+    for key in ("metrics", "weights_sha256", "hash"):
+        assert untimed[key] == timed[key]
+
+
+def test_an_ablation_has_a_column_of_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "lsh.n_hashes=1,2", *LANGUAGE_MODEL]) == 0
+    words = " ".join(re.findall(r"[\w/]+", capsys.readouterr().out))
+    assert "ms a decoded token" in words
+    assert main(["ablate", "lsh.n_hashes=1,2", *LANGUAGE_MODEL, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [set(run["timings"]) >= FOUND for run in runs] == [True, True]
+
+
+def test_the_read_rate_is_measured_once_and_then_read_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = latency.read_rate()
+    (file,) = tmp_path.glob("*read-rate*")
+    monkeypatch.setattr(latency.torch, "ones", lambda *_: pytest.fail("it was measured again"))
+    assert latency.read_rate() == first
+
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(dict.fromkeys(known, 5.0)))
+    assert latency.read_rate() == 5.0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"other": 1.0}', "null"])
+def test_a_damaged_file_of_the_read_rate_is_measured_anew(text: str, tmp_path: Path) -> None:
+    latency.read_rate()
+    (file,) = tmp_path.glob("*read-rate*")
+    file.write_text(text)
+    assert latency.read_rate() > 0
+    assert len(json.loads(file.read_text())) >= 1
+
+
+def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
+    latency.read_rate()
+    torch.set_num_threads(2)
+    latency.read_rate()
+    (file,) = tmp_path.glob("*read-rate*")
+    assert len(json.loads(file.read_text())) == 2
