@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -318,13 +317,12 @@ def test_a_steady_table_shows_percentiles_and_says_where_tokens_are_too_few() ->
 
 
 @pytest.fixture
-def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a mistake is told before anything is allocated")
 
     monkeypatch.setattr(decode, "Reference", refuse)
     monkeypatch.setattr(decode, "make_weights", refuse)
-    yield
 
 
 @pytest.mark.usefixtures("nothing_is_measured")

@@ -6,8 +6,6 @@ the cases do, so that what a token reads is not in the last-level cache.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import WARM_UP, Reference, measured
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
+from efftx.bench.peers import installed_version
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
 
@@ -60,9 +59,7 @@ class Peer:
     @property
     def version(self) -> str | None:
         """The installed version, None where there is none."""
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(self.package)
-        return None
+        return installed_version(self.package)
 
     def reads(self, whole: Any, shape: Shape, context: int) -> dict[str, Read]:
         """Weights that a token reads, and the keys and values of the context and of the encoder's output."""

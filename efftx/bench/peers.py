@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from efftx.ops.lsh_hashing import auto_buckets
 
 
+def installed_version(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
 @dataclass(frozen=True)
 class PeerShape:
     """What a peer is built for; `length` because the number of buckets follows from it."""
@@ -40,9 +47,7 @@ class Peer:
     @property
     def version(self) -> str | None:
         """The installed version, None where there is none."""
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(self.package)
-        return None
+        return installed_version(self.package)
 
     def why_not(self, shape: PeerShape) -> str | None:
         """Why this peer cannot be measured at `shape`; None where it can."""
