@@ -85,8 +85,8 @@ def decode_notes(result: Mapping[str, Any]) -> list[str]:
         *_warnings(rows),
         _protocol(result),
         "'bound' is the bytes over the read bandwidth of the row's own turns; 'overhead' what a token takes beyond its "
-        "bytes at the rate of the matrix-vector product. Of a part the median is shown, so that the parts of uneven tokens "
-        "are less than their mean.",
+        "bytes at the rate of the matrix-vector product. A part is shown by its median: the parts of uneven "
+        "tokens add up to less than their mean.",
         f"A sum over {bytes_text(machine['reference_bytes'])} reads "
         f"{machine['read_bytes_per_second'] / 1e9:.1f} GB/s, a matrix-vector product "
         f"{machine['matvec_bytes_per_second'] / 1e9:.1f} GB/s, both in turns with the rows.",
