@@ -23,7 +23,6 @@ from efftx.reproduce.scaling_measures import (
     shallowest_memory,
     training_memory,
 )
-
 from efftx.reproduce.token_time import token_time, width_time
 
 Parameters = Mapping[str, Any]
