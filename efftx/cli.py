@@ -37,7 +37,8 @@ EPILOG = """Overrides are key=value words, as in `efftx train model=reformer dat
 
 SAMPLE_EPILOG = """RUN is the directory that `efftx train` printed; after it stand key=value words:
   prompt='...'       text that a language model goes on from
-  input='...'        text for an encoder, in the form of the data's own inputs; without a text the test split's first row
+  input='...'        text for an encoder, in the form of the data's own inputs
+                     (without either: from the first row of the test split)
   max_new=           tokens at most
   temperature=, top_k=, top_p=   draw, in this order; without any of them the most likely token is taken (greedy)
   beam=, length_penalty=         search; the penalty is ((5 + length) / 6)^x, 0.6 unless given
@@ -201,16 +202,24 @@ def _reproduce(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if len(jobs) != 1 or jobs[0] < 1:
         raise UserError("bad_value", f"jobs={options['jobs']} must be one whole number, at least 1.")
     experiments = select(load_experiments(), items)
-    lines = reproduce(
-        narrow(experiments, arguments.row) if arguments.row else experiments,
-        options.get("size", "cpu"),
-        _numbers("seeds", options["seeds"]) if "seeds" in options else None,
-        stale=arguments.stale,
-        verify=arguments.verify,
-        yes=arguments.yes,
-        jobs=jobs[0],
-        say=_say,
-    )
+    chosen = narrow(experiments, arguments.row) if arguments.row else experiments
+    # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
+    by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}
+    lines = [
+        line
+        for size, group in ({options["size"]: chosen} if "size" in options else by_size).items()
+        if group
+        for line in reproduce(
+            group,
+            size,
+            _numbers("seeds", options["seeds"]) if "seeds" in options else None,
+            stale=arguments.stale,
+            verify=arguments.verify,
+            yes=arguments.yes,
+            jobs=jobs[0],
+            say=_say,
+        )
+    ]
 
     def show(console: Console) -> None:
         from efftx.report.build import print_item
@@ -285,9 +294,7 @@ def _sample(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     streams = request.n == 1 and request.beam is None and not arguments.json
     if given.from_test:
         key = "prompt" if trained.is_language_model else "input"
-        _say(
-            f"No {key}= is given: this goes on from the first row of the test split of data={trained.config.data.name}."
-        )
+        _say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
     on_text = text_stream(trained, given) if streams else None
     with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
         found = sample(trained, given, request, on_text=on_text, on_token=on_token)

@@ -205,7 +205,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(saved: Mapping[str, Any]) -> Config:
     """The configuration that `to_dict` gave; UserError where it is not one of this version of efftx."""
-    source = data_sets.find_source(str(saved.get("data", {}).get("name")))
+    data = saved.get("data")
+    source = data_sets.find_source(str(data.get("name") if isinstance(data, Mapping) else data))
     try:
         raw = OmegaConf.structured(Config)
         raw.data = OmegaConf.structured(source.config(**saved["data"]))

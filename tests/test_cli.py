@@ -305,5 +305,5 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("train", "ablate", "reproduce", "report", "bench", "plan", "data", "list"):
+    for command in ("train", "ablate", "reproduce", "report", "bench", "sample", "plan", "data", "list"):
         assert command in out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from efftx.config import compose, expand_sweeps, known_keys, swept_keys, to_dict
+from efftx.config import compose, expand_sweeps, from_dict, known_keys, swept_keys, to_dict
 from efftx.config_checks import COMPATIBLE, dead_reason
 from efftx.config_hash import config_hash, default_values
 from efftx.data.dataset import find_source, open_dataset
@@ -291,3 +291,25 @@ def test_the_plain_form_is_json_and_complete() -> None:
     plain = to_dict(compose(["size=smoke"]))
     assert plain["lsh"]["n_hashes"] == 2
     assert plain["data"]["name"] == "stdlib"
+
+
+@pytest.mark.parametrize("words", [["model=reformer", "data=duplicate"], ["data=c4", "size=smoke"], ["data=glue"]])
+def test_a_configuration_comes_back_from_its_json(words: list[str]) -> None:
+    config = compose(words)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n_layers": "many"}, "none of this version.*many"),
+        ({"no_such_key": 1}, "none of this version.*no_such_key"),
+        ({"data": {"name": "duplicate", "no_such_key": 1}}, "none of this version.*no_such_key"),
+        ({"data": {"name": "duplicat", "length": 16}}, "no data set 'duplicat'"),
+        ({"data": 3}, "no data set"),
+    ],
+)
+def test_a_saved_configuration_of_another_version_is_refused(change: dict[str, object], says: str) -> None:
+    saved = to_dict(compose(["model=reformer", "data=duplicate"]))
+    with pytest.raises(UserError, match=says):
+        from_dict(saved | change)

@@ -108,7 +108,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
     """Rows of seconds a token for every name, one model after the other, all against the first.
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
-    widths (names=width-dense,width-sparse at each), seed, device. A row has, beside the keys of every bench, p50, p99,
+    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found). A row has, beside the keys of every bench, p50, p99,
     block_seconds, weights, bytes, bandwidth (bytes / seconds), share_of_read, share_of_matvec, components, ratio_to_first,
     and what the weights were.
     """
@@ -118,6 +118,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
     batches = options.numbers("batch", [1])
     tokens = options.number("tokens", AUTHORS_STEPS if protocol == "authors" else STEADY_TOKENS)
     seed = options.number("seed", 1) - 1
+    cache_bytes = options.number("cache_bytes", last_level_cache())
     device = resolve_device(options.name("device", ("cpu",), "cpu"))
     options.refuse_rest()
     if protocol == "authors" and tokens <= AUTHORS_IGNORED:
@@ -125,14 +126,14 @@ def bench_decode(options: Options) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     with exclusive():
-        reference = Reference(device)
+        reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
                 found, why = peer_rows(name, protocol, contexts, tokens, reference)
                 rows += found
                 skipped += [{"name": name, "length": contexts[0], "why": why}] if why else []
                 continue
-            rows += decode_rows(name, protocol, contexts, batches, tokens, seed, reference)
+            rows += decode_rows(name, protocol, contexts, batches, tokens, seed, reference, cache_bytes)
     _compare(rows)
     return {
         "bench": "decode",
@@ -141,7 +142,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
         "protocol": protocol,
         "machine": {
             **machine(device, repeats=tokens),
-            "last_level_cache_bytes": last_level_cache(),
+            "last_level_cache_bytes": cache_bytes,
             "margin": MARGIN,
             "pinned": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "read_bytes_per_second": reference.read_rate(),
@@ -156,8 +157,8 @@ class Reference:
     Every row takes its turns between the models' own, so that a disturbance shows in both.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        n_bytes = max(2**30, MARGIN * last_level_cache())
+    def __init__(self, device: torch.device, cache_bytes: int) -> None:
+        n_bytes = max(2**26, MARGIN * cache_bytes)
         width = 9216
         self._matrix = torch.full((n_bytes // 4 // width, width), 0.5, device=device)
         self._vector = torch.full((width,), 0.25, device=device)
@@ -186,12 +187,19 @@ class Reference:
 
 
 def decode_rows(
-    name: str, protocol: str, contexts: list[int], batches: list[int], tokens: int, seed: int, reference: Reference
+    name: str,
+    protocol: str,
+    contexts: list[int],
+    batches: list[int],
+    tokens: int,
+    seed: int,
+    reference: Reference,
+    cache_bytes: int,
 ) -> list[dict[str, Any]]:
     """The rows of one case; its weights are made, read and let go here."""
     case = case_named(name)
     config = case.config()
-    weights = make_weights(case, seed=seed)
+    weights = make_weights(case, seed=seed, cache_bytes=cache_bytes)
     rows = []
     for batch in batches:
         for context in contexts:
@@ -214,7 +222,7 @@ def decode_rows(
                     "pass": "decode",
                     "protocol": protocol,
                     **row,
-                    "block_seconds": row["block_seconds"] / weights.n_blocks,
+                    "block_seconds": row["block_seconds"] / weights.n_blocks if weights.n_blocks else None,
                     "n_blocks": weights.n_blocks,
                     "int8": case.int8,
                     "peak_bytes": weights.distinct_bytes,

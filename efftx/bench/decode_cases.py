@@ -72,18 +72,20 @@ CASES: Mapping[str, Case] = {case.name: case for case in _CASES}
 """800m: d_model 1024, 24 decoder blocks. 17b, terraformer: d_model 9216, 6 blocks (the whole-token times of the paper
 imply as many). `-cross`: dense cross-attention; `-query`: its query sparse and no output projection; else none in
 the rows with sparse QKV and sparse feed-forward. Vocabulary 32,000."""
-WIDTH = "width-"
+WIDTH, LOGITS = "width-", "logits-"
 
 
 def case_named(name: str) -> Case:
     """The case called `name`; `-int8` behind it reads dense weights as int8, and `-blocksN` passes N blocks.
 
-    `width-512-dense` and `width-512-sparse` are a decoder block of that width in the proportions of the 800M model.
-    UserError with the nearest name for any other.
+    `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the proportions of the 800M model,
+    `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0, dense. UserError with the nearest name for any other.
     """
     base, int8 = (name.removesuffix("-int8"), True) if name.endswith("-int8") else (name, False)
     base, _, n_blocks = base.partition("-blocks")
-    case = _of_width(base) if base.startswith(WIDTH) else CASES.get(base)
+    by_prefix = {WIDTH: _of_width, LOGITS: _of_logits}
+    make = next((make for prefix, make in by_prefix.items() if base.startswith(prefix)), CASES.get)
+    case = make(base)
     if case is None or (n_blocks and not n_blocks.isdecimal()):
         raise UserError("unknown_name", f"There is no names={name} here.", nearest(base, CASES))
     return replace(case, name=name, int8=int8, n_blocks=int(n_blocks) if n_blocks else case.n_blocks)
@@ -101,3 +103,13 @@ def _of_width(name: str) -> Case | None:
         return Case(name, (*common, *_DENSE, f"d_ff={4 * d_model}"), 6)
     sparse = ("sparse_ff.N=64", f"sparse_qkv.S={d_model // 64}", f"d_ff={6 * d_model}")
     return Case(name, (*common, *sparse), 6)
+
+
+def _of_logits(name: str) -> Case | None:
+    """No block, and logits of S modules: what the third paper's table 3 times alone."""
+    parts = name.split("-")
+    if len(parts) != 3 or not parts[1].isdecimal() or parts[2][:1] != "s" or not parts[2][1:].isdecimal():
+        return None
+    width, S = int(parts[1]), int(parts[2][1:])
+    overrides = ("model=scaling", f"d_model={width}", *_DENSE, *_NO_CROSS, f"sparse_loss.S={S}")
+    return Case(name, overrides, 0) if width and width % 16 == 0 else None

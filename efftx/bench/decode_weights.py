@@ -56,14 +56,16 @@ class Weights:
     n_distinct_row_sets: int
 
 
-def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Weights:
-    """The rings for `case`; UserError, before anything is allocated, where they do not fit into memory."""
+def make_weights(
+    case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, cache_bytes: int | None = None
+) -> Weights:
+    """The rings for `case` and a last-level cache of `cache_bytes` (None: this machine's); UserError, before anything is allocated, where they do not fit into memory."""
     config = case.config()
     with torch.device("meta"):
         model = build_on_meta(config, case.vocab_size).to(dtype)
     template, head = model.blocks[0], model.head
     sizes = _sizes(template, head, case)
-    plan = _plan(sizes, case)
+    plan = _plan(sizes, case, last_level_cache() if cache_bytes is None else cache_bytes)
     _refuse_too_large(case, plan)
     tile = _random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(template)] for i in range(plan.row_sets)]
@@ -80,7 +82,7 @@ def make_weights(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float3
     if case.int8:
         for block in blocks:
             _forget(block)
-    block_reads = [read for branch in stack.blocks[0] for read in branch.reads()] * case.n_blocks
+    block_reads = [read for block in stack.blocks[:1] for branch in block for read in branch.reads()] * case.n_blocks
     reads = sum_by_component([*block_reads, heads[0][1].read("logits"), _around(head, config.d_model)])
     return Weights(
         stack=stack,
@@ -123,15 +125,15 @@ def _sizes(block: nn.Module, head: nn.Module, case: Case) -> _Sizes:
     return _Sizes(always // factor, rows // factor, rows // factor // n, _nbytes(head) // factor, embedding)
 
 
-def _plan(sizes: _Sizes, case: Case) -> _Plan:
+def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
     """How many distinct blocks, sets of rows and heads keep reads of one weight `MARGIN` caches apart."""
-    apart = MARGIN * last_level_cache()
+    apart = MARGIN * cache_bytes
     token = case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head
     tokens = math.ceil(apart / token)
-    blocks = min(tokens * case.n_blocks, math.ceil(apart / (sizes.always + sizes.rows_read)))
-    heads = min(tokens, math.ceil(apart / sizes.head))
+    blocks = min(tokens * case.n_blocks, max(1, math.ceil(apart / (sizes.always + sizes.rows_read))))
+    heads = max(1, min(tokens, math.ceil(apart / sizes.head)))
     row_sets = 0
-    if sizes.rows:
+    if sizes.rows and blocks:
         n = sizes.rows / sizes.rows_read
         row_sets = min(blocks, max(2 if sizes.rows < 2**30 else 1, math.ceil(apart * case.n_blocks / (n * token))))
     total = blocks * sizes.always + row_sets * sizes.rows + heads * sizes.head + sizes.embedding

@@ -62,7 +62,7 @@ def text_vocab_size(config: TextConfig, objective: str = "lm") -> int:
 
 
 def text_wording(config: TextConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
-    """What the tokens stand for, by the file of the pieces; UserError where they need one and it is missing or another's."""
+    """What the tokens stand for, by the file of the pieces; UserError where it is needed and missing, or another's."""
     if config.tokenizer == "bytes":
         return Pieces(ByteVocabulary())
     if model is None:

@@ -42,8 +42,8 @@ def beam_search(
 
     A hypothesis is ranked by its log-probability over `length_normaliser` of its tokens, the end of sequence among
     them. At each step the `width` likeliest of all continuations by a token go on, less one for every hypothesis that
-    is finished: one that comes to `eos` leaves the beam and is kept, which makes it narrower (Sutskever et al. 2014), so
-    that a width of 1 is greedy decoding at every penalty. What has `max_new` tokens is kept as it stands. The search
+    is finished: one that comes to `eos` leaves the beam and is kept, which makes it narrower (Sutskever et al. 2014).
+    A width of 1 is thus greedy decoding at every penalty. What has `max_new` tokens is kept as it stands. The search
     stops when no hypothesis of the beam can come among the `n_best` any more: its log-probability only falls, so that
     over the normaliser of `max_new` tokens it bounds all that can become of it.
 

@@ -7,6 +7,7 @@ the papers' widths, with weights far beyond the cache.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import tempfile
@@ -73,8 +74,6 @@ def read_rate() -> float:
             x.sum()
             seconds.append(time.perf_counter() - started)
         known = {here: READ_BYTES / min(seconds[1:])} | {k: v for k, v in known.items() if k.endswith(here[-10:])}
-        try:
+        with contextlib.suppress(OSError):  # a measured number is good without being kept
             kept.write_text(json.dumps(known))
-        except OSError:
-            pass  # a measured number is good without being kept
     return float(known[here])

@@ -93,9 +93,12 @@ def _text(key: str, word: str) -> str:
 
 def _whole(key: str, word: str) -> int:
     try:
-        return int(word)
+        value = int(word)
     except ValueError:
         raise UserError("bad_type", f"{key}={word} is not a whole number.", _HINTS.get(key, "")) from None
+    if value > _LARGEST:
+        raise UserError("bad_value", f"{key}={word} must be at most {_LARGEST}.", _HINTS.get(key, ""))
+    return value
 
 
 def _number(key: str, word: str) -> float:
@@ -122,6 +125,7 @@ _READ: dict[str, Callable[[str, str], Any]] = {
     "length_penalty": _number,
     "int8": _truth,
 }
+_LARGEST = 2**31 - 1
 _GREEDY = "Leave temperature out for greedy decoding, which takes the most likely token; 1 draws as the model says."
 _EXAMPLE = "then a row of the test split is taken"
 _HINTS = {

@@ -179,9 +179,9 @@ class LSHStepper:
     """`LSHAttention` for one token a row.
 
     The number of buckets follows from the cache's capacity and the rotations are drawn once a generation; a token
-    attends to the last 2 chunk_len tokens of its bucket in every round, and to none of other buckets. That is not what
-    the pass over whole rows does to the last bit: there later tokens move the borders of the chunks, and, in the authors'
-    later form, a chunk is seen across buckets. Where no capacity is beyond `full_below`, full attention hashes nothing.
+    attends to the last 2 chunk_len tokens of its bucket in every round, and to none of other buckets. That is not
+    what the pass over whole rows does to the last bit: there later tokens move the borders of the chunks, and, in the
+    authors' later form, a chunk is seen across buckets. A capacity of at most `full_below` hashes nothing.
     """
 
     def __init__(self, layer: LSHAttention, *, int8: bool) -> None:

@@ -39,8 +39,8 @@ def multiplicative(
 def multiplicative_step(x_Bi: Tensor, gate_Si: Tensor, proj_im: Tensor) -> Tensor:
     """`multiplicative` without a bias for a few tokens, (B, S m): S gated copies of each token, and one product.
 
-    It reads the weights of gate and projection once, but multiplies as often as the dense matrix has numbers: at S 64 and
-    9,216 inputs the arithmetic, not the reading, is what takes its time.
+    It reads the weights of gate and projection once, but multiplies as often as the dense matrix has numbers: at S 64
+    and 9,216 inputs the arithmetic, not the reading, is what takes its time.
     """
     batch = x_Bi.shape[0]
     copies = (gate_Si * x_Bi) if batch == 1 else (gate_Si * x_Bi.unsqueeze(1)).flatten(0, 1)

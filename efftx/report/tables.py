@@ -66,7 +66,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     notes = _notes(experiment, measured)
     stub = "row" if experiment.kind == "measure" else "model"
     if experiment.published and len(columns) <= WIDEST_BESIDE:
-        printed_columns = [c for c in columns if any(c in cells for cells in experiment.published.values.values())]
+        printed_columns = [c for c in columns if c in experiment.published.columns()]
         blocks = [Block("", tuple(line(row, (theirs, printed_columns), (ours, columns)) for row in labels))]
         spans = [Span(published_heading, len(printed_columns)), Span(measured_heading, len(columns))]
         if text_heads:
@@ -76,7 +76,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     else:
         blocks, spans, filler = [], [], 0
         if experiment.published:
-            printed = tuple(line(row, (theirs, columns)) for row in labels if experiment.published.values.get(row))
+            printed = tuple(line(row, (theirs, columns)) for row in labels if experiment.published.has(row))
             blocks.append(Block(published_heading, printed))
         blocks.append(Block(measured_heading, tuple(line(row, (ours, columns)) for row in labels)))
     if experiment.baseline:
@@ -137,8 +137,9 @@ class _Published:
         value = self.published.of(row, column) if self.published else None
         if self.published is None or value is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        kind = Kind.VERIFIED if self.published.source == "verified" else Kind.UNVERIFIED
-        text = numbers.published(value, self.published.source, self.experiment.cell_of(row, column))
+        source = self.published.source_of(row, column)
+        kind = Kind.VERIFIED if source == "verified" else Kind.UNVERIFIED
+        text = numbers.published(value, source, self.experiment.cell_of(row, column))
         return Cell(text, kind, row, column, mean=value)
 
 
@@ -170,7 +171,7 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     notes = []
     if experiment.published:
         notes.append("Published: the paper's own values, at its own size, with its data and machines.")
-    if experiment.published and experiment.published.source == "unverified":
+    if experiment.published and experiment.published.some_unverified():
         notes.append(UNVERIFIED_NOTE)
     if experiment.published and experiment.published.note:
         notes.append(_sentence(experiment.published.note))

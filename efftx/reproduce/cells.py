@@ -45,7 +45,6 @@ class Crossing:
 def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:
     """The cells of `experiment` at `size` that have a record or a published value, row by row as in the file."""
     found: list[CellValue] = []
-    source = experiment.published.source if experiment.published else None
     for row in experiment.rows_at(size):
         for column in experiment.columns_of(row, size):
             values = values_of(experiment, records, size, row, column)
@@ -64,7 +63,9 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
                     n=len(values),
                     values=values,
                     published=published,
-                    published_source=source if published is not None else None,
+                    published_source=experiment.published.source_of(row, column)
+                    if experiment.published and published is not None
+                    else None,
                     note=_unreached(records, row, size, values) if values and not complete else "",
                 )
             )

@@ -39,16 +39,35 @@ class Cell:
 class Published:
     """What the paper prints, row by row and column by column; never mixed with what was measured here.
 
-    `source` is `verified` (read in the paper) or `unverified`; `note` says how it was read and what stays open.
+    `source` of `values` is `verified` (read in the paper) or `unverified`; beside verified ones a table may have
+    `unverified` values. `note` says how they were read and what stays open.
     """
 
     source: str
     values: Mapping[str, Mapping[str, float]]
     note: str = ""
+    unverified: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def of(self, row: str, column: str) -> float | None:
         """The paper's value of one cell, None where it has none."""
-        return self.values.get(row, {}).get(column)
+        value = self.values.get(row, {}).get(column)
+        return self.unverified.get(row, {}).get(column) if value is None else value
+
+    def source_of(self, row: str, column: str) -> str:
+        """Whether the value of one cell was read in the paper."""
+        return self.source if column in self.values.get(row, {}) else "unverified"
+
+    def has(self, row: str) -> bool:
+        """Whether the paper has a value in this row."""
+        return bool(self.values.get(row) or self.unverified.get(row))
+
+    def columns(self) -> set[str]:
+        """The columns in which the paper has a value."""
+        return {c for values in (*self.values.values(), *self.unverified.values()) for c in values}
+
+    def some_unverified(self) -> bool:
+        """Whether a value was not read in the paper."""
+        return self.source == "unverified" or bool(self.unverified)
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,10 @@ class Experiment:
         named = self.sizes if self.kind == "train" else self.parameters
         return [size for size in SIZES if size in named]
 
+    def usual_size(self) -> str:
+        """What `reproduce` runs where no size is given: cpu, or paper where that alone carries evidence."""
+        return "cpu" if "cpu" in self.sizes_known() else "paper"
+
     def rows_at(self, size: str) -> dict[str, Row]:
         """The rows that exist at `size`."""
         return {name: row for name, row in self.rows.items() if not row.only or size in row.only}
@@ -317,12 +340,17 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
     if e.published and e.published.source not in ("verified", "unverified"):
         yield f"published.source: '{e.published.source}' is neither verified nor unverified", ""
     columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
-    for row, values in (e.published.values if e.published else {}).items():
-        if row not in e.rows:
-            yield f"published.values: there is no row '{row}'", nearest(row, e.rows)
-        for column in values:
-            if column not in columns:
-                yield f"published.values.{row}: there is no column '{column}'", nearest(column, columns)
+    for part, table in (
+        {"values": e.published.values, "unverified": e.published.unverified}.items() if e.published else ()
+    ):
+        for row, values in table.items():
+            if row not in e.rows:
+                yield f"published.{part}: there is no row '{row}'", nearest(row, e.rows)
+            for column in values:
+                if column not in columns:
+                    yield f"published.{part}.{row}: there is no column '{column}'", nearest(column, columns)
+                elif part == "unverified" and column in e.published.values.get(row, {}):
+                    yield f"published.unverified.{row}: '{column}' has a verified value", ""
     for size in _sizes_named(e):
         if size not in SIZES:
             yield f"there is no size '{size}'", nearest(size, SIZES)

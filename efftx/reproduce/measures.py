@@ -24,6 +24,7 @@ from efftx.reproduce.scaling_measures import (
     shallowest_memory,
     training_memory,
 )
+from efftx.reproduce.token_time import token_time, width_time
 
 Parameters = Mapping[str, Any]
 Run = Callable[[Parameters, int, str, Parameters], dict[str, Any]]
@@ -237,5 +238,7 @@ MEASURES: dict[str, Measure] = {
     "context_time": Measure(context_time, first_steps),
     "selected_units": Measure(selected_units, first_losses),
     "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
+    "token_time": Measure(token_time),
+    "width_time": Measure(width_time),
     "training_memory": Measure(training_memory, shallowest_memory),
 }

@@ -183,8 +183,8 @@ def test_a_prepared_model_serves_one_generation_after_another() -> None:
     assert torch.equal(second.start([[3, 4, 5]]), logits)
 
 
-def test_laid_out_weights_are_the_models_own(name: str = "transformer") -> None:
-    model = _model(DECODERS[name], "stdlib")
+def test_laid_out_weights_are_the_models_own() -> None:
+    model = _model(DECODERS["transformer"], "stdlib")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     PreparedModel(model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

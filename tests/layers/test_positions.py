@@ -18,6 +18,7 @@ from efftx.layers.positions import (
     SinusoidalPositions,
     check_positions,
     make_positions,
+    most_positions,
 )
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
@@ -245,3 +246,31 @@ def test_possible_digits_and_what_is_no_digits_pass() -> None:
     check_positions(PositionsConfig(kind="learned", n_digits=5), 32, 8)
     huge = digits(n_digits=32)
     assert huge(9, batch=2).shape == (2, 9, 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        (PositionsConfig("axial", axial_shape=[3, 4], axial_dims=[4, 4]), 12),
+        (PositionsConfig("learned"), 6),
+        (PositionsConfig("learned", max_len=9), 9),
+        (PositionsConfig("digits", bases=[3, 2], n_digits=4), 15),
+    ],
+)
+def test_the_longest_sequence_has_as_many_positions_and_one_more_is_too_many(
+    config: PositionsConfig, most: int
+) -> None:
+    positions = make_positions(config, 8, length=6)
+    assert positions is not None
+    materialize(positions.eval(), torch.device("cpu"), 0)
+    assert most_positions(config, 6) == most
+    assert positions(most).shape[0] == most
+    try:
+        assert positions(most + 1).shape[0] == most
+    except ValueError:
+        assert config.kind == "digits"
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "none"])
+def test_other_positions_have_no_end(kind: str) -> None:
+    assert most_positions(PositionsConfig(kind), 6) is None

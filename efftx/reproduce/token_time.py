@@ -1,0 +1,135 @@
+"""Measures of `efftx bench decode`: what a token costs, in a fresh process each, for the third paper's tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from efftx.errors import UserError
+
+Parameters = Mapping[str, Any]
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""Rows of weights are read through few page-table entries: PyTorch reads this once, when it first allocates."""
+
+
+def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Seconds a token of one model, and against a dense one that was timed in the same process just before.
+
+    `parameters`: cases (row -> name of `bench decode`), against (row -> name of the dense one; none for a dense row),
+    options (words of `bench decode`). Metrics, under every column (a column may say its `batch` and `length`): seconds,
+    block_milliseconds, speedup, block_speedup, weights (millions that a token reads), megabytes, bound_seconds (bytes
+    over the read bandwidth), share_of_read (%), share_of_matvec (%: of a large matrix-vector product), overhead (%:
+    what is not explained by such a product), row_milliseconds (a token's time over the rows of the batch). `series`:
+    the parts of the first column's token in milliseconds, and the machine's rates.
+    """
+    name, dense = str(parameters["cases"][row]), parameters.get("against", {}).get(row)
+    result = _bench([f"names={','.join([*([dense] if dense else []), name])}", *parameters["options"]], seed)
+    metrics = {}
+    for column, where in parameters["columns"].items():
+        mine = _row(result, name, where)
+        metrics[column] = _metrics(mine, _row(result, str(dense), where) if dense else mine)
+    shown = _row(result, name, next(iter(parameters["columns"].values())))
+    return {"metrics": metrics, "series": _series(shown, result["machine"])}
+
+
+def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Milliseconds of one decoder block against the width, and the exponents of the time and of the weights read.
+
+    `parameters`: widths, options; `own`: kind, dense or sparse; of a sparse row the dense one is timed in the same
+    process. A column with a `width` has block_milliseconds, block_speedup and weights; every column has time_exponent,
+    fitted from `fit_from` on, and weights_exponent.
+    """
+    from efftx.reproduce.measures import fitted_exponent
+
+    widths, kind = [int(width) for width in parameters["widths"]], str(own["kind"])
+    kinds = ["dense"] if kind == "dense" else ["dense", "sparse"]
+    names = [f"width-{width}-{k}" for width in widths for k in kinds]
+    result = _bench([f"names={','.join(names)}", *parameters["options"]], seed)
+    mine = {width: _row(result, f"width-{width}-{kind}", {}) for width in widths}
+    dense = {width: _row(result, f"width-{width}-dense", {}) for width in widths}
+    fitted = [width for width in widths if width >= int(parameters["fit_from"])]
+    exponents = {
+        "time_exponent": fitted_exponent(fitted, [mine[width]["block_seconds"] for width in fitted]),
+        "weights_exponent": fitted_exponent(fitted, [_block_weights(mine[width]) for width in fitted]),
+    }
+    metrics: dict[str, dict[str, float]] = {}
+    for column, where in parameters["columns"].items():
+        metrics[column] = dict(exponents)
+        if "width" in where:
+            width = int(where["width"])
+            metrics[column] |= {
+                "block_milliseconds": 1e3 * mine[width]["block_seconds"],
+                "block_speedup": dense[width]["block_seconds"] / mine[width]["block_seconds"],
+                "weights": _block_weights(mine[width]) / 1e6,
+            }
+    series = {
+        "width": [float(width) for width in widths],
+        "block_milliseconds": [1e3 * mine[width]["block_seconds"] for width in widths],
+        "block_speedup": [dense[width]["block_seconds"] / mine[width]["block_seconds"] for width in widths],
+    }
+    return {"metrics": metrics, "series": series}
+
+
+def _block_weights(row: Mapping[str, Any]) -> float:
+    ends = sum(row["components"][part]["weights"] for part in ("logits",))
+    return float(row["weights"] - ends) / row["n_blocks"]
+
+
+def _bench(words: Sequence[str], seed: int) -> dict[str, Any]:
+    """The JSON of `efftx bench decode` in a process of its own: fresh memory, huge pages, nothing imported before."""
+    command = [sys.executable, "-m", "efftx", "bench", "decode", *words, f"seed={seed + 1}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**HUGE_PAGES, **os.environ}, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise UserError(
+            "failed", f"`efftx bench decode` stopped with code {done.returncode}.", done.stderr[-400:]
+        ) from error
+    if "error" in found:
+        raise UserError(found["error"]["kind"], found["error"]["message"], found["error"]["hint"])
+    return found
+
+
+def _row(result: Mapping[str, Any], name: str, where: Mapping[str, Any]) -> Mapping[str, Any]:
+    for row in result["rows"]:
+        if row["name"] == name and all(row[key] == where[key] for key in ("batch", "length") if key in where):
+            found: Mapping[str, Any] = row
+            return found
+    raise UserError("failed", f"`efftx bench decode` gave no row {name} with {dict(where)}.")
+
+
+def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
+    found = {
+        "seconds": row["seconds"],
+        "row_milliseconds": 1e3 * row["seconds"] / row["batch"],
+        "speedup": dense["seconds"] / row["seconds"],
+        "weights": row["weights"] / 1e6,
+        "megabytes": row["bytes"] / 1e6,
+        "bound_seconds": row["bound_seconds"],
+        "share_of_read": 100 * row["share_of_read"],
+        "share_of_matvec": 100 * row["share_of_matvec"],
+        "overhead": 100 * row["overhead_share"],
+        "uneven": float(row["uneven"]),
+    }
+    if row["block_seconds"] and dense["block_seconds"]:
+        found |= {
+            "block_milliseconds": 1e3 * row["block_seconds"],
+            "block_speedup": dense["block_seconds"] / row["block_seconds"],
+        }
+    return found
+
+
+def _series(row: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, list[float]]:
+    parts = {f"milliseconds, {part}": [1e3 * own["seconds"]] for part, own in row["components"].items()}
+    return {
+        **parts,
+        "gigabytes a second, read": [machine["read_bytes_per_second"] / 1e9],
+        "gigabytes a second, matrix-vector product": [machine["matvec_bytes_per_second"] / 1e9],
+        "last-level cache, megabytes": [machine["last_level_cache_bytes"] / 1e6],
+        "distinct weights, megabytes": [row["peak_bytes"] / 1e6],
+        "distinct blocks": [float(row["distinct_blocks"])],
+    }
