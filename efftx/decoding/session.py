@@ -1,7 +1,7 @@
 """Decoding with caches: a prompt is read at once, then one token a row at a time.
 
-Shape suffixes: B batch, L tokens of a prompt with the 0 in front, E encoder tokens, D d_model, V vocabulary,
-T capacity.
+Shape suffixes: B batch, L tokens of a prompt with the 0 in front, E encoder tokens, D d_model, V vocabulary, T
+capacity.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class PreparedModel:
 
     def reads(self) -> dict[str, Read]:
         """What one token of one row reads of weights, by component."""
-        norm = list(self.model.head.norm.parameters())
-        around = sum(p.numel() for p in norm) + 2 * self.embedding.shape[1]  # a row of the embedding, one of positions
+        norm = sum(p.numel() for p in self.model.head.norm.parameters())
+        around = norm + 2 * self.embedding.shape[1]  # a row of the embedding, one of positions
         ends = [self.logits.read("logits"), Read("everything else", around, around * self.embedding.element_size())]
         return sum_by_component([*self.stack.reads(), *ends])
 
@@ -140,7 +140,7 @@ class CachedSession:
         self._tokens.reorder(rows_B)
 
     def _enter(self, x_BLD: Tensor) -> tuple[Streams, Context, Tensor | None]:
-        """The stack's first streams, what its branches read beside them, and tokens of the encoder before each row."""
+        """The stack's first streams, what its branches read beside them, and the encoder's tokens in front of a row."""
         model = self.prepared.model
         if isinstance(model, Decoder):
             return split(x_BLD, model.reversible), ALONE, None

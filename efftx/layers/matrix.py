@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from efftx.ops.int8 import int8_linear, quantize_rows
 
 NARROW = 128
-"""With fewer inputs a row of weights is too short to be read fast: such a matrix has its outputs along rows."""
+"""With fewer inputs a row of weights is too short to be read fast: such a matrix is kept transposed."""
 
 
 class Read(NamedTuple):

@@ -23,8 +23,8 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     options (words of `bench decode`). Metrics, under every column (a column may say its `batch` and `length`): seconds,
     block_milliseconds, speedup, block_speedup, weights (millions that a token reads), megabytes, bound_seconds (bytes
     over the read bandwidth), share_of_read (%), share_of_matvec (%: of a large matrix-vector product), overhead (%:
-    what is not explained by such a product), row_milliseconds (of a token of one row of the batch). `series`: the parts
-    of the first column's token in milliseconds, and the machine's rates.
+    what is not explained by such a product), row_milliseconds (a token's time over the rows of the batch). `series`:
+    the parts of the first column's token in milliseconds, and the machine's rates.
     """
     name, dense = str(parameters["cases"][row]), parameters.get("against", {}).get(row)
     result = _bench([f"names={','.join([*([dense] if dense else []), name])}", *parameters["options"]], seed)

@@ -176,3 +176,11 @@ def test_words_of_a_row_come_before_its_cells(full_store: RecordStore) -> None:
     table = only_table(full_store, make_experiment(rows=rows))
     assert table.columns[0] == "memory"
     assert [row.cells[0].text for row in table.blocks[0].rows] == ["l^2", "l log l"]
+
+
+def test_an_unverified_value_beside_verified_ones_is_marked_alone(full_store: RecordStore) -> None:
+    both = Published("verified", {"Full": {"at 8": 12.34}}, unverified={"LSH": {"at 8": 45.67}})
+    table = only_table(full_store, make_experiment(published=both))
+    assert texts(table, Kind.VERIFIED) == {("Full", "at 8"): "12.3"}
+    assert texts(table, Kind.UNVERIFIED) == {("LSH", "at 8"): "45.7 †"}
+    assert any(note.startswith("†") for note in table.notes)

@@ -47,6 +47,12 @@ def test_the_papers_value_stands_alone_where_nothing_was_run() -> None:
     ]
 
 
+def test_beside_verified_values_stand_unverified_ones() -> None:
+    e = table(published=Published("verified", {"A": {"x": 1.5}}, unverified={"A": {"y": 2.5}}))
+    found = {c.column: (c.published, c.published_source) for c in cells(e, [], "cpu")}
+    assert found == {"x": (1.5, "verified"), "y": (2.5, "unverified")}
+
+
 def test_other_sizes_and_other_items_do_not_enter() -> None:
     other = record("A", 0, {"x": 1.0})
     other.id = "paper/other"

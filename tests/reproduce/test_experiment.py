@@ -48,6 +48,19 @@ def test_a_file_is_read_with_its_head(tmp_path: Path) -> None:
     assert e.sizes_known() == ["cpu", "smoke"]
 
 
+def test_a_value_is_either_verified_or_not(tmp_path: Path) -> None:
+    text = SMALL.replace("values: {A: {x: 99}}", "values: {A: {x: 99}}, unverified: {A: {x: 98}}")
+    with pytest.raises(UserError, match="has a verified value"):
+        read_experiment(write(tmp_path, text))
+
+
+def test_what_carries_evidence_at_the_papers_size_alone_is_run_there(tmp_path: Path) -> None:
+    assert read_experiment(write(tmp_path)).usual_size() == "cpu"
+    measure = "id: paper/item\nkind: measure\nmeasure: m\ncaption: c\ncell: {metric: s}\nrows: {A: {}}\n"
+    found = read_experiment(write(tmp_path, f"# head\n{measure}parameters: {{paper: {{}}, smoke: {{}}}}\n", "other"))
+    assert found.usual_size() == "paper"
+
+
 def test_later_overrides_win_in_the_written_order(tmp_path: Path) -> None:
     e = read_experiment(write(tmp_path))
     assert e.row_overrides("B", "cpu") == ["model=one", "size=cpu", "steps=9", "width=2", "chunk=4"]

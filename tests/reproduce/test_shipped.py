@@ -28,12 +28,12 @@ def test_every_file_has_its_place_a_head_and_a_command(e: Experiment) -> None:
     assert f"efftx reproduce {e.id}" in e.head
     assert "arXiv" in e.head
     assert "smoke" in e.sizes_known()
-    assert "cpu" in e.sizes_known()
+    assert e.usual_size() in e.sizes_known()
 
 
 @pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
 def test_every_claim_can_be_judged_before_anything_is_run(e: Experiment) -> None:
-    assert {v.verdict for v in judge(e, [], "cpu")} <= {"not run"}
+    assert {v.verdict for v in judge(e, [], e.usual_size())} <= {"not run"}
 
 
 @pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "train"], ids=lambda e: e.id)

@@ -1,0 +1,128 @@
+"""What the measures of a token's time make of the rows that `efftx bench decode` prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from efftx.errors import UserError
+from efftx.reproduce import token_time as module
+from efftx.reproduce.token_time import token_time, width_time
+
+MACHINE = {"read_bytes_per_second": 2e10, "matvec_bytes_per_second": 1.8e10, "last_level_cache_bytes": 3.2e7}
+
+
+def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, width: int = 64) -> dict[str, Any]:
+    return {
+        "name": name,
+        "batch": batch,
+        "length": 16,
+        "width": width,
+        "seconds": seconds,
+        "block_seconds": block,
+        "n_blocks": 6,
+        "weights": weights,
+        "bytes": 4 * weights,
+        "bound_seconds": 4 * weights / 2e10,
+        "share_of_read": 0.5,
+        "share_of_matvec": 0.6,
+        "overhead_share": 0.4,
+        "uneven": False,
+        "peak_bytes": 10**9,
+        "distinct_blocks": 12,
+        "components": {"logits": {"seconds": 0.001, "weights": 100}, "QKV": {"seconds": 0.002, "weights": 50}},
+    }
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the next process prints, and the words that it was asked with."""
+    told: dict[str, Any] = {"rows": [], "machine": MACHINE}
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        told["command"], told["env"] = command, options["env"]
+        printed = told.get("stdout", json.dumps({"rows": told["rows"], "machine": MACHINE}))
+        return subprocess.CompletedProcess(command, told.get("code", 0), printed, "the last words")
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    return told
+
+
+PARAMETERS = {
+    "options": ["protocol=authors"],
+    "cases": {"dense": "a", "sparse": "b"},
+    "against": {"sparse": "a"},
+    "columns": {"one": {}, "batch 2": {"batch": 2}},
+}
+
+
+def test_a_speed_up_is_over_the_dense_model_of_the_same_process_and_batch(bench: dict[str, Any]) -> None:
+    bench["rows"] = [
+        _row("a", 0.10, 0.012, 1000),
+        _row("a", 0.12, 0.016, 1000, batch=2),
+        _row("b", 0.02, 0.003, 200),
+        _row("b", 0.04, 0.008, 200, batch=2),
+    ]
+    found = token_time(PARAMETERS, 4, "sparse", {})["metrics"]
+    assert found["one"]["speedup"] == pytest.approx(5)
+    assert found["one"]["block_speedup"] == pytest.approx(4)
+    assert found["one"]["block_milliseconds"] == pytest.approx(3)
+    assert found["batch 2"]["speedup"] == pytest.approx(3)
+    assert found["batch 2"]["row_milliseconds"] == pytest.approx(20)
+    assert bench["command"][-4:] == ["names=a,b", "protocol=authors", "seed=5", "--json"]
+    assert bench["env"]["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+def test_a_dense_row_is_timed_alone(bench: dict[str, Any]) -> None:
+    bench["rows"] = [_row("a", 0.10, 0.012, 1000), _row("a", 0.12, 0.016, 1000, batch=2)]
+    assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["speedup"] == 1
+    assert bench["command"][-4] == "names=a"
+
+
+def test_the_parts_and_the_machines_rates_are_kept(bench: dict[str, Any]) -> None:
+    bench["rows"] = [_row("a", 0.10, 0.012, 1000), _row("a", 0.12, 0.016, 1000, batch=2)]
+    series = token_time(PARAMETERS, 0, "dense", {})["series"]
+    assert series["milliseconds, QKV"] == [2.0]
+    assert series["gigabytes a second, read"] == [20.0]
+
+
+def test_exponents_are_fitted_from_a_width_on(bench: dict[str, Any]) -> None:
+    widths = (64, 128, 256)
+    bench["rows"] = [
+        row
+        for width in widths
+        for row in (
+            _row(f"width-{width}-dense", 1, 1e-6 * width**2 + (width == 64), 100 + 6 * width**2, width=width),
+            _row(f"width-{width}-sparse", 1, 1e-6 * width**1.5, 100 + 6 * width, width=width),
+        )
+    ]
+    parameters = {
+        "widths": widths,
+        "fit_from": 128,
+        "options": [],
+        "columns": {"exponent": {}, "at 128": {"width": 128}},
+    }
+    dense = width_time(parameters, 0, "dense", {"kind": "dense"})["metrics"]
+    assert dense["exponent"]["time_exponent"] == pytest.approx(2)
+    assert dense["exponent"]["weights_exponent"] == pytest.approx(2)
+    assert bench["command"][5] == "names=width-64-dense,width-128-dense,width-256-dense"
+    sparse = width_time(parameters, 0, "sparse", {"kind": "sparse"})["metrics"]
+    assert sparse["exponent"]["time_exponent"] == pytest.approx(1.5)
+    assert sparse["at 128"]["block_speedup"] == pytest.approx(128**0.5)
+    assert sparse["at 128"]["weights"] == pytest.approx(128 / 1e6)
+
+
+def test_a_process_that_prints_no_json_is_told_with_its_last_words(bench: dict[str, Any]) -> None:
+    bench |= {"stdout": "", "code": 137}
+    with pytest.raises(UserError, match="code 137") as error:
+        token_time(PARAMETERS, 0, "dense", {})
+    assert error.value.hint == "the last words"
+
+
+def test_a_mistake_of_the_bench_is_handed_on(bench: dict[str, Any]) -> None:
+    bench["stdout"] = json.dumps({"error": {"kind": "too_large", "message": "17b takes 40 GB", "hint": "smaller"}})
+    with pytest.raises(UserError, match="40 GB"):
+        token_time(PARAMETERS, 0, "dense", {})
