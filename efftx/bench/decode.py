@@ -1,9 +1,10 @@
 """`efftx bench decode`: seconds a token of one row, part by part, against the bytes of weights that it must read.
 
 Two protocols. `authors` (their timing test): batch 1, a short context, a warm-up, 12 steps of which the first two are
-not counted; the token's time is the mean of the other ten. `steady`: at least 100 tokens at a stated context, median and
-99th percentile. In both the keys and values of the context are random, and so are the tokens that are read; the most
-likely next token is computed and not fed back, so that a random model does not repeat itself.
+not counted; the token's time is the mean of the other ten. `steady`: at least 100 tokens at a stated context, median
+and 99th percentile. Tokens of their own, every fourth, are timed part by part: the clock's calls cost time too. In
+both the keys and values of the context are random, and so are the tokens that are read; the most likely next token is
+computed and not fed back, so that a random model does not repeat itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, machine, no_garbage_collection
 from efftx.decoding.stack import Caches, step_block
 from efftx.errors import UserError
-from efftx.layers.cache import Place
+from efftx.layers.cache import Place, no_lap
 from efftx.layers.matrix import Read
 from efftx.models.streams import split
 from efftx.training.devices import resolve_device
@@ -76,13 +77,17 @@ class Tokens:
                 [branch.cache_at_random(batch, context + room, context, MEMORY_TOKENS, like) for branch in block]
                 for block in blocks
             ]
-        self._place = Place(context, lap=self.lap.mark)
+        self._place = Place(context)
         self._next, self._step = 0, 0
         self.block_seconds = 0.0
 
     @torch.inference_mode()
-    def step(self) -> Tensor:
-        """The most likely next token of every row; the laps of this token are in `lap`, its blocks in `block_seconds`."""
+    def step(self, *, by_part: bool = False) -> Tensor:
+        """The most likely next token of every row; its blocks' seconds are in `block_seconds`.
+
+        `by_part`: the seconds of its parts are in `lap`.
+        """
+        self._place.lap = mark = self.lap.mark if by_part else no_lap
         ring, n_blocks = self.weights.stack.blocks, self.weights.n_blocks
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
         self.lap.begin()
@@ -92,12 +97,12 @@ class Tokens:
         for i in range(n_blocks):
             block = ring[(self._next + i) % len(ring)]
             streams = step_block(block, streams, self._caches[i], self._place)
-        self.lap.mark("everything else")
-        self.block_seconds = self.lap.last - started
+        mark("everything else")
+        self.block_seconds = time.perf_counter() - started
         h_BD = norm(streams[0] if len(streams) == 1 else (streams[0] + streams[1]) / 2)
-        self.lap.mark("everything else")
+        mark("everything else")
         chosen_B = logits_of(h_BD).argmax(-1)
-        self.lap.mark("logits")
+        mark("logits")
         self._next += n_blocks
         self._step += 1
         self._place.advance()
@@ -196,9 +201,10 @@ def decode_rows(
     for batch in batches:
         for context in contexts:
             turn = len(reference.reads)
-            model = Tokens(weights, config, batch=batch, context=context, room=tokens + WARM_UP, seed=seed)
+            room = WARM_UP + tokens + tokens // LAP_EVERY + 1
+            model = Tokens(weights, config, batch=batch, context=context, room=room, seed=seed)
             reference.turn()
-            timed = timed_tokens(model.step, lambda model=model: (model.lap.seconds, model.block_seconds), tokens)
+            timed = timed_tokens(model, tokens)
             for _ in range(REFERENCE_TURNS - 1):
                 reference.turn()
             read_rate, matvec_rate = reference.read_rate(turn), reference.matvec_rate(turn)
@@ -226,6 +232,8 @@ def decode_rows(
 
 
 WARM_UP = 4
+LAP_EVERY = 4
+"""So many tokens are timed as a whole for each that is timed part by part."""
 
 
 def _with_context(reads: Mapping[str, Read], config: Any, n_blocks: int, batch: int, context: int) -> dict[str, Read]:
@@ -240,24 +248,29 @@ def _with_context(reads: Mapping[str, Read], config: Any, n_blocks: int, batch: 
     return found
 
 
-def timed_tokens(
-    step: Callable[[], object], laps: Callable[[], tuple[Mapping[str, float], float]], tokens: int
-) -> list[tuple[float, dict[str, float], float]]:
-    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted."""
+def timed_tokens(model: Tokens, tokens: int) -> list[tuple[float, dict[str, float] | None, float]]:
+    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
+
+    The parts, of a token that follows, stand with every `LAP_EVERY`th, the last among them; None with the others.
+    """
     found = []
     with no_garbage_collection():
         for i in range(-WARM_UP, tokens):
             started = time.perf_counter()
-            step()
+            model.step()
             seconds = time.perf_counter() - started
-            if i >= 0:
-                by_component, blocks = laps()
-                found.append((seconds, dict(by_component), blocks))
+            if i < 0:
+                continue
+            blocks, parts = model.block_seconds, None
+            if (tokens - 1 - i) % LAP_EVERY == 0:
+                model.step(by_part=True)
+                parts = dict(model.lap.seconds)
+            found.append((seconds, parts, blocks))
     return found
 
 
 def summary(
-    timed: list[tuple[float, dict[str, float], float]],
+    timed: list[tuple[float, dict[str, float] | None, float]],
     protocol: str,
     reads: Mapping[str, Read],
     read_rate: float,
@@ -268,10 +281,11 @@ def summary(
     seconds = [t for t, _, _ in counted]
     token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
     n_bytes = sum(read.bytes for read in reads.values())
-    parts = sorted({name for _, laps, _ in counted for name in laps} | set(reads), key=_order)
+    by_part = [laps for _, laps, _ in counted if laps is not None]
+    parts = sorted({name for laps in by_part for name in laps} | set(reads), key=_order)
     components = {}
     for part in parts:
-        own = statistics.median(laps.get(part, 0.0) for _, laps, _ in counted)
+        own = statistics.median(laps.get(part, 0.0) for laps in by_part)
         read = reads.get(part, Read(part, 0, 0))
         components[part] = {
             "seconds": own,

@@ -94,7 +94,7 @@ class CrossAttentionStepper:
     """`CrossAttention` for one token a row: query and output projection; keys and values come from the cache."""
 
     def __init__(self, layer: CrossAttention, *, int8: bool) -> None:
-        self._layer = layer
+        self._layer, self._scale = layer, layer.scale
         self._query = layer.query.stepper(int8=int8)
 
     def cache_of(self, memory_BED: Tensor, mask_BE: Tensor | None) -> CrossCache:
@@ -125,7 +125,7 @@ class CrossAttentionStepper:
         """(B, d_model) -> (B, d_model)."""
         q_BHd = self._query.step(x_BD, cache.query)
         place.lap("QKV")
-        out = attention_step(q_BHd, cache.k_BHEd, cache.v_BHEd, scale=self._layer.scale, seen_BT=cache.seen_BE)
+        out = attention_step(q_BHd, cache.k_BHEd, cache.v_BHEd, scale=self._scale, seen_BT=cache.seen_BE)
         if cache.empty_B11 is not None:
             out = out.masked_fill(cache.empty_B11, 0.0)
         place.lap("attention")

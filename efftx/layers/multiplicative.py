@@ -54,6 +54,9 @@ class MultiplicativeStepper:
         self._gate, self._proj = layer.gate.detach(), layer.proj.detach()
         self._bias = None if layer.bias is None else layer.bias.detach()
         self._d_out = layer.d_out
+        n_modules = self._gate.shape[0]
+        whole = self._bias is not None and self._d_out % n_modules == 0
+        self._bias_Sm = self._bias.view(n_modules, -1) if self._bias is not None and whole else None
 
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, d_in) -> (B, d_out)."""
@@ -63,11 +66,10 @@ class MultiplicativeStepper:
 
     def into(self, x_BI: Tensor, out_BSm: Tensor) -> None:
         """The same, written into `out_BSm`, the modules of a row contiguous; S must divide d_out."""
-        n_modules = self._gate.shape[0]
-        if x_BI.shape[0] == 1 and self._bias is not None:
-            torch.addmm(self._bias.view(n_modules, -1), self._gate * x_BI, self._proj, out=out_BSm[0])
+        if x_BI.shape[0] == 1 and self._bias_Sm is not None:
+            torch.addmm(self._bias_Sm, self._gate * x_BI, self._proj, out=out_BSm.select(0, 0))
         else:
-            out_BSm.copy_(self(x_BI).view(x_BI.shape[0], n_modules, -1))
+            out_BSm.copy_(self(x_BI).view(out_BSm.shape))
 
     def read(self, component: str) -> Read:
         """All weights."""

@@ -154,7 +154,7 @@ class DenseQueryStepper:
 
     def step(self, x_BD: Tensor, state: None) -> Tensor:
         """(B, d_model) -> (B, H, d)."""
-        return self._q(x_BD).unflatten(1, (self.n_heads, -1))
+        return self._q(x_BD).view(x_BD.shape[0], self.n_heads, -1)
 
     def output(self, o_BHd: Tensor, state: None, place: Place) -> Tensor:
         """(B, H, d) -> (B, d_model)."""

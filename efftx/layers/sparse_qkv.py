@@ -206,6 +206,8 @@ class SparseQKVStepper:
         self._v = ConvolutionStepper(kernels[-1:]) if apart else None
         last = [m for m in layer.o if isinstance(m, ModuleConvolution)]
         self._o = ConvolutionStepper(last) if last else None
+        # A module's own attributes are found by a search that takes longer than a small product.
+        self._concat_input, self._after = layer.concat_input, list(layer.o)
 
     def new_state(self, batch: int) -> _Recent:
         """No inputs yet."""
@@ -241,7 +243,7 @@ class SparseQKVStepper:
             q, k, v = self._layer.from_shared(*self._layer.shared(x_BD.unsqueeze(1)))
             return q.squeeze(2), None if k is None else k.squeeze(2), v.squeeze(2)
         recent = state.inputs["qk"]
-        if self._layer.concat_input:
+        if self._concat_input:
             h_BLD, for_v = self._layer.shared(x_BD.unsqueeze(1))
             recent.push(h_BLD.squeeze(1))
             state.inputs["v"].push(for_v.squeeze(1))
@@ -251,7 +253,7 @@ class SparseQKVStepper:
             self._shared.into(x_BD, recent.next_row())
         parts = self._qk.step(recent)
         if self._v is not None:
-            parts = (*parts, *self._v.step(state.inputs["v"] if self._layer.concat_input else recent))
+            parts = (*parts, *self._v.step(state.inputs["v"] if self._concat_input else recent))
         heads = [self._heads(part) for part in parts]
         if not self.share_qk:
             return heads[0], heads[1], heads[2]
@@ -260,14 +262,14 @@ class SparseQKVStepper:
     def output(self, o_BHd: Tensor, state: _Recent, place: Place) -> Tensor:
         """(B, H, d) -> (B, d_model)."""
         y_BD = o_BHd.flatten(1)
-        for layer in self._layer.o:
+        for layer in self._after:
             if isinstance(layer, ModuleConvolution):
                 assert self._o is not None
                 state.inputs["o"].push(y_BD)
                 y_BD = self._o.step(state.inputs["o"])[0].flatten(1)
             else:
                 y_BD = layer(y_BD)
-        if len(self._layer.o):
+        if self._after:
             place.lap("output")
         return y_BD
 

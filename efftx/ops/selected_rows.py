@@ -9,6 +9,7 @@ Shape suffixes: T tokens, G chosen rows a token, D width of a row, U rows of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,46 @@ def rows_dot(x_TD: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = 
     x_pieces, w_pieces = x_TD.reshape(-1, PIECE), w_UD.view(-1, PIECE)
     y_S = _dot_kernel(x_pieces, w_pieces, piece_TGk.reshape(-1), plan.start, plan.token, 0)
     return y_S.view(piece_TGk.shape).sum(-1)
+
+
+def dot_with(w_UD: Tensor, plan: RowPlan) -> Callable[[Tensor, Tensor], Tensor]:
+    """`rows_dot` with this matrix and plan as a function of x and the rows: what can be settled once is settled here.
+
+    For decoding, without gradients. `x_TD` is of the type of `w_UD`, both arguments are contiguous, of the plan's
+    shapes, and not checked again.
+    """
+    in_place = w_UD.device.type == "cpu" and w_UD.dtype in _FAST_DTYPES and w_UD.is_contiguous()
+    kernel = getattr(_dot_kernel, "default", None)
+    if kernel is None or not in_place:
+        return lambda x_TD, row_TG: rows_dot(x_TD, w_UD, row_TG, plan)
+    start_B, token_S, shape = plan.start, plan.token, plan.shape
+    n_pieces = plan.piece.shape[0]
+    if n_pieces == 1:
+
+        def whole(x_TD: Tensor, row_TG: Tensor) -> Tensor:
+            y_S: Tensor = kernel(x_TD, w_UD, row_TG.view(-1), start_B, token_S, 0)
+            return y_S.view(shape)
+
+        return whole
+    w_pieces, piece_k, shape_TGk = w_UD.view(-1, PIECE), plan.piece, (*shape, n_pieces)
+
+    def in_pieces(x_TD: Tensor, row_TG: Tensor) -> Tensor:
+        piece_TGk = torch.add(piece_k, row_TG.unsqueeze(-1), alpha=n_pieces)
+        y_S: Tensor = kernel(x_TD.view(-1, PIECE), w_pieces, piece_TGk.view(-1), start_B, token_S, 0)
+        return y_S.view(shape_TGk).sum(-1)
+
+    return in_pieces
+
+
+def sum_with(w_UD: Tensor, plan: RowPlan) -> Callable[[Tensor, Tensor], Tensor]:
+    """`rows_sum` with this matrix and plan as a function of h and the rows, under the conditions of `dot_with`."""
+    start_B, shape_TbD = plan.start, (plan.shape[0], plan.n_bags, plan.width)
+
+    def summed(h_TG: Tensor, row_TG: Tensor) -> Tensor:
+        sums_BD = torch.embedding_bag(w_UD, row_TG.view(-1), start_B, False, 0, False, h_TG.view(-1))[0]
+        return sums_BD if shape_TbD[1] == 1 else sums_BD.view(shape_TbD).sum(1)
+
+    return summed
 
 
 def rows_sum(h_TG: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = None) -> Tensor:
