@@ -86,7 +86,7 @@ class KeyValueCache(Cache):
     def attend(
         self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool, first: Callable[[Any], Any]
     ) -> Tensor:
-        """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, v).
+        """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, 1, v).
 
         `exclude_self`: itself only for want of others. `first` maps a position, an int or a tensor of them.
         """
@@ -96,7 +96,7 @@ class KeyValueCache(Cache):
             if exclude_self and n_seen > 1:
                 n_seen -= 1
             k_BHTd, v_BHTv = self.k_BHTd.narrow(2, start, n_seen), self.v_BHTv.narrow(2, start, n_seen)
-            return attention_step(q_BHd, k_BHTd, v_BHTv, scale=scale)
+            return attention_step(q_BHd.unsqueeze(2), k_BHTd, v_BHTv, scale=scale)
         end = place.n + 1
         position_1T = torch.arange(end, device=q_BHd.device)[None, :]
         n_B1 = place.n_B[:, None]
@@ -104,7 +104,9 @@ class KeyValueCache(Cache):
         if exclude_self:
             others_BT = seen_BT & (position_1T != n_B1)
             seen_BT = torch.where(others_BT.any(1, keepdim=True), others_BT, seen_BT)
-        return attention_step(q_BHd, self.k_BHTd[:, :, :end], self.v_BHTv[:, :, :end], scale=scale, seen_BT=seen_BT)
+        return attention_step(
+            q_BHd.unsqueeze(2), self.k_BHTd[:, :, :end], self.v_BHTv[:, :, :end], scale=scale, seen_BT=seen_BT
+        )
 
 
 class RecentInputs(Cache):
@@ -123,6 +125,7 @@ class RecentInputs(Cache):
         self.end = n_positions - 1
         self._row_BSm = [self._rows()[:, i] for i in range(n_positions + self.SPARE)]
         self._windows: dict[int, list[Tensor]] = {}
+        self._n_sites = batch * S
 
     def fill(self, x_BLE: Tensor, n_B: Tensor | None) -> None:
         """The last inputs of a prompt of which row b has `n_B[b]` tokens, or all have L."""
@@ -156,9 +159,7 @@ class RecentInputs(Cache):
         windows = self._windows.get(n_modules)
         if windows is None:
             windows = self._windows[n_modules] = self._windows_of(n_modules)
-        return windows[self.end - self.n_positions].reshape(
-            -1, self.n_positions * n_modules * self.buffer_BRSm.shape[3]
-        )
+        return windows[self.end - self.n_positions].reshape(self._n_sites, -1)
 
     def _windows_of(self, n_modules: int) -> list[Tensor]:
         """What a kernel reads, (B, S, F, n_modules m), with each row of the buffer as the first of F positions."""

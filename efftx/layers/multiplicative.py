@@ -73,6 +73,10 @@ class MultiplicativeStepper:
         y = y if y.shape[1] == self._d_out else y[:, : self._d_out]
         return y if self._bias is None else y.add_(self._bias)
 
+    def in_place(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Gate, projection and bias (S, m) where `into` is the one product addmm(bias, gate * x, projection)."""
+        return None if self._bias_Sm is None else (self._gate, self._proj, self._bias_Sm)
+
     def into(self, x_BI: Tensor, out_BSm: Tensor) -> None:
         """The same, written into `out_BSm`, the modules of a row contiguous; S must divide d_out."""
         if x_BI.shape[0] == 1 and self._bias_Sm is not None:

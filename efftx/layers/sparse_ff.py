@@ -18,7 +18,7 @@ from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.replay import Choose, Replay, choose
-from efftx.ops.selected_rows import RowPlan, dot_with, sum_with
+from efftx.ops.selected_rows import dot_with, shared_plan, sum_with
 from efftx.ops.sparse_ff import (
     choose_units,
     chosen_probability,
@@ -167,7 +167,7 @@ class SparseFF(nn.Module):
 
 
 class _Rows(NamedTuple):
-    """For a number of tokens: where the blocks of W1 and W2 begin, and the products with chosen rows."""
+    """For a number of tokens: the rows at which their blocks begin, (B G), and the products with chosen ones."""
 
     first: Tensor
     dot: Callable[[Tensor, Tensor], Tensor]
@@ -184,6 +184,7 @@ class SparseFFStepper:
         self._layer, self._config = layer, layer.config
         matrix = Int8Matrix if int8 else FloatMatrix
         self._c1, self._c2 = matrix(layer.c1), matrix(layer.c2, layer.c_bias)
+        self._c1_of, self._c2_of = self._c1.product, self._c2.product
         self._w1, self._w2, self._b2 = (w.detach() for w in (layer.w1, layer.w2, layer.b2))
         self._n_units, self._d_model = self._w1.shape
         self._rows: dict[int, _Rows] = {}
@@ -202,16 +203,16 @@ class SparseFFStepper:
 
     def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
         """(B, d_model) -> (B, d_model)."""
-        batch = x_BD.shape[0]
-        logits_BGN = self._c2(self._c1(x_BD)).view(batch, -1, self._n)
-        index_BG = torch.max(logits_BGN, -1)[1]
+        # Blocks of all rows of the batch one after the other: a view more costs as much as a sum.
+        logits_SN = self._c2_of(self._c1_of(x_BD)).view(-1, self._n)
+        index_S = torch.max(logits_SN, -1)[1]
         place.lap("controller")
-        rows = self._rows.get(batch) or self._rows_of(x_BD)
-        row_BG = rows.first + index_BG
-        hidden_BG = rows.dot(x_BD, row_BG).relu_()
+        rows = self._rows.get(x_BD.shape[0]) or self._rows_of(x_BD)
+        row_S = rows.first + index_S
+        hidden_S = rows.dot(x_BD, row_S).relu_()
         if self._multiply:
-            hidden_BG *= chosen_probability(logits_BGN, index_BG)
-        y_BD = rows.sum(hidden_BG, row_BG).add_(self._b2)
+            hidden_S *= chosen_probability(logits_SN, index_S)
+        y_BD = rows.sum(hidden_S, row_S).add_(self._b2)
         place.lap("feed-forward")
         return y_BD
 
@@ -225,15 +226,16 @@ class SparseFFStepper:
     def _rows_of(self, x_BD: Tensor) -> _Rows:
         """Made once for each size of a batch."""
         batch, w1, w2 = x_BD.shape[0], self._w1, self._w2
-        plan = RowPlan.of(batch, self._n_units // self._n, self._d_model, block=self._n, device=x_BD.device)
+        plan = shared_plan(batch, self._n_units // self._n, self._d_model, self._n, x_BD.device)
+        first_S = plan.first.repeat(batch) if batch > 1 else plan.first
         if self._int8:
-            scale = self._scale
+            scale, shape = self._scale, plan.shape
             made = _Rows(
-                plan.first,
-                lambda x, row: int8_rows_dot(x, w1, scale, row),
-                lambda h, row: int8_rows_sum(h, w2, row, plan),
+                first_S,
+                lambda x, row: int8_rows_dot(x, w1, scale, row.view(shape)).flatten(),
+                lambda h, row: int8_rows_sum(h.view(shape), w2, row.view(shape), plan),
             )
         else:
-            made = _Rows(plan.first, dot_with(w1, plan), sum_with(w2, plan))
+            made = _Rows(first_S, dot_with(w1, plan), sum_with(w2, plan))
         self._rows[batch] = made
         return made
