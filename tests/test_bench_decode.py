@@ -98,11 +98,21 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
 
 
 def test_the_parts_of_a_token_add_up_to_its_time(ticking: None) -> None:
-    """Every mark is a tick; the token's own clock looks once before the first of them and once after the last."""
+    """Every look at the clock is a tick; between the first and the last of a token's, each belongs to a part."""
+    case = case_named("width-128-sparse")
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    model = Tokens(weights, case.config(), batch=1, context=8, room=4, seed=0)
+    before = decode_timing.time.perf_counter()
+    model.step_by_part()
+    parts, _ = model.laps()
+    assert sum(parts.values()) == model.lap.last - (before + 1)
+    assert set(parts) >= {"QKV", "attention", "controller", "feed-forward", "logits", "everything else"}
+
+
+def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks(ticking: None) -> None:
     for row in _bench("names=width-128-dense,width-128-sparse")["rows"]:
-        parts = sum(part["seconds"] for part in row["components"].values())
-        assert parts == row["seconds"] - 2
-        assert row["block_seconds"] * N_BLOCKS == parts - 2  # the last norm and the logits
+        assert row["seconds"] == 3  # the beginning, the blocks' end, the end
+        assert row["block_seconds"] * N_BLOCKS == 1
 
 
 def _of_dense_block(d_ff: int) -> dict[str, int]:
@@ -181,7 +191,7 @@ def test_an_sru_stays_in_float_beside_int8() -> None:
     weights = make_weights(case, cache_bytes=SMALL_CACHE)
     logits = _spied_logits(weights)
     model = Tokens(weights, case.config(), batch=2, context=8, room=4, seed=0)
-    model.step()
+    model.step_by_part()
     assert logits[0].isfinite().all()
     assert "SRU" in model.laps()[0]
 
@@ -305,9 +315,18 @@ def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
 
 def test_warm_up_tokens_are_run_and_not_timed() -> None:
     calls: list[int] = []
-    timed = decode_timing.timed_tokens(lambda: calls.append(1), lambda: ({"logits": float(len(calls))}, 0.0), 3)
+    timed = decode_timing.timed_tokens(lambda: calls.append(1), lambda: ({}, float(len(calls))), 3)
     assert len(calls) == decode_timing.WARM_UP + 3
-    assert [laps["logits"] for _, laps, _ in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
+    assert [blocks for _, _, blocks in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
+
+
+def test_a_token_of_its_own_is_timed_by_part_behind_every_fourth_and_the_last() -> None:
+    calls: list[str] = []
+    timed = decode_timing.timed_tokens(
+        lambda: calls.append("whole"), lambda: ({"logits": 1.0}, 0.0), 6, lambda: calls.append("parts")
+    )
+    assert [parts is not None for _, parts, _ in timed] == [False, True, False, False, False, True]
+    assert calls[decode_timing.WARM_UP :] == ["whole", "whole", "parts", *["whole"] * 4, "parts"]
 
 
 def test_a_steady_table_shows_percentiles_and_says_where_tokens_are_too_few() -> None:

@@ -22,6 +22,8 @@ SPREAD = 2.0
 REFERENCE_TURNS = 3
 WARM_UP = 4
 """Tokens before the first that is timed, in both protocols."""
+LAP_EVERY = 4
+"""So many tokens are timed as a whole for each that is timed part by part."""
 WIDTH = 9216
 """Of the reference's rows: that of the paper's largest models."""
 ORDER = ("QKV", "attention", "output", "controller", "feed-forward", "SRU", "logits", "everything else")
@@ -85,41 +87,55 @@ class Reference:
         return self.n_bytes / statistics.median(self.products[since:])
 
 
+Laps = Callable[[], tuple[Mapping[str, float], float]]
+"""Seconds of the last token by component, and of its blocks together."""
+
+
 def timed_tokens(
-    step: Callable[[], object], laps: Callable[[], tuple[Mapping[str, float], float]], tokens: int
-) -> list[tuple[float, dict[str, float], float]]:
-    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted."""
+    step: Callable[[], object], laps: Laps, tokens: int, by_part: Callable[[], object] | None = None
+) -> list[tuple[float, dict[str, float] | None, float]]:
+    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
+
+    The parts are those of one token more, made by `by_part` after every `LAP_EVERY`th, the last among them; None with
+    the others, and with all where there is no `by_part`.
+    """
     found = []
     with no_garbage_collection():
         for i in range(-WARM_UP, tokens):
             started = time.perf_counter()
             step()
             seconds = time.perf_counter() - started
-            if i >= 0:
-                by_component, blocks = laps()
-                found.append((seconds, dict(by_component), blocks))
+            if i < 0:
+                continue
+            blocks, parts = laps()[1], None
+            if by_part is not None and (tokens - 1 - i) % LAP_EVERY == 0:
+                by_part()
+                parts = dict(laps()[0])
+            found.append((seconds, parts, blocks))
     return found
 
 
 def measured(
     step: Callable[[], object],
-    laps: Callable[[], tuple[Mapping[str, float], float]],
+    laps: Laps,
     reads: Mapping[str, Read],
     protocol: str,
     tokens: int,
     reference: Reference,
+    *,
+    by_part: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
     """The `summary` of `tokens` steps, against the reference's turns before and after them."""
     turn = len(reference.reads)
     reference.turn()
-    timed = timed_tokens(step, laps, tokens)
+    timed = timed_tokens(step, laps, tokens, by_part)
     for _ in range(REFERENCE_TURNS - 1):
         reference.turn()
     return summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
 
 
 def summary(
-    timed: list[tuple[float, dict[str, float], float]],
+    timed: list[tuple[float, dict[str, float] | None, float]],
     protocol: str,
     reads: Mapping[str, Read],
     read_rate: float,
@@ -130,10 +146,11 @@ def summary(
     seconds = [t for t, _, _ in counted]
     token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
     n_bytes = sum(read.bytes for read in reads.values())
-    parts = sorted({name for _, laps, _ in counted for name in laps} | set(reads), key=_order)
+    by_part = [laps for _, laps, _ in counted if laps is not None]
+    parts = sorted({name for laps in by_part for name in laps} | set(reads), key=_order)
     components = {}
     for part in parts:
-        own = statistics.median(laps.get(part, 0.0) for _, laps, _ in counted)
+        own = statistics.median(laps.get(part, 0.0) for laps in by_part) if by_part else 0.0
         read = reads.get(part, Read(part, 0, 0))
         components[part] = {
             "seconds": own,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Place
@@ -29,6 +29,7 @@ class BranchStepper:
             branch.norm.weight.detach(),
             branch.norm.bias.detach(),
             branch.norm.eps,
+            False,
         )
         core: Any = branch.core
         self.core = core.stepper(int8=int8)
@@ -62,7 +63,7 @@ class BranchStepper:
 
     def step(self, x_BD: Tensor, cache: BranchCache, place: Place) -> Tensor:
         """The branch for one token a row, (B, d_model)."""
-        normed = F.layer_norm(x_BD, *self._norm)
+        normed = torch.layer_norm(x_BD, *self._norm)
         place.lap("everything else")
         y: Tensor = self.core.step(normed, cache.core, place)
         return y if self.beside is None else y.add_(self.beside.step(x_BD, cache.beside, place))
@@ -125,7 +126,8 @@ class StackStepper:
 def step_block(block: Sequence[BranchStepper], streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams:
     """The streams of one token a row, (B, d_model) each, after one block with its caches."""
     for branch, cache in zip(block, kept, strict=True):
-        streams = _advanced(streams, branch.step(streams[-1], cache, place))
+        y_BD = branch.step(streams[-1], cache, place).add_(streams[0])
+        streams = (y_BD,) if len(streams) == 1 else (streams[1], y_BD)
     return streams
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from efftx.ops.attention import attention_step
 
 
-def _no_lap(component: str) -> None:
+def no_lap(component: str) -> None:
     """What `Place.lap` is where nobody times."""
 
 
@@ -27,7 +27,7 @@ class Place:
     `lap(component)` is called after each part of a token's work, for whoever times it.
     """
 
-    def __init__(self, n: int, n_B: Tensor | None = None, lap: Callable[[str], None] = _no_lap) -> None:
+    def __init__(self, n: int, n_B: Tensor | None = None, lap: Callable[[str], None] = no_lap) -> None:
         self.n = n
         self.n_B = n_B
         self.lap = lap
@@ -76,8 +76,8 @@ class KeyValueCache(Cache):
     def write(self, place: Place, k_BHd: Tensor, v_BHv: Tensor) -> None:
         """One token's key and value, where each row stands."""
         if place.n_B is None:
-            self.k_BHTd[:, :, place.n] = k_BHd
-            self.v_BHTv[:, :, place.n] = v_BHv
+            self.k_BHTd.select(2, place.n).copy_(k_BHd)
+            self.v_BHTv.select(2, place.n).copy_(v_BHv)
         else:
             row_B = torch.arange(k_BHd.shape[0], device=k_BHd.device)
             self.k_BHTd[row_B, :, place.n_B] = k_BHd
@@ -86,15 +86,17 @@ class KeyValueCache(Cache):
     def attend(
         self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool, first: Callable[[Any], Any]
     ) -> Tensor:
-        """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, v).
+        """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, 1, v).
 
         `exclude_self`: itself only for want of others. `first` maps a position, an int or a tensor of them.
         """
         if place.n_B is None:
-            start, end = first(place.n), place.n + 1
-            if exclude_self and end - start > 1:
-                end -= 1
-            return attention_step(q_BHd, self.k_BHTd[:, :, start:end], self.v_BHTv[:, :, start:end], scale=scale)
+            start = first(place.n)
+            n_seen = place.n + 1 - start
+            if exclude_self and n_seen > 1:
+                n_seen -= 1
+            k_BHTd, v_BHTv = self.k_BHTd.narrow(2, start, n_seen), self.v_BHTv.narrow(2, start, n_seen)
+            return attention_step(q_BHd.unsqueeze(2), k_BHTd, v_BHTv, scale=scale)
         end = place.n + 1
         position_1T = torch.arange(end, device=q_BHd.device)[None, :]
         n_B1 = place.n_B[:, None]
@@ -102,14 +104,17 @@ class KeyValueCache(Cache):
         if exclude_self:
             others_BT = seen_BT & (position_1T != n_B1)
             seen_BT = torch.where(others_BT.any(1, keepdim=True), others_BT, seen_BT)
-        return attention_step(q_BHd, self.k_BHTd[:, :, :end], self.v_BHTv[:, :, :end], scale=scale, seen_BT=seen_BT)
+        return attention_step(
+            q_BHd.unsqueeze(2), self.k_BHTd[:, :, :end], self.v_BHTv[:, :, :end], scale=scale, seen_BT=seen_BT
+        )
 
 
 class RecentInputs(Cache):
     """The inputs of the last F positions, the newest last, zeros before the first; each is a row of S modules of m.
 
     `padding` empty modules stand on both sides of a row, for a kernel that reads over the edge. Rows are written one
-    behind the other into a buffer of more than F, and moved to its front when it is full: `window` is a view.
+    behind the other into a buffer of more than F, and moved to its front when it is full, so that what a kernel reads
+    is a view of it; the views of every place are made once, for making one takes as long as a small product.
     """
 
     SPARE = 32
@@ -118,6 +123,9 @@ class RecentInputs(Cache):
         self.n_positions, self.padding, self.S = n_positions, padding, S
         self.buffer_BRSm = like.new_zeros(batch, n_positions + self.SPARE, S + 2 * padding, d_module)
         self.end = n_positions - 1
+        self._row_BSm = [self._rows()[:, i] for i in range(n_positions + self.SPARE)]
+        self._windows: dict[int, list[Tensor]] = {}
+        self._n_sites = batch * S
 
     def fill(self, x_BLE: Tensor, n_B: Tensor | None) -> None:
         """The last inputs of a prompt of which row b has `n_B[b]` tokens, or all have L."""
@@ -144,18 +152,25 @@ class RecentInputs(Cache):
             self.buffer_BRSm[:, :past] = self.buffer_BRSm[:, self.end - past : self.end].clone()
             self.end = past
         self.end += 1
-        return self.buffer_BRSm[:, self.end - 1, self.padding : self.padding + self.S]
+        return self._row_BSm[self.end - 1]
 
     def neighbourhoods(self, n_modules: int) -> Tensor:
         """What a kernel of F positions and `n_modules` modules reads around each module, (B S, F n_modules m)."""
+        windows = self._windows.get(n_modules)
+        if windows is None:
+            windows = self._windows[n_modules] = self._windows_of(n_modules)
+        return windows[self.end - self.n_positions].reshape(self._n_sites, -1)
+
+    def _windows_of(self, n_modules: int) -> list[Tensor]:
+        """What a kernel reads, (B, S, F, n_modules m), with each row of the buffer as the first of F positions."""
         batch, n_rows, n_padded, d_module = self.buffer_BRSm.shape
         row, skip = n_padded * d_module, self.padding - n_modules // 2
-        view_BSFE = self.buffer_BRSm.as_strided(
-            (batch, self.S, self.n_positions, n_modules * d_module),
-            (n_rows * row, d_module, row, 1),
-            (self.end - self.n_positions) * row + skip * d_module,
-        )
-        return view_BSFE.reshape(batch * self.S, -1)
+        shape = (batch, self.S, self.n_positions, n_modules * d_module)
+        strides = (n_rows * row, d_module, row, 1)
+        return [
+            self.buffer_BRSm.as_strided(shape, strides, first * row + skip * d_module)
+            for first in range(n_rows - self.n_positions + 1)
+        ]
 
     def _rows(self) -> Tensor:
         return self.buffer_BRSm[:, :, self.padding : self.padding + self.S]

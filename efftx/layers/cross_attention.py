@@ -80,7 +80,7 @@ class CrossCache(Cache):
         empty_B1 = None if mask_BE is None else ~mask_BE.any(1, keepdim=True)
         self.mask_BE = mask_BE
         self.seen_BE = None if mask_BE is None or empty_B1 is None or mask_BE.all() else mask_BE | empty_B1
-        self.empty_B11 = empty_B1[:, :, None] if empty_B1 is not None and empty_B1.any() else None
+        self.empty_B111 = empty_B1[:, :, None, None] if empty_B1 is not None and empty_B1.any() else None
         self.query = query
 
     def reorder(self, rows_B: Tensor) -> None:
@@ -94,7 +94,7 @@ class CrossAttentionStepper:
     """`CrossAttention` for one token a row: query and output projection; keys and values come from the cache."""
 
     def __init__(self, layer: CrossAttention, *, int8: bool) -> None:
-        self._layer = layer
+        self._layer, self._scale = layer, layer.scale
         self._query = layer.query.stepper(int8=int8)
 
     def cache_of(self, memory_BED: Tensor, mask_BE: Tensor | None) -> CrossCache:
@@ -120,11 +120,11 @@ class CrossAttentionStepper:
 
     def step(self, x_BD: Tensor, cache: CrossCache, place: Place) -> Tensor:
         """(B, d_model) -> (B, d_model)."""
-        q_BHd = self._query.step(x_BD, cache.query)
+        q_BH1d = self._query.step(x_BD, cache.query)
         place.lap("QKV")
-        out = attention_step(q_BHd, cache.k_BHEd, cache.v_BHEd, scale=self._layer.scale, seen_BT=cache.seen_BE)
-        if cache.empty_B11 is not None:
-            out = out.masked_fill(cache.empty_B11, 0.0)
+        out = attention_step(q_BH1d, cache.k_BHEd, cache.v_BHEd, scale=self._scale, seen_BT=cache.seen_BE)
+        if cache.empty_B111 is not None:
+            out = out.masked_fill(cache.empty_B111, 0.0)
         place.lap("attention")
         return self._query.output(out, cache.query, place)
 

@@ -5,7 +5,8 @@ Shape suffixes: B rows of a batch, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,7 +28,9 @@ class Read(NamedTuple):
 
 
 class Matrix(Protocol):
-    """A product with weights that were laid out at load."""
+    """A product with weights that were laid out at load; `product` is the same by a shorter way."""
+
+    product: Callable[[Tensor], Tensor]
 
     def __call__(self, x_BI: Tensor, /) -> Tensor:
         """(B, I) -> (B, O)."""
@@ -46,12 +49,18 @@ class FloatMatrix:
         self.by_columns = self.weight.shape[1] < NARROW < self.weight.shape[0]
         if self.by_columns:
             self.weight = self.weight.t().contiguous()
+        # A call without a frame of Python: between the reads of large matrices every frame and object is cold.
+        self.product: Callable[[Tensor], Tensor]
+        if not self.by_columns:
+            self.product = partial(F.linear, weight=self.weight, bias=self.bias)
+        elif self.bias is None:
+            self.product = partial(torch.mm, mat2=self.weight)
+        else:
+            self.product = partial(torch.addmm, self.bias, mat2=self.weight)
 
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, I) -> (B, O)."""
-        if not self.by_columns:
-            return F.linear(x_BI, self.weight, self.bias)
-        return x_BI @ self.weight if self.bias is None else torch.addmm(self.bias, x_BI, self.weight)
+        return self.product(x_BI)
 
     def read(self, component: str) -> Read:
         """All weights, in their own precision."""
@@ -65,6 +74,7 @@ class Int8Matrix:
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         self.weight, self.scale = quantize_rows(weight_OI.detach())
         self.bias = None if bias_O is None else bias_O.detach()
+        self.product: Callable[[Tensor], Tensor] = self.__call__
 
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, I) -> (B, O)."""

@@ -75,6 +75,8 @@ class DenseQKVStepper:
         self._qkv = joined([layer.qk, layer.v] if layer.share_qk else [layer.q, layer.k, layer.v], int8=int8)
         self._o = matrix_of(layer.o, int8=int8)
         self._layer = layer
+        self._n_parts = 2 if layer.share_qk else 3
+        self._qkv_of, self._o_of = self._qkv.product, self._o.product
 
     def new_state(self, batch: int) -> None:
         """Nothing is kept from token to token."""
@@ -90,12 +92,12 @@ class DenseQKVStepper:
 
     def step(self, x_BD: Tensor, state: None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, d_model) -> q, k, v of shape (B, H, d); k is None under share_qk."""
-        parts = self._qkv(x_BD).view(x_BD.shape[0], 2 if self.share_qk else 3, self.n_heads, -1).unbind(1)
+        parts = self._qkv_of(x_BD).view(x_BD.shape[0], self._n_parts, self.n_heads, -1).unbind(1)
         return (parts[0], None, parts[1]) if self.share_qk else (parts[0], parts[1], parts[2])
 
     def output(self, o_BHd: Tensor, state: None, place: Place) -> Tensor:
-        """(B, H, d) -> (B, d_model)."""
-        y_BD = self._o(o_BHd.flatten(1))
+        """(B, H, d) or (B, H, 1, d) -> (B, d_model)."""
+        y_BD = self._o_of(o_BHd.flatten(1))
         place.lap("output")
         return y_BD
 
@@ -139,6 +141,7 @@ class DenseQueryStepper:
         self.n_heads = layer.n_heads
         self._q, self._o = matrix_of(layer.q, int8=int8), matrix_of(layer.o, int8=int8)
         self._layer = layer
+        self._q_of, self._o_of = self._q.product, self._o.product
 
     def new_state(self, batch: int) -> None:
         """Nothing is kept from token to token."""
@@ -153,12 +156,12 @@ class DenseQueryStepper:
         return self._layer.output(o_BHLd)
 
     def step(self, x_BD: Tensor, state: None) -> Tensor:
-        """(B, d_model) -> (B, H, d)."""
-        return self._q(x_BD).unflatten(1, (self.n_heads, -1))
+        """(B, d_model) -> (B, H, 1, d)."""
+        return self._q_of(x_BD).view(x_BD.shape[0], self.n_heads, 1, -1)
 
-    def output(self, o_BHd: Tensor, state: None, place: Place) -> Tensor:
-        """(B, H, d) -> (B, d_model)."""
-        y_BD = self._o(o_BHd.flatten(1))
+    def output(self, o_BH1d: Tensor, state: None, place: Place) -> Tensor:
+        """(B, H, 1, d) -> (B, d_model)."""
+        y_BD = self._o_of(o_BH1d.flatten(1))
         place.lap("output")
         return y_BD
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.replay import Choose, Replay, choose
-from efftx.ops.selected_rows import RowPlan, rows_dot, rows_sum
+from efftx.ops.selected_rows import dot_with, shared_plan, sum_with
 from efftx.ops.sparse_ff import (
     choose_units,
     chosen_probability,
@@ -165,6 +166,14 @@ class SparseFF(nn.Module):
         return SparseFFStepper(self, int8=int8)
 
 
+class _Rows(NamedTuple):
+    """For a number of tokens: the rows at which their blocks begin, (B G), and the products with chosen ones."""
+
+    first: Tensor
+    dot: Callable[[Tensor, Tensor], Tensor]
+    sum: Callable[[Tensor, Tensor], Tensor]
+
+
 class SparseFFStepper:
     """`SparseFF` for one token a row: the controller, and d_ff / N rows of W1 and of W2, each one contiguous read.
 
@@ -175,10 +184,11 @@ class SparseFFStepper:
         self._layer, self._config = layer, layer.config
         matrix = Int8Matrix if int8 else FloatMatrix
         self._c1, self._c2 = matrix(layer.c1), matrix(layer.c2, layer.c_bias)
+        self._c1_of, self._c2_of = self._c1.product, self._c2.product
         self._w1, self._w2, self._b2 = (w.detach() for w in (layer.w1, layer.w2, layer.b2))
         self._n_units, self._d_model = self._w1.shape
-        self._plans: dict[int, RowPlan] = {}
-        self._int8 = int8
+        self._rows: dict[int, _Rows] = {}
+        self._int8, self._n, self._multiply = int8, self._config.N, self._config.multiply_by_controller
         if int8:
             self._w1, self._scale = quantize_rows(self._w1)
             self._w2 = pack_rows(*quantize_rows(self._w2))
@@ -193,15 +203,16 @@ class SparseFFStepper:
 
     def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
         """(B, d_model) -> (B, d_model)."""
-        logits_BGN = self._c2(self._c1(x_BD)).view(x_BD.shape[0], -1, self._config.N)
-        index_BG = logits_BGN.max(-1).indices
+        # Blocks of all rows of the batch one after the other: a view more costs as much as a sum.
+        logits_SN = self._c2_of(self._c1_of(x_BD)).view(-1, self._n)
+        index_S = torch.max(logits_SN, -1)[1]
         place.lap("controller")
-        plan = self._plan(x_BD)
-        row_BG = plan.rows(index_BG)
-        hidden_BG = self._dot(x_BD, row_BG, plan).relu_()
-        if self._config.multiply_by_controller:
-            hidden_BG *= chosen_probability(logits_BGN, index_BG)
-        y_BD = self._sum(hidden_BG, row_BG, plan).add_(self._b2)
+        rows = self._rows.get(x_BD.shape[0]) or self._rows_of(x_BD)
+        row_S = rows.first + index_S
+        hidden_S = rows.dot(x_BD, row_S).relu_()
+        if self._multiply:
+            hidden_S *= chosen_probability(logits_SN, index_S)
+        y_BD = rows.sum(hidden_S, row_S).add_(self._b2)
         place.lap("feed-forward")
         return y_BD
 
@@ -212,17 +223,19 @@ class SparseFFStepper:
         selected = Read("feed-forward", (2 * n_rows + 1) * self._d_model, n_bytes)
         return [self._c1.read("controller"), self._c2.read("controller"), selected]
 
-    def _dot(self, x_BD: Tensor, row_BG: Tensor, plan: RowPlan) -> Tensor:
-        if self._int8:
-            return int8_rows_dot(x_BD, self._w1, self._scale, row_BG)
-        return rows_dot(x_BD, self._w1, row_BG, plan)
-
-    def _sum(self, hidden_BG: Tensor, row_BG: Tensor, plan: RowPlan) -> Tensor:
-        return (int8_rows_sum if self._int8 else rows_sum)(hidden_BG, self._w2, row_BG, plan)
-
-    def _plan(self, x_BD: Tensor) -> RowPlan:
+    def _rows_of(self, x_BD: Tensor) -> _Rows:
         """Made once for each size of a batch."""
-        batch, n = x_BD.shape[0], self._config.N
-        if batch not in self._plans:
-            self._plans[batch] = RowPlan.of(batch, self._n_units // n, self._d_model, block=n, device=x_BD.device)
-        return self._plans[batch]
+        batch, w1, w2 = x_BD.shape[0], self._w1, self._w2
+        plan = shared_plan(batch, self._n_units // self._n, self._d_model, self._n, x_BD.device)
+        first_S = plan.first.repeat(batch) if batch > 1 else plan.first
+        if self._int8:
+            scale, shape = self._scale, plan.shape
+            made = _Rows(
+                first_S,
+                lambda x, row: int8_rows_dot(x, w1, scale, row.view(shape)).flatten(),
+                lambda h, row: int8_rows_sum(h.view(shape), w2, row.view(shape), plan),
+            )
+        else:
+            made = _Rows(first_S, dot_with(w1, plan), sum_with(w2, plan))
+        self._rows[batch] = made
+        return made

@@ -206,6 +206,14 @@ class SparseQKVStepper:
         self._v = ConvolutionStepper(kernels[-1:]) if apart else None
         last = [m for m in layer.o if isinstance(m, ModuleConvolution)]
         self._o = ConvolutionStepper(last) if last else None
+        # A module's own attributes are found by a search that takes longer than a small product.
+        self._concat_input, self._after = layer.concat_input, list(layer.o)
+        self._S = layer.S
+        usual = self._shared is not None and self._qk is not None and together and not layer.share_qk
+        in_place = None if self._shared is None else self._shared.in_place()
+        self._single = (
+            (*in_place, *self._qk.flat()) if usual and in_place is not None and self._qk is not None else None
+        )
 
     def new_state(self, batch: int) -> _Recent:
         """No inputs yet."""
@@ -241,7 +249,14 @@ class SparseQKVStepper:
             q, k, v = self._layer.from_shared(*self._layer.shared(x_BD.unsqueeze(1)))
             return q.squeeze(2), None if k is None else k.squeeze(2), v.squeeze(2)
         recent = state.inputs["qk"]
-        if self._layer.concat_input:
+        if self._single is not None and x_BD.shape[0] == 1:
+            # The usual layer and a single row, as below, but with one object to look at instead of four.
+            gate_SD, proj_Dm, bias_Sm, kernel, bias, n_modules = self._single
+            torch.addmm(bias_Sm, gate_SD * x_BD, proj_Dm, out=recent.next_row().select(0, 0))
+            y_SE = torch.addmm(bias, recent.neighbourhoods(n_modules), kernel)
+            q, k, v = y_SE.view(1, self._S, 3, -1).unbind(2)
+            return (q, k, v) if self.n_heads == self._S else (self._heads(q), self._heads(k), self._heads(v))
+        if self._concat_input:
             h_BLD, for_v = self._layer.shared(x_BD.unsqueeze(1))
             recent.push(h_BLD.squeeze(1))
             state.inputs["v"].push(for_v.squeeze(1))
@@ -251,23 +266,23 @@ class SparseQKVStepper:
             self._shared.into(x_BD, recent.next_row())
         parts = self._qk.step(recent)
         if self._v is not None:
-            parts = (*parts, *self._v.step(state.inputs["v"] if self._layer.concat_input else recent))
+            parts = (*parts, *self._v.step(state.inputs["v"] if self._concat_input else recent))
         heads = [self._heads(part) for part in parts]
         if not self.share_qk:
             return heads[0], heads[1], heads[2]
         return (heads[0] + heads[1]) / 2 if len(heads) == 3 else heads[0], None, heads[-1]
 
     def output(self, o_BHd: Tensor, state: _Recent, place: Place) -> Tensor:
-        """(B, H, d) -> (B, d_model)."""
+        """(B, H, d) or (B, H, 1, d) -> (B, d_model)."""
         y_BD = o_BHd.flatten(1)
-        for layer in self._layer.o:
+        for layer in self._after:
             if isinstance(layer, ModuleConvolution):
                 assert self._o is not None
                 state.inputs["o"].push(y_BD)
                 y_BD = self._o.step(state.inputs["o"])[0].flatten(1)
             else:
                 y_BD = layer(y_BD)
-        if len(self._layer.o):
+        if self._after:
             place.lap("output")
         return y_BD
 
@@ -307,14 +322,14 @@ class SparseQueryStepper:
         return self._layer.output(o_BHLd)
 
     def step(self, x_BD: Tensor, state: RecentInputs) -> Tensor:
-        """(B, d_model) -> (B, H, d)."""
+        """(B, d_model) -> (B, H, 1, d)."""
         self._shared.into(x_BD, state.next_row())
         (q_BSm,) = self._convolution.step(state)
-        return q_BSm.reshape(x_BD.shape[0], self.n_heads, -1)
+        return q_BSm.reshape(x_BD.shape[0], self.n_heads, 1, -1)
 
-    def output(self, o_BHd: Tensor, state: RecentInputs, place: Place) -> Tensor:
-        """(B, H, d) -> (B, d_model): the heads one after the other."""
-        return o_BHd.flatten(1)
+    def output(self, o_BH1d: Tensor, state: RecentInputs, place: Place) -> Tensor:
+        """(B, H, 1, d) -> (B, d_model): the heads one after the other."""
+        return o_BH1d.flatten(1)
 
     def reads(self) -> list[Read]:
         """What a token reads."""

@@ -66,15 +66,14 @@ def full_attention(
 
 
 def attention_step(
-    q_BHd: Tensor, k_BHTd: Tensor, v_BHTv: Tensor, *, scale: float, seen_BT: Tensor | None = None
+    q_BH1d: Tensor, k_BHTd: Tensor, v_BHTv: Tensor, *, scale: float, seen_BT: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention of one query a row and head over the T keys it may see, (B, H, v): a step of decoding.
+    """Softmax attention of one query a row and head over the T keys it may see, (B, H, 1, v): a step of decoding.
 
     `seen_BT` is True on the keys that a row's query sees, at least one of them; None: it sees all.
     """
     mask = None if seen_BT is None else seen_BT[:, None, None]
-    out = F.scaled_dot_product_attention(q_BHd.unsqueeze(2), k_BHTd, v_BHTv, attn_mask=mask, scale=scale)
-    return out.squeeze(2)
+    return F.scaled_dot_product_attention(q_BH1d, k_BHTd, v_BHTv, attn_mask=mask, scale=scale)
 
 
 def full_attention_naive(
