@@ -12,6 +12,7 @@ from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.models.build import build_model
+from efftx.ops.lsh import make_rotations
 from tests.tolerances import ROUNDING, assert_close
 
 VOCABULARY = 23
@@ -220,3 +221,26 @@ def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: 
     with pytest.raises(UserError, match="memory are free") as error:
         CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
     assert error.value.kind == "too_large"
+
+
+@pytest.mark.parametrize("lengths", [(3, 40, 11), (0, 20, 30)], ids=str)
+@pytest.mark.parametrize("chunk_len", [4, 8])
+def test_hashing_a_prompt_does_not_depend_on_how_long_the_others_are(
+    lengths: tuple[int, ...], chunk_len: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same_for_every_row(batch: int, *args: object, **settings: object) -> Tensor:
+        rotations = make_rotations(1, *args, **settings)  # type: ignore[arg-type]
+        return rotations.repeat(batch, *[1] * (rotations.dim() - 1))
+
+    monkeypatch.setattr("efftx.layers.lsh.make_rotations", same_for_every_row)
+    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", f"lsh.chunk_len={chunk_len}")
+    prepared = PreparedModel(_model(overrides, "stdlib"))
+    prompts = [row[:n].tolist() for row, n in zip(_tokens(len(lengths), max(lengths)), lengths, strict=True)]
+
+    def logits_of(*rows: list[int]) -> Tensor:
+        torch.manual_seed(2)
+        session = CachedSession(prepared, 64, len(rows))
+        return torch.stack([session.start(rows), session.step(torch.full((len(rows),), 5))], 1)
+
+    alone = torch.cat([logits_of(prompt) for prompt in prompts])
+    assert_close(logits_of(*prompts), alone, ROUNDING, "prompts of several lengths")
