@@ -45,6 +45,14 @@ SAMPLE_EPILOG = """RUN is the directory that `efftx train` printed; after it sta
   n=                 samples, or the n best of a beam
   seed=, threads=, int8=true"""
 
+BENCH_ABOUT = "Speed and memory against bounds and installed peers: attention, decode, memory, train."
+BENCH_EPILOG = """attention   lengths=, names=, pass=, repeats=, device=: a whole attention layer
+decode      names=, context=, batch=, widths=, protocol=authors or steady, tokens=, seed=, cache_bytes=: a token at the
+            papers' widths, part by part; names such as 800m-dense, 17b-ff-qkv, width-512-sparse, logits-1024-s4, with
+            -int8 or -blocks2 behind them, transformers-t5
+memory      names=, depths=, lengths=, batch=, device=: peak activations of a training step
+train       the same, and repeats=: steps and tokens a second"""
+
 
 class Outcome(NamedTuple):
     """What a command gives: its JSON object, how people see it, and the exit code."""
@@ -135,7 +143,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     report.add_argument(
         "--check", action="store_true", help="fail if the committed report is not what the records give"
     )
-    command("bench", _bench, "Speed and memory against bounds and installed peers: attention, memory, train.")
+    command("bench", _bench, BENCH_ABOUT, BENCH_EPILOG)
     plan = command("plan", _plan, "Parameters, FLOPs, memory and hours of a configuration; nothing is run.")
     plan.add_argument("--on", default=None, metavar="DEVICE", help="the device to count hours on")
     plan.add_argument("--utilisation", type=float, default=None, help="the share of its peak that is reached")
@@ -265,14 +273,18 @@ def _report(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
 
 def _bench(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    from efftx import bench
-
     if not words:
         raise UserError(
             "bad_command",
             "Say what to measure.",
-            "`efftx bench attention`, `efftx bench memory` or `efftx bench train`.",
+            "`efftx bench attention`, `efftx bench decode`, `efftx bench memory` or `efftx bench train`.",
         )
+    if words[0] == "decode":
+        # Huge pages: weights beyond the cache are read through few page-table entries, rows of them above all. PyTorch
+        # reads this once, at its first allocation, so that it has to be set before torch is imported.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    from efftx import bench
+
     result = bench.run(words[0], words[1:])
     return Outcome(result, lambda console: bench.print_table(result, console))
 

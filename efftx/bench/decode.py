@@ -1,62 +1,46 @@
 """`efftx bench decode`: seconds a token of one row, part by part, against the bytes of weights that it must read.
 
 Two protocols. `authors` (their timing test): batch 1, a short context, a warm-up, 12 steps of which the first two are
-not counted; the token's time is the mean of the other ten. `steady`: at least 100 tokens at a stated context, median and
-99th percentile. In both the keys and values of the context are random, and so are the tokens that are read; the most
-likely next token is computed and not fed back, so that a random model does not repeat itself.
+not counted; the token's time is the mean of the other ten. `steady`: 100 tokens unless told otherwise at a stated
+context, median and 99th percentile. In both the keys and values of the context are random, and so are the tokens that
+are read; the most likely next token is computed and not fed back, so that a random model does not repeat itself.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efftx.bench.decode_cases import CASES, case_named
+from efftx.bench.decode_cases import CASES, MEMORY_TOKENS, Case, case_named
 from efftx.bench.decode_peers import PEERS, peer_rows
-from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_weights
+from efftx.bench.decode_timing import (
+    AUTHORS_CONTEXT,
+    AUTHORS_IGNORED,
+    AUTHORS_STEPS,
+    PROTOCOLS,
+    STEADY_TOKENS,
+    WARM_UP,
+    Lap,
+    Reference,
+    measured,
+    reference_bytes,
+)
+from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_weights, refuse_too_large
 from efftx.bench.options import Options
-from efftx.bench.timing import exclusive, machine, no_garbage_collection
+from efftx.bench.timing import exclusive, machine
+from efftx.config import Config
 from efftx.decoding.stack import Caches, step_block
-from efftx.errors import UserError
+from efftx.errors import UserError, nearest
 from efftx.layers.cache import Place
 from efftx.layers.matrix import Read
 from efftx.models.streams import split
 from efftx.training.devices import resolve_device
 
-PROTOCOLS = ("authors", "steady")
-AUTHORS_STEPS, AUTHORS_IGNORED, AUTHORS_CONTEXT = 12, 2, 16
-STEADY_TOKENS = 100
-SPREAD = 2.0
-"""The authors warn where the slowest of the counted steps takes more than twice the fastest."""
-MEMORY_TOKENS = 16
-REFERENCE_TURNS = 3
 DEFAULT = ("800m-dense", "800m-ff64", "800m-qkv", "800m-ff-qkv")
-
-
-@dataclass
-class Lap:
-    """Seconds by component: `mark(name)` gives what has passed since the mark before to `name`."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    last: float = 0.0
-
-    def begin(self) -> None:
-        """The clock of one token starts."""
-        self.seconds = {}
-        self.last = time.perf_counter()
-
-    def mark(self, component: str) -> None:
-        """A part has ended."""
-        now = time.perf_counter()
-        self.seconds[component] = self.seconds.get(component, 0.0) + now - self.last
-        self.last = now
 
 
 class Tokens:
@@ -80,9 +64,13 @@ class Tokens:
         self._next, self._step = 0, 0
         self.block_seconds = 0.0
 
+    def laps(self) -> tuple[dict[str, float], float]:
+        """Seconds by component of the last token, and of its blocks together."""
+        return self.lap.seconds, self.block_seconds
+
     @torch.inference_mode()
     def step(self) -> Tensor:
-        """The most likely next token of every row; the laps of this token are in `lap`, its blocks in `block_seconds`."""
+        """The most likely next token of every row; its laps are in `lap`, its blocks' time in `block_seconds`."""
         ring, n_blocks = self.weights.stack.blocks, self.weights.n_blocks
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
         self.lap.begin()
@@ -108,9 +96,11 @@ def bench_decode(options: Options) -> dict[str, Any]:
     """Rows of seconds a token for every name, one model after the other, all against the first.
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
-    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found). A row has, beside the keys of every bench, p50, p99,
-    block_seconds, weights, bytes, bandwidth (bytes / seconds), share_of_read, share_of_matvec, components, ratio_to_first,
-    and what the weights were.
+    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found).
+    A row has, beside the keys of every bench, p50, p99, uneven, block_seconds, weights, bytes, bandwidth (bytes /
+    seconds), share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what
+    the weights were; a peer's row has its version and a note, and no components. UserError for what cannot be,
+    and, before anything is allocated, for a model that does not fit into memory.
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")
@@ -121,19 +111,21 @@ def bench_decode(options: Options) -> dict[str, Any]:
     cache_bytes = options.number("cache_bytes", last_level_cache())
     device = resolve_device(options.name("device", ("cpu",), "cpu"))
     options.refuse_rest()
-    if protocol == "authors" and tokens <= AUTHORS_IGNORED:
-        raise UserError("bad_value", f"tokens={tokens} must be more than the {AUTHORS_IGNORED} that are not counted.")
+    _check_tokens(protocol, tokens)
+    for case in (case_named(name) for name in names if name not in PEERS):
+        largest = _kept_bytes(case.config(), case.n_blocks, max(batches), max(contexts) + tokens + WARM_UP)
+        refuse_too_large(case, cache_bytes, beside=largest + reference_bytes(cache_bytes))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     with exclusive():
         reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
-                found, why = peer_rows(name, protocol, contexts, tokens, reference)
+                found, why = peer_rows(name, protocol, contexts, tokens, reference, seed=seed)
                 rows += found
                 skipped += [{"name": name, "length": contexts[0], "why": why}] if why else []
                 continue
-            rows += decode_rows(name, protocol, contexts, batches, tokens, seed, reference, cache_bytes)
+            rows += decode_rows(name, protocol, contexts, batches, tokens, seed, reference)
     _compare(rows)
     return {
         "bench": "decode",
@@ -144,6 +136,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
             **machine(device, repeats=tokens),
             "last_level_cache_bytes": cache_bytes,
             "margin": MARGIN,
+            "reference_bytes": reference.n_bytes,
             "pinned": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "read_bytes_per_second": reference.read_rate(),
             "matvec_bytes_per_second": reference.matvec_rate(),
@@ -151,71 +144,25 @@ def bench_decode(options: Options) -> dict[str, Any]:
     }
 
 
-class Reference:
-    """What the machine reads at best: a sum over, and a product with, one matrix far larger than its cache.
-
-    Every row takes its turns between the models' own, so that a disturbance shows in both.
-    """
-
-    def __init__(self, device: torch.device, cache_bytes: int) -> None:
-        n_bytes = max(2**26, MARGIN * cache_bytes)
-        width = 9216
-        self._matrix = torch.full((n_bytes // 4 // width, width), 0.5, device=device)
-        self._vector = torch.full((width,), 0.25, device=device)
-        self._out = torch.empty(self._matrix.shape[0], device=device)
-        self.n_bytes = self._matrix.nbytes
-        self.reads: list[float] = []
-        self.products: list[float] = []
-
-    @torch.inference_mode()
-    def turn(self) -> None:
-        """One sum and one product, timed."""
-        started = time.perf_counter()
-        self._matrix.sum()
-        self.reads.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        torch.mv(self._matrix, self._vector, out=self._out)
-        self.products.append(time.perf_counter() - started)
-
-    def read_rate(self, since: int = 0) -> float:
-        """Bytes a second of the sums since turn `since`, by their median."""
-        return self.n_bytes / statistics.median(self.reads[since:])
-
-    def matvec_rate(self, since: int = 0) -> float:
-        """Bytes a second of the products since turn `since`, by their median."""
-        return self.n_bytes / statistics.median(self.products[since:])
-
-
 def decode_rows(
-    name: str,
-    protocol: str,
-    contexts: list[int],
-    batches: list[int],
-    tokens: int,
-    seed: int,
-    reference: Reference,
-    cache_bytes: int,
+    name: str, protocol: str, contexts: list[int], batches: list[int], tokens: int, seed: int, reference: Reference
 ) -> list[dict[str, Any]]:
     """The rows of one case; its weights are made, read and let go here."""
     case = case_named(name)
     config = case.config()
-    weights = make_weights(case, seed=seed, cache_bytes=cache_bytes)
+    weights = make_weights(case, seed=seed, cache_bytes=reference.cache_bytes)
     rows = []
     for batch in batches:
         for context in contexts:
-            turn = len(reference.reads)
             model = Tokens(weights, config, batch=batch, context=context, room=tokens + WARM_UP, seed=seed)
-            reference.turn()
-            timed = timed_tokens(model.step, lambda model=model: (model.lap.seconds, model.block_seconds), tokens)
-            for _ in range(REFERENCE_TURNS - 1):
-                reference.turn()
-            read_rate, matvec_rate = reference.read_rate(turn), reference.matvec_rate(turn)
             reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
-            row = summary(timed, protocol, reads, read_rate, matvec_rate)
+            row = measured(model.step, model.laps, reads, protocol, tokens, reference)
             rows.append(
                 {
                     "name": name,
                     "peer": False,
+                    "version": None,
+                    "note": "",
                     "length": context,
                     "batch": batch,
                     "width": config.d_model,
@@ -233,107 +180,72 @@ def decode_rows(
     return rows
 
 
-WARM_UP = 4
+def _check_tokens(protocol: str, tokens: int) -> None:
+    if protocol == "authors" and tokens <= AUTHORS_IGNORED:
+        raise UserError(
+            "bad_value",
+            f"tokens={tokens} must be more than the {AUTHORS_IGNORED} that are not counted.",
+            f"The authors time {AUTHORS_STEPS}.",
+        )
 
 
-def _with_context(reads: Mapping[str, Read], config: Any, n_blocks: int, batch: int, context: int) -> dict[str, Read]:
-    """Weights, the keys and values of the context, and, of a sparse feed-forward, other rows for each row of a batch."""
+def _kept_bytes(config: Config, n_blocks: int, batch: int, context: int) -> int:
+    """Bytes of the keys and values of `context` tokens a row, and of the encoder's where there is cross-attention."""
     n_self = config.attention_per_block * context
     n_cross = MEMORY_TOKENS if config.stack == "encoder_decoder" else 0
-    kept = 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
-    found = {**reads, "attention": Read("attention", 0, kept)}
-    if config.sparse_ff.N:
-        rows = reads["feed-forward"]
-        found["feed-forward"] = Read("feed-forward", batch * rows.weights, batch * rows.bytes)
+    return 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
+
+
+def _with_context(
+    reads: Mapping[str, Read], config: Config, n_blocks: int, batch: int, context: int
+) -> dict[str, Read]:
+    """Weights, the keys and values of the context, and the rows of a sparse feed-forward that a whole batch chooses.
+
+    A row that several tokens choose is read once: N (1 - (1 - 1/N)^batch) rows of a block of N are expected, as if
+    every token chose by itself.
+    """
+    if not n_blocks:
+        return dict(reads)
+    found = {**reads, "attention": Read("attention", 0, _kept_bytes(config, n_blocks, batch, context))}
+    n = config.sparse_ff.N
+    if n:
+        one = reads["feed-forward"]
+        factor = n * (1 - (1 - 1 / n) ** batch)
+        found["feed-forward"] = Read("feed-forward", round(factor * one.weights), round(factor * one.bytes))
     return found
-
-
-def timed_tokens(
-    step: Callable[[], object], laps: Callable[[], tuple[Mapping[str, float], float]], tokens: int
-) -> list[tuple[float, dict[str, float], float]]:
-    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted."""
-    found = []
-    with no_garbage_collection():
-        for i in range(-WARM_UP, tokens):
-            started = time.perf_counter()
-            step()
-            seconds = time.perf_counter() - started
-            if i >= 0:
-                by_component, blocks = laps()
-                found.append((seconds, dict(by_component), blocks))
-    return found
-
-
-def summary(
-    timed: list[tuple[float, dict[str, float], float]],
-    protocol: str,
-    reads: Mapping[str, Read],
-    read_rate: float,
-    matvec_rate: float,
-) -> dict[str, Any]:
-    """Seconds a token under a protocol, its parts, and what reading its weights alone would take."""
-    counted = timed[AUTHORS_IGNORED:] if protocol == "authors" else timed
-    seconds = [t for t, _, _ in counted]
-    token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
-    n_bytes = sum(read.bytes for read in reads.values())
-    parts = sorted({name for _, laps, _ in counted for name in laps} | set(reads), key=_order)
-    components = {}
-    for part in parts:
-        own = statistics.median(laps.get(part, 0.0) for _, laps, _ in counted)
-        read = reads.get(part, Read(part, 0, 0))
-        components[part] = {
-            "seconds": own,
-            "weights": read.weights,
-            "bytes": read.bytes,
-            "bound_seconds": read.bytes / read_rate,
-            "share_of_read": read.bytes / own / read_rate if own else 0.0,
-        }
-    return {
-        "seconds": token,
-        "spread": (max(seconds) - min(seconds)) / statistics.median(seconds),
-        "p50": statistics.median(seconds),
-        "p99": sorted(seconds)[min(len(seconds) - 1, int(0.99 * len(seconds)))],
-        "uneven": max(seconds) > SPREAD * min(seconds),
-        "tokens": len(seconds),
-        "block_seconds": statistics.median(blocks for _, _, blocks in counted),
-        "weights": sum(read.weights for read in reads.values()),
-        "bytes": n_bytes,
-        "bound_seconds": n_bytes / read_rate,
-        "ratio_to_bound": token / (n_bytes / read_rate),
-        "bandwidth": n_bytes / token,
-        "share_of_read": n_bytes / token / read_rate,
-        "share_of_matvec": n_bytes / token / matvec_rate,
-        "overhead_share": 1 - n_bytes / token / matvec_rate,
-        "components": components,
-    }
 
 
 def _names(options: Options) -> list[str]:
     widths = options.numbers("widths", [0])
-    known = [*CASES, *PEERS]
     given = options.words("names")
     if widths != [0]:
+        if given:
+            raise UserError("bad_override", "widths= chooses the names itself.", "Leave names= out, or widths=.")
         return [f"width-{width}-{kind}" for width in widths for kind in ("dense", "sparse")]
     for name in given:
-        if name not in known:
-            case_named(name)
+        if name not in PEERS:
+            _check_name(name)
     return given or [*DEFAULT, *PEERS]
 
 
-ORDER = ("QKV", "attention", "output", "controller", "feed-forward", "SRU", "logits", "everything else")
-
-
-def _order(component: str) -> int:
-    return ORDER.index(component)
+def _check_name(name: str) -> Case:
+    try:
+        return case_named(name)
+    except UserError as error:
+        if error.kind != "unknown_name":
+            raise
+        raise UserError(error.kind, error.message, nearest(name, [*CASES, *PEERS])) from None
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
-    """`ratio_to_first`: how many times faster than the first row of the same batch and context, token and block."""
+    """`ratio_to_first`: how many times faster than the first row of the same batch and context, token and block.
+
+    Where widths are compared, the first of the same width.
+    """
+    by_width = bool(rows) and str(rows[0]["name"]).startswith("width-")
+    firsts: dict[tuple[object, ...], dict[str, Any]] = {}
     for row in rows:
-        alike = (r for r in rows if (r["batch"], r["length"]) == (row["batch"], row["length"]))
-        first = (
-            next(alike) if "width" not in str(rows[0]["name"]) else next(r for r in alike if r["width"] == row["width"])
-        )
+        first = firsts.setdefault((row["batch"], row["length"], row["width"] if by_width else None), row)
         row["ratio_to_first"] = first["seconds"] / row["seconds"]
         own, theirs = row["block_seconds"], first["block_seconds"]
         row["block_ratio_to_first"] = theirs / own if own and theirs else None

@@ -13,6 +13,8 @@ from efftx.config import Config, compose
 from efftx.errors import UserError, nearest
 
 VOCABULARY = 32_000
+MEMORY_TOKENS = 16
+"""Of the encoder's output, where a model has cross-attention."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def case_named(name: str) -> Case:
     """The case called `name`; `-int8` behind it reads dense weights as int8, and `-blocksN` passes N blocks.
 
     `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the proportions of the 800M model,
-    `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0, dense. UserError with the nearest name for any other.
+    `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0, dense. UserError with the
+    nearest name for any other.
     """
     base, int8 = (name.removesuffix("-int8"), True) if name.endswith("-int8") else (name, False)
     base, _, n_blocks = base.partition("-blocks")

@@ -1,7 +1,244 @@
-"""Stand-in."""
+"""Decoders of other packages, where they are installed, token after token with their own caches: the 800M shape.
 
-PEERS: dict = {}
+They run as they come: eager PyTorch, float32, inference mode, batch 1. Copies of a model take turns, as the blocks of
+the cases do, so that what a token reads is not in the last-level cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
+from efftx.bench.decode_timing import WARM_UP, Reference, measured
+from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
+from efftx.errors import UserError
+from efftx.layers.matrix import Read
 
 
-def peer_rows(*args):
-    raise NotImplementedError
+@dataclass(frozen=True)
+class Shape:
+    """Widths and depth of a peer's decoder: those of the 800M model."""
+
+    d_model: int = 1024
+    d_ff: int = 4096
+    n_heads: int = 16
+    n_blocks: int = 24
+    vocab_size: int = VOCABULARY
+
+
+SHAPE = Shape()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`package` as it is installed, and how its model is made and asked for a token.
+
+    `make` gives the model of a shape with room for some positions; `blocks` its decoder's blocks, `ends` what stands
+    behind them. `unread`: how the names of parameters end that no token reads; `n_rows`: rows of embeddings that it
+    reads. `note` is what is not as in the cases.
+    """
+
+    package: str
+    make: Callable[[Shape, int], Any]
+    blocks: Callable[[Any], nn.ModuleList]
+    ends: Callable[[Any], list[nn.Module]]
+    call: Callable[[Any, Tensor, Tensor, Any], Tensor]
+    has_cross_attention: bool
+    unread: tuple[str, ...]
+    n_rows: int
+    note: str
+
+    @property
+    def version(self) -> str | None:
+        """The installed version, None where there is none."""
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(self.package)
+        return None
+
+    def reads(self, whole: Any, shape: Shape, context: int) -> dict[str, Read]:
+        """Weights that a token reads, and the keys and values of the context and of the encoder's output."""
+        parts = [self.blocks(whole), *self.ends(whole)]
+        named = [(name, p) for part in parts for name, p in part.named_parameters()]
+        n = sum(p.numel() for name, p in named if not name.endswith(self.unread)) + self.n_rows * shape.d_model
+        n_keys = context + (MEMORY_TOKENS if self.has_cross_attention else 0)
+        kept = 4 * 2 * shape.n_blocks * shape.d_model * n_keys
+        return {"everything else": Read("everything else", n, 4 * n), "attention": Read("attention", 0, kept)}
+
+
+_UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
+
+
+def _t5(shape: Shape, n_positions: int) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=shape.vocab_size,
+            d_model=shape.d_model,
+            d_kv=shape.d_model // shape.n_heads,
+            d_ff=shape.d_ff,
+            num_layers=1,
+            num_decoder_layers=shape.n_blocks,
+            num_heads=shape.n_heads,
+            **_UNTIED,
+        )
+    )
+
+
+def _t5_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -> Tensor:
+    found: Tensor = whole(
+        decoder_input_ids=token_11, encoder_outputs=(memory_1ED,), past_key_values=cache, use_cache=True
+    ).logits
+    return found
+
+
+def _gpt2(shape: Shape, n_positions: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=shape.vocab_size,
+            n_positions=n_positions,
+            n_embd=shape.d_model,
+            n_inner=shape.d_ff,
+            n_layer=shape.n_blocks,
+            n_head=shape.n_heads,
+            bos_token_id=0,
+            eos_token_id=0,
+            **_UNTIED,
+        )
+    )
+
+
+def _gpt2_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -> Tensor:
+    found: Tensor = whole(input_ids=token_11, past_key_values=cache, use_cache=True).logits
+    return found
+
+
+_JOINS = "its cache joins the new key and value to all those before"
+PEERS: Mapping[str, Peer] = {
+    "transformers-t5": Peer(
+        package="transformers",
+        make=_t5,
+        blocks=lambda whole: whole.decoder.block,
+        ends=lambda whole: [whole.decoder.final_layer_norm, whole.lm_head],
+        call=_t5_logits,
+        has_cross_attention=True,
+        unread=("EncDecAttention.k.weight", "EncDecAttention.v.weight"),
+        n_rows=1,
+        note=_JOINS,
+    ),
+    "transformers-gpt2": Peer(
+        package="transformers",
+        make=_gpt2,
+        blocks=lambda whole: whole.transformer.h,
+        ends=lambda whole: [whole.transformer.ln_f, whole.lm_head],
+        call=_gpt2_logits,
+        has_cross_attention=False,
+        unread=("\0",),
+        n_rows=2,
+        note=f"no cross-attention; {_JOINS}",
+    ),
+}
+"""T5: the dense case's decoder with relative positions. GPT-2: its width and depth, without cross-attention."""
+
+
+def peer_rows(
+    name: str, protocol: str, contexts: list[int], tokens: int, reference: Reference, *, seed: int = 0
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the peer `name`, one a context, and why there are none: empty where there are."""
+    peer, shape = PEERS[name], SHAPE
+    if peer.version is None:
+        return [], f"{peer.package} is not installed; the extra `peers` brings it"
+    rows = []
+    try:
+        with torch.device("meta"):
+            template = peer.make(shape, max(contexts) + tokens + WARM_UP + 1)
+        reads = peer.reads(template, shape, max(contexts))
+        n_copies = math.ceil(MARGIN * reference.cache_bytes / reads["everything else"].bytes)
+        n_bytes = n_copies * reads["everything else"].bytes
+        refuse_bytes(name, n_copies * nbytes(template), reads["attention"].bytes)
+        tile = random_tile(seed, torch.float32)
+        copies = [filled(template, tile, i) for i in range(n_copies)]
+        for context in contexts:
+            model = _Decoding(peer, copies, shape, context, tokens + WARM_UP, seed)
+            row = measured(model.step, model.laps, peer.reads(template, shape, context), protocol, tokens, reference)
+            rows.append(
+                {
+                    "name": name,
+                    "peer": True,
+                    "version": f"{peer.package} {peer.version}",
+                    "note": peer.note,
+                    "length": context,
+                    "batch": 1,
+                    "width": shape.d_model,
+                    "pass": "decode",
+                    "protocol": protocol,
+                    **row,
+                    "components": {},
+                    "block_seconds": row["block_seconds"] / shape.n_blocks,
+                    "n_blocks": shape.n_blocks,
+                    "int8": False,
+                    "peak_bytes": n_bytes,
+                    "distinct_blocks": n_copies * shape.n_blocks,
+                    "distinct_row_sets": 0,
+                }
+            )
+    except (ImportError, AttributeError, TypeError) as error:
+        return [], f"not with this version of {peer.package} ({peer.version}): {error}"
+    except UserError as error:
+        return [], error.message
+    return rows, ""
+
+
+class _Decoding:
+    """`step()` is one token of the next copy; behind `context` random keys and values in one cache for all copies."""
+
+    def __init__(self, peer: Peer, copies: list[nn.Module], shape: Shape, context: int, room: int, seed: int) -> None:
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+        self._peer, self._copies, self._next = peer, copies, 0
+        self._token_N = torch.randint(shape.vocab_size, (room,), generator=torch.Generator().manual_seed(seed))
+        self._memory_1ED = torch.randn(1, MEMORY_TOKENS, shape.d_model)
+        self._block_started = self._block_seconds = 0.0
+        for copy in copies:
+            blocks = peer.blocks(copy)
+            self._hooks = [
+                blocks[0].register_forward_pre_hook(self._enter),
+                blocks[-1].register_forward_hook(self._leave),
+            ]
+        own = DynamicCache()
+        self._cache: Any = EncoderDecoderCache(own, DynamicCache()) if peer.has_cross_attention else own
+        with torch.inference_mode():
+            # The first token makes the encoder's keys and values; the rest of the context is as if it had been read.
+            peer.call(copies[0], torch.zeros(1, 1, dtype=torch.int64), self._memory_1ED, self._cache)
+            shape_kv = (1, shape.n_heads, context - 1, shape.d_model // shape.n_heads)
+            for layer in range(shape.n_blocks if context > 1 else 0):
+                own.update(torch.randn(shape_kv), torch.randn(shape_kv), layer)
+
+    @torch.inference_mode()
+    def step(self) -> Tensor:
+        """The most likely next token."""
+        copy = self._copies[self._next % len(self._copies)]
+        token_11 = self._token_N[self._next].view(1, 1)
+        self._next += 1
+        return self._peer.call(copy, token_11, self._memory_1ED, self._cache).argmax(-1)
+
+    def laps(self) -> tuple[dict[str, float], float]:
+        """No components, and the seconds of the last token's blocks."""
+        return {}, self._block_seconds
+
+    def _enter(self, *_: object) -> None:
+        self._block_started = time.perf_counter()
+
+    def _leave(self, *_: object) -> None:
+        self._block_seconds = time.perf_counter() - self._block_started

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from efftx.bench.decode_cases import Case
 from efftx.decoding.session import available_memory
-from efftx.decoding.stack import StackStepper, sum_by_component
+from efftx.decoding.stack import BranchStepper, StackStepper, sum_by_component
 from efftx.errors import UserError
+from efftx.layers.feedforward import FeedForward
 from efftx.layers.matrix import Read, matrix_of
-from efftx.layers.sparse_ff import SparseFF
+from efftx.layers.projections import DenseQKV, DenseQuery
+from efftx.layers.sparse_ff import SparseFF, SparseFFStepper
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.build import build_on_meta
 
@@ -47,8 +49,8 @@ class Weights:
 
     stack: StackStepper
     heads: list[tuple[nn.LayerNorm, Any]]
-    embedding_VD: Tensor
-    position_D: Tensor
+    embedding_VD: Tensor  # noqa: N815
+    position_D: Tensor  # noqa: N815
     n_blocks: int
     reads: dict[str, Read]
     distinct_bytes: int
@@ -59,30 +61,31 @@ class Weights:
 def make_weights(
     case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, cache_bytes: int | None = None
 ) -> Weights:
-    """The rings for `case` and a last-level cache of `cache_bytes` (None: this machine's); UserError, before anything is allocated, where they do not fit into memory."""
+    """The rings for `case` and a last-level cache of `cache_bytes` (None: this machine's).
+
+    UserError, before anything is allocated, where they do not fit into memory.
+    """
+    cache_bytes = last_level_cache() if cache_bytes is None else cache_bytes
     config = case.config()
-    with torch.device("meta"):
-        model = build_on_meta(config, case.vocab_size).to(dtype)
-    template, head = model.blocks[0], model.head
-    sizes = _sizes(template, head, case)
-    plan = _plan(sizes, case, last_level_cache() if cache_bytes is None else cache_bytes)
-    _refuse_too_large(case, plan)
-    tile = _random_tile(seed, dtype)
-    rows = [[tile_filled(w, tile, i) for w in _row_weights(template)] for i in range(plan.row_sets)]
-    blocks = [
-        _with_rows(_filled(template, tile, i), rows[i % plan.row_sets] if rows else []) for i in range(plan.blocks)
-    ]
-    stack = StackStepper(blocks, int8=case.int8)
-    heads = []
+    refuse_too_large(case, cache_bytes)
+    block, head = _on_meta(case, dtype)
+    plan = _plan(_sizes(block, head, case), case, cache_bytes)
+    tile = random_tile(seed, dtype)
+    rows = [[tile_filled(w, tile, i) for w in _row_weights(block)] for i in range(plan.row_sets)]
+    stack = StackStepper(())
+    for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their int8 forms
+        filled_block = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
+        stack.blocks += StackStepper([filled_block], int8=case.int8).blocks
+        if i >= plan.row_sets > 0:
+            _share_rows(stack.blocks[i % plan.row_sets], stack.blocks[i])
+        _forget(filled_block, int8=case.int8)
+    heads: list[tuple[nn.LayerNorm, Any]] = []
     for i in range(plan.heads):
-        own = _filled(head, tile, i + 1)
-        linear: Any = own.linear
+        own: Any = filled(head, tile, i + 1)
+        linear = own.linear
         made = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=case.int8)
         heads.append((own.norm, made))
-    if case.int8:
-        for block in blocks:
-            _forget(block)
-    block_reads = [read for block in stack.blocks[:1] for branch in block for read in branch.reads()] * case.n_blocks
+    block_reads = [read for first in stack.blocks[:1] for branch in first for read in branch.reads()] * case.n_blocks
     reads = sum_by_component([*block_reads, heads[0][1].read("logits"), _around(head, config.d_model)])
     return Weights(
         stack=stack,
@@ -95,6 +98,34 @@ def make_weights(
         n_distinct_blocks=plan.blocks,
         n_distinct_row_sets=plan.row_sets,
     )
+
+
+def refuse_too_large(case: Case, cache_bytes: int, *, beside: int = 0) -> None:
+    """UserError where the weights of `case` and `beside` more bytes do not fit into the memory that is free.
+
+    Nothing is allocated.
+    """
+    plan = _plan(_sizes(*_on_meta(case, torch.float32), case), case, cache_bytes)
+    refuse_bytes(case.name, plan.bytes, beside)
+
+
+def refuse_bytes(name: str, weights: int, beside: int = 0) -> None:
+    """UserError where `weights` bytes and `beside` more do not fit into the memory that is free."""
+    free = available_memory()
+    if free is not None and weights + beside > 0.9 * free:
+        more = f" and {beside / 1e9:.1f} GB beside them" if beside else ""
+        raise UserError(
+            "too_large",
+            f"{name} takes {weights / 1e9:.1f} GB of weights{more}, and {free / 1e9:.1f} GB of memory are free.",
+            "Choose a smaller one with names=, or fewer blocks with names=...-blocksN.",
+        )
+
+
+def _on_meta(case: Case, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """One block and the head of the model, without memory."""
+    with torch.device("meta"):
+        model: Any = build_on_meta(case.config(), case.vocab_size).to(dtype)
+    return model.blocks[0], model.head
 
 
 @dataclass(frozen=True)
@@ -114,15 +145,20 @@ class _Plan:
     bytes: int
 
 
-def _sizes(block: nn.Module, head: nn.Module, case: Case) -> _Sizes:
+def _sizes(block: nn.Module, head: Any, case: Case) -> _Sizes:
     rows = sum(w.nbytes for w in _row_weights(block))
-    cross = sum(w.nbytes for w in _unread(block))
-    always = sum(p.nbytes for p in block.parameters()) - rows - cross
-    n = next((m.config.N for m in block.modules() if isinstance(m, SparseFF)), 1)
-    width = head.norm.normalized_shape[0]  # type: ignore[union-attr, index]
-    embedding = case.vocab_size * width * 4
-    factor = 4 if case.int8 else 1
-    return _Sizes(always // factor, rows // factor, rows // factor // n, _nbytes(head) // factor, embedding)
+    unread = sum(w.nbytes for w in _unread(block))
+    always = nbytes(block) - rows - unread
+    n: int = next((m.config.N for m in block.modules() if isinstance(m, SparseFF)), 1)
+    head_bytes = nbytes(head)
+    if case.int8:  # a byte a weight; the scales are few
+        saved = sum(w.nbytes - w.numel() for w in _rounded(block))
+        rows_saved = sum(w.nbytes - w.numel() for w in _row_weights(block))
+        always, rows = always - (saved - rows_saved), rows - rows_saved
+        if isinstance(head.linear, nn.Linear):
+            head_bytes -= head.linear.weight.nbytes - head.linear.weight.numel()
+    embedding = case.vocab_size * head.norm.normalized_shape[0] * 4
+    return _Sizes(always, rows, rows // n, head_bytes, embedding)
 
 
 def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
@@ -138,16 +174,6 @@ def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
         row_sets = min(blocks, max(2 if sizes.rows < 2**30 else 1, math.ceil(apart * case.n_blocks / (n * token))))
     total = blocks * sizes.always + row_sets * sizes.rows + heads * sizes.head + sizes.embedding
     return _Plan(blocks, row_sets, heads, total)
-
-
-def _refuse_too_large(case: Case, plan: _Plan) -> None:
-    free = available_memory()
-    if free is not None and plan.bytes > 0.9 * free:
-        raise UserError(
-            "too_large",
-            f"{case.name} takes {plan.bytes / 1e9:.1f} GB of weights, and {free / 1e9:.1f} GB of memory are free.",
-            "Choose a smaller one with names=, or fewer blocks with names=...-blocksN.",
-        )
 
 
 def _row_weights(block: nn.Module) -> list[Tensor]:
@@ -168,26 +194,34 @@ def _with_rows(block: nn.Module, rows: list[Tensor]) -> nn.Module:
     return block
 
 
-def _filled(template: nn.Module, tile: Tensor, i: int) -> nn.Module:
-    """A copy with values for all that a token reads; rows of sparse feed-forward layers stay on meta."""
+def filled(template: nn.Module, tile: Tensor, i: int) -> nn.Module:
+    """A copy with values for all that a token reads; rows of sparse feed-forward layers stay on meta.
+
+    A parameter that two modules share is filled once.
+    """
     module = copy.deepcopy(template).eval()
     skipped = {id(w) for w in (*_row_weights(module), *_unread(module))}
-    for owner in module.modules():
+    made: dict[int, nn.Parameter] = {}
+    for owner in list(module.modules()):
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if id(parameter) in skipped:
                 continue
-            if isinstance(owner, nn.LayerNorm):
-                value = torch.ones(parameter.shape) if name == "weight" else torch.zeros(parameter.shape)
-                value = value.to(parameter.dtype)
-            else:
-                value = tile_filled(parameter, tile, i + len(name) + parameter.numel())
-            setattr(owner, name, nn.Parameter(value, requires_grad=False))
+            if id(parameter) not in made:
+                made[id(parameter)] = nn.Parameter(_values(owner, name, parameter, tile, i), requires_grad=False)
+            setattr(owner, name, made[id(parameter)])
         for name, buffer in list(owner.named_buffers(recurse=False)):
             setattr(owner, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
     return module
 
 
-def _random_tile(seed: int, dtype: torch.dtype) -> Tensor:
+def _values(owner: nn.Module, name: str, parameter: Tensor, tile: Tensor, i: int) -> Tensor:
+    if "LayerNorm" in type(owner).__name__:
+        return torch.full(parameter.shape, float(name == "weight"), dtype=parameter.dtype)
+    return tile_filled(parameter, tile, i + len(name) + parameter.numel())
+
+
+def random_tile(seed: int, dtype: torch.dtype) -> Tensor:
+    """Numbers between -1/2 and 1/2 from which `tile_filled` takes."""
     return torch.rand(_TILE, dtype=dtype, generator=torch.Generator().manual_seed(seed)).sub_(0.5)
 
 
@@ -204,18 +238,39 @@ def tile_filled(like: Tensor, tile: Tensor, i: int) -> Tensor:
     return made.mul_(math.sqrt(12.0 / fan_in)).view(like.shape)
 
 
-def _forget(block: nn.Module) -> None:
-    """Float weights that were rounded to int8 are not read again."""
+def _rounded(module: nn.Module) -> Iterator[Tensor]:
+    """The weights that `int8` rounds: of dense layers, and all matrices of the sparse feed-forward."""
+    for owner in module.modules():
+        if isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
+            yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
+        elif isinstance(owner, SparseFF):
+            yield from (owner.c1, owner.c2, owner.w1, owner.w2)
+
+
+def _share_rows(first: Sequence[BranchStepper], block: Sequence[BranchStepper]) -> None:
+    """Rows that were laid out anew for this block (int8) are dropped for those of the first block with its set."""
+    for own, other in zip(block, first, strict=True):
+        if isinstance(own.core, SparseFFStepper):
+            laid_out = {k: v for k, v in vars(other.core).items() if isinstance(v, Tensor)}
+            vars(own.core).update({k: v for k, v in laid_out.items() if v.shape[0] == other.core._n_units})
+
+
+def _forget(block: nn.Module, *, int8: bool) -> None:
+    """What a stepper has laid out in another form is not kept beside it."""
     for owner in block.modules():
-        if isinstance(owner, nn.Linear):
-            owner.weight = nn.Parameter(owner.weight.to("meta"), requires_grad=False)
+        names = ("c1", "c2", "w1", "w2") if isinstance(owner, SparseFF) else ()
+        for name in names:
+            setattr(owner, name, nn.Parameter(getattr(owner, name).to("meta"), requires_grad=False))
+        if int8 and isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
+            for linear in (m for m in owner.modules() if isinstance(m, nn.Linear)):
+                linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
 
 
-def _around(head: nn.Module, d_model: int) -> Read:
-    norm = sum(p.numel() for p in head.norm.parameters())  # type: ignore[union-attr, operator]
-    n = norm + d_model
+def _around(head: Any, d_model: int) -> Read:
+    n = sum(p.numel() for p in head.norm.parameters()) + d_model
     return Read("everything else", n, 4 * n)
 
 
-def _nbytes(module: nn.Module) -> int:
+def nbytes(module: nn.Module) -> int:
+    """Bytes of all parameters, a shared one once."""
     return sum(p.nbytes for p in module.parameters())

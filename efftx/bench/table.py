@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from efftx.bench.decode_table import component_table, decode_columns, decode_notes
 from efftx.plan import bytes_text
 
 Row = Mapping[str, Any]
@@ -63,14 +64,17 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:
     """The rows of a bench's `result` as a table, and under it how they were taken."""
-    columns = _COLUMNS[result["bench"]]
+    decodes = result["bench"] == "decode"
+    columns = decode_columns(result["protocol"]) if decodes else _COLUMNS[result["bench"]]
     table = Table()
     for i, head in enumerate(columns):
         table.add_column(head, justify="left" if i == 0 else "right")
     for row in result["rows"]:
         table.add_row(*(show(row) for show in columns.values()))
     console.print(table)
-    for line in _notes(result):
+    if decodes and any(row["components"] for row in result["rows"]):
+        console.print(component_table(result["rows"]))
+    for line in [*(decode_notes(result) if decodes else _notes(result)), *_circumstances(result)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -83,12 +87,14 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{name}: the largest peak over all depths is {ratio:.3f} of the smallest.")
     shape = result.get("layer") or result.get("model")
     lines.append(", ".join(f"{key} {value}" for key, value in (shape or {}).items()))
+    return lines
+
+
+def _circumstances(result: Mapping[str, Any]) -> list[str]:
     machine = result["machine"]
     allocator = ", ".join(f"{k}={v}" for k, v in machine["allocator"].items()) or "the system's, as it is"
-    lines.append(
-        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, allocator: {allocator}."
-    )
-    if result["bench"] != "memory":
+    lines = [f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, allocator: {allocator}."]
+    if result["bench"] in ("attention", "train"):
         rates = [row["matmul_flops_per_second"] for row in result["rows"]]
         lines.append(
             f"{machine['repeats']} repeats {machine['order']}, after {machine['warm_up']} to warm up; the bound is "

@@ -99,11 +99,8 @@ class CrossAttentionStepper:
 
     def cache_of(self, memory_BED: Tensor, mask_BE: Tensor | None) -> CrossCache:
         """What is kept of the encoder's output; `mask_BE` is True on its real tokens."""
-        return CrossCache(
-            *(t.contiguous() for t in self._layer.of_memory(memory_BED)),
-            mask_BE,
-            self._query.new_state(memory_BED.shape[0]),
-        )
+        k_BHEd, v_BHEd = (t.contiguous() for t in self._layer.of_memory(memory_BED))
+        return CrossCache(k_BHEd, v_BHEd, mask_BE, self._query.new_state(memory_BED.shape[0]))
 
     def cache_at_random(self, batch: int, n_memory: int, like: Tensor) -> CrossCache:
         """Keys and values of an encoder's output that never was: what a timing wants."""

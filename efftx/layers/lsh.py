@@ -24,6 +24,8 @@ from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotati
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
 from efftx.ops.replay import Replay, choose
 
+_HASHED_AT_ONCE = 4096
+
 
 @dataclass
 class LSHConfig:
@@ -133,12 +135,36 @@ class LSHAttention(nn.Module):
 
 
 class LSHCache(Cache):
-    """Keys, values, the rotations of one generation, and which recent tokens each bucket holds."""
+    """Keys, values, the rotations of one generation, and which recent tokens each bucket holds.
 
-    def __init__(self, kv: KeyValueCache, projections: Any, rotations_BHdRn: Tensor, table: BucketTable) -> None:
+    `n_buckets`: the factors of the number of buckets, as in `hash_vectors`.
+    """
+
+    def __init__(
+        self,
+        kv: KeyValueCache,
+        projections: Any,
+        rotations_BHdRn: Tensor,
+        table: BucketTable,
+        n_buckets: Sequence[int],
+    ) -> None:
         self.kv, self.projections = kv, projections
         self.rotations_BHdRn = rotations_BHdRn
         self.table = table
+        self.n_buckets = n_buckets
+
+    def buckets_of(self, qk_BHLd: Tensor) -> Tensor:
+        """The buckets (B, H, R, L) of queries or keys under this generation's rotations."""
+        # A part at a time: the projections of all rounds are many times as large as the vectors.
+        parts = qk_BHLd.split(_HASHED_AT_ONCE, dim=2)
+        return torch.cat([hash_vectors(part, self.rotations_BHdRn, self.n_buckets) for part in parts], -1)
+
+    def fill_at_random(self, n: int) -> None:
+        """Unit keys and values of `n` tokens that never were, each in its key's buckets: what a timing wants."""
+        k_BHLd, v_BHLv = self.kv.k_BHTd[:, :, :n], self.kv.v_BHTv[:, :, :n]
+        k_BHLd.copy_(unit_key(k_BHLd.normal_()))
+        v_BHLv.normal_()
+        fill(self.table, self.buckets_of(k_BHLd))
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
@@ -177,7 +203,7 @@ class LSHStepper:
             batch, n_heads, config.n_hashes, prod(n_buckets), min(2 * config.chunk_len, capacity), device=like.device
         )
         kv = KeyValueCache(batch, n_heads, capacity, layer.d_head, layer.d_head, like)
-        return LSHCache(kv, self._projections.new_state(batch), rotations, table)
+        return LSHCache(kv, self._projections.new_state(batch), rotations, table, n_buckets)
 
     def prefill(self, x_BLD: Tensor, cache: AttentionCache | LSHCache, n_B: Tensor | None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""

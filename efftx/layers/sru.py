@@ -91,7 +91,8 @@ class SRUStepper:
 
     def __init__(self, layer: SRUBranch) -> None:
         self._layer = layer
-        self._recurrences = [(recurrence.kernel.detach(), recurrence.bias.detach()) for recurrence in layer.layers]
+        recurrences = (one for one in layer.layers if isinstance(one, SRU))
+        self._recurrences = [(one.kernel.detach(), one.bias.detach()) for one in recurrences]
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> SRUState:
         """States of zero."""

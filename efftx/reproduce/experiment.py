@@ -349,7 +349,7 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
             for column in values:
                 if column not in columns:
                     yield f"published.{part}.{row}: there is no column '{column}'", nearest(column, columns)
-                elif part == "unverified" and column in e.published.values.get(row, {}):
+                elif part == "unverified" and e.published and column in e.published.values.get(row, {}):
                     yield f"published.unverified.{row}: '{column}' has a verified value", ""
     for size in _sizes_named(e):
         if size not in SIZES:

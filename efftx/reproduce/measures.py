@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from efftx.errors import UserError, nearest
+from efftx.reproduce.decoding_measures import context_time, first_steps
 from efftx.reproduce.scaling_measures import (
     counted_weights,
     first_losses,
@@ -234,6 +235,7 @@ MEASURES: dict[str, Measure] = {
     "attention_time": Measure(attention_time),
     "attention_cost": Measure(attention_cost, counted_entries),
     "collision_probability": Measure(collision_probability, first_collisions),
+    "context_time": Measure(context_time, first_steps),
     "selected_units": Measure(selected_units, first_losses),
     "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
     "token_time": Measure(token_time),

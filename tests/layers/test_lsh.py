@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from efftx.layers.attention import FullAttention, FullConfig
-from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
-from efftx.ops.lsh import auto_buckets
+from efftx.ops.lsh import auto_buckets, hash_vectors
 from efftx.ops.replay import Replay
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -152,3 +152,32 @@ def test_projections_with_keys_of_their_own_are_refused() -> None:
     projections = DenseQKV(12, 2, 8, share_qk=False, bias=False)
     with pytest.raises(ValueError, match="share queries and keys"):
         LSHAttention(LSHConfig(), projections, attention_dropout=0.0)
+
+
+def test_a_cache_filled_at_random_holds_unit_keys_each_in_the_buckets_that_it_hashes_to() -> None:
+    torch.manual_seed(0)
+    layer = lsh_layer()
+    cache = layer.stepper().new_cache(2, 40, torch.zeros(1, dtype=torch.float64))
+    assert isinstance(cache, LSHCache)
+    cache.fill_at_random(30)
+    k_BHLd = cache.kv.k_BHTd[:, :, :30]
+    assert_close(k_BHLd.norm(dim=-1), torch.ones(2, 2, 30, dtype=torch.float64), {torch.float64: 1e-5}, "length")
+    assert not cache.kv.k_BHTd[:, :, 30:].any()
+    assert cache.kv.v_BHTv[:, :, :30].all()
+    bucket_BHRL = hash_vectors(k_BHLd, cache.rotations_BHdRn, auto_buckets(40, 4))
+    capacity = cache.table.position_BHRNC.shape[-1]
+    for b, h, r in product(range(2), range(2), range(2)):
+        own = bucket_BHRL[b, h, r].tolist()
+        for bucket, held in enumerate(cache.table.position_BHRNC[b, h, r].tolist()):
+            expected = [n for n in range(30) if own[n] == bucket]
+            assert sorted(n for n in held if n >= 0) == expected[-capacity:]
+            assert int(cache.table.count_BHRN[b, h, r, bucket]) == len(expected)
+
+
+def test_hashing_part_by_part_is_hashing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = lsh_layer().stepper().new_cache(2, 40, torch.zeros(1, dtype=torch.float64))
+    assert isinstance(cache, LSHCache)
+    cache.fill_at_random(40)
+    whole = cache.buckets_of(cache.kv.k_BHTd)
+    monkeypatch.setattr("efftx.layers.lsh._HASHED_AT_ONCE", 7)
+    assert torch.equal(cache.buckets_of(cache.kv.k_BHTd), whole)

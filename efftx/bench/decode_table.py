@@ -1,0 +1,150 @@
+"""The result of `efftx bench decode` for people: a line a model, then a line a part of it, then how it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, STEADY_TOKENS, WARM_UP
+from efftx.plan import bytes_text
+
+Row = Mapping[str, Any]
+
+
+def milliseconds(seconds: float | None) -> str:
+    """At least three figures of a time; empty where there is none."""
+    if seconds is None:
+        return ""
+    value = 1000 * seconds
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def _millions(weights: int) -> str:
+    return "" if not weights else f"{weights / 1e6:.3f}" if weights < 1e7 else f"{weights / 1e6:.1f}"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def decode_columns(protocol: str) -> dict[str, Callable[[Row], str]]:
+    """What a line of the first table shows of a row, by heading."""
+    steady = {"p50\nms": lambda row: milliseconds(row["p50"]), "p99\nms": lambda row: milliseconds(row["p99"])}
+    mean = {"ms a\ntoken": lambda row: milliseconds(row["seconds"])}
+    return {
+        "model": lambda row: str(row["name"]) + (" (peer)" if row["peer"] else ""),
+        "context": lambda row: f"{row['length']:,}",
+        "batch": lambda row: str(row["batch"]),
+        **(steady if protocol == "steady" else mean),
+        "ms a\nblock": lambda row: milliseconds(row["block_seconds"]),
+        "weights\nM": lambda row: _millions(row["weights"]),
+        "bytes": lambda row: bytes_text(row["bytes"]),
+        "GB/s": lambda row: f"{row['bandwidth'] / 1e9:.1f}",
+        "of\nread": lambda row: f"{row['share_of_read']:.0%}",
+        "of\nmatvec": lambda row: f"{row['share_of_matvec']:.0%}",
+        "bound\nms": lambda row: milliseconds(row["bound_seconds"]),
+        "over-\nhead": lambda row: f"{row['overhead_share']:.0%}",
+        "x first\ntoken": lambda row: _times(row["ratio_to_first"]),
+        "x first\nblock": lambda row: _times(row["block_ratio_to_first"]),
+    }
+
+
+def component_table(rows: Sequence[Row]) -> Table:
+    """A line for every part of every row that was timed by parts, the parts of a token in the order of their work."""
+    table = Table()
+    for i, head in enumerate(("model", "part of a token", "ms", "share", "weights M", "bytes", "bound ms", "of read")):
+        table.add_column(head, justify="left" if i < 2 else "right")
+    for row in rows:
+        parts = row["components"]
+        whole = sum(part["seconds"] for part in parts.values())
+        label = f"{row['name']}, {row['length']:,}" + (f" x {row['batch']}" if row["batch"] > 1 else "")
+        for name in (name for name in ORDER if name in parts):
+            part = parts[name]
+            table.add_row(
+                label,
+                name,
+                milliseconds(part["seconds"]),
+                f"{part['seconds'] / whole:.0%}" if whole else "",
+                _millions(part["weights"]),
+                bytes_text(part["bytes"]),
+                milliseconds(part["bound_seconds"]),
+                f"{part['share_of_read']:.0%}",
+            )
+            label = ""
+        table.add_section()
+    return table
+
+
+def decode_notes(result: Mapping[str, Any]) -> list[str]:
+    """How the rows were taken, and what is to be known before one of them is quoted."""
+    rows, machine = result["rows"], result["machine"]
+    return [
+        *(f"not measured: {s['name']}: {s['why']}" for s in result["skipped"]),
+        *_warnings(rows),
+        _protocol(result),
+        "'bound' is the bytes over the read bandwidth of the row's own turns; 'overhead' what a token takes beyond its "
+        "bytes at the rate of the matrix-vector product.",
+        f"A sum over {bytes_text(machine['reference_bytes'])} reads "
+        f"{machine['read_bytes_per_second'] / 1e9:.1f} GB/s, a matrix-vector product "
+        f"{machine['matvec_bytes_per_second'] / 1e9:.1f} GB/s, both in turns with the rows.",
+        f"Last-level cache {bytes_text(machine['last_level_cache_bytes'])}. Each row works on distinct weights: "
+        + ", ".join(f"{name} {bytes_text(n)}" for name, n in _distinct(rows).items())
+        + f"; before one is read again, {machine['margin']} times the cache has been read.",
+        _blocks(rows),
+        *(f"{row['name']}: {row['version']}, {row['note']}." for row in _first_of_each(rows) if row["peer"]),
+        f"{machine['threads']} threads, {_pinning(machine)}.",
+    ]
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    tokens = sum((row["tokens"] for row in result["rows"][:1]), 0)
+    context = "behind a context of random keys and values"
+    if result["protocol"] == "authors":
+        return (
+            f"The authors' protocol: {context}, {WARM_UP} tokens to warm up and {AUTHORS_IGNORED} more not counted, "
+            f"the mean of {tokens} tokens."
+        )
+    few = ", too few for such a percentile" if tokens < STEADY_TOKENS else ""
+    return f"Steady state: {context}, {WARM_UP} tokens to warm up, median and 99th percentile of {tokens} tokens{few}."
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"uneven: {row['name']} at {row['length']:,}, batch {row['batch']}: the slowest token took more than "
+        f"{SPREAD:g} times the fastest; was the machine busy?"
+        for row in rows
+        if row["uneven"]
+    ]
+
+
+def _blocks(rows: Sequence[Row]) -> str:
+    passes = ", ".join(f"{row['name']} {row['n_blocks']}" for row in _first_of_each(rows))
+    few = [
+        f" {row['name']} cycles over {row['distinct_blocks']} distinct "
+        f"{'set' if row['distinct_blocks'] == 1 else 'sets'} of a block's weights."
+        for row in _first_of_each(rows)
+        if row["distinct_blocks"] < row["n_blocks"]
+    ]
+    return (
+        f"Measured: whole tokens, the decoder's blocks that one passes ({passes}) and the logits. A block's time is "
+        f"theirs over their number; nothing else is multiplied or divided. Encoders are not run.{''.join(few)}"
+    )
+
+
+def _pinning(machine: Mapping[str, Any]) -> str:
+    cpus = machine["pinned"]
+    if cpus is None:
+        return "the system does not tell on which processors"
+    if len(cpus) == machine["cores"]:
+        return f"not pinned: they may move among all {len(cpus)} processors"
+    return f"kept to processors {', '.join(map(str, cpus))} of {machine['cores']}"
+
+
+def _first_of_each(rows: Sequence[Row]) -> list[Row]:
+    return list({row["name"]: row for row in reversed(rows)}.values())[::-1]
+
+
+def _distinct(rows: Sequence[Row]) -> dict[str, int]:
+    return {row["name"]: row["peak_bytes"] for row in _first_of_each(rows)}

@@ -1,0 +1,166 @@
+"""How a token is timed: the two protocols, the laps of its parts, and what the machine reads at best meanwhile."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from efftx.bench.decode_weights import MARGIN
+from efftx.bench.timing import no_garbage_collection
+from efftx.layers.matrix import Read
+
+PROTOCOLS = ("authors", "steady")
+AUTHORS_STEPS, AUTHORS_IGNORED, AUTHORS_CONTEXT = 12, 2, 16
+STEADY_TOKENS = 100
+SPREAD = 2.0
+"""The authors warn where the slowest of the counted steps takes more than twice the fastest."""
+REFERENCE_TURNS = 3
+WARM_UP = 4
+"""Tokens before the first that is timed, in both protocols."""
+WIDTH = 9216
+"""Of the reference's rows: that of the paper's largest models."""
+ORDER = ("QKV", "attention", "output", "controller", "feed-forward", "SRU", "logits", "everything else")
+
+
+@dataclass
+class Lap:
+    """Seconds by component: `mark(name)` gives what has passed since the mark before to `name`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = 0.0
+
+    def begin(self) -> None:
+        """The clock of one token starts."""
+        self.seconds = {}
+        self.last = time.perf_counter()
+
+    def mark(self, component: str) -> None:
+        """A part has ended."""
+        now = time.perf_counter()
+        self.seconds[component] = self.seconds.get(component, 0.0) + now - self.last
+        self.last = now
+
+
+def reference_bytes(cache_bytes: int) -> int:
+    """What the reference takes of memory: a matrix `MARGIN` times as large as the cache, of 64 MiB at least."""
+    return max(2**26, MARGIN * cache_bytes) // (4 * WIDTH) * 4 * WIDTH
+
+
+class Reference:
+    """What the machine reads at best: a sum over, and a product with, one matrix far larger than its cache.
+
+    Every row takes its turns between the models' own, so that a disturbance shows in both.
+    """
+
+    def __init__(self, device: torch.device, cache_bytes: int) -> None:
+        self.cache_bytes = cache_bytes
+        self._matrix = torch.full((reference_bytes(cache_bytes) // 4 // WIDTH, WIDTH), 0.5, device=device)
+        self._vector = torch.full((WIDTH,), 0.25, device=device)
+        self._out = torch.empty(self._matrix.shape[0], device=device)
+        self.n_bytes = self._matrix.nbytes
+        self.reads: list[float] = []
+        self.products: list[float] = []
+
+    @torch.inference_mode()
+    def turn(self) -> None:
+        """One sum and one product, timed."""
+        started = time.perf_counter()
+        self._matrix.sum()
+        self.reads.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        torch.mv(self._matrix, self._vector, out=self._out)
+        self.products.append(time.perf_counter() - started)
+
+    def read_rate(self, since: int = 0) -> float:
+        """Bytes a second of the sums since turn `since`, by their median."""
+        return self.n_bytes / statistics.median(self.reads[since:])
+
+    def matvec_rate(self, since: int = 0) -> float:
+        """Bytes a second of the products since turn `since`, by their median."""
+        return self.n_bytes / statistics.median(self.products[since:])
+
+
+def timed_tokens(
+    step: Callable[[], object], laps: Callable[[], tuple[Mapping[str, float], float]], tokens: int
+) -> list[tuple[float, dict[str, float], float]]:
+    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted."""
+    found = []
+    with no_garbage_collection():
+        for i in range(-WARM_UP, tokens):
+            started = time.perf_counter()
+            step()
+            seconds = time.perf_counter() - started
+            if i >= 0:
+                by_component, blocks = laps()
+                found.append((seconds, dict(by_component), blocks))
+    return found
+
+
+def measured(
+    step: Callable[[], object],
+    laps: Callable[[], tuple[Mapping[str, float], float]],
+    reads: Mapping[str, Read],
+    protocol: str,
+    tokens: int,
+    reference: Reference,
+) -> dict[str, Any]:
+    """The `summary` of `tokens` steps, against the reference's turns before and after them."""
+    turn = len(reference.reads)
+    reference.turn()
+    timed = timed_tokens(step, laps, tokens)
+    for _ in range(REFERENCE_TURNS - 1):
+        reference.turn()
+    return summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
+
+
+def summary(
+    timed: list[tuple[float, dict[str, float], float]],
+    protocol: str,
+    reads: Mapping[str, Read],
+    read_rate: float,
+    matvec_rate: float,
+) -> dict[str, Any]:
+    """Seconds a token under a protocol, its parts, and what reading its weights alone would take."""
+    counted = timed[AUTHORS_IGNORED:] if protocol == "authors" else timed
+    seconds = [t for t, _, _ in counted]
+    token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
+    n_bytes = sum(read.bytes for read in reads.values())
+    parts = sorted({name for _, laps, _ in counted for name in laps} | set(reads), key=_order)
+    components = {}
+    for part in parts:
+        own = statistics.median(laps.get(part, 0.0) for _, laps, _ in counted)
+        read = reads.get(part, Read(part, 0, 0))
+        components[part] = {
+            "seconds": own,
+            "weights": read.weights,
+            "bytes": read.bytes,
+            "bound_seconds": read.bytes / read_rate,
+            "share_of_read": read.bytes / own / read_rate if own else 0.0,
+        }
+    return {
+        "seconds": token,
+        "spread": (max(seconds) - min(seconds)) / statistics.median(seconds),
+        "p50": statistics.median(seconds),
+        "p99": sorted(seconds)[min(len(seconds) - 1, int(0.99 * len(seconds)))],
+        "uneven": max(seconds) > SPREAD * min(seconds),
+        "tokens": len(seconds),
+        "block_seconds": statistics.median(blocks for _, _, blocks in counted),
+        "weights": sum(read.weights for read in reads.values()),
+        "bytes": n_bytes,
+        "bound_seconds": n_bytes / read_rate,
+        "ratio_to_bound": token / (n_bytes / read_rate),
+        "bandwidth": n_bytes / token,
+        "share_of_read": n_bytes / token / read_rate,
+        "share_of_matvec": n_bytes / token / matvec_rate,
+        "overhead_share": 1 - n_bytes / token / matvec_rate,
+        "components": components,
+    }
+
+
+def _order(component: str) -> int:
+    return ORDER.index(component)

@@ -1,0 +1,206 @@
+"""The time of a token in one attention layer against the context; see `measures` for what a measure is.
+
+Shape suffixes: B batch (1 here), N tokens that are timed, L tokens of a sequence, H heads, R hashing rounds, E
+candidates, D d_model.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from efftx.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from efftx.layers.lsh import LSHCache
+
+Parameters = Mapping[str, Any]
+
+KINDS = ("full", "local", "lsh")
+REPLAYED = 3
+
+
+def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Seconds a token of one attention layer with shared queries and keys, projections included, against the context.
+
+    `parameters`: d_model, n_heads, d_head, warm_up and tokens (steps that are not counted, and that are), compared_at
+    (tokens); `own`: attention (`full`, `local`, `lsh`), chunk_len, n_hashes. The caches hold random keys and values,
+    the inputs are Gaussian, the batch is 1. A column with `context` has the median `seconds`, `cache_megabytes` (10^6
+    bytes of all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a column
+    without has the last two at the longest context. Every column has `time_exponent`, fitted over the contexts, and how
+    far the steps are from the layer's pass over a whole sequence of compared_at tokens under the same rotations,
+    relative in Euclidean norm: `distance_from_training` for independent Gaussian inputs, `uneven_distance` where one
+    Gaussian vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and
+    a context shorter than the warm-up.
+    """
+    import torch
+
+    from efftx.bench.decode_weights import last_level_cache
+    from efftx.bench.timing import exclusive, no_garbage_collection
+    from efftx.reproduce.measures import fitted_exponent
+
+    given = {**parameters, **own}
+    contexts = _contexts(parameters)
+    with torch.inference_mode(), exclusive(), no_garbage_collection():
+        timed = [_Decoding(given, seed, context).timed() for context in contexts]
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        layer = _layer(given, seed)
+        torch.manual_seed(seed)
+        x_BLD = torch.randn(1, int(given["compared_at"]), int(given["d_model"]))
+        common_D = torch.randn(int(given["d_model"]))
+        found = {
+            "time_exponent": fitted_exponent(contexts, [at["seconds"] for at in timed]),
+            "distance_from_training": distance_from_training(layer, x_BLD),
+            "uneven_distance": distance_from_training(layer, x_BLD + common_D),
+        }
+    at_longest = {name: timed[-1][name] for name in ("cache_megabytes", "keys")}
+    metrics = {
+        column: found | (timed[contexts.index(int(where["context"]))] if "context" in where else at_longest)
+        for column, where in parameters["columns"].items()
+    }
+    series = {name: [at[name] for at in timed] for name in timed[0]}
+    series |= {"context": [float(context) for context in contexts]}
+    series |= {"last_level_cache_megabytes": [last_level_cache() / 1e6]}
+    return {"metrics": metrics, "series": series}
+
+
+def first_steps(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `context_time` compares: the squared lengths of the first outputs at the shortest context."""
+    import torch
+
+    with torch.inference_mode():
+        decoding = _Decoding({**parameters, **own}, seed, min(_contexts(parameters)))
+        return [float(decoding.step().double().square().sum()) for _ in range(REPLAYED)]
+
+
+def distance_from_training(layer: Any, x_BLD: Tensor) -> float:
+    """|steps - whole| / |whole| of the layer's outputs token by token and over the whole sequence, rotations alike.
+
+    The rotations are drawn from PyTorch's random state.
+    """
+    import torch
+
+    from efftx.layers.cache import Place
+    from efftx.layers.lsh import LSHCache
+    from efftx.ops.replay import Replay
+
+    stepper, place = layer.stepper(), Place(0)
+    cache = stepper.new_cache(x_BLD.shape[0], x_BLD.shape[1], x_BLD)
+    steps = []
+    for x_BD in x_BLD.unbind(1):
+        steps.append(stepper.step(x_BD, cache, place))
+        place.advance()
+    hashed = isinstance(cache, LSHCache)
+    replay = Replay({"buckets": cache.buckets_of(layer.project(x_BLD)[0])}) if hashed else None
+    whole_BLD = layer(x_BLD, replay)
+    return float((torch.stack(steps, 1) - whole_BLD).norm() / whole_BLD.norm())
+
+
+class _Decoding:
+    """A layer that decodes behind `context` random tokens; the uncounted steps are the last of them."""
+
+    def __init__(self, given: Parameters, seed: int, context: int) -> None:
+        import torch
+
+        from efftx.layers.cache import Place
+
+        self._given, self._context = given, context
+        self._warm_up, self._tokens = int(given["warm_up"]), int(given["tokens"])
+        d_model, before = int(given["d_model"]), context - self._warm_up
+        if before < 1:
+            raise UserError("bad_value", f"A context of {context} tokens has no room for {self._warm_up} to warm up.")
+        self.stepper = _layer(given, seed).stepper()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._x_NBD = torch.randn(self._warm_up + self._tokens, 1, d_model)
+            self.cache = self.stepper.new_cache(1, context + self._tokens, self._x_NBD)
+            self.cache.fill_at_random(before)
+        self._place = Place(before)
+        self._inputs = iter(self._x_NBD)
+
+    def step(self) -> Tensor:
+        """The layer's output for the next token, (1, d_model)."""
+        y_BD: Tensor = self.stepper.step(next(self._inputs), self.cache, self._place)
+        self._place.advance()
+        return y_BD
+
+    def timed(self) -> dict[str, float]:
+        """What a column with this context shows; takes all the steps there are."""
+        seconds = []
+        for _ in range(self._warm_up + self._tokens):
+            started = time.perf_counter()
+            self.step()
+            seconds.append(time.perf_counter() - started)
+        return {
+            "seconds": statistics.median(seconds[self._warm_up :]),
+            "cache_megabytes": sum(kept.nbytes for kept in self._kept()) / 1e6,
+            "keys": self._keys(),
+        }
+
+    def _kept(self) -> list[Tensor]:
+        kept = list(self.cache.kv.tensors())
+        return [*kept, self.cache.rotations_BHdRn, *self.cache.table] if self._given["attention"] == "lsh" else kept
+
+    def _keys(self) -> float:
+        """The mean number of earlier tokens that a head attends to, over the counted tokens."""
+        counted = range(self._context, self._context + self._tokens)
+        if self._given["attention"] == "lsh":
+            return distinct_candidates(self.cache, counted)
+        chunk_len = int(self._given["chunk_len"]) if self._given["attention"] == "local" else 0
+        firsts = [max(0, (n // chunk_len - 1) * chunk_len) if chunk_len else 0 for n in counted]
+        return statistics.fmean(n - first for n, first in zip(counted, firsts, strict=True))
+
+
+def distinct_candidates(cache: LSHCache, tokens: range) -> float:
+    """How many different positions the buckets of a token hold, the mean over heads and `tokens`, whose keys are there.
+
+    The cache's table is then what it was after the last of them.
+    """
+    from efftx.ops.lsh_cache import candidates, fill, insert
+
+    bucket_BHRL = cache.buckets_of(cache.kv.k_BHTd[:, :, : tokens.stop])
+    fill(cache.table, bucket_BHRL[..., : tokens.start])
+    counts = []
+    for n in tokens:
+        found_BHE = candidates(cache.table, bucket_BHRL[..., n]).sort(-1).values
+        different_BHE = found_BHE >= 0
+        different_BHE[..., 1:] &= found_BHE[..., 1:] != found_BHE[..., :-1]
+        counts.append(float(different_BHE.sum(-1).double().mean()))
+        insert(cache.table, bucket_BHRL[..., n], n)
+    return statistics.fmean(counts)
+
+
+def _contexts(parameters: Parameters) -> list[int]:
+    return sorted({int(where["context"]) for where in parameters["columns"].values() if "context" in where})
+
+
+def _layer(given: Parameters, seed: int) -> Any:
+    """The layer with fresh weights, queries and keys shared."""
+    import torch
+
+    from efftx.layers.attention import FullAttention, FullConfig
+    from efftx.layers.initialize import materialize
+    from efftx.layers.lsh import LSHAttention, LSHConfig
+    from efftx.layers.patterns import LocalAttention, LocalConfig
+    from efftx.layers.projections import DenseQKV
+
+    kind, d_head = str(given["attention"]), int(given["d_head"])
+    if kind not in KINDS:
+        raise UserError("bad_value", f"There is no attention '{kind}' that decodes.", nearest(kind, KINDS))
+    with torch.device("meta"):
+        projections = DenseQKV(int(given["d_model"]), int(given["n_heads"]), d_head, share_qk=True, bias=False)
+        layer: Any
+        if kind == "lsh":
+            hashing = LSHConfig(n_hashes=int(given["n_hashes"]), chunk_len=int(given["chunk_len"]))
+            layer = LSHAttention(hashing, projections, attention_dropout=0.0)
+        elif kind == "local":
+            local = LocalConfig(chunk_len=int(given["chunk_len"]))
+            layer = LocalAttention(local, projections, d_head=d_head, attention_dropout=0.0)
+        else:
+            layer = FullAttention(FullConfig(), projections, d_head=d_head, attention_dropout=0.0)
+    materialize(layer, torch.device("cpu"), seed)
+    return layer.eval()

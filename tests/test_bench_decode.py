@@ -1,0 +1,426 @@
+"""What `efftx bench decode` measures, over which weights, and how it answers; nothing depends on how long it takes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from efftx import bench
+from efftx.bench import decode, decode_peers, decode_timing, decode_weights
+from efftx.bench.decode import Tokens
+from efftx.bench.decode_cases import Case, case_named
+from efftx.bench.decode_weights import MARGIN, Weights, make_weights
+from efftx.cli import main
+from efftx.layers.matrix import Read
+from efftx.layers.sparse_ff import SparseFFStepper
+from efftx.models.build import build_on_meta
+
+SMALL_CACHE = 2**16
+D, N_BLOCKS, VOCABULARY, FLOAT = 128, 6, 32_000, 4
+KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_seconds"} | {
+    *("version", "note", "batch", "width", "protocol", "spread", "p50", "p99", "uneven", "tokens", "block_seconds"),
+    *("weights", "bytes", "ratio_to_bound", "bandwidth", "share_of_read", "share_of_matvec", "overhead_share"),
+    *("components", "n_blocks", "int8", "distinct_blocks", "distinct_row_sets", "ratio_to_first"),
+    "block_ratio_to_first",
+}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock of the test's own, few random numbers, and an environment that is put back."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(decode_weights, "_TILE", 2**20)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def _bench(*words: str) -> dict[str, Any]:
+    return bench.run("decode", [f"cache_bytes={SMALL_CACHE}", "tokens=3", *words])
+
+
+def _printed(result: dict[str, Any]) -> str:
+    out = io.StringIO()
+    bench.print_table(result, Console(file=out, width=160))
+    return out.getvalue()
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes a second further whenever somebody looks at it."""
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(decode_timing.time, "perf_counter", lambda: float(next(ticks)))
+
+
+def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
+    result = _bench("names=width-128-dense,width-128-sparse,logits-128-s4", "context=16,64", "batch=1,2")
+    json.dumps(result)
+    assert [(r["name"], r["batch"], r["length"]) for r in result["rows"]] == [
+        (name, batch, context)
+        for name in ("width-128-dense", "width-128-sparse", "logits-128-s4")
+        for batch in (1, 2)
+        for context in (16, 64)
+    ]
+    for row in result["rows"]:
+        assert set(row) >= KEYS
+        assert not row["peer"]
+        assert row["bandwidth"] == row["bytes"] / row["seconds"]
+        assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
+        assert row["weights"] == sum(part["weights"] for part in row["components"].values())
+        assert row["bytes"] == sum(part["bytes"] for part in row["components"].values())
+        assert (row["block_seconds"] is None) == row["name"].startswith("logits")
+    first, sparse = result["rows"][0], result["rows"][4]
+    assert first["ratio_to_first"] == first["block_ratio_to_first"] == 1.0
+    assert sparse["ratio_to_first"] == first["seconds"] / sparse["seconds"]
+    assert set(sparse["components"]) == {
+        *("QKV", "attention", "controller", "feed-forward", "logits", "everything else")
+    }
+    machine = result["machine"]
+    assert machine["last_level_cache_bytes"] == SMALL_CACHE
+    assert machine["read_bytes_per_second"] > 0
+    assert machine["matvec_bytes_per_second"] > 0
+
+    printed = _printed(result)
+    assert all(len(line) <= 160 for line in printed.splitlines() if line[:1] in "│┃")
+    told = ("controller", "The authors' protocol", "64.0 KiB", "1 threads", "matrix-vector", "everything else")
+    assert all(words in printed for words in told)
+    assert "width-128-dense cycles over 1 distinct set of a block's weights" in printed
+
+
+def test_the_parts_of_a_token_add_up_to_its_time(ticking: None) -> None:
+    """Every mark is a tick; the token's own clock looks once before the first of them and once after the last."""
+    for row in _bench("names=width-128-dense,width-128-sparse")["rows"]:
+        parts = sum(part["seconds"] for part in row["components"].values())
+        assert parts == row["seconds"] - 2
+        assert row["block_seconds"] * N_BLOCKS == parts - 2  # the last norm and the logits
+
+
+def _of_dense_block(d_ff: int) -> dict[str, int]:
+    return {
+        "QKV": 3 * D * (D + 1),
+        "output": D * (D + 1),
+        "feed-forward": (D + 1) * d_ff + (d_ff + 1) * D,
+        "everything else": 2 * 2 * D,
+    }
+
+
+def test_what_a_dense_token_reads_is_what_can_be_counted_by_hand() -> None:
+    (row,) = _bench("names=width-128-dense", "context=16")["rows"]
+    expected = {part: N_BLOCKS * n for part, n in _of_dense_block(4 * D).items()}
+    expected["everything else"] += 2 * D + D  # the last norm, a row of the embedding
+    expected["logits"] = VOCABULARY * (D + 1)
+    found = row["components"]
+    assert {part: found[part]["weights"] for part in expected} == expected
+    assert {part: found[part]["bytes"] for part in expected} == {part: FLOAT * n for part, n in expected.items()}
+    keys_and_values = 2 * N_BLOCKS * 16 * D * FLOAT
+    assert (found["attention"]["weights"], found["attention"]["bytes"]) == (0, keys_and_values)
+    assert row["bytes"] == FLOAT * sum(expected.values()) + keys_and_values
+
+
+def test_what_a_sparse_token_reads_is_one_row_of_every_block_and_all_of_the_rest() -> None:
+    d_ff, n = 6 * D, 64
+    rank = d_ff // n
+    (row,) = _bench("names=width-128-sparse")["rows"]
+    found = row["components"]
+    controller = rank * D + d_ff * rank + d_ff
+    chosen = 2 * (d_ff // n) * D + D
+    assert found["controller"]["weights"] == N_BLOCKS * controller
+    assert found["controller"]["bytes"] == FLOAT * N_BLOCKS * controller
+    assert found["feed-forward"]["weights"] == N_BLOCKS * chosen
+    assert found["feed-forward"]["bytes"] == FLOAT * N_BLOCKS * chosen
+    case = case_named("width-128-sparse")
+    model: Any = build_on_meta(case.config(), VOCABULARY)
+    block = dict(model.blocks[0].named_parameters())
+    attention = sum(p.numel() for name, p in block.items() if "attention.core" in name)
+    assert attention > 0
+    assert found["QKV"]["weights"] == N_BLOCKS * attention
+    assert found["QKV"]["bytes"] >= FLOAT * N_BLOCKS * attention  # the values' kernel is widened by zeros
+
+
+def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
+    one, two = _bench("names=width-128-sparse", "batch=1,2")["rows"]
+    for part in ("QKV", "controller", "logits", "everything else"):
+        assert one["components"][part]["bytes"] == two["components"][part]["bytes"]
+    assert two["components"]["attention"]["bytes"] == 2 * one["components"]["attention"]["bytes"]
+    ratio = two["components"]["feed-forward"]["bytes"] / one["components"]["feed-forward"]["bytes"]
+    assert ratio == pytest.approx(64 * (1 - (63 / 64) ** 2), rel=1e-5)
+    assert two["ratio_to_first"] == 1.0  # compared with its own batch
+
+
+def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_rows() -> None:
+    rows = _bench("names=width-128-dense,width-128-dense-int8,width-128-sparse,width-128-sparse-int8")["rows"]
+    dense, dense8, sparse, sparse8 = (row["components"] for row in rows)
+    assert [row["int8"] for row in rows] == [False, True, False, True]
+    for part in ("QKV", "output", "feed-forward", "logits"):
+        assert 0.25 < dense8[part]["bytes"] / dense[part]["bytes"] < 0.28
+    assert 0.25 < sparse8["feed-forward"]["bytes"] / sparse["feed-forward"]["bytes"] < 0.3
+    assert sparse8["QKV"]["bytes"] == sparse["QKV"]["bytes"]
+
+    weights = make_weights(case_named("width-128-sparse-int8"), cache_bytes=2**20)
+    n_sets = weights.n_distinct_row_sets
+    assert 0 < n_sets < weights.n_distinct_blocks
+    of_blocks = [_rows_of(_feed_forward(block)) for block in weights.stack.blocks]
+    for i, tensors in enumerate(of_blocks):
+        assert [t.data_ptr() for t in tensors] == [t.data_ptr() for t in of_blocks[i % n_sets]]
+    assert len({tensors[0].data_ptr() for tensors in of_blocks}) == n_sets
+
+
+def test_an_sru_stays_in_float_beside_int8() -> None:
+    words = ("model=terraformer", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=2")
+    case = Case("small", (*words, "sparse_loss.S=4", "sru.d=8", "lsh.full_below=16384"), 2, int8=True, vocab_size=64)
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    logits = _spied_logits(weights)
+    model = Tokens(weights, case.config(), batch=2, context=8, room=4, seed=0)
+    model.step()
+    assert logits[0].isfinite().all()
+    assert "SRU" in model.laps()[0]
+
+
+def _feed_forward(block: Any) -> SparseFFStepper:
+    (found,) = (branch.core for branch in block if isinstance(branch.core, SparseFFStepper))
+    return found
+
+
+def _rows_of(layer: SparseFFStepper) -> list[Tensor]:
+    """The stepper's matrices with a row a unit."""
+    return [t for t in vars(layer).values() if isinstance(t, Tensor) and t.dim() == 2]
+
+
+def _spied_logits(weights: Weights) -> list[Tensor]:
+    seen: list[Tensor] = []
+
+    def spied(logits_of: Any) -> Any:
+        def call(h_BD: Tensor) -> Tensor:
+            seen.append(logits_of(h_BD))
+            return seen[-1]
+
+        return call
+
+    weights.heads = [(norm, spied(logits_of)) for norm, logits_of in weights.heads]
+    return seen
+
+
+@pytest.mark.parametrize("chosen_is_spoilt", [False, True])
+def test_only_chosen_rows_are_read(chosen_is_spoilt: bool) -> None:
+    case = case_named("width-128-sparse")
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    for block in weights.stack.blocks:
+        layer = _feed_forward(block)
+        own: Any = layer._layer
+        own.c_bias.view(-1, 64)[:, 0] = 1e6  # the first unit of every block of 64 is chosen, whatever the token
+        matrices = _rows_of(layer)
+        assert [tuple(t.shape) for t in matrices] == [(6 * D, D)] * 2
+        for w_UD in matrices:
+            is_other = torch.arange(w_UD.shape[0]) % 64 != 0
+            w_UD[is_other] = torch.nan
+            if chosen_is_spoilt:
+                w_UD[0] = torch.nan
+    logits = _spied_logits(weights)
+    model = Tokens(weights, case.config(), batch=2, context=4, room=4, seed=0)
+    for _ in range(3):
+        model.step()
+    assert all(one.isfinite().all() != chosen_is_spoilt for one in logits)
+
+
+@pytest.mark.parametrize("name", ["width-128-dense", "width-128-sparse"])
+@pytest.mark.parametrize("cache_bytes", [2**16, 2**20, 2**22])
+def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
+    name: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_named(name)
+    weights = make_weights(case, cache_bytes=cache_bytes)
+    ring = weights.stack.blocks
+    assert len(ring) == weights.n_distinct_blocks
+    assert len({branch.norm.weight.data_ptr() for block in ring for branch in block}) == 2 * len(ring)
+    assert len({norm.weight.data_ptr() for norm, _ in weights.heads}) == len(weights.heads)
+
+    per_block = sum(FLOAT * read.weights for branch in ring[0] for read in branch.reads())
+    read_so_far = [0]
+    last: dict[int, int] = {}
+    distances: list[int] = []
+
+    def visit(key: int, n_bytes: int) -> None:
+        if key in last:
+            distances.append(read_so_far[0] - last[key])
+        last[key] = read_so_far[0]
+        read_so_far[0] += n_bytes
+
+    step_block = decode.step_block
+
+    def recorded(block: Any, *rest: Any) -> Any:
+        visit(id(block), per_block)
+        return step_block(block, *rest)
+
+    monkeypatch.setattr(decode, "step_block", recorded)
+    for i, (norm, logits_of) in enumerate(weights.heads):
+        n_bytes = FLOAT * VOCABULARY * D
+
+        def call(h_BD: Tensor, i: int = i, logits_of: Any = logits_of, n_bytes: int = n_bytes) -> Tensor:
+            visit(-1 - i, n_bytes)
+            found: Tensor = logits_of(h_BD)
+            return found
+
+        weights.heads[i] = (norm, call)
+    model = Tokens(weights, case.config(), batch=1, context=4, room=8, seed=0)
+    for _ in range(8):
+        model.step()
+    visited = {key for key in last if key >= 0}
+    assert len(visited) == min(len(ring), 8 * N_BLOCKS)
+    assert distances
+    assert min(distances) >= MARGIN * cache_bytes
+
+
+def _timed(*seconds: float) -> list[tuple[float, dict[str, float], float]]:
+    return [(t, {"logits": t / 2}, t / 4) for t in seconds]
+
+
+def test_the_authors_ignore_two_steps_and_take_the_mean_of_ten() -> None:
+    timed = _timed(100.0, 50.0, *(float(i) for i in range(1, 11)))
+    found = decode_timing.summary(timed, "authors", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
+    assert (found["seconds"], found["tokens"]) == (5.5, 10)
+    assert found["uneven"]
+    assert found["components"]["logits"]["seconds"] == 2.75  # the median of its own
+    assert (found["bound_seconds"], found["bandwidth"]) == (2.0, 40 / 5.5)
+    assert (found["share_of_read"], found["share_of_matvec"]) == (2 / 5.5, 4 / 5.5)
+    assert found["overhead_share"] == 1 - 4 / 5.5
+
+
+def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
+    timed = _timed(*(float(i) for i in range(1, 201)))
+    found = decode_timing.summary(timed, "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
+    assert (found["seconds"], found["p50"], found["p99"], found["tokens"]) == (100.5, 100.5, 199.0, 200)
+    calm = decode_timing.summary(_timed(1.0, 1.5, 2.0), "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
+    assert not calm["uneven"]
+
+
+def test_warm_up_tokens_are_run_and_not_timed() -> None:
+    calls: list[int] = []
+    timed = decode_timing.timed_tokens(lambda: calls.append(1), lambda: ({"logits": float(len(calls))}, 0.0), 3)
+    assert len(calls) == decode_timing.WARM_UP + 3
+    assert [laps["logits"] for _, laps, _ in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
+
+
+def test_a_steady_table_shows_percentiles_and_says_where_tokens_are_too_few() -> None:
+    printed = _printed(_bench("names=width-128-dense", "protocol=steady"))
+    assert "p99" in printed
+    assert "too few for such a percentile" in printed
+
+
+@pytest.fixture
+def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a mistake is told before anything is allocated")
+
+    monkeypatch.setattr(decode, "Reference", refuse)
+    monkeypatch.setattr(decode, "make_weights", refuse)
+    yield
+
+
+@pytest.mark.usefixtures("nothing_is_measured")
+@pytest.mark.parametrize(
+    ("words", "told", "hint"),
+    [
+        (["names=800m-dens"], "800m-dens", "800m-dense"),
+        (["names=transformers-t6"], "transformers-t6", "transformers-t5"),
+        (["names=width-100-dense"], "width-100-dense", ""),
+        (["names=width-128-spars"], "width-128-spars", ""),
+        (["names=800m-dense-blocksmany"], "800m-dense-blocksmany", ""),
+        (["widths=100"], "width-100-dense", ""),
+        (["widths=128", "names=800m-dense"], "widths=", ""),
+        (["tokens=2"], "tokens=2", "12"),
+        (["protocol=stedy"], "stedy", "steady"),
+        (["batch=0"], "batch=0", ""),
+        (["context=long"], "context=long", ""),
+        (["contexts=16"], "contexts", "context"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(
+    words: list[str], told: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "decode", *words]) == 2
+    out, err = capsys.readouterr()
+    message, *rest = err.strip().splitlines()
+    assert out == ""
+    assert told in message
+    assert hint in "".join(rest)
+    assert len(rest) <= 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_a_model_that_does_not_fit_says_how_much_it_needs_and_how_much_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decode_weights, "available_memory", lambda: 3 * 10**9)
+    words = ["names=width-128-dense,17b-dense", f"cache_bytes={SMALL_CACHE}"]
+    assert main(["bench", "decode", *words, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "too_large"
+    assert error["message"].startswith("17b-dense takes 7.")
+    assert "3.0 GB of memory are free" in error["message"]
+    assert "-blocksN" in error["hint"]
+
+
+def test_a_context_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_weights, "available_memory", lambda: 10**9)
+    with pytest.raises(Exception, match="beside them"):
+        _bench("names=width-128-dense", "context=1000000")
+
+
+def test_huge_pages_are_asked_for_before_torch_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    del os.environ["THP_MEM_ALLOC_ENABLE"]
+    assert main(["bench", "decode", "names=nothing"]) == 2
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    code = "import sys, efftx.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert main(["bench"]) == 2
+    assert "efftx bench decode" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_not_installed_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = replace(decode_peers.PEERS["transformers-t5"], package="no-such-package")
+    monkeypatch.setattr(decode_peers, "PEERS", {"transformers-t5": absent})
+    result = _bench("names=width-128-dense,transformers-t5")
+    assert [row["name"] for row in result["rows"]] == ["width-128-dense"]
+    assert result["skipped"][0]["name"] == "transformers-t5"
+    assert "no-such-package is not installed" in _printed(result)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, peer in decode_peers.PEERS.items():
+        if peer.version is None:
+            pytest.skip(f"{name} is not installed")
+    d, d_ff, n_heads, n_blocks, n_words = 128, 256, 2, 3, 100
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, n_heads, n_blocks, n_words))
+    result = _bench("names=width-128-dense,transformers-t5,transformers-gpt2", "context=1,40")
+    json.dumps(result)
+    assert result["skipped"] == []
+    own, _, t5, t5_later, gpt2, gpt2_later = result["rows"]
+    for row in (t5, t5_later, gpt2, gpt2_later):
+        assert set(row) >= KEYS
+        assert row["peer"]
+        assert row["components"] == {}
+        assert row["version"].startswith("transformers ")
+        assert row["peak_bytes"] >= MARGIN * SMALL_CACHE
+        assert 0 < row["block_seconds"] * n_blocks < 2 * row["p99"]
+    assert t5["ratio_to_first"] == own["seconds"] / t5["seconds"]
+    # q, k, v, o of itself, q and o of the encoder's output, two matrices, three norms; buckets of positions
+    assert t5["weights"] == n_blocks * (6 * d * d + 2 * d * d_ff + 3 * d) + 32 * n_heads + d + n_words * d + d
+    of_gpt2 = 3 * d * (d + 1) + d * (d + 1) + (d + 1) * d_ff + (d_ff + 1) * d + 4 * d
+    assert gpt2["weights"] == n_blocks * of_gpt2 + 2 * d + n_words * d + 2 * d
+    assert t5["bytes"] == FLOAT * (t5["weights"] + 2 * n_blocks * d * (1 + 16))
+    assert gpt2_later["bytes"] - gpt2["bytes"] == FLOAT * 2 * n_blocks * d * 39
+    assert "transformers-t5 (peer)" in _printed(result)
