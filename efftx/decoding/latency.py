@@ -63,9 +63,10 @@ def read_rate() -> float:
     here = f"{environment()['processor']}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"
     try:
-        known: dict[str, Any] = json.loads(kept.read_text())
+        read = json.loads(kept.read_text())
     except (OSError, ValueError):
-        known = {}
+        read = None
+    known: dict[str, Any] = read if isinstance(read, dict) else {}  # the folder is anybody's
     if not isinstance(known.get(here), float):
         x = torch.ones(READ_BYTES // 4)
         seconds = []
