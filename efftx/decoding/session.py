@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from efftx.decoding.stack import StackStepper, reorder, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.cache import Place
+from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.matrix import Read, matrix_of
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.block import ALONE, Context
@@ -29,17 +30,25 @@ class PreparedModel:
 
     The model goes into evaluation mode, and joined matrices take over its weights' memory. With `int8` the dense
     matrices and the rows of sparse feed-forward layers are read as int8 in every step; prompts and the encoder run
-    through the layers as they are.
+    through the layers as they are. The model may go on training; some of what is laid out are copies, so that it has
+    to be prepared again then.
     """
 
     def __init__(self, model: Decoder | EncoderDecoder, *, int8: bool = False) -> None:
         self.model = model.eval()
         self.int8 = int8
-        self.stack = StackStepper(model.blocks, int8=int8)
         head: Any = model.head
         linear = head.linear
-        self.logits = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=int8)
+        with torch.inference_mode(False):  # joined matrices become the model's weights, which may train again
+            self.stack = StackStepper(model.blocks, int8=int8)
+            self.logits = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=int8)
         self.embedding = model.embedding.weight.detach()
+        self._laid_out = self._state_of_weights()
+
+    def check_current(self) -> None:
+        """RuntimeError where the model trains, or its weights are no longer those that were laid out."""
+        if self.model.training or self._laid_out != self._state_of_weights():
+            raise RuntimeError("The model has been trained or changed since it was prepared: prepare it again.")
 
     def reads(self) -> dict[str, Read]:
         """What one token of one row reads of weights, by component."""
@@ -48,13 +57,19 @@ class PreparedModel:
         ends = [self.logits.read("logits"), Read("everything else", around, around * self.embedding.element_size())]
         return sum_by_component([*self.stack.reads(), *ends])
 
+    def _state_of_weights(self) -> list[tuple[int, torch.dtype, torch.device, int]]:
+        """Which tensors the weights are, and how often each was written to."""
+        weights = self.model.parameters()
+        return [(id(w), w.dtype, w.device, 0 if w.is_inference() else w._version) for w in weights]
+
 
 class CachedSession:
     """One generation of `batch` rows: `start` reads the prompts, `step` one more token a row.
 
     `capacity`: tokens a decoder's row may have in all, its prompt included. `inputs_BE` are an encoder's tokens, 0
     where padded. Raises UserError for a capacity beyond the model's positions, and, before anything is allocated,
-    where the caches do not fit into memory.
+    where the caches do not fit into memory; ValueError for inputs that are not the model's or not of `batch` rows, and
+    RuntimeError for a model that has changed since it was prepared.
     """
 
     def __init__(
@@ -66,13 +81,20 @@ class CachedSession:
         *,
         lap: Callable[[str], None] | None = None,
     ) -> None:
+        prepared.check_current()
         self.prepared, self.capacity, self.batch = prepared, capacity, batch
         self.inputs_BE = inputs_BE
         model = prepared.model
+        if min(capacity, batch) < 1:
+            raise ValueError(f"A session has at least one row of one token, not {batch} of {capacity}.")
+        if isinstance(model, Decoder) != (inputs_BE is None):
+            raise ValueError("A model with an encoder wants its inputs, and no other takes any.")
+        if inputs_BE is not None and len(inputs_BE) != batch:
+            raise ValueError(f"{batch} rows want as many of the encoder's inputs, not {len(inputs_BE)}.")
         self._lap = lap
         self._refuse_too_large()
         with torch.inference_mode():
-            self._position_TD = _table(model.positions, capacity, prepared.embedding)
+            self._position_TD = _table(model.positions, capacity)
         self._started = False
 
     @torch.inference_mode()
@@ -114,10 +136,10 @@ class CachedSession:
     def step(self, tokens_B: Tensor) -> Tensor:
         """Logits (B, V) of the token after `tokens_B`, which every row goes on with.
 
-        Raises UserError where a row is full, and RuntimeError before `start`.
+        Raises UserError where a row is full, ValueError for other than one token a row, and RuntimeError before
+        `start`.
         """
-        if not self._started:
-            raise RuntimeError("A session begins with `start`.")
+        self._check_rows(tokens_B)
         if self._tokens.n >= self.capacity:
             raise UserError(
                 "too_long", f"A row has {self._tokens.n} tokens already, all that there is room for.", "Ask for fewer."
@@ -134,7 +156,11 @@ class CachedSession:
 
     @torch.inference_mode()
     def reorder(self, rows_B: Tensor) -> None:
-        """Row i goes on as what row `rows_B[i]` was."""
+        """Row i goes on as what row `rows_B[i]` was.
+
+        ValueError for other than one number a row, and RuntimeError before `start`.
+        """
+        self._check_rows(rows_B)
         reorder(self._caches, rows_B)
         self._place.reorder(rows_B)
         self._tokens.reorder(rows_B)
@@ -162,6 +188,12 @@ class CachedSession:
     def _mark(self, component: str) -> None:
         if self._lap is not None:
             self._lap(component)
+
+    def _check_rows(self, given_B: Tensor) -> None:
+        if not self._started:
+            raise RuntimeError("A session begins with `start`.")
+        if given_B.shape != (self.batch,):
+            raise ValueError(f"{self.batch} rows want one number each, not {tuple(given_B.shape)}.")
 
     def _check(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         if len(prompts) != self.batch:
@@ -191,13 +223,14 @@ class CachedSession:
 
     def cache_bytes(self) -> int:
         """Memory of keys and values, nearly all that the caches take."""
-        model = self.prepared.model
-        beside = 0 if self.inputs_BE is None else self.inputs_BE.shape[1]
-        n_branches = sum(
-            1 for block in model.blocks for name, _ in block.named_children() if name.startswith(("attention", "cross"))
-        )
-        width = 2 * self.prepared.embedding.shape[1]
-        return n_branches * self.batch * (self.capacity + beside) * width * self.prepared.embedding.element_size()
+        n_inputs = 0 if self.inputs_BE is None else self.inputs_BE.shape[1]
+        cores: list[Any] = [b.core for block in self.prepared.model.blocks for b in block.children()]
+        across = [core for core in cores if isinstance(core, CrossAttention)]
+        own = [core for core in cores if hasattr(core, "project")]
+        n_own = self.capacity + (0 if across else n_inputs)  # without cross-attention the inputs stand in front
+        n_numbers = n_own * sum(core.project.n_heads * core.d_head for core in own)
+        n_numbers += n_inputs * sum(core.query.n_heads * core.d_head for core in across)
+        return 2 * self.batch * n_numbers * self.prepared.embedding.element_size()
 
 
 def available_memory() -> int | None:
@@ -215,7 +248,7 @@ def available_memory() -> int | None:
     return None
 
 
-def _table(positions: nn.Module | None, capacity: int, like: Tensor) -> Tensor | None:
+def _table(positions: nn.Module | None, capacity: int) -> Tensor | None:
     """The embeddings of positions 0 .. capacity - 1, (T, D), made once; UserError where the model has fewer."""
     if positions is None:
         return None

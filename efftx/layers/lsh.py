@@ -214,7 +214,9 @@ class LSHStepper:
         bucket_BHRL = hash_vectors(qk, cache.rotations_BHdRn, n_buckets)
         cache.kv.fill(unit_key(qk), v)
         fill(cache.table, bucket_BHRL, n_B)
-        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, n_buckets)
+        # What stands behind a shorter row's end would move the borders of its chunks if it were sorted among its own.
+        own_BL = None if n_B is None else torch.arange(x_BLD.shape[1], device=n_B.device) < n_B[:, None]
+        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, n_buckets, own_BL)
         y_BLD: Tensor = self._projections.output_of_prompt(out, cache.projections, n_B)
         return y_BLD
 

@@ -12,6 +12,7 @@ from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.models.build import build_model
+from efftx.ops.lsh import make_rotations
 from tests.tolerances import ROUNDING, assert_close
 
 VOCABULARY = 23
@@ -220,3 +221,101 @@ def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: 
     with pytest.raises(UserError, match="memory are free") as error:
         CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
     assert error.value.kind == "too_large"
+
+
+@pytest.mark.parametrize("lengths", [(3, 40, 11), (0, 20, 30)], ids=str)
+@pytest.mark.parametrize("chunk_len", [4, 8])
+def test_hashing_a_prompt_does_not_depend_on_how_long_the_others_are(
+    lengths: tuple[int, ...], chunk_len: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same_for_every_row(batch: int, *args: object, **settings: object) -> Tensor:
+        rotations = make_rotations(1, *args, **settings)  # type: ignore[arg-type]
+        return rotations.repeat(batch, *[1] * (rotations.dim() - 1))
+
+    monkeypatch.setattr("efftx.layers.lsh.make_rotations", same_for_every_row)
+    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", f"lsh.chunk_len={chunk_len}")
+    prepared = PreparedModel(_model(overrides, "stdlib"))
+    prompts = [row[:n].tolist() for row, n in zip(_tokens(len(lengths), max(lengths)), lengths, strict=True)]
+
+    def logits_of(*rows: list[int]) -> Tensor:
+        torch.manual_seed(2)
+        session = CachedSession(prepared, 64, len(rows))
+        return torch.stack([session.start(rows), session.step(torch.full((len(rows),), 5))], 1)
+
+    alone = torch.cat([logits_of(prompt) for prompt in prompts])
+    assert_close(logits_of(*prompts), alone, ROUNDING, "prompts of several lengths")
+
+
+@pytest.mark.parametrize("name", ["transformer", "sparse QKV", "everything"])
+def test_a_model_goes_on_training_after_it_was_prepared(name: str) -> None:
+    model = _model(DECODERS[name], "stdlib")
+    with torch.inference_mode():
+        prepared = PreparedModel(model)
+    model.train()
+    model.token_losses(_tokens(2, 9))[0].mean().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="prepare it again"):
+        CachedSession(prepared, 20, 1)
+    model.eval()
+    with pytest.raises(RuntimeError, match="prepare it again"):
+        CachedSession(prepared, 20, 1)
+    full = _full(model, (5,), 8)
+    _check_against_full_pass(model, full, (5,), 8)
+
+
+def test_a_model_may_be_prepared_twice() -> None:
+    model = _model(DECODERS["transformer"], "stdlib")
+    prepared = [PreparedModel(model), PreparedModel(model, int8=True), PreparedModel(model)]
+    first, _, last = (CachedSession(one, 20, 1).start([[3, 4]]) for one in prepared)
+    assert torch.equal(first, last)
+
+
+@pytest.mark.parametrize("change", ["load_state_dict", "to"])
+def test_weights_that_were_laid_out_and_then_changed_are_not_decoded_with(change: str) -> None:
+    model = _model(DECODERS["sparse QKV"], "stdlib")
+    prepared = PreparedModel(model)
+    CachedSession(prepared, 20, 1)
+    if change == "to":
+        model.float()
+    else:
+        model.load_state_dict(model.state_dict())
+    with pytest.raises(RuntimeError, match="prepare it again"):
+        CachedSession(prepared, 20, 1)
+
+
+def test_a_session_wants_the_models_inputs_one_a_row() -> None:
+    decoder = PreparedModel(_model(DECODERS["transformer"], "stdlib"))
+    pair = PreparedModel(_model((*PAIRS["cross-attention"], "positions.max_len=64"), "stdlib"))
+    for prepared, inputs in ((decoder, INPUTS), (pair, None), (pair, INPUTS[:1]), (pair, INPUTS[:2])):
+        with pytest.raises(ValueError, match="inputs"):
+            CachedSession(prepared, 20, 3, inputs)
+    for capacity, batch in ((0, 1), (20, 0)):
+        with pytest.raises(ValueError, match="at least one row"):
+            CachedSession(decoder, capacity, batch)
+
+
+def test_a_step_and_a_new_order_want_one_number_a_row() -> None:
+    session = CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 20, 2)
+    for call in (session.step, session.reorder):
+        with pytest.raises(RuntimeError, match="begins with"):
+            call(torch.tensor([1, 1]))
+    session.start([[1], [2]])
+    for call in (session.step, session.reorder):
+        for wrong in (torch.tensor([1]), torch.tensor([1, 1, 1]), torch.tensor([[1, 1]])):
+            with pytest.raises(ValueError, match="2 rows"):
+                call(wrong)
+    with pytest.raises(ValueError, match="2 rows"):
+        session.start([[1]])
+
+
+@pytest.mark.parametrize("name", ["sinusoidal, tied, wide heads", "everything", *PAIRS])
+def test_the_bytes_of_keys_and_values_are_told_beforehand(name: str) -> None:
+    overrides = DECODERS[name] if name in DECODERS else (*PAIRS[name], "positions.max_len=64")
+    inputs = None if name in DECODERS else INPUTS
+    session = CachedSession(PreparedModel(_model(overrides, "stdlib")), 20, 3, inputs)
+    told = session.cache_bytes()
+    session.start([[1], [2], []])
+    cores = [cache.core for kept in session._caches for cache in kept if cache.core is not None]
+    kept = [core.kv if hasattr(core, "kv") else core for core in cores]
+    names = ("k_BHTd", "v_BHTv", "k_BHEd", "v_BHEd")
+    assert told == sum(getattr(one, name).nbytes for one in kept for name in names if hasattr(one, name))

@@ -1,0 +1,61 @@
+"""What a training is told of its model's decoding, and what the measurement leaves as it was."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from efftx.decoding import latency
+from efftx.decoding.latency import decoding_latency
+from efftx.training.checkpoint import weights_sha256
+from tests.decoding.test_session import DECODERS, INPUTS, PAIRS, _full, _model
+
+KEYS = {"decode_ms", "decode_tokens_per_second", "decode_bandwidth_share"}
+ROW = torch.arange(1, 21)
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bytes to read, and a folder of the test's own for what is kept of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(latency, "READ_BYTES", 2**16)
+
+
+@pytest.mark.parametrize("overrides", [DECODERS["everything"], ("model=reformer", "attention=[lsh]")], ids=str)
+def test_randomness_threads_and_weights_are_left_as_they_were(overrides: tuple[str, ...]) -> None:
+    model = _model(overrides, "stdlib")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    weights, random = weights_sha256(dict(model.named_parameters())), torch.get_rng_state()
+    assert decoding_latency(model, ROW, None).keys() == KEYS
+    assert torch.equal(torch.get_rng_state(), random)
+    assert weights_sha256(dict(model.named_parameters())) == weights
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (threads, deterministic)
+
+
+def test_the_model_says_the_same_afterwards() -> None:
+    model = _model(DECODERS["transformer"], "stdlib")
+    before = _full(model, (4,), 5)
+    decoding_latency(model, ROW, None)
+    assert torch.equal(_full(model, (4,), 5), before)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_a_row_without_room_for_three_tokens_has_no_latency(length: int) -> None:
+    assert decoding_latency(_model(DECODERS["transformer"], "stdlib"), ROW[:length], None) == {}
+
+
+@pytest.mark.parametrize("length", [4, 5, 6, 7, 8, 20, 64])
+def test_a_short_row_has_one_wherever_three_tokens_fit(length: int) -> None:
+    found = decoding_latency(
+        _model(("model=transformer", f"data.length={length}"), "stdlib"), ROW[:1].repeat(length), None
+    )
+    assert set(found) in ({*KEYS}, set())
+    assert bool(found) == (length - length // 2 - 1 > 2)
+
+
+def test_an_encoders_model_starts_without_a_prompt() -> None:
+    model = _model((*PAIRS["cross-attention"], "positions.max_len=64"), "stdlib")
+    assert decoding_latency(model, ROW[:4], INPUTS[:1]).keys() == KEYS
