@@ -55,7 +55,7 @@ def show_training(result: TrainResult, console: Console) -> None:
     table.add_row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
     if "decode_ms" in result.timings:
         share = result.timings.get("decode_bandwidth_share")
-        told = "" if share is None else f", {share:.0%} of the read bandwidth"
+        told = "" if share is None else f", {share:.0%} of the read bandwidth" if share <= 1 else ", out of the cache"
         table.add_row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{told}")
     table.add_row("data", f"{result.data['variant']}, test split")
     table.add_row("weights", f"sha256 {result.weights_sha256[:16]}")
