@@ -23,6 +23,7 @@ from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, make_weights
 from efftx.cli import main
+from efftx.errors import UserError
 from efftx.layers.matrix import Read
 from efftx.layers.sparse_ff import SparseFFStepper
 from efftx.models.build import build_on_meta
@@ -441,3 +442,13 @@ def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.Monke
     assert t5["bytes"] == FLOAT * (t5["weights"] + 2 * n_blocks * d * (1 + 16))
     assert gpt2_later["bytes"] - gpt2["bytes"] == FLOAT * 2 * n_blocks * d * 39
     assert "transformers-t5 (peer)" in _printed(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("width-100-dense", "multiple of 128"), ("width-128-thin", "width-N-sparse"), ("logits-100-s4", "16 dividing N")],
+)
+def test_a_name_that_is_made_of_numbers_says_which_numbers_it_takes(name: str, form: str) -> None:
+    with pytest.raises(UserError, match=f"names={name}") as error:
+        case_named(name)
+    assert form in error.value.hint

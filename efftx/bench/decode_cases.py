@@ -88,7 +88,7 @@ def case_named(name: str) -> Case:
 
     `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the proportions of the 800M model,
     `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0, dense. UserError with the
-    nearest name for any other.
+    nearest name, or how such a name is made, for any other.
     """
     base, int8 = (name.removesuffix("-int8"), True) if name.endswith("-int8") else (name, False)
     base, _, n_blocks = base.partition("-blocks")
@@ -96,7 +96,9 @@ def case_named(name: str) -> Case:
     make = next((make for prefix, make in by_prefix.items() if base.startswith(prefix)), CASES.get)
     case = make(base)
     if case is None or (n_blocks and not n_blocks.isdecimal()):
-        raise UserError("unknown_name", f"There is no names={name} here.", nearest(base, CASES))
+        forms = {WIDTH: "width-N-dense or width-N-sparse, N a multiple of 128", LOGITS: "logits-N-sM, 16 dividing N"}
+        form = next((f"It is {form}." for prefix, form in forms.items() if base.startswith(prefix)), None)
+        raise UserError("unknown_name", f"There is no names={name} here.", form or nearest(base, CASES))
     return replace(case, name=name, int8=int8, n_blocks=int(n_blocks) if n_blocks else case.n_blocks)
 
 
