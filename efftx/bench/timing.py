@@ -52,19 +52,24 @@ def _holder() -> str:
 
 
 @contextmanager
-def exclusive() -> Iterator[None]:
+def exclusive(at_most: float | None = None) -> Iterator[None]:
     """No other timing on this machine runs meanwhile; waits for one that does. May be nested in a thread.
 
-    Raises UserError where the lock file cannot be opened.
+    Raises UserError where the lock file cannot be opened, and after `at_most` seconds of waiting (None: never).
     """
     lock = FileLock(lock_path(), mode=0o666, is_singleton=True)
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"waiting for another timing on this machine{_holder()}", file=sys.stderr, flush=True)
-            lock.acquire()
+            if at_most is None:
+                print(f"waiting for another timing on this machine{_holder()}", file=sys.stderr, flush=True)
+            lock.acquire(timeout=-1 if at_most is None else at_most)
         _owner_path().write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+    except Timeout as error:
+        raise UserError(
+            "busy", f"Another timing runs on this machine{_holder()}.", "Try again when it has ended."
+        ) from error
     except OSError as error:
         raise UserError(
             "no_lock", f"{lock_path()} cannot be locked: {error}.", "Set TMPDIR to a folder that you can write to."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from efftx.bench.timing import exclusive
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.decoding.latency import decoding_latency
 from efftx.errors import Interrupted, NotFiniteError, UserError
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 EVALUATION_SEED = 1_000_003
 """What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""
+LATENCY_WAITS = 10.0
+"""Seconds that a finished training waits for another timing: that of another training takes one."""
 N_FIRST_LOSSES = 3
 """A record keeps the losses of so many first steps, so that a replay takes seconds."""
 
@@ -176,7 +179,7 @@ def train(
 
         metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype, final=True)
         digest_of_weights = weights_sha256(dict(model.named_parameters()))
-        latency = {} if replaying else _latency(model, dataset, device)
+        latency = {} if replaying else _latency(model, dataset, device, progress.note)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -282,11 +285,20 @@ def _evaluate(
     return found
 
 
-def _latency(model: Model, dataset: Dataset, device: torch.device) -> dict[str, float]:
-    """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in."""
+def _latency(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:
+    """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in.
+
+    Empty, and why is noted, where another timing holds the machine or the caches do not fit: a finished training loses
+    nothing over it.
+    """
     batch = dataset.batch("test", 0, 0, 1)
     inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
-    return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
+    try:
+        with exclusive(at_most=LATENCY_WAITS):
+            return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
+    except UserError as error:
+        note(f"decoding was not timed: {error.message}")
+        return {}
 
 
 def _save(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
+from efftx.bench.timing import lock_path
 from efftx.cli import main
 from efftx.decoding import latency
 from efftx.training import loop
@@ -92,3 +94,13 @@ def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
     latency.read_rate()
     (file,) = tmp_path.glob("*read-rate*")
     assert len(json.loads(file.read_text())) == 2
+
+
+def test_a_finished_training_loses_nothing_where_another_timing_holds_the_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LATENCY_WAITS", 0.1)
+    with FileLock(lock_path()):
+        found = _trained(capsys, *LANGUAGE_MODEL, f"run_dir={tmp_path / 'busy'}")
+    assert found["metrics"]
+    assert not FOUND & set(found["timings"])
