@@ -255,7 +255,7 @@ class SparseQKVStepper:
             torch.addmm(bias_Sm, gate_SD * x_BD, proj_Dm, out=recent.next_row().select(0, 0))
             y_SE = torch.addmm(bias, recent.neighbourhoods(n_modules), kernel)
             q, k, v = y_SE.view(1, self._S, 3, -1).unbind(2)
-            return (q, k, v) if self._S == self.n_heads else (self._heads(q), self._heads(k), self._heads(v))
+            return (q, k, v) if self.n_heads == self._S else (self._heads(q), self._heads(k), self._heads(v))
         if self._concat_input:
             h_BLD, for_v = self._layer.shared(x_BD.unsqueeze(1))
             recent.push(h_BLD.squeeze(1))
