@@ -195,7 +195,7 @@ class LSHStepper:
         if capacity <= config.full_below:
             return self._in_full.new_cache(batch, capacity, like)
         n_heads = self._projections.n_heads
-        n_buckets = self._n_buckets(capacity)
+        n_buckets = config.n_buckets or auto_buckets(capacity, config.chunk_len)
         rotations = make_rotations(
             batch, n_heads, layer.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
         )
@@ -210,13 +210,12 @@ class LSHStepper:
         if isinstance(cache, AttentionCache):
             return self._in_full.prefill(x_BLD, cache, n_B)
         qk, _, v = self._projections.prefill(x_BLD, cache.projections, n_B)
-        n_buckets = self._n_buckets(cache.kv.k_BHTd.shape[2])
-        bucket_BHRL = hash_vectors(qk, cache.rotations_BHdRn, n_buckets)
+        bucket_BHRL = cache.buckets_of(qk)
         cache.kv.fill(unit_key(qk), v)
         fill(cache.table, bucket_BHRL, n_B)
         # What stands behind a shorter row's end would move the borders of its chunks if it were sorted among its own.
         own_BL = None if n_B is None else torch.arange(x_BLD.shape[1], device=n_B.device) < n_B[:, None]
-        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, n_buckets, own_BL)
+        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, cache.n_buckets, own_BL)
         y_BLD: Tensor = self._projections.output_of_prompt(out, cache.projections, n_B)
         return y_BLD
 
@@ -227,8 +226,7 @@ class LSHStepper:
         q_BHd, _, v_BHd = self._projections.step(x_BD, cache.projections)
         place.lap("QKV")
         cache.kv.write(place, unit_key(q_BHd), v_BHd)
-        n_buckets = self._n_buckets(cache.kv.k_BHTd.shape[2])
-        bucket_BHR = hash_vectors(q_BHd.unsqueeze(2), cache.rotations_BHdRn, n_buckets).squeeze(3)
+        bucket_BHR = cache.buckets_of(q_BHd.unsqueeze(2)).squeeze(3)
         own = place.n if place.n_B is None else place.n_B
         out = lsh_attention_step(
             q_BHd,
@@ -247,6 +245,3 @@ class LSHStepper:
         """What a token reads of weights; the rotations are not among them."""
         found: list[Read] = self._projections.reads()
         return found
-
-    def _n_buckets(self, capacity: int) -> list[int]:
-        return self._layer.config.n_buckets or auto_buckets(capacity, self._layer.config.chunk_len)

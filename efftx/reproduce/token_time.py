@@ -75,8 +75,7 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
 
 
 def _block_weights(row: Mapping[str, Any]) -> float:
-    ends = sum(row["components"][part]["weights"] for part in ("logits",))
-    return float(row["weights"] - ends) / row["n_blocks"]
+    return float(row["weights"] - row["components"]["logits"]["weights"]) / row["n_blocks"]
 
 
 def _bench(words: Sequence[str], seed: int) -> dict[str, Any]:
