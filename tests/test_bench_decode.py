@@ -25,6 +25,7 @@ from efftx.bench.decode_weights import MARGIN, Weights, make_weights
 from efftx.cli import main
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
+from efftx.native.library import kernels
 from efftx.layers.sparse_ff import SparseFFStepper
 from efftx.models.build import build_on_meta
 
@@ -98,8 +99,9 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
     assert "width-128-dense cycles over 1 distinct set of a block's weights" in printed
 
 
-def test_the_parts_of_a_token_add_up_to_its_time(ticking: None) -> None:
+def test_the_parts_of_a_token_add_up_to_its_time(ticking: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock is a tick; between the first and the last of a token's, each belongs to a part."""
+    monkeypatch.setattr("efftx.native.program.kernels", lambda: None)  # which look at the machine's own clock
     case = case_named("width-128-sparse")
     weights = make_weights(case, cache_bytes=SMALL_CACHE)
     model = Tokens(weights, case.config(), batch=1, context=8, room=4, seed=0)
@@ -108,6 +110,20 @@ def test_the_parts_of_a_token_add_up_to_its_time(ticking: None) -> None:
     parts, _ = model.laps()
     assert sum(parts.values()) == model.lap.last - (before + 1)
     assert set(parts) >= {"QKV", "attention", "controller", "feed-forward", "logits", "everything else"}
+
+
+@pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("name", ["width-128-dense", "width-128-sparse"])
+def test_the_parts_of_a_program_end_one_after_the_other_within_the_token(name: str) -> None:
+    case = case_named(name)
+    model = Tokens(make_weights(case, cache_bytes=SMALL_CACHE), case.config(), batch=1, context=8, room=4, seed=0)
+    assert all(block.program is not None for block in model.weights.stack.blocks)
+    before = decode_timing.time.perf_counter()
+    model.step_by_part()
+    parts, after = model.lap.seconds, decode_timing.time.perf_counter()
+    assert before < model.lap.last < after
+    assert all(seconds >= 0 for seconds in parts.values())
+    assert 0 < sum(parts.values()) < after - before
 
 
 def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks(ticking: None) -> None:
@@ -266,13 +282,14 @@ def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
         last[key] = read_so_far[0]
         read_so_far[0] += n_bytes
 
-    step_block = decode.step_block
+    step_blocks = decode.step_blocks
 
-    def recorded(block: Any, *rest: Any) -> Any:
-        visit(id(block), per_block)
-        return step_block(block, *rest)
+    def recorded(blocks: Any, *rest: Any) -> Any:
+        for block in blocks:
+            visit(id(block), per_block)
+        return step_blocks(blocks, *rest)
 
-    monkeypatch.setattr(decode, "step_block", recorded)
+    monkeypatch.setattr(decode, "step_blocks", recorded)
     for i, (norm, logits_of) in enumerate(weights.heads):
         n_bytes = FLOAT * VOCABULARY * D
 

@@ -36,7 +36,7 @@ from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_w
 from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, machine
 from efftx.config import Config
-from efftx.decoding.stack import Caches, step_block
+from efftx.decoding.stack import Caches, step_blocks
 from efftx.errors import UserError, nearest
 from efftx.layers.cache import Place, no_lap
 from efftx.layers.matrix import Read
@@ -88,9 +88,8 @@ class Tokens:
         started = self.lap.last
         x_BD = self.weights.embedding_VD.index_select(0, self._token_NB[self._step]) + self.weights.position_D
         streams = split(x_BD, self.config.reversible)
-        for i in range(n_blocks):
-            block = ring[(self._next + i) % len(ring)]
-            streams = step_block(block, streams, self._caches[i], self._place)
+        blocks = [ring[(self._next + i) % len(ring)] for i in range(n_blocks)]
+        streams = step_blocks(blocks, streams, self._caches, self._place)
         mark("everything else")
         self.block_seconds = time.perf_counter() - started
         h_BD = norm(streams[0] if len(streams) == 1 else (streams[0] + streams[1]) / 2)

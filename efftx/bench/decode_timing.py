@@ -41,9 +41,9 @@ class Lap:
         self.seconds = {}
         self.last = time.perf_counter()
 
-    def mark(self, component: str) -> None:
-        """A part has ended."""
-        now = time.perf_counter()
+    def mark(self, component: str, moment: float | None = None) -> None:
+        """A part has ended, now or at `moment` of the same clock."""
+        now = time.perf_counter() if moment is None else moment
         self.seconds[component] = self.seconds.get(component, 0.0) + now - self.last
         self.last = now
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def make_weights(
     stack = StackStepper(())
     for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their int8 forms
         filled_block = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
-        stack.blocks += StackStepper([filled_block], int8=case.int8).blocks
+        stack.blocks += StackStepper([filled_block], int8=case.int8, two_streams=config.reversible.enabled).blocks
         if i >= plan.row_sets > 0:
             _share_rows(stack.blocks[i % plan.row_sets], stack.blocks[i])
         _forget(filled_block, int8=case.int8)
@@ -247,7 +247,7 @@ def _rounded(module: nn.Module) -> Iterator[Tensor]:
             yield from (owner.c1, owner.c2, owner.w1, owner.w2)
 
 
-def _share_rows(first: Sequence[BranchStepper], block: Sequence[BranchStepper]) -> None:
+def _share_rows(first: Iterable[BranchStepper], block: Iterable[BranchStepper]) -> None:
     """Rows that were laid out anew for this block (int8) are dropped for those of the first block with its set."""
     for own, other in zip(block, first, strict=True):
         if isinstance(own.core, SparseFFStepper):

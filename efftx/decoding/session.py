@@ -7,7 +7,7 @@ capacity.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efftx.decoding.stack import StackStepper, reorder, sum_by_component
 from efftx.errors import UserError
-from efftx.layers.cache import Place
+from efftx.layers.cache import Lap, Place
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.matrix import Read, matrix_of
 from efftx.layers.sparse_loss import SparseLoss
@@ -40,7 +40,7 @@ class PreparedModel:
         head: Any = model.head
         linear = head.linear
         with torch.inference_mode(False):  # joined matrices become the model's weights, which may train again
-            self.stack = StackStepper(model.blocks, int8=int8)
+            self.stack = StackStepper(model.blocks, int8=int8, two_streams=model.reversible.enabled)
             self.logits = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=int8)
         self.embedding = model.embedding.weight.detach()
         self._laid_out = self._state_of_weights()
@@ -79,7 +79,7 @@ class CachedSession:
         batch: int,
         inputs_BE: Tensor | None = None,
         *,
-        lap: Callable[[str], None] | None = None,
+        lap: Lap | None = None,
     ) -> None:
         prepared.check_current()
         self.prepared, self.capacity, self.batch = prepared, capacity, batch

@@ -5,17 +5,18 @@ Shape suffixes: B batch, L tokens of a prompt, E encoder tokens, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efftx.layers.cache import Cache, Place
+from efftx.layers.cache import Cache, Place, no_lap
 from efftx.layers.cross_attention import CrossAttentionStepper
 from efftx.layers.matrix import Read
 from efftx.models.block import Block, Branch, Context
 from efftx.models.streams import Streams
+from efftx.native.program import Normed, NotCompiledError, Program, Stream, run
 
 
 class BranchStepper:
@@ -68,6 +69,23 @@ class BranchStepper:
         y: Tensor = self.core.step(normed, cache.core, place)
         return y if self.beside is None else y.add_(self.beside.step(x_BD, cache.beside, place))
 
+    def compile(self, program: Program, i: int, x: Stream, y: Stream) -> None:
+        """The branch for one token of one row as operations, branch `i` of its block: y += branch(x).
+
+        Raises NotCompiledError where the core has none.
+        """
+        if not hasattr(self.core, "compile"):
+            raise NotCompiledError(type(self.core).__name__)
+        add_beside = None
+        if self.beside is not None:  # it reads x itself, before anything is added to it
+            program.enter(i, "beside")
+            add_beside = self.beside.compile(program, x)
+        program.enter(i, "core")
+        _, weight, bias, eps, _ = self._norm
+        self.core.compile(program, Normed(x, weight, bias, eps), y)
+        if add_beside is not None:
+            add_beside(y)
+
     def reads(self) -> list[Read]:
         """What a token reads of weights."""
         norm = _read_of(self.norm)
@@ -79,6 +97,8 @@ class BranchCache(Cache):
 
     def __init__(self, core: Any, beside: Any) -> None:
         self.core, self.beside = core, beside
+        # A program sees all of an encoder's tokens.
+        self.whole = getattr(core, "seen_BE", None) is None and getattr(core, "empty_B111", None) is None
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
@@ -91,12 +111,83 @@ Caches = list[list[BranchCache]]
 """For every block of a stack one cache a branch."""
 
 
+class BlockStepper:
+    """A block's branches for one token a row, and for a single row their program, where they have one."""
+
+    def __init__(self, branches: Sequence[BranchStepper], *, two_streams: bool) -> None:
+        self.branches = list(branches)
+        self._turns = two_streams and len(self.branches) % 2 == 1
+        self.program = _program_of(self.branches, two_streams)
+
+    def __iter__(self) -> Iterator[BranchStepper]:
+        return iter(self.branches)
+
+    def bind(self, streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams | None:
+        """The streams as they will stand once the block's program has run; None where it cannot: `step` then."""
+        if self.program is None or streams[0].shape[0] > 1 or place.n_B is not None:
+            return None
+        if not all(cache.whole for cache in kept):
+            return None
+        self.program.bind(streams, kept, place.n)
+        return streams[::-1] if self._turns else streams
+
+    def step(self, streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams:
+        """The streams of one token a row, (B, d_model) each, after the block."""
+        for branch, cache in zip(self.branches, kept, strict=True):
+            y_BD = branch.step(streams[-1], cache, place).add_(streams[0])
+            streams = (y_BD,) if len(streams) == 1 else (streams[1], y_BD)
+        return streams
+
+
+def step_blocks(
+    blocks: Sequence[BlockStepper], streams: Streams, caches: Sequence[Sequence[BranchCache]], place: Place
+) -> Streams:
+    """The streams of one token a row, (B, d_model) each, after all blocks; those that have programs run in one call."""
+    streams = tuple(stream.clone(memory_format=torch.contiguous_format) for stream in streams)  # programs write to them
+    due: dict[int, Program] = {}
+
+    def run_due() -> None:
+        if due:
+            run(list(due.values()), None if place.lap is no_lap else place.lap)
+            due.clear()
+
+    for block, kept in zip(blocks, caches, strict=True):
+        if id(block) in due:  # the same block once more would be bound twice
+            run_due()
+        bound = block.bind(streams, kept, place)
+        if bound is None or block.program is None:
+            run_due()
+            streams = block.step(streams, kept, place)
+        else:
+            due[id(block)] = block.program
+            streams = bound
+    run_due()
+    return streams
+
+
+def _program_of(branches: Sequence[BranchStepper], two_streams: bool) -> Program | None:
+    """The block for one token of one row; None where there are no kernels or a layer has no operations."""
+    read, write = Stream(1 if two_streams else 0), Stream(0)
+    try:
+        program = Program()
+        for i, branch in enumerate(branches):
+            branch.compile(program, i, read, write)
+            if two_streams:
+                read, write = write, read
+    except NotCompiledError:
+        return None
+    return program
+
+
 class StackStepper:
     """A stack of blocks for one token a row, over one residual stream or two."""
 
-    def __init__(self, blocks: Iterable[nn.Module], *, int8: bool = False) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], *, int8: bool = False, two_streams: bool = False) -> None:
         self.blocks = [
-            [BranchStepper(branch, int8=int8) for branch in block.children() if isinstance(branch, Branch)]
+            BlockStepper(
+                [BranchStepper(branch, int8=int8) for branch in block.children() if isinstance(branch, Branch)],
+                two_streams=two_streams,
+            )
             for block in blocks
             if isinstance(block, Block)
         ]
@@ -114,21 +205,11 @@ class StackStepper:
 
     def step(self, streams: Streams, caches: Caches, place: Place) -> Streams:
         """The streams of one token a row, (B, d_model) each, after all blocks."""
-        for block, kept in zip(self.blocks, caches, strict=True):
-            streams = step_block(block, streams, kept, place)
-        return streams
+        return step_blocks(self.blocks, streams, caches, place)
 
     def reads(self) -> list[Read]:
         """What a token reads of weights, block after block."""
         return [read for block in self.blocks for branch in block for read in branch.reads()]
-
-
-def step_block(block: Sequence[BranchStepper], streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams:
-    """The streams of one token a row, (B, d_model) each, after one block with its caches."""
-    for branch, cache in zip(block, kept, strict=True):
-        y_BD = branch.step(streams[-1], cache, place).add_(streams[0])
-        streams = (y_BD,) if len(streams) == 1 else (streams[1], y_BD)
-    return streams
 
 
 def reorder(caches: Caches, rows_B: Tensor) -> None:

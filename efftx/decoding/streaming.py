@@ -30,10 +30,11 @@ class TextStream:
         text = self._decode(self._ids)
         n_cut = len(text) - len(text.rstrip(_CUT))
         new = self._give(text, len(text) - min(n_cut, _LONGEST_CUT))
-        # Tokens that say nothing, such as padding, are no place to begin: the pieces after them would lose their blank.
-        if n_cut == 0 and new:
+        # Tokens that say nothing alone, such as padding or a blank, are no place to begin: the pieces after them would
+        # lose or gain a blank.
+        if n_cut == 0 and new and (alone := self._decode(self._ids[self._whole_at :])):
             self._ids = self._ids[self._whole_at :]
-            self._whole_at, self._shown = len(self._ids), len(self._decode(self._ids))
+            self._whole_at, self._shown = len(self._ids), len(alone)
         return new
 
     def finish(self) -> str:

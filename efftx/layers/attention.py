@@ -16,6 +16,7 @@ from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
+from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.replay import Replay
 
@@ -130,6 +131,25 @@ class SoftmaxStepper:
         place.lap("attention")
         y: Tensor = self.projections.output(out, cache.projections, place)
         return y
+
+    def compile(self, program: Program, x: Normed, y: Stream) -> None:
+        """One token of one row as operations; raises NotCompiledError where the projections are none."""
+        d_model, n_heads = x.weight.numel(), self.projections.n_heads
+        q, k, v = self.projections.compile(program, x)
+        last = self.projections.compile_output
+        heads: Tensor | Stream = y if last is None else buffer("heads", n_heads * self._layer.d_head)
+        if last is None and n_heads * self._layer.d_head != d_model:
+            raise NotCompiledError("Heads that are not the model's width.")
+        put = program.attend(q, (k, v), n_heads, heads, scale=self._scale, adds=last is None)
+        first, shared = self._first, self._shared
+
+        def bind(cache: AttentionCache, n: int) -> None:
+            start = first(n)
+            put(cache.kv.k_BHTd, cache.kv.v_BHTv, n, start, max(n, start + 1) if shared else n + 1)
+
+        program.each_step(bind)
+        if last is not None:
+            last(program, heads, y)
 
     def reads(self) -> list[Read]:
         """What a token reads of weights."""

@@ -7,7 +7,7 @@ positions, E any width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +16,27 @@ from torch import Tensor
 from efftx.ops.attention import attention_step
 
 
-def no_lap(component: str) -> None:
+def no_lap(component: str, moment: float | None = None) -> None:
     """What `Place.lap` is where nobody times."""
+
+
+class Lap(Protocol):
+    """Is told that a part of a token's work has ended, now or at `moment`."""
+
+    def __call__(self, component: str, moment: float | None = None, /) -> None:
+        """`component` is the part's name."""
+        ...
 
 
 class Place:
     """How many tokens each row of a batch has behind it.
 
     `n_B` (int64) where rows differ, for their prompts did; `n` is the most of them, or the one number of all.
-    `lap(component)` is called after each part of a token's work, for whoever times it.
+    `lap(component, moment)` is called after each part of a token's work, for whoever times it; `moment` is when it
+    ended by `time.perf_counter`, None for now.
     """
 
-    def __init__(self, n: int, n_B: Tensor | None = None, lap: Callable[[str], None] = no_lap) -> None:
+    def __init__(self, n: int, n_B: Tensor | None = None, lap: Lap = no_lap) -> None:
         self.n = n
         self.n_B = n_B
         self.lap = lap
@@ -122,6 +131,7 @@ class RecentInputs(Cache):
     def __init__(self, batch: int, n_positions: int, S: int, d_module: int, padding: int, like: Tensor) -> None:
         self.n_positions, self.padding, self.S = n_positions, padding, S
         self.buffer_BRSm = like.new_zeros(batch, n_positions + self.SPARE, S + 2 * padding, d_module)
+        self.position = (S + 2 * padding) * d_module  # numbers from one position of a row to the next
         self.end = n_positions - 1
         self._row_BSm = [self._rows()[:, i] for i in range(n_positions + self.SPARE)]
         self._windows: dict[int, list[Tensor]] = {}

@@ -16,6 +16,7 @@ from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQuery, split_heads
 from efftx.layers.sparse_qkv import SparseQuery
+from efftx.native.program import Normed, Program, Stream, buffer
 from efftx.ops.attention import attention_step, full_attention
 
 
@@ -127,6 +128,20 @@ class CrossAttentionStepper:
             out = out.masked_fill(cache.empty_B111, 0.0)
         place.lap("attention")
         return self._query.output(out, cache.query, place)
+
+    def compile(self, program: Program, x: Normed, y: Stream) -> None:
+        """One token of one row as operations; raises NotCompiledError where the query is none."""
+        q, last = self._query.compile(program, x), self._query.compile_output
+        n_heads = self._query.n_heads
+        heads: Tensor | Stream = y if last is None else buffer("heads", q.numel())
+        put = program.attend(q, None, n_heads, heads, scale=self._scale, adds=last is None)
+
+        def bind(cache: CrossCache, n: int) -> None:
+            put(cache.k_BHEd, cache.v_BHEd, 0, 0, cache.k_BHEd.shape[2])
+
+        program.each_step(bind)
+        if last is not None:
+            last(program, heads, y)
 
     def reads(self) -> list[Read]:
         """What a token reads of weights."""

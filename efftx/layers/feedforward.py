@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from efftx.layers.cache import Place
 from efftx.layers.initialize import glorot_
-from efftx.layers.matrix import Read, matrix_of
+from efftx.layers.matrix import FloatMatrix, Read, matrix_of
+from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.chunking import chunked
 from efftx.ops.replay import Replay
 
@@ -97,6 +98,14 @@ class FeedForwardStepper:
         y_BD = self._w2_of(self._activation(self._w1_of(x_BD)))
         place.lap("feed-forward")
         return y_BD
+
+    def compile(self, program: Program, x: Normed, y: Stream) -> None:
+        """One token of one row as operations; raises NotCompiledError for another activation than relu."""
+        if self._activation is not F.relu or not isinstance(self._w1, FloatMatrix) or self._w1.by_columns:
+            raise NotCompiledError("Another activation or matrix.")
+        hidden = buffer("hidden", self._w1.weight.shape[0])
+        program.matvec(x, self._w1.weight, self._w1.bias, hidden, "feed-forward", relu=True)
+        self._w2.compile(program, hidden, y, "feed-forward", adds=True)
 
     def reads(self) -> list[Read]:
         """What a token reads."""

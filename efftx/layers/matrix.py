@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efftx.native.program import NotCompiledError, Program, Source, Stream
 from efftx.ops.int8 import int8_linear, quantize_rows
 
 NARROW = 128
@@ -34,6 +35,10 @@ class Matrix(Protocol):
 
     def __call__(self, x_BI: Tensor, /) -> Tensor:
         """(B, I) -> (B, O)."""
+        ...
+
+    def compile(self, program: Program, x: Source, y: Tensor | Stream, component: str, *, adds: bool = False) -> None:
+        """The product of one row as an operation, y = or += W x + b; raises NotCompiledError where there is none."""
         ...
 
     def read(self, component: str) -> Read:
@@ -62,6 +67,12 @@ class FloatMatrix:
         """(B, I) -> (B, O)."""
         return self.product(x_BI)
 
+    def compile(self, program: Program, x: Source, y: Tensor | Stream, component: str, *, adds: bool = False) -> None:
+        """The product as an operation; raises NotCompiledError for a transposed matrix."""
+        if self.by_columns:
+            raise NotCompiledError("A matrix of narrow rows.")
+        program.matvec(x, self.weight, self.bias, y, component, adds=adds)
+
     def read(self, component: str) -> Read:
         """All weights, in their own precision."""
         n_weights = self.weight.numel() + (0 if self.bias is None else self.bias.numel())
@@ -79,6 +90,10 @@ class Int8Matrix:
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, I) -> (B, O)."""
         return int8_linear(x_BI, self.weight, self.scale, self.bias)
+
+    def compile(self, program: Program, x: Source, y: Tensor | Stream, component: str, *, adds: bool = False) -> None:
+        """Raises NotCompiledError."""
+        raise NotCompiledError("An int8 matrix.")
 
     def read(self, component: str) -> Read:
         """A byte a weight, the scales and the bias."""

@@ -60,10 +60,6 @@ class ConvolutionStepper:
         """No inputs yet."""
         return RecentInputs(batch, self.n_positions, self.S, self.d_module_in, self.n_modules // 2, self._kernel)
 
-    def flat(self) -> tuple[Tensor, Tensor, int]:
-        """The joined kernel (inputs, outputs), its bias, and the modules that it sees."""
-        return self._kernel, self._bias, self.n_modules
-
     def step(self, recent: RecentInputs) -> tuple[Tensor, ...]:
         """The outputs at the newest position, (B, S, d_module) for each layer."""
         y_NE = torch.addmm(self._bias, recent.neighbourhoods(self.n_modules), self._kernel)

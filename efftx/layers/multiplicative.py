@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
 from efftx.layers.matrix import Read
-from efftx.ops.multiplicative import CUT_FROM, in_blocks, multiplicative, multiplicative_step
+from efftx.native.program import NotCompiledError, Program, Stream, run
+from efftx.ops.multiplicative import in_blocks, multiplicative, multiplicative_step
 
 GATE_DEVIATION = 0.5
 BIAS_DEVIATION = 1e-6
@@ -62,27 +65,24 @@ class MultiplicativeStepper:
         n_modules, self._d_module = self._gate.shape[0], self._proj.shape[1]
         if self._d_module >= BLOCKS_FROM and n_modules <= BLOCKS_MODULES and self._proj.device.type == "cpu":
             self._proj = in_blocks(self._proj)
-        # Products that are cut anyway are not made in place.
-        small = self._proj.dim() == 2 and n_modules * self._proj.numel() < CUT_FROM
-        whole = small and self._bias is not None and self._d_out % n_modules == 0
-        self._bias_Sm = self._bias.view(n_modules, -1) if self._bias is not None and whole else None
+        self._program: Program | None = None
+        if self._proj.dim() == 3:
+            self._made = torch.empty(1, n_modules * self._d_module)
+            with suppress(NotCompiledError):
+                program = Program()
+                program.blocked_product(Stream(0), self._gate, self._proj, self._d_module, self._made)
+                self._program = program
 
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, d_in) -> (B, d_out)."""
+        if self._program is not None and x_BI.shape[0] == 1:
+            self._program.bind([x_BI.contiguous()], [], 0)
+            run([self._program])
+            y = self._made[:, : self._d_out]
+            return y.clone() if self._bias is None else y + self._bias
         y = multiplicative_step(x_BI, self._gate, self._proj, d_module=self._d_module)
         y = y if y.shape[1] == self._d_out else y[:, : self._d_out]
         return y if self._bias is None else y.add_(self._bias)
-
-    def in_place(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Gate, projection and bias (S, m) where `into` is the one product addmm(bias, gate * x, projection)."""
-        return None if self._bias_Sm is None else (self._gate, self._proj, self._bias_Sm)
-
-    def into(self, x_BI: Tensor, out_BSm: Tensor) -> None:
-        """The same, written into `out_BSm`, the modules of a row contiguous; S must divide d_out."""
-        if x_BI.shape[0] == 1 and self._bias_Sm is not None:
-            torch.addmm(self._bias_Sm, self._gate * x_BI, self._proj, out=out_BSm.select(0, 0))
-        else:
-            out_BSm.copy_(self(x_BI).view(out_BSm.shape))
 
     def read(self, component: str) -> Read:
         """All weights."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from efftx.layers.cache import Place
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read, joined, matrix_of
+from efftx.native.program import Normed, Program, Stream, buffer
 
 
 def split_heads(x_BLE: Tensor, n_heads: int) -> Tensor:
@@ -76,6 +77,7 @@ class DenseQKVStepper:
         self._o = matrix_of(layer.o, int8=int8)
         self._layer = layer
         self._n_parts = 2 if layer.share_qk else 3
+        self._n_outputs = self._n_parts * layer.o.in_features
         self._qkv_of, self._o_of = self._qkv.product, self._o.product
 
     def new_state(self, batch: int) -> None:
@@ -100,6 +102,18 @@ class DenseQKVStepper:
         y_BD = self._o_of(o_BHd.flatten(1))
         place.lap("output")
         return y_BD
+
+    def compile(self, program: Program, x: Normed) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The product of one row as an operation; where its queries, keys and values will be, (H d) each."""
+        qkv_E = buffer("qkv", self._n_outputs)
+        self._qkv.compile(program, x, qkv_E, "QKV")
+        parts = qkv_E.chunk(self._n_parts)
+        return (parts[0], None, parts[1]) if self.share_qk else (parts[0], parts[1], parts[2])
+
+    def compile_output(self, program: Program, heads: Tensor | Stream, y: Stream) -> None:
+        """The output projection of one row as an operation."""
+        assert isinstance(heads, Tensor)
+        self._o.compile(program, heads, y, "output", adds=True)
 
     def reads(self) -> list[Read]:
         """What a token reads."""
@@ -164,6 +178,17 @@ class DenseQueryStepper:
         y_BD = self._o_of(o_BH1d.flatten(1))
         place.lap("output")
         return y_BD
+
+    def compile(self, program: Program, x: Normed) -> Tensor:
+        """The product of one row as an operation; where its queries will be, (H d)."""
+        q_E = buffer("qkv", self._layer.q.out_features)
+        self._q.compile(program, x, q_E, "QKV")
+        return q_E
+
+    def compile_output(self, program: Program, heads: Tensor | Stream, y: Stream) -> None:
+        """The output projection of one row as an operation."""
+        assert isinstance(heads, Tensor)
+        self._o.compile(program, heads, y, "output", adds=True)
 
     def reads(self) -> list[Read]:
         """What a token reads."""

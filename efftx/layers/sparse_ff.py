@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from efftx.errors import UserError
 from efftx.layers.cache import Place
 from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
+from efftx.native.program import Normed, NotCompiledError, Program, Stream
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.replay import Choose, Replay, choose
@@ -215,6 +216,14 @@ class SparseFFStepper:
         y_BD = rows.sum(hidden_S, row_S).add_(self._b2)
         place.lap("feed-forward")
         return y_BD
+
+    def compile(self, program: Program, x: Normed, y: Stream) -> None:
+        """One token of one row as operations; raises NotCompiledError in int8 and where the choice is multiplied with."""
+        if self._int8 or self._multiply:
+            raise NotCompiledError("Int8 rows, or the controller's probabilities.")
+        layer = self._layer
+        parameters = [w.detach() for w in (layer.c1, layer.c2, layer.c_bias, layer.w1, layer.w2, layer.b2)]
+        program.sparse_ff(x, parameters, self._n, y)
 
     def reads(self) -> list[Read]:
         """What a token reads: all of the controller, one row of W1 and of W2 a block, and the bias."""

@@ -5,7 +5,9 @@ Shape suffixes: B batch, L length, D d_model, S modules, m width of a module, H 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from efftx.layers.matrix import Read
 from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution, joined_bytes
 from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
+from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 
 VARIANTS = ("multiplicative_convolution", "multiplicative", "convolution", "modular", "low_rank")
 OUTPUTS = ("none", "multiplicative", "convolution", "multiplicative_convolution", "dense")
@@ -208,12 +211,8 @@ class SparseQKVStepper:
         self._o = ConvolutionStepper(last) if last else None
         # A module's own attributes are found by a search that takes longer than a small product.
         self._concat_input, self._after = layer.concat_input, list(layer.o)
-        self._S = layer.S
-        usual = self._shared is not None and self._qk is not None and together and not layer.share_qk
-        in_place = None if self._shared is None else self._shared.in_place()
-        self._single = (
-            (*in_place, *self._qk.flat()) if usual and in_place is not None and self._qk is not None else None
-        )
+        self._convolutions = kernels
+        self._plain = not layer.concat_input and not layer.average_qk and len(kernels) == len(maps) + 1
 
     def new_state(self, batch: int) -> _Recent:
         """No inputs yet."""
@@ -249,13 +248,6 @@ class SparseQKVStepper:
             q, k, v = self._layer.from_shared(*self._layer.shared(x_BD.unsqueeze(1)))
             return q.squeeze(2), None if k is None else k.squeeze(2), v.squeeze(2)
         recent = state.inputs["qk"]
-        if self._single is not None and x_BD.shape[0] == 1:
-            # The usual layer and a single row, as below, but with one object to look at instead of four.
-            gate_SD, proj_Dm, bias_Sm, kernel, bias, n_modules = self._single
-            torch.addmm(bias_Sm, gate_SD * x_BD, proj_Dm, out=recent.next_row().select(0, 0))
-            y_SE = torch.addmm(bias, recent.neighbourhoods(n_modules), kernel)
-            q, k, v = y_SE.view(1, self._S, 3, -1).unbind(2)
-            return (q, k, v) if self.n_heads == self._S else (self._heads(q), self._heads(k), self._heads(v))
         if self._concat_input:
             h_BLD, for_v = self._layer.shared(x_BD.unsqueeze(1))
             recent.push(h_BLD.squeeze(1))
@@ -263,7 +255,7 @@ class SparseQKVStepper:
         elif self._shared is None:
             recent.push(x_BD)
         else:
-            self._shared.into(x_BD, recent.next_row())
+            recent.push(self._shared(x_BD))
         parts = self._qk.step(recent)
         if self._v is not None:
             parts = (*parts, *self._v.step(state.inputs["v"] if self._concat_input else recent))
@@ -285,6 +277,28 @@ class SparseQKVStepper:
         if self._after:
             place.lap("output")
         return y_BD
+
+    @property
+    def compile_output(self) -> Callable[[Program, Tensor | Stream, Stream], None] | None:
+        """The output as an operation, None where there is none."""
+        return self._compile_after if self._after else None
+
+    def compile(self, program: Program, x: Normed) -> tuple[Tensor, Tensor | None, Tensor]:
+        """One row as an operation; where its queries, keys and values will be, (H d) each.
+
+        Raises NotCompiledError for other variants than a multiplicative layer and convolutions over it alone.
+        """
+        shared = self._layer.multiplicative
+        if shared is None or not self._plain:
+            raise NotCompiledError("A variant of sparse QKV.")
+        parts = _compiled(program, x, shared, self._convolutions, _inputs_of_self)
+        return parts[0], None if self.share_qk else parts[1], parts[-1]
+
+    def _compile_after(self, program: Program, heads: Tensor | Stream, y: Stream) -> None:
+        last = self._after[0]
+        if len(self._after) > 1 or not isinstance(last, nn.Linear) or not isinstance(heads, Tensor):
+            raise NotCompiledError("An output of sparse QKV that is not dense.")
+        program.matvec(heads, last.weight.detach(), last.bias.detach(), y, "output", adds=True)
 
     def reads(self) -> list[Read]:
         """What a token reads."""
@@ -323,7 +337,7 @@ class SparseQueryStepper:
 
     def step(self, x_BD: Tensor, state: RecentInputs) -> Tensor:
         """(B, d_model) -> (B, H, 1, d)."""
-        self._shared.into(x_BD, state.next_row())
+        state.push(self._shared(x_BD))
         (q_BSm,) = self._convolution.step(state)
         return q_BSm.reshape(x_BD.shape[0], self.n_heads, 1, -1)
 
@@ -331,9 +345,46 @@ class SparseQueryStepper:
         """(B, H, 1, d) -> (B, d_model): the heads one after the other."""
         return o_BH1d.flatten(1)
 
+    compile_output = None
+    """The heads one after the other are the output."""
+
+    def compile(self, program: Program, x: Normed) -> Tensor:
+        """One row as an operation; where its queries will be, (H d)."""
+        (q,) = _compiled(program, x, self._layer.multiplicative, [self._layer.convolution], _inputs_of_query)
+        return q
+
     def reads(self) -> list[Read]:
         """What a token reads."""
         return [self._shared.read("QKV"), self._convolution.read("QKV")]
+
+
+def _inputs_of_self(cache: Any) -> RecentInputs:
+    """Of an `AttentionCache`."""
+    recent: RecentInputs = cache.projections.inputs["qk"]
+    return recent
+
+
+def _inputs_of_query(cache: Any) -> RecentInputs:
+    """Of a `CrossCache`."""
+    recent: RecentInputs = cache.query
+    return recent
+
+
+def _compiled(
+    program: Program,
+    x: Normed,
+    shared: Multiplicative,
+    convolutions: Sequence[ModuleConvolution],
+    recent: Callable[[Any], RecentInputs],
+) -> Sequence[Tensor]:
+    """A multiplicative layer and convolutions over it as an operation: where their outputs will be, (D) each."""
+    if shared.bias is None:
+        raise NotCompiledError("A multiplicative layer without a bias.")
+    weights = [(layer.kernel.detach(), layer.bias.detach()) for layer in convolutions]
+    y_nSm = buffer("qkv", len(weights) * shared.bias.numel())
+    layer = [shared.gate.detach(), shared.proj.detach(), shared.bias.detach()]
+    program.modules(x, layer, weights, y_nSm, recent)
+    return y_nSm.chunk(len(weights))
 
 
 def _read_of(module: nn.Module, component: str) -> Read:

@@ -5,6 +5,7 @@ Shape suffixes: B batch, L length, D d_model, d units of the SRU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from efftx.layers.cache import Cache, Place
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read
+from efftx.native.program import Normed, Program, Stream, buffer
 from efftx.ops.replay import Replay
 from efftx.ops.sru import sru, sru_step
 
@@ -119,6 +121,18 @@ class SRUStepper:
         y_BD: Tensor = self._layer.out(x)
         place.lap("SRU")
         return y_BD
+
+    def compile(self, program: Program, stream: Stream) -> Callable[[Stream], None]:
+        """One token of one row as operations, up to the last product, which the given function adds to a stream."""
+        layer = self._layer
+        norm = Normed(stream, layer.norm.weight.detach(), layer.norm.bias.detach(), layer.norm.eps)
+        x, out = buffer("recurrent", layer.into.out_features), layer.out
+        program.matvec(norm, layer.into.weight.detach(), layer.into.bias.detach(), x, "SRU")
+        for i, (kernel, bias) in enumerate(self._recurrences):
+            y = buffer(f"recurrent {i}", x.numel())
+            program.recurrent_unit(x, kernel, bias, y, i)
+            x = y
+        return lambda y: program.matvec(x, out.weight.detach(), out.bias.detach(), y, "SRU", adds=True)
 
     def reads(self) -> list[Read]:
         """What a token reads."""

@@ -81,6 +81,14 @@ def test_whatever_tokens_come_the_stream_is_their_text(name: str, data: st.DataO
     assert "".join(streamed(how, prompt, tokens)) == whole[len(how.decode(prompt)) :]
 
 
+def test_a_blank_that_is_a_token_of_its_own_comes_once() -> None:
+    how = wording("unigram")
+    (blank,) = [i for i in range(SIZES["unigram"]) if how.decode([*how.encode("the"), i]) == "the "][:1]
+    for rest in ([blank, *how.encode("the")], [blank, blank], [blank, blank, *how.encode("the")]):
+        prompt = how.encode("the")
+        assert "".join(streamed(how, prompt, rest)) == how.decode([*prompt, *rest])[len(how.decode(prompt)) :]
+
+
 def test_tokens_that_say_nothing_do_not_cost_the_next_word_its_blank() -> None:
     how = wording("unigram")
     the = how.encode("the")

@@ -1,0 +1,634 @@
+// A token's way through a block of layers as a program of operations, run by one team of threads from its first read to
+// its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing but
+// a barrier stands between two operations. Float32, one token, no allocation.
+//
+// Shape letters: D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
+// F positions, H heads, d width of a head, T tokens of capacity.
+//
+// Vectors are GCC's and Clang's vector extension, of the widest registers of the machine that compiles this. Sums are
+// kept in registers, so their order, and the last bits of a result, differ from PyTorch's.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <ctime>
+#include <omp.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_ROWS 8
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE_ROWS 4
+#else
+#define LANES 4
+#define TILE_ROWS 4
+#endif
+#define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
+#define LINE 16        // floats in a line of the cache
+#define ROWS_AHEAD 256 // floats of each of four rows that are fetched before they are read
+#define CHUNK 192      // inputs of a multiplicative layer at a time
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef float vec_u __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+
+static inline vec load(const float *p) { return *reinterpret_cast<const vec_u *>(p); }
+static inline void store(float *p, vec v) { *reinterpret_cast<vec_u *>(p) = v; }
+static inline vec splat(float x) { return x - vec{}; }
+
+static inline float sum_of(vec v) {
+    float part[LANES];
+    store(part, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+static inline void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
+
+static inline void fetch_row(const float *p, int64_t n) {
+    for (int64_t i = 0; i < n; i += LINE) fetch(p + i);
+}
+
+struct Range {
+    int64_t first, last;
+};
+
+static inline Range share(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
+
+// The sum of x[i] w[i].
+static inline float dot(const float *x, const float *w, int64_t n) {
+    vec a{}, b{}, c{}, e{};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        fetch(w + i + 512);
+        if (LANES * 4 > LINE) fetch(w + i + 512 + LINE);
+        if (LANES * 4 > 2 * LINE) fetch(w + i + 512 + 2 * LINE), fetch(w + i + 512 + 3 * LINE);
+        a += load(x + i) * load(w + i);
+        b += load(x + i + LANES) * load(w + i + LANES);
+        c += load(x + i + 2 * LANES) * load(w + i + 2 * LANES);
+        e += load(x + i + 3 * LANES) * load(w + i + 3 * LANES);
+    }
+    for (; i + LANES <= n; i += LANES) a += load(x + i) * load(w + i);
+    float total = sum_of((a + b) + (c + e));
+    for (; i < n; i++) total += x[i] * w[i];
+    return total;
+}
+
+// Four rows, and where what is read after them begins.
+struct Rows {
+    const float *at[4], *after[4];
+
+    // The lines under two vectors, a distance ahead of column `i` of rows of `n`.
+    inline void fetch_ahead(int64_t i, int64_t n) const {
+        bool inside = i + ROWS_AHEAD < n;
+        const float *const *row = inside ? at : after;
+        int64_t soon = inside ? i + ROWS_AHEAD : i + ROWS_AHEAD - n;
+        for (int j = 0; j < 4; j++)
+            for (int line = 0; line < 2 * LANES; line += LINE) fetch(row[j] + soon + line);
+    }
+};
+
+// y[j] = x . row j.
+static inline void dot4(const float *x, const Rows &rows, int64_t n, float *y) {
+    vec a[4][2] = {};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec x0 = load(x + i), x1 = load(x + i + LANES);
+        rows.fetch_ahead(i, n);
+        for (int j = 0; j < 4; j++) {
+            a[j][0] += x0 * load(rows.at[j] + i);
+            a[j][1] += x1 * load(rows.at[j] + i + LANES);
+        }
+    }
+    for (int j = 0; j < 4; j++) {
+        float total = sum_of(a[j][0] + a[j][1]);
+        for (int64_t k = i; k < n; k++) total += x[k] * rows.at[j][k];
+        y[j] = total;
+    }
+}
+
+// y += sum_j h[j] row j.
+static inline void add_scaled4(float *y, const Rows &rows, const float *h, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec y0 = load(y + i), y1 = load(y + i + LANES);
+        rows.fetch_ahead(i, n);
+        for (int j = 0; j < 4; j++) {
+            y0 += splat(h[j]) * load(rows.at[j] + i);
+            y1 += splat(h[j]) * load(rows.at[j] + i + LANES);
+        }
+        store(y + i, y0), store(y + i + LANES, y1);
+    }
+    for (; i < n; i++)
+        for (int j = 0; j < 4; j++) y[i] += h[j] * rows.at[j][i];
+}
+
+// y += h w.
+static inline void add_scaled(float *y, const float *w, float h, int64_t n) {
+    vec hs = splat(h);
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        fetch(w + i + 512);
+        if (LANES * 4 > LINE) fetch(w + i + 512 + LINE);
+        if (LANES * 4 > 2 * LINE) fetch(w + i + 512 + 2 * LINE), fetch(w + i + 512 + 3 * LINE);
+        for (int j = 0; j < 4; j++) store(y + i + j * LANES, load(y + i + j * LANES) + hs * load(w + i + j * LANES));
+    }
+    for (; i + LANES <= n; i += LANES) store(y + i, load(y + i) + hs * load(w + i));
+    for (; i < n; i++) y[i] += h * w[i];
+}
+
+// V vectors of the sums bias[i] + sum_r z[r] tile[r, i] from column `at` on: the largest so far in each lane, and where.
+template <int V> static inline void larger(const float *z, const float *tile, const float *bias, int64_t R, int64_t N,
+                                           int64_t at, vec &best, ivec &where) {
+    vec y[V];
+    for (int v = 0; v < V; v++) y[v] = load(bias + at + v * LANES);
+    const float *row = tile + at;
+    for (int64_t r = 0; r < R; r++, row += N) {
+        vec zr = splat(z[r]);
+        for (int v = 0; v < V; v++) {
+            fetch(row + 16 * N + v * LANES);
+            y[v] += zr * load(row + v * LANES);
+        }
+    }
+    for (int v = 0; v < V; v++) {
+        ivec here = y[v] > best;
+        best = here ? y[v] : best;
+        where = here ? (ivec{} + (int32_t)(at + v * LANES)) : where;
+    }
+}
+
+// The place of the largest of N sums, the first of equals; `where` counts whole vectors, the lane is added at the end.
+static int64_t best_unit(const float *z, const float *tile, const float *bias, int64_t R, int64_t N) {
+    vec best = splat(-INFINITY);
+    ivec where{};
+    int64_t at = 0;
+    for (; at + 4 * LANES <= N; at += 4 * LANES) larger<4>(z, tile, bias, R, N, at, best, where);
+    for (; at < N; at += LANES) larger<1>(z, tile, bias, R, N, at, best, where);
+    int64_t first = 0;
+    for (int i = 1; i < LANES; i++) {
+        bool earlier = best[i] == best[first] && where[i] + i < where[first] + first;
+        if (best[i] > best[first] || earlier) first = i;
+    }
+    return where[first] + first;
+}
+
+// What is to be fetched while something else is computed: rows of `floats` floats, a line at a time.
+struct Fetcher {
+    struct {
+        const float *at;
+        int64_t floats, rows, stride;
+    } region[5];
+    int64_t n = 0, lines = 0, a_step = 0;
+
+    void add(const float *at, int64_t floats, int64_t rows, int64_t stride) {
+        if (floats <= 0 || rows <= 0) return;
+        region[n++] = {at, floats, rows, stride};
+        lines += (floats + LINE - 1) / LINE * rows;
+    }
+
+    // So many lines at each of `steps` calls of `step` that all are fetched by the last.
+    void spread(int64_t steps) { a_step = steps > 0 ? (lines + steps - 1) / steps : 0, i = column = row = 0; }
+
+    inline void step() {
+        for (int64_t j = 0; j < a_step && i < n; j++) {
+            fetch(region[i].at + row * region[i].stride + column);
+            column += LINE;
+            if (column < region[i].floats) continue;
+            column = 0;
+            if (++row == region[i].rows) row = 0, i++;
+        }
+    }
+
+  private:
+    int64_t i = 0, row = 0, column = 0;
+};
+
+// C[MR, NR vectors] (+)= A[MR, K] B[K, NR vectors], `lda` and `ldb` floats from row to row; `ahead` takes a step with
+// each of the K.
+template <int MR, int NR> static inline void tile(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t K,
+                                                  vec (&C)[MR][NR], Fetcher &ahead) {
+    for (int64_t k = 0; k < K; k++) {
+        ahead.step();
+        vec b[NR];
+        for (int j = 0; j < NR; j++) b[j] = load(B + k * ldb + j * LANES);
+        for (int i = 0; i < MR; i++) {
+            vec a = splat(A[i * lda + k]);
+            for (int j = 0; j < NR; j++) C[i][j] += a * b[j];
+        }
+    }
+}
+
+// Adds A[M, K] B[K, NR vectors] to C in memory.
+template <int MR, int NR> static inline void add_tile(const float *A, int64_t lda, const float *B, int64_t ldb,
+                                                      int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+    vec c[MR][NR];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) c[i][j] = load(C + i * ldc + j * LANES);
+    tile<MR, NR>(A, lda, B, ldb, K, c, ahead);
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) store(C + i * ldc + j * LANES, c[i][j]);
+}
+
+template <int NR> static inline void add_rows(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M,
+                                              int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+    int64_t i = 0;
+    for (; i + TILE_ROWS <= M; i += TILE_ROWS)
+        add_tile<TILE_ROWS, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
+    for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
+}
+
+// C[M, n vectors] += A[M, K] B[K, n vectors], in K times `tiles_of` steps of `ahead`.
+static void add_product(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M, int64_t K, int64_t n,
+                        float *C, int64_t ldc, Fetcher &ahead) {
+    for (int64_t j = 0; j < n;) {
+        const float *b = B + j * LANES;
+        float *c = C + j * LANES;
+        int64_t left = n - j, wide = left == 4 ? 2 : left < TILE_VECTORS ? left : TILE_VECTORS; // 2 + 2, not 3 + 1
+        if (wide == 3) add_rows<3>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        else if (wide == 2) add_rows<2>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        else add_rows<1>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        j += wide;
+    }
+}
+
+static int64_t tiles_of(int64_t M, int64_t n) {
+    return (M / TILE_ROWS + M % TILE_ROWS) * ((n + TILE_VECTORS - 1) / TILE_VECTORS);
+}
+
+// exp(x) for x <= 0, to within 2 units in the last place; 0 below -87.
+static inline vec exp_of(vec x) {
+    vec clipped = x < splat(-87.0f) ? splat(-87.0f) : x;
+    vec scaled = clipped * splat(1.44269504f);
+    ivec n = __builtin_convertvector(scaled - splat(0.5f), ivec); // to the nearest, for numbers below 0
+    vec whole = __builtin_convertvector(n, vec);
+    vec r = clipped - whole * splat(0.693359375f);
+    r -= whole * splat(-2.12194440e-4f);
+    vec p = splat(1.0f / 5040) * r + splat(1.0f / 720);
+    p = p * r + splat(1.0f / 120);
+    p = p * r + splat(1.0f / 24);
+    p = p * r + splat(1.0f / 6);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    vec y = p * (vec)((n + 127) << 23); // the bits of 2^n
+    return x < splat(-87.0f) ? vec{} : y;
+}
+
+// The columns of each convolution, in vectors, that are one thread's: dealt out by the work in them.
+static void deal(Range *due, int64_t n_conv, const int64_t *modules, int64_t units, int64_t me, int64_t all) {
+    int64_t work = 0, before = 0;
+    for (int64_t c = 0; c < n_conv; c++) work += units * modules[c];
+    Range mine = share(work, me, all);
+    for (int64_t c = 0; c < n_conv; c++) {
+        due[c] = {0, 0};
+        for (int64_t u = 0; u < units; u++, before += modules[c])
+            if (before >= mine.first && before < mine.last) {
+                if (!due[c].last) due[c].first = u;
+                due[c].last = u + 1;
+            }
+    }
+}
+
+// `rows` rows of x times block b of C columns, into y (rows, m): two vectors of columns at a time.
+template <int rows> static void blocked(const float *x, const float *block, int64_t D, int64_t C, int64_t b, int64_t m,
+                                        float *y) {
+    for (int64_t j = 0; j < C; j += 2 * LANES) {
+        vec sum[rows][2] = {};
+        const float *at = block + j;
+        for (int64_t i = 0; i < D; i++, at += C) {
+            for (int line = 0; line < 2 * LANES; line += LINE) fetch(at + 1024 + line);
+            vec left = load(at), right = load(at + LANES);
+            for (int r = 0; r < rows; r++) {
+                vec w = splat(x[r * D + i]);
+                sum[r][0] += w * left;
+                sum[r][1] += w * right;
+            }
+        }
+        int64_t first = b * C + j, n = m - first < 2 * LANES ? m - first : 2 * LANES;
+        for (int r = 0; r < rows; r++)
+            for (int64_t i = 0; i < n; i++) y[r * m + first + i] = sum[r][i / LANES][i % LANES];
+    }
+}
+
+// One operation. `x` is what it reads, or null: what the last norm of this program made; with `norm_w` x is normed
+// first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation.
+struct Op {
+    int64_t kind, adds, relu;
+    int64_t size[8];
+    double eps, scale;
+    const float *norm_w, *norm_b, *x;
+    float *y;
+    const void *at[12];
+
+    const float *in(int i) const { return static_cast<const float *>(at[i]); }
+    float *out(int i) const { return static_cast<float *>(const_cast<void *>(at[i])); }
+};
+
+// One thread of the team: its number, how many there are, room of its own and room that all share.
+struct Thread {
+    int64_t me, all;
+    float *own, *common;
+
+    Range share(int64_t n) const { return ::share(n, me, all); }
+};
+
+#define BARRIER _Pragma("omp barrier")
+
+// (x - mean) / sqrt(variance + eps) w + b.
+static void norm(const float *x, int64_t D, const float *w, const float *b, double eps, float *y) {
+    vec total{};
+    int64_t i = 0;
+    for (; i + LANES <= D; i += LANES) total += load(x + i);
+    float sum = sum_of(total);
+    for (; i < D; i++) sum += x[i];
+    float mean = sum / D;
+    vec squares{};
+    for (i = 0; i + LANES <= D; i += LANES) {
+        vec c = load(x + i) - splat(mean);
+        squares += c * c;
+    }
+    float square = sum_of(squares);
+    for (; i < D; i++) square += (x[i] - mean) * (x[i] - mean);
+    float scale = 1 / std::sqrt(square / D + (float)eps);
+    for (i = 0; i + LANES <= D; i += LANES)
+        store(y + i, (load(x + i) - splat(mean)) * splat(scale) * load(w + i) + load(b + i));
+    for (; i < D; i++) y[i] = (x[i] - mean) * scale * w[i] + b[i];
+}
+
+static inline void put(const Op &op, int64_t i, float value) {
+    if (op.relu && value < 0) value = 0;
+    op.y[i] = op.adds ? op.y[i] + value : value;
+}
+
+// Calls `found(o, x . w[o])` for the rows w (O, D) of a range.
+template <typename Found>
+static inline void products(const float *x, const float *w, int64_t D, Range mine, Found found) {
+    int64_t o = mine.first;
+    for (; o + 4 <= mine.last; o += 4) {
+        float sum[4];
+        Rows rows;
+        for (int j = 0; j < 4; j++) rows.at[j] = w + (o + j) * D, rows.after[j] = rows.at[j] + 4 * D;
+        dot4(x, rows, D, sum);
+        for (int j = 0; j < 4; j++) found(o + j, sum[j]);
+    }
+    for (; o < mine.last; o++) found(o, dot(x, w + o * D, D));
+}
+
+// y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.
+static void matvec(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0];
+    const float *w = op.in(0), *bias = op.in(1);
+    Range mine = t.share(op.size[1]);
+    products(x, w, D, mine, [&](int64_t o, float sum) { put(op, o, sum + (bias ? bias[o] : 0)); });
+}
+
+// row[g] = g N + the unit of block g with the largest bias + C2 (C1 x): size D, G, N, R; at c1 (R, D), c2 by blocks
+// (G, R, N), bias (G, N), w1 and w2 (G N, D), of which the chosen rows are fetched meanwhile; row (G) int64.
+static void choose(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
+    const float *c1 = op.in(0), *c2 = op.in(1), *bias = op.in(2), *w1 = op.in(3), *w2 = op.in(4);
+    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
+    float *z = t.common;
+    int64_t fetched = 8 * D * G <= t.all << 19 ? D : 64; // whole rows only where the cache keeps them
+    Range mine = t.share(R), later = t.share(G);
+    if (later.first < later.last) fetch_row(c2 + later.first * R * N, R * N < 4096 ? R * N : 4096);
+    products(x, c1, D, mine, [&](int64_t r, float sum) { z[r] = sum; });
+    BARRIER
+    for (int64_t g = later.first; g < later.last; g++) {
+        row[g] = g * N + best_unit(z, c2 + g * R * N, bias + g * N, R, N);
+        fetch_row(w1 + row[g] * D, fetched);
+        fetch_row(w2 + row[g] * D, fetched);
+    }
+}
+
+// y = b2 + sum_g relu(x . w1[row[g]]) w2[row[g]]: size D, G; at w1, w2 (.., D), b2 (D), row (G) int64.
+static void chosen_rows(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1];
+    const float *w1 = op.in(0), *w2 = op.in(1), *b2 = op.in(2);
+    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
+    float *part = t.common + t.me * D;
+    if (t.me) memset(part, 0, D * sizeof(float));
+    else memcpy(part, b2, D * sizeof(float));
+    Range mine = t.share(G);
+    int64_t g = mine.first;
+    for (; g + 4 <= mine.last; g += 4) {
+        Rows first, second;
+        for (int j = 0; j < 4; j++) {
+            first.at[j] = w1 + row[g + j] * D;
+            second.at[j] = first.after[j] = w2 + row[g + j] * D;
+            second.after[j] = g + j + 4 < mine.last ? w1 + row[g + j + 4] * D : second.at[j];
+        }
+        float h[4];
+        dot4(x, first, D, h);
+        for (int j = 0; j < 4; j++) h[j] = h[j] > 0 ? h[j] : 0;
+        add_scaled4(part, second, h, D);
+    }
+    for (; g < mine.last; g++) {
+        float h = dot(x, w1 + row[g] * D, D);
+        add_scaled(part, w2 + row[g] * D, h > 0 ? h : 0, D);
+    }
+    BARRIER
+    mine = t.share(D);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        float total = t.common[i];
+        for (int64_t j = 1; j < t.all; j++) total += t.common[j * D + i];
+        put(op, i, total);
+    }
+}
+
+// The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions over
+// it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules that each convolution
+// sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each convolution
+// its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the newest, and
+// empty modules stand on both sides.
+static void modules(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], S = op.size[1], m = op.size[2], F = op.size[3], position = op.size[4];
+    const int64_t *n_modules = op.size + 5;
+    int64_t n_conv = n_modules[0] ? n_modules[1] ? n_modules[2] ? 3 : 2 : 1 : 0, units = m / LANES;
+    const float *gate = op.in(0), *proj = op.in(1), *bias = op.in(2);
+    float *newest = op.out(3), *part = t.common + t.me * S * m, *gated = t.own;
+    if (t.me) memset(part, 0, S * m * sizeof(float));
+    else memcpy(part, bias, S * m * sizeof(float));
+    Range due[3];
+    deal(due, n_conv, n_modules, units, t.me, t.all);
+    Range mine = t.share(D);
+    int64_t chunks = (mine.last - mine.first + CHUNK - 1) / CHUNK;
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
+        int64_t n = mine.last - k < CHUNK ? mine.last - k : CHUNK, n_next = mine.last - next < CHUNK ? mine.last - next : CHUNK;
+        if (!i) {
+            for (int64_t s = 0; s < S; s++) fetch_row(gate + s * D + k, n);
+            fetch_row(proj + k * m, n * m);
+        }
+        for (int64_t s = 0; s < S; s++) {
+            const float *g = gate + s * D + k;
+            int64_t j = 0;
+            for (; j + LANES <= n; j += LANES) store(gated + s * CHUNK + j, load(g + j) * load(x + k + j));
+            for (; j < n; j++) gated[s * CHUNK + j] = g[j] * x[k + j];
+        }
+        Fetcher ahead; // the next chunk, and of the kernels its share
+        ahead.add(gate + next, n_next, S, D);
+        ahead.add(proj + next * m, n_next * m, 1, 0);
+        for (int64_t c = 0; c < n_conv; c++) {
+            Range rows = share(F * n_modules[c] * m, i, chunks);
+            ahead.add(op.in(4 + 2 * c) + rows.first * m + due[c].first * LANES, (due[c].last - due[c].first) * LANES,
+                      rows.last - rows.first, m);
+        }
+        ahead.spread(n * tiles_of(S, units));
+        add_product(gated, CHUNK, proj + k * m, m, S, n, units, part, m, ahead);
+    }
+    BARRIER
+    mine = t.share(S * m);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        float total = t.common[i];
+        for (int64_t j = 1; j < t.all; j++) total += t.common[j * S * m + i];
+        newest[i] = total;
+    }
+    BARRIER
+    Fetcher none;
+    for (int64_t c = 0; c < n_conv; c++) {
+        int64_t first = due[c].first * LANES, n = due[c].last - due[c].first, seen = n_modules[c] * m;
+        if (!n) continue;
+        float *y = op.y + c * S * m + first;
+        for (int64_t s = 0; s < S; s++) memcpy(y + s * m, op.in(5 + 2 * c) + first, n * LANES * sizeof(float));
+        for (int64_t f = 0; f < F; f++)
+            add_product(newest - (F - 1 - f) * position - n_modules[c] / 2 * m, m, op.in(4 + 2 * c) + f * seen * m + first,
+                        m, S, seen, n, y, m, none);
+    }
+}
+
+// Softmax attention over the keys and values (H, T, d) of places `first` to `end` - 1, y (H, d): size H, T, d, place,
+// first, end; at q (H, d), a new key and value (H, d), null or to be written to `place` before, keys, values. A new value
+// without a key: the key is the query at unit length.
+static void attend(const Op &op, const Thread &t) {
+    int64_t H = op.size[0], T = op.size[1], d = op.size[2], place = op.size[3], first = op.size[4], end = op.size[5];
+    const float *q = op.in(0), *k_new = op.in(1), *v_new = op.in(2);
+    float *p = t.own, *sum = t.own + T;
+    int64_t soon = (end - first) * d < 4096 ? (end - first) * d : 4096;
+    Range mine = t.share(H);
+    for (int64_t h = mine.first; h < mine.last; h++) {
+        float *keys = op.out(3) + h * T * d, *values = op.out(4) + h * T * d;
+        if (v_new) {
+            float *key = keys + place * d;
+            memcpy(values + place * d, v_new + h * d, d * sizeof(float));
+            memcpy(key, (k_new ? k_new : q) + h * d, d * sizeof(float));
+            if (!k_new) {
+                float length = std::sqrt(dot(key, key, d) / d + 1e-6f) * std::sqrt((float)d);
+                for (int64_t i = 0; i < d; i++) key[i] /= length;
+            }
+        }
+        fetch_row(values + first * d, soon);
+        if (h + 1 < mine.last) fetch_row(keys + (T + first) * d, soon);
+        float largest = -INFINITY;
+        for (int64_t i = first; i < end; i++) {
+            p[i] = dot(q + h * d, keys + i * d, d) * (float)op.scale;
+            if (p[i] > largest) largest = p[i];
+        }
+        vec totals{};
+        int64_t i = first;
+        for (; i + LANES <= end; i += LANES) {
+            vec e = exp_of(load(p + i) - splat(largest));
+            store(p + i, e);
+            totals += e;
+        }
+        float total = sum_of(totals);
+        for (; i < end; i++) {
+            p[i] = std::exp(p[i] - largest);
+            total += p[i];
+        }
+        memset(sum, 0, d * sizeof(float));
+        for (i = first; i < end; i++) add_scaled(sum, values + i * d, p[i] / total, d);
+        for (i = 0; i < d; i++) put(op, h * d + i, sum[i]);
+    }
+}
+
+// y[s, b C + c] = sum_i gate[s, i] x[i] proj[b, i, c], few modules S with many outputs m: size D, S, the blocks, C, m;
+// at gate (S, D) and the projection in blocks of C columns, of which the last may stand for fewer.
+static void blocked_product(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], S = op.size[1], C = op.size[3], m = op.size[4];
+    float *gated = t.common;
+    Range mine = t.share(S * D);
+    for (int64_t i = mine.first; i < mine.last; i++) gated[i] = op.in(0)[i] * x[i % D];
+    BARRIER
+    mine = t.share(op.size[2]);
+    for (int64_t b = mine.first; b < mine.last; b++) {
+        const float *block = op.in(1) + b * D * C;
+        for (int64_t s = 0; s < S; s += 8) {
+            const float *rows = gated + s * D;
+            float *y = op.y + s * m;
+            switch (S - s < 8 ? S - s : 8) {
+            case 1: blocked<1>(rows, block, D, C, b, m, y); break;
+            case 2: blocked<2>(rows, block, D, C, b, m, y); break;
+            case 3: blocked<3>(rows, block, D, C, b, m, y); break;
+            case 4: blocked<4>(rows, block, D, C, b, m, y); break;
+            case 5: blocked<5>(rows, block, D, C, b, m, y); break;
+            case 6: blocked<6>(rows, block, D, C, b, m, y); break;
+            case 7: blocked<7>(rows, block, D, C, b, m, y); break;
+            default: blocked<8>(rows, block, D, C, b, m, y);
+            }
+        }
+    }
+}
+
+// y[d] = r c + sqrt(3) (1 - r) x with the state c = f c + (1 - f) u, where r, f, u = bias + x kernel: size d; at kernel
+// (d, 3d), bias (3d), state (d). One thread's work.
+static void recurrent_unit(const Op &op, const float *x, const Thread &t) {
+    if (t.me) return;
+    int64_t d = op.size[0];
+    float *gate = t.common, *c = op.out(2);
+    memcpy(gate, op.in(1), 3 * d * sizeof(float));
+    for (int64_t i = 0; i < d; i++) add_scaled(gate, op.in(0) + i * 3 * d, x[i], 3 * d);
+    for (int64_t i = 0; i < d; i++) {
+        float r = 1 / (1 + std::exp(-gate[i])), f = 1 / (1 + std::exp(-gate[d + i]));
+        c[i] = f * c[i] + (1 - f) * gate[2 * d + i];
+        put(op, i, r * c[i] + 1.7320508f * (1 - r) * x[i]);
+    }
+}
+
+enum Kind : int64_t { MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT };
+
+static double now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+extern "C" {
+
+int64_t efftx_lanes() { return LANES; }
+int64_t efftx_chunk() { return CHUNK; }
+
+// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each. `own` floats of `room` are each thread's, for a normed x of up to `width` floats and what an
+// operation needs beside it, the rest is everyone's. `ended`, where given, gets the time at which each operation ended.
+void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, float *room, int64_t own,
+               int64_t width, double *ended, int64_t n_threads) {
+#pragma omp parallel num_threads(n_threads)
+    {
+        int64_t me = omp_get_thread_num(), all = omp_get_num_threads();
+        float *normed = room + me * own;
+        Thread t{me, all, normed + width, room + all * own};
+        double *end = ended;
+        for (int64_t p = 0; p < n_programs; p++)
+            for (const Op *op = programs[p]; op < programs[p] + n_ops[p]; op++) {
+                const float *x = op->x ? op->x : normed;
+                if (op->norm_w) {
+                    norm(x, op->size[0], op->norm_w, op->norm_b, op->eps, normed);
+                    x = normed;
+                }
+                switch (op->kind) {
+                case MATVEC: matvec(*op, x, t); break;
+                case CHOOSE: choose(*op, x, t); break;
+                case CHOSEN_ROWS: chosen_rows(*op, x, t); break;
+                case MODULES: modules(*op, x, t); break;
+                case ATTEND: attend(*op, t); break;
+                case BLOCKED_PRODUCT: blocked_product(*op, x, t); break;
+                case RECURRENT_UNIT: recurrent_unit(*op, x, t); break;
+                }
+#pragma omp barrier
+                if (ended && !me) *end++ = now();
+            }
+    }
+}
+}

@@ -1,0 +1,298 @@
+"""Programs for `kernels.cpp`: what one token does in a block of layers, as a list of operations that one call runs.
+
+A layer's stepper appends its operations; where one cannot (another precision, a missing kernel, a layer that has none)
+`NotCompiledError` is raised and the block is stepped through PyTorch's operations, which are the oracles. One row, float32,
+on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
+
+Shape suffixes: D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of a module, H heads,
+d width of a head, O outputs, F positions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from efftx.native.library import Kernels, kernels, room, usable
+
+LONGEST = 32
+"""Operations of a program at most."""
+MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT = range(7)
+
+
+class NotCompiledError(Exception):
+    """A layer, or its form here, that the kernels do not have."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream of the block: the first or the second as the block is entered."""
+
+    index: int
+
+
+class Normed(NamedTuple):
+    """A stream through a LayerNorm: weight and bias (D), and what is added to the variance."""
+
+    stream: Stream
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class Op(ctypes.Structure):
+    """`Op` of kernels.cpp, where it is said what `size` and `at` hold."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("adds", ctypes.c_int64),
+        ("relu", ctypes.c_int64),
+        ("size", ctypes.c_int64 * 8),
+        ("eps", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("norm_w", ctypes.c_void_p),
+        ("norm_b", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("at", ctypes.c_void_p * 12),
+    )
+
+
+Source = Tensor | Stream | Normed | None
+"""What an operation reads: numbers where they lie, a stream, a normed one, or what was normed last."""
+Bind = Callable[[Any, int], None]
+"""Puts a cache, and the number of tokens behind this one, into an operation."""
+
+_buffers: dict[str, Tensor] = {}
+
+
+def buffer(name: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Room for `n` numbers between two operations; a program keeps a hold of what it was given."""
+    held = _buffers.get(name)
+    if held is None or held.numel() < n:
+        with torch.inference_mode(False):
+            held = _buffers[name] = torch.empty(n, dtype=dtype)
+    return held[:n]
+
+
+class Program:
+    """Operations, and what has to be put into them before each token."""
+
+    def __init__(self) -> None:
+        found = kernels()
+        if found is None:
+            raise NotCompiledError("There are no kernels.")
+        self.found: Kernels = found
+        self.ops = (Op * LONGEST)()
+        self.n_ops = 0
+        self._streams: list[tuple[int, str, int]] = []  # operation, field, which stream
+        self._binds: list[tuple[int, str, Bind]] = []
+        self.components: list[str] = []
+        self._kept: list[Tensor] = []
+        self.width = self.own = self.common = self.common_a_thread = 0  # floats of room, see `_needs`
+        self._branch: tuple[int, str] = (0, "core")
+        self._bound: tuple[int, ...] = ()
+
+    def enter(self, branch: int, part: str) -> None:
+        """What follows belongs to a branch of the block, and its caches are in that attribute of the branch's."""
+        self._branch = (branch, part)
+
+    def each_step(self, bind: Bind) -> None:
+        """`bind` is called with the branch's cache before every token."""
+        self._binds.append((*self._branch, bind))
+
+    def matvec(
+        self,
+        x: Source,
+        weight_OD: Tensor,
+        bias_O: Tensor | None,
+        y: Tensor | Stream,
+        component: str,
+        *,
+        adds: bool = False,
+        relu: bool = False,
+    ) -> None:
+        """y (O) = or += W x + bias."""
+        n_outputs, width = weight_OD.shape
+        self._add(MATVEC, x, y, component, (width, n_outputs), (weight_OD, bias_O), adds=adds, relu=relu)
+
+    def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream) -> None:
+        """y += b2 + sum_g relu(x . w1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
+
+        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D).
+        """
+        if N % self.found.lanes:
+            raise NotCompiledError(f"Blocks of {N} units are not whole vectors.")
+        c1_RD, c2_UR, c_bias_U, w1_UD, w2_UD, b2_D = parameters
+        (rank, width), n_rows = c1_RD.shape, c2_UR.shape[0] // N
+        if not usable(*parameters):
+            raise NotCompiledError("Other than float32 on the CPU.")
+        # A block's part of the second matrix, transposed: the sums of a block are vectors beside each other.
+        c2_GRN = c2_UR.view(n_rows, N, rank).transpose(1, 2).contiguous()
+        row_G = buffer("row", n_rows, torch.int64)
+        chooser = (c1_RD, c2_GRN, c_bias_U, w1_UD, w2_UD, row_G)
+        self._add(CHOOSE, x, None, "controller", (width, n_rows, N, rank), chooser)
+        self._add(CHOSEN_ROWS, None, y, "feed-forward", (width, n_rows), (w1_UD, w2_UD, b2_D, row_G), adds=True)
+        self._needs(common=rank, common_a_thread=width)
+
+    def modules(
+        self,
+        x: Normed,
+        shared: Sequence[Tensor],
+        convolutions: Sequence[Sequence[Tensor]],
+        y_nSm: Tensor,
+        recent_of: Callable[[Any], Any],
+    ) -> None:
+        """A multiplicative layer, gate (S, D), proj (D, m), bias (S m), and one to three convolutions over it.
+
+        Each is a kernel (F, modules, m, m) and a bias (m). `recent_of` finds the `RecentInputs` of the layer's outputs
+        in the branch's cache.
+        """
+        gate_SD, proj_Dm, bias_O = shared
+        (S, width), m = gate_SD.shape, proj_Dm.shape[1]
+        square = all(kernel.shape[2:] == (m, m) for kernel, _ in convolutions)
+        if m % self.found.lanes or not square or S * m != bias_O.shape[0] or not 1 <= len(convolutions) <= 3:
+            raise NotCompiledError("Modules of this shape.")
+        n_positions = convolutions[0][0].shape[0]
+        seen = [kernel.shape[1] for kernel, _ in convolutions] + [0, 0]
+        weights = (*shared, None, *(t for pair in convolutions for t in pair))
+        op = self._add(MODULES, x, y_nSm, "QKV", (width, S, m, n_positions, 0, *seen[:3]), weights)
+        self._needs(own=S * self.found.chunk, common_a_thread=S * m)
+        size, at = op.size, op.at
+
+        def bind(cache: Any, n: int) -> None:
+            recent = recent_of(cache)
+            size[4] = recent.position
+            at[3] = recent.next_row().data_ptr()
+
+        self.each_step(bind)
+
+    def attend(
+        self,
+        q_Hd: Tensor,
+        new: tuple[Tensor | None, Tensor] | None,
+        n_heads: int,
+        y: Tensor | Stream,
+        *,
+        scale: float,
+        adds: bool,
+    ) -> Callable[[Tensor, Tensor, int, int, int], None]:
+        """y (H d) = or += softmax attention; gives what binds keys and values (1, H, T, d), place, first and end.
+
+        A `new` key and value are written to their place before; no key: the query at unit length.
+        """
+        d = q_Hd.numel() // n_heads
+        k_new, v_new = new or (None, None)
+        op = self._add(ATTEND, None, y, "attention", (n_heads, 0, d), (q_Hd, k_new, v_new), adds=adds)
+        op.scale = scale
+        size, at = op.size, op.at
+        held: list[Any] = [None]
+
+        def bind(k_1HTd: Tensor, v_1HTd: Tensor, place: int, first: int, end: int) -> None:
+            if held[0] is not k_1HTd:
+                held[0], capacity = k_1HTd, k_1HTd.shape[2]
+                size[1], at[3], at[4] = capacity, k_1HTd.data_ptr(), v_1HTd.data_ptr()
+                self._needs(own=capacity + d + self.found.lanes)
+            size[3], size[4], size[5] = place, first, end
+
+        return bind
+
+    def recurrent_unit(self, x_d: Tensor, kernel: Tensor, bias: Tensor, y_d: Tensor, layer: int) -> None:
+        """y = an SRU layer of d units, kernel (d, 3d) and bias (3d); the cache is the `SRUState`."""
+        d = x_d.numel()
+        op = self._add(RECURRENT_UNIT, x_d, y_d, "SRU", (d,), (kernel, bias))
+        self._needs(common=3 * d)
+        at = op.at
+
+        def bind(state: Any, n: int) -> None:
+            at[2] = state.c_BNd.data_ptr() + 4 * layer * d
+
+        self.each_step(bind)
+
+    def blocked_product(self, x: Source, gate_SD: Tensor, proj_nDC: Tensor, m: int, y_O: Tensor) -> None:
+        """y (S m): few gated copies of x times a projection in blocks of columns (`ops.multiplicative.in_blocks`)."""
+        (S, width), (n, _, C) = gate_SD.shape, proj_nDC.shape
+        if C % (2 * self.found.lanes):
+            raise NotCompiledError(f"Blocks of {C} columns.")
+        self._add(BLOCKED_PRODUCT, x, y_O, "logits", (width, S, n, C, m), (gate_SD, proj_nDC))
+        self._needs(common=S * width)
+
+    def bind(self, streams: Sequence[Tensor], caches: Sequence[Any], n: int) -> None:
+        """Puts in what differs from token to token: the streams (1, D), the branches' caches, and `n` tokens before."""
+        pointers = tuple(stream.data_ptr() for stream in streams)
+        if pointers != self._bound:
+            self._bound = pointers
+            for i, field, stream in self._streams:
+                setattr(self.ops[i], field, pointers[stream])
+        for branch, part, bind in self._binds:
+            bind(getattr(caches[branch], part), n)
+
+    def _add(
+        self,
+        kind: int,
+        x: Source,
+        y: Tensor | Stream | None,
+        component: str,
+        size: Sequence[int],
+        at: Sequence[Tensor | None],
+        *,
+        adds: bool = False,
+        relu: bool = False,
+    ) -> Op:
+        i = self.n_ops
+        if i == LONGEST:
+            raise NotCompiledError(f"More than {LONGEST} operations.")
+        weights = [t for t in at if t is not None]
+        if not usable(*(t for t in weights if t.dtype is not torch.int64)):
+            raise NotCompiledError("Other than float32 on the CPU.")
+        op = self.ops[i]
+        op.kind, op.adds, op.relu = kind, adds, relu
+        for place, value in enumerate(size):
+            op.size[place] = value
+        for place, tensor in enumerate(at):
+            op.at[place] = None if tensor is None else tensor.data_ptr()
+        if isinstance(x, Normed):
+            op.norm_w, op.norm_b, op.eps = x.weight.data_ptr(), x.bias.data_ptr(), x.eps
+            weights += [x.weight, x.bias]
+            self._streams.append((i, "x", x.stream.index))
+            self.width = max(self.width, -(-size[0] // 16) * 16)
+        elif isinstance(x, Stream):
+            self._streams.append((i, "x", x.index))
+        elif x is not None:
+            op.x = x.data_ptr()
+            weights.append(x)
+        if isinstance(y, Stream):
+            self._streams.append((i, "y", y.index))
+        elif y is not None:
+            op.y = y.data_ptr()
+            weights.append(y)
+        self._kept += weights
+        self.components.append(component)
+        self.n_ops += 1
+        return op
+
+    def _needs(self, *, own: int = 0, common: int = 0, common_a_thread: int = 0) -> None:
+        """Room, in floats, that an operation needs: a thread's own, everyone's, and everyone's for each thread."""
+        self.own = max(self.own, own)
+        self.common = max(self.common, common)
+        self.common_a_thread = max(self.common_a_thread, common_a_thread)
+
+
+def run(programs: Sequence[Program], lap: Callable[[str, float], None] | None = None) -> None:
+    """Runs programs, which were bound, one after the other in a single call; `lap` is told when each part ended."""
+    n, n_threads = len(programs), torch.get_num_threads()
+    width, own = max(p.width for p in programs), max(p.own for p in programs)
+    common = max(p.common for p in programs) + n_threads * max(p.common_a_thread for p in programs)
+    ops = (ctypes.c_void_p * n)(*(ctypes.addressof(p.ops) for p in programs))
+    n_ops = (ctypes.c_int64 * n)(*(p.n_ops for p in programs))
+    ended = None if lap is None else (ctypes.c_double * sum(n_ops))()
+    address = room(n_threads * (width + own) + common)
+    programs[0].found.run(ops, n_ops, n, address, width + own, width, ended, n_threads)
+    if lap is not None and ended is not None:
+        for component, moment in zip((c for p in programs for c in p.components), ended, strict=True):
+            lap(component, moment)
