@@ -25,9 +25,9 @@ from efftx.bench.decode_weights import MARGIN, Weights, make_weights
 from efftx.cli import main
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
-from efftx.native.library import kernels
 from efftx.layers.sparse_ff import SparseFFStepper
 from efftx.models.build import build_on_meta
+from efftx.native.library import kernels
 
 SMALL_CACHE = 2**16
 D, N_BLOCKS, VOCABULARY, FLOAT = 128, 6, 32_000, 4

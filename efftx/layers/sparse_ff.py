@@ -218,7 +218,7 @@ class SparseFFStepper:
         return y_BD
 
     def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations; raises NotCompiledError in int8 and where the choice is multiplied with."""
+        """One token of one row as operations; raises NotCompiledError in int8 and where probabilities multiply."""
         if self._int8 or self._multiply:
             raise NotCompiledError("Int8 rows, or the controller's probabilities.")
         layer = self._layer

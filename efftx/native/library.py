@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = (SOURCE, Path(__file__).with_name("vectors.h"))
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
@@ -93,7 +94,7 @@ def _version(compiler: list[str]) -> str:
 
 def _compiled(compiler: list[str]) -> Path:
     """The library's file: as it lies in the cache, or compiled into it."""
-    known = [SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, _version(compiler), _processor()]
+    known = [*(file.read_text(encoding="utf-8") for file in SOURCES), *compiler, *FLAGS, _version(compiler), _processor()]
     digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
     file = _folder() / f"kernels-{digest}.so"
     if not file.exists():

@@ -1,8 +1,8 @@
 """Programs for `kernels.cpp`: what one token does in a block of layers, as a list of operations that one call runs.
 
 A layer's stepper appends its operations; where one cannot (another precision, a missing kernel, a layer that has none)
-`NotCompiledError` is raised and the block is stepped through PyTorch's operations, which are the oracles. One row, float32,
-on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
+`NotCompiledError` is raised and the block is stepped through PyTorch's operations, which are the oracles. One row,
+float32, on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
 
 Shape suffixes: D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of a module, H heads,
 d width of a head, O outputs, F positions.

@@ -1,0 +1,308 @@
+// Sums and products on vectors, for kernels.cpp.
+//
+// Vectors are GCC's and Clang's vector extension, of the widest registers of the machine that compiles this. Sums are
+// kept in registers, so their order, and the last bits of a result, differ from PyTorch's.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_ROWS 8
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE_ROWS 4
+#else
+#define LANES 4
+#define TILE_ROWS 4
+#endif
+#define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
+#define LINE 16        // floats in a line of the cache
+#define ROWS_AHEAD 256 // floats of each of four rows that are fetched before they are read
+#define CHUNK 192      // inputs of a multiplicative layer at a time
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef float vec_u __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+
+static inline vec load(const float *p) { return *reinterpret_cast<const vec_u *>(p); }
+static inline void store(float *p, vec v) { *reinterpret_cast<vec_u *>(p) = v; }
+static inline vec splat(float x) { return x - vec{}; }
+
+static inline float sum_of(vec v) {
+    float part[LANES];
+    store(part, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+static inline void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
+
+static inline void fetch_row(const float *p, int64_t n) {
+    for (int64_t i = 0; i < n; i += LINE) fetch(p + i);
+}
+
+struct Range {
+    int64_t first, last;
+};
+
+static inline Range share(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
+
+// The sum of x[i] w[i].
+static inline float dot(const float *x, const float *w, int64_t n) {
+    vec a{}, b{}, c{}, e{};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        fetch(w + i + 512);
+        if (LANES * 4 > LINE) fetch(w + i + 512 + LINE);
+        if (LANES * 4 > 2 * LINE) fetch(w + i + 512 + 2 * LINE), fetch(w + i + 512 + 3 * LINE);
+        a += load(x + i) * load(w + i);
+        b += load(x + i + LANES) * load(w + i + LANES);
+        c += load(x + i + 2 * LANES) * load(w + i + 2 * LANES);
+        e += load(x + i + 3 * LANES) * load(w + i + 3 * LANES);
+    }
+    for (; i + LANES <= n; i += LANES) a += load(x + i) * load(w + i);
+    float total = sum_of((a + b) + (c + e));
+    for (; i < n; i++) total += x[i] * w[i];
+    return total;
+}
+
+// Four rows, and where what is read after them begins.
+struct Rows {
+    const float *at[4], *after[4];
+
+    // The lines under two vectors, a distance ahead of column `i` of rows of `n`.
+    inline void fetch_ahead(int64_t i, int64_t n) const {
+        bool inside = i + ROWS_AHEAD < n;
+        const float *const *row = inside ? at : after;
+        int64_t soon = inside ? i + ROWS_AHEAD : i + ROWS_AHEAD - n;
+        for (int j = 0; j < 4; j++)
+            for (int line = 0; line < 2 * LANES; line += LINE) fetch(row[j] + soon + line);
+    }
+};
+
+// y[j] = x . row j.
+static inline void dot4(const float *x, const Rows &rows, int64_t n, float *y) {
+    vec a[4][2] = {};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec x0 = load(x + i), x1 = load(x + i + LANES);
+        rows.fetch_ahead(i, n);
+        for (int j = 0; j < 4; j++) {
+            a[j][0] += x0 * load(rows.at[j] + i);
+            a[j][1] += x1 * load(rows.at[j] + i + LANES);
+        }
+    }
+    for (int j = 0; j < 4; j++) {
+        float total = sum_of(a[j][0] + a[j][1]);
+        for (int64_t k = i; k < n; k++) total += x[k] * rows.at[j][k];
+        y[j] = total;
+    }
+}
+
+// y += sum_j h[j] row j.
+static inline void add_scaled4(float *y, const Rows &rows, const float *h, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec y0 = load(y + i), y1 = load(y + i + LANES);
+        rows.fetch_ahead(i, n);
+        for (int j = 0; j < 4; j++) {
+            y0 += splat(h[j]) * load(rows.at[j] + i);
+            y1 += splat(h[j]) * load(rows.at[j] + i + LANES);
+        }
+        store(y + i, y0), store(y + i + LANES, y1);
+    }
+    for (; i < n; i++)
+        for (int j = 0; j < 4; j++) y[i] += h[j] * rows.at[j][i];
+}
+
+// y += h w.
+static inline void add_scaled(float *y, const float *w, float h, int64_t n) {
+    vec hs = splat(h);
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        fetch(w + i + 512);
+        if (LANES * 4 > LINE) fetch(w + i + 512 + LINE);
+        if (LANES * 4 > 2 * LINE) fetch(w + i + 512 + 2 * LINE), fetch(w + i + 512 + 3 * LINE);
+        for (int j = 0; j < 4; j++) store(y + i + j * LANES, load(y + i + j * LANES) + hs * load(w + i + j * LANES));
+    }
+    for (; i + LANES <= n; i += LANES) store(y + i, load(y + i) + hs * load(w + i));
+    for (; i < n; i++) y[i] += h * w[i];
+}
+
+// V vectors of the sums bias[i] + sum_r z[r] tile[r, i] from column `at` on: the largest so far in each lane, and where.
+template <int V> static inline void larger(const float *z, const float *tile, const float *bias, int64_t R, int64_t N,
+                                           int64_t at, vec &best, ivec &where) {
+    vec y[V];
+    for (int v = 0; v < V; v++) y[v] = load(bias + at + v * LANES);
+    const float *row = tile + at;
+    for (int64_t r = 0; r < R; r++, row += N) {
+        vec zr = splat(z[r]);
+        for (int v = 0; v < V; v++) {
+            fetch(row + 16 * N + v * LANES);
+            y[v] += zr * load(row + v * LANES);
+        }
+    }
+    for (int v = 0; v < V; v++) {
+        ivec here = y[v] > best;
+        best = here ? y[v] : best;
+        where = here ? (ivec{} + (int32_t)(at + v * LANES)) : where;
+    }
+}
+
+// The place of the largest of N sums, the first of equals; `where` counts whole vectors, the lane is added at the end.
+static int64_t best_unit(const float *z, const float *tile, const float *bias, int64_t R, int64_t N) {
+    vec best = splat(-INFINITY);
+    ivec where{};
+    int64_t at = 0;
+    for (; at + 4 * LANES <= N; at += 4 * LANES) larger<4>(z, tile, bias, R, N, at, best, where);
+    for (; at < N; at += LANES) larger<1>(z, tile, bias, R, N, at, best, where);
+    int64_t first = 0;
+    for (int i = 1; i < LANES; i++) {
+        bool earlier = best[i] == best[first] && where[i] + i < where[first] + first;
+        if (best[i] > best[first] || earlier) first = i;
+    }
+    return where[first] + first;
+}
+
+// What is to be fetched while something else is computed: rows of `floats` floats, a line at a time.
+struct Fetcher {
+    struct {
+        const float *at;
+        int64_t floats, rows, stride;
+    } region[5];
+    int64_t n = 0, lines = 0, a_step = 0;
+
+    void add(const float *at, int64_t floats, int64_t rows, int64_t stride) {
+        if (floats <= 0 || rows <= 0) return;
+        region[n++] = {at, floats, rows, stride};
+        lines += (floats + LINE - 1) / LINE * rows;
+    }
+
+    // So many lines at each of `steps` calls of `step` that all are fetched by the last.
+    void spread(int64_t steps) { a_step = steps > 0 ? (lines + steps - 1) / steps : 0, i = column = row = 0; }
+
+    inline void step() {
+        for (int64_t j = 0; j < a_step && i < n; j++) {
+            fetch(region[i].at + row * region[i].stride + column);
+            column += LINE;
+            if (column < region[i].floats) continue;
+            column = 0;
+            if (++row == region[i].rows) row = 0, i++;
+        }
+    }
+
+  private:
+    int64_t i = 0, row = 0, column = 0;
+};
+
+// C[MR, NR vectors] (+)= A[MR, K] B[K, NR vectors], `lda` and `ldb` floats from row to row; `ahead` takes a step with
+// each of the K.
+template <int MR, int NR> static inline void tile(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t K,
+                                                  vec (&C)[MR][NR], Fetcher &ahead) {
+    for (int64_t k = 0; k < K; k++) {
+        ahead.step();
+        vec b[NR];
+        for (int j = 0; j < NR; j++) b[j] = load(B + k * ldb + j * LANES);
+        for (int i = 0; i < MR; i++) {
+            vec a = splat(A[i * lda + k]);
+            for (int j = 0; j < NR; j++) C[i][j] += a * b[j];
+        }
+    }
+}
+
+// Adds A[M, K] B[K, NR vectors] to C in memory.
+template <int MR, int NR> static inline void add_tile(const float *A, int64_t lda, const float *B, int64_t ldb,
+                                                      int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+    vec c[MR][NR];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) c[i][j] = load(C + i * ldc + j * LANES);
+    tile<MR, NR>(A, lda, B, ldb, K, c, ahead);
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) store(C + i * ldc + j * LANES, c[i][j]);
+}
+
+template <int NR> static inline void add_rows(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M,
+                                              int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+    int64_t i = 0;
+    for (; i + TILE_ROWS <= M; i += TILE_ROWS)
+        add_tile<TILE_ROWS, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
+    for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
+}
+
+// C[M, n vectors] += A[M, K] B[K, n vectors], in K times `tiles_of` steps of `ahead`.
+static void add_product(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M, int64_t K, int64_t n,
+                        float *C, int64_t ldc, Fetcher &ahead) {
+    for (int64_t j = 0; j < n;) {
+        const float *b = B + j * LANES;
+        float *c = C + j * LANES;
+        int64_t left = n - j, wide = left == 4 ? 2 : left < TILE_VECTORS ? left : TILE_VECTORS; // 2 + 2, not 3 + 1
+        if (wide == 3) add_rows<3>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        else if (wide == 2) add_rows<2>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        else add_rows<1>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        j += wide;
+    }
+}
+
+static int64_t tiles_of(int64_t M, int64_t n) {
+    return (M / TILE_ROWS + M % TILE_ROWS) * ((n + TILE_VECTORS - 1) / TILE_VECTORS);
+}
+
+// exp(x) for x <= 0, to within 2 units in the last place; 0 below -87.
+static inline vec exp_of(vec x) {
+    vec clipped = x < splat(-87.0f) ? splat(-87.0f) : x;
+    vec scaled = clipped * splat(1.44269504f);
+    ivec n = __builtin_convertvector(scaled - splat(0.5f), ivec); // to the nearest, for numbers below 0
+    vec whole = __builtin_convertvector(n, vec);
+    vec r = clipped - whole * splat(0.693359375f);
+    r -= whole * splat(-2.12194440e-4f);
+    vec p = splat(1.0f / 5040) * r + splat(1.0f / 720);
+    p = p * r + splat(1.0f / 120);
+    p = p * r + splat(1.0f / 24);
+    p = p * r + splat(1.0f / 6);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    vec y = p * (vec)((n + 127) << 23); // the bits of 2^n
+    return x < splat(-87.0f) ? vec{} : y;
+}
+
+// The columns of each convolution, in vectors, that are one thread's: dealt out by the work in them.
+static void deal(Range *due, int64_t n_conv, const int64_t *modules, int64_t units, int64_t me, int64_t all) {
+    int64_t work = 0, before = 0;
+    for (int64_t c = 0; c < n_conv; c++) work += units * modules[c];
+    Range mine = share(work, me, all);
+    for (int64_t c = 0; c < n_conv; c++) {
+        due[c] = {0, 0};
+        for (int64_t u = 0; u < units; u++, before += modules[c])
+            if (before >= mine.first && before < mine.last) {
+                if (!due[c].last) due[c].first = u;
+                due[c].last = u + 1;
+            }
+    }
+}
+
+// `rows` rows of x times block b of C columns, into y (rows, m): two vectors of columns at a time.
+template <int rows> static void blocked(const float *x, const float *block, int64_t D, int64_t C, int64_t b, int64_t m,
+                                        float *y) {
+    for (int64_t j = 0; j < C; j += 2 * LANES) {
+        vec sum[rows][2] = {};
+        const float *at = block + j;
+        for (int64_t i = 0; i < D; i++, at += C) {
+            for (int line = 0; line < 2 * LANES; line += LINE) fetch(at + 1024 + line);
+            vec left = load(at), right = load(at + LANES);
+            for (int r = 0; r < rows; r++) {
+                vec w = splat(x[r * D + i]);
+                sum[r][0] += w * left;
+                sum[r][1] += w * right;
+            }
+        }
+        int64_t first = b * C + j, n = m - first < 2 * LANES ? m - first : 2 * LANES;
+        for (int r = 0; r < rows; r++)
+            for (int64_t i = 0; i < n; i++) y[r * m + first + i] = sum[r][i / LANES][i % LANES];
+    }
+}

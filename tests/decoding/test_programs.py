@@ -1,0 +1,135 @@
+"""A single row's programs of kernels give what PyTorch's operations give, wherever a block has one, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from efftx.config import compose
+from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.models.build import build_model
+from efftx.native.library import kernels
+from tests.tolerances import ROUNDING, assert_close
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
+
+VOCABULARY = 29
+COMMON = ("size=smoke", "data=stdlib", "data.length=64", "dropout=0", "n_heads=4", "positions.kind=sinusoidal")
+SPARSE = ("sparse_ff.N=64", "sparse_qkv.S=4", "d_ff=512", "d_ff_rule=given")
+DECODERS = {
+    "transformer": ("model=transformer",),
+    "shared QK": ("model=transformer", "share_qk=true"),
+    "local": ("model=transformer", "attention=[local]", "local.chunk_len=8", "share_qk=true"),
+    "reversible, three branches": (
+        "model=reformer",
+        "attention=[full]",
+        "n_layers=3",
+        "attention_per_block=2",
+        "chunking.ff=0",
+    ),
+    "sparse": ("model=scaling", "stack=decoder", *SPARSE),
+    "sparse, shared QK": ("model=scaling", "stack=decoder", "share_qk=true", *SPARSE),
+    "dense output": ("model=scaling", "stack=decoder", "sparse_qkv.output=dense", *SPARSE),
+    "paper's kernel": ("model=scaling", "stack=decoder", "sparse_qkv.kernel=paper", *SPARSE),
+    "SRU": ("model=transformer", "sru.n_layers=2", "sru.d=8"),
+}
+PAIRS = {
+    "cross-attention": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0"),
+    "sparse": ("model=scaling", *SPARSE),
+    "sparse query": ("model=scaling", "sparse_qkv.cross=query", *SPARSE),
+    "Terraformer": ("model=terraformer", "attention=[full]", *SPARSE),
+}
+WITHOUT = {
+    "gelu": ("model=transformer", "activation=gelu"),
+    "narrow": ("model=transformer", "d_model=64"),
+    "LSH": ("model=reformer", "attention=[lsh]"),
+    "blocks of 4": ("model=scaling", "stack=decoder", "sparse_ff.N=4", "sparse_qkv.S=0"),
+    "the input in the values": ("model=scaling", "stack=decoder", "sparse_qkv.concat_input=true", *SPARSE),
+    "multiplied": ("model=scaling", "stack=decoder", "sparse_ff.multiply_by_controller=true", *SPARSE),
+    "multiplicative output": ("model=scaling", "stack=decoder", "sparse_qkv.output=multiplicative", *SPARSE),
+}
+INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1]])
+
+
+def _prepared(overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
+    wide = [] if any(word.startswith("d_model=") for word in overrides) else ["d_model=128"]
+    config = compose([*COMMON, *wide, *overrides])
+    model = build_model(config, VOCABULARY, torch.device("cpu"), torch.float32).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return PreparedModel(model, int8=int8)
+
+
+def _programs(prepared: PreparedModel) -> list[bool]:
+    return [block.program is not None for block in prepared.stack.blocks]
+
+
+def _logits(prepared: PreparedModel, *inputs: Tensor, prompt: int = 3, n: int = 38) -> Tensor:
+    tokens = torch.randint(1, VOCABULARY, (prompt + n,), generator=torch.Generator().manual_seed(1))
+    session = CachedSession(prepared, prompt + n + 1, 1, *inputs)
+    session.start([tokens[:prompt].tolist()])
+    return torch.stack([session.step(token[None])[0] for token in tokens[prompt:]])
+
+
+def _without_kernels(monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str]) -> PreparedModel:
+    with monkeypatch.context() as patched:
+        patched.setattr("efftx.native.program.kernels", lambda: None)
+        prepared = _prepared(overrides)
+    assert not any(_programs(prepared))
+    return prepared
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_gives_the_same_with_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = _prepared(DECODERS[name])
+    assert all(_programs(prepared))
+    assert_close(_logits(prepared), _logits(_without_kernels(monkeypatch, DECODERS[name])), ROUNDING)
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, torch.tensor([[4, 9, 2, 0, 0, 0]])], ids=["whole", "padded"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_gives_the_same_with_programs(name: str, inputs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = _prepared(PAIRS[name])
+    assert all(_programs(prepared))
+    expected = _logits(_without_kernels(monkeypatch, PAIRS[name]), inputs)
+    assert_close(_logits(prepared, inputs), expected, ROUNDING)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_the_kernels_do_not_have_is_stepped_without_them(name: str) -> None:
+    assert not any(_programs(_prepared(WITHOUT[name])))
+
+
+def test_int8_has_no_programs() -> None:
+    assert not any(_programs(_prepared(DECODERS["transformer"], int8=True)))
+
+
+def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("model=reformer", "attention=[full,local]", "n_layers=5", "local.chunk_len=8", "chunking.ff=0")
+    expected = _logits(_without_kernels(monkeypatch, overrides))
+    prepared = _prepared(overrides)
+    prepared.stack.blocks[1].program = prepared.stack.blocks[4].program = None
+    assert_close(_logits(prepared), expected, ROUNDING)
+
+
+def test_several_rows_are_stepped_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = _prepared(DECODERS["sparse"])
+    for block in prepared.stack.blocks:
+        assert block.program is not None
+        monkeypatch.setattr(block.program, "bind", lambda *_: pytest.fail("a program was bound"))
+    session = CachedSession(prepared, 8, 2)
+    session.start([[1, 2], [3, 4]])
+    assert session.step(torch.tensor([1, 2])).isfinite().all()
+
+
+def test_one_row_of_a_longer_prompt_leaves_its_inputs_alone() -> None:
+    """Programs write to the streams: to copies of what they are given."""
+    prepared = _prepared(DECODERS["transformer"])
+    before = prepared.embedding.clone()
+    _logits(prepared)
+    assert torch.equal(prepared.embedding, before)

@@ -1,0 +1,128 @@
+"""On a GPU every family gives what it gives on the CPU, decodes as it reads, and trains; skipped where there is none.
+
+In float64, so that a difference is a mistake and not a rounding; hash attention draws its rotations on the device, so
+that its op is compared with the same buckets instead of whole models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from efftx.cli import main
+from efftx.config import compose
+from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.models.build import build_model
+from efftx.ops.lsh import lsh_attention
+from tests.tolerances import REBUILT_GRADIENT, ROUNDING, assert_close, values_and_gradients
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+VOCABULARY = 31
+COMMON = ("size=smoke", "data=stdlib", "data.length=64", "dropout=0")
+DECODERS = {
+    "transformer": ("model=transformer",),
+    "local": ("model=transformer", "attention=[local]", "local.chunk_len=16", "share_qk=true"),
+    "reversible": ("model=reformer", "attention=[full]"),
+    "sparse": ("model=scaling", "stack=decoder", "objective=lm"),
+    "sparse loss and SRU": ("model=scaling", "stack=decoder", "objective=lm", "sparse_loss.S=4", "sru.n_layers=1"),
+}
+PAIRS = {
+    "cross-attention": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0", "positions.max_len=64"),
+    "sparse": ("model=scaling", "positions.max_len=64"),
+    "Terraformer": ("model=terraformer", "attention=[full]", "positions.max_len=64"),
+}
+INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1], [3, 8, 2, 0, 0, 0]])
+
+
+def _models(overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The same weights on the CPU and on the GPU, in evaluation mode."""
+    config = compose([*COMMON, *overrides])
+    own = build_model(config, VOCABULARY, torch.device("cpu"), torch.float64).eval()
+    there = build_model(config, VOCABULARY, torch.device("cuda"), torch.float64).eval()
+    there.load_state_dict(own.state_dict())
+    return own, there
+
+
+def _tokens() -> Tensor:
+    return torch.randint(1, VOCABULARY, (2, 32), generator=torch.Generator().manual_seed(1))
+
+
+def _losses_and_gradients(model: Any, *given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    nll, _ = model.token_losses(*given)
+    nll.sum().backward()
+    return nll.detach().cpu(), {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *PAIRS])
+def test_losses_and_gradients_are_those_of_the_cpu(name: str) -> None:
+    own, there = _models(DECODERS.get(name) or PAIRS[name])
+    given = (_tokens(),) if name in DECODERS else (_tokens(), INPUTS)
+    expected, gradients = _losses_and_gradients(own, *given)
+    found, found_gradients = _losses_and_gradients(there, *(t.cuda() for t in given))
+    assert_close(found, expected, ROUNDING)
+    assert gradients.keys() == found_gradients.keys()
+    for key, gradient in gradients.items():
+        assert_close(found_gradients[key], gradient, REBUILT_GRADIENT, key)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *PAIRS])
+def test_step_by_step_is_the_full_pass(name: str) -> None:
+    _, there = _models(DECODERS.get(name) or PAIRS[name])
+    tokens = _tokens()
+    inputs = () if name in DECODERS else (INPUTS.cuda(),)
+    with torch.no_grad():
+        full = there(torch.nn.functional.pad(tokens, (0, 1)).cuda(), *inputs)
+    session = CachedSession(PreparedModel(there), 40, 2, *inputs)
+    logits = session.start([row[:5].tolist() for row in tokens])
+    for i in range(5, 20):
+        assert_close(logits, full[:, i], ROUNDING, f"token {i}")
+        logits = session.step(tokens[:, i].cuda())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_hash_attention_of_the_same_buckets_is_that_of_the_cpu(later: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, v = (torch.randn(2, 3, 96, 16, dtype=torch.float64, generator=generator) for _ in range(2))
+    buckets = torch.randint(0, 8, (2, 3, 4, 96), generator=generator)
+
+    def attend(q: Tensor, v: Tensor) -> Tensor:
+        return lsh_attention(
+            q,
+            v,
+            buckets.to(q.device),
+            n_buckets_total=8,
+            chunk_len=16,
+            attend_across_buckets=later,
+            allow_duplicates=later,
+        )
+
+    expected = values_and_gradients(attend, q, v)
+    out = attend(*(own := [t.cuda().requires_grad_() for t in (q, v)]))
+    cotangent = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(7))
+    found = [out.detach(), *torch.autograd.grad(out, own, cotangent.cuda())]
+    for got, wanted in zip(found, expected, strict=True):
+        assert_close(got.cpu(), wanted, ROUNDING)
+
+
+@pytest.mark.parametrize("model", ["reformer", "transformer", "scaling", "terraformer"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_family_trains(model: str, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"model={model}", "size=smoke", "data=stdlib", "device=cuda", f"dtype={dtype}"]
+    assert main(["train", *words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["metrics"]["loss"] > 0
+
+
+def test_a_run_is_the_same_bits_again(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for place in ("a", "b"):
+        assert main(["train", "model=reformer", "size=smoke", "data=stdlib", f"run_dir={place}", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["weights_sha256"])
+    assert found[0] == found[1]
