@@ -30,10 +30,9 @@ def test_they_are_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.Monkey
     (file,) = fresh.iterdir()
     assert "bits a vector" in library.described()
     library.kernels.cache_clear()
-    monkeypatch.setattr(library, "FLAGS", ("--no-such-flag",))  # another command is another library
-    assert library.kernels() is None
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh.parent.parent))
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "FLAGS", ("--no-such-flag",))  # another command is another library
+        assert library.kernels() is None
     library.kernels.cache_clear()
     made = file.stat().st_mtime_ns
     assert library.kernels() is not None
