@@ -97,8 +97,7 @@ class BranchCache(Cache):
 
     def __init__(self, core: Any, beside: Any) -> None:
         self.core, self.beside = core, beside
-        # A program sees all of an encoder's tokens.
-        self.whole = getattr(core, "seen_BE", None) is None and getattr(core, "empty_B111", None) is None
+        self.for_program = core is None or core.for_program
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
@@ -126,7 +125,7 @@ class BlockStepper:
         """The streams as they will stand once the block's program has run; None where it cannot: `step` then."""
         if self.program is None or streams[0].shape[0] > 1 or place.n_B is not None:
             return None
-        if not all(cache.whole for cache in kept):
+        if not all(cache.for_program for cache in kept):
             return None
         self.program.bind(streams, kept, place.n)
         return streams[::-1] if self._turns else streams

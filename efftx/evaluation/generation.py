@@ -5,6 +5,7 @@ Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Protocol, cast
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch, Dataset
-from efftx.decoding.greedy import greedy
+from efftx.decoding.generate import generate, most_likely
+from efftx.decoding.greedy import EOS, greedy
+from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.evaluation import glue
 from efftx.evaluation.rouge import lead, rouge, sentences
+from efftx.models.encoder_decoder import EncoderDecoder
 
 
 class TextToText(Protocol):
@@ -103,8 +107,16 @@ def _rouge(
     model: nn.Module, dataset: TextToText, split: str, batches: Iterator[Batch], device: torch.device
 ) -> dict[str, float]:
     said: list[str] = []
+    # A copy: laying weights out for decoding moves them, and this model may go on training.
+    prepared = PreparedModel(copy.deepcopy(model)) if isinstance(model, EncoderDecoder) else None
     for batch in batches:
-        said += map(dataset.decode, greedy(model, _inputs(batch, device), dataset.length))
+        inputs_BE, n = _inputs(batch, device), dataset.length
+        if prepared is None:
+            said += map(dataset.decode, greedy(model, inputs_BE, n))
+            continue
+        session = CachedSession(prepared, n, len(inputs_BE), inputs_BE)
+        rows = generate(session, [[]] * len(inputs_BE), most_likely, n, EOS)
+        said += (dataset.decode(row.tokens) for row in rows)
     references = [dataset.references(split, i) for i in range(len(said))]
     n_lead = _usual_sentences(dataset)
     leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]

@@ -54,7 +54,12 @@ class Place:
 
 
 class Cache:
-    """Tensors with the batch first; `reorder` moves whole rows."""
+    """Tensors with the batch first; `reorder` moves whole rows.
+
+    `for_program`: the kernels' programs read it as it is.
+    """
+
+    for_program = True
 
     def tensors(self) -> Sequence[Tensor]:
         """All that is kept, (B, ..) each."""

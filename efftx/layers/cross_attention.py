@@ -83,6 +83,7 @@ class CrossCache(Cache):
         self.seen_BE = None if mask_BE is None or empty_B1 is None or mask_BE.all() else mask_BE | empty_B1
         self.empty_B111 = empty_B1[:, :, None, None] if empty_B1 is not None and empty_B1.any() else None
         self.query = query
+        self.for_program = self.seen_BE is None and self.empty_B111 is None
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""

@@ -19,6 +19,7 @@ from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
+from efftx.native.program import Normed, Program, Stream
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
@@ -140,6 +141,8 @@ class LSHCache(Cache):
     `n_buckets`: the factors of the number of buckets, as in `hash_vectors`.
     """
 
+    for_program = False
+
     def __init__(
         self,
         kv: KeyValueCache,
@@ -240,6 +243,10 @@ class LSHStepper:
         place.lap("attention")
         y_BD: Tensor = self._projections.output(out, cache.projections, place)
         return y_BD
+
+    def compile(self, program: Program, x: Normed, y: Stream) -> None:
+        """One token of one row as operations, for a capacity that hashes nothing."""
+        self._in_full.compile(program, x, y)
 
     def reads(self) -> list[Read]:
         """What a token reads of weights; the rotations are not among them."""

@@ -94,7 +94,8 @@ def _version(compiler: list[str]) -> str:
 
 def _compiled(compiler: list[str]) -> Path:
     """The library's file: as it lies in the cache, or compiled into it."""
-    known = [*(file.read_text(encoding="utf-8") for file in SOURCES), *compiler, *FLAGS, _version(compiler), _processor()]
+    sources = [file.read_text(encoding="utf-8") for file in SOURCES]
+    known = [*sources, *compiler, *FLAGS, _version(compiler), _processor()]
     digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
     file = _folder() / f"kernels-{digest}.so"
     if not file.exists():

@@ -41,11 +41,11 @@ PAIRS = {
     "sparse": ("model=scaling", *SPARSE),
     "sparse query": ("model=scaling", "sparse_qkv.cross=query", *SPARSE),
     "Terraformer": ("model=terraformer", "attention=[full]", *SPARSE),
+    "Terraformer, short": ("model=terraformer", "lsh.full_below=100", *SPARSE),
 }
 WITHOUT = {
     "gelu": ("model=transformer", "activation=gelu"),
     "narrow": ("model=transformer", "d_model=64"),
-    "LSH": ("model=reformer", "attention=[lsh]"),
     "blocks of 4": ("model=scaling", "stack=decoder", "sparse_ff.N=4", "sparse_qkv.S=0"),
     "the input in the values": ("model=scaling", "stack=decoder", "sparse_qkv.concat_input=true", *SPARSE),
     "multiplied": ("model=scaling", "stack=decoder", "sparse_ff.multiply_by_controller=true", *SPARSE),
@@ -115,6 +115,25 @@ def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest
     prepared = _prepared(overrides)
     prepared.stack.blocks[1].program = prepared.stack.blocks[4].program = None
     assert_close(_logits(prepared), expected, ROUNDING)
+
+
+@pytest.mark.parametrize(("full_below", "by_program"), [(0, False), (63, False), (100, True)])
+def test_hash_attention_has_a_program_where_nothing_is_hashed(full_below: int, by_program: bool) -> None:
+    prepared = _prepared(("model=reformer", "attention=[lsh]", f"lsh.full_below={full_below}", "chunking.ff=0"))
+    n_runs = 0
+    for block in prepared.stack.blocks:
+        bind = block.program.bind
+
+        def counted(*given, bind=bind) -> None:
+            nonlocal n_runs
+            n_runs += 1
+            bind(*given)
+
+        block.program.bind = counted
+    session = CachedSession(prepared, 64, 1)
+    session.start([[1, 2]])
+    assert session.step(torch.tensor([1])).isfinite().all()
+    assert n_runs == (len(prepared.stack.blocks) if by_program else 0)
 
 
 def test_several_rows_are_stepped_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
