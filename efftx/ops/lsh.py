@@ -115,7 +115,7 @@ class _LSHAttention(torch.autograd.Function):
             sum_Jmv = space.get("sum", n_chunks, form.chunk_len, v)
             max_Jm = space.get("max", n_chunks, form.chunk_len)
             total_Jm = space.get("total", n_chunks, form.chunk_len)
-            for first, last in tiles(n_chunks, form):
+            for first, last in tiles(n_chunks, form, order_NRL.device):
                 queries = slice(first + form.n_before, last + form.n_before)
                 rows_Jmx = _gather(space, rows, run.row_E, first, last, form)
                 scores_TmK = space.get("scores", last - first, form.chunk_len, form.chunk_len * form.n_window)
@@ -179,7 +179,7 @@ class _LSHAttention(torch.autograd.Function):
             grad_q_Jmd = space.get("grad_q", n_chunks, form.chunk_len, d)
             grad_k_Jmd = space.get("grad_k", n_chunks, form.chunk_len, d).zero_()
             grad_v_Jmv = space.get("grad_v", n_chunks, form.chunk_len, v).zero_()
-            for first, last in tiles(n_chunks, form):
+            for first, last in tiles(n_chunks, form, order_NRL.device):
                 queries = slice(first + form.n_before, last + form.n_before)
                 rows_Jmx = _gather(space, rows, run.row_E, first, last, form)
                 own_Tmx = rows_Jmx[form.n_before : form.n_before + last - first]

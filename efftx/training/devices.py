@@ -17,6 +17,7 @@ import torch
 
 import efftx
 from efftx.errors import UserError, nearest
+from efftx.native import library
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {
@@ -142,6 +143,7 @@ def environment() -> dict[str, Any]:
         "git_commit": commit,
         "git_clean": clean,
         "allocator": _allocator(),
+        "kernels": library.described(),
     }
 
 
