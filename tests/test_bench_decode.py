@@ -1,4 +1,4 @@
-"""What `efftx bench decode` measures, over which weights, and how it answers; nothing depends on how long it takes."""
+"""What `efftx bench decode` measures and how it answers; nothing depends on how long it takes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from efftx import bench
 from efftx.bench import decode, decode_peers, decode_timing, decode_weights
 from efftx.bench.decode import Tokens
-from efftx.bench.decode_cases import Case, case_named
-from efftx.bench.decode_weights import MARGIN, Weights, make_weights
+from efftx.bench.decode_cases import case_named
+from efftx.bench.decode_weights import MARGIN, make_weights
 from efftx.cli import main
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
-from efftx.layers.sparse_ff import SparseFFStepper
-from efftx.models.build import build_on_meta
 from efftx.native.library import kernels
 
 SMALL_CACHE = 2**16
@@ -130,182 +126,6 @@ def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks
     for row in _bench("names=width-128-dense,width-128-sparse")["rows"]:
         assert row["seconds"] == 3  # the beginning, the blocks' end, the end
         assert row["block_seconds"] * N_BLOCKS == 1
-
-
-def _of_dense_block(d_ff: int) -> dict[str, int]:
-    return {
-        "QKV": 3 * D * (D + 1),
-        "output": D * (D + 1),
-        "feed-forward": (D + 1) * d_ff + (d_ff + 1) * D,
-        "everything else": 2 * 2 * D,
-    }
-
-
-def test_what_a_dense_token_reads_is_what_can_be_counted_by_hand() -> None:
-    (row,) = _bench("names=width-128-dense", "context=16")["rows"]
-    expected = {part: N_BLOCKS * n for part, n in _of_dense_block(4 * D).items()}
-    expected["everything else"] += 2 * D + D  # the last norm, a row of the embedding
-    expected["logits"] = VOCABULARY * (D + 1)
-    found = row["components"]
-    assert {part: found[part]["weights"] for part in expected} == expected
-    assert {part: found[part]["bytes"] for part in expected} == {part: FLOAT * n for part, n in expected.items()}
-    keys_and_values = 2 * N_BLOCKS * 16 * D * FLOAT
-    assert (found["attention"]["weights"], found["attention"]["bytes"]) == (0, keys_and_values)
-    assert row["bytes"] == FLOAT * sum(expected.values()) + keys_and_values
-
-
-def test_what_a_sparse_token_reads_is_one_row_of_every_block_and_all_of_the_rest() -> None:
-    d_ff, n = 6 * D, 64
-    rank = d_ff // n
-    (row,) = _bench("names=width-128-sparse")["rows"]
-    found = row["components"]
-    controller = rank * D + d_ff * rank + d_ff
-    chosen = 2 * (d_ff // n) * D + D
-    assert found["controller"]["weights"] == N_BLOCKS * controller
-    assert found["controller"]["bytes"] == FLOAT * N_BLOCKS * controller
-    assert found["feed-forward"]["weights"] == N_BLOCKS * chosen
-    assert found["feed-forward"]["bytes"] == FLOAT * N_BLOCKS * chosen
-    case = case_named("width-128-sparse")
-    model: Any = build_on_meta(case.config(), VOCABULARY)
-    block = dict(model.blocks[0].named_parameters())
-    attention = sum(p.numel() for name, p in block.items() if "attention.core" in name)
-    assert attention > 0
-    assert found["QKV"]["weights"] == N_BLOCKS * attention
-    assert found["QKV"]["bytes"] >= FLOAT * N_BLOCKS * attention  # the values' kernel is widened by zeros
-
-
-def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
-    one, two = _bench("names=width-128-sparse", "batch=1,2")["rows"]
-    for part in ("QKV", "controller", "logits", "everything else"):
-        assert one["components"][part]["bytes"] == two["components"][part]["bytes"]
-    assert two["components"]["attention"]["bytes"] == 2 * one["components"]["attention"]["bytes"]
-    ratio = two["components"]["feed-forward"]["bytes"] / one["components"]["feed-forward"]["bytes"]
-    assert ratio == pytest.approx(64 * (1 - (63 / 64) ** 2), rel=1e-5)
-    assert two["ratio_to_first"] == 1.0  # compared with its own batch
-
-
-def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_rows() -> None:
-    rows = _bench("names=width-128-dense,width-128-dense-int8,width-128-sparse,width-128-sparse-int8")["rows"]
-    dense, dense8, sparse, sparse8 = (row["components"] for row in rows)
-    assert [row["int8"] for row in rows] == [False, True, False, True]
-    for part in ("QKV", "output", "feed-forward", "logits"):
-        assert 0.25 < dense8[part]["bytes"] / dense[part]["bytes"] < 0.28
-    assert 0.25 < sparse8["feed-forward"]["bytes"] / sparse["feed-forward"]["bytes"] < 0.3
-    assert sparse8["QKV"]["bytes"] == sparse["QKV"]["bytes"]
-
-    weights = make_weights(case_named("width-128-sparse-int8"), cache_bytes=2**20)
-    n_sets = weights.n_distinct_row_sets
-    assert 0 < n_sets < weights.n_distinct_blocks
-    of_blocks = [_rows_of(_feed_forward(block)) for block in weights.stack.blocks]
-    for i, tensors in enumerate(of_blocks):
-        assert [t.data_ptr() for t in tensors] == [t.data_ptr() for t in of_blocks[i % n_sets]]
-    assert len({tensors[0].data_ptr() for tensors in of_blocks}) == n_sets
-
-
-def test_an_sru_stays_in_float_beside_int8() -> None:
-    words = ("model=terraformer", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=2")
-    case = Case("small", (*words, "sparse_loss.S=4", "sru.d=8", "lsh.full_below=16384"), 2, int8=True, vocab_size=64)
-    weights = make_weights(case, cache_bytes=SMALL_CACHE)
-    logits = _spied_logits(weights)
-    model = Tokens(weights, case.config(), batch=2, context=8, room=4, seed=0)
-    model.step_by_part()
-    assert logits[0].isfinite().all()
-    assert "SRU" in model.laps()[0]
-
-
-def _feed_forward(block: Any) -> SparseFFStepper:
-    (found,) = (branch.core for branch in block if isinstance(branch.core, SparseFFStepper))
-    return found
-
-
-def _rows_of(layer: SparseFFStepper) -> list[Tensor]:
-    """The stepper's matrices with a row a unit."""
-    return [t for t in vars(layer).values() if isinstance(t, Tensor) and t.dim() == 2]
-
-
-def _spied_logits(weights: Weights) -> list[Tensor]:
-    seen: list[Tensor] = []
-
-    def spied(logits_of: Any) -> Any:
-        def call(h_BD: Tensor) -> Tensor:
-            seen.append(logits_of(h_BD))
-            return seen[-1]
-
-        return call
-
-    weights.heads = [(norm, spied(logits_of)) for norm, logits_of in weights.heads]
-    return seen
-
-
-@pytest.mark.parametrize("chosen_is_spoilt", [False, True])
-def test_only_chosen_rows_are_read(chosen_is_spoilt: bool) -> None:
-    case = case_named("width-128-sparse")
-    weights = make_weights(case, cache_bytes=SMALL_CACHE)
-    for block in weights.stack.blocks:
-        layer = _feed_forward(block)
-        own: Any = layer._layer
-        own.c_bias.view(-1, 64)[:, 0] = 1e6  # the first unit of every block of 64 is chosen, whatever the token
-        matrices = _rows_of(layer)
-        assert [tuple(t.shape) for t in matrices] == [(6 * D, D)] * 2
-        for w_UD in matrices:
-            is_other = torch.arange(w_UD.shape[0]) % 64 != 0
-            w_UD[is_other] = torch.nan
-            if chosen_is_spoilt:
-                w_UD[0] = torch.nan
-    logits = _spied_logits(weights)
-    model = Tokens(weights, case.config(), batch=2, context=4, room=4, seed=0)
-    for _ in range(3):
-        model.step()
-    assert all(one.isfinite().all() != chosen_is_spoilt for one in logits)
-
-
-@pytest.mark.parametrize("name", ["width-128-dense", "width-128-sparse"])
-@pytest.mark.parametrize("cache_bytes", [2**16, 2**20, 2**22])
-def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
-    name: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = case_named(name)
-    weights = make_weights(case, cache_bytes=cache_bytes)
-    ring = weights.stack.blocks
-    assert len(ring) == weights.n_distinct_blocks
-    assert len({branch.norm.weight.data_ptr() for block in ring for branch in block}) == 2 * len(ring)
-    assert len({norm.weight.data_ptr() for norm, _ in weights.heads}) == len(weights.heads)
-
-    per_block = sum(FLOAT * read.weights for branch in ring[0] for read in branch.reads())
-    read_so_far = [0]
-    last: dict[int, int] = {}
-    distances: list[int] = []
-
-    def visit(key: int, n_bytes: int) -> None:
-        if key in last:
-            distances.append(read_so_far[0] - last[key])
-        last[key] = read_so_far[0]
-        read_so_far[0] += n_bytes
-
-    step_blocks = decode.step_blocks
-
-    def recorded(blocks: Any, *rest: Any) -> Any:
-        for block in blocks:
-            visit(id(block), per_block)
-        return step_blocks(blocks, *rest)
-
-    monkeypatch.setattr(decode, "step_blocks", recorded)
-    for i, (norm, logits_of) in enumerate(weights.heads):
-        n_bytes = FLOAT * VOCABULARY * D
-
-        def call(h_BD: Tensor, i: int = i, logits_of: Any = logits_of, n_bytes: int = n_bytes) -> Tensor:
-            visit(-1 - i, n_bytes)
-            found: Tensor = logits_of(h_BD)
-            return found
-
-        weights.heads[i] = (norm, call)
-    model = Tokens(weights, case.config(), batch=1, context=4, room=8, seed=0)
-    for _ in range(8):
-        model.step()
-    visited = {key for key in last if key >= 0}
-    assert len(visited) == min(len(ring), 8 * N_BLOCKS)
-    assert distances
-    assert min(distances) >= MARGIN * cache_bytes
 
 
 def _timed(*seconds: float) -> list[tuple[float, dict[str, float], float]]:

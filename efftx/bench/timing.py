@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from efftx.errors import UserError
+from efftx.native.program import reading
 from efftx.training.devices import environment
 
 WARM_UP = 1
@@ -114,9 +115,9 @@ def matmul_call(device: torch.device, width: int | None = None) -> tuple[Callabl
 
 
 def read_bandwidth(device: torch.device, *, repeats: int = 3) -> float:
-    """Bytes a second read from memory by the sum of 1 GiB."""
+    """Bytes a second read from memory: 1 GiB of it."""
     x = torch.ones(READ_BYTES // 4, device=device)
-    timed = interleaved({"read": x.sum}, repeats=repeats, device=device)["read"]
+    timed = interleaved({"read": reading(x)}, repeats=repeats, device=device)["read"]
     return READ_BYTES / timed.seconds
 
 

@@ -285,7 +285,36 @@ static void recurrent_unit(const Op &op, const float *x, const Thread &t) {
     }
 }
 
-enum Kind : int64_t { MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT };
+// y[0] = the sum of n numbers: size n; at the numbers. What reading them takes at best; each thread reads four parts of
+// its share side by side.
+static void sum(const Op &op, const Thread &t) {
+    Range mine = t.share(op.size[0]);
+    int64_t n = (mine.last - mine.first) / 4;
+    Rows parts;
+    for (int j = 0; j < 4; j++) parts.at[j] = op.in(0) + mine.first + j * n, parts.after[j] = parts.at[j];
+    vec a[4][2] = {};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        parts.fetch_ahead(i, n);
+        for (int j = 0; j < 4; j++) {
+            a[j][0] += load(parts.at[j] + i);
+            a[j][1] += load(parts.at[j] + i + LANES);
+        }
+    }
+    float total = 0;
+    for (int j = 0; j < 4; j++) {
+        total += sum_of(a[j][0] + a[j][1]);
+        for (int64_t k = i; k < n; k++) total += parts.at[j][k];
+    }
+    for (int64_t k = mine.first + 4 * n; k < mine.last; k++) total += op.in(0)[k];
+    t.common[t.me * LINE] = total;
+    BARRIER
+    if (t.me) return;
+    for (int64_t j = 1; j < t.all; j++) total += t.common[j * LINE];
+    put(op, 0, total);
+}
+
+enum Kind : int64_t { MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM };
 
 static double now() {
     timespec t;
@@ -323,6 +352,7 @@ void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_progra
                 case ATTEND: attend(*op, t); break;
                 case BLOCKED_PRODUCT: blocked_product(*op, x, t); break;
                 case RECURRENT_UNIT: recurrent_unit(*op, x, t); break;
+                case SUM: sum(*op, t); break;
                 }
 #pragma omp barrier
                 if (ended && !me) *end++ = now();

@@ -188,6 +188,15 @@ def test_blocked_product(S: int, m: int, draw: Callable[..., Tensor]) -> None:
     assert_close(y, multiplicative(x, gate, proj)[0], ROUNDING)
 
 
+@pytest.mark.parametrize("n", [1, 7, 130, 100_003])
+def test_sum(n: int, draw: Callable[..., Tensor]) -> None:
+    x, y = draw(n).abs(), torch.empty(1)
+    program = Program()
+    program.sum(x, y)
+    _run(program)
+    assert_close(y, x.double().sum(0, keepdim=True).float(), ROUNDING)
+
+
 @pytest.mark.parametrize("d", [1, 8, 50])
 def test_recurrent_unit(d: int, draw: Callable[..., Tensor]) -> None:
     kernel, bias = draw(d, 3 * d), draw(3 * d)
