@@ -66,9 +66,7 @@ static inline void products(const float *x, const float *w, int64_t D, Range min
     int64_t o = mine.first;
     for (; o + 4 <= mine.last; o += 4) {
         float sum[4];
-        Rows rows;
-        for (int j = 0; j < 4; j++) rows.at[j] = w + (o + j) * D, rows.after[j] = rows.at[j] + 4 * D;
-        dot4(x, rows, D, sum);
+        dot4(x, rows_of(w + o * D, D), D, sum);
         for (int j = 0; j < 4; j++) found(o + j, sum[j]);
     }
     for (; o < mine.last; o++) found(o, dot(x, w + o * D, D));
@@ -151,6 +149,12 @@ static void modules(const Op &op, const float *x, const Thread &t) {
     else memcpy(part, bias, S * m * sizeof(float));
     Range due[3];
     deal(due, n_conv, n_modules, units, t.me, t.all);
+    // This thread's columns of position f of convolution c, once they are read; those of the next are fetched meanwhile.
+    auto weights = [&](int64_t c, int64_t f) { return op.in(4 + 2 * c) + f * n_modules[c] * m * m + due[c].first * LANES; };
+    auto fetch_part = [&](Fetcher &ahead, int64_t i) {
+        for (; i < n_conv * F && due[i / F].first == due[i / F].last; i++) {}
+        if (i < n_conv * F) ahead.add(weights(i / F, i % F), (due[i / F].last - due[i / F].first) * LANES, n_modules[i / F] * m, m);
+    };
     Range mine = t.share(D);
     int64_t chunks = (mine.last - mine.first + CHUNK - 1) / CHUNK;
     for (int64_t i = 0; i < chunks; i++) {
@@ -166,15 +170,11 @@ static void modules(const Op &op, const float *x, const Thread &t) {
             for (; j + LANES <= n; j += LANES) store(gated + s * CHUNK + j, load(g + j) * load(x + k + j));
             for (; j < n; j++) gated[s * CHUNK + j] = g[j] * x[k + j];
         }
-        Fetcher ahead; // the next chunk, and of the kernels its share
+        Fetcher ahead; // the next chunk, or the first kernel's first position
         ahead.add(gate + next, n_next, S, D);
         ahead.add(proj + next * m, n_next * m, 1, 0);
-        for (int64_t c = 0; c < n_conv; c++) {
-            Range rows = share(F * n_modules[c] * m, i, chunks);
-            ahead.add(op.in(4 + 2 * c) + rows.first * m + due[c].first * LANES, (due[c].last - due[c].first) * LANES,
-                      rows.last - rows.first, m);
-        }
-        ahead.spread(n * tiles_of(S, units));
+        if (i + 1 == chunks) fetch_part(ahead, 0);
+        ahead.spread(tiles_of(S, units), n);
         add_product(gated, CHUNK, proj + k * m, m, S, n, units, part, m, ahead);
     }
     BARRIER
@@ -185,15 +185,15 @@ static void modules(const Op &op, const float *x, const Thread &t) {
         newest[i] = total;
     }
     BARRIER
-    Fetcher none;
-    for (int64_t c = 0; c < n_conv; c++) {
-        int64_t first = due[c].first * LANES, n = due[c].last - due[c].first, seen = n_modules[c] * m;
+    for (int64_t i = 0; i < n_conv * F; i++) {
+        int64_t c = i / F, f = i % F, first = due[c].first * LANES, n = due[c].last - due[c].first, seen = n_modules[c] * m;
         if (!n) continue;
         float *y = op.y + c * S * m + first;
-        for (int64_t s = 0; s < S; s++) memcpy(y + s * m, op.in(5 + 2 * c) + first, n * LANES * sizeof(float));
-        for (int64_t f = 0; f < F; f++)
-            add_product(newest - (F - 1 - f) * position - n_modules[c] / 2 * m, m, op.in(4 + 2 * c) + f * seen * m + first,
-                        m, S, seen, n, y, m, none);
+        for (int64_t s = 0; s < S && !f; s++) memcpy(y + s * m, op.in(5 + 2 * c) + first, n * LANES * sizeof(float));
+        Fetcher ahead;
+        fetch_part(ahead, i + 1);
+        ahead.spread(tiles_of(S, n), seen);
+        add_product(newest - (F - 1 - f) * position - n_modules[c] / 2 * m, m, weights(c, f), m, S, seen, n, y, m, ahead);
     }
 }
 
@@ -204,7 +204,7 @@ static void attend(const Op &op, const Thread &t) {
     int64_t H = op.size[0], T = op.size[1], d = op.size[2], place = op.size[3], first = op.size[4], end = op.size[5];
     const float *q = op.in(0), *k_new = op.in(1), *v_new = op.in(2);
     float *p = t.own, *sum = t.own + T;
-    int64_t soon = (end - first) * d < 4096 ? (end - first) * d : 4096;
+    int64_t soon = (end - first) * d < 256 ? (end - first) * d : 256; // the processor fetches the rest itself
     Range mine = t.share(H);
     for (int64_t h = mine.first; h < mine.last; h++) {
         float *keys = op.out(3) + h * T * d, *values = op.out(4) + h * T * d;
@@ -219,13 +219,16 @@ static void attend(const Op &op, const Thread &t) {
         }
         fetch_row(values + first * d, soon);
         if (h + 1 < mine.last) fetch_row(keys + (T + first) * d, soon);
+        int64_t i = first;
+        for (; i + 4 <= end; i += 4) dot4(q + h * d, rows_of(keys + i * d, d), d, p + i);
+        for (; i < end; i++) p[i] = dot(q + h * d, keys + i * d, d);
         float largest = -INFINITY;
-        for (int64_t i = first; i < end; i++) {
-            p[i] = dot(q + h * d, keys + i * d, d) * (float)op.scale;
+        for (i = first; i < end; i++) {
+            p[i] *= (float)op.scale;
             if (p[i] > largest) largest = p[i];
         }
         vec totals{};
-        int64_t i = first;
+        i = first;
         for (; i + LANES <= end; i += LANES) {
             vec e = exp_of(load(p + i) - splat(largest));
             store(p + i, e);
@@ -237,7 +240,9 @@ static void attend(const Op &op, const Thread &t) {
             total += p[i];
         }
         memset(sum, 0, d * sizeof(float));
-        for (i = first; i < end; i++) add_scaled(sum, values + i * d, p[i] / total, d);
+        for (i = first; i < end; i++) p[i] /= total;
+        for (i = first; i + 4 <= end; i += 4) add_scaled4(sum, rows_of(values + i * d, d), p + i, d);
+        for (; i < end; i++) add_scaled(sum, values + i * d, p[i], d);
         for (i = 0; i < d; i++) put(op, h * d + i, sum[i]);
     }
 }

@@ -22,6 +22,7 @@
 #define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
 #define LINE 16        // floats in a line of the cache
 #define ROWS_AHEAD 256 // floats of each of four rows that are fetched before they are read
+#define A_STEP 4       // rows of a product between two steps of what is fetched meanwhile
 #define CHUNK 192      // inputs of a multiplicative layer at a time
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
@@ -84,6 +85,11 @@ struct Rows {
             for (int line = 0; line < 2 * LANES; line += LINE) fetch(row[j] + soon + line);
     }
 };
+
+// Four rows of a matrix, before the next four.
+static inline Rows rows_of(const float *w, int64_t n) {
+    return {{w, w + n, w + 2 * n, w + 3 * n}, {w + 4 * n, w + 5 * n, w + 6 * n, w + 7 * n}};
+}
 
 // y[j] = x . row j.
 static inline void dot4(const float *x, const Rows &rows, int64_t n, float *y) {
@@ -175,7 +181,7 @@ struct Fetcher {
         const float *at;
         int64_t floats, rows, stride;
     } region[5];
-    int64_t n = 0, lines = 0, a_step = 0;
+    int64_t n = 0, lines = 0;
 
     void add(const float *at, int64_t floats, int64_t rows, int64_t stride) {
         if (floats <= 0 || rows <= 0) return;
@@ -183,11 +189,12 @@ struct Fetcher {
         lines += (floats + LINE - 1) / LINE * rows;
     }
 
-    // So many lines at each of `steps` calls of `step` that all are fetched by the last.
-    void spread(int64_t steps) { a_step = steps > 0 ? (lines + steps - 1) / steps : 0, i = column = row = 0; }
+    // All are fetched while products add up `tiles` times K rows, evenly: a core has few reads of memory under way at a
+    // time.
+    void spread(int64_t tiles, int64_t K) { steps = tiles * ((K + A_STEP - 1) / A_STEP); }
 
     inline void step() {
-        for (int64_t j = 0; j < a_step && i < n; j++) {
+        for (due += lines; due >= steps && i < n; due -= steps) {
             fetch(region[i].at + row * region[i].stride + column);
             column += LINE;
             if (column < region[i].floats) continue;
@@ -197,15 +204,15 @@ struct Fetcher {
     }
 
   private:
-    int64_t i = 0, row = 0, column = 0;
+    int64_t steps = 1, due = 0, i = 0, row = 0, column = 0;
 };
 
 // C[MR, NR vectors] (+)= A[MR, K] B[K, NR vectors], `lda` and `ldb` floats from row to row; `ahead` takes a step with
-// each of the K.
+// every A_STEP of the K.
 template <int MR, int NR> static inline void tile(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t K,
                                                   vec (&C)[MR][NR], Fetcher &ahead) {
     for (int64_t k = 0; k < K; k++) {
-        ahead.step();
+        if (k % A_STEP == 0) ahead.step();
         vec b[NR];
         for (int j = 0; j < NR; j++) b[j] = load(B + k * ldb + j * LANES);
         for (int i = 0; i < MR; i++) {
@@ -234,7 +241,7 @@ template <int NR> static inline void add_rows(const float *A, int64_t lda, const
     for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
 }
 
-// C[M, n vectors] += A[M, K] B[K, n vectors], in K times `tiles_of` steps of `ahead`.
+// C[M, n vectors] += A[M, K] B[K, n vectors], in `tiles_of` times K rows.
 static void add_product(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M, int64_t K, int64_t n,
                         float *C, int64_t ldc, Fetcher &ahead) {
     for (int64_t j = 0; j < n;) {
