@@ -1,12 +1,13 @@
-// A token's way through a block of layers as a program of operations, run by one team of threads from its first read to
-// its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing but
-// a barrier stands between two operations. Float32, one token, no allocation.
+// A token's way through a block of layers as a program of operations, run by one team of threads from its first read
+// to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing
+// but a barrier stands between two operations. Float32, one token, no allocation.
 //
 // Shape letters: D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
 // F positions, H heads, d width of a head, T tokens of capacity.
 
 #include "vectors.h"
 
+#include <algorithm>
 #include <ctime>
 #include <omp.h>
 
@@ -134,8 +135,8 @@ static void chosen_rows(const Op &op, const float *x, const Thread &t) {
     }
 }
 
-// The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions over
-// it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules that each convolution
+// The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
+// over it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules each convolution
 // sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each convolution
 // its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the newest, and
 // empty modules stand on both sides.
@@ -149,17 +150,21 @@ static void modules(const Op &op, const float *x, const Thread &t) {
     else memcpy(part, bias, S * m * sizeof(float));
     Range due[3];
     deal(due, n_conv, n_modules, units, t.me, t.all);
-    // This thread's columns of position f of convolution c, once they are read; those of the next are fetched meanwhile.
-    auto weights = [&](int64_t c, int64_t f) { return op.in(4 + 2 * c) + f * n_modules[c] * m * m + due[c].first * LANES; };
+    // This thread's columns of position f of convolution c; while one is read, the next is fetched.
+    auto weights = [&](int64_t c, int64_t f) {
+        return op.in(4 + 2 * c) + f * n_modules[c] * m * m + due[c].first * LANES;
+    };
     auto fetch_part = [&](Fetcher &ahead, int64_t i) {
-        for (; i < n_conv * F && due[i / F].first == due[i / F].last; i++) {}
-        if (i < n_conv * F) ahead.add(weights(i / F, i % F), (due[i / F].last - due[i / F].first) * LANES, n_modules[i / F] * m, m);
+        while (i < n_conv * F && due[i / F].first == due[i / F].last) i++;
+        if (i == n_conv * F) return;
+        int64_t c = i / F;
+        ahead.add(weights(c, i % F), (due[c].last - due[c].first) * LANES, n_modules[c] * m, m);
     };
     Range mine = t.share(D);
     int64_t chunks = (mine.last - mine.first + CHUNK - 1) / CHUNK;
     for (int64_t i = 0; i < chunks; i++) {
         int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
-        int64_t n = mine.last - k < CHUNK ? mine.last - k : CHUNK, n_next = mine.last - next < CHUNK ? mine.last - next : CHUNK;
+        int64_t n = std::min<int64_t>(mine.last - k, CHUNK), n_next = std::min<int64_t>(mine.last - next, CHUNK);
         if (!i) {
             for (int64_t s = 0; s < S; s++) fetch_row(gate + s * D + k, n);
             fetch_row(proj + k * m, n * m);
@@ -186,20 +191,22 @@ static void modules(const Op &op, const float *x, const Thread &t) {
     }
     BARRIER
     for (int64_t i = 0; i < n_conv * F; i++) {
-        int64_t c = i / F, f = i % F, first = due[c].first * LANES, n = due[c].last - due[c].first, seen = n_modules[c] * m;
+        int64_t c = i / F, f = i % F, first = due[c].first * LANES, n = due[c].last - due[c].first;
+        int64_t seen = n_modules[c] * m;
         if (!n) continue;
         float *y = op.y + c * S * m + first;
         for (int64_t s = 0; s < S && !f; s++) memcpy(y + s * m, op.in(5 + 2 * c) + first, n * LANES * sizeof(float));
         Fetcher ahead;
         fetch_part(ahead, i + 1);
         ahead.spread(tiles_of(S, n), seen);
-        add_product(newest - (F - 1 - f) * position - n_modules[c] / 2 * m, m, weights(c, f), m, S, seen, n, y, m, ahead);
+        const float *inputs = newest - (F - 1 - f) * position - n_modules[c] / 2 * m;
+        add_product(inputs, m, weights(c, f), m, S, seen, n, y, m, ahead);
     }
 }
 
 // Softmax attention over the keys and values (H, T, d) of places `first` to `end` - 1, y (H, d): size H, T, d, place,
-// first, end; at q (H, d), a new key and value (H, d), null or to be written to `place` before, keys, values. A new value
-// without a key: the key is the query at unit length.
+// first, end; at q (H, d), a new key and value (H, d), null or to be written to `place` before, keys, values. A new
+// value without a key: the key is the query at unit length.
 static void attend(const Op &op, const Thread &t) {
     int64_t H = op.size[0], T = op.size[1], d = op.size[2], place = op.size[3], first = op.size[4], end = op.size[5];
     const float *q = op.in(0), *k_new = op.in(1), *v_new = op.in(2);
@@ -332,8 +339,9 @@ extern "C" {
 int64_t efftx_lanes() { return LANES; }
 int64_t efftx_chunk() { return CHUNK; }
 
-// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each. `own` floats of `room` are each thread's, for a normed x of up to `width` floats and what an
-// operation needs beside it, the rest is everyone's. `ended`, where given, gets the time at which each operation ended.
+// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each. `own` floats of `room` are each
+// thread's, for a normed x of up to `width` floats and what an operation needs beside it; the rest is everyone's.
+// `ended`, where given, gets the time at which each operation ended.
 void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, float *room, int64_t own,
                int64_t width, double *ended, int64_t n_threads) {
 #pragma omp parallel num_threads(n_threads)

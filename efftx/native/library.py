@@ -45,7 +45,7 @@ class Kernels(NamedTuple):
 @cache
 def kernels() -> Kernels | None:
     """The library, compiled now if it never was on this machine; None where that cannot be, or `EFFTX_NATIVE` is 0."""
-    if os.environ.get("EFFTX_NATIVE", "1") == "0":
+    if os.environ.get("EFFTX_NATIVE", "1") == "0" or _has_other_threads():
         return None
     for compiler in _compilers():
         try:
@@ -78,6 +78,14 @@ def room(n: int) -> int:
         with torch.inference_mode(False):
             _room[:] = [torch.empty(n)]
     return _room[0].data_ptr()
+
+
+def _has_other_threads() -> bool:
+    """Whether this PyTorch brings Intel's or LLVM's OpenMP: a second team of threads beside it would be in its way."""
+    if sys.platform != "linux":
+        return False
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    return "libiomp5" in maps or "libomp." in maps or "libomp-" in maps
 
 
 def _compilers() -> list[list[str]]:

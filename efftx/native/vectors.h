@@ -140,7 +140,8 @@ static inline void add_scaled(float *y, const float *w, float h, int64_t n) {
     for (; i < n; i++) y[i] += h * w[i];
 }
 
-// V vectors of the sums bias[i] + sum_r z[r] tile[r, i] from column `at` on: the largest so far in each lane, and where.
+// V vectors of the sums bias[i] + sum_r z[r] tile[r, i] from column `at` on: the largest so far in each lane, and
+// where.
 template <int V> static inline void larger(const float *z, const float *tile, const float *bias, int64_t R, int64_t N,
                                            int64_t at, vec &best, ivec &where) {
     vec y[V];

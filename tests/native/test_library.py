@@ -47,6 +47,11 @@ def test_without_a_compiler_that_works_there_are_none(name: str, monkeypatch: py
     assert not library.usable(torch.zeros(3))
 
 
+def test_beside_another_openmp_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_has_other_threads", lambda: True)
+    assert library.kernels() is None
+
+
 def test_the_environment_switches_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFTX_NATIVE", "0")
     assert library.kernels() is None
