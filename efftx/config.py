@@ -36,7 +36,7 @@ from efftx.layers.patterns import LocalConfig
 from efftx.layers.positions import PositionsConfig
 from efftx.layers.sparse_ff import SparseFFConfig
 from efftx.layers.sparse_loss import SparseLossConfig
-from efftx.layers.sparse_qkv import SparseQKVConfig
+from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.layers.sru import SRUConfig
 from efftx.models.streams import ReversibleConfig
 from efftx.shipped import shipped

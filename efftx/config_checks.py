@@ -12,7 +12,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.feedforward import ACTIVATIONS
 from efftx.layers.positions import check_positions
 from efftx.layers.sparse_ff import SparseFFConfig, check_sparse_ff
-from efftx.layers.sparse_qkv import SparseQKVConfig, check_sparse_qkv
+from efftx.layers.sparse_qkv_maps import SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sru import SRUConfig
 from efftx.models.sizes import is_sparse
 from efftx.training.checkpoint import check_checkpoint

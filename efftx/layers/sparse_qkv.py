@@ -6,83 +6,22 @@ Shape suffixes: B batch, L length, D d_model, S modules, m width of a module, H 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efftx.errors import UserError, nearest
 from efftx.layers.cache import Cache, Place, RecentInputs
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read
 from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution, joined_bytes
-from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
+from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
+from efftx.layers.sparse_qkv_maps import SparseQKVConfig, check_sparse_qkv, make_convolution, make_map, make_output
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 
-VARIANTS = ("multiplicative_convolution", "multiplicative", "convolution", "modular", "low_rank")
-OUTPUTS = ("none", "multiplicative", "convolution", "multiplicative_convolution", "dense")
-KERNELS = ("code", "paper")
-CROSS = ("dense", "query")
 JOINED_UP_TO = 2**20
 """Bytes up to which decoding keeps the three kernels in one matrix: they stay in a core's cache."""
-CODE_MODULES = 3
-"""Modules that the authors' kernels of queries, keys and outputs see; a value's sees its own alone."""
-
-
-@dataclass
-class SparseQKVConfig:
-    """Keys of sparse queries, keys and values ("Sparse is Enough", section 3.2); `S` modules, 0 for dense ones.
-
-    `F` positions of a kernel; `kernel` code: queries and keys see 3 modules and values 1, paper: all see F. `variant`:
-    multiplicative_convolution, or for ablation multiplicative or convolution alone, modular (each module a matrix of
-    its own), low_rank (through `rank` numbers, 0 for d_model / S). `output` is what follows attention: none in the
-    authors' models, or the words of the variants, or dense. `concat_input`: the values' convolution reads the shared
-    layer's module and the input's. `average_qk`: a shared query and key is the mean of two, as in the authors' LSH
-    layer of three projections. `cross`: dense, or query for a sparse query without an output projection. `encoder`
-    false leaves the encoder's projections dense.
-    """
-
-    S: int = 0
-    F: int = 3
-    kernel: str = "code"
-    variant: str = "multiplicative_convolution"
-    rank: int = 0
-    output: str = "none"
-    concat_input: bool = False
-    average_qk: bool = False
-    cross: str = "dense"
-    encoder: bool = True
-
-
-def check_sparse_qkv(config: SparseQKVConfig, d_model: int, n_heads: int) -> None:
-    """Raises UserError, naming key and value, for what no sparse layer of this width could be built from."""
-    words = {"kernel": KERNELS, "variant": VARIANTS, "output": OUTPUTS, "cross": CROSS}
-    for key, known in words.items():
-        word = getattr(config, key)
-        if word not in known:
-            raise UserError("bad_value", f"sparse_qkv.{key}={word} is not known.", nearest(word, known))
-    for key, least in {"S": 1, "F": 1, "rank": 0}.items():
-        if getattr(config, key) < least:
-            raise _bad(f"sparse_qkv.{key}={getattr(config, key)} must be at least {least}.")
-    if d_model % config.S:
-        raise _bad(f"d_model={d_model} is not divisible by sparse_qkv.S={config.S}: modules are of one width.")
-    if n_heads < 1 or d_model % n_heads:
-        raise _bad(f"d_model={d_model} is not divisible by n_heads={n_heads}: sparse queries fill all of d_model.")
-    if config.kernel == "paper" and config.F % 2 == 0:
-        raise _bad(
-            f"sparse_qkv.F={config.F} with sparse_qkv.kernel=paper would be an even number of modules: no module is "
-            "its middle.",
-            "Choose an odd F, or sparse_qkv.kernel=code.",
-        )
-    if config.rank and config.variant != "low_rank":
-        raise _bad(f"sparse_qkv.rank={config.rank} is of sparse_qkv.variant=low_rank, not of {config.variant}.")
-    if config.concat_input and config.variant != "multiplicative_convolution":
-        raise _bad(
-            "sparse_qkv.concat_input=true is of sparse_qkv.variant=multiplicative_convolution, not of "
-            f"{config.variant}."
-        )
 
 
 class SparseQKV(nn.Module):
@@ -105,12 +44,12 @@ class SparseQKV(nn.Module):
         shared = config.variant == "multiplicative_convolution"
         self.multiplicative = Multiplicative(d_model, d_model, config.S) if shared else None
         if share_qk and not self.average_qk:
-            self.qk = _make_map(config, d_model)
+            self.qk = make_map(config, d_model)
         else:
-            self.q = _make_map(config, d_model)
-            self.k = _make_map(config, d_model)
-        self.v = _make_map(config, d_model, of_values=True)
-        self.o = _make_output(config, d_model)
+            self.q = make_map(config, d_model)
+            self.k = make_map(config, d_model)
+        self.v = make_map(config, d_model, of_values=True)
+        self.o = make_output(config, d_model)
 
     def reset_parameters(self) -> None:
         """A dense output projection is Glorot-uniform with zero bias; the other parts start themselves."""
@@ -163,7 +102,7 @@ class SparseQuery(nn.Module):
         check_sparse_qkv(config, d_model, n_heads)
         self.n_heads = n_heads
         self.multiplicative = Multiplicative(d_model, d_model, config.S)
-        self.convolution = _make_convolution(config, d_model)
+        self.convolution = make_convolution(config, d_model)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, d_model) -> (B, H, L, d_head)."""
@@ -390,71 +329,3 @@ def _compiled(
 def _read_of(module: nn.Module, component: str) -> Read:
     weights = list(module.parameters())
     return Read(component, sum(w.numel() for w in weights), sum(w.nbytes for w in weights))
-
-
-class _Modular(nn.Module):
-    """A block-diagonal matrix: every module has its own, from its inputs to its outputs (authors' LocallyConnected)."""
-
-    def __init__(self, S: int, d_model: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(S, d_model // S, d_model // S))
-        self.bias = nn.Parameter(torch.empty(d_model))
-
-    def reset_parameters(self) -> None:
-        for block in self.weight:
-            nn.init.xavier_uniform_(block)
-        nn.init.normal_(self.bias, std=BIAS_DEVIATION)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLSm = x_BLD.unflatten(-1, (self.weight.shape[0], -1))
-        return torch.einsum("blsm,smn->blsn", x_BLSm, self.weight).flatten(2) + self.bias
-
-
-class _LowRank(nn.Module):
-    """Two dense layers with nothing between them (authors' LowRankDense)."""
-
-    def __init__(self, d_model: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(d_model, rank)
-        self.up = nn.Linear(rank, d_model)
-
-    def reset_parameters(self) -> None:
-        glorot_(self.down)
-        glorot_(self.up)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        y: Tensor = self.up(self.down(x_BLD))
-        return y
-
-
-def _make_map(config: SparseQKVConfig, d_model: int, *, of_values: bool = False) -> nn.Module:
-    """What makes the queries, the keys or the values from the shared layer's output or the input."""
-    if config.variant in ("multiplicative_convolution", "convolution"):
-        return _make_convolution(config, d_model, of_values=of_values)
-    if config.variant == "multiplicative":
-        return Multiplicative(d_model, d_model, config.S)
-    if config.variant == "modular":
-        return _Modular(config.S, d_model)
-    return _LowRank(d_model, config.rank or d_model // config.S)
-
-
-def _make_convolution(config: SparseQKVConfig, d_model: int, *, of_values: bool = False) -> ModuleConvolution:
-    d_module = d_model // config.S
-    n_modules = config.F if config.kernel == "paper" else 1 if of_values else CODE_MODULES
-    d_module_in = 2 * d_module if of_values and config.concat_input else d_module
-    return ModuleConvolution(config.S, d_module, F=config.F, n_modules=n_modules, d_module_in=d_module_in)
-
-
-def _make_output(config: SparseQKVConfig, d_model: int) -> nn.Sequential:
-    layers = nn.Sequential()
-    if config.output in ("multiplicative", "multiplicative_convolution"):
-        layers.add_module("multiplicative", Multiplicative(d_model, d_model, config.S))
-    if config.output in ("convolution", "multiplicative_convolution"):
-        layers.add_module("convolution", _make_convolution(config, d_model))
-    if config.output == "dense":
-        layers.add_module("dense", nn.Linear(d_model, d_model))
-    return layers
-
-
-def _bad(message: str, hint: str = "") -> UserError:
-    return UserError("bad_value", message, hint)

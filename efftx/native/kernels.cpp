@@ -136,8 +136,8 @@ static void chosen_rows(const Op &op, const float *x, const Thread &t) {
 }
 
 // The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
-// over it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules each convolution
-// sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each convolution
+// over it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules that each
+// convolution sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each convolution
 // its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the newest, and
 // empty modules stand on both sides.
 static void modules(const Op &op, const float *x, const Thread &t) {

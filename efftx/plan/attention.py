@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from efftx.config import Config
-from efftx.layers.sparse_qkv import SparseQKVConfig
+from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.plan.projections import query_flops, sparse_qkv_flops
 

@@ -11,7 +11,7 @@ Legend: d d_model, S modules, M = d / S, F positions and K modules of a kernel, 
 
 from __future__ import annotations
 
-from efftx.layers.sparse_qkv import CODE_MODULES, SparseQKVConfig
+from efftx.layers.sparse_qkv_maps import CODE_MODULES, SparseQKVConfig
 
 
 def sparse_qkv_flops(config: SparseQKVConfig, d_model: int, length: int, *, share_qk: bool) -> float:

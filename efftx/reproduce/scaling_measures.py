@@ -214,7 +214,8 @@ def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[Sparse
 def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
     import torch
 
-    from efftx.layers.sparse_qkv import SparseQKV, SparseQKVConfig
+    from efftx.layers.sparse_qkv import SparseQKV
+    from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 
     with torch.device("meta"):
         layer = SparseQKV(SparseQKVConfig(S=S, F=F), d_model, S, share_qk=False)
