@@ -10,6 +10,8 @@ from torch import Tensor
 
 from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.layers.cache import Place
+from efftx.models.block import ALONE
 from efftx.models.build import build_model
 from efftx.native.library import kernels
 from tests.tolerances import ROUNDING, assert_close
@@ -146,9 +148,12 @@ def test_several_rows_are_stepped_without_programs(monkeypatch: pytest.MonkeyPat
     assert session.step(torch.tensor([1, 2])).isfinite().all()
 
 
-def test_one_row_of_a_longer_prompt_leaves_its_inputs_alone() -> None:
+def test_what_is_given_to_the_stack_is_not_written_to() -> None:
     """Programs write to the streams: to copies of what they are given."""
-    prepared = _prepared(DECODERS["transformer"])
-    before = prepared.embedding.clone()
-    _logits(prepared)
-    assert torch.equal(prepared.embedding, before)
+    stack = _prepared(DECODERS["transformer"]).stack
+    x_BD = torch.randn(1, 128, generator=torch.Generator().manual_seed(1))
+    before = x_BD.clone()
+    with torch.inference_mode():
+        (y_BD,) = stack.step((x_BD,), stack.new_caches(1, 4, x_BD, ALONE), Place(0))
+    assert torch.equal(x_BD, before)
+    assert not torch.equal(y_BD, before)
