@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from efftx import bench
 from efftx.bench import attention, peers, timing
@@ -18,23 +14,17 @@ from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, 
 from efftx.bench.stacks import peak_of_step, variant
 from efftx.config import compose
 from efftx.errors import UserError
+from tests.bench.runs import printed
 
 CPU = torch.device("cpu")
 KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_seconds"}
 
 
 @pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock of the test's own, and bounds that take no time."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that take no time."""
     monkeypatch.setattr(timing, "MATMUL_WIDTH", 16)
     monkeypatch.setattr(timing, "READ_BYTES", 4096)
-
-
-def _printed(result: dict[str, Any]) -> str:
-    out = io.StringIO()
-    bench.print_table(result, Console(file=out, width=200))
-    return out.getvalue()
 
 
 def test_a_row_of_attention_has_its_keys_is_json_and_is_printed() -> None:
@@ -52,8 +42,8 @@ def test_a_row_of_attention_has_its_keys_is_json_and_is_printed() -> None:
         assert row["peak_bytes"] > 0
         assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
     assert result["machine"]["read_bytes_per_second"] > 0
-    printed = _printed(result)
-    assert all(name in printed for name in ("full-block", "lsh-2-later =", "1 threads"))
+    shown = printed(result)
+    assert all(name in shown for name in ("full-block", "lsh-2-later =", "1 threads"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +151,7 @@ def test_a_peer_that_is_absent_or_cannot_take_a_length_is_named_with_the_reason(
     why = {s["name"]: s["why"] for s in result["skipped"]}
     assert why["transformers-lsh-1"] == "no-such-package is not installed"
     assert "not in this version" in why["reformer-pytorch-lsh-1"]
-    assert "no-such-package is not installed" in _printed(result)
+    assert "no-such-package is not installed" in printed(result)
 
     shape = peers.PeerShape(256, 4, 64, 64, 1, 100)
     monkeypatch.undo()
@@ -236,7 +226,7 @@ def test_reversible_memory_stays_flat_in_depth_and_ordinary_memory_grows() -> No
     for row in result["rows"]:
         assert set(row) >= KEYS
         assert (row["replay_bytes"] > 0) == row["reversible"]
-    assert "of the smallest" in _printed(result)
+    assert "of the smallest" in printed(result)
 
 
 def test_encoder_decoders_are_measured_with_inputs_and_targets() -> None:
@@ -264,7 +254,7 @@ def test_a_training_step_of_every_variant_is_timed() -> None:
         assert set(row) >= KEYS
         assert row["tokens_per_second"] == 64 / row["seconds"]
     assert result["rows"][0]["ratio_to_first"] == 1.0
-    assert "tokens/s" in _printed(result)
+    assert "tokens/s" in printed(result)
 
 
 def test_the_peak_of_a_step_leaves_out_gradients_and_replay_state() -> None:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from efftx import bench
-from efftx.bench import decode, decode_weights
+from efftx.bench import decode
 from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, make_weights
 from efftx.layers.sparse_ff import SparseFFStepper
 from efftx.models.build import build_on_meta
+from tests.bench.runs import SMALL_CACHE, decoded
 
-SMALL_CACHE = 2**16
 D, N_BLOCKS, VOCABULARY, FLOAT = 128, 6, 32_000, 4
-
-
-@pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock of the test's own, few random numbers, and an environment that is put back."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(decode_weights, "_TILE", 2**20)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def _bench(*words: str) -> dict[str, Any]:
-    return bench.run("decode", [f"cache_bytes={SMALL_CACHE}", "tokens=3", *words])
 
 
 def _of_dense_block(d_ff: int) -> dict[str, int]:
@@ -44,7 +29,7 @@ def _of_dense_block(d_ff: int) -> dict[str, int]:
 
 
 def test_what_a_dense_token_reads_is_what_can_be_counted_by_hand() -> None:
-    (row,) = _bench("names=width-128-dense", "context=16")["rows"]
+    (row,) = decoded("names=width-128-dense", "context=16")["rows"]
     expected = {part: N_BLOCKS * n for part, n in _of_dense_block(4 * D).items()}
     expected["everything else"] += 2 * D + D  # the last norm, a row of the embedding
     expected["logits"] = VOCABULARY * (D + 1)
@@ -59,7 +44,7 @@ def test_what_a_dense_token_reads_is_what_can_be_counted_by_hand() -> None:
 def test_what_a_sparse_token_reads_is_one_row_of_every_block_and_all_of_the_rest() -> None:
     d_ff, n = 6 * D, 64
     rank = d_ff // n
-    (row,) = _bench("names=width-128-sparse")["rows"]
+    (row,) = decoded("names=width-128-sparse")["rows"]
     found = row["components"]
     controller = rank * D + d_ff * rank + d_ff
     chosen = 2 * (d_ff // n) * D + D
@@ -77,7 +62,7 @@ def test_what_a_sparse_token_reads_is_one_row_of_every_block_and_all_of_the_rest
 
 
 def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
-    one, two = _bench("names=width-128-sparse", "batch=1,2")["rows"]
+    one, two = decoded("names=width-128-sparse", "batch=1,2")["rows"]
     for part in ("QKV", "controller", "logits", "everything else"):
         assert one["components"][part]["bytes"] == two["components"][part]["bytes"]
     assert two["components"]["attention"]["bytes"] == 2 * one["components"]["attention"]["bytes"]
@@ -87,7 +72,7 @@ def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
 
 
 def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_rows() -> None:
-    rows = _bench("names=width-128-dense,width-128-dense-int8,width-128-sparse,width-128-sparse-int8")["rows"]
+    rows = decoded("names=width-128-dense,width-128-dense-int8,width-128-sparse,width-128-sparse-int8")["rows"]
     dense, dense8, sparse, sparse8 = (row["components"] for row in rows)
     assert [row["int8"] for row in rows] == [False, True, False, True]
     for part in ("QKV", "output", "feed-forward", "logits"):

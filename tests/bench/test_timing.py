@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -23,12 +22,6 @@ try:
 except Timeout:
     sys.exit(7)
 """
-
-
-@pytest.fixture(autouse=True)
-def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock of a machine of the test's own: other timings may run meanwhile."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def _another_process_gets_the_lock() -> bool:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
-from efftx import bench
 from efftx.bench import decode, decode_peers, decode_timing, decode_weights
 from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import case_named
@@ -24,8 +18,8 @@ from efftx.cli import main
 from efftx.errors import UserError
 from efftx.layers.matrix import Read
 from efftx.native.library import kernels
+from tests.bench.runs import SMALL_CACHE, decoded, printed
 
-SMALL_CACHE = 2**16
 D, N_BLOCKS, VOCABULARY, FLOAT = 128, 6, 32_000, 4
 KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_seconds"} | {
     *("version", "note", "batch", "width", "protocol", "spread", "p50", "p99", "uneven", "tokens", "block_seconds"),
@@ -33,24 +27,6 @@ KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_second
     *("components", "n_blocks", "int8", "distinct_blocks", "distinct_row_sets", "ratio_to_first"),
     "block_ratio_to_first",
 }
-
-
-@pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock of the test's own, few random numbers, and an environment that is put back."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(decode_weights, "_TILE", 2**20)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def _bench(*words: str) -> dict[str, Any]:
-    return bench.run("decode", [f"cache_bytes={SMALL_CACHE}", "tokens=3", *words])
-
-
-def _printed(result: dict[str, Any]) -> str:
-    out = io.StringIO()
-    bench.print_table(result, Console(file=out, width=160))
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -61,7 +37,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
-    result = _bench("names=width-128-dense,width-128-sparse,logits-128-s4", "context=16,64", "batch=1,2")
+    result = decoded("names=width-128-dense,width-128-sparse,logits-128-s4", "context=16,64", "batch=1,2")
     json.dumps(result)
     assert [(r["name"], r["batch"], r["length"]) for r in result["rows"]] == [
         (name, batch, context)
@@ -88,11 +64,11 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
     assert machine["read_bytes_per_second"] > 0
     assert machine["matvec_bytes_per_second"] > 0
 
-    printed = _printed(result)
-    assert all(len(line) <= 160 for line in printed.splitlines() if line[:1] in "│┃")
+    shown = printed(result, width=160)
+    assert all(len(line) <= 160 for line in shown.splitlines() if line[:1] in "│┃")
     told = ("controller", "The authors' protocol", "64.0 KiB", "1 threads", "matrix-vector", "everything else")
-    assert all(words in printed for words in told)
-    assert "width-128-dense cycles over 1 distinct set of a block's weights" in printed
+    assert all(words in shown for words in told)
+    assert "width-128-dense cycles over 1 distinct set of a block's weights" in shown
 
 
 def test_the_parts_of_a_token_add_up_to_its_time(ticking: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +99,7 @@ def test_the_parts_of_a_program_end_one_after_the_other_within_the_token(name: s
 
 
 def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks(ticking: None) -> None:
-    for row in _bench("names=width-128-dense,width-128-sparse")["rows"]:
+    for row in decoded("names=width-128-dense,width-128-sparse")["rows"]:
         assert row["seconds"] == 3  # the beginning, the blocks' end, the end
         assert row["block_seconds"] * N_BLOCKS == 1
 
@@ -168,9 +144,9 @@ def test_a_token_of_its_own_is_timed_by_part_behind_every_fourth_and_the_last() 
 
 
 def test_a_steady_table_shows_percentiles_and_says_where_tokens_are_too_few() -> None:
-    printed = _printed(_bench("names=width-128-dense", "protocol=steady"))
-    assert "p99" in printed
-    assert "too few for such a percentile" in printed
+    shown = printed(decoded("names=width-128-dense", "protocol=steady"))
+    assert "p99" in shown
+    assert "too few for such a percentile" in shown
 
 
 @pytest.fixture
@@ -230,7 +206,7 @@ def test_a_model_that_does_not_fit_says_how_much_it_needs_and_how_much_there_is(
 def test_a_context_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_weights, "available_memory", lambda: 10**9)
     with pytest.raises(Exception, match="beside them"):
-        _bench("names=width-128-dense", "context=1000000")
+        decoded("names=width-128-dense", "context=1000000")
 
 
 def test_huge_pages_are_asked_for_before_torch_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,10 +222,10 @@ def test_huge_pages_are_asked_for_before_torch_is_there(capsys: pytest.CaptureFi
 def test_a_peer_that_is_not_installed_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = replace(decode_peers.PEERS["transformers-t5"], package="no-such-package")
     monkeypatch.setattr(decode_peers, "PEERS", {"transformers-t5": absent})
-    result = _bench("names=width-128-dense,transformers-t5")
+    result = decoded("names=width-128-dense,transformers-t5")
     assert [row["name"] for row in result["rows"]] == ["width-128-dense"]
     assert result["skipped"][0]["name"] == "transformers-t5"
-    assert "no-such-package is not installed" in _printed(result)
+    assert "no-such-package is not installed" in printed(result)
 
 
 @pytest.mark.slow
@@ -260,7 +236,7 @@ def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.Monke
             pytest.skip(f"{name} is not installed")
     d, d_ff, n_heads, n_blocks, n_words = 128, 256, 2, 3, 100
     monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, n_heads, n_blocks, n_words))
-    result = _bench("names=width-128-dense,transformers-t5,transformers-gpt2", "context=1,40")
+    result = decoded("names=width-128-dense,transformers-t5,transformers-gpt2", "context=1,40")
     json.dumps(result)
     assert result["skipped"] == []
     own, _, t5, t5_later, gpt2, gpt2_later = result["rows"]
@@ -278,7 +254,7 @@ def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.Monke
     assert gpt2["weights"] == n_blocks * of_gpt2 + 2 * d + n_words * d + 2 * d
     assert t5["bytes"] == FLOAT * (t5["weights"] + 2 * n_blocks * d * (1 + 16))
     assert gpt2_later["bytes"] - gpt2["bytes"] == FLOAT * 2 * n_blocks * d * 39
-    assert "transformers-t5 (peer)" in _printed(result)
+    assert "transformers-t5 (peer)" in printed(result)
 
 
 @pytest.mark.parametrize(
