@@ -175,6 +175,7 @@ def _program_of(branches: Sequence[BranchStepper], two_streams: bool) -> Program
                 read, write = write, read
     except NotCompiledError:
         return None
+    program.settle()
     return program
 
 

@@ -165,10 +165,6 @@ static void modules(const Op &op, const float *x, const Thread &t) {
     for (int64_t i = 0; i < chunks; i++) {
         int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
         int64_t n = std::min<int64_t>(mine.last - k, CHUNK), n_next = std::min<int64_t>(mine.last - next, CHUNK);
-        if (!i) {
-            for (int64_t s = 0; s < S; s++) fetch_row(gate + s * D + k, n);
-            fetch_row(proj + k * m, n * m);
-        }
         for (int64_t s = 0; s < S; s++) {
             const float *g = gate + s * D + k;
             int64_t j = 0;
@@ -247,10 +243,12 @@ static void attend(const Op &op, const Thread &t) {
             total += p[i];
         }
         memset(sum, 0, d * sizeof(float));
-        for (i = first; i < end; i++) p[i] /= total;
+        float scale = 1 / total;
+        for (i = first; i < end; i++) p[i] *= scale;
         for (i = first; i + 4 <= end; i += 4) add_scaled4(sum, rows_of(values + i * d, d), p + i, d);
         for (; i < end; i++) add_scaled(sum, values + i * d, p[i], d);
-        for (i = 0; i < d; i++) put(op, h * d + i, sum[i]);
+        float *y = op.y + h * d;
+        for (i = 0; i < d; i++) y[i] = op.adds ? y[i] + sum[i] : sum[i];
     }
 }
 
@@ -328,6 +326,35 @@ static void sum(const Op &op, const Thread &t) {
 
 enum Kind : int64_t { MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM };
 
+// Fetches what this thread reads first in an operation, while others may still be busy with the one before it.
+static void open(const Op &op, const Thread &t) {
+    int64_t D = op.size[0];
+    if (op.norm_w) fetch_row(op.norm_w, D), fetch_row(op.norm_b, D);
+    switch (op.kind) {
+    case MATVEC:
+    case CHOOSE: {
+        Range mine = t.share(op.kind == MATVEC ? op.size[1] : op.size[3]);
+        for (int64_t o = mine.first; o < mine.last && o < mine.first + 4; o++)
+            fetch_row(op.in(0) + o * D, std::min<int64_t>(D, ROWS_AHEAD));
+        break;
+    }
+    case MODULES: {
+        Range mine = t.share(D);
+        int64_t n = std::min<int64_t>(mine.last - mine.first, CHUNK), m = op.size[2];
+        for (int64_t s = 0; s < op.size[1]; s++) fetch_row(op.in(0) + s * D + mine.first, n);
+        fetch_row(op.in(1) + mine.first * m, n * m);
+        break;
+    }
+    case ATTEND: {
+        Range mine = t.share(D);
+        int64_t T = op.size[1], d = op.size[2], first = op.size[4], n = (op.size[5] - first) * d;
+        for (int i = 3; i < 5 && mine.first < mine.last; i++)
+            fetch_row(op.in(i) + (mine.first * T + first) * d, std::min<int64_t>(n, 2048));
+        break;
+    }
+    }
+}
+
 static double now() {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -367,6 +394,8 @@ void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_progra
                 case RECURRENT_UNIT: recurrent_unit(*op, x, t); break;
                 case SUM: sum(*op, t); break;
                 }
+                if (op + 1 < programs[p] + n_ops[p]) open(op[1], t);
+                else if (p + 1 < n_programs) open(*programs[p + 1], t);
 #pragma omp barrier
                 if (ended && !me) *end++ = now();
             }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from efftx.native.library import Kernels, kernels, room, usable
+from efftx.native.pages import settle
 
 LONGEST = 32
 """Operations of a program at most."""
@@ -226,6 +227,10 @@ class Program:
         """y (1) = the sum of x, of any shape: what reading it takes at best."""
         self._add(SUM, None, y_1, "sum", (x.numel(),), (x,))
         self._needs(common_a_thread=16)
+
+    def settle(self) -> None:
+        """The program is whole: what it reads is moved to huge pages."""
+        settle(self._kept)
 
     def bind(self, streams: Sequence[Tensor], caches: Sequence[Any], n: int) -> None:
         """Puts in what differs from token to token: the streams (1, D), the branches' caches, and `n` tokens before."""

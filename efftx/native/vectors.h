@@ -33,13 +33,21 @@ static inline vec load(const float *p) { return *reinterpret_cast<const vec_u *>
 static inline void store(float *p, vec v) { *reinterpret_cast<vec_u *>(p) = v; }
 static inline vec splat(float x) { return x - vec{}; }
 
-static inline float sum_of(vec v) {
-    float part[LANES];
-    store(part, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
-}
+// The sum of N numbers, by halves: compilers keep these in registers.
+template <int N> struct Halves {
+    typedef float half __attribute__((vector_size(2 * N)));
+    template <typename V> static inline float sum(V v) {
+        half low, high;
+        memcpy(&low, &v, 2 * N);
+        memcpy(&high, reinterpret_cast<char *>(&v) + 2 * N, 2 * N);
+        return Halves<N / 2>::sum(low + high);
+    }
+};
+template <> struct Halves<2> {
+    template <typename V> static inline float sum(V v) { return v[0] + v[1]; }
+};
+
+static inline float sum_of(vec v) { return Halves<LANES>::sum(v); }
 
 static inline void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -47,10 +48,7 @@ def train(model: nn.Module, own_rows: slice) -> list[Tensor]:
     return losses
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+def losses_of_share(rank: int) -> dict[str, list[Tensor]]:
     share = ROWS // PROCESSES
     own_rows = slice(rank * share, (rank + 1) * share)
     results = {"ddp": train(DistributedDataParallel(make_model()), own_rows)}
@@ -61,11 +59,20 @@ def worker(rank: int, folder: str) -> None:
     fully_shard(sharded, mesh=mesh)
     assert any(type(p).__name__ == "DTensor" for p in sharded.blocks[0].parameters())
     results["fsdp2"] = train(sharded, own_rows)
-    for name, losses in results.items():
+    return results
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    for name, losses in losses_of_share(rank).items():
         mean = torch.stack(losses)
         dist.all_reduce(mean)
         if rank == 0:
             torch.save(mean / PROCESSES, Path(folder) / f"{name}.pt")
+    gc.collect()  # models hold the group, and its threads are to end here: at the interpreter's end they abort it
+    dist.barrier()
     dist.destroy_process_group()
 
 
