@@ -287,12 +287,15 @@ static inline vec exp_of(vec x) {
     return x < splat(-87.0f) ? vec{} : y;
 }
 
-// The columns of each convolution, in vectors, that are one thread's: dealt out by the work in them.
+// The columns of each of up to three convolutions, in vectors, that are one thread's: dealt out by the work in them, the
+// third, which sees the fewest modules, between the others, so that two threads have whole ones and its parts.
 static void deal(Range *due, int64_t n_conv, const int64_t *modules, int64_t units, int64_t me, int64_t all) {
     int64_t work = 0, before = 0;
     for (int64_t c = 0; c < n_conv; c++) work += units * modules[c];
     Range mine = share(work, me, all);
-    for (int64_t c = 0; c < n_conv; c++) {
+    const int64_t order[] = {0, 2, 1};
+    for (int64_t c : order) {
+        if (c >= n_conv) continue;
         due[c] = {0, 0};
         for (int64_t u = 0; u < units; u++, before += modules[c])
             if (before >= mine.first && before < mine.last) {
