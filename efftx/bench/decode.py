@@ -85,10 +85,11 @@ class Tokens:
         ring, n_blocks = self.weights.stack.blocks, self.weights.n_blocks
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
         self.lap.begin()
-        started = self.lap.last
         x_BD = self.weights.embedding_VD.index_select(0, self._token_NB[self._step]) + self.weights.position_D
         streams = split(x_BD, self.config.reversible)
         blocks = [ring[(self._next + i) % len(ring)] for i in range(n_blocks)]
+        mark("everything else")
+        started = time.perf_counter()
         streams = step_blocks(blocks, streams, self._caches, self._place)
         mark("everything else")
         self.block_seconds = time.perf_counter() - started
