@@ -84,7 +84,8 @@ class Tokens:
         self._place.lap = mark = self.lap.mark if by_part else no_lap
         ring, n_blocks = self.weights.stack.blocks, self.weights.n_blocks
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
-        self.lap.begin()
+        if by_part:
+            self.lap.begin()
         x_BD = self.weights.embedding_VD.index_select(0, self._token_NB[self._step]) + self.weights.position_D
         streams = split(x_BD, self.config.reversible)
         blocks = [ring[(self._next + i) % len(ring)] for i in range(n_blocks)]

@@ -100,7 +100,7 @@ def test_the_parts_of_a_program_end_one_after_the_other_within_the_token(name: s
 
 def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks(ticking: None) -> None:
     for row in decoded("names=width-128-dense,width-128-sparse")["rows"]:
-        assert row["seconds"] == 3  # the beginning, the blocks' end, the end
+        assert row["seconds"] == 3  # the beginning, the blocks', their end, the end
         assert row["block_seconds"] * N_BLOCKS == 1
 
 
