@@ -115,20 +115,21 @@ class BlockStepper:
 
     def __init__(self, branches: Sequence[BranchStepper], *, two_streams: bool) -> None:
         self.branches = list(branches)
-        self._turns = two_streams and len(self.branches) % 2 == 1
+        self.turns = two_streams and len(self.branches) % 2 == 1
         self.program = _program_of(self.branches, two_streams)
 
     def __iter__(self) -> Iterator[BranchStepper]:
         return iter(self.branches)
 
-    def bind(self, streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams | None:
-        """The streams as they will stand once the block's program has run; None where it cannot: `step` then."""
-        if self.program is None or streams[0].shape[0] > 1 or place.n_B is not None:
+    def bind(self, pointers: tuple[int, ...], kept: Sequence[BranchCache], place: Place) -> Program | None:
+        """The block's program for one row's streams, which lie there; None where it cannot run: `step` then."""
+        if self.program is None or place.n_B is not None:
             return None
-        if not all(cache.for_program for cache in kept):
-            return None
-        self.program.bind(streams, kept, place.n)
-        return streams[::-1] if self._turns else streams
+        for cache in kept:
+            if not cache.for_program:
+                return None
+        self.program.bind(pointers, kept, place.n)
+        return self.program
 
     def step(self, streams: Streams, kept: Sequence[BranchCache], place: Place) -> Streams:
         """The streams of one token a row, (B, d_model) each, after the block."""
@@ -143,6 +144,8 @@ def step_blocks(
 ) -> Streams:
     """The streams of one token a row, (B, d_model) each, after all blocks; those that have programs run in one call."""
     streams = tuple(stream.clone(memory_format=torch.contiguous_format) for stream in streams)  # programs write to them
+    pointers = tuple(stream.data_ptr() for stream in streams)
+    one_row = streams[0].shape[0] == 1
     due: dict[int, Program] = {}
 
     def run_due() -> None:
@@ -153,13 +156,15 @@ def step_blocks(
     for block, kept in zip(blocks, caches, strict=True):
         if id(block) in due:  # the same block once more would be bound twice
             run_due()
-        bound = block.bind(streams, kept, place)
-        if bound is None or block.program is None:
+        program = block.bind(pointers, kept, place) if one_row else None
+        if program is None:
             run_due()
             streams = block.step(streams, kept, place)
+            pointers = tuple(stream.data_ptr() for stream in streams)
         else:
-            due[id(block)] = block.program
-            streams = bound
+            due[id(block)] = program
+            if block.turns:
+                streams, pointers = streams[::-1], pointers[::-1]
     run_due()
     return streams
 

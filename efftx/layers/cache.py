@@ -139,6 +139,7 @@ class RecentInputs(Cache):
         self.position = (S + 2 * padding) * d_module  # numbers from one position of a row to the next
         self.end = n_positions - 1
         self._row_BSm = [self._rows()[:, i] for i in range(n_positions + self.SPARE)]
+        self._addresses = [row_BSm.data_ptr() for row_BSm in self._row_BSm]
         self._windows: dict[int, list[Tensor]] = {}
         self._n_sites = batch * S
 
@@ -162,12 +163,20 @@ class RecentInputs(Cache):
 
     def next_row(self) -> Tensor:
         """One position further: where its inputs are to be written, (B, S, m), the modules of a row contiguous."""
+        self._move_on()
+        return self._row_BSm[self.end - 1]
+
+    def next_address(self) -> int:
+        """One position further: the address of `next_row`."""
+        self._move_on()
+        return self._addresses[self.end - 1]
+
+    def _move_on(self) -> None:
         if self.end == self.buffer_BRSm.shape[1]:
             past = self.n_positions - 1
             self.buffer_BRSm[:, :past] = self.buffer_BRSm[:, self.end - past : self.end].clone()
             self.end = past
         self.end += 1
-        return self._row_BSm[self.end - 1]
 
     def neighbourhoods(self, n_modules: int) -> Tensor:
         """What a kernel of F positions and `n_modules` modules reads around each module, (B S, F n_modules m)."""

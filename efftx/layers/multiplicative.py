@@ -76,7 +76,8 @@ class MultiplicativeStepper:
     def __call__(self, x_BI: Tensor) -> Tensor:
         """(B, d_in) -> (B, d_out)."""
         if self._program is not None and x_BI.shape[0] == 1:
-            self._program.bind([x_BI.contiguous()], [], 0)
+            x_BI = x_BI.contiguous()
+            self._program.bind((x_BI.data_ptr(),), [], 0)
             run([self._program])
             y = self._made[:, : self._d_out]
             return y.clone() if self._bias is None else y + self._bias

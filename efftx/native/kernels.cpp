@@ -67,7 +67,7 @@ static inline void products(const float *x, const float *w, int64_t D, Range min
     int64_t o = mine.first;
     for (; o + 4 <= mine.last; o += 4) {
         float sum[4];
-        dot4(x, rows_of(w + o * D, D), D, sum);
+        dots(x, rows_of(w + o * D, D), D, sum);
         for (int j = 0; j < 4; j++) found(o + j, sum[j]);
     }
     for (; o < mine.last; o++) found(o, dot(x, w + o * D, D));
@@ -100,6 +100,8 @@ static void choose(const Op &op, const float *x, const Thread &t) {
     }
 }
 
+#define TOGETHER 8 // rows of w1, and of w2, that are read side by side
+
 // y = b2 + sum_g relu(x . w1[row[g]]) w2[row[g]]: size D, G; at w1, w2 (.., D), b2 (D), row (G) int64.
 static void chosen_rows(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0], G = op.size[1];
@@ -110,17 +112,17 @@ static void chosen_rows(const Op &op, const float *x, const Thread &t) {
     else memcpy(part, b2, D * sizeof(float));
     Range mine = t.share(G);
     int64_t g = mine.first;
-    for (; g + 4 <= mine.last; g += 4) {
-        Rows first, second;
-        for (int j = 0; j < 4; j++) {
+    for (; g + TOGETHER <= mine.last; g += TOGETHER) {
+        Rows<TOGETHER> first, second;
+        for (int j = 0; j < TOGETHER; j++) {
             first.at[j] = w1 + row[g + j] * D;
             second.at[j] = first.after[j] = w2 + row[g + j] * D;
-            second.after[j] = g + j + 4 < mine.last ? w1 + row[g + j + 4] * D : second.at[j];
+            second.after[j] = g + j + TOGETHER < mine.last ? w1 + row[g + j + TOGETHER] * D : second.at[j];
         }
-        float h[4];
-        dot4(x, first, D, h);
-        for (int j = 0; j < 4; j++) h[j] = h[j] > 0 ? h[j] : 0;
-        add_scaled4(part, second, h, D);
+        float h[TOGETHER];
+        dots(x, first, D, h);
+        for (int j = 0; j < TOGETHER; j++) h[j] = h[j] > 0 ? h[j] : 0;
+        add_scaled_rows(part, second, h, D);
     }
     for (; g < mine.last; g++) {
         float h = dot(x, w1 + row[g] * D, D);
@@ -137,9 +139,9 @@ static void chosen_rows(const Op &op, const float *x, const Thread &t) {
 
 // The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
 // over it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules that each
-// convolution sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each convolution
-// its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the newest, and
-// empty modules stand on both sides.
+// convolution sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each
+// convolution its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the
+// newest, and empty modules stand on both sides.
 static void modules(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], m = op.size[2], F = op.size[3], position = op.size[4];
     const int64_t *n_modules = op.size + 5;
@@ -206,9 +208,18 @@ static void modules(const Op &op, const float *x, const Thread &t) {
 static void attend(const Op &op, const Thread &t) {
     int64_t H = op.size[0], T = op.size[1], d = op.size[2], place = op.size[3], first = op.size[4], end = op.size[5];
     const float *q = op.in(0), *k_new = op.in(1), *v_new = op.in(2);
-    float *p = t.own, *sum = t.own + T;
-    int64_t soon = (end - first) * d < 256 ? (end - first) * d : 256; // the processor fetches the rest itself
+    float *p = t.own, *sum = p + T + LANES;
     Range mine = t.share(H);
+    // Groups of four places, the keys' of a head, then its values': 16 are fetched ahead.
+    int64_t n_groups = (end - first + 3) / 4, n_fetched = 0, due = 2 * n_groups * (mine.last - mine.first);
+    auto fetch_group = [&]() {
+        if (n_fetched == due) return;
+        int64_t h = mine.first + n_fetched / (2 * n_groups), of_head = n_fetched % (2 * n_groups);
+        int64_t i = first + of_head % n_groups * 4;
+        fetch_row(op.in(of_head < n_groups ? 3 : 4) + (h * T + i) * d, std::min<int64_t>(4, end - i) * d);
+        n_fetched++;
+    };
+    for (int i = 0; i < 16; i++) fetch_group();
     for (int64_t h = mine.first; h < mine.last; h++) {
         float *keys = op.out(3) + h * T * d, *values = op.out(4) + h * T * d;
         if (v_new) {
@@ -220,35 +231,42 @@ static void attend(const Op &op, const Thread &t) {
                 for (int64_t i = 0; i < d; i++) key[i] /= length;
             }
         }
-        fetch_row(values + first * d, soon);
-        if (h + 1 < mine.last) fetch_row(keys + (T + first) * d, soon);
-        int64_t i = first;
-        for (; i + 4 <= end; i += 4) dot4(q + h * d, rows_of(keys + i * d, d), d, p + i);
-        for (; i < end; i++) p[i] = dot(q + h * d, keys + i * d, d);
-        float largest = -INFINITY;
-        for (i = first; i < end; i++) {
-            p[i] *= (float)op.scale;
-            if (p[i] > largest) largest = p[i];
+        for (int64_t i = first; i < end; i += 4) {
+            fetch_group();
+            switch (end - i) {
+            case 1: dots(q + h * d, near_rows<1>(keys + i * d, d), d, p + i); break;
+            case 2: dots(q + h * d, near_rows<2>(keys + i * d, d), d, p + i); break;
+            case 3: dots(q + h * d, near_rows<3>(keys + i * d, d), d, p + i); break;
+            default: dots(q + h * d, near_rows<4>(keys + i * d, d), d, p + i);
+            }
         }
-        vec totals{};
-        i = first;
-        for (; i + LANES <= end; i += LANES) {
-            vec e = exp_of(load(p + i) - splat(largest));
-            store(p + i, e);
-            totals += e;
+        store(p + end, splat(-INFINITY)); // what fills up the last vector
+        vec highest = splat(-INFINITY), totals{};
+        for (int64_t i = first; i < end; i += LANES) {
+            vec score = load(p + i) * splat((float)op.scale);
+            store(p + i, score);
+            highest = score > highest ? score : highest;
         }
-        float total = sum_of(totals);
-        for (; i < end; i++) {
-            p[i] = std::exp(p[i] - largest);
-            total += p[i];
+        float largest = highest[0];
+        for (int j = 1; j < LANES; j++) largest = std::max(largest, highest[j]);
+        for (int64_t i = first; i < end; i += LANES) {
+            vec weight = exp_of(load(p + i) - splat(largest));
+            store(p + i, weight);
+            totals += weight;
         }
+        float scale = 1 / sum_of(totals);
         memset(sum, 0, d * sizeof(float));
-        float scale = 1 / total;
-        for (i = first; i < end; i++) p[i] *= scale;
-        for (i = first; i + 4 <= end; i += 4) add_scaled4(sum, rows_of(values + i * d, d), p + i, d);
-        for (; i < end; i++) add_scaled(sum, values + i * d, p[i], d);
+        for (int64_t i = first; i < end; i += 4) {
+            fetch_group();
+            switch (end - i) {
+            case 1: add_scaled_rows(sum, near_rows<1>(values + i * d, d), p + i, d); break;
+            case 2: add_scaled_rows(sum, near_rows<2>(values + i * d, d), p + i, d); break;
+            case 3: add_scaled_rows(sum, near_rows<3>(values + i * d, d), p + i, d); break;
+            default: add_scaled_rows(sum, near_rows<4>(values + i * d, d), p + i, d);
+            }
+        }
         float *y = op.y + h * d;
-        for (i = 0; i < d; i++) y[i] = op.adds ? y[i] + sum[i] : sum[i];
+        for (int64_t i = 0; i < d; i++) y[i] = (op.adds ? y[i] : 0) + scale * sum[i];
     }
 }
 
@@ -300,7 +318,7 @@ static void recurrent_unit(const Op &op, const float *x, const Thread &t) {
 static void sum(const Op &op, const Thread &t) {
     Range mine = t.share(op.size[0]);
     int64_t n = (mine.last - mine.first) / 4;
-    Rows parts;
+    Rows<4> parts;
     for (int j = 0; j < 4; j++) parts.at[j] = op.in(0) + mine.first + j * n, parts.after[j] = parts.at[j];
     vec a[4][2] = {};
     int64_t i = 0;
@@ -335,7 +353,7 @@ static void open(const Op &op, const Thread &t) {
     case CHOOSE: {
         Range mine = t.share(op.kind == MATVEC ? op.size[1] : op.size[3]);
         for (int64_t o = mine.first; o < mine.last && o < mine.first + 4; o++)
-            fetch_row(op.in(0) + o * D, std::min<int64_t>(D, ROWS_AHEAD));
+            fetch_row(op.in(0) + o * D, std::min<int64_t>(D, AHEAD / 4));
         break;
     }
     case MODULES: {

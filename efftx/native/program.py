@@ -169,7 +169,7 @@ class Program:
         def bind(cache: Any, n: int) -> None:
             recent = recent_of(cache)
             size[4] = recent.position
-            at[3] = recent.next_row().data_ptr()
+            at[3] = recent.next_address()
 
         self.each_step(bind)
 
@@ -232,9 +232,8 @@ class Program:
         """The program is whole: what it reads is moved to huge pages."""
         settle(self._kept)
 
-    def bind(self, streams: Sequence[Tensor], caches: Sequence[Any], n: int) -> None:
-        """Puts in what differs from token to token: the streams (1, D), the branches' caches, and `n` tokens before."""
-        pointers = tuple(stream.data_ptr() for stream in streams)
+    def bind(self, pointers: tuple[int, ...], caches: Sequence[Any], n: int) -> None:
+        """Puts in what differs from token to token: where the streams lie, the branches' caches, `n` tokens before."""
         if pointers != self._bound:
             self._bound = pointers
             for i, field, stream in self._streams:
@@ -306,12 +305,14 @@ def reading(x: Tensor) -> Callable[[], object]:
 def run(programs: Sequence[Program], lap: Callable[[str, float], None] | None = None) -> None:
     """Runs programs, which were bound, one after the other in a single call; `lap` is told when each part ended."""
     n, n_threads = len(programs), torch.get_num_threads()
-    width, own = max(p.width for p in programs), max(p.own for p in programs)
-    common = max(p.common for p in programs) + n_threads * max(p.common_a_thread for p in programs)
+    width = own = common = common_a_thread = 0
+    for p in programs:
+        width, own = max(width, p.width), max(own, p.own)
+        common, common_a_thread = max(common, p.common), max(common_a_thread, p.common_a_thread)
     ops = (ctypes.c_void_p * n)(*(ctypes.addressof(p.ops) for p in programs))
     n_ops = (ctypes.c_int64 * n)(*(p.n_ops for p in programs))
     ended = None if lap is None else (ctypes.c_double * sum(n_ops))()
-    address = room(n_threads * (width + own) + common)
+    address = room(n_threads * (width + own + common_a_thread) + common)
     programs[0].found.run(ops, n_ops, n, address, width + own, width, ended, n_threads)
     if lap is not None and ended is not None:
         for component, moment in zip((c for p in programs for c in p.components), ended, strict=True):

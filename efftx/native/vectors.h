@@ -21,7 +21,7 @@
 #endif
 #define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
 #define LINE 16        // floats in a line of the cache
-#define ROWS_AHEAD 256 // floats of each of four rows that are fetched before they are read
+#define AHEAD 2048     // floats of rows read side by side, all together, that are fetched before they are read
 #define A_STEP 4       // rows of a product between two steps of what is fetched meanwhile
 #define CHUNK 192      // inputs of a multiplicative layer at a time
 
@@ -80,38 +80,44 @@ static inline float dot(const float *x, const float *w, int64_t n) {
     return total;
 }
 
-// Four rows, and where what is read after them begins.
-struct Rows {
-    const float *at[4], *after[4];
+// R rows that are read side by side, and where what is read after them begins (null: somebody else fetches).
+template <int R> struct Rows {
+    const float *at[R], *after[R];
 
     // The lines under two vectors, a distance ahead of column `i` of rows of `n`.
     inline void fetch_ahead(int64_t i, int64_t n) const {
-        bool inside = i + ROWS_AHEAD < n;
+        if (!after[0]) return;
+        bool inside = i + AHEAD / R < n;
         const float *const *row = inside ? at : after;
-        int64_t soon = inside ? i + ROWS_AHEAD : i + ROWS_AHEAD - n;
-        for (int j = 0; j < 4; j++)
+        int64_t soon = inside ? i + AHEAD / R : i + AHEAD / R - n;
+        for (int j = 0; j < R; j++)
             for (int line = 0; line < 2 * LANES; line += LINE) fetch(row[j] + soon + line);
     }
 };
 
-// Four rows of a matrix, before the next four.
-static inline Rows rows_of(const float *w, int64_t n) {
+// Four rows of a matrix, before the next four; or the first R of few, which are fetched already.
+static inline Rows<4> rows_of(const float *w, int64_t n) {
     return {{w, w + n, w + 2 * n, w + 3 * n}, {w + 4 * n, w + 5 * n, w + 6 * n, w + 7 * n}};
+}
+template <int R> static inline Rows<R> near_rows(const float *w, int64_t n) {
+    Rows<R> rows = {};
+    for (int j = 0; j < R; j++) rows.at[j] = w + j * n;
+    return rows;
 }
 
 // y[j] = x . row j.
-static inline void dot4(const float *x, const Rows &rows, int64_t n, float *y) {
-    vec a[4][2] = {};
+template <int R> static inline void dots(const float *x, const Rows<R> &rows, int64_t n, float *y) {
+    vec a[R][2] = {};
     int64_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         vec x0 = load(x + i), x1 = load(x + i + LANES);
         rows.fetch_ahead(i, n);
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < R; j++) {
             a[j][0] += x0 * load(rows.at[j] + i);
             a[j][1] += x1 * load(rows.at[j] + i + LANES);
         }
     }
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < R; j++) {
         float total = sum_of(a[j][0] + a[j][1]);
         for (int64_t k = i; k < n; k++) total += x[k] * rows.at[j][k];
         y[j] = total;
@@ -119,19 +125,19 @@ static inline void dot4(const float *x, const Rows &rows, int64_t n, float *y) {
 }
 
 // y += sum_j h[j] row j.
-static inline void add_scaled4(float *y, const Rows &rows, const float *h, int64_t n) {
+template <int R> static inline void add_scaled_rows(float *y, const Rows<R> &rows, const float *h, int64_t n) {
     int64_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         vec y0 = load(y + i), y1 = load(y + i + LANES);
         rows.fetch_ahead(i, n);
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < R; j++) {
             y0 += splat(h[j]) * load(rows.at[j] + i);
             y1 += splat(h[j]) * load(rows.at[j] + i + LANES);
         }
         store(y + i, y0), store(y + i + LANES, y1);
     }
     for (; i < n; i++)
-        for (int j = 0; j < 4; j++) y[i] += h[j] * rows.at[j][i];
+        for (int j = 0; j < R; j++) y[i] += h[j] * rows.at[j][i];
 }
 
 // y += h w.
@@ -287,8 +293,8 @@ static inline vec exp_of(vec x) {
     return x < splat(-87.0f) ? vec{} : y;
 }
 
-// The columns of each of up to three convolutions, in vectors, that are one thread's: dealt out by the work in them, the
-// third, which sees the fewest modules, between the others, so that two threads have whole ones and its parts.
+// The columns of each of up to three convolutions, in vectors, that are one thread's: dealt out by the work in them,
+// the third, which sees the fewest modules, between the others, so that two threads have whole ones and its parts.
 static void deal(Range *due, int64_t n_conv, const int64_t *modules, int64_t units, int64_t me, int64_t all) {
     int64_t work = 0, before = 0;
     for (int64_t c = 0; c < n_conv; c++) work += units * modules[c];

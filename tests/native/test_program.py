@@ -52,7 +52,7 @@ def _normed(draw: Callable[..., Tensor], width: int) -> tuple[Normed, Callable[[
 
 
 def _run(program: Program, *streams: Tensor, cache: Any = None, n: int = 0) -> None:
-    program.bind(streams, [SimpleNamespace(core=cache, beside=cache)], n)
+    program.bind(tuple(x.data_ptr() for x in streams), [SimpleNamespace(core=cache, beside=cache)], n)
     run([program])
 
 
@@ -223,7 +223,7 @@ def test_programs_run_one_after_the_other_and_say_when_each_part_ended(draw: Cal
         program, between = Program(), buffer("between", 30)
         program.matvec(Stream(0), weight, None, between, "first")
         program.matvec(between, torch.eye(30), None, Stream(0), "second", adds=True)
-        program.bind([x], [], 0)
+        program.bind((x.data_ptr(),), [], 0)
         programs.append(program)
     told: list[tuple[str, float]] = []
     run(programs, lambda component, moment: told.append((component, moment)))
