@@ -87,14 +87,11 @@ def _bench(words: Sequence[str], seed: int) -> dict[str, Any]:
 
     Something else ran meanwhile where a token took twice as long as another: such a run says nothing of the model.
     """
-    best: dict[str, Any] = {}
-    for i in range(1, TRIES + 1):
-        found = _bench_once(words, seed)
-        if not best or _unevenness(found) < _unevenness(best):
-            best = found
-        if not any(row["uneven"] for row in best["rows"]):
-            break
-    return {**best, "tries": i}
+    tries: list[dict[str, Any]] = []
+    while len(tries) < TRIES and (not tries or all(_unevenness(found)[0] for found in tries)):
+        tries.append(_bench_once(words, seed))
+    evenest: dict[str, Any] = min(tries, key=_unevenness)
+    return {**evenest, "tries": len(tries)}
 
 
 def _unevenness(result: Mapping[str, Any]) -> tuple[int, float]:

@@ -193,3 +193,21 @@ def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
     assert len(visited) == min(len(ring), 8 * N_BLOCKS)
     assert distances
     assert min(distances) >= MARGIN * cache_bytes
+
+
+@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-sparse-int8"])
+def test_every_row_was_read_before_a_token_is_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = Tensor.amax
+
+    def spied(x: Tensor, *dims: int) -> Tensor:
+        if not dims:
+            read.append(x.data_ptr())
+        return original(x, *dims)
+
+    monkeypatch.setattr(Tensor, "amax", spied)
+    weights = make_weights(case_named(name), cache_bytes=SMALL_CACHE)
+    rows = {rows.data_ptr() for block in weights.stack.blocks for rows in _rows_of(_feed_forward(block))}
+    assert len(rows) >= 2
+    assert rows <= set(read)
+    assert len(read) == len(set(read))
