@@ -71,6 +71,7 @@ class MultiplicativeStepper:
             with suppress(NotCompiledError):
                 program = Program()
                 program.blocked_product(Stream(0), self._gate, self._proj, self._d_module, self._made)
+                program.settle()
                 self._program = program
 
     def __call__(self, x_BI: Tensor) -> Tensor:

@@ -22,7 +22,10 @@ def huge_bytes() -> int:
 def in_small_pages(n_bytes: int) -> torch.Tensor:
     """Written memory of its own, for which no huge page was used."""
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    try:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    except OSError:
+        pytest.skip("the system has no huge pages")
     return torch.frombuffer(memory, dtype=torch.float32).copy_(torch.arange(n_bytes // 4))
 
 
@@ -31,8 +34,8 @@ def test_numbers_stay_where_they_are_and_what_they_are() -> None:
     numbers = in_small_pages(4 * HUGE)
     address, before = numbers.data_ptr(), huge_bytes()
     moved = settle([numbers[: SMALLEST // 4], numbers])
-    if not moved:
-        pytest.skip("the system moves nothing to huge pages")
+    if moved < 3:
+        pytest.skip(f"the system moves {moved} of 3 pages: it is too old, or its memory too scattered")
     assert huge_bytes() - before >= 3 * HUGE  # its ends share pages with neighbours that may not be ours
     assert moved in (3, 4, 5)
     assert numbers.data_ptr() == address

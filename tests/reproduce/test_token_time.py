@@ -41,13 +41,13 @@ def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What processes print, `before` one after the other and then `rows`, and the words they were asked with."""
-    told: dict[str, Any] = {"rows": [], "before": [], "runs": 0}
+    told: dict[str, Any] = {"rows": [], "before": [], "runs": 0, "protocol": "authors"}
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         told["command"], told["env"] = command, options["env"]
         rows = told["before"][told["runs"]] if told["runs"] < len(told["before"]) else told["rows"]
         told["runs"] += 1
-        printed = told.get("stdout", json.dumps({"rows": rows, "machine": MACHINE}))
+        printed = told.get("stdout", json.dumps({"rows": rows, "machine": MACHINE, "protocol": told["protocol"]}))
         return subprocess.CompletedProcess(command, told.get("code", 0), printed, "the last words")
 
     monkeypatch.setattr(module.subprocess, "run", run)
@@ -88,6 +88,11 @@ def test_what_was_disturbed_is_timed_again(bench: dict[str, Any]) -> None:
     bench["rows"] = _timed(7.0, uneven=False, spread=0.1)  # not asked for: the one before was even
     found = token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]
     assert (found["seconds"], found["uneven"], found["tries"], bench["runs"]) == (0.1, 0.0, 2.0, 2)
+
+
+def test_a_steady_run_is_kept_with_its_percentiles(bench: dict[str, Any]) -> None:
+    bench["protocol"], bench["rows"] = "steady", _timed(1.0, uneven=True, spread=3.0)
+    assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["tries"] == bench["runs"] == 1
 
 
 def test_the_evenest_is_kept_where_all_were_disturbed(bench: dict[str, Any]) -> None:
