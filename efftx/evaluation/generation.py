@@ -18,7 +18,7 @@ from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.greedy import EOS, greedy
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.evaluation import glue
-from efftx.evaluation.rouge import lead, rouge, sentences
+from efftx.evaluation.rouge import TOKENIZER, lead, rouge, sentences
 from efftx.models.encoder_decoder import EncoderDecoder
 
 
@@ -91,6 +91,11 @@ def evaluate_generation(
             return _labels(model, texts, read(), device)
     finally:
         model.train(was_training)
+
+
+def scored_by(dataset: Dataset) -> dict[str, str]:
+    """What a record says of scoring beside the data's name: `rouge_tokenizer` where the metric is ROUGE."""
+    return {"rouge_tokenizer": TOKENIZER} if getattr(dataset, "metrics", ()) == ("rouge",) else {}
 
 
 def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[int]], length: int) -> Tensor:

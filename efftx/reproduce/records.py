@@ -25,7 +25,7 @@ class Record:
                   see that the hashes still are (a table is listed in milliseconds).
     first_losses  training losses of the first three steps (nats a token), exact; for a measure the numbers that a
                   replay must give again ([]: nothing in it can be replayed, as with a timing).
-    data          name, variant and checksum of the data set ({} for a measure).
+    data          name, variant and checksum of the data set, with ROUGE its tokenizer ({} for a measure).
     metrics       column ("" for a table without columns) -> metric -> value; None: never reached.
     curve         evaluations during training: `step` and metrics on the validation split.
     series        a measure's plot data: name -> list of numbers.

@@ -18,7 +18,7 @@ from efftx.data.dataset import Dataset, open_dataset
 from efftx.decoding.latency import decoding_latency
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
-from efftx.evaluation.generation import evaluate_generation
+from efftx.evaluation.generation import evaluate_generation, scored_by
 from efftx.evaluation.metrics import HEADINGS, shown
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
@@ -195,7 +195,7 @@ def train(
             weights_sha256=digest_of_weights,
             first_losses=state.first_losses,
             curve=state.curve,
-            data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum},
+            data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum} | scored_by(dataset),
         )
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from efftx.config import compose
 from efftx.data.catalogue import prepare, verify
 from efftx.data.dataset import find_source, open_dataset
 from efftx.data.pairs import TextPairs
 from efftx.data.summarization import SummarizationConfig, open_summarization
 from efftx.errors import UserError
+from efftx.evaluation.rouge import TOKENIZER
+from efftx.training.loop import train
 from tests.data.shipped_config import shipped_config
 
 SAMPLES = "efftx:samples/summarization"
@@ -226,3 +229,14 @@ def test_what_is_prepared_is_listed(root: Path) -> None:
     assert (row["state"], row["licence"]) == ("ready", "Apache-2.0, written for efftx")
     assert row["variant"].startswith("summarization[efftx:samples/summarization")
     assert verify("summarization") == [row]
+
+
+def test_a_result_says_by_which_words_rouge_was_counted(tmp_path: Path) -> None:
+    words = ["model=scaling", "data=summarization", "data.path=efftx:samples/summarization", "size=smoke"]
+    result = train(
+        compose([*words, "training.steps=1", "schedule.warmup=0", "evaluation.batches=1"]),
+        tmp_path / "run",
+        silent=True,
+    )
+    assert result.data["rouge_tokenizer"] == TOKENIZER
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["data"]["rouge_tokenizer"] == TOKENIZER

@@ -6,8 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from nltk.stem.porter import PorterStemmer
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
-from efftx.evaluation.rouge import METRICS, lead, rouge, sentences
+from efftx.evaluation.rouge import METRICS, lead, rouge, sentences, unicode_words
 
 
 def one(prediction: str, *references: str) -> dict[str, float]:
@@ -88,6 +93,61 @@ def test_sentences_end_at_full_stops_and_newlines() -> None:
 def test_the_lead_is_the_first_sentences() -> None:
     assert lead("One. Two. Three.", 2) == "One.\nTwo."
     assert lead("One.", 3) == "One."
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("Модель обучена за 12 дней.", "Погода была плохой 12 раз."),
+        ("模型在12天内训练完成。", "その本は12ページある。"),
+        ("このモデルは速い。", "猫が庭で寝ていた。"),
+        ("모델은 12일 만에 학습되었다.", "날씨가 12번 나빴다."),
+        ("मॉडल तेज़ है।", "बिल्ली सो रही थी।"),
+        ("แบบจำลองเร็ว", "ฝนตก"),
+        ("النموذج سريع", "القطة نائمة"),
+        ("٣", "٤"),
+    ],
+)
+def test_a_text_in_any_script_is_like_itself_and_unlike_another(text: str, other: str) -> None:
+    assert one(text, text)["rouge1"] == pytest.approx(100.0)
+    assert one(text, text)["rougeL"] == pytest.approx(100.0)
+    assert one(text, other)["rouge1"] < 50
+
+
+def test_unicode_words_by_hand() -> None:
+    # 2 of the 4 Russian words: F = 2 * 2 / (4 + 4). Of 5 characters each the Japanese texts share 3.
+    assert one("модель обучена за день", "Модель, забыта за Ночь!")["rouge1"] == pytest.approx(50.0)
+    assert one("猫が好きだ", "犬が好きか")["rouge1"] == pytest.approx(60.0)
+
+
+def test_a_mark_belongs_to_its_letter_and_a_script_without_blanks_is_cut_by_character() -> None:
+    assert unicode_words("Ёлка, ёлка-2 snake_case") == ["ёлка", "ёлка", "2", "snake", "case"]
+    assert unicode_words("東京tower は２つ") == ["東", "京", "tower", "は", "2", "つ"]
+    assert unicode_words("กำ हिन्दी") == ["ก\u0e4d", "\u0e32", "हिन्दी"]
+    assert unicode_words("e\u0301te\u0301") == ["été"]
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_words_of_ascii_are_those_of_rouge_score(text: str) -> None:
+    stem = PorterStemmer().stem
+    assert unicode_words(text, stem) == DefaultTokenizer(use_stemmer=True).tokenize(text)
+
+
+@given(st.lists(st.sampled_from(["networks", "naïve", "trained.", "it’s", "12", "β-VAE", "a", "Model\n"]), min_size=1))
+def test_english_scores_are_those_of_rouge_score_to_the_digit(words: list[str]) -> None:
+    prediction, reference = "The network was trained quickly on much data, and it works " * 2, " ".join(words)
+    reference = f"The networks train on data with all of this English text around: {reference} and more of it behind."
+    scorer = RougeScorer(list(METRICS), use_stemmer=True)
+    letters = [c for c in reference if c.isalpha()]
+    assume(sum(map(str.isascii, letters)) >= 0.9 * len(letters))
+    by_line = ["\n".join(sentences(text)) for text in (reference, prediction)]
+    oracle = {name: 100 * score.fmeasure for name, score in scorer.score(*by_line).items()}
+    assert one(prediction, reference) == oracle
+
+
+def test_sentences_of_chinese_and_japanese_end_without_a_blank() -> None:
+    assert sentences("今日は晴れ。「散歩だ！」と言う。") == ["今日は晴れ。", "「散歩だ！」と言う。"]
+    assert sentences("यह है। वह था।") == ["यह है।", "वह था।"]
 
 
 def test_importing_it_loads_no_scorer() -> None:
