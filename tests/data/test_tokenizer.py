@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from efftx.data import tokenizer
-from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
+from efftx.data.sentencepiece_model import train_sentencepiece
 from efftx.data.tokenizer import T5, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
 from efftx.data.trained_bpe import train_bpe
 from efftx.data.vocabulary import Vocabulary
@@ -98,10 +99,28 @@ def test_a_file_of_the_other_library_is_refused(model_path: str, tmp_path: Path)
 
 def test_another_file_is_not_called_t5s(model_path: str, monkeypatch: pytest.MonkeyPatch, model: bytes) -> None:
     keys = {"tokenizer": "t5", "vocab_size": 40, "tokenizer_path": model_path}
-    assert opened(**keys).name == "sentencepiece-40"
-    pieces = SentencePieceVocabulary(model, "t5", "x").pieces_sha256
-    monkeypatch.setattr(tokenizer, "T5", replace(T5, pieces_sha256=pieces))
-    assert opened(**keys).name == "t5-40"
+    digest = hashlib.sha256(model).hexdigest()
+    assert opened(**keys).name == f"sentencepiece-40@{digest[:12]}"
+    for known in (replace(T5, sha256=digest), replace(T5, others=frozenset({digest}))):
+        monkeypatch.setattr(tokenizer, "T5", known)
+        assert opened(**keys).name == "t5-40"
+
+
+def test_no_single_flipped_bit_leaves_the_name_of_t5(samples: Path, tmp_path: Path) -> None:
+    model = (samples / "data" / "t5" / "spiece.model").read_bytes()
+    names = set()
+    for bit in random.Random(0).sample(range(8 * len(model)), 200):
+        flipped = bytearray(model)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "spiece.model").write_bytes(flipped)
+        try:
+            vocabulary = opened(tokenizer="t5", tokenizer_path=str(tmp_path / "spiece.model"))
+        except UserError as error:
+            names.add(error.kind)
+        else:
+            assert vocabulary.name == f"sentencepiece-32000@{hashlib.sha256(flipped).hexdigest()[:12]}"
+            names.add("named by its bytes")
+    assert "named by its bytes" in names
 
 
 @pytest.mark.parametrize("kind", ["t5", "unigram"])
