@@ -1,0 +1,24 @@
+"""`efftx ablate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from efftx.commands.outcome import Outcome, say
+from efftx.commands.words import OVERRIDES, refuse_ranks
+
+EPILOG = OVERRIDES
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
+    """Runs every point; exit code 1 where one failed."""
+    refuse_ranks("ablate")
+
+    from efftx.ablate import ablate
+    from efftx.config import swept_keys
+    from efftx.report.terminal import show_ablation
+
+    runs = ablate(overrides, config_dirs=arguments.config_dir, say=say)
+    keys = swept_keys([word for word in overrides if not word.startswith("hydra")])
+    failed = any(run["state"] == "failed" for run in runs)
+    return Outcome({"runs": runs}, lambda console: show_ablation(runs, keys, console), 1 if failed else 0)

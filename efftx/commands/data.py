@@ -1,0 +1,44 @@
+"""`efftx data`."""
+
+from __future__ import annotations
+
+import argparse
+
+from efftx.commands.outcome import Outcome
+from efftx.commands.words import split_options
+from efftx.errors import UserError, nearest
+
+EPILOG = """list              what each data set is, and whether its bytes are here
+prepare NAME      makes its bytes ready; data.path= and the other data. keys
+                  are those of `efftx train`
+verify [NAME]     reads the prepared bytes and compares their checksums"""
+
+ACTIONS = ("list", "prepare", "verify")
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Lists, prepares or verifies; exit code 1 where verified bytes are damaged."""
+    plain, _ = split_options([w for w in words if not w.startswith("data.")], ())
+    settings = [w for w in words if w.startswith("data.")]
+    if not plain or plain[0] not in ACTIONS:
+        raise UserError("bad_command", "Say list, prepare NAME or verify [NAME].", nearest("".join(plain[:1]), ACTIONS))
+
+    from efftx.config import compose
+    from efftx.data import catalogue
+    from efftx.data.dataset import find_source, names
+    from efftx.report.terminal import show_data
+
+    action, chosen = plain[0], plain[1:]
+    for name in chosen:
+        find_source(name)
+    if action == "prepare":
+        if not chosen:
+            raise UserError("bad_command", "Say which data set to prepare.", f"Known: {', '.join(names())}.")
+        rows = [
+            catalogue.prepare(compose([f"data={name}", *settings], config_dirs=arguments.config_dir).data)
+            for name in chosen
+        ]
+    else:
+        rows = [row for row in catalogue.list_data() if not chosen or row["name"] in chosen]
+    damaged = action == "verify" and any(row["state"] == "damaged" for row in rows)
+    return Outcome({"data": rows}, lambda console: show_data(rows, console), 1 if damaged else 0)

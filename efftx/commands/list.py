@@ -1,0 +1,28 @@
+"""`efftx list`."""
+
+from __future__ import annotations
+
+import argparse
+
+from efftx.commands.outcome import Outcome
+from efftx.commands.words import split_options
+
+EPILOG = """efftx list [ITEM...]
+ITEM is a table or figure (reformer/table2), a paper (reformer), or all."""
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Lists items with their states."""
+    from efftx.reproduce.experiment import load_experiments, select
+
+    items, _ = split_options(words, ())
+    experiments = load_experiments()
+    chosen = select(experiments, items) if items else list(experiments.values())
+
+    from efftx.report.terminal import show_list
+    from efftx.reproduce.records import RecordStore
+    from efftx.reproduce.runner import state_of
+
+    store = RecordStore()
+    states = [state_of(experiment, store) for experiment in chosen]
+    return Outcome({"items": states}, lambda console: show_list(states, console))

@@ -1,0 +1,67 @@
+"""What a command gives, and how it reaches the console: as JSON, or as people read it."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 160
+
+_ASCII = {"–": "-", "—": "-", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "−": "-", "…": "...", "·": ".", "→": "->"}
+
+
+class Outcome(NamedTuple):
+    """What a command gives: its JSON object, how people see it, and the exit code."""
+
+    json: dict[str, Any]
+    show: Callable[[Console], None]
+    exit_code: int = 0
+
+
+def as_json(content: Any) -> str:
+    """`content` as one JSON text in ASCII; a NaN or an infinity, which JSON does not have, becomes null."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def console() -> Console:
+    """stdout for people: as wide as the terminal, or in a pipe as COLUMNS says, 160 where it says nothing."""
+    from rich.console import Console
+
+    fits_itself = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(width=None if fits_itself else PIPE_WIDTH)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tolerate_any_console() -> None:
+    """Lets stdout and stderr write in whatever encoding they have; what that lacks becomes ASCII or a question mark."""
+    codecs.register_error("efftx", _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="efftx")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(c, "?") for c in error.object[error.start : error.end]), error.end

@@ -1,0 +1,30 @@
+"""`efftx plan`."""
+
+from __future__ import annotations
+
+import argparse
+
+from efftx.commands.outcome import Outcome
+from efftx.commands.words import OVERRIDES
+
+EPILOG = OVERRIDES
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--on, --utilisation."""
+    parser.add_argument("--on", default=None, metavar="DEVICE", help="the device to count hours on")
+    parser.add_argument("--utilisation", type=float, default=None, help="the share of its peak that is reached")
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
+    """Counts what a configuration costs; size=paper where no size is given."""
+    from efftx.config import compose
+
+    sized = any(word.startswith(("size=", "preset=")) for word in overrides)
+    config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
+
+    from efftx.plan import plan, print_plan
+
+    options = {"device": arguments.on, "utilisation": arguments.utilisation}
+    result = plan(config, **{key: value for key, value in options.items() if value is not None})
+    return Outcome(result, lambda console: print_plan(result, console))

@@ -1,0 +1,60 @@
+"""`efftx report`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from efftx.commands.outcome import Outcome
+from efftx.commands.words import split_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """efftx report [ITEM...]
+ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
+`efftx list` names them. Without one, the report of all items is written into
+results/report: Markdown, LaTeX, CSV, SVG and one HTML page."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--check."""
+    parser.add_argument(
+        "--check", action="store_true", help="fail if the committed report is not what the records give"
+    )
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Prints items, writes the report, or compares it; exit code 1 where it differs."""
+    from efftx.reproduce.experiment import load_experiments, select
+
+    items, _ = split_options(words, ())
+    experiments = load_experiments()
+    chosen = select(experiments, items)
+
+    from efftx.report.build import build_report, check_report, item_json, print_item
+    from efftx.reproduce.records import RecordStore
+
+    if arguments.check:
+        differences = check_report(None, list(experiments.values()))
+
+        def show_differences(console: Console) -> None:
+            if differences:
+                differences.append("Records or replays came since it was written: `efftx report` writes it anew.")
+            console.print("\n".join(differences) or "The report is what the records give.", markup=False)
+
+        return Outcome({"differences": differences}, show_differences, 1 if differences else 0)
+    if items:
+        found = [item_json(experiment) for experiment in chosen]
+
+        def show_items(console: Console) -> None:
+            for experiment in chosen:
+                print_item(experiment, console=console)
+
+        return Outcome(found[0] if len(found) == 1 else {"items": found}, show_items)
+    written = build_report(None, list(experiments.values()))
+    page = RecordStore().root / "report" / "index.html"
+    return Outcome(
+        {"files": [str(path) for path in written], "page": str(page)},
+        lambda console: console.print(f"{len(written)} files; the page is {page}", markup=False),
+    )

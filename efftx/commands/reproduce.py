@@ -1,0 +1,77 @@
+"""`efftx reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from efftx.commands.outcome import Outcome, say
+from efftx.commands.words import refuse_ranks, split_options, whole_numbers
+from efftx.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """efftx reproduce ITEM... [size=cpu] [seeds=0,1,2] [jobs=1]
+ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
+`efftx list` names them. Behind it stand key=value words:
+  size=      cpu, paper or smoke; without it cpu, or paper for what has no other
+  seeds=     such as 0,1,2, in place of the item's own
+  jobs=      so many trainings side by side"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--stale, --verify, --row, --yes."""
+    parser.add_argument("--stale", action="store_true", help="also run again what no longer comes out")
+    parser.add_argument("--verify", action="store_true", help="replay the first steps of every record")
+    parser.add_argument("--row", action="append", default=[], metavar="ROW", help="only this row; may be repeated")
+    parser.add_argument("--yes", action="store_true", help="run even if it is priced above 24 hours")
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Runs what the items lack; exit code 1 where a row failed."""
+    refuse_ranks("reproduce")
+    items, options = split_options(words, ("size", "seeds", "jobs"))
+    if not items:
+        raise UserError(
+            "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
+        )
+    jobs = whole_numbers("jobs", options.get("jobs", "1"))
+    if len(jobs) != 1 or jobs[0] < 1:
+        raise UserError("bad_value", f"jobs={options['jobs']} must be one whole number, at least 1.")
+    seeds = whole_numbers("seeds", options["seeds"]) if "seeds" in options else None
+
+    from efftx.reproduce.experiment import load_experiments, narrow, select
+
+    experiments = select(load_experiments(), items)
+    chosen = narrow(experiments, arguments.row) if arguments.row else experiments
+
+    from efftx.report.terminal import show_reproduced
+    from efftx.reproduce.runner import reproduce
+
+    # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
+    by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}
+    lines = [
+        line
+        for size, group in ({options["size"]: chosen} if "size" in options else by_size).items()
+        if group
+        for line in reproduce(
+            group,
+            size,
+            seeds,
+            stale=arguments.stale,
+            verify=arguments.verify,
+            yes=arguments.yes,
+            jobs=jobs[0],
+            say=say,
+        )
+    ]
+
+    def show(console: Console) -> None:
+        from efftx.report.build import print_item
+
+        for experiment in experiments if not arguments.verify else ():
+            print_item(experiment, console=console)
+        show_reproduced(lines, console)
+
+    return Outcome({"items": lines}, show, 1 if any(line["failed"] for line in lines) else 0)

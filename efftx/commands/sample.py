@@ -1,0 +1,61 @@
+"""`efftx sample`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efftx.commands.outcome import Outcome, say
+from efftx.commands.words import split_options
+from efftx.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """efftx sample RUN [prompt=...]
+RUN is the directory that `efftx train` printed; after it stand key=value words:
+  prompt='...'       text that a language model goes on from
+  input='...'        text for an encoder, in the form of the data's own inputs
+                     (without either: from the first row of the test split)
+  max_new=           tokens at most
+  temperature=, top_k=, top_p=
+                     draw, in this order; without any of them the most likely
+                     token is taken (greedy)
+  beam=, length_penalty=
+                     search; the penalty is ((5 + length) / 6)^x, x = 0.6
+                     unless given
+  n=                 samples, or the n best of a beam
+  seed=, threads=, int8=true"""
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Samples from a run; one text is written as it comes."""
+    from efftx.decoding.request import OPTIONS, read_request
+
+    runs, options = split_options(words, OPTIONS, paths=True)
+    if len(runs) != 1:
+        message = "Say which run." if not runs else f"'{runs[1]}' is one run too many, or a part of a text."
+        hint = "`efftx sample runs/<name> prompt='a text in quotes'`; the folder is what `efftx train` printed."
+        raise UserError("bad_command", message, hint)
+    request = read_request(options)
+
+    from efftx.decoding.sample import load_run, n_new_of, read_given, sample
+    from efftx.report.terminal import generation_bar, show_samples, text_stream
+
+    trained = load_run(Path(runs[0]), request, say)
+    given = read_given(trained, request)
+    n_new = n_new_of(trained, given, request)
+    streams = request.n == 1 and request.beam is None and not arguments.json
+    if given.from_test:
+        key = "prompt" if trained.is_language_model else "input"
+        say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
+    on_text = text_stream(trained, given) if streams else None
+    with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
+        found = sample(trained, given, request, on_text=on_text, on_token=on_token)
+
+    def show(console: Console) -> None:
+        show_samples(found, console, streamed=streams)
+        say(f"{sum(len(one.tokens) for one in found.samples)} tokens, {found.tokens_per_second:,.1f} tokens/s")
+
+    return Outcome(found.to_json(), show)

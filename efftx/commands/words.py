@@ -1,0 +1,83 @@
+"""The words behind a command: overrides, key=value options, and plain names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from efftx.errors import UserError, nearest
+
+OVERRIDES = """Overrides are key=value words, such as
+  efftx train model=reformer data=enwik8 lsh.n_hashes=4
+`efftx train --cfg job` shows every key (--package lsh only one node);
+--info all and --shell-completion are Hydra's."""
+
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+    "--package",
+    "-p",
+    "--resolve",
+)
+
+_INSTEAD = {
+    ("-m", "--multirun"): "`efftx ablate key=a,b` runs several values.",
+    ("-cn", "--config-name", "-cp", "--config-path"): "model=, data= and size= choose the configuration; "
+    "--config-dir adds a folder of your own.",
+}
+
+
+def refuse_flags(words: Sequence[str], known: Sequence[str] = ()) -> None:
+    """UserError, with the nearest known one, for a word that begins with a hyphen."""
+    for word in words:
+        if word.startswith("-"):
+            flag = word.split("=", 1)[0]
+            instead = next((told for flags, told in _INSTEAD.items() if flag in flags), "")
+            raise UserError("bad_command", f"There is no option '{word}' here.", instead or nearest(flag, known))
+
+
+def split_options(
+    words: Sequence[str], known: Sequence[str], *, paths: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """Plain words and key=value options; UserError for a key that is unknown or given twice.
+
+    With `paths`, a word that is a directory, or has a slash before its equals sign, is a plain word.
+    """
+    plain: list[str] = []
+    options: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or (paths and key not in known and (os.sep in key or Path(word).is_dir())):
+            plain.append(word)
+        elif key not in known:
+            raise UserError("unknown_key", f"There is no option '{key}=' here.", nearest(key, known))
+        elif key in options:
+            raise UserError("bad_override", f"'{key}' is given twice.", "Give it once.")
+        else:
+            options[key] = value
+    return plain, options
+
+
+def whole_numbers(key: str, text: str) -> list[int]:
+    """Whole numbers separated by commas; UserError for anything else."""
+    numbers = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.removeprefix("-").isdecimal() and len(word) < 20 for word in numbers):
+        raise UserError("bad_type", f"{key}={text} is not a list of whole numbers.", f"For instance {key}=0,1,2.")
+    return [int(word) for word in numbers]
+
+
+def refuse_ranks(command: str) -> None:
+    """UserError under torchrun, which starts several processes that would all write one run directory."""
+    ranks = os.environ.get("WORLD_SIZE", "")
+    if ranks.isdecimal() and int(ranks) > 1:
+        raise UserError(
+            "distributed",
+            f"`efftx {command}` trains in one process, and WORLD_SIZE={ranks} says that {ranks} were started.",
+            "Start it without torchrun (or unset WORLD_SIZE).",
+        )

@@ -1,0 +1,123 @@
+"""What holds for every command: its help, what its words may be, and what reaches the console."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from efftx.cli import main
+from efftx.commands import COMMANDS
+from efftx.commands.outcome import as_json
+from efftx.commands.words import split_options, whole_numbers
+from efftx.errors import UserError
+
+
+def efftx(*words: str, **surroundings: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "efftx", *words]
+    return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **surroundings}, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_eighty_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        main([*([command] if command else []), "--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: efftx {command}".rstrip())
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "Say which command"),
+        (["trian"], "'train'"),
+        (["--jsn", "train"], "'--json'"),
+        (["train", "--jsn"], "'--json'"),
+        (["reproduce", "--stael", "reformer/table2"], "'--stale'"),
+        (["train", "--confg-dir", "x"], "'--config-dir'"),
+        (["train", "--multirun"], "efftx ablate"),
+        (["train", "-m", "lsh.n_hashes=1,2"], "efftx ablate"),
+        (["train", "--config-name=other"], "model="),
+        (["list", "--cfg", "job"], "composes no configuration"),
+        (["list", "--cfg", "job", "--json"], "composes no configuration"),
+        (["reproduce", "reformer/table2", "seeds=0", "seeds=1"], "given twice"),
+    ],
+)
+def test_a_wrong_word_names_the_nearest_right_one(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert says in (told.out if "--json" in words else told.err)
+
+
+@pytest.mark.parametrize("command", ["train", "ablate", "reproduce"])
+def test_several_ranks_are_refused(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command, "reformer/table2" if command == "reproduce" else "size=smoke"]) == 2
+    assert "WORLD_SIZE=2" in capsys.readouterr().err
+
+
+def test_json_has_no_nan_and_is_ascii() -> None:
+    text = as_json({"loss": math.nan, "rows": [{"x": -math.inf, "says": "0 ± 1"}, (1.5, math.inf)]})
+    assert json.loads(text) == {"loss": None, "rows": [{"x": None, "says": "0 ± 1"}, [1.5, None]]}
+    assert text.isascii()
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list"], ["data", "list"], ["report", "reformer/table1"], ["train", "ü"]]
+)
+def test_a_console_of_ascii_is_written_to(words: list[str]) -> None:
+    done = efftx(*words, PYTHONIOENCODING="ascii:strict")
+    assert done.returncode in (0, 2)
+    assert b"Traceback" not in done.stderr
+    assert (done.stdout + done.stderr).isascii()
+
+
+def test_a_word_that_is_no_text_is_told_in_text() -> None:
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"efftx", b"train", b"d_model=\xff\xfe", b"--json"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert set(json.loads(done.stdout)) == {"error"}
+
+
+def test_a_directory_with_an_equals_sign_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "n=3").mkdir()
+    assert split_options(["a=b", "n=3", "runs/c=d"], ["n"], paths=True) == (["a=b", "runs/c=d"], {"n": "3"})
+    with pytest.raises(UserError):
+        split_options(["a=b"], ["n"])
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "1.5", "٣", "²", "9" * 5000, "--1"])
+def test_what_is_no_whole_number_is_told(text: str) -> None:
+    with pytest.raises(UserError):
+        whole_numbers("seeds", text)
+
+
+def test_sigterm_is_answered_with_json() -> None:
+    code = (
+        "import os, signal, sys; from efftx.commands import list as command\n"
+        "command.run = lambda a, w: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from efftx.cli import main; sys.exit(main(['list', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert json.loads(done.stdout)["error"]["kind"] == "interrupted"
