@@ -1,0 +1,156 @@
+"""Files that are wholly there or not at all, also after a kill or a power cut; and reading that never hangs."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from efftx.errors import UserError
+
+_TEMPORARY = "tmp"
+
+
+class DamagedFileError(UserError):
+    """A file that is not what efftx wrote; `path` says which, `why` what is wrong with it."""
+
+    def __init__(self, path: Path, why: str, hint: str = "") -> None:
+        super().__init__("damaged_file", f"{path} is damaged: {why}.", hint)
+        self.path, self.why = path, why
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step: a reader, or a kill, sees the old bytes or the new ones, never a mixture.
+
+    Raises OSError, with the file as it was and nothing beside it. What a kill leaves beside it, `sweep` removes.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{_TEMPORARY}")
+    try:
+        with _held(temporary) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextmanager
+def _held(temporary: Path) -> Iterator[BinaryIO]:
+    """A new file, under a lock that lasts as long as its writer lives: `sweep` leaves it alone."""
+    while True:
+        file = open(temporary, "xb")  # noqa: SIM115 - closed below
+        with file:
+            _try_lock(file.fileno())
+            # Between the two a sweep may have taken it for a dead writer's.
+            if os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether the file is now ours; where the file system knows no locks, nothing is swept and nothing needs one."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder`; a living writer's stay."""
+    with suppress(OSError):  # a folder that is not there, or is only to be read, has nothing to sweep
+        for path in folder.glob(f".*.{_TEMPORARY}"):
+            with suppress(OSError, DamagedFileError), _open_regular(path, os.O_NOFOLLOW) as file:
+                if _try_lock(file.fileno()):
+                    path.unlink()
+
+
+@contextmanager
+def writing(path: Path, elsewhere: str = "set run_dir= or EFFTX_RUNS to another place") -> Iterator[None]:
+    """Turn an OSError met while writing under `path` (disk full, read-only, no such place) into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error, elsewhere) from error
+
+
+def write_error(
+    path: Path, error: Exception, elsewhere: str = "set run_dir= or EFFTX_RUNS to another place"
+) -> UserError:
+    """The one message for a file that cannot be written, with the hint that fits the cause."""
+    code = error.errno if isinstance(error, OSError) else None
+    text = os.strerror(code) if code else str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in text:
+        hint = f"Free some space, or {elsewhere}; the same command then goes on."
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = f"Make it writable, or {elsewhere}."
+    else:
+        hint = f"Check the path, or {elsewhere}."
+    return UserError("cannot_write", f"cannot write under {path}: {text}.", hint)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def open_file(path: Path, hint: str = "") -> BinaryIO:
+    """A regular file to read. Never waits: a FIFO, a device or a folder in its place is a DamagedFileError.
+
+    FileNotFoundError where there is none; a UserError `cannot_read` where the system refuses.
+    """
+    try:
+        return _open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise UserError("cannot_read", f"cannot read {path}: {error.strerror or error}.", hint) from error
+    except DamagedFileError as error:
+        raise DamagedFileError(path, error.why, hint) from None
+
+
+def _open_regular(path: Path, flags: int = 0) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise DamagedFileError(path, "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
+    return open(descriptor, "rb")
+
+
+def read_file(path: Path, at_most: int, hint: str = "") -> bytes:
+    """The bytes of a regular file; DamagedFileError where they are more than `at_most`, otherwise as `open_file`."""
+    with open_file(path, hint) as file:
+        try:
+            data = file.read(at_most + 1)
+        except OSError as error:
+            raise UserError("cannot_read", f"cannot read {path}: {error.strerror or error}.", hint) from error
+    if len(data) > at_most:
+        raise DamagedFileError(path, f"it has more than {at_most:,} bytes", hint)
+    return data
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex; errors as `open_file`."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
