@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,35 @@ def test_a_short_row_has_one_wherever_three_tokens_fit(length: int) -> None:
 def test_an_encoders_model_starts_without_a_prompt() -> None:
     model = _model((*PAIRS["cross-attention"], "positions.max_len=64"), "stdlib")
     assert decoding_latency(model, ROW[:4], INPUTS[:1]).keys() == KEYS
+
+
+def _clock_of(monkeypatch: pytest.MonkeyPatch, seconds: Sequence[float]) -> None:
+    """Every second look at the clock is so many seconds after the one before it; the others cost nothing."""
+    moments = accumulate(chain.from_iterable((0.0, s) for s in seconds))
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(moments))
+
+
+def test_the_latency_is_the_median_of_the_counted_tokens_and_its_share_what_they_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = _model(DECODERS["transformer"], "stdlib")
+    row_L = torch.arange(1, 21).repeat(2)
+    n_tokens = latency.TOKENS - 1  # 40 tokens, of which 16 are the prompt
+    uncounted, counted = [64.0] * latency.IGNORED, [*[0.25, 2.0] * 10, 0.5]
+    assert len(uncounted) + len(counted) == n_tokens
+    _clock_of(monkeypatch, [*uncounted, *counted])
+    monkeypatch.setattr(latency, "read_rate", lambda: 1e6)
+
+    found = decoding_latency(model, row_L, None)
+
+    d, d_ff, n_blocks, vocabulary, float64 = 32, 128, 2, 23, 8
+    block = 4 * d * d + (d + 1) * d_ff + (d_ff + 1) * d + 2 * 2 * d
+    weights = n_blocks * block + vocabulary * (d + 1) + 2 * d + d + d  # logits, the last norm, a row of each embedding
+    assert found["decode_ms"] == 500.0
+    assert found["decode_tokens_per_second"] == 2.0
+    assert found["decode_bandwidth_share"] == float64 * weights / 0.5 / 1e6
+
+
+def test_the_read_rate_is_of_the_fastest_read_behind_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    _clock_of(monkeypatch, [0.125, 4.0, 0.5, 2.0])
+    assert latency.read_rate() == latency.READ_BYTES / 0.5

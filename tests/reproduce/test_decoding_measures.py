@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +53,16 @@ def test_keys_and_bytes_are_those_of_the_pattern() -> None:
     # 136 // 8 chunks have 34 buckets: rotations of 17 columns, and rings of 16 places with their counts.
     rings, rotations = 2 * 2 * 34 * (16 + 1) * 4, 2 * 8 * 2 * 17 * 4
     assert at["LSH"]["128"]["cache_megabytes"] == (keys_and_values + rings + rotations) / 1e6
+
+
+def test_a_contexts_seconds_are_the_median_of_the_counted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {64: [50.0, 60.0, *map(float, range(1, 9))], 128: [50.0, 60.0, *map(float, range(2, 17, 2))]}
+    looks = accumulate(chain.from_iterable((0.0, s) for s in [*seconds[64], *seconds[128]]))
+    clock = SimpleNamespace(perf_counter=lambda: next(looks))  # of its own: the lock on the machine looks at one too
+    monkeypatch.setattr("efftx.reproduce.decoding_measures.time", clock)
+    metrics = context_time(SMALL, 0, "Full", ROWS["Full"])["metrics"]
+    assert [metrics[column]["seconds"] for column in ("64", "128")] == [4.5, 9.0]
+    assert metrics["exponent"]["time_exponent"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("row", ["Full", "Local"])
