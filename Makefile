@@ -3,12 +3,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 DEMO ?= demo
+# The extras of the environment, and the file of constraints that covers them.
+EXTRAS ?= dev
+PINS ?= constraints/dev.txt
 
 .PHONY: demo test lint types report smoke wheel clean
 
-$(BIN)/efftx: pyproject.toml constraints.txt
+$(BIN)/efftx: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[$(EXTRAS)]'
 	@touch $@
 
 # Two rows of the Reformer's table 2, trained here and now, its figure 1, and the page.
@@ -38,7 +41,7 @@ report: $(BIN)/efftx
 	$(BIN)/efftx report
 
 wheel: $(BIN)/efftx
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist build runs
