@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from efftx.cli import main
+from efftx.core.artifact import read_document, write_document
 
 SMALL = ["size=smoke", "threads=1", "evaluation.batches=1"]
 RUNS = {
@@ -194,9 +195,10 @@ def test_a_text_is_read_in_the_form_of_the_data(sample: Sample, name: str, text:
 def test_a_run_is_sampled_without_its_data(sample: Sample, run_of: Callable[[str], Path], tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run_of("pieces"), moved)
-    document = json.loads((moved / "config.json").read_text())
+    document = read_document(moved / "config.json")
+    assert document is not None
     document["config"]["data"]["path"] = "/does/not/exist"
-    (moved / "config.json").write_text(json.dumps(document))
+    write_document(moved / "config.json", document)
     assert main(["sample", str(moved), "prompt=the water", "max_new=2"]) == 0
     assert main(["sample", str(moved), "max_new=2"]) == 2
 
@@ -288,12 +290,13 @@ def test_a_run_that_was_broken_is_told_what_it_lacks(
     err = told(broken)
     assert "is not of the model in its config.json (model=transformer)" in err
     assert "the weight '" in err
-    document = json.loads((broken / "config.json").read_text())
+    document = read_document(broken / "config.json")
+    assert document is not None
     document["config"]["n_heads"] = "many"
-    (broken / "config.json").write_text(json.dumps(document))
+    write_document(broken / "config.json", document)
     assert "none of this version" in told(broken)
     document["config"]["no_such_key"] = document["config"].pop("n_heads")
-    (broken / "config.json").write_text(json.dumps(document))
+    write_document(broken / "config.json", document)
     assert "none of this version" in told(broken)
     (broken / "config.json").write_text("{}")
-    assert "is not what efftx wrote" in told(broken)
+    assert "does not have its checksum" in told(broken)

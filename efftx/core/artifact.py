@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -48,7 +49,7 @@ def parse_json(data: bytes) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
-            parse_float=_finite,
+            parse_float=_number,
             parse_int=_integer,
         )
     except UnicodeDecodeError:
@@ -63,6 +64,17 @@ def dump_json(content: Mapping[str, Any], *, indent: int | None = None, sort_key
     return text.encode("utf-8", "backslashreplace")
 
 
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON does not have, as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -74,7 +86,7 @@ def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
     number = float(text)
     if len(text) > MOST_DIGITS or not math.isfinite(number):
         raise ValueError("a number in it is too large")
@@ -184,6 +196,12 @@ def read_log(path: Path, at_most: int | None = None, hint: str = "") -> Iterator
                 raise DamagedFileError(path, f"line {mark.lines + 1} does not have its checksum", hint)
             mark = Mark(mark.lines + 1, mark.bytes + len(line), checksum.decode())
             yield _content(path, line, hint), mark
+
+
+def end_of_log(path: Path, at_most: int | None = None, hint: str = "") -> Mark:
+    """How far a log goes, or its first `at_most` lines; as `read_log`."""
+    last = deque(read_log(path, at_most, hint), maxlen=1)
+    return last[0][1] if last else Mark()
 
 
 # ---- bytes with a checksum beside them -------------------------------------------------------------------------------

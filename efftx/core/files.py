@@ -10,8 +10,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
 
 from efftx.errors import UserError
 
@@ -57,7 +57,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _held(temporary: Path) -> Iterator[BinaryIO]:
+def _held(temporary: Path) -> Iterator[BufferedWriter]:
     """A new file, under a lock that lasts as long as its writer lives: `sweep` leaves it alone."""
     while True:
         file = open(temporary, "xb")  # noqa: SIM115 - closed below
@@ -114,7 +114,7 @@ def write_error(
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def open_file(path: Path, hint: str = "") -> BinaryIO:
+def open_file(path: Path, hint: str = "") -> BufferedReader:
     """A regular file to read. Never waits: a FIFO, a device or a folder in its place is a DamagedFileError.
 
     FileNotFoundError where there is none; a UserError `cannot_read` where the system refuses.
@@ -129,7 +129,7 @@ def open_file(path: Path, hint: str = "") -> BinaryIO:
         raise DamagedFileError(path, error.why, hint) from None
 
 
-def _open_regular(path: Path, flags: int = 0) -> BinaryIO:
+def _open_regular(path: Path, flags: int = 0) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

@@ -29,7 +29,7 @@ from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
 from efftx.training.checkpoint import load_latest
-from efftx.training.pretrained import VOCABULARY_FILE
+from efftx.training.pretrained import VOCABULARY_FILE, read_vocabulary_file
 from efftx.training.run_directory import CONFIG_FILE, read_config, runs_root
 
 MAX_NEW = 256
@@ -124,8 +124,7 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     devices.set_determinism(request.threads or config.n_threads)
     source = find_source(config.data.name)
-    kept = run / VOCABULARY_FILE
-    wording = source.wording(config.data, config.objective, kept.read_bytes() if kept.exists() else None)
+    wording = source.wording(config.data, config.objective, read_vocabulary_file(run))
     model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
     try:
         carry_weights(model, checkpoint.model, None)

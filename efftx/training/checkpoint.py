@@ -5,7 +5,7 @@ A checkpoint is a directory `step-00001234` with
 * `model.safetensors`: the model's tensors; tied ones once, their other names in `state.json`;
 * `optimizer.safetensors`: the optimiser's tensors as `<parameter name>.<state key>`;
 * `state.json`: the step, the caller's `meta`, the optimiser's plain numbers and parameter groups, the tied names;
-* `manifest.json`: size and SHA-256 of the other three.
+* `manifest.json`: size and SHA-256 of the other three. Both carry a checksum of their own.
 
 It is written beside its place under a hidden name, forced to the disk, and renamed: a directory with the right name is
 complete. Whoever calls holds the run directory's lock, so a hidden leftover belongs to a process that is dead.
@@ -27,8 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from efftx.core import files
+from efftx.core.artifact import finite, read_document, write_document
+from efftx.core.files import DamagedFileError, file_sha256
 from efftx.errors import UserError
-from efftx.training import durable
 
 FORMAT = 1
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -73,10 +75,6 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: OptimizerState
     meta: dict[str, Any]
-
-
-class _Damaged(Exception):  # noqa: N818 - caught in this module, never seen outside
-    pass
 
 
 # ---- the optimiser ---------------------------------------------------------------------------------------------------
@@ -142,9 +140,10 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove the ones no longer kept; gives its directory.
 
-    `meta` is anything JSON can hold (floats come back exactly); where `meta["score"]` is a number, the checkpoint with
-    the lowest score stays beside the last `keep`. A checkpoint of the same step is replaced. On a full disk or a
-    read-only folder: UserError, with nothing half-written and the older checkpoints untouched.
+    `meta` is anything JSON can hold (floats come back exactly, NaN and infinities as None); where `meta["score"]` is a
+    number, the checkpoint with the lowest score stays beside the last `keep`. A checkpoint of the same step is
+    replaced. On a full disk or a read-only folder: UserError, with nothing half-written and the older checkpoints
+    untouched.
     """
     state = optimizer if isinstance(optimizer, OptimizerState) else capture_optimizer(optimizer)
     final = folder / f"step-{step:08d}"
@@ -154,20 +153,20 @@ def save_checkpoint(
         _clean(folder)
         temporary.mkdir()
         _write_files(temporary, step, model_tensors, state, meta)
-        durable.sync(temporary)
+        files.sync(temporary)
         replaced = folder / f"{_REPLACED}{final.name}"
         if final.exists():
             os.rename(final, replaced)
         os.rename(temporary, final)
-        durable.sync(folder)
+        files.sync(folder)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise durable.write_error(folder, error) from error
+        raise files.write_error(folder, error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    with durable.writing(folder):
+    with files.writing(folder):
         _remove_old(folder, keep)
     return final
 
@@ -182,15 +181,15 @@ def _write_files(
     document = {
         "format": FORMAT,
         "step": step,
-        "meta": meta,
+        "meta": finite(meta),
         "tied": tied,
         "optimizer": {"numbers": optimizer.numbers, "groups": optimizer.groups},
     }
-    (path / STATE_FILE).write_text(json.dumps(document, indent=1))  # json writes floats by repr: exact
-    manifest = {name: {"bytes": (path / name).stat().st_size, "sha256": _sha256(path / name)} for name in FILES}
-    (path / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    for name in (*FILES, MANIFEST_FILE):
-        durable.sync(path / name)
+    write_document(path / STATE_FILE, document)  # JSON writes floats by repr: exact
+    manifest = {name: {"bytes": (path / name).stat().st_size, "sha256": file_sha256(path / name)} for name in FILES}
+    write_document(path / MANIFEST_FILE, manifest)
+    for name in (MODEL_FILE, OPTIMIZER_FILE):
+        files.sync(path / name)
 
 
 def _untie(named: Mapping[str, Tensor], *, tie: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -231,9 +230,10 @@ def _remove_old(folder: Path, keep: int) -> None:
 
 def _score(path: Path) -> float | None:
     try:
-        score = json.loads((path / STATE_FILE).read_text())["meta"].get("score")
-    except (OSError, ValueError, KeyError, AttributeError):
+        document = read_document(path / STATE_FILE)
+    except UserError:  # damaged: told when it is loaded
         return None
+    score = document["meta"].get("score") if document else None
     return float(score) if isinstance(score, int | float) and score == score else None
 
 
@@ -253,61 +253,63 @@ def load_latest(
     if not folder.is_dir():
         return None
     if not read_only:
-        with durable.writing(folder):
+        with files.writing(folder):
             _clean(folder)
     for path in reversed(_complete(folder)):
         try:
             return read_checkpoint(path)
-        except _Damaged as damage:
+        except DamagedFileError as damage:
             moved = ""
             if not read_only:
                 aside = _free_name(path.with_name(f"{path.name}.damaged"))
-                with durable.writing(folder):
+                with files.writing(folder):
                     os.rename(path, aside)
                 moved = f"it is now {aside.name}, and "
-            tell(f"checkpoint {path} is damaged ({damage}); {moved}the one before it is used")
+            tell(f"checkpoint {path} is damaged ({damage.path.name}: {damage.why}); {moved}the one before it is used")
     return None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, its checksums verified; `load_latest` says what is raised."""
+    """The checkpoint at `path`, its checksums verified: DamagedFileError, or a UserError as `load_latest` says."""
+    document = _verified(path)
+    if document["format"] != FORMAT:
+        raise UserError(
+            "other_format",
+            f"checkpoint {path} has format {document['format']}, this efftx reads format {FORMAT}.",
+            "Resume with the version of efftx that wrote it.",
+        )
     try:
-        _verify(path)
-        document = json.loads((path / STATE_FILE).read_text())
-        if document["format"] != FORMAT:
-            raise UserError(
-                "other_format",
-                f"checkpoint {path} has format {document['format']}, this efftx reads format {FORMAT}.",
-                "Resume with the version of efftx that wrote it.",
-            )
         model = load_file(path / MODEL_FILE)
-        for name, first in document["tied"].items():
-            model[name] = model[first]
-        saved = document["optimizer"]
-        optimizer = OptimizerState(load_file(path / OPTIMIZER_FILE), saved["numbers"], saved["groups"])
-    except (FileNotFoundError, NotADirectoryError, SafetensorError) as error:
-        raise _Damaged(str(error)) from error
+        optimizer_tensors = load_file(path / OPTIMIZER_FILE)
+    except SafetensorError as error:
+        raise DamagedFileError(path, str(error)) from error
     except OSError as error:
         raise UserError("cannot_read", f"cannot read checkpoint {path}: {error.strerror}.") from error
+    for name, first in document["tied"].items():
+        model[name] = model[first]
+    saved = document["optimizer"]
+    optimizer = OptimizerState(optimizer_tensors, saved["numbers"], saved["groups"])
     return Checkpoint(path, document["step"], model, optimizer, document["meta"])
 
 
-def _verify(path: Path) -> None:
-    try:
-        manifest = json.loads((path / MANIFEST_FILE).read_bytes())
-        entries = {name: (manifest[name]["bytes"], manifest[name]["sha256"]) for name in FILES}
-    except FileNotFoundError as error:
-        raise _Damaged(f"{MANIFEST_FILE} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise _Damaged(f"{MANIFEST_FILE} cannot be read") from error
-    for name, (size, checksum) in entries.items():
-        file = path / name
-        if not file.exists():
-            raise _Damaged(f"{name} is missing")
+def _verified(path: Path) -> dict[str, Any]:
+    """What state.json says, once every file has the size and the checksum of the manifest."""
+    manifest = read_document(path / MANIFEST_FILE)
+    if manifest is None:
+        raise DamagedFileError(path / MANIFEST_FILE, "it is missing")
+    for name in FILES:
+        file, size = path / name, manifest[name]["bytes"]
+        try:
+            checksum = file_sha256(file)
+        except FileNotFoundError:
+            raise DamagedFileError(file, "it is missing") from None
         if file.stat().st_size != size:
-            raise _Damaged(f"{name} has {file.stat().st_size} bytes instead of {size}")
-        if _sha256(file) != checksum:
-            raise _Damaged(f"{name} does not have its checksum")
+            raise DamagedFileError(file, f"it has {file.stat().st_size} bytes instead of {size}")
+        if checksum != manifest[name]["sha256"]:
+            raise DamagedFileError(file, "it does not have its checksum")
+    document = read_document(path / STATE_FILE)
+    assert document is not None, "its checksum was verified"
+    return document
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -333,11 +335,6 @@ def _free_name(path: Path) -> Path:
     while candidate.exists():
         candidate, n = path.with_name(f"{path.name}-{n}"), n + 1
     return candidate
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- fingerprints ----------------------------------------------------------------------------------------------------

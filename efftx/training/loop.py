@@ -309,9 +309,9 @@ def _save(
     state: _State,
     config: Config,
 ) -> None:
-    run.sync()
+    logs = run.sync()
     score = state.curve[-1]["loss"] if state.curve and state.curve[-1]["step"] == state.step else None
-    meta = {"state": asdict(state), "score": score, "scaler": scaler.state_dict()}
+    meta = {"state": asdict(state), "score": score, "scaler": scaler.state_dict(), "logs": logs}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     save_checkpoint(
         run.checkpoints, state.step, tensors, capture_optimizer(optimizer), meta, keep=config.checkpoint.keep
@@ -326,7 +326,7 @@ def _resume(
     notes: list[str],
 ) -> tuple[_State, int | None]:
     checkpoint = load_latest(run.checkpoints, on_damage=notes.append)
-    run.resume_at(None if checkpoint is None else checkpoint.step)
+    notes += run.resume_at(None if checkpoint is None else checkpoint.meta["logs"])
     if checkpoint is None:
         return _State(), None
     carry_weights(model, checkpoint.model, None)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from efftx.core.artifact import read_checked, write_checked
+from efftx.core.files import DamagedFileError, writing
 from efftx.data.dataset import Dataset
 from efftx.data.tokenizer import TextConfig, read_vocabulary
 from efftx.errors import UserError
 from efftx.models.carry import carry_weights
-from efftx.training import durable
 from efftx.training.checkpoint import load_latest
 from efftx.training.run_directory import read_config, read_result
 
@@ -56,23 +57,36 @@ def start_from(config: Config, run: Path) -> Config:
 def with_vocabulary_of(config: Config, run: Path) -> Config:
     """`config` with the trained vocabulary that `run` kept, where its text is to be read in one of the same kind.
 
-    A file given in `data.tokenizer_path` stays.
+    A file given in `data.tokenizer_path` stays. DamagedFileError where the run's has changed.
     """
     data, found = config.data, read_config(run)
     if found is None or not isinstance(data, TextConfig) or data.tokenizer_path is not None:
         return config
     its = found[0]["data"].get("tokenizer")
-    if data.tokenizer not in _TRAINED or its != data.tokenizer or not (run / VOCABULARY_FILE).exists():
+    if data.tokenizer not in _TRAINED or its != data.tokenizer or read_vocabulary_file(run) is None:
         return config
     return replace(config, data=replace(data, tokenizer_path=str(run / VOCABULARY_FILE)))
 
 
 def keep_vocabulary(run: Path, dataset: Dataset) -> None:
-    """Write the pieces of `dataset` into the run's directory, once; nothing where its tokens are bytes or symbols."""
+    """Write the pieces of `dataset` into the run's directory, a damaged file anew; nothing where its tokens are bytes
+    or symbols.
+    """
     model = _model_of(dataset)
-    if model is not None and not (run / VOCABULARY_FILE).exists():
-        with durable.writing(run):
-            durable.write_atomically(run / VOCABULARY_FILE, model)
+    if model is None:
+        return
+    try:
+        there = read_vocabulary_file(run)
+    except DamagedFileError:
+        there = None
+    if there != model:
+        with writing(run):
+            write_checked(run / VOCABULARY_FILE, model)
+
+
+def read_vocabulary_file(run: Path) -> bytes | None:
+    """The file of the pieces that the run at `run` keeps, None where it has none; DamagedFileError."""
+    return read_checked(run / VOCABULARY_FILE, "Start the same training again: it writes the file anew.")
 
 
 def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
@@ -112,8 +126,7 @@ def _check_vocabulary(run: Path, weights: Mapping[str, Tensor], dataset: Dataset
             f"pretrained={run} knows {n_tokens} tokens, but {dataset.variant} has {dataset.vocab_size}.",
             "Read both texts with the same data.tokenizer and data.vocab_size.",
         )
-    kept, own = run / VOCABULARY_FILE, _model_of(dataset)
-    there = kept.read_bytes() if kept.exists() else None
+    there, own = read_vocabulary_file(run), _model_of(dataset)
     if there == own:
         return
     if there is None or own is None or _pieces(run, there) != dataset.vocabulary.pieces_sha256:  # type: ignore[attr-defined]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from efftx.core.artifact import Mark, end_of_log, finite, read_document, read_log, seal_line, write_document
+from efftx.core.files import DamagedFileError, sweep, sync, writing
 from efftx.errors import UserError
-from efftx.training import durable
 
 CONFIG_FILE, RESULT_FILE = "config.json", "result.json"
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
+OWNER_FILE = "owner.json"
+_LOG_HINT = "Move it out of the way: the same training then goes on from its checkpoint, without the lines before."
 
 
 def runs_root() -> Path:
@@ -34,30 +37,27 @@ def default_run_dir(model: str, data: str, config_hash: str) -> Path:
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """The result of the run at `path`, or None where it has not come to its end; UserError if damaged."""
-    return _read_json(path / RESULT_FILE)
+    return read_document(path / RESULT_FILE, "Remove it: the same training then goes on from its last checkpoint.")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str] | None:
     """The resolved config of the run at `path` and its hash, or None where there is no run; UserError if damaged."""
-    document = _read_json(path / CONFIG_FILE)
-    if document is None:
-        return None
-    if not isinstance(document.get("config"), dict) or not isinstance(document.get("hash"), str):
-        raise _damaged(path / CONFIG_FILE)
-    return document["config"], document["hash"]
+    hint = "Remove it: the same training writes it anew. Or give the run another directory with run_dir=."
+    document = read_document(path / CONFIG_FILE, hint)
+    return None if document is None else (document["config"], document["hash"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of the run's metrics.jsonl, in order; a line torn by a kill is left out."""
-    file = path / METRICS_FILE
-    return [record for _, record in _records(file)] if file.exists() else []
+    return [record for record, _ in read_log(path / METRICS_FILE, hint=_LOG_HINT)]
 
 
 class RunDirectory:
     """One process's hold on a run's directory, as a context manager.
 
     Entering makes the directory and takes its lock; UserError `run_in_use` names the process that has it,
-    `other_config` the keys in which the run found there differs. What is written:
+    `other_config` the keys in which the run found there differs. A run that is done is only read: any number of
+    processes may enter it at once, on a disk that cannot be written. What is written, every file with a checksum:
 
     * `config.json`, once: the resolved config and its hash;
     * `metrics.jsonl`: one line a `log`, deterministic values only;
@@ -65,8 +65,8 @@ class RunDirectory:
     * `checkpoints/`: see `efftx.training.checkpoint`;
     * `result.json`, at the end: its presence says that the run is done.
 
-    After a resume at step s the metrics are those of a run never stopped if every line of a step is logged before the
-    step's checkpoint: call `sync` between the two, and `resume_at` before the first `log`.
+    After a resume the metrics are those of a run never stopped: a checkpoint keeps what `sync` gave, and the run that
+    goes on from it calls `resume_at` with that before its first `log`.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], config_hash: str) -> None:
@@ -75,48 +75,48 @@ class RunDirectory:
         self._config = dict(config)
         self._hash = config_hash
         self._open = ExitStack()
-        self._files: dict[str, TextIO] = {}
+        self._logs = {name: _Log(path / name) for name in (METRICS_FILE, TIMINGS_FILE)}
 
     def __enter__(self) -> RunDirectory:
-        with durable.writing(self.path):
+        if self.result is not None:
+            self._check_config()
+            return self
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
             lock = FileLock(self.path / ".lock")
-            with durable.writing(self.path):
+            with writing(self.path):
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
                     raise self._in_use() from None
             undo.callback(lock.release)
+            sweep(self.path)
             self._check_config()
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": _now()}
-            with durable.writing(self.path):
-                durable.write_atomically(self.path / "owner.json", json.dumps(owner).encode())
-            undo.callback((self.path / "owner.json").unlink, missing_ok=True)
+            with writing(self.path):
+                write_document(self.path / OWNER_FILE, owner)
+            undo.callback((self.path / OWNER_FILE).unlink, missing_ok=True)
+            for log in self._logs.values():
+                undo.callback(log.close)
             self._open = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
         self._open.close()
 
     # ---- metrics
 
-    def resume_at(self, step: int | None) -> None:
-        """Cut away, in one step, the metrics and timings after `step`, and half a line left by a kill; None: all.
+    def resume_at(self, marks: Mapping[str, Any] | None) -> list[str]:
+        """Cut away what was logged after the `sync` that gave `marks`, and half a line left by a kill; None: all.
 
-        UserError where a line before the last one cannot be read.
+        Gives a sentence for every log that lacks lines from before. DamagedFileError where one of those has changed.
         """
-        for name in (METRICS_FILE, TIMINGS_FILE):
-            file = self.path / name
-            if file.exists():
-                kept = [line for line, record in _records(file) if step is not None and record["step"] <= step]
-                with durable.writing(self.path):
-                    durable.write_atomically(file, "".join(kept).encode())
+        with writing(self.path):
+            cut = [log.cut(Mark(**marks[name]) if marks else Mark()) for name, log in self._logs.items()]
+        return [told for told in cut if told]
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl: deterministic values only; NaN and infinities become null."""
@@ -126,27 +126,24 @@ class RunDirectory:
         """Append one line to timings.jsonl: what may differ between two runs of the same config."""
         self._append(TIMINGS_FILE, step, values)
 
-    def sync(self) -> None:
-        """Force the logged lines onto the disk; to be called before a checkpoint that claims their steps."""
-        with durable.writing(self.path):
-            for file in self._files.values():
-                os.fsync(file.fileno())
+    def sync(self) -> dict[str, Any]:
+        """Force the logged lines onto the disk; gives how far the logs go, for a checkpoint that claims their steps."""
+        with writing(self.path):
+            for log in self._logs.values():
+                log.sync()
+        return {name: asdict(log.mark) for name, log in self._logs.items()}
 
     def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
-        with durable.writing(self.path):
-            if name not in self._files:
-                self._files[name] = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115 - closed in __exit__
-            self._files[name].write(json.dumps(_finite({"step": step, **values}), allow_nan=False) + "\n")
-            self._files[name].flush()
+        with writing(self.path):
+            self._logs[name].append(finite({"step": step, **values}))
 
     # ---- the end
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, which marks the run as done."""
         self.sync()
-        with durable.writing(self.path):
-            text = json.dumps(_finite(dict(result)), indent=1, allow_nan=False)
-            durable.write_atomically(self.path / RESULT_FILE, text.encode())
+        with writing(self.path):
+            write_document(self.path / RESULT_FILE, finite(dict(result)))
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -157,8 +154,8 @@ class RunDirectory:
 
     def _in_use(self) -> UserError:
         owner = None
-        with suppress(OSError, ValueError):  # the owner has the lock but may not have written its name yet
-            owner = json.loads((self.path / "owner.json").read_text())
+        with suppress(UserError):  # the owner has the lock but may not have written its name yet
+            owner = read_document(self.path / OWNER_FILE)
         who = f"process {owner['pid']} on {owner['host']}, since {owner['start']}" if owner else "another process"
         return UserError(
             "run_in_use",
@@ -170,8 +167,8 @@ class RunDirectory:
         found = read_config(self.path)
         if found is None:
             document = {"hash": self._hash, "config": self._config}
-            with durable.writing(self.path):
-                durable.write_atomically(self.path / CONFIG_FILE, json.dumps(document, indent=1).encode())
+            with writing(self.path):
+                write_document(self.path / CONFIG_FILE, document)
             return
         config, config_hash = found
         if config_hash != self._hash:
@@ -183,41 +180,49 @@ class RunDirectory:
             )
 
 
-def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each whole line of a .jsonl file, as text and as what it says."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not line.endswith("\n") or not isinstance(record["step"], int):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                return
-            raise UserError(
-                "damaged_file",
-                f"line {number} of {file} cannot be read.",
-                "Remove that line, or start the run again in another directory with run_dir=.",
-            ) from None
-        yield line, record
+class _Log:
+    """One log of a run, and how far it goes."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mark: Mark | None = None
+        self._file: BinaryIO | None = None
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        document = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        document = None
-    except OSError as error:
-        raise UserError("cannot_read", f"cannot read {path}: {error.strerror}.") from error
-    if not isinstance(document, dict):
-        raise _damaged(path)
-    return document
+    @property
+    def mark(self) -> Mark:
+        if self._mark is None:
+            self._mark = end_of_log(self.path, hint=_LOG_HINT)
+        return self._mark
 
+    def cut(self, mark: Mark) -> str | None:
+        """Leave what stands before `mark`; says what is missing of it."""
+        there = end_of_log(self.path, mark.lines, _LOG_HINT)
+        if there.lines == mark.lines and there != mark:
+            raise DamagedFileError(self.path, "its lines are not those that the checkpoint knows of", _LOG_HINT)
+        if self.path.exists() and self.path.stat().st_size != there.bytes:
+            os.truncate(self.path, there.bytes)
+            sync(self.path)
+        self._mark = there
+        if there.lines == mark.lines:
+            return None
+        lacking = f"{mark.lines - there.lines:,} of the {mark.lines:,} lines"
+        return f"{self.path} was cut short: it lacks {lacking} that were there at the checkpoint"
 
-def _damaged(path: Path) -> UserError:
-    return UserError("damaged_file", f"{path} is not what efftx wrote.", "Remove it, or use another run_dir=.")
+    def append(self, content: Mapping[str, Any]) -> None:
+        line, after = seal_line(content, self.mark)
+        if self._file is None:
+            self._file = open(self.path, "ab")  # noqa: SIM115 - closed by `close`
+        self._file.write(line)
+        self._file.flush()
+        self._mark = after
+
+    def sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -227,17 +232,6 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
             yield from _differences(old, new, f"{prefix}{key}.")
         elif old != new or (key in there) != (key in here):
             yield f"{prefix}{key}={json.dumps(old)} / {json.dumps(new)}"
-
-
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities, which JSON does not have, as None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _now() -> str:

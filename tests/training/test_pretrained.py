@@ -11,6 +11,8 @@ import torch
 
 from efftx.config import Config, compose
 from efftx.config_hash import config_hash
+from efftx.core.artifact import read_document, write_document
+from efftx.core.files import DamagedFileError
 from efftx.data.dataset import open_dataset
 from efftx.data.samples import resolve_path
 from efftx.data.sentencepiece_model import train_sentencepiece
@@ -18,7 +20,7 @@ from efftx.errors import UserError
 from efftx.models.build import build_model
 from efftx.training.checkpoint import load_latest
 from efftx.training.loop import evaluate_run, train
-from efftx.training.pretrained import VOCABULARY_FILE, load_pretrained
+from efftx.training.pretrained import VOCABULARY_FILE, keep_vocabulary, load_pretrained, read_vocabulary_file
 
 COMMON = ["model=scaling", "size=smoke", "threads=1", "training.steps=3", "evaluation.batches=1"]
 VOCABULARY = ["data.tokenizer=unigram", "data.vocab_size=130"]
@@ -79,10 +81,25 @@ def test_the_hash_holds_the_runs_own_hash_and_not_its_place(pretrained: Path, tm
     assert config_hash(rte(moved), dataset) == reference
     afresh = compose([*COMMON, *RTE])
     assert config_hash(afresh, dataset) != reference
-    document = json.loads((moved / "config.json").read_text())
+    document = read_document(moved / "config.json")
     assert config_hash(afresh, dataset, document["hash"]) == reference
-    (moved / "config.json").write_text(json.dumps({**document, "hash": "another"}))
+    write_document(moved / "config.json", {**document, "hash": "another"})
     assert config_hash(rte(moved), dataset) != reference
+
+
+def test_a_vocabulary_that_has_changed_is_noticed_and_the_same_training_writes_it_anew(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(pretrained, tmp_path / "run"))
+    whole = (run / VOCABULARY_FILE).read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    (run / VOCABULARY_FILE).write_bytes(changed)
+    with pytest.raises(DamagedFileError, match=VOCABULARY_FILE):
+        rte(run)
+    config = compose([*COMMON, *C4])
+    keep_vocabulary(run, open_dataset(config.data, config.objective))
+    assert read_vocabulary_file(run) == whole
 
 
 def test_a_run_that_is_not_there_or_not_finished_is_refused(pretrained: Path, tmp_path: Path) -> None:

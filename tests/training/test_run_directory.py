@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from efftx.core import files
+from efftx.core.artifact import Mark, seal_line
 from efftx.errors import UserError
-from efftx.training import durable
 from efftx.training.run_directory import (
     RunDirectory,
     default_run_dir,
@@ -31,7 +33,19 @@ def run_at(path, config=None, config_hash="a" * 64):
 
 
 def lines(path, name="metrics.jsonl"):
-    return [json.loads(line) for line in (path / name).read_text().splitlines()]
+    found = [json.loads(line) for line in (path / name).read_text().splitlines()]
+    assert all(line.pop("checksum") for line in found)
+    return found
+
+
+def write_lines(path, *contents):
+    """A log as a run writes it; gives the bytes of its lines."""
+    mark, written = Mark(), []
+    for content in contents:
+        line, mark = seal_line(content, mark)
+        written.append(line)
+    path.write_bytes(b"".join(written))
+    return written
 
 
 # ---- where -----------------------------------------------------------------------------------------------------------
@@ -147,9 +161,10 @@ def test_another_hash_of_the_same_keys_blames_the_data(tmp_path):
     assert "the data" in caught.value.message
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", ""])
-def test_a_damaged_config_is_one_message(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+@pytest.mark.parametrize("content", ["{", "[1]", "", "[" * 200_000, '{"config": {}, "hash": "a"}'])
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_a_damaged_config_or_result_is_one_message(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as caught, run_at(tmp_path):
         pass
     assert caught.value.kind == "damaged_file"
@@ -187,22 +202,50 @@ def test_a_killed_and_resumed_run_has_the_lines_of_one_never_stopped(tmp_path):
     with run_at(tmp_path / "whole") as run:
         log_steps(run, 1, 9)
     with run_at(tmp_path / "killed") as run:
-        log_steps(run, 1, 6)
+        log_steps(run, 1, 4)
+        marks = json.loads(json.dumps(run.sync()))  # as a checkpoint keeps them
+        log_steps(run, 5, 6)
         with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
             file.write('{"step": 7, "lo')
     with run_at(tmp_path / "killed") as run:
-        run.resume_at(4)
+        assert run.resume_at(marks) == []
         log_steps(run, 5, 9)
     assert (tmp_path / "killed/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
     assert [line["step"] for line in lines(tmp_path / "killed", "timings.jsonl")] == list(range(1, 10))
 
 
-def test_a_last_line_without_its_end_is_cut_even_if_it_reads_well(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
+def test_lines_that_the_checkpoint_knows_of_and_the_log_lacks_are_told(tmp_path):
     with run_at(tmp_path) as run:
-        run.resume_at(5)
-        run.log(3, {})
-    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+        log_steps(run, 1, 5)
+        marks = run.sync()
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(whole[:-1])  # the last line has lost its end
+    (tmp_path / "timings.jsonl").unlink()
+    with run_at(tmp_path) as run:
+        metrics, timings = run.resume_at(marks)
+        run.log(6, {})
+    assert "metrics.jsonl was cut short: it lacks 1 of the 5 lines" in metrics
+    assert "timings.jsonl was cut short: it lacks 5 of the 5 lines" in timings
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 6]
+
+
+def test_the_log_of_another_run_is_noticed(tmp_path):
+    with run_at(tmp_path) as run:
+        log_steps(run, 1, 2)
+        marks = run.sync()
+    write_lines(tmp_path / "metrics.jsonl", {"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25})
+    with run_at(tmp_path) as run, pytest.raises(UserError, match=r"metrics\.jsonl is damaged: its lines are not"):
+        run.resume_at(marks)
+
+
+def test_what_was_logged_after_the_checkpoint_goes_even_at_its_own_step(tmp_path):
+    with run_at(tmp_path) as run:
+        log_steps(run, 1, 2)
+        marks = run.sync()
+        run.log(2, {"valid_loss": 1.0})
+    with run_at(tmp_path) as run:
+        assert run.resume_at(marks) == []
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
 def test_a_resume_from_nothing_starts_the_metrics_anew(tmp_path):
@@ -215,24 +258,36 @@ def test_a_resume_from_nothing_starts_the_metrics_anew(tmp_path):
 
 def test_a_kill_while_the_metrics_are_cut_loses_none(tmp_path, monkeypatch):
     with run_at(tmp_path) as run:
-        log_steps(run, 1, 5)
+        log_steps(run, 1, 2)
+        marks = run.sync()
+        log_steps(run, 3, 5)
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
     def die(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, run_at(tmp_path) as run:
-        patch.setattr(durable.os, "replace", die)
+        patch.setattr(os, "truncate", die)
         with pytest.raises(KeyboardInterrupt):
-            run.resume_at(2)
+            run.resume_at(marks)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert not list(tmp_path.glob(".metrics*"))
 
 
-def test_a_line_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 2}\n')
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda run: run.resume_at({"metrics.jsonl": asdict(Mark(3)), "timings.jsonl": {}}),
+        lambda run: run.log(4, {}),
+        lambda run: read_metrics(run.path),
+    ],
+)
+def test_a_line_that_has_changed_is_named(tmp_path, act):
+    first, second, third = write_lines(tmp_path / "metrics.jsonl", {"step": 1}, {"step": 2}, {"step": 3})
+    (tmp_path / "metrics.jsonl").write_bytes(first + second.replace(b"2", b"3", 1) + third)
     with run_at(tmp_path) as run, pytest.raises(UserError) as caught:
-        run.resume_at(1)
+        act(run)
+    assert caught.value.kind == "damaged_file"
     assert "line 2" in caught.value.message
 
 
@@ -243,11 +298,12 @@ def test_what_json_cannot_hold_becomes_null(tmp_path):
 
 
 def test_metrics_are_read_without_a_torn_end(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2')
+    whole, torn = write_lines(tmp_path / "metrics.jsonl", {"step": 1, "loss": 2.0}, {"step": 2})
+    (tmp_path / "metrics.jsonl").write_bytes(whole + torn[:9])
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
-@pytest.mark.parametrize("act", [lambda run: run.sync(), lambda run: run.finish({})])
+@pytest.mark.parametrize("act", [lambda run: run.sync(), lambda run: run.finish({"step": 1})])
 def test_logged_lines_are_forced_to_the_disk_before_anything_claims_them(tmp_path, monkeypatch, act):
     with run_at(tmp_path) as run:
         run.log(1, {})
@@ -276,10 +332,27 @@ def test_a_result_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with run_at(tmp_path) as run:
-        monkeypatch.setattr(durable.os, "fsync", full)
+        monkeypatch.setattr(files.os, "fsync", full)
         with pytest.raises(UserError) as caught:
             run.finish({"step": 1})
         monkeypatch.undo()
         assert "No space left" in caught.value.message
         assert run.result is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+
+
+def test_a_run_that_is_done_is_read_by_many_at_once_and_nothing_is_written(tmp_path):
+    with run_at(tmp_path) as run:
+        run.finish({"step": 1})
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())}
+    with run_at(tmp_path) as one, run_at(tmp_path) as other:
+        assert one.result == other.result == {"step": 1}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())} == before
+    with pytest.raises(UserError, match="another config"), run_at(tmp_path, CONFIG, "b" * 64):
+        pass
+
+
+def test_what_a_killed_owner_left_half_written_is_swept(tmp_path):
+    (tmp_path / ".result.json.1-0.tmp").write_text("{")
+    with run_at(tmp_path):
+        assert not list(tmp_path.glob(".*.tmp"))
