@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from efftx.report.page import BADGES, page
 from efftx.report.tables import tables
 from efftx.reproduce.cells import CellValue, cells
 from efftx.reproduce.claims import Verdict
+from efftx.reproduce.comparisons import Comparison
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.records import RecordStore
 
 FOLDER = "report"
 _ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")
-_TERMINAL = {"holds": "green", "fails": "red", "noise": "yellow", "few": "yellow", "neither": "dim", "notrun": "dim"}
+_TERMINAL = {"holds": "green", "fails": "red", "open": "yellow", "untested": "dim", "notrun": "dim"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,32 @@ def _cell_json(cell: CellValue) -> dict[str, Any]:
 
 
 def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
-    return {"says": verdict.says, "verdict": verdict.verdict, "why": verdict.why, "size": size}
+    claim = verdict.claim
+    return {
+        "says": claim.says,
+        "kind": claim.kind,
+        "margin": claim.margin,
+        "verdict": verdict.verdict,
+        "why": verdict.why,
+        "size": size,
+        "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons],
+    }
+
+
+def _comparison_json(c: Comparison) -> dict[str, Any]:
+    """Numbers of one comparison; what is infinite (a level never reached) is null."""
+    interval = c.interval
+    return {
+        "left": c.left.words,
+        "symbol": c.symbol,
+        "right": c.right.words,
+        "difference": c.difference if math.isfinite(c.difference) else None,
+        "interval": list(interval) if interval else None,
+        "n": c.n,
+        "p": c.p,
+        "outcome": c.outcome,
+        "seeds": c.seeds,
+    }
 
 
 def _files_in(folder: Path) -> Sequence[Path]:

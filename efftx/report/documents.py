@@ -61,12 +61,17 @@ def tally(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(f"{n} {word}" for word, n in counts.items())
 
 
+def margin_reason(verdict: Verdict) -> str:
+    """Why the margin of a claim is that large, to go on behind its verdict; empty where it has none."""
+    return f". Margin: {verdict.claim.reason}" if verdict.claim.reason else ""
+
+
 def _claims(item: Item) -> list[str]:
     escape = markup.escape_markdown
     sizes = [(f" (size {m.size})", m.verdicts) for m in item.measured] or [("", item.verdicts)]
     return [
         f"## Claims{where}\n\n"
-        + "\n".join(f"- **{v.verdict}**: {escape(v.says)} – {escape(v.why)}" for v in verdicts)
+        + "\n".join(f"- **{v.verdict}**: {escape(v.says)} – {escape(v.why + margin_reason(v))}" for v in verdicts)
         + "\n"
         for where, verdicts in sizes
         if verdicts

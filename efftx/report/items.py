@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from efftx.report import sentences
 from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
 from efftx.reproduce.experiment import SIZES, Experiment
@@ -61,7 +62,7 @@ class Item:
         """The verdicts at the foremost size; before any run, every claim is *not run*."""
         if self.foremost:
             return self.foremost.verdicts
-        return tuple(Verdict(claim.says, NOT_RUN, "no record yet") for claim in self.experiment.claims)
+        return tuple(Verdict(claim, NOT_RUN, "no record yet") for claim in self.experiment.claims)
 
 
 def gather(store: RecordStore, experiment: Experiment) -> Item:
@@ -82,7 +83,7 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
                 records=tuple(here),
                 verifications=tuple(store.verification(record) for record in here),
                 cells={(c.row, c.column): c for c in cells(experiment, here, size)},
-                verdicts=tuple(judge(experiment, here, size)),
+                verdicts=tuple(replace(v, why=sentences.why(v, experiment)) for v in judge(experiment, here, size)),
                 crossings=tuple(crossings(experiment, here, size)),
             )
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from efftx.reproduce.experiment import Cell as CellFormat
+from efftx.reproduce.significance import LEVEL, MIN_SEEDS, holm, upper_tail
 
 UNVERIFIED_MARK = "†"
 NOT_RUN = "not run"
@@ -30,20 +33,37 @@ def published(value: float, source: str | None, form: CellFormat) -> str:
     return number(value, form) if source == "verified" else f"{number(value, form)} {UNVERIFIED_MARK}"
 
 
-def paired_noise(differences: list[float]) -> float | None:
-    """Two standard errors of a paired difference over seeds, 2 std / sqrt(n); None below three seeds."""
-    if len(differences) < 3:
-        return None
-    return 2.0 * stdev(differences) / math.sqrt(len(differences))
+def clearly_best(ours: Mapping[int, float], rivals: Sequence[Mapping[int, float]], better: str) -> bool:
+    """Whether one cell beats every rival, by one-sided paired t tests at 5 %, Holm over the rivals.
+
+    `better` is higher, lower or none. False where a pair has fewer than three seeds in common.
+    """
+    if better == "none" or not rivals:
+        return False
+    ps = []
+    for theirs in rivals:
+        seeds = sorted(set(ours) & set(theirs))
+        if len(seeds) < MIN_SEEDS:
+            return False
+        above = np.array([ours[seed] - theirs[seed] for seed in seeds])
+        ps.append(upper_tail(above if better == "higher" else -above))
+    return max(holm(ps)) <= LEVEL
 
 
-def clearly_better(ours: dict[int, float], theirs: dict[int, float], better: str) -> bool:
-    """Whether one cell beats another by more than noise, seed paired with seed (`better`: higher, lower, none)."""
-    seeds = sorted(set(ours) & set(theirs))
-    sign = {"higher": 1.0, "lower": -1.0, "none": 0.0}[better]
-    differences = [sign * (ours[seed] - theirs[seed]) for seed in seeds]
-    noise = paired_noise(differences)
-    return noise is not None and fmean(differences) > noise
+def decimals(half_width: float) -> int | None:
+    """Decimals that show an interval's half width to two digits; None for an exact value (half width 0)."""
+    return max(0, 1 - math.floor(math.log10(half_width))) if half_width > 0 else None
+
+
+def with_decimals(value: float, digits: int | None) -> str:
+    """`value` to so many decimals (None: to three digits); as `9.3×10⁻⁶` where that takes more than six of them."""
+    if digits is None:
+        small = 0 < abs(value) < 1e-4
+        return number(value, CellFormat("", format="{:.2e}")) if small else three_digits(value)
+    if digits <= 6:
+        return f"{value:,.{digits}f}"
+    exponent = math.floor(math.log10(abs(value))) if value else -digits
+    return f"{value / 10**exponent:.{max(0, digits + exponent)}f}×10{str(exponent).translate(_RAISED)}"
 
 
 def three_digits(value: float) -> str:

@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from efftx.report import figures, markup
-from efftx.report.documents import tally
+from efftx.report.documents import margin_reason, tally
 from efftx.report.drawings import DRAWN_WITH, Drawing
 from efftx.report.items import Item, Measured
 from efftx.report.provenance import HEADINGS, provenance
 from efftx.report.stylesheet import STYLESHEET
 from efftx.report.tables import tables
-from efftx.reproduce.claims import FAILS, HOLDS, NEITHER, NOT_RUN, TOO_FEW, WITHIN_NOISE, Verdict
+from efftx.reproduce.claims import Verdict
+from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
 
 # A badge has its own sign, because not everyone sees its colour.
 BADGES = {
     HOLDS: ("holds", "✓"),
-    FAILS: ("fails", "✗"),
-    WITHIN_NOISE: ("noise", "≈"),
-    TOO_FEW: ("few", "⋯"),
-    NEITHER: ("neither", "∅"),
+    CONTRADICTED: ("fails", "✗"),
+    UNDECIDED: ("open", "≈"),
+    NOT_TESTED: ("untested", "∅"),
     NOT_RUN: ("notrun", "○"),
 }
-STATES = {"recorded": "holds", "stale": "fails", "partial": "noise", "not run": "notrun"}
+STATES = {"recorded": "holds", "stale": "fails", "partial": "open", "not run": "notrun"}
 # Inline SVG takes its colours from the page, so that it can be read in the dark as well.
 THEMED = {
     figures.INK: "var(--ink)",
@@ -93,11 +93,10 @@ def _overview(items: Sequence[Item]) -> str:
 
 def _legend() -> str:
     meanings = {
-        HOLDS: "beyond noise, two standard errors of the paired difference over seeds",
-        FAILS: "the records contradict it",
-        WITHIN_NOISE: "the difference is no larger than the noise",
-        TOO_FEW: "not enough seeds to tell",
-        NEITHER: "nothing rose above the trivial answer",
+        HOLDS: "its test over the seeds rejects the opposite at 5 %, Holm over the comparisons of the claim",
+        CONTRADICTED: "the test of the opposite does",
+        UNDECIDED: "neither does, or there are fewer than three seeds",
+        NOT_TESTED: "no model beat the trivial answer",
         NOT_RUN: "a cell it speaks of has no record",
     }
     rows = "\n".join(f"<li>{_badge(word)} {meaning}</li>" for word, meaning in meanings.items())
@@ -140,7 +139,7 @@ def _badge(verdict: str, title: str = "", short: bool = False) -> str:
 def _claims(heading: str, verdicts: Sequence[Verdict]) -> str:
     lines = "\n".join(
         f'<li>{_badge(v.verdict)} <span class="says">{escape(v.says)}</span><br>'
-        f'<span class="why">{escape(v.why)}</span></li>'
+        f'<span class="why">{escape(v.why + margin_reason(v))}</span></li>'
         for v in verdicts
     )
     return f'<h3>{escape(heading)}</h3>\n<ul class="claims">\n{lines}\n</ul>'

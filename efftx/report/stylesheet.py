@@ -65,7 +65,7 @@ tbody tr:hover :is(td, th[scope="row"]) { background: var(--shade); }
   font-weight: 600; white-space: nowrap; color: var(--none); background: var(--none-back); }
 .badge.holds { color: var(--good); background: var(--good-back); }
 .badge.fails { color: var(--bad); background: var(--bad-back); }
-.badge.noise, .badge.few { color: var(--open); background: var(--open-back); }
+.badge.open { color: var(--open); background: var(--open-back); }
 .legend { list-style: none; padding: 0; display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr));
   gap: 0.4rem 1rem; font-size: 0.85rem; color: var(--faint); }
 .claims { list-style: none; padding: 0; margin: 0; }

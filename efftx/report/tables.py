@@ -121,7 +121,7 @@ class _Measured:
             for other in self.experiment.rows_at(self.size)
             if other != row and (other, column) in self.cells and self.cells[other, column].values
         ]
-        return bool(rivals) and all(numbers.clearly_better(mine, rival, form.better) for rival in rivals)
+        return numbers.clearly_best(mine, rivals, form.better)
 
     def _values(self, row: str, column: str) -> dict[int, float]:
         return {seed: value for seed, value in self.cells[row, column].values.items() if value is not None}
@@ -182,7 +182,7 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     for crossing in measured.crossings if measured else ():
         notes.append(_crossing_note(crossing.between, crossing.x, crossing.published, crossing.why))
     if measured and any(cell.bold for cell in _all_cells(experiment, measured)):
-        notes.append("Bold: better than every other row of its column by more than two standard errors, seeds paired.")
+        notes.append("Bold: better than every other row of its column (one-sided t tests, seeds paired, Holm, 5 %).")
     return notes
 
 

@@ -1,26 +1,35 @@
 """The small language of claims: read with `ast`, checked node by node, never evaluated as Python.
 
-    comparison      expression (< | <= | > | >=) expression, chained as in a <= b <= c
+    comparison      expression (< | <= | > | >= | ==) expression, chained as in a <= b <= c
     condition       comparison, `and`, `or`, `not`
-    expression      number, + - * /, abs(x), min(x, ...), max(x, ...), noise,
+    expression      number, + - * /, abs(x), min(x, ...), max(x, ...),
                     cell[row, column], cell[row], published[row, column], baseline["label"]
     row, column     text in quotes, or a free name, which is quantified over all rows or columns
     restriction     (`where`) free names against text: ==, !=, in [...], not in [...], `and`, `or`, `not`
 
-`noise` is two standard errors of the paired difference between the two sides it stands in. It may be added, subtracted
-and multiplied by a number, nothing else. Equality of two measurements is not asked: write b - noise <= a <= b + noise.
+The claim's `kind` says how its comparisons are tested over the seeds; nothing is added for spread by hand.
+
+    better       measured against measured, with < or > (<=, >=)
+    as good as   with <= or >=: no worse than by `margin`; with ==: within `margin` on both sides
+    at least     measured against a constant, a published value or a baseline, above or below it
+    exact        what no seed can move: counts, closed forms, exponents of counts
 """
 
 from __future__ import annotations
 
 import ast
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from efftx.errors import UserError
+from efftx.errors import UserError, nearest
 
 FUNCTIONS = ("abs", "min", "max")
 TABLES = ("cell", "published", "baseline")
-COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="}
+BETTER, AS_GOOD_AS, AT_LEAST, EXACT = "better", "as good as", "at least", "exact"
+KINDS = (BETTER, AS_GOOD_AS, AT_LEAST, EXACT)
 MAX_LENGTH = 1000
 
 
@@ -57,6 +66,33 @@ def parse(text: str) -> Parsed:
             if free.setdefault(item.name, axis) != axis:
                 raise _refuse(text, f"'{item.name}' stands for a row in one place and for a column in another")
     return Parsed(tree, lookups, free)
+
+
+def check_kind(parsed: Parsed, text: str, kind: str, margin: float | None) -> None:
+    """UserError where a claim's kind is unknown, or does not go with its comparisons or its margin."""
+    if kind not in KINDS:
+        raise UserError("bad_claim", f"the claim `{text.strip()}`: there is no kind '{kind}'", nearest(kind, KINDS))
+    if (kind == AS_GOOD_AS) != (margin is not None):
+        raise _refuse(text, f"a margin, in the metric's unit, belongs to kind '{AS_GOOD_AS}' and only there")
+    if margin is not None and not 0 < margin < math.inf:
+        raise _refuse(text, f"the margin {margin:g} is not above 0")
+    for _, left, op, right in compared(parsed.tree):
+        _check_sides(left, COMPARISONS[type(op)], right, text, kind)
+
+
+def _check_sides(left: ast.expr, symbol: str, right: ast.expr, text: str, kind: str) -> None:
+    asked = f"{ast.unparse(left)} {symbol} {ast.unparse(right)}"
+    n_measured = sum(any(isinstance(n, ast.Name) and n.id == "cell" for n in ast.walk(side)) for side in (left, right))
+    if (symbol == "==") and kind != AS_GOOD_AS:
+        raise _refuse(text, f"== asks for kind '{AS_GOOD_AS}' and its margin")
+    if kind == AS_GOOD_AS and symbol in "<>":
+        raise _refuse(text, f"kind '{AS_GOOD_AS}' compares with <=, >= or ==")
+    if n_measured == 0:
+        raise _refuse(text, f"nothing of `{asked}` is measured")
+    if kind == BETTER and n_measured != 2:
+        raise _refuse(text, f"one side of `{asked}` is not measured: that is kind '{AT_LEAST}'")
+    if kind == AT_LEAST and n_measured != 1:
+        raise _refuse(text, f"both sides of `{asked}` are measured: that is kind '{BETTER}'")
 
 
 def parse_where(text: str, free: dict[str, str]) -> ast.expr | None:
@@ -102,6 +138,15 @@ def lookup(node: ast.Subscript) -> tuple[str, tuple[Index, ...]]:
     return node.value.id, tuple(index)
 
 
+def compared(tree: ast.expr) -> Iterator[tuple[tuple[int, int], ast.expr, ast.cmpop, ast.expr]]:
+    """Every comparison of a condition: a key (its node's id, its place in the chain), left side, operator, right."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            pairs = pairwise([node.left, *node.comparators])
+            for i, ((left, right), op) in enumerate(zip(pairs, node.ops, strict=True)):
+                yield (id(node), i), left, op, right
+
+
 def _tree(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         raise UserError("bad_claim", f"a claim of {len(text)} characters; at most {MAX_LENGTH} are read")
@@ -121,7 +166,7 @@ def _check_condition(node: ast.expr, text: str, lookups: list[tuple[str, tuple[I
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             for op in ops:
                 if type(op) not in COMPARISONS:
-                    raise _refuse(text, "only <, <=, > and >= compare measurements")
+                    raise _refuse(text, "only <, <=, >, >= and == compare measurements")
             for side in [left, *comparators]:
                 _check_expression(side, text, lookups)
         case _:
@@ -133,7 +178,7 @@ def _check_expression(node: ast.expr, text: str, lookups: list[tuple[str, tuple[
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             pass
         case ast.Name(id="noise"):
-            pass
+            raise _refuse(text, "there is no noise to write: the claim's kind says how the seeds' spread is judged")
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
             _check_expression(operand, text, lookups)
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), left=left, right=right):
@@ -158,7 +203,7 @@ def _checked_lookup(node: ast.Subscript, text: str) -> tuple[str, tuple[Index, .
     lengths = {"cell": (1, 2), "published": (1, 2), "baseline": (1,)}[table]
     if len(index) not in lengths:
         raise _refuse(text, f"{table} takes [{'label' if table == 'baseline' else 'row, column'}]")
-    reserved = [i.name for i in index if isinstance(i, Name) and i.name in (*FUNCTIONS, *TABLES, "noise")]
+    reserved = [i.name for i in index if isinstance(i, Name) and i.name in (*FUNCTIONS, *TABLES)]
     if reserved or (table == "baseline" and isinstance(index[0], Name)):
         raise _refuse(text, f"'{reserved[0] if reserved else ast.unparse(node.slice)}' cannot stand in an index")
     return table, index

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efftx.errors import UserError, nearest
-from efftx.reproduce.claim_language import Name, parse, parse_where
+from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
 from efftx.reproduce.reading import build, read_yaml
 from efftx.reproduce.records import slug
 
@@ -72,16 +72,18 @@ class Published:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence about the table and the expression that decides it (`claims.judge`).
+    """One sentence about the table, the expression that decides it and how it is tested (`claims.judge`).
 
-    `where` restricts the quantified names (`row != "Full"`). `min_seeds` is 3 where spread over seeds is the question;
-    1 only for what a seed cannot move: counted entries, fitted exponents, closed forms.
+    `kind` is `better`, `as good as`, `at least` or `exact` (see `claim_language`); `margin`, in the metric's unit, goes
+    with `as good as`, and `reason` says why it is that large. `where` restricts the quantified names (`row != "Full"`).
     """
 
     says: str
+    kind: str
     holds_if: str
     where: str = ""
-    min_seeds: int = 3
+    margin: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ class Experiment:
     pretraining, pretraining_sizes
                overrides of a training that comes first, at the same seed, and those a size; the row then starts from
                its weights. Rows with equal ones share it.
-    baseline   label -> value of the trivial answer (chance), in the unit of `cell`; the yardstick of `neither learned`.
+    baseline   label -> value of the trivial answer (chance), in the unit of `cell`; what a model must
+               beat before its claims are tested.
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
     """
 
@@ -377,6 +380,7 @@ def _sizes_named(e: Experiment) -> Iterable[str]:
 def _check_claim(e: Experiment, claim: Claim) -> None:
     parsed = parse(claim.holds_if)
     parse_where(claim.where, parsed.free)
+    check_kind(parsed, claim.holds_if, claim.kind, claim.margin)
     columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
     for table, index in parsed.lookups:
         known = [e.baseline] if table == "baseline" else [e.rows, columns]

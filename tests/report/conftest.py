@@ -35,7 +35,7 @@ def make_experiment(**changes: Any) -> Experiment:
         columns={"at 2": ColumnSpec(parameters={"length": 2}), "at 8": ColumnSpec(parameters={"length": 8})},
         seeds={"cpu": [0, 1, 2]},
         published=Published("verified", {"Full": {"at 8": 12.34}}),
-        claims=[Claim("full attention is better at 8", 'cell["Full", "at 8"] > cell["LSH", "at 8"]')],
+        claims=[Claim("full attention is better at 8", "better", 'cell["Full", "at 8"] > cell["LSH", "at 8"]')],
         baseline={"chance": 1.0},
         head="What it should reach.",
     )

@@ -35,27 +35,43 @@ def test_a_power_of_ten_is_raised(value: float, form: str, written: str) -> None
     assert numbers.number(value, Cell("m", format=form)) == written
 
 
-def test_noise_is_two_standard_errors_of_the_paired_difference() -> None:
-    # differences 1, 2, 3: sample deviation 1, two standard errors 2 / sqrt(3)
-    assert numbers.paired_noise([1.0, 2.0, 3.0]) == pytest.approx(2 / 3**0.5)
-    assert numbers.paired_noise([1.0, 2.0]) is None
+def test_best_means_beyond_a_one_sided_paired_t_test_in_the_direction_of_the_cell() -> None:
+    ours, theirs = {0: 2.0, 1: 3.0, 2: 4.0}, {0: 1.0, 1: 1.0, 2: 1.0}  # mean 2, t = 2 sqrt(3), p 0.037
+    assert numbers.clearly_best(ours, [theirs], "higher")
+    assert not numbers.clearly_best(ours, [theirs], "lower")
+    assert not numbers.clearly_best(ours, [theirs], "none")
+    assert numbers.clearly_best(theirs, [ours], "lower")
+    assert not numbers.clearly_best(ours, [theirs, theirs], "higher"), "Holm asks for 0.025 of two"
+    assert not numbers.clearly_best(ours, [], "higher")
 
 
-def test_better_means_beyond_noise_in_the_direction_of_the_cell() -> None:
-    ours, theirs = {0: 2.0, 1: 3.0, 2: 4.0}, {0: 1.0, 1: 1.0, 2: 1.0}  # mean 2 against noise 2 / sqrt(3) = 1.15
-    assert numbers.clearly_better(ours, theirs, "higher")
-    assert not numbers.clearly_better(ours, theirs, "lower")
-    assert not numbers.clearly_better(ours, theirs, "none")
-    assert numbers.clearly_better(theirs, ours, "lower")
-
-
-def test_a_gap_as_large_as_the_noise_is_not_clear() -> None:
-    ours, theirs = {0: 0.0, 1: 1.0, 2: 2.0}, {0: 0.0, 1: 0.0, 2: 0.0}  # mean 1 against noise 1.15
-    assert not numbers.clearly_better(ours, theirs, "higher")
+def test_two_standard_errors_of_three_seeds_are_not_enough() -> None:
+    ours, theirs = {0: 0.9, 1: 2.1, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0}  # mean 2, t = 3.286: p 0.041
+    assert numbers.clearly_best(ours, [theirs], "higher")
+    ours = {0: 0.55, 1: 1.5, 2: 2.45}  # t = 2.735 is beyond two standard errors, p 0.056 is not below 5 %
+    assert not numbers.clearly_best(ours, [theirs], "higher")
 
 
 def test_seeds_are_paired_by_their_number() -> None:
-    assert not numbers.clearly_better({0: 9.0, 1: 9.0, 2: 9.0}, {3: 1.0, 4: 1.0, 5: 1.0}, "higher")
+    assert not numbers.clearly_best({0: 9.0, 1: 9.0, 2: 9.0}, [{3: 1.0, 4: 1.0, 5: 1.0}], "higher")
+
+
+@pytest.mark.parametrize(
+    ("half_width", "value", "written"),
+    [
+        (1.8, 15.04, "15.0"),
+        (27.0, 20.6, "21"),
+        (2200.0, 12345.6, "12,346"),
+        (0.0098, 0.1152, "0.1152"),
+        (2.6e-9, 9.33561e-6, "9.3356×10⁻⁶"),
+        (0.0, 3.461, "3.46"),
+        (0.0, 0.01000001, "0.01"),
+        (0.0, 1.5e-7, "1.50×10⁻⁷"),
+        (0.0, 0.0, "0"),
+    ],
+)
+def test_a_difference_is_as_exact_as_its_interval(half_width: float, value: float, written: str) -> None:
+    assert numbers.with_decimals(value, numbers.decimals(half_width)) == written
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(4.25, "4.2 s"), (750.0, "12.5 min"), (11160.0, "3.1 h")])

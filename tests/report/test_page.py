@@ -7,7 +7,7 @@ import pytest
 
 from efftx.report.build import compose_report
 from efftx.report.page import BADGES
-from efftx.reproduce import claims
+from efftx.reproduce import comparisons
 from efftx.reproduce.experiment import Experiment, Row
 from efftx.reproduce.records import RecordStore, Verification
 
@@ -108,7 +108,7 @@ def test_names_from_an_experiment_cannot_break_the_page(store: RecordStore) -> N
 def test_verdicts_stand_at_the_top_and_at_the_item(page: str) -> None:
     top, _, below = page.partition('<section class="item"')
     assert 'title="full attention is better at 8: holds"' in top
-    assert 'title="full attention is better at 8: too few seeds"' in top
+    assert 'title="full attention is better at 8: undecided"' in top
     assert re.search(r"✓ holds</span> <span class=\"says\">full attention is better at 8</span>", below)
 
 
@@ -139,6 +139,7 @@ def test_an_item_that_was_not_run_says_so(store: RecordStore) -> None:
 
 
 def test_every_verdict_there_is_has_a_badge() -> None:
-    words = {claims.HOLDS, claims.FAILS, claims.WITHIN_NOISE, claims.TOO_FEW, claims.NEITHER, claims.NOT_RUN}
+    c = comparisons
+    words = {c.HOLDS, c.CONTRADICTED, c.UNDECIDED, c.NOT_TESTED, c.NOT_RUN}
     assert set(BADGES) == words
     assert len({sign for _, sign in BADGES.values()}) == len(BADGES)

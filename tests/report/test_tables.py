@@ -130,7 +130,7 @@ def test_the_clear_best_of_a_column_is_bold(full_store: RecordStore, experiment:
     assert bold(only_table(full_store, experiment)) == {("Full", "at 2"), ("Full", "at 8")}
 
 
-def test_a_best_within_noise_is_not_bold(
+def test_a_best_that_seeds_do_not_bear_out_is_not_bold(
     full_store: RecordStore, experiment: Experiment, change: Callable[..., None]
 ) -> None:
     for seed, accuracy in enumerate((60.0, 95.0, 81.0)):  # mean below Full's, far apart

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.errors import UserError
-from efftx.reproduce.claim_language import admits, parse, parse_where
+from efftx.reproduce.claim_language import admits, check_kind, parse, parse_where
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,6 @@ from efftx.reproduce.claim_language import admits, parse, parse_where
         "min() > 0",
         "(x := 1) > 0",
         "1 if 1 > 0 else 2 > 0",
-        'cell["A", "x"] == 1',
         'cell["A", "x"] != 1',
         'cell["A", "x"] in [1]',
         'cell["A", "x"]',
@@ -51,7 +50,8 @@ from efftx.reproduce.claim_language import admits, parse, parse_where
         "",
         "import os",
         "1 > ",
-        "cell[noise, column] > 0",
+        'cell["A", "x"] > noise',
+        'cell["A", "x"] >= cell["B", "x"] - 2 * noise',
         "cell[cell, column] > 0",
         "baseline[row] > 0",
         "cell[a, b] > cell[b, a]",
@@ -79,7 +79,7 @@ def test_any_text_is_read_or_refused_as_a_users_mistake(text: str) -> None:
 
 
 def test_free_names_know_their_axis() -> None:
-    parsed = parse('cell[row, column] >= published[row, "x"] - noise')
+    parsed = parse('cell[row, column] >= published[row, "x"] - 1')
     assert parsed.free == {"row": "row", "column": "column"}
     assert parse("cell[column] > 0").free == {"column": "row"}
 
@@ -94,3 +94,45 @@ def test_a_restriction_is_read_as_it_stands() -> None:
     tree = parse_where('row in ["A", "B"] and not row == "B" or row == "C"', {"row": "row"})
     assert [name for name in "ABCD" if admits(tree, {"row": name})] == ["A", "C"]
     assert admits(parse_where("  ", {}), {})
+
+
+def test_who_writes_noise_is_told_of_the_kind() -> None:
+    with pytest.raises(UserError, match="the claim's kind says"):
+        parse('cell["A", "x"] > cell["B", "x"] + noise')
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "margin", "why"),
+    [
+        ('cell["A"] > cell["B"]', "bettr", None, "there is no kind 'bettr'"),
+        ('cell["A"] > 1', "better", None, "that is kind 'at least'"),
+        ('cell["A"] > cell["B"] and 1 < cell["A"]', "better", None, "that is kind 'at least'"),
+        ('cell["A"] > cell["B"]', "at least", None, "that is kind 'better'"),
+        ('1 > published["A"]', "at least", None, "nothing of"),
+        ('cell["A"] == cell["B"]', "better", None, "asks for kind 'as good as'"),
+        ('cell["A"] == cell["B"]', "exact", None, "asks for kind 'as good as'"),
+        ('cell["A"] > cell["B"]', "as good as", 1.0, "compares with <=, >= or =="),
+        ('cell["A"] >= cell["B"]', "as good as", None, "a margin"),
+        ('cell["A"] >= cell["B"]', "better", 1.0, "a margin"),
+        ('cell["A"] >= cell["B"]', "as good as", 0.0, "not above 0"),
+        ('cell["A"] >= cell["B"]', "as good as", float("nan"), "not above 0"),
+    ],
+)
+def test_a_kind_goes_with_its_comparisons_and_its_margin(text: str, kind: str, margin: float | None, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        check_kind(parse(text), text, kind, margin)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "margin"),
+    [
+        ('cell["A"] > cell["B"] + 0.1', "better", None),
+        ('cell["A"] / cell["B"] > 2 or cell["A"] <= 1.5 * baseline["chance"]', "at least", None),
+        ('cell["A"] >= published["A"]', "at least", None),
+        ('cell["A"] <= cell["B"]', "as good as", 0.02),
+        ('cell["A"] == cell["B"]', "as good as", 0.02),
+        ('cell["A"] < cell["B"] and cell["A"] >= 1', "exact", None),
+    ],
+)
+def test_what_goes_together_is_taken(text: str, kind: str, margin: float | None) -> None:
+    check_kind(parse(text), text, kind, margin)

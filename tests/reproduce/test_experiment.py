@@ -27,7 +27,7 @@ columns:
 seeds: {cpu: [0, 1]}
 baseline: {chance: 1}
 published: {source: verified, values: {A: {x: 99}}}
-claims: [{says: so, holds_if: 'cell[row, "x"] > 1'}]
+claims: [{says: so, kind: at least, holds_if: 'cell[row, "x"] > 1'}]
 """
 
 
@@ -110,8 +110,11 @@ def test_rows_and_columns_exist_at_their_sizes_only(tmp_path: Path) -> None:
         ("values: {A: {x: 99}}", "values: {A: {x: many}}", "a number is wanted", ""),
         ('cell[row, "x"] > 1', 'cell[row, "w"] > 1', "cell has no 'w'", ""),
         ('cell[row, "x"] > 1', 'cell["C", "x"] > 1', "cell has no 'C'", ""),
-        ('cell[row, "x"] > 1', 'baseline["luck"] > 1', "baseline has no 'luck'", "chance"),
+        ('cell[row, "x"] > 1', 'cell["A", "x"] > baseline["luck"]', "baseline has no 'luck'", "chance"),
         ('cell[row, "x"] > 1', "open(1) > 1", "not in the language", ""),
+        ("kind: at least", "kind: at lest", "no kind 'at lest'", "at least"),
+        ("kind: at least, ", "", "the key 'kind' is missing", ""),
+        ("kind: at least", "kind: at least, margin: 1", "a margin", ""),
         ("id: paper/item", "id: ../item/x", "paper/item", ""),
         ("id: paper/item", "id: item", "paper/item", ""),
         ("  A: [width=1]", "  a b: [width=1]\n  a-b: [width=3]\n  A: [width=1]", "same file", ""),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from efftx.reproduce.claim_language import KINDS
 from efftx.reproduce.claims import judge
 from efftx.reproduce.experiment import Experiment, load_experiments
 from efftx.reproduce.measures import measure_named
@@ -34,6 +35,14 @@ def test_every_file_has_its_place_a_head_and_a_command(e: Experiment) -> None:
 @pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
 def test_every_claim_can_be_judged_before_anything_is_run(e: Experiment) -> None:
     assert {v.verdict for v in judge(e, [], e.usual_size())} <= {"not run"}
+
+
+@pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
+def test_no_claim_writes_noise_and_every_margin_has_its_reason(e: Experiment) -> None:
+    for claim in e.claims:
+        assert claim.kind in KINDS
+        assert "noise" not in claim.holds_if
+        assert (claim.margin is None) == (not claim.reason), claim.says
 
 
 @pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "train"], ids=lambda e: e.id)
@@ -67,7 +76,7 @@ def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, t
     assert (line["ran"], line["failed"]) == (2, 0)
     records = store.read_all(e.id)
     assert all(set(r.metrics) == set(e.columns) for r in records)
-    assert {v.verdict for v in judge(e, records, "smoke")} == {"too few seeds", "not run"}
+    assert {v.verdict for v in judge(e, records, "smoke")} == {"undecided", "not run"}
     assert state_of(e, store, trainer)["state"] == "recorded"
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=trainer)
     assert (line["fresh"], line["stale"], line["failed"]) == (2, 0, 0)

@@ -1,0 +1,269 @@
+"""One comparison of a claim under one choice of its free names: its two sides, seed paired with seed, and its test.
+
+With D = left - right, one value a seed (what a seed does to both sides alike is no spread), the kind of the claim says
+what is tested:
+
+    better       one-sided t test that D is on the claimed side of 0
+    at least     the same test against a constant, a published value or a baseline
+    as good as   with <= or >=: one-sided, that D is not on the wrong side by the margin or more;
+                 with ==: two one-sided tests, that D lies within the margin
+    exact        no test: the comparison is met by every seed, or it is not
+
+A comparison is contradicted where the test of its opposite rejects: better, where the other side is better; as good as,
+where D is beyond the margin.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from efftx.reproduce.claim_language import COMPARISONS, EXACT, Name, lookup
+from efftx.reproduce.experiment import Claim, Experiment
+from efftx.reproduce.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, upper_tail
+
+HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
+NOT_TESTED, NOT_RUN = "not tested here", "not run"
+
+Cells = Mapping[tuple[str, str], Mapping[int, float]]
+"""(row, column) -> seed -> value; infinite where a level was never reached."""
+
+
+class NotJudgedError(Exception):
+    """A binding that has no comparison to judge: `verdict` is NOT_RUN or NOT_TESTED."""
+
+    def __init__(self, verdict: str, why: str) -> None:
+        super().__init__(why)
+        self.verdict, self.why = verdict, why
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: its expression under the binding, `place` where it is one cell, and its mean and spread over seeds."""
+
+    words: str
+    place: tuple[str, str] | None
+    measured: bool
+    mean: float
+    std: float | None
+
+
+@dataclass
+class Comparison:
+    """What the seeds say of one comparison; `p` is Holm's, of the outcome or, undecided, of the claim itself.
+
+    `difference` is left - right; `interval` its 95 % interval, None below two seeds and for what is exact or infinite.
+    `seeds` would decide an undecided one at 80 % power; None where that is out of reach or nothing varies.
+    """
+
+    left: Side
+    symbol: str
+    right: Side
+    kind: str
+    margin: float | None
+    unit: str
+    binding: dict[str, str]
+    differences: Sample
+    n: int
+    p_for: float | None = None
+    p_against: float | None = None
+    outcome: str = UNDECIDED
+    p: float | None = None
+    seeds: int | None = None
+
+    @property
+    def difference(self) -> float:
+        """The mean of left - right."""
+        return float(np.mean(self.differences))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the difference."""
+        if self.kind == EXACT or self.differences.size < 2 or not np.all(np.isfinite(self.differences)):
+            return None
+        return interval(self.differences)
+
+    def test(self) -> None:
+        """Fill in the two one-sided p; of what is exact the outcome. Too few seeds leave it undecided."""
+        if self.kind == EXACT:
+            met = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[self.symbol]
+            self.outcome = HOLDS if np.all(met(self.differences, 0.0)) else CONTRADICTED
+            return
+        sample = _finite(self.differences)
+        if self.n < MIN_SEEDS or sample is None:
+            return
+        margin = self.margin or 0.0
+        if self.symbol == "==":
+            self.p_for = max(upper_tail(sample, -margin), upper_tail(-sample, -margin))
+            self.p_against = min(upper_tail(sample, margin), upper_tail(-sample, margin))
+            return
+        favoured = sample if self.symbol in (">", ">=") else -sample
+        self.p_for, self.p_against = upper_tail(favoured, -margin), upper_tail(-favoured, margin)
+        if self.symbol in ("<=", ">=") and self.p_for == 0.5 and np.ptp(sample) == 0.0:
+            self.p_for = 0.0  # equal in every seed, which is all that was claimed
+
+    def decide(self, p_for: float, p_against: float, n_tests: int) -> None:
+        """The outcome from the two adjusted p; of an undecided one also the seeds that would decide it."""
+        if p_for <= LEVEL:
+            self.outcome, self.p = HOLDS, p_for
+        elif p_against <= LEVEL:
+            self.outcome, self.p = CONTRADICTED, p_against
+        else:
+            self.outcome, self.p = UNDECIDED, p_for
+            self.seeds = self._seeds(LEVEL / n_tests)
+
+    def _seeds(self, level: float) -> int | None:
+        """As many as find the mean that these seeds gave, with the spread that they gave."""
+        spread = float(np.std(self.differences, ddof=1))
+        if spread == 0.0 or not math.isfinite(spread):
+            return None
+        margin, mean = self.margin or 0.0, self.difference
+        if self.symbol == "==" and abs(mean) < margin:
+            return seeds_to_decide((margin - mean) / spread, (margin + mean) / spread, level=level)
+        if self.symbol == "==":
+            return seeds_to_decide((abs(mean) - margin) / spread, level=level)
+        favoured = mean if self.symbol in (">", ">=") else -mean
+        return seeds_to_decide(abs(favoured + margin) / spread, level=level)
+
+
+@dataclass
+class Evaluator:
+    """Reads the two sides of comparisons from the cells of one size, under one binding of the free names."""
+
+    experiment: Experiment
+    claim: Claim
+    binding: dict[str, str]
+    cells: Cells = field(default_factory=dict)
+
+    def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Comparison:
+        """The comparison, tested; NotJudgedError where neither side was ever reached."""
+        seeds = self._seeds(left, right)
+        a, b = self._values(left, seeds), self._values(right, seeds)
+        n = len(seeds) if seeds else 1
+        with np.errstate(invalid="ignore"):  # infinity less infinity: neither was reached
+            differences = np.broadcast_to(a, (n,)) - np.broadcast_to(b, (n,))
+        if np.any(np.isnan(differences)):
+            why = f"neither side of {ast.unparse(left)} and {ast.unparse(right)} was reached"
+            raise NotJudgedError(NOT_TESTED, why)
+        found = Comparison(
+            left=self._side(left, a),
+            symbol=COMPARISONS[type(op)],
+            right=self._side(right, b),
+            kind=self.claim.kind,
+            margin=self.claim.margin,
+            unit=self._unit(left, right),
+            binding=dict(self.binding),
+            differences=differences,
+            n=len(seeds),
+        )
+        found.test()
+        return found
+
+    def place(self, index: tuple[Name | str, ...]) -> tuple[str, str]:
+        """Row and column of a lookup under the binding; "" for a column that is not named."""
+        words = [self.binding[i.name] if isinstance(i, Name) else i for i in index]
+        return words[0], words[1] if len(words) > 1 else ""
+
+    def _seeds(self, *nodes: ast.expr) -> list[int]:
+        sets = [set(self.cells[self.place(i)]) for node in nodes for t, i in lookups(node) if t == "cell"]
+        return sorted(set.intersection(*sets)) if sets else []
+
+    def _values(self, node: ast.expr, seeds: list[int]) -> Sample:
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return np.array([float(number)])
+            case ast.UnaryOp(op=op, operand=operand):
+                values = self._values(operand, seeds)
+                return -values if isinstance(op, ast.USub) else values
+            case ast.BinOp(left=left, op=op, right=right):
+                return self._arithmetic(self._values(left, seeds), op, self._values(right, seeds), node)
+            case ast.Call(func=ast.Name(id=name), args=args):
+                of = np.broadcast_arrays(*(self._values(arg, seeds) for arg in args))
+                if name == "abs":
+                    return np.abs(of[0])
+                return np.min(np.stack(of), axis=0) if name == "min" else np.max(np.stack(of), axis=0)
+            case ast.Subscript():
+                return self._looked_up(node, seeds)
+        raise AssertionError("parse admits no other node")
+
+    def _arithmetic(self, a: Sample, op: ast.operator, b: Sample, node: ast.BinOp) -> Sample:
+        match op:
+            case ast.Add():
+                return a + b
+            case ast.Sub():
+                return a - b
+            case ast.Mult():
+                return a * b
+        if np.any(b == 0):
+            raise NotJudgedError(NOT_RUN, f"{ast.unparse(node)} divides by zero")
+        return a / b
+
+    def _looked_up(self, node: ast.Subscript, seeds: list[int]) -> Sample:
+        table, index = lookup(node)
+        if table == "baseline":
+            return np.array([self.experiment.baseline[str(index[0])]])
+        row, column = self.place(index)
+        if table == "published":
+            value = self.experiment.published.of(row, column) if self.experiment.published else None
+            assert value is not None, "bindings without a published value are not judged"
+            return np.array([value])
+        return np.array([self.cells[row, column][seed] for seed in seeds])
+
+    def _side(self, node: ast.expr, values: Sample) -> Side:
+        is_cell = isinstance(node, ast.Subscript) and lookup(node)[0] == "cell"
+        place = self.place(lookup(node)[1]) if is_cell and isinstance(node, ast.Subscript) else None
+        spread = float(np.std(values, ddof=1)) if values.size > 1 and np.all(np.isfinite(values)) else None
+        measured = any(table == "cell" for table, _ in lookups(node))
+        return Side(self._words(node), place, measured, float(np.mean(values)), spread)
+
+    def _words(self, node: ast.expr) -> str:
+        match node:
+            case ast.Constant(value=int() as count):
+                return f"{count:,}"
+            case ast.Constant(value=float() as number):
+                return f"{number:g}"
+            case ast.UnaryOp(op=op, operand=operand):
+                return f"{'-' if isinstance(op, ast.USub) else ''}{self._words(operand)}"
+            case ast.BinOp(left=left, op=op, right=right):
+                sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "×", ast.Div: "/"}[type(op)]
+                return f"{self._words(left)} {sign} {self._words(right)}"
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return f"{name}({'; '.join(self._words(arg) for arg in args)})"
+            case ast.Subscript():
+                table, index = lookup(node)
+                words = cell_name(*self.place(index))
+                return f"the paper's {words}" if table == "published" else words
+        raise AssertionError("parse admits no other node")
+
+    def _unit(self, *nodes: ast.expr) -> str:
+        """The unit of the difference: the cells', where they share one and none is multiplied or divided by another."""
+        places = [self.place(i) for node in nodes for t, i in lookups(node) if t == "cell"]
+        units = {self.experiment.cell_of(*place).unit for place in places}
+        products = [n for node in nodes for n in ast.walk(node) if isinstance(n, ast.BinOp)]
+        mixed = any(
+            isinstance(n.op, ast.Div | ast.Mult) and lookups(n.right) and (lookups(n.left) or isinstance(n.op, ast.Div))
+            for n in products
+        )
+        return units.pop() if len(units) == 1 and not mixed else ""
+
+
+def lookups(node: ast.expr) -> list[tuple[str, tuple[Name | str, ...]]]:
+    """Every table and index that `node` looks into."""
+    return [lookup(n) for n in ast.walk(node) if isinstance(n, ast.Subscript)]
+
+
+def cell_name(row: str, column: str) -> str:
+    """A cell as people name it: `row, column`."""
+    return f"{row}, {column}" if column else row
+
+
+def _finite(differences: Sample) -> Sample | None:
+    """The differences as a test can read them; one sign where all are infinite alike, None where only some are."""
+    if np.all(np.isfinite(differences)):
+        return differences
+    signs = np.sign(differences)
+    return signs if np.all(np.isinf(differences)) and np.ptp(signs) == 0 else None
