@@ -28,23 +28,27 @@ from omegaconf.errors import OmegaConfBaseException
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
 from efftx.errors import UserError, nearest
-from efftx.evaluation.evaluate import EvaluationConfig
-from efftx.layers.attention import FullConfig
-from efftx.layers.feedforward import ChunkingConfig
-from efftx.layers.lsh import LSHConfig
-from efftx.layers.patterns import LocalConfig
-from efftx.layers.positions import PositionsConfig
-from efftx.layers.sparse_ff import SparseFFConfig
-from efftx.layers.sparse_loss import SparseLossConfig
-from efftx.layers.sparse_qkv_maps import SparseQKVConfig
-from efftx.layers.sru import SRUConfig
-from efftx.models.streams import ReversibleConfig
+from efftx.evaluation.settings import EvaluationConfig
+from efftx.layers.settings import (
+    ChunkingConfig,
+    FullConfig,
+    LocalConfig,
+    LSHConfig,
+    PositionsConfig,
+    ReversibleConfig,
+    SparseFFConfig,
+    SparseLossConfig,
+    SparseQKVConfig,
+    SRUConfig,
+)
 from efftx.shipped import shipped
-from efftx.training.checkpoint import CheckpointConfig
-from efftx.training.optimizers import OptimizerConfig
-from efftx.training.schedules import ScheduleConfig
-from efftx.training.step import TrainingConfig
-from efftx.training.tracking import TrackerConfig
+from efftx.training.settings import (
+    CheckpointConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrackerConfig,
+    TrainingConfig,
+)
 
 _SHOW_ALL = "`efftx train --cfg job` shows every key with its value."
 GROUPS = ("model", "data", "size", "preset")
@@ -288,7 +292,7 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
             )
     if extra:
         words.append(f"hydra.searchpath=[{','.join(extra)}]")
-    _refuse_unknown_keys(parsed, config_dirs)
+    refuse_unknown_keys(parsed, config_dirs)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
@@ -342,7 +346,8 @@ def _is_group(override: Override) -> bool:
     return override.key_or_group in GROUPS or str(override.key_or_group).startswith("hydra")
 
 
-def _refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> None:
+def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | Path] = ()) -> None:
+    """Raises UserError, with the nearest known one, for a key or a choice that does not exist; sweeps are not read."""
     known = known_keys()
     nodes = {key.rsplit(".", 1)[0] for key in known if "." in key}
     for override in parsed:
@@ -350,6 +355,8 @@ def _refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str |
         if override.is_delete():
             raise UserError("bad_override", f"'{override.input_line}' would take a key away; every key has a value.")
         if _is_group(override):
+            if override.is_sweep_override():
+                continue
             _refuse_unknown_choice(override, config_dirs)
         elif key not in known and key not in nodes:
             hint = nearest(key, [*known, *GROUPS], at_most=0) or _SHOW_ALL

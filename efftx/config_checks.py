@@ -9,15 +9,17 @@ from math import prod
 from efftx.config import Config
 from efftx.data.dataset import find_source
 from efftx.errors import UserError, nearest
-from efftx.layers.feedforward import ACTIVATIONS
-from efftx.layers.positions import check_positions
-from efftx.layers.sparse_ff import SparseFFConfig, check_sparse_ff
-from efftx.layers.sparse_qkv_maps import SparseQKVConfig, check_sparse_qkv
-from efftx.layers.sru import SRUConfig
+from efftx.layers.settings import (
+    ACTIVATIONS,
+    SparseFFConfig,
+    SparseQKVConfig,
+    SRUConfig,
+    check_positions,
+    check_sparse_ff,
+    check_sparse_qkv,
+)
 from efftx.models.sizes import is_sparse
-from efftx.training.checkpoint import check_checkpoint
-from efftx.training.optimizers import OPTIMIZER_KEYS, check_optimizer
-from efftx.training.schedules import SCHEDULES, check_schedule
+from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_checkpoint, check_optimizer, check_schedule
 
 ATTENTION = ("full", "lsh", "local")
 POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")

@@ -121,3 +121,31 @@ def test_sigterm_is_answered_with_json() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 128 + signal.SIGTERM
     assert json.loads(done.stdout)["error"]["kind"] == "interrupted"
+
+
+HEAVY = ("torch", "datasets", "wandb", "matplotlib", "transformers", "tokenizers", "sentencepiece")
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (["--help"], (*HEAVY, "hydra", "numpy", "rich", "yaml")),
+        (["train", "--help"], (*HEAVY, "hydra", "numpy", "rich", "yaml")),
+        (["trian"], (*HEAVY, "hydra", "numpy", "yaml")),
+        (["train", "--jsn"], (*HEAVY, "hydra", "numpy", "yaml")),
+        (["sample", "runs/x", "promt=a"], (*HEAVY, "hydra", "yaml")),
+        (["train", "lsh.n_hashs=4"], HEAVY),
+        (["train", "modl=reformer"], HEAVY),
+        (["ablate", "lsh.n_hashs=4,8"], HEAVY),
+        (["plan", "d_model=[2]"], HEAVY),
+        (["report", "reformer/tabel2"], (*HEAVY, "hydra")),
+    ],
+)
+def test_a_quick_answer_imports_nothing_heavy(words: list[str], absent: tuple[str, ...]) -> None:
+    code = (
+        "import sys\nfrom efftx.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        f"sys.exit(', '.join(sorted(set({absent!r}) & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

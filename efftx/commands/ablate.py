@@ -14,8 +14,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Runs every point; exit code 1 where one failed."""
     refuse_ranks("ablate")
 
+    from efftx.config import parse_overrides, refuse_unknown_keys, swept_keys
+
+    # Before anything heavy is imported: a slip of the hand is answered at once.
+    refuse_unknown_keys(parse_overrides(overrides), arguments.config_dir)
+
     from efftx.ablate import ablate
-    from efftx.config import swept_keys
     from efftx.report.terminal import show_ablation
 
     runs = ablate(overrides, config_dirs=arguments.config_dir, say=say)

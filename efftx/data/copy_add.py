@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
@@ -126,6 +125,8 @@ class CopyAdd:
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step` of a split's stream, a pure function of its arguments; valid and test ignore `seed`."""
+        import torch  # here: describing a data set needs none of it
+
         low, high = self._range(split)
         base = self.config.base
         stream = f"copy_add {self.config.task} base {base} digits {low}-{high}"

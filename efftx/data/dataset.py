@@ -9,14 +9,16 @@ import hashlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.wording import Wording
 from efftx.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
 
 # Modules are named, not imported, so that one data set's dependencies are no burden on another.
 _MODULES = {
@@ -50,9 +52,9 @@ class Batch:
     `inputs_BE` (int64) are the encoder's tokens, padded with 0 at the end only; None where there is no encoder.
     """
 
-    tokens_BL: torch.Tensor  # noqa: N815 - shape suffix
-    weights_BL: torch.Tensor  # noqa: N815
-    inputs_BE: torch.Tensor | None = None  # noqa: N815
+    tokens_BL: "torch.Tensor"  # noqa: N815 - shape suffix
+    weights_BL: "torch.Tensor"  # noqa: N815
+    inputs_BE: "torch.Tensor | None" = None  # noqa: N815
 
 
 class Dataset(Protocol):

@@ -7,7 +7,6 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
@@ -74,6 +73,8 @@ class Duplicate:
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step` of a split's stream, a pure function of its arguments; valid and test ignore `seed`."""
+        import torch  # here: describing a data set needs none of it
+
         half = self.length // 2
         drawn = draw(self.variant, split, seed, step, batch_size * (half - 1), self.n_symbols)
         tokens_BL = np.zeros((batch_size, self.length), dtype=np.int64)

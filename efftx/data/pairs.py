@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from efftx.data.dataset import Batch, DataConfig, check_split, draw
 from efftx.data.prepared import SPLITS, Prepared, data_root, file_sha256, prepare_once, write_durably
@@ -235,6 +234,8 @@ class TextPairs:
 
         Shapes [B, L] and [B, E]; the last batch of valid and test has the rows that are left. `IndexError` past it.
         """
+        import torch  # here: describing a data set needs none of it
+
         check_split(split)
         its = self._splits[split]
         numbers = range(step * batch_size, (step + 1) * batch_size)

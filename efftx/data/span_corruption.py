@@ -9,7 +9,6 @@ Shape suffixes: B rows of a batch, R raw tokens of a row, E input tokens, L targ
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from efftx.data.dataset import Batch, DataConfig, draw
 from efftx.data.vocabulary import EOS, N_SENTINELS, PAD, Vocabulary
@@ -169,6 +168,8 @@ class SpanCorruption:
         Shapes [batch_size, length] and [batch_size, input_length]; the last batch of valid and test has the rows that
         are left, its last window some tokens of the one before. `IndexError` past it.
         """
+        import torch  # here: describing a data set needs none of it
+
         raw_BR, _ = self._windows.rows(split, seed, step, batch_size)
         mask_BR = noise_mask(self._keys(split, seed, step, batch_size), self.spans)
         inputs_BE, targets_BL = corrupt(raw_BR + self._offset, mask_BR, self.vocabulary.sentinel(0))

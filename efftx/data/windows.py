@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from efftx.data.dataset import Batch, check_split, draw
 from efftx.data.prepared import SPLITS, Prepared
@@ -127,6 +126,8 @@ class LanguageModelRows:
 
         Shapes [batch_size, length]; the last batch of valid and test has the rows that are left. `IndexError` past it.
         """
+        import torch  # here: describing a data set needs none of it
+
         tokens_BL, repeated_B = self._windows.rows(split, seed, step, batch_size)
         counts_BL = np.arange(self.length) >= repeated_B[:, None]
         return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(counts_BL.astype(np.float32)))

@@ -1,7 +1,6 @@
 """Evaluation of a model on a split: loss in the paper's unit, and accuracy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -9,18 +8,6 @@ from torch import nn
 from efftx.data.dataset import Dataset
 from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.metrics import accuracy, in_unit
-
-
-@dataclass
-class EvaluationConfig:
-    """`every` so many steps (0: only at the end), on `batches` batches (0: the whole split).
-
-    `stop_at_accuracy` (%) ends the training at the first validation that reaches it; 0 trains to the last step.
-    """
-
-    every: int = 500
-    batches: int = 8
-    stop_at_accuracy: float = 0.0
 
 
 def evaluate(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,17 +14,11 @@ from torch import Tensor, nn
 from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FullConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.replay import Replay
-
-
-@dataclass
-class FullConfig:
-    """`query_block`: queries whose scores exist at a time; 0 is PyTorch's fused kernel, which keeps none."""
-
-    query_block: int = 0
 
 
 class FullAttention(nn.Module):

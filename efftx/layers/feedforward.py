@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,15 +14,6 @@ from efftx.layers.matrix import FloatMatrix, Read, matrix_of
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.chunking import chunked
 from efftx.ops.replay import Replay
-
-
-@dataclass
-class ChunkingConfig:
-    """Positions computed at a time, in the feed-forward layers (`ff`) and in logits and loss (`loss`); 0 is all."""
-
-    ff: int = 0
-    loss: int = 0
-
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -6,7 +6,6 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, R roun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -18,6 +17,7 @@ from efftx.layers.attention import AttentionCache, SoftmaxStepper, from_the_firs
 from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import LSHConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.native.program import Normed, Program, Stream
 from efftx.ops.attention import full_attention, unit_key
@@ -26,25 +26,6 @@ from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, inse
 from efftx.ops.replay import Replay, choose
 
 _HASHED_AT_ONCE = 4096
-
-
-@dataclass
-class LSHConfig:
-    """Keys of LSH attention (Reformer, section 2).
-
-    `n_hashes` rounds; `n_buckets` one even number or a list of even factors, empty for the authors' rule (two buckets a
-    chunk); `chunk_len` queries a chunk, which see their own chunk, the one before and, unless causal, the one after.
-    The paper's equations forbid attention across buckets and count a pair found in several rounds once; the authors'
-    later code does neither. Sequences of at most `full_below` tokens attend in full and hash nothing (Terraformer:
-    hashing pays on long inputs only).
-    """
-
-    n_hashes: int = 2
-    n_buckets: list[int] = field(default_factory=list)
-    chunk_len: int = 64
-    attend_across_buckets: bool = False
-    allow_duplicates: bool = False
-    full_below: int = 0
 
 
 class LSHAttention(nn.Module):

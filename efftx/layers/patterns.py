@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from efftx.layers.attention import SoftmaxStepper
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import LocalConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import unit_key
 from efftx.ops.patterns import local_attention
 from efftx.ops.replay import Replay
-
-
-@dataclass
-class LocalConfig:
-    """`chunk_len`: positions in a chunk; a query sees its own, the one before and, unless causal, the one after."""
-
-    chunk_len: int = 128
 
 
 class LocalAttention(nn.Module):

@@ -4,37 +4,12 @@ Shape suffixes: B batch, L length, D d_model, K bases, n digits, w features a di
 """
 
 import math
-from dataclasses import dataclass, field
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from efftx.errors import UserError
-
-MAX_POSITIONS = 2**62
-"""More cannot be told apart: positions are int64."""
-
-
-@dataclass
-class PositionsConfig:
-    """`kind`: axial, learned, sinusoidal, digits or none.
-
-    `axial_shape` the grid that the sequence is laid out on, row by row; `axial_dims` the width of each axis' table, in
-    sum d_model; `max_len` rows of a learned table, 0 for the data's length. The rest is for digits: positions written
-    in each of `bases` with `n_digits` digits. In training a row starts from position 0 with the probability
-    `start_from_zero`, else anywhere, and loses a base with the probability `base_dropout`. The defaults are the
-    authors' (`FixedBasePositionalEncoding`: one row in 2, one in 100).
-    """
-
-    kind: str = "learned"
-    axial_shape: list[int] = field(default_factory=list)
-    axial_dims: list[int] = field(default_factory=list)
-    max_len: int = 0
-    bases: list[int] = field(default_factory=lambda: [11, 13, 14, 15])
-    n_digits: int = 8
-    start_from_zero: float = 0.5
-    base_dropout: float = 0.01
+from efftx.layers.settings import PositionsConfig, countable_positions
 
 
 class AxialPositions(nn.Module):
@@ -131,7 +106,7 @@ class DigitPositions(nn.Module):
 
         Raises ValueError for a length that the digits cannot count to.
         """
-        n_positions = _n_positions(self.bases, self.n_digits)
+        n_positions = countable_positions(self.bases, self.n_digits)
         if length >= n_positions:
             raise ValueError(
                 f"{self.n_digits} digits in base {min(self.bases)} count below {n_positions}: too few for {length}."
@@ -161,34 +136,6 @@ class DigitPositions(nn.Module):
         return torch.einsum("blkn,knw->blnw", digit_BLKn, self.base_weights).flatten(2)
 
 
-def check_positions(config: PositionsConfig, d_model: int, length: int) -> None:
-    """Refuse, with a UserError, digit positions that cannot be: of no base, of a width that does not divide d_model,
-    too few digits for `length`, a probability that is none.
-    """
-    if config.kind != "digits":
-        return
-    if not config.bases or min(config.bases) < 2:
-        raise UserError("bad_value", f"positions.bases={config.bases} must be one number or more, each at least 2.")
-    if config.n_digits < 1:
-        raise UserError("bad_value", f"positions.n_digits={config.n_digits} must be at least 1.")
-    if d_model % config.n_digits:
-        raise UserError(
-            "bad_value",
-            f"positions.n_digits={config.n_digits} does not divide d_model={d_model}.",
-            "Each digit has d_model / n_digits features of its own.",
-        )
-    if length >= _n_positions(config.bases, config.n_digits):
-        raise UserError(
-            "bad_value",
-            f"positions.n_digits={config.n_digits} digits in base {min(config.bases)} count below"
-            f" {_n_positions(config.bases, config.n_digits)}, but a row has {length} tokens.",
-            "Raise positions.n_digits.",
-        )
-    for key in ("start_from_zero", "base_dropout"):
-        if not 0 <= getattr(config, key) <= 1:
-            raise UserError("bad_value", f"positions.{key}={getattr(config, key)} must be a probability.")
-
-
 def most_positions(config: PositionsConfig, length: int) -> int | None:
     """The longest sequence that the embedding made for `length` can serve; None where it has no end."""
     match config.kind:
@@ -197,12 +144,8 @@ def most_positions(config: PositionsConfig, length: int) -> int | None:
         case "learned":
             return config.max_len or length
         case "digits":
-            return _n_positions(config.bases, config.n_digits) - 1
+            return countable_positions(config.bases, config.n_digits) - 1
     return None
-
-
-def _n_positions(bases: list[int], n_digits: int) -> int:
-    return min(min(bases) ** n_digits, MAX_POSITIONS)
 
 
 def make_positions(config: PositionsConfig, d_model: int, length: int) -> nn.Module | None:

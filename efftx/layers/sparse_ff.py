@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from typing import NamedTuple
@@ -12,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.errors import UserError
 from efftx.layers.cache import Place
 from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
+from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.native.program import Normed, NotCompiledError, Program, Stream
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
@@ -28,58 +27,6 @@ from efftx.ops.sparse_ff import (
     training_hidden,
     training_mask,
 )
-
-RANKS = ("code", "paper")
-
-
-@dataclass
-class SparseFFConfig:
-    """Keys of the sparse feed-forward ("Sparse is Enough in Scaling Transformers", section 3.1).
-
-    `N` units a block, one of them active; 0 is the dense layer. `rank` of the controller: `code` d_ff / N as the
-    authors' code, `paper` d_model / N, or a number. Training: Gumbel noise times `temperature` on the choice, and the
-    hard mask with probability `quant_prob`, one coin a call, else the softmax. `multiply_by_controller` also multiplies
-    the chosen units by their probabilities; `kernel_scaling` starts W2 sqrt(N) larger, so that the output's variance
-    in evaluation is the dense layer's.
-    """
-
-    N: int = 0
-    rank: str = "code"
-    temperature: float = 0.1
-    quant_prob: float = 0.3
-    multiply_by_controller: bool = False
-    kernel_scaling: bool = False
-
-
-def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:
-    """The width between the controller's two matrices; raises UserError where the rule is unknown or gives none."""
-    if config.rank in RANKS:
-        width = d_ff if config.rank == "code" else d_model
-        rank = width // config.N
-        why = f"{'d_ff' if config.rank == 'code' else 'd_model'}={width} over sparse_ff.N={config.N} is less than 1"
-    else:
-        rank = int(config.rank) if config.rank.isdecimal() else 0
-        why = "it is neither 'code' nor 'paper' nor a whole number from 1"
-    if rank < 1:
-        raise UserError("bad_value", f"sparse_ff.rank={config.rank} gives the controller no rank: {why}.")
-    return rank
-
-
-def check_sparse_ff(config: SparseFFConfig, d_model: int, d_ff: int) -> None:
-    """Raises UserError for keys that no layer of these widths can be built from."""
-    if config.N < 1:
-        raise UserError("bad_value", f"sparse_ff.N={config.N} must be at least 1.", "0 switches to the dense layer.")
-    if d_ff % config.N:
-        raise UserError(
-            "bad_value",
-            f"d_ff={d_ff} cannot be cut into blocks of sparse_ff.N={config.N} units.",
-            f"Take d_ff={max(1, round(d_ff / config.N)) * config.N}, or a divisor of d_ff as sparse_ff.N.",
-        )
-    rank_of(config, d_model, d_ff)
-    if config.temperature < 0:
-        raise UserError("bad_value", f"sparse_ff.temperature={config.temperature} must not be negative.")
-    if not 0 <= config.quant_prob <= 1:
-        raise UserError("bad_value", f"sparse_ff.quant_prob={config.quant_prob} is not a probability.")
 
 
 class SparseFF(nn.Module):

@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from efftx.errors import UserError
 from efftx.layers.multiplicative import Multiplicative, MultiplicativeStepper
-
-
-@dataclass
-class SparseLossConfig:
-    """`S` modules of the layer to the vocabulary, 0 for a dense one (authors: 4, 8 in the largest model)."""
-
-    S: int = 0
-
-
-def check_sparse_loss(config: SparseLossConfig, vocab_size: int) -> None:
-    """Raises UserError for an S below 1 and for one that leaves a module without any token of the vocabulary."""
-    if config.S < 1:
-        raise UserError("bad_value", f"sparse_loss.S={config.S} must be at least 1, or 0 for a dense loss layer.")
-    d_module = -(-vocab_size // config.S)
-    if (config.S - 1) * d_module >= vocab_size:
-        n_modules = -(-vocab_size // d_module)
-        raise UserError(
-            "bad_value",
-            f"sparse_loss.S={config.S} modules of {d_module} tokens each are more than a vocabulary of {vocab_size} "
-            "fills.",
-            f"sparse_loss.S={n_modules} fills all of its modules.",
-        )
+from efftx.layers.settings import SparseLossConfig, check_sparse_loss
 
 
 class SparseLoss(nn.Module):

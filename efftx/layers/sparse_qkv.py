@@ -17,7 +17,8 @@ from efftx.layers.matrix import Read
 from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolution, joined_bytes
 from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
-from efftx.layers.sparse_qkv_maps import SparseQKVConfig, check_sparse_qkv, make_convolution, make_map, make_output
+from efftx.layers.settings import SparseQKVConfig, check_sparse_qkv
+from efftx.layers.sparse_qkv_maps import make_convolution, make_map, make_output
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 
 JOINED_UP_TO = 2**20

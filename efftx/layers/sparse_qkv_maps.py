@@ -5,76 +5,16 @@ Shape suffixes: B batch, L length, S modules, m width of a module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from efftx.errors import UserError, nearest
 from efftx.layers.initialize import glorot_
 from efftx.layers.module_convolution import ModuleConvolution
 from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
+from efftx.layers.settings import SparseQKVConfig
 
-VARIANTS = ("multiplicative_convolution", "multiplicative", "convolution", "modular", "low_rank")
-OUTPUTS = ("none", "multiplicative", "convolution", "multiplicative_convolution", "dense")
-KERNELS = ("code", "paper")
-CROSS = ("dense", "query")
 CODE_MODULES = 3
 """Modules that the authors' kernels of queries, keys and outputs see; a value's sees its own alone."""
-
-
-@dataclass
-class SparseQKVConfig:
-    """Keys of sparse queries, keys and values ("Sparse is Enough", section 3.2); `S` modules, 0 for dense ones.
-
-    `F` positions of a kernel; `kernel` code: queries and keys see 3 modules and values 1, paper: all see F. `variant`:
-    multiplicative_convolution, or for ablation multiplicative or convolution alone, modular (each module a matrix of
-    its own), low_rank (through `rank` numbers, 0 for d_model / S). `output` is what follows attention: none in the
-    authors' models, or the words of the variants, or dense. `concat_input`: the values' convolution reads the shared
-    layer's module and the input's. `average_qk`: a shared query and key is the mean of two, as in the authors' LSH
-    layer of three projections. `cross`: dense, or query for a sparse query without an output projection. `encoder`
-    false leaves the encoder's projections dense.
-    """
-
-    S: int = 0
-    F: int = 3
-    kernel: str = "code"
-    variant: str = "multiplicative_convolution"
-    rank: int = 0
-    output: str = "none"
-    concat_input: bool = False
-    average_qk: bool = False
-    cross: str = "dense"
-    encoder: bool = True
-
-
-def check_sparse_qkv(config: SparseQKVConfig, d_model: int, n_heads: int) -> None:
-    """Raises UserError, naming key and value, for what no sparse layer of this width could be built from."""
-    words = {"kernel": KERNELS, "variant": VARIANTS, "output": OUTPUTS, "cross": CROSS}
-    for key, known in words.items():
-        word = getattr(config, key)
-        if word not in known:
-            raise UserError("bad_value", f"sparse_qkv.{key}={word} is not known.", nearest(word, known))
-    for key, least in {"S": 1, "F": 1, "rank": 0}.items():
-        if getattr(config, key) < least:
-            raise _bad(f"sparse_qkv.{key}={getattr(config, key)} must be at least {least}.")
-    if d_model % config.S:
-        raise _bad(f"d_model={d_model} is not divisible by sparse_qkv.S={config.S}: modules are of one width.")
-    if n_heads < 1 or d_model % n_heads:
-        raise _bad(f"d_model={d_model} is not divisible by n_heads={n_heads}: sparse queries fill all of d_model.")
-    if config.kernel == "paper" and config.F % 2 == 0:
-        raise _bad(
-            f"sparse_qkv.F={config.F} with sparse_qkv.kernel=paper would be an even number of modules: no module is "
-            "its middle.",
-            "Choose an odd F, or sparse_qkv.kernel=code.",
-        )
-    if config.rank and config.variant != "low_rank":
-        raise _bad(f"sparse_qkv.rank={config.rank} is of sparse_qkv.variant=low_rank, not of {config.variant}.")
-    if config.concat_input and config.variant != "multiplicative_convolution":
-        raise _bad(
-            "sparse_qkv.concat_input=true is of sparse_qkv.variant=multiplicative_convolution, not of "
-            f"{config.variant}."
-        )
 
 
 class Modular(nn.Module):
@@ -145,7 +85,3 @@ def make_output(config: SparseQKVConfig, d_model: int) -> nn.Sequential:
     if config.output == "dense":
         layers.add_module("dense", nn.Linear(d_model, d_model))
     return layers
-
-
-def _bad(message: str, hint: str = "") -> UserError:
-    return UserError("bad_value", message, hint)

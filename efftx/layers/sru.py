@@ -6,7 +6,6 @@ Shape suffixes: B batch, L length, D d_model, d units of the SRU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,13 @@ from torch import Tensor, nn
 from efftx.layers.cache import Cache, Place
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read
+from efftx.layers.settings import SRUConfig
 from efftx.native.program import Normed, Program, Stream, buffer
 from efftx.ops.replay import Replay
 from efftx.ops.sru import sru, sru_step
 
 LAYER_NORM_EPS = 1e-6
 BIAS_DEVIATION = 1e-6
-
-
-@dataclass
-class SRUConfig:
-    """`n_layers` SRU layers of `d` units in every feed-forward block, 0 for none (authors: 1 of 32, 64 when big)."""
-
-    n_layers: int = 0
-    d: int = 32
 
 
 class SRU(nn.Module):

@@ -1,11 +1,11 @@
 """How a sequence runs through a stack of blocks: as one residual stream, or as two without stored activations."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.settings import ReversibleConfig
 from efftx.models.block import Context
 from efftx.ops.replay import Replay
 from efftx.ops.reversible import Tape
@@ -14,21 +14,6 @@ Streams = tuple[Tensor, ...]
 """One residual stream (B, L, d_model), or the two of a reversible stack."""
 Replays = Sequence[Sequence[Replay]]
 """For every block of a stack one replay for each of its branches."""
-
-
-@dataclass
-class ReversibleConfig:
-    """`enabled` runs two streams without stored activations. `merge` joins them before the logits.
-
-    `concat`, as the Reformer authors' language model, makes the head 2 d_model wide; `mean` keeps the ordinary model's
-    size. `encoder` says what the concatenated stack's decoder reads: `streams` are the encoder's two as they are,
-    `merged` is their mean through a linear layer and a LayerNorm, on both of the decoder's streams (authors' code:
-    `reversible_encoder` true and false).
-    """
-
-    enabled: bool = False
-    merge: str = "concat"
-    encoder: str = "streams"
 
 
 def run_blocks(

@@ -41,22 +41,6 @@ _COMPLETE = re.compile(r"step-(\d{8,})")
 _WRITING, _REPLACED = ".writing-", ".replaced-"
 
 
-@dataclass
-class CheckpointConfig:
-    """A checkpoint every `every` steps (0: only at the end); the last `keep` stay on the disk, and the best one."""
-
-    every: int = 0
-    keep: int = 2
-
-
-def check_checkpoint(config: CheckpointConfig) -> None:
-    """Refuse, with a UserError, a negative interval and keeping none."""
-    if config.every < 0:
-        raise UserError("bad_value", f"checkpoint.every={config.every} is negative.", "0 writes one at the end only.")
-    if config.keep < 1:
-        raise UserError("bad_value", f"checkpoint.keep={config.keep} must be at least 1.")
-
-
 @dataclass(frozen=True)
 class OptimizerState:
     """An optimiser's state by names: `tensors` and plain `numbers` as `<parameter name>.<state key>`, and `groups`."""

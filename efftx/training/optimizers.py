@@ -4,74 +4,16 @@ Every update runs tensor by tensor (no `foreach`, no fused kernel), so that it g
 works on the meta device.
 """
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efftx.errors import UserError, nearest
+from efftx.training.settings import OptimizerConfig, check_optimizer
 
 ADAFACTOR_WEIGHT_DECAY = 1e-5
 ADAMW_WEIGHT_DECAY = 0.01
-
-
-@dataclass
-class OptimizerConfig:
-    """Which optimiser, and its constants; `lr` is the schedule's constant.
-
-    `weight_decay` null means the papers' own: 0 for adam, 0.01 for adamw (Sparse Transformers), 1e-5 for adafactor.
-    Two keys are adafactor's: the decay falls linearly to 0 over `weight_decay_n_steps` (0: it stays), and the second
-    moment forgets by 1 - t^-`decay_exponent` (the authors' 0.8 but for Terraformer's arXiv runs, 0.9).
-    """
-
-    name: str = "adam"
-    lr: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    eps: float = 1e-9
-    weight_decay: float | None = None
-    weight_decay_n_steps: int = 0
-    decay_exponent: float = 0.8
-
-
-# The keys that each optimiser reads beside lr; setting another one is a mistake that deserves a message.
-OPTIMIZER_KEYS = {
-    "adam": frozenset({"betas", "eps"}),
-    "adamw": frozenset({"betas", "eps", "weight_decay"}),
-    "adafactor": frozenset({"weight_decay", "weight_decay_n_steps", "decay_exponent"}),
-}
-
-
-def check_optimizer(config: OptimizerConfig) -> None:
-    """Refuse, with a UserError, an unknown name, a value out of range, and a key that the optimiser does not read."""
-    if config.name not in OPTIMIZER_KEYS:
-        raise UserError(
-            "bad_value", f"optimizer.name={config.name} is not an optimiser.", nearest(config.name, OPTIMIZER_KEYS)
-        )
-    default = OptimizerConfig()
-    for key in ("betas", "eps", "weight_decay", "weight_decay_n_steps", "decay_exponent"):
-        value = getattr(config, key)
-        if key not in OPTIMIZER_KEYS[config.name] and value != getattr(default, key):
-            readers = ", ".join(name for name, keys in OPTIMIZER_KEYS.items() if key in keys)
-            raise UserError(
-                "unused_key",
-                f"optimizer.{key}={value} has no effect: {config.name} does not read it.",
-                f"Leave optimizer.{key} at {getattr(default, key)}, or use optimizer.name={readers}.",
-            )
-    if not (math.isfinite(config.lr) and config.lr > 0):
-        raise UserError("bad_value", f"optimizer.lr={config.lr} must be a positive number.")
-    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError("bad_value", f"optimizer.betas={list(config.betas)} must be two numbers from 0 to below 1.")
-    if not (math.isfinite(config.eps) and config.eps >= 0):
-        raise UserError("bad_value", f"optimizer.eps={config.eps} must be zero or a positive number.")
-    if config.weight_decay is not None and not 0 <= config.weight_decay < 1:
-        raise UserError("bad_value", f"optimizer.weight_decay={config.weight_decay} must be from 0 to below 1.")
-    if config.weight_decay_n_steps < 0:
-        raise UserError("bad_value", f"optimizer.weight_decay_n_steps={config.weight_decay_n_steps} is negative.")
-    if not 0 < config.decay_exponent <= 1:
-        raise UserError("bad_value", f"optimizer.decay_exponent={config.decay_exponent} must be above 0 and at most 1.")
 
 
 def make_optimizer(

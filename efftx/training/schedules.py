@@ -1,61 +1,9 @@
 """Learning rates as pure functions of the step. Steps count from 1, so that the first update already moves."""
 
 import math
-from dataclasses import dataclass
 
 from efftx.errors import UserError, nearest
-
-
-@dataclass
-class ScheduleConfig:
-    """The learning rate's course: `warmup` steps of linear rise, then what `name` says.
-
-    `constant` stays; `rsqrt` falls as 1/sqrt(step) (the constant is then not the peak: that is lr/sqrt(warmup)), with
-    `floor` only from that step on; `cosine` and `linear` fall to 0 over `steps` steps after the warm-up (0: what the
-    training has left).
-    """
-
-    name: str = "constant"
-    warmup: int = 0
-    steps: int = 0
-    floor: int = 0
-
-
-SCHEDULES = ("constant", "rsqrt", "cosine", "linear")
-
-
-def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
-    """Refuse, with a UserError, an unknown name, a negative number, and a fall to zero with no step to fall in."""
-    if config.name not in SCHEDULES:
-        raise UserError("bad_value", f"schedule.name={config.name} is not a schedule.", nearest(config.name, SCHEDULES))
-    for key in ("warmup", "steps", "floor"):
-        if getattr(config, key) < 0:
-            raise UserError("bad_value", f"schedule.{key}={getattr(config, key)} is negative.")
-    falls = config.name in ("cosine", "linear")
-    if config.steps and not falls:
-        raise UserError(
-            "unused_key",
-            f"schedule.steps={config.steps} has no effect: {config.name} does not read it.",
-            "Leave schedule.steps at 0, or use schedule.name=cosine or linear.",
-        )
-    if config.floor and config.name != "rsqrt":
-        raise UserError(
-            "unused_key",
-            f"schedule.floor={config.floor} has no effect: {config.name} does not read it.",
-            "Leave schedule.floor at 0, or use schedule.name=rsqrt.",
-        )
-    if 0 < config.floor <= config.warmup:
-        raise UserError(
-            "unused_key",
-            f"schedule.floor={config.floor} has no effect: the warm-up ends no earlier, at {config.warmup}.",
-            "Leave schedule.floor at 0, or make schedule.warmup less.",
-        )
-    if falls and not config.steps and total_steps <= config.warmup:
-        raise UserError(
-            "bad_value",
-            f"schedule.warmup={config.warmup} leaves no step of training.steps={total_steps} for the {config.name}.",
-            "Lower schedule.warmup, raise training.steps, or give schedule.steps.",
-        )
+from efftx.training.settings import SCHEDULES, ScheduleConfig
 
 
 def learning_rate(config: ScheduleConfig, base_lr: float, step: int, total_steps: int) -> float:

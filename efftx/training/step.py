@@ -1,22 +1,11 @@
 """One step of training: gradients over the micro-batches, clipping, update. Everything but files and signals."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
-
-
-@dataclass
-class TrainingConfig:
-    """`steps` updates of `batch_size` rows x `accumulation` micro-batches; `clip_norm` of the gradient, 0 for none."""
-
-    steps: int = 1000
-    batch_size: int = 8
-    accumulation: int = 1
-    clip_norm: float = 0.0
 
 
 def weighted_mean(values_BL: Tensor, weights_BL: Tensor) -> Tensor:

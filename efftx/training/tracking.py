@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -20,14 +19,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
-
-
-@dataclass
-class TrackerConfig:
-    """Whether metrics are mirrored to Weights & Biases, and into which of its projects."""
-
-    wandb: bool = False
-    project: str = "efftx"
+from efftx.training.settings import TrackerConfig
 
 
 class Tracker:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from efftx.layers import settings
 from efftx.layers.feedforward import ACTIVATIONS, FeedForward
 from efftx.ops.replay import Replay
 from tests.tolerances import ROUNDING, assert_close
@@ -29,7 +30,7 @@ def test_it_is_two_linear_layers_around_the_activation(activation: str, function
     w1, w2 = own.layers.w1, own.layers.w2
     expected = function(x @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias
     assert_close(own(x), expected, ROUNDING)
-    assert set(ACTIVATIONS) == {"relu", "gelu"}
+    assert set(ACTIVATIONS) == set(settings.ACTIVATIONS) == {"relu", "gelu"}
 
 
 @pytest.mark.parametrize("chunk_len", [1, 4, 11, 12, 100])

@@ -16,10 +16,10 @@ from efftx.layers.positions import (
     LearnedPositions,
     PositionsConfig,
     SinusoidalPositions,
-    check_positions,
     make_positions,
     most_positions,
 )
+from efftx.layers.settings import check_positions
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 

@@ -14,8 +14,8 @@ from efftx.errors import UserError
 from efftx.layers.attention import FullAttention, FullConfig
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
-from efftx.layers.sparse_qkv_maps import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, check_sparse_qkv
 from efftx.ops.attention import full_attention
 from efftx.ops.replay import Replay
 from tests.tolerances import GOLDEN, ROUNDING, assert_close

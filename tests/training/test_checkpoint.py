@@ -11,9 +11,7 @@ from torch import nn
 
 from efftx.errors import UserError
 from efftx.training.checkpoint import (
-    CheckpointConfig,
     capture_optimizer,
-    check_checkpoint,
     load_latest,
     read_checkpoint,
     restore_optimizer,
@@ -21,6 +19,7 @@ from efftx.training.checkpoint import (
     weights_sha256,
 )
 from efftx.training.optimizers import OptimizerConfig, make_optimizer
+from efftx.training.settings import CheckpointConfig, check_checkpoint
 from tests.training.saved import FILES, make, names, save, train_steps
 
 OPTIMIZERS = ["adam", "adamw", "adafactor"]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.errors import UserError
-from efftx.training.schedules import ScheduleConfig, check_schedule, learning_rate
+from efftx.training.schedules import learning_rate
+from efftx.training.settings import ScheduleConfig, check_schedule
 
 
 def test_constant_rises_and_stays():

@@ -1,0 +1,274 @@
+"""The keys of every mechanism, and what they may be; apart from the layers, so that reading them needs no torch."""
+
+from dataclasses import dataclass, field
+
+from efftx.errors import UserError, nearest
+
+
+@dataclass
+class FullConfig:
+    """`query_block`: queries whose scores exist at a time; 0 is PyTorch's fused kernel, which keeps none."""
+
+    query_block: int = 0
+
+
+@dataclass
+class ChunkingConfig:
+    """Positions computed at a time, in the feed-forward layers (`ff`) and in logits and loss (`loss`); 0 is all."""
+
+    ff: int = 0
+    loss: int = 0
+
+
+@dataclass
+class LSHConfig:
+    """Keys of LSH attention (Reformer, section 2).
+
+    `n_hashes` rounds; `n_buckets` one even number or a list of even factors, empty for the authors' rule (two buckets a
+    chunk); `chunk_len` queries a chunk, which see their own chunk, the one before and, unless causal, the one after.
+    The paper's equations forbid attention across buckets and count a pair found in several rounds once; the authors'
+    later code does neither. Sequences of at most `full_below` tokens attend in full and hash nothing (Terraformer:
+    hashing pays on long inputs only).
+    """
+
+    n_hashes: int = 2
+    n_buckets: list[int] = field(default_factory=list)
+    chunk_len: int = 64
+    attend_across_buckets: bool = False
+    allow_duplicates: bool = False
+    full_below: int = 0
+
+
+@dataclass
+class LocalConfig:
+    """`chunk_len`: positions in a chunk; a query sees its own, the one before and, unless causal, the one after."""
+
+    chunk_len: int = 128
+
+
+MAX_POSITIONS = 2**62
+"""More cannot be told apart: positions are int64."""
+
+
+@dataclass
+class PositionsConfig:
+    """`kind`: axial, learned, sinusoidal, digits or none.
+
+    `axial_shape` the grid that the sequence is laid out on, row by row; `axial_dims` the width of each axis' table, in
+    sum d_model; `max_len` rows of a learned table, 0 for the data's length. The rest is for digits: positions written
+    in each of `bases` with `n_digits` digits. In training a row starts from position 0 with the probability
+    `start_from_zero`, else anywhere, and loses a base with the probability `base_dropout`. The defaults are the
+    authors' (`FixedBasePositionalEncoding`: one row in 2, one in 100).
+    """
+
+    kind: str = "learned"
+    axial_shape: list[int] = field(default_factory=list)
+    axial_dims: list[int] = field(default_factory=list)
+    max_len: int = 0
+    bases: list[int] = field(default_factory=lambda: [11, 13, 14, 15])
+    n_digits: int = 8
+    start_from_zero: float = 0.5
+    base_dropout: float = 0.01
+
+
+def check_positions(config: PositionsConfig, d_model: int, length: int) -> None:
+    """Refuse, with a UserError, digit positions that cannot be: of no base, of a width that does not divide d_model,
+    too few digits for `length`, a probability that is none.
+    """
+    if config.kind != "digits":
+        return
+    if not config.bases or min(config.bases) < 2:
+        raise UserError("bad_value", f"positions.bases={config.bases} must be one number or more, each at least 2.")
+    if config.n_digits < 1:
+        raise UserError("bad_value", f"positions.n_digits={config.n_digits} must be at least 1.")
+    if d_model % config.n_digits:
+        raise UserError(
+            "bad_value",
+            f"positions.n_digits={config.n_digits} does not divide d_model={d_model}.",
+            "Each digit has d_model / n_digits features of its own.",
+        )
+    if length >= countable_positions(config.bases, config.n_digits):
+        raise UserError(
+            "bad_value",
+            f"positions.n_digits={config.n_digits} digits in base {min(config.bases)} count below"
+            f" {countable_positions(config.bases, config.n_digits)}, but a row has {length} tokens.",
+            "Raise positions.n_digits.",
+        )
+    for key in ("start_from_zero", "base_dropout"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise UserError("bad_value", f"positions.{key}={getattr(config, key)} must be a probability.")
+
+
+def countable_positions(bases: list[int], n_digits: int) -> int:
+    """How many positions `n_digits` digits tell apart in every base."""
+    return min(min(bases) ** n_digits, MAX_POSITIONS)
+
+
+ACTIVATIONS = ("relu", "gelu")
+
+RANKS = ("code", "paper")
+
+
+@dataclass
+class SparseFFConfig:
+    """Keys of the sparse feed-forward ("Sparse is Enough in Scaling Transformers", section 3.1).
+
+    `N` units a block, one of them active; 0 is the dense layer. `rank` of the controller: `code` d_ff / N as the
+    authors' code, `paper` d_model / N, or a number. Training: Gumbel noise times `temperature` on the choice, and the
+    hard mask with probability `quant_prob`, one coin a call, else the softmax. `multiply_by_controller` also multiplies
+    the chosen units by their probabilities; `kernel_scaling` starts W2 sqrt(N) larger, so that the output's variance
+    in evaluation is the dense layer's.
+    """
+
+    N: int = 0
+    rank: str = "code"
+    temperature: float = 0.1
+    quant_prob: float = 0.3
+    multiply_by_controller: bool = False
+    kernel_scaling: bool = False
+
+
+def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:
+    """The width between the controller's two matrices; raises UserError where the rule is unknown or gives none."""
+    if config.rank in RANKS:
+        width = d_ff if config.rank == "code" else d_model
+        rank = width // config.N
+        why = f"{'d_ff' if config.rank == 'code' else 'd_model'}={width} over sparse_ff.N={config.N} is less than 1"
+    else:
+        rank = int(config.rank) if config.rank.isdecimal() else 0
+        why = "it is neither 'code' nor 'paper' nor a whole number from 1"
+    if rank < 1:
+        raise UserError("bad_value", f"sparse_ff.rank={config.rank} gives the controller no rank: {why}.")
+    return rank
+
+
+def check_sparse_ff(config: SparseFFConfig, d_model: int, d_ff: int) -> None:
+    """Raises UserError for keys that no layer of these widths can be built from."""
+    if config.N < 1:
+        raise UserError("bad_value", f"sparse_ff.N={config.N} must be at least 1.", "0 switches to the dense layer.")
+    if d_ff % config.N:
+        raise UserError(
+            "bad_value",
+            f"d_ff={d_ff} cannot be cut into blocks of sparse_ff.N={config.N} units.",
+            f"Take d_ff={max(1, round(d_ff / config.N)) * config.N}, or a divisor of d_ff as sparse_ff.N.",
+        )
+    rank_of(config, d_model, d_ff)
+    if config.temperature < 0:
+        raise UserError("bad_value", f"sparse_ff.temperature={config.temperature} must not be negative.")
+    if not 0 <= config.quant_prob <= 1:
+        raise UserError("bad_value", f"sparse_ff.quant_prob={config.quant_prob} is not a probability.")
+
+
+VARIANTS = ("multiplicative_convolution", "multiplicative", "convolution", "modular", "low_rank")
+
+
+OUTPUTS = ("none", "multiplicative", "convolution", "multiplicative_convolution", "dense")
+
+
+KERNELS = ("code", "paper")
+
+
+CROSS = ("dense", "query")
+
+
+@dataclass
+class SparseQKVConfig:
+    """Keys of sparse queries, keys and values ("Sparse is Enough", section 3.2); `S` modules, 0 for dense ones.
+
+    `F` positions of a kernel; `kernel` code: queries and keys see 3 modules and values 1, paper: all see F. `variant`:
+    multiplicative_convolution, or for ablation multiplicative or convolution alone, modular (each module a matrix of
+    its own), low_rank (through `rank` numbers, 0 for d_model / S). `output` is what follows attention: none in the
+    authors' models, or the words of the variants, or dense. `concat_input`: the values' convolution reads the shared
+    layer's module and the input's. `average_qk`: a shared query and key is the mean of two, as in the authors' LSH
+    layer of three projections. `cross`: dense, or query for a sparse query without an output projection. `encoder`
+    false leaves the encoder's projections dense.
+    """
+
+    S: int = 0
+    F: int = 3
+    kernel: str = "code"
+    variant: str = "multiplicative_convolution"
+    rank: int = 0
+    output: str = "none"
+    concat_input: bool = False
+    average_qk: bool = False
+    cross: str = "dense"
+    encoder: bool = True
+
+
+def check_sparse_qkv(config: SparseQKVConfig, d_model: int, n_heads: int) -> None:
+    """Raises UserError, naming key and value, for what no sparse layer of this width could be built from."""
+    words = {"kernel": KERNELS, "variant": VARIANTS, "output": OUTPUTS, "cross": CROSS}
+    for key, known in words.items():
+        word = getattr(config, key)
+        if word not in known:
+            raise UserError("bad_value", f"sparse_qkv.{key}={word} is not known.", nearest(word, known))
+    for key, least in {"S": 1, "F": 1, "rank": 0}.items():
+        if getattr(config, key) < least:
+            raise _bad(f"sparse_qkv.{key}={getattr(config, key)} must be at least {least}.")
+    if d_model % config.S:
+        raise _bad(f"d_model={d_model} is not divisible by sparse_qkv.S={config.S}: modules are of one width.")
+    if n_heads < 1 or d_model % n_heads:
+        raise _bad(f"d_model={d_model} is not divisible by n_heads={n_heads}: sparse queries fill all of d_model.")
+    if config.kernel == "paper" and config.F % 2 == 0:
+        raise _bad(
+            f"sparse_qkv.F={config.F} with sparse_qkv.kernel=paper would be an even number of modules: no module is "
+            "its middle.",
+            "Choose an odd F, or sparse_qkv.kernel=code.",
+        )
+    if config.rank and config.variant != "low_rank":
+        raise _bad(f"sparse_qkv.rank={config.rank} is of sparse_qkv.variant=low_rank, not of {config.variant}.")
+    if config.concat_input and config.variant != "multiplicative_convolution":
+        raise _bad(
+            "sparse_qkv.concat_input=true is of sparse_qkv.variant=multiplicative_convolution, not of "
+            f"{config.variant}."
+        )
+
+
+def _bad(message: str, hint: str = "") -> UserError:
+    return UserError("bad_value", message, hint)
+
+
+@dataclass
+class SparseLossConfig:
+    """`S` modules of the layer to the vocabulary, 0 for a dense one (authors: 4, 8 in the largest model)."""
+
+    S: int = 0
+
+
+def check_sparse_loss(config: SparseLossConfig, vocab_size: int) -> None:
+    """Raises UserError for an S below 1 and for one that leaves a module without any token of the vocabulary."""
+    if config.S < 1:
+        raise UserError("bad_value", f"sparse_loss.S={config.S} must be at least 1, or 0 for a dense loss layer.")
+    d_module = -(-vocab_size // config.S)
+    if (config.S - 1) * d_module >= vocab_size:
+        n_modules = -(-vocab_size // d_module)
+        raise UserError(
+            "bad_value",
+            f"sparse_loss.S={config.S} modules of {d_module} tokens each are more than a vocabulary of {vocab_size} "
+            "fills.",
+            f"sparse_loss.S={n_modules} fills all of its modules.",
+        )
+
+
+@dataclass
+class SRUConfig:
+    """`n_layers` SRU layers of `d` units in every feed-forward block, 0 for none (authors: 1 of 32, 64 when big)."""
+
+    n_layers: int = 0
+    d: int = 32
+
+
+@dataclass
+class ReversibleConfig:
+    """`enabled` runs two streams without stored activations. `merge` joins them before the logits.
+
+    `concat`, as the Reformer authors' language model, makes the head 2 d_model wide; `mean` keeps the ordinary model's
+    size. `encoder` says what the concatenated stack's decoder reads: `streams` are the encoder's two as they are,
+    `merged` is their mean through a linear layer and a LayerNorm, on both of the decoder's streams (authors' code:
+    `reversible_encoder` true and false).
+    """
+
+    enabled: bool = False
+    merge: str = "concat"
+    encoder: str = "streams"
