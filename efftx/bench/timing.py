@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def matmul_rate(device: torch.device, *, repeats: int = 3) -> float:
 def machine(device: torch.device, *, repeats: int) -> dict[str, Any]:
     """What a timing says of its circumstances: versions, threads, allocator, load, and how it was taken."""
     return {
-        **environment(),
+        **asdict(environment()),
         "device": str(device),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "warm_up": WARM_UP,

@@ -61,7 +61,7 @@ def read_rate() -> float:
     """Bytes a second that this process's threads read from memory, measured once a day for each number of threads."""
     from efftx.training.devices import environment
 
-    here = f"{environment()['processor']}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
+    here = f"{environment().processor}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):

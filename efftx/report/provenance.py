@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from efftx.core.environment import Environment
 from efftx.report import numbers
 from efftx.report.items import Measured
 from efftx.reproduce.records import Record, Verification
 
 HASH_LENGTH = 12
-HEADINGS = ("row", "seed", "config", "data", "sha-256 of the data", "wall time", "machine", "replayed")
-_FIRST = ("processor", "cores", "threads", "device", "torch")
+HEADINGS = ("row", "seed", "config", "data", "sha-256 of the data", "wall time", "machine", "code", "replayed")
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ def provenance(measured: Measured) -> Provenance:
     letters: dict[str, str] = {}
     lines = []
     for record, verification in zip(measured.records, measured.verifications, strict=True):
-        machine = _machine(record)
-        letter = letters.setdefault(machine, _letter(len(letters)))
-        lines.append(_line(record, verification, letter))
+        environment = Environment.of(record.environment)
+        letter = letters.setdefault(environment.machine, _letter(len(letters)))
+        lines.append(_line(record, verification, letter, environment.code))
     commands = dict.fromkeys(record.command for record in measured.records if record.command)
     return Provenance(tuple(lines), tuple((letter, text) for text, letter in letters.items()), tuple(commands))
 
 
-def _line(record: Record, verification: Verification | None, letter: str) -> tuple[str, ...]:
+def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:
     data = f"{record.data.get('name', '')} ({record.data.get('variant', '')})" if record.data else numbers.UNDEFINED
     return (
         record.row,
@@ -44,6 +44,7 @@ def _line(record: Record, verification: Verification | None, letter: str) -> tup
         record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
         numbers.duration(record.wall_seconds),
         letter,
+        code or numbers.UNDEFINED,
         _replayed(verification),
     )
 
@@ -54,17 +55,6 @@ def _replayed(verification: Verification | None) -> str:
     if verification.verdict == "fresh":
         return f"comes out {verification.why}"
     return f"{verification.verdict}: {verification.why}"
-
-
-def _machine(record: Record) -> str:
-    """All that the record's environment says, the processor first, the rest by name."""
-    told = {key: value for key, value in record.environment.items() if value not in (None, "")}
-    clean = told.pop("clean", None)
-    if "commit" in told:
-        changed = {True: "", False: " with changes", None: ""}[clean]
-        told["commit"] = f"{str(told['commit'])[:HASH_LENGTH]}{changed}"
-    order = [*(key for key in _FIRST if key in told), *sorted(set(told) - set(_FIRST))]
-    return "; ".join(str(told[key]) if key == "processor" else f"{key} {told[key]}" for key in order)
 
 
 def _letter(index: int) -> str:

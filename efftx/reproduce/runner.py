@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from efftx.errors import Interrupted, UserError, nearest
@@ -96,7 +97,7 @@ def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Tra
         record = _measured(experiment, row, seed, size, trainer)
     else:
         record = _trained(experiment, row, seed, size, trainer, again)
-    record.environment = environment()
+    record.environment = asdict(environment())
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
     record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} seeds={seed}"
     return record

@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     else:
         recorded, replayed, left_out = _replayed(experiment, record, trainer)
         # Only now: the replay sets the number of threads that its losses came from.
-        here = environment()
+        here = asdict(environment())
         exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
         verification = _compare(record, recorded, replayed, exact)
         verification.why += left_out

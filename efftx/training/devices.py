@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import efftx
+from efftx.core.environment import Environment
 from efftx.errors import UserError, nearest
 from efftx.native import library
 
@@ -127,24 +128,24 @@ def seed_step(seed: int, step: int, micro: int = 0) -> int:
     return value
 
 
-def environment() -> dict[str, Any]:
-    """What a record says about where it was made: versions, processor, threads, code; no host, user or path."""
+def environment() -> Environment:
+    """What a record says about where it was made."""
     root = Path(efftx.__file__).resolve().parent.parent
     commit, clean = _git_state(root)
-    return {
-        "efftx": efftx.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": commit,
-        "git_clean": clean,
-        "allocator": _allocator(),
-        "kernels": library.described(),
-    }
+    return Environment(
+        efftx=efftx.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        system=platform.system(),
+        processor=_processor(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        git_commit=commit,
+        git_clean=clean,
+        allocator=_allocator(),
+        kernels=library.described(),
+    )
 
 
 def _processor() -> str:

@@ -199,7 +199,7 @@ def train(
         )
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
-            run.finish({**asdict(result), "run": None, "environment": devices.environment()})
+            run.finish({**asdict(result), "run": None, "environment": asdict(devices.environment())})
         tracker.finish()
         return result
 

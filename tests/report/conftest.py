@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from efftx.core.environment import Environment
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Published, Row
 from efftx.reproduce.records import Record, RecordStore
 
-ENVIRONMENT = {
-    "processor": "A processor",
-    "threads": 2,
-    "torch": "2.13.0",
-    "commit": "0123456789abcdef",
-    "clean": False,
-}
+ENVIRONMENT = asdict(
+    Environment(
+        processor="A processor",
+        threads=2,
+        torch="2.13.0",
+        git_commit="0123456789abcdef",
+        git_clean=False,
+        allocator={"A": "1"},
+    )
+)
 
 
 def make_experiment(**changes: Any) -> Experiment:

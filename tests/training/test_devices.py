@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_steps_randomness_does_not_depend_on_what_came_before():
 def test_the_environment_is_json_and_names_no_host_path_or_user(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     monkeypatch.setenv("LD_PRELOAD", "/secret/place/libtcmalloc.so.4:/other/libx.so")
-    record = environment()
+    record = asdict(environment())
     text = json.dumps(record)
     assert record["allocator"] == {"MALLOC_ARENA_MAX": "2", "LD_PRELOAD": "libtcmalloc.so.4 libx.so"}
     assert record["torch"] == torch.__version__
