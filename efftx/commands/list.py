@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from efftx.commands.outcome import Outcome
+from efftx.commands.outcome import Outcome, say
 from efftx.commands.words import split_options
 
 EPILOG = """efftx list [ITEM...]
@@ -25,4 +25,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     store = RecordStore()
     states = [state_of(experiment, store) for experiment in chosen]
+    for message in (message for state in states for message in state.get("damaged", ())):
+        say(f"Left out: {message}")
     return Outcome({"items": states}, lambda console: show_list(states, console))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from efftx.commands.outcome import Outcome
+from efftx.commands.outcome import Outcome, say
 from efftx.commands.words import split_options
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    """Prints items, writes the report, or compares it; exit code 1 where it differs."""
+    """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
     from efftx.reproduce.experiment import load_experiments, select
 
     items, _ = split_options(words, ())
@@ -35,8 +35,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.report.build import build_report, check_report, item_json, print_item
     from efftx.reproduce.records import RecordStore
 
+    errors = RecordStore().damaged(experiment.id for experiment in chosen or experiments.values())
+    damaged = [error.message for error in errors]
+    for error in errors:
+        say(f"Left out: {error.message} {error.hint}")
     if arguments.check:
-        differences = check_report(None, list(experiments.values()))
+        differences = [*damaged, *check_report(None, list(experiments.values()))]
 
         def show_differences(console: Console) -> None:
             if differences:
@@ -51,10 +55,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             for experiment in chosen:
                 print_item(experiment, console=console)
 
-        return Outcome(found[0] if len(found) == 1 else {"items": found}, show_items)
+        answer = found[0] if len(found) == 1 else {"items": found}
+        return Outcome({**answer, "damaged": damaged}, show_items, 1 if damaged else 0)
     written = build_report(None, list(experiments.values()))
     page = RecordStore().root / "report" / "index.html"
     return Outcome(
-        {"files": [str(path) for path in written], "page": str(page)},
+        {"files": [str(path) for path in written], "page": str(page), "damaged": damaged},
         lambda console: console.print(f"{len(written)} files; the page is {page}", markup=False),
+        1 if damaged else 0,
     )

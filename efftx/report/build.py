@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from efftx.core.files import sweep, write_atomically, writing
 from efftx.report import documents, markup
 from efftx.report.drawings import DRAWN_WITH, drawings
 from efftx.report.items import gather, reading_order
@@ -57,21 +58,23 @@ def build_report(
 ) -> list[Path]:
     """Write the report into `out` (`<results>/report` where none is given) and return what was written.
 
-    Files that an earlier report left there and that this one no longer has are removed.
+    All of it is composed before anything is written, every file whole or not at all; files that an earlier report left
+    there and that this one no longer has are removed last. UserError where it cannot be written.
     """
     store = RecordStore(store_root)
     report = compose_report(store, experiments)
     out = out or store.root / FOLDER
-    out.mkdir(parents=True, exist_ok=True)
-    for path in _files_in(out):
-        if path.name not in report.files:
-            path.unlink()
-    written = []
-    for name, text in report.files.items():
-        path = out / name
-        path.write_text(text, encoding="utf-8", newline="\n")
-        written.append(path)
-    return written
+    with writing(out, "set EFFTX_RESULTS to another place"):
+        store.sweep()
+        out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
+        there = {path.name: path.read_bytes() for path in _files_in(out)}
+        for name, text in report.files.items():
+            if there.pop(name, None) != text.encode():
+                write_atomically(out / name, text.encode())
+        for name in there:
+            (out / name).unlink()
+    return [out / name for name in report.files]
 
 
 def check_report(

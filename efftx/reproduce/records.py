@@ -1,17 +1,25 @@
-"""Records: one JSON file a run, under `results/records/`; all that the report ever reads."""
+"""Records: one JSON file a run, under `results/records/`; all that the report ever reads.
+
+Each carries a checksum and says itself where it belongs. A file that has changed, lacks a field, holds another kind of
+value or lies in another's place is damaged: `read` raises, `read_all` leaves it out, `damaged` names it.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from efftx.errors import UserError
+from efftx.core.artifact import read_document, write_document
+from efftx.core.files import DamagedFileError, sweep, writing
+
+_MEND = "Restore the file, or delete it and run `efftx reproduce` again."
 
 
 @dataclass
@@ -77,33 +85,69 @@ class RecordStore:
         return self.root / "records" / id / size / f"{slug(row)}-seed{seed}.json"
 
     def write(self, record: Record) -> Path:
-        """Write `record`, whole or not at all; what an earlier replay said of its forerunner is forgotten."""
+        """Write `record`, whole or not at all; what an earlier replay said of its forerunner is forgotten.
+
+        ValueError for what is no record (NaN as a value); UserError where it cannot be written.
+        """
         path = self.path(record.id, record.row, record.seed, record.size)
-        write_json(path, {k: v for k, v in asdict(record).items() if v or k != "pretraining"})
+        content = {k: v for k, v in asdict(record).items() if v or k != "pretraining"}
+        _write(path, content, Record)
         self._verification_path(record).unlink(missing_ok=True)
         return path
 
     def read(self, id: str, row: str, seed: int, size: str) -> Record | None:
-        """The record of one row and seed, None where there is none; UserError names a damaged file."""
-        path = self.path(id, row, seed, size)
-        return _read_record(path) if path.exists() else None
+        """The record of one row and seed, None where there is none; DamagedFileError."""
+        return self._read_record(self.path(id, row, seed, size))
 
     def read_all(self, id: str) -> list[Record]:
-        """Every record of one item, at all sizes, in the order of the paths; UserError names a damaged file."""
-        folder = self.root / "records" / id
-        return [_read_record(path) for path in sorted(folder.glob("*/*.json"))]
+        """The records of one item at all sizes, in the order of the paths, without the damaged ones."""
+        found = []
+        for path in self._paths(id):
+            try:
+                found.append(self._read_record(path))
+            except DamagedFileError:
+                continue
+        return [record for record in found if record is not None]
+
+    def damaged(self, ids: Iterable[str]) -> list[DamagedFileError]:
+        """The damaged records of these items, and the damaged files of what replays of theirs said."""
+        found = []
+        for path in (path for id in ids for path in self._paths(id)):
+            try:
+                record = self._read_record(path)
+                if record is not None:
+                    _read(self._verification_path(record), Verification)
+            except DamagedFileError as error:
+                found.append(error)
+        return found
 
     def write_verification(self, record: Record, verification: Verification) -> None:
         """Keep, beside the records, what a replay of `record` said."""
-        write_json(self._verification_path(record), asdict(verification))
+        _write(self._verification_path(record), asdict(verification), Verification)
 
     def verification(self, record: Record) -> Verification | None:
-        """What the last replay of this very record said; None where it was never replayed."""
-        path = self._verification_path(record)
-        if not path.exists():
+        """What the last replay of this very record said; None where it was never replayed, or the file is damaged."""
+        try:
+            found = _read(self._verification_path(record), Verification)
+        except DamagedFileError:
             return None
-        found = Verification(**_read_json(path, Verification))
-        return found if found.hash == record.hash else None
+        return found if found is not None and found.hash == record.hash else None
+
+    def sweep(self) -> None:
+        """Remove what killed writers left half-written."""
+        for root in (self.root / "records", self.root / "verified"):
+            for folder, _, _ in os.walk(root):
+                sweep(Path(folder))
+
+    def _paths(self, id: str) -> Iterator[Path]:
+        return iter(sorted((self.root / "records" / id).glob("*/*.json")))
+
+    def _read_record(self, path: Path) -> Record | None:
+        found = _read(path, Record)
+        if found is not None and path != self.path(found.id, found.row, found.seed, found.size):
+            why = f"it says that it is of {found.id}, {found.row}, seed {found.seed}, size {found.size}"
+            raise DamagedFileError(path, why, _MEND)
+        return found
 
     def _verification_path(self, record: Record) -> Path:
         return self.root / "verified" / record.id / record.size / f"{slug(record.row)}-seed{record.seed}.json"
@@ -114,39 +158,61 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "row"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in one step (a temporary file beside it, then a rename); NaN and infinities are refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+_Kind = TypeVar("_Kind", Record, Verification)
 
 
-def _read_record(path: Path) -> Record:
-    return Record(**_read_json(path, Record))
+def _write(path: Path, content: Mapping[str, Any], kind: type) -> None:
+    if wrong := _wrong(content, kind):
+        raise ValueError(f"no {kind.__name__.lower()} for {path}: {wrong}")
+    with writing(path, "set EFFTX_RESULTS to another place"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        write_document(path, content, sort_keys=True)
 
 
-def _read_json(path: Path, kind: type) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("damaged_record", f"{path} is not readable JSON: {error}", _MEND) from error
-    if not isinstance(content, dict):
-        raise UserError("damaged_record", f"{path} is not a {kind.__name__.lower()}", _MEND)
+def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+    content = read_document(path, _MEND)
+    if content is None:
+        return None
+    if wrong := _wrong(content, kind):
+        raise DamagedFileError(path, wrong, _MEND)
+    return kind(**content)
+
+
+def _wrong(content: Mapping[str, Any], kind: type) -> str:
+    """What keeps `content` from being a `kind`, in words; empty where it is one."""
+    hints = _hints(kind)
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-    wrong = sorted((set(content) - {f.name for f in fields(kind)}) | (needed - set(content)))
-    if wrong:
-        raise UserError("damaged_record", f"{path}: '{wrong[0]}' is missing or is no field of a record", _MEND)
-    return content
+    if lacking := sorted(needed - content.keys()):
+        return f"'{lacking[0]}' is missing"
+    if unknown := sorted(content.keys() - hints.keys()):
+        return f"'{unknown[0]}' is no field of a {kind.__name__.lower()}"
+    return next((f"'{key}' holds {_shortly(v)}" for key, v in content.items() if not _fits(v, hints[key])), "")
 
 
-_MEND = "Restore the file, or delete it and run `efftx reproduce` again."
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is what a field of this type may hold; a number is finite, and True is none."""
+    if hint is Any:
+        return True
+    if isinstance(hint, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, get_args(hint)[0]) and _fits(item, get_args(hint)[1]) for key, item in value.items()
+        )
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint in (int, float):
+        kinds = (int, float) if hint is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, NoneType if hint is None else hint)
+
+
+def _shortly(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -53,6 +53,7 @@ def reproduce(
     if not any(size in e.sizes_known() for e in experiments):
         known = sorted({s for e in experiments for s in e.sizes_known()})
         raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
+    store.sweep()
     here = [e for e in experiments if size in e.sizes_known()]
     lines = [_line(e, size) for e in experiments]
     by_id = {line["id"]: line for line in lines}
@@ -243,10 +244,10 @@ def _verify(
 ) -> None:
     line |= {FRESH: 0, STALE: 0, "not replayable": 0}
     for row, seed in planned(experiment, size, seeds):
-        record = store.read(experiment.id, row, seed, size)
-        if record is None:
-            continue
         try:
+            record = store.read(experiment.id, row, seed, size)
+            if record is None:
+                continue
             verification = standings.replay(experiment, record, trainer, store)
         except Interrupted:
             raise

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
@@ -119,19 +120,24 @@ def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
 
 
 def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> dict[str, Any]:
-    """One line of `efftx list`: `{id, paper, caption, state, sizes, records}`, with `why` where it says more.
+    """One line of `efftx list`: `{id, paper, caption, state, sizes, records, damaged}`, `why` where it says more.
 
     The state is that of the sizes that carry evidence, paper and cpu; a smoke run counts only where there is no other.
     """
     line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
     counts: dict[str, dict[str, int]] = {}
     whys: list[str] = []
+    damaged: list[str] = []
     try:
         for size in experiment.sizes_known():
             count = {"of": 0, FRESH: 0, STALE: 0, INCOMPLETE: 0}
             for row, seed in planned(experiment, size):
-                found = standing(experiment, row, seed, size, trainer, store)
                 count["of"] += 1
+                try:
+                    found = standing(experiment, row, seed, size, trainer, store)
+                except DamagedFileError as error:
+                    damaged.append(error.message)
+                    continue
                 if found.word != MISSING:
                     count[found.word] += 1
                 if found.word == STALE:
@@ -149,8 +155,9 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
         state = "recorded"
     else:
         state = "partial" if weighty else "not run"
-    line |= {"state": state, "sizes": list(counts), "records": counts}
-    return {**line, "why": whys[0]} if state == "stale" else line
+    line |= {"state": state, "sizes": list(counts), "records": counts, "damaged": damaged}
+    whys = damaged or (whys if state == "stale" else [])
+    return {**line, "why": whys[0]} if whys else line
 
 
 def replay(experiment: Experiment, record: Record, trainer: Trainer, store: RecordStore) -> Verification:

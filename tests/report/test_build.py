@@ -194,12 +194,57 @@ def test_printing_shows_published_beside_measured_and_the_verdict(
     assert "✓ holds  full attention is better at 8" in text
 
 
-def test_a_damaged_record_is_named(full_store: RecordStore, drawn: Experiment) -> None:
+def test_a_damaged_record_is_left_out(full_store: RecordStore, drawn: Experiment) -> None:
     path = full_store.path("paper/table2", "LSH", 1, "cpu")
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=re.escape(path.name)):
+    path.write_text(path.read_text().replace("81.0", "91.0"))
+    (cell,) = [c for c in item_json(drawn, full_store.root)["cells"] if (c["row"], c["column"]) == ("LSH", "at 2")]
+    assert (cell["n"], cell["mean"]) == (2, 81.0)
+    assert item_json(drawn, full_store.root)["state"] == "partial"
+    (damage,) = full_store.damaged([drawn.id])
+    assert damage.path == path
+
+
+def test_a_report_that_cannot_be_written_whole_leaves_every_file_whole(
+    full_store: RecordStore, drawn: Experiment, change: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_report(full_store.root, [drawn])
+    folder = full_store.root / "report"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    change("LSH", 1, 71.2)
+    replace_file, calls = os.replace, []
+
+    def fill_up(*arguments: str) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        replace_file(*arguments)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    with pytest.raises(UserError, match="No space left"):
         build_report(full_store.root, [drawn])
-    assert not (full_store.root / "report").exists()
+    monkeypatch.undo()
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    build_report(full_store.root, [drawn])
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert all(after[name] in (before[name], written[name]) for name in after)
+    assert before != after != written
+
+
+def test_a_folder_where_a_file_of_the_report_goes_is_one_message(full_store: RecordStore, drawn: Experiment) -> None:
+    (full_store.root / "report" / "index.html").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot write under"):
+        build_report(full_store.root, [drawn])
+
+
+def test_what_a_killed_report_left_is_swept(full_store: RecordStore, drawn: Experiment) -> None:
+    build_report(full_store.root, [drawn])
+    litter = [full_store.root / "report" / ".index.html.1-0.tmp"]
+    litter.append(full_store.path("paper/table2", "LSH", 1, "cpu").with_name(".x.json.1-0.tmp"))
+    for path in litter:
+        path.write_text("half")
+    build_report(full_store.root, [drawn])
+    assert not any(path.exists() for path in litter)
 
 
 def test_items_stand_in_a_readers_order(store: RecordStore) -> None:
