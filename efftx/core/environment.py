@@ -42,7 +42,7 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """The machine and what ran on it, in one line: processor, cores, threads, GPU, versions, allocator, compiler."""
+        """The machine and what ran on it, in one line: processor, cores, threads, GPU, versions, allocator."""
         settings = " ".join(f"{name}={value}" for name, value in sorted(self.allocator.items()))
         said = {
             "": self.processor,

@@ -118,7 +118,7 @@ def test_the_records_are_told_with_hash_data_machine_and_command(page: str) -> N
     assert "abababababab" in page
     assert "1.2 min" in page
     assert "machine A: A processor; threads 2; torch 2.13.0; allocator A=1</li>" in page
-    assert page.count("<td>0123456789ab with changes</td>") == 6
+    assert page.count("<td>0123456789ab with changes</td>") == 8
     assert "git" not in page
     assert "efftx reproduce paper/table2 size=cpu seeds=0,1,2" in page
 
