@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from efftx.core.files import file_sha256
 from efftx.data.byte_corpus import split_90_5_5
 from efftx.data.dataset import Dataset, Source
 from efftx.data.hub import HubTexts
 from efftx.data.json_lines import find_json_lines, read_texts
-from efftx.data.prepared import SPLITS, Prepared, file_sha256
+from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.samples import LICENCE as SAMPLES_LICENCE
 from efftx.data.samples import is_sample, resolve_path
 from efftx.data.span_corruption import SpanCorruptionConfig

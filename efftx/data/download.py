@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from efftx.data.prepared import file_sha256, writing
+from efftx.core.files import file_sha256, writing
+from efftx.data.prepared import ELSEWHERE
 from efftx.errors import UserError
 
 TIMEOUT_SECONDS = 10
@@ -22,7 +23,7 @@ def download(url: str, target: Path, n_bytes: int, sha256: str, hint: str) -> Pa
     What has come is kept in `target`.part; the next call asks the server (once) for the rest only. `UserError` with
     `hint` where there is no network, the server refuses, or the bytes are not the `n_bytes` expected.
     """
-    with writing(target):
+    with writing(target, ELSEWHERE):
         if target.is_file() and target.stat().st_size == n_bytes and file_sha256(target) == sha256:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from efftx.core.files import file_sha256
 from efftx.data.dataset import Batch, DataConfig, check_split, draw
-from efftx.data.prepared import SPLITS, Prepared, data_root, file_sha256, prepare_once, write_durably
+from efftx.data.prepared import SPLITS, Prepared, data_root, prepare_once, write_durably
 from efftx.data.samples import is_sample, resolve_path
 from efftx.data.tokenizer import TextConfig, open_vocabulary
 from efftx.data.vocabulary import EOS, PAD, Vocabulary

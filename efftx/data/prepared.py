@@ -1,15 +1,12 @@
 """Where the prepared arrays of a data set live, and how they come there whole or not at all.
 
-A prepared folder is `<data root>/prepared/<key>/`: the arrays, and `meta.json` with the size and SHA-256 of each.
-It is written beside its place under a file lock and renamed, so that a reader sees all of it or nothing.
+A prepared folder is `<data root>/prepared/<key>/`: the arrays, and `meta.json` with the size and SHA-256 of each and a
+checksum of its own. It is written beside its place under a file lock and renamed: a reader sees all of it or nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -18,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from efftx.core.artifact import read_document, write_document
+from efftx.core.files import file_sha256, writing
 from efftx.errors import UserError
 
 META = "meta.json"
+ELSEWHERE = "set EFFTX_DATA to a folder that can be written and has room"
 SPLITS = ("train", "valid", "test")
 
 
@@ -39,12 +39,6 @@ def data_root() -> Path:
 def prepared_root() -> Path:
     """The folder that holds one folder for each prepared data set."""
     return data_root() / "prepared"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes in hex; `OSError` if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -66,13 +60,11 @@ class Prepared:
 def read_prepared(folder: Path) -> Prepared | None:
     """The folder with its meta data, None where there is none that can be read."""
     try:
-        meta = json.loads((folder / META).read_text("utf-8"))
-        complete = isinstance(meta["files"], dict) and all(
-            key in meta for key in ("name", "variant", "bytes", "sha256")
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        meta = read_document(folder / META)
+    except UserError:
         return None
-    return Prepared(folder, meta) if complete else None
+    complete = meta is not None and {"files", "name", "variant", "bytes", "sha256"} <= meta.keys()
+    return Prepared(folder, meta) if meta is not None and complete else None
 
 
 def damage(folder: Path) -> str | None:
@@ -103,21 +95,22 @@ def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
     target = prepared_root() / key
     if damage(target) is None and (prepared := read_prepared(target)):  # no lock: a read-only data root is enough
         return prepared
-    with writing(target), locked(key):
+    with writing(target, ELSEWHERE), locked(key):
         if damage(target) is None and (prepared := read_prepared(target)):
             return prepared
-        for stale in target.parent.glob(f".{key}.*.tmp"):  # of a process that was killed; the lock is ours
-            shutil.rmtree(stale)
+        _sweep(key)
         new = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=target.parent))
         try:
             meta = write(new)
             meta["files"] = {
                 path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(new.iterdir())
             }
-            write_durably(new / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+            write_document(new / META, meta, sort_keys=True)
             new.chmod(0o755)  # mkdtemp's 0o700 would shut out the other users of a shared data root
-            if target.exists():
+            if target.is_dir():
                 shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
             new.rename(target)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -126,7 +119,7 @@ def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file and waits until it is on the disk."""
+    """Writes a file and waits until it is on the disk; the folder that it is in gets its name only then."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -141,14 +134,13 @@ def locked(key: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write at `path` into a `UserError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        hint = "Set EFFTX_DATA to a folder that can be written and has room."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError("disk_full", f"No room to write {path}: {error.strerror}.", hint) from error
-        reason = error.strerror or str(error)
-        raise UserError("not_writable", f"Cannot write {path}: {reason}.", hint) from error
+def _sweep(own: str) -> None:
+    """Remove the folders that killed processes left half-written; of `own` the lock is ours, of others nobody's."""
+    for folder in prepared_root().glob(".*.tmp"):
+        key = folder.name.removeprefix(".").rsplit(".", 2)[0]
+        with contextlib.suppress(Timeout):
+            if key == own:
+                shutil.rmtree(folder)
+            else:
+                with FileLock(prepared_root() / f".{key}.lock", timeout=0):
+                    shutil.rmtree(folder)

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from efftx.data.prepared import damage, data_root, prepare_once, read_prepared
+from efftx.data.prepared import damage, data_root, locked, prepare_once, read_prepared
 from efftx.errors import UserError
 
 SHA256 = "0123456789ab" + "0" * 52
@@ -20,6 +21,11 @@ META = {"name": "text", "variant": "text", "bytes": 3, "sha256": SHA256}
 def write(folder: Path) -> dict[str, Any]:
     (folder / "train.bin").write_bytes(b"abc")
     return dict(META)
+
+
+def replaced(path: Path, make: Callable[[Path], None]) -> None:
+    path.unlink()
+    make(path)
 
 
 def visible(root: Path) -> list[str]:
@@ -57,7 +63,12 @@ def test_an_intact_folder_is_not_written_again(root: Path) -> None:
         (lambda folder: (folder / "train.bin").unlink(), "train.bin is missing"),
         (lambda folder: (folder / "meta.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "meta.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "meta.json").write_text("[" * 200_000), "cannot be read"),
         (lambda folder: (folder / "meta.json").unlink(), "is missing"),
+        (lambda folder: replaced(folder / "meta.json", Path.mkdir), "cannot be read"),
+        (lambda folder: replaced(folder / "meta.json", os.mkfifo), "cannot be read"),
+        (lambda folder: replaced(folder / "train.bin", Path.mkdir), "train.bin is missing"),
+        (lambda folder: replaced(folder / "train.bin", os.mkfifo), "train.bin is missing"),
     ],
 )
 def test_a_damaged_folder_is_noticed_and_made_anew(harm: Any, said: str) -> None:
@@ -66,6 +77,22 @@ def test_a_damaged_folder_is_noticed_and_made_anew(harm: Any, said: str) -> None
     assert said in (damage(folder) or "")
     assert prepare_once(KEY, write).folder == folder
     assert damage(folder) is None
+
+
+def test_every_flipped_bit_of_the_meta_data_is_noticed() -> None:
+    meta = prepare_once(KEY, write).folder / "meta.json"
+    whole = meta.read_bytes()
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        meta.write_bytes(changed)
+        assert damage(meta.parent) is not None
+
+
+def test_a_file_where_the_folder_goes_is_replaced(root: Path) -> None:
+    (root / "prepared").mkdir(parents=True)
+    (root / "prepared" / KEY).write_text("a file")
+    assert prepare_once(KEY, write).size("train") == 3
 
 
 def test_the_meta_data_of_another_text_is_noticed() -> None:
@@ -88,18 +115,21 @@ def test_a_failure_leaves_nothing_half_written(root: Path) -> None:
 def test_what_a_killed_process_left_is_swept_away(root: Path) -> None:
     killed = root / "prepared" / f".{KEY}.abc.tmp"
     killed.mkdir(parents=True)
-    other = root / "prepared" / ".other-0123456789ab.abc.tmp"
+    other, busy = (root / "prepared" / f".{name}-0123456789ab.abc.tmp" for name in ("other", "busy"))
     other.mkdir()
-    prepare_once(KEY, write)
+    busy.mkdir()
+    with locked("busy-0123456789ab"):
+        prepare_once(KEY, write)
     assert not killed.exists()
-    assert other.exists()
+    assert not other.exists()
+    assert busy.exists(), "another process is writing it"
 
 
 def test_a_data_root_that_cannot_be_made_is_the_users_to_mend(root: Path) -> None:
     root.write_text("a file where a folder should be")
     with pytest.raises(UserError) as raised:
         prepare_once(KEY, write)
-    assert raised.value.kind == "not_writable"
+    assert raised.value.kind == "cannot_write"
     assert "EFFTX_DATA" in raised.value.hint
 
 
@@ -109,9 +139,9 @@ def test_a_read_only_data_root_is_enough_to_read_and_refused_to_write(root: Path
     folder.parent.chmod(0o555)
     try:
         assert prepare_once(KEY, write).folder == folder
-        with pytest.raises(UserError, match="Cannot write") as raised:
+        with pytest.raises(UserError, match="cannot write") as raised:
             prepare_once("text-ffffffffffff", write)
-        assert raised.value.kind == "not_writable"
+        assert raised.value.kind == "cannot_write"
     finally:
         folder.parent.chmod(0o755)
 
@@ -134,7 +164,7 @@ except UserError as error:
     print(error.kind)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "disk_full\n"
+    assert done.stdout == "cannot_write\n"
     assert visible(root) == []
 
 
