@@ -23,8 +23,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from efftx.config_errors import SHOW_ALL, as_user_error, first_lines, unresolved
+from efftx.config_files import check_own_files
+from efftx.config_values import check_types, check_values
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
 from efftx.errors import UserError, nearest
@@ -50,7 +53,6 @@ from efftx.training.settings import (
     TrainingConfig,
 )
 
-_SHOW_ALL = "`efftx train --cfg job` shows every key with its value."
 GROUPS = ("model", "data", "size", "preset")
 
 
@@ -171,7 +173,10 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     try:
         return list(OverridesParser.create().parse_overrides(words))
     except HydraException as error:
-        raise UserError("bad_override", _first_lines(error), "Quote a value that holds commas or brackets.") from error
+        raise UserError("bad_override", first_lines(error), "Quote a value that holds commas or brackets.") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
+        shown = next((word for word in words if len(word) > 1000), words[0])[:60]
+        raise UserError("bad_override", f"'{shown}...' is too long to be read: {error}.") from error
 
 
 def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
@@ -216,10 +221,12 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
         raw.data = OmegaConf.structured(source.config(**saved["data"]))
         merged = OmegaConf.merge(raw, {key: value for key, value in saved.items() if key != "data"})
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, TypeError) as error:
-        message = f"A saved configuration is none of this version: {_first_lines(error)}."
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError, RecursionError) as error:
+        message = f"A saved configuration is none of this version: {first_lines(error)}."
         raise UserError("other_config", message, "Use the version of efftx that wrote it, or train again.") from error
     assert isinstance(config, Config)
+    check_types(config)
+    check_values(config)
     return config
 
 
@@ -293,31 +300,41 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
     if extra:
         words.append(f"hydra.searchpath=[{','.join(extra)}]")
     refuse_unknown_keys(parsed, config_dirs)
+    check_own_files({str(o.key_or_group): str(o.value()) for o in parsed if o.key_or_group in GROUPS}, config_dirs)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
             return hydra_compose("train", overrides=words)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _as_user_error(error, config_dirs) from error
+        raise as_user_error(error, config_dirs) from error
+    except Exception as error:  # what Hydra lets through of a file or word that it cannot read has no common type
+        why = f"{type(error).__name__}: {first_lines(error)}"
+        raise UserError("bad_value", f"This configuration cannot be composed: {why}", SHOW_ALL) from error
 
 
 def to_config(raw: Any) -> Config:
     """The typed configuration of what Hydra composed, with `objective=auto` and `pretrained` resolved.
 
-    UserError where a value is missing or of a wrong type, and where the pre-trained run is not there or not finished.
+    UserError where a value is missing or of a wrong type, where an interpolation leads nowhere, and where the
+    pre-trained run is not there or not finished.
     """
-    missing = sorted(OmegaConf.missing_keys(raw))
+    try:
+        missing = sorted(OmegaConf.missing_keys(raw))
+        config = None if missing else OmegaConf.to_object(raw)
+    except InterpolationResolutionError as error:
+        raise unresolved(raw, error) from error
+    except RecursionError as error:
+        raise UserError("bad_interpolation", "The configuration's ${...} lead in a circle, or too deep.") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError("bad_value", first_lines(error), SHOW_ALL) from error
     if missing:
         raise UserError(
             "missing_key",
             f"No value is given for {', '.join(missing)}.",
             "Set it, or choose a model, data set and size that do.",
         )
-    try:
-        config = OmegaConf.to_object(raw)
-    except OmegaConfBaseException as error:
-        raise UserError("bad_value", _first_lines(error)) from error
     assert isinstance(config, Config)
+    check_types(config)
     if config.objective == "auto":
         config.objective = _objective_of(config)
     return config if config.pretrained is None else _started_from(config, Path(config.pretrained))
@@ -359,7 +376,7 @@ def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | 
                 continue
             _refuse_unknown_choice(override, config_dirs)
         elif key not in known and key not in nodes:
-            hint = nearest(key, [*known, *GROUPS], at_most=0) or _SHOW_ALL
+            hint = nearest(key, [*known, *GROUPS], at_most=0) or SHOW_ALL
             raise UserError("unknown_key", f"There is no key '{key}'.", hint)
 
 
@@ -371,32 +388,6 @@ def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]
     known = sorted({str(p.relative_to(f).with_suffix("")) for f in folders if f.is_dir() for p in f.rglob("*.yaml")})
     if value not in known:
         raise UserError(f"unknown_{group}", f"There is no {group} '{value}'.", nearest(value, known))
-
-
-def _as_user_error(error: Exception, config_dirs: Iterable[str | Path]) -> UserError:
-    text = _first_lines(error)
-    missing = re.search(r"Could not (?:find|load) '?([\w/@]*preset/)?([\w/]+)'?", text)
-    if missing and "preset" in text:
-        model, _, size = missing.group(2).rpartition("/")
-        folders = [Path(d) / "preset" / model.removeprefix("preset/") for d in (shipped("conf"), *config_dirs)]
-        known = sorted({p.stem for f in folders if f.is_dir() for p in f.glob("*.yaml")})
-        return UserError("unknown_preset", f"The model '{model}' has no size '{size}'.", nearest(size, known))
-    foreign = re.search(r"Could not override '(data\.[\w.]+)'", text)
-    if foreign:
-        return UserError("unknown_key", f"The chosen data set has no key '{foreign.group(1)}'.", _SHOW_ALL)
-    text = re.sub(r"^Error merging override (\S+) ", r"\1: ", text)
-    kind = "bad_type" if "could not be converted" in text or "is not a " in text or "Invalid" in text else "bad_value"
-    return UserError(kind, text, _SHOW_ALL)
-
-
-def _first_lines(error: Exception) -> str:
-    """An error's own words on one line, without the type names that OmegaConf appends."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
-        causes.append(cause)
-    lines = [line.strip() for c in causes for line in str(c).splitlines()]
-    kept = [line for line in dict.fromkeys(lines) if line and not line.startswith(("object_type", "reference_type"))]
-    return re.sub(r"full_key: (\S+)", r"(key \1)", " ".join(kept[:4]))
 
 
 def _cores() -> int:

@@ -7,7 +7,9 @@ from dataclasses import fields
 from math import prod
 
 from efftx.config import Config
+from efftx.config_values import check_values
 from efftx.data.dataset import find_source
+from efftx.device_names import check_dtype, read_device
 from efftx.errors import UserError, nearest
 from efftx.layers.settings import (
     ACTIVATIONS,
@@ -26,8 +28,6 @@ POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
 BRIDGES = ("streams", "merged")
 D_FF_RULES = ("given", "authors", "equal")
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda")
 _READS_PAIRS = "a decoder alone reads no encoder's input"
 _WRITES_PLAIN = "an encoder-decoder maps an input to a target, and a language model has no input"
 COMPATIBLE: dict[tuple[str, str], str] = {
@@ -152,8 +152,6 @@ def check_names(config: Config) -> None:
         "d_ff_rule": (config.d_ff_rule, D_FF_RULES),
         "optimizer.name": (config.optimizer.name, OPTIMIZER_KEYS),
         "schedule.name": (config.schedule.name, SCHEDULES),
-        "dtype": (config.dtype, DTYPES),
-        "device": (config.device.split(":")[0], DEVICES),
         "stack": (config.stack, {stack for stack, _ in COMPATIBLE}),
         "objective": (config.objective, {objective for _, objective in COMPATIBLE}),
     }
@@ -161,6 +159,8 @@ def check_names(config: Config) -> None:
         if value not in known:
             close = nearest(value, known, at_most=0)
             raise _bad(f"{key}={value} is not known.", f"{close} Known: {', '.join(sorted(known))}.".strip())
+    read_device(config.device)
+    check_dtype(config.dtype)
     if not config.attention:
         raise _bad("attention=[] names no kind of attention.", f"Known: {', '.join(ATTENTION)}.")
     for kind in config.attention:
@@ -179,52 +179,9 @@ def check_names(config: Config) -> None:
 def _check_ranges(config: Config) -> None:
     if config.data.path == "":
         raise _bad("data.path= is empty.", "Give a file or a folder, or leave data.path out.")
-    at_least_one = {
-        "n_layers": config.n_layers,
-        "n_encoder_layers": 1 if config.n_encoder_layers is None else config.n_encoder_layers,
-        "attention_per_block": config.attention_per_block,
-        "d_model": config.d_model,
-        "d_ff": config.d_ff,
-        "n_heads": config.n_heads,
-        "d_head": config.width_of_head if config.n_heads > 0 else 1,
-        "data.length": config.data.length,
-        "training.batch_size": config.training.batch_size,
-        "training.accumulation": config.training.accumulation,
-        "threads": 1 if config.threads is None else config.threads,
-        "lsh.n_hashes": config.lsh.n_hashes,
-        "lsh.chunk_len": config.lsh.chunk_len,
-        "sru.d": config.sru.d,
-        "local.chunk_len": config.local.chunk_len,
-    }
-    for key, number in at_least_one.items():
-        if number < 1:
-            raise _bad(f"{key}={number} must be at least 1.")
-    not_negative = {
-        "training.steps": config.training.steps,
-        "training.clip_norm": config.training.clip_norm,
-        "evaluation.every": config.evaluation.every,
-        "evaluation.batches": config.evaluation.batches,
-        "evaluation.stop_at_accuracy": config.evaluation.stop_at_accuracy,
-        "chunking.ff": config.chunking.ff,
-        "chunking.loss": config.chunking.loss,
-        "full.query_block": config.full.query_block,
-        "lsh.full_below": config.lsh.full_below,
-        "sparse_ff.N": config.sparse_ff.N,
-        "sparse_ff.temperature": config.sparse_ff.temperature,
-        "sparse_qkv.S": config.sparse_qkv.S,
-        "sparse_loss.S": config.sparse_loss.S,
-        "sru.n_layers": config.sru.n_layers,
-        "positions.max_len": config.positions.max_len,
-        "seed": config.seed,
-    }
-    for key, value in not_negative.items():
-        if value < 0:
-            raise _bad(f"{key}={value} must not be negative.")
-    for key, rate in {"dropout": config.dropout, "attention_dropout": config.attention_dropout}.items():
-        if not 0 <= rate < 1:
-            raise _bad(f"{key}={rate} must be at least 0 and less than 1.")
-    if not 0 <= config.sparse_ff.quant_prob <= 1:
-        raise _bad(f"sparse_ff.quant_prob={config.sparse_ff.quant_prob} must be at least 0 and at most 1.")
+    check_values(config)
+    if config.d_head is None and config.n_heads > config.d_model:
+        raise _bad(f"n_heads={config.n_heads} heads cannot share d_model={config.d_model}.", "Give d_head.")
 
 
 def _check_shapes(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from efftx.config import Config, to_dict
 from efftx.data.dataset import Dataset
+from efftx.device_names import read_device
 
 OUTSIDE = (
     "model",
@@ -69,8 +70,9 @@ def _is_outside(key: str) -> bool:
 
 def device_kind(device: str) -> str:
     """`cpu` or `cuda`: what `auto` means on this machine."""
-    if device != "auto":
-        return device.split(":")[0]
+    kind, _ = read_device(device)
+    if kind != "auto":
+        return kind
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

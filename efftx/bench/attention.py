@@ -22,7 +22,7 @@ from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.plan.attention import AttentionShape
-from efftx.training.devices import DEVICES, resolve_device
+from efftx.training.devices import resolve_device
 
 FORWARD, BOTH = "forward", "forward+backward"
 ROUNDS = (1, 2, 4, 8)
@@ -122,7 +122,7 @@ def bench_attention(options: Options) -> dict[str, Any]:
     lengths = options.numbers("lengths", LENGTHS)
     repeats = options.number("repeats", 5)
     which = options.name("pass", (FORWARD, BOTH), BOTH)
-    device = resolve_device(options.name("device", DEVICES, "auto"))
+    device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []

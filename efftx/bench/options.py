@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from efftx.device_names import read_device
 from efftx.errors import UserError, nearest
 
 
@@ -62,6 +63,12 @@ class Options:
         if len(names) != 1:
             raise UserError("bad_value", f"{key}={self._given[key]} must be one name.")
         return names[0]
+
+    def device(self) -> str:
+        """The name of a device, `auto` where none is given."""
+        name = self.words("device") or ["auto"]
+        read_device(",".join(name))
+        return name[0]
 
     def refuse_rest(self) -> None:
         """UserError for a key that nobody asked for."""

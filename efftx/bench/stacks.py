@@ -20,7 +20,7 @@ from efftx.ops.replay import Replay
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
 from efftx.plan.stacks import tokens_of_row
-from efftx.training.devices import DEVICES, resolve_device
+from efftx.training.devices import resolve_device
 from efftx.training.optimizers import make_optimizer
 
 VOCAB_SIZE = 256
@@ -73,7 +73,7 @@ def bench_memory(options: Options) -> dict[str, Any]:
     depths = options.numbers("depths", (4, 8, 16, 24))
     lengths = options.numbers("lengths", (1024,))
     batch = options.number("batch", 2)
-    device = resolve_device(options.name("device", DEVICES, "auto"))
+    device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
     flatness: dict[str, float] = {}
@@ -109,7 +109,7 @@ def bench_train(options: Options) -> dict[str, Any]:
     lengths = options.numbers("lengths", (1024,))
     batch = options.number("batch", 2)
     repeats = options.number("repeats", 5)
-    device = resolve_device(options.name("device", DEVICES, "auto"))
+    device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
     for length in lengths:

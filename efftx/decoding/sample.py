@@ -120,7 +120,7 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
         hint = "A run writes one at its end, or every checkpoint.every steps: start the same training again."
         raise UserError("missing_file", f"The run {run} has no checkpoint.", hint)
     # A run of a GPU is sampled wherever it is asked for.
-    device = devices.resolve_device("auto" if config.device == "cuda" else config.device)
+    device = devices.resolve_device("cpu" if config.device == "cpu" else "auto")
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     devices.set_determinism(request.threads or config.n_threads)
     source = find_source(config.data.name)

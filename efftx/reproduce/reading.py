@@ -8,38 +8,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from efftx.errors import UserError, nearest
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where plain YAML keeps the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+from efftx.yaml_files import read_yaml_file
 
 
 def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     """The comment head of a YAML file, without its hash signs, and its content as a mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("missing_file", f"{path}: cannot be read: {error}") from error
-    try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise UserError("bad_experiment", f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError("bad_experiment", f"{path}: an experiment is a mapping of keys, this is {_kind(content)}")
+    text, content = read_yaml_file(path, "bad_experiment")
     head: list[str] = []
     for line in text.splitlines():
         if not line.startswith("#"):

@@ -11,16 +11,19 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import efftx
 from efftx.core.environment import Environment
-from efftx.errors import UserError, nearest
+from efftx.device_names import check_dtype, read_device
+from efftx.errors import UserError
 from efftx.native import library
 
-DEVICES = ("auto", "cpu", "cuda")
+if TYPE_CHECKING:
+    from efftx.config import Config
+
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -43,21 +46,28 @@ _ALLOCATOR_SETTINGS = (
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` stands for; UserError for another name or an absent GPU."""
-    if name not in DEVICES:
-        raise UserError("bad_value", f"device={name} is not a device.", nearest(name, DEVICES))
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    """The device that a name stands for; UserError for another name and for a GPU that is not here.
+
+    A GPU that is named by its number becomes the process's current one, so that what asks for no number means it too.
+    """
+    kind, number = read_device(name)
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and n_gpus == 0:
         raise UserError(
-            "no_device", "device=cuda: PyTorch finds no CUDA device here.", "Use device=cpu or device=auto."
+            "no_device", f"device={name}: PyTorch finds no CUDA device here.", "Use device=cpu or device=auto."
         )
-    return torch.device("cpu" if name == "cpu" or not available else "cuda")
+    if number is not None:
+        if number >= n_gpus:
+            highest = "cuda:0" if n_gpus == 1 else f"cuda:0 to cuda:{n_gpus - 1}"
+            raise UserError("no_device", f"device={name}: there is no such GPU here.", f"There is {highest}.")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+    return torch.device("cuda" if kind != "cpu" and n_gpus else "cpu")
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of products and activations; UserError for an unknown name, and for float16 without loss scaling."""
-    if name not in DTYPES:
-        raise UserError("bad_value", f"dtype={name} is not a dtype.", nearest(name, DTYPES))
+    check_dtype(name)
     if name == "float16" and device.type != "cuda":
         raise UserError(
             "bad_value",
@@ -65,6 +75,11 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
             "Use dtype=float32, or device=cuda.",
         )
     return DTYPES[name]
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine has not the device that `config` names, or not its dtype on it."""
+    resolve_dtype(config.dtype, resolve_device(config.device))
 
 
 def dtype_note(dtype: torch.dtype, device: torch.device) -> str:
