@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efftx import device_names
 from efftx.errors import UserError
 from efftx.training import devices
 from efftx.training.devices import (
@@ -49,8 +50,43 @@ def global_settings():
 # ---- devices and dtypes ----------------------------------------------------------------------------------------------
 
 
-def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
+def with_gpus(monkeypatch, count):
+    chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_numbered_gpu_is_the_processs_own_and_one_that_is_not_here_is_refused(monkeypatch):
+    chosen = with_gpus(monkeypatch, 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert chosen == [1]
+    with pytest.raises(UserError, match="no such GPU") as caught:
+        resolve_device("cuda:99")
+    assert "cuda:0 to cuda:1" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:99"])
+def test_a_gpu_where_there_is_none_is_one_sentence(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"device={name}: PyTorch finds no CUDA device") as caught:
+        resolve_device(name)
+    assert caught.value.kind == "no_device"
+
+
+@pytest.mark.parametrize("name", ["mps", "cpu:1", "cpu:0", "cuda:", "cuda:-1", "cuda:1.0", "cuda:٣", "CUDA", ""])
+def test_nothing_else_is_a_device(name):
+    with pytest.raises(UserError, match="is not a device"):
+        resolve_device(name)
+
+
+def test_the_dtypes_that_a_config_may_name_are_those_that_are_computed_in():
+    assert tuple(devices.DTYPES) == device_names.DTYPES
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
+    with_gpus(monkeypatch, 1)
     assert resolve_device("auto") == resolve_device("cuda") == CUDA
     assert resolve_device("cpu") == CPU
 
