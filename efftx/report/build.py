@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from efftx.core.files import sweep, write_atomically, writing
+from efftx.errors import UserError
 from efftx.report import documents, markup
 from efftx.report.drawings import DRAWN_WITH, drawings
-from efftx.report.items import gather, reading_order
+from efftx.report.items import Item, gather, reading_order
 from efftx.report.page import BADGES, page
 from efftx.report.tables import tables
 from efftx.reproduce.cells import CellValue, cells
@@ -39,6 +40,7 @@ class Report:
 def compose_report(store: RecordStore, experiments: Iterable[Experiment]) -> Report:
     """The report that the records under `store` give; nothing is written."""
     items = [gather(store, experiment) for experiment in reading_order(experiments)]
+    _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
     drawn = {item.slug: [d for measured in item.measured for d in drawings(item, measured)] for item in items}
     for item in items:
@@ -51,6 +53,16 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment]) -> Rep
     files["README.md"] = documents.index_markdown(items)
     files["index.html"] = page(items, drawn)
     return Report(dict(sorted(files.items())))
+
+
+def _ask_for_names_of_their_own(items: Sequence[Item]) -> None:
+    """UserError where two items would write the same files."""
+    ids: dict[str, str] = {}
+    for item in items:
+        other = ids.setdefault(item.slug.lower(), item.experiment.id)
+        if other != item.experiment.id:
+            message = f"the items '{other}' and '{item.experiment.id}' would write the same files, {item.slug}.*"
+            raise UserError("bad_experiment", message, "Give one of them another id.")
 
 
 def build_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from efftx.report import markup
@@ -46,7 +47,7 @@ def index_markdown(items: Sequence[Item]) -> str:
         "|:---|:---|:---|:---|:---|",
     ]
     for item in items:
-        link = f"[{item.experiment.id}]({item.slug}.md)"
+        link = f"[{markup.escape_markdown(item.experiment.id)}]({item.slug}.md)"
         caption = markup.escape_markdown(" ".join(item.experiment.caption.split()))
         sizes = ", ".join(m.size for m in item.measured) or "–"
         lines.append(f"| {link} | {caption} | {item.state} | {sizes} | {tally(item.verdicts) or '–'} |")
@@ -84,5 +85,8 @@ def _provenance(measured: Measured) -> str:
     lines = [f"## Records (size {measured.size})\n", f"| {' | '.join(HEADINGS)} |", f"|{':---|' * len(HEADINGS)}"]
     lines += [f"| {' | '.join(escape(cell) for cell in line)} |" for line in found.lines]
     lines += ["", *[f"- machine {letter}: {escape(text)}" for letter, text in found.machines]]
-    lines += ["", "```sh", *found.commands, "```"] if found.commands else []
+    if found.commands:
+        commands = "\n".join(found.commands)
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", commands)), default=0))
+        lines += ["", f"{fence}sh", commands, fence]
     return "\n".join(lines) + "\n"

@@ -93,8 +93,8 @@ def _draw_lines(axes: Axes, plot: Plot) -> None:
         ends.setdefault(line.label, line.points[-1].y)
     _scales(axes, plot)
     _name_rows(axes, ends, looks)
-    axes.set_xlabel(plot.x_label)
-    axes.set_ylabel(plot.y_label)
+    axes.set_xlabel(plot.x_label, parse_math=False)
+    axes.set_ylabel(plot.y_label, parse_math=False)
     _explain(axes, plot)
 
 
@@ -172,7 +172,8 @@ def _name_rows(axes: Axes, ends: dict[str, float], looks: dict[str, tuple[str, s
         xs, ys = ([1.0, 1.05], [wanted[name], place]) if at_ends else ([1.03, 1.09], [place, place])
         axes.plot(xs, ys, color=colour, linewidth=1.0, transform=axes.transAxes, clip_on=False)
         axes.plot([1.06], [place], marker, color=colour, transform=axes.transAxes, clip_on=False)
-        axes.text(1.10, place, texts[name], transform=axes.transAxes, va="center", fontsize=7.0, linespacing=1.0)
+        look = {"va": "center", "fontsize": 7.0, "linespacing": 1.0, "parse_math": False}
+        axes.text(1.10, place, texts[name], transform=axes.transAxes, **look)
 
 
 def _apart(wanted: list[float], heights: list[float]) -> list[float]:
@@ -212,7 +213,7 @@ def _explain(axes: Axes, plot: Plot) -> None:
         Line2D([], [], color=INK, label=series or words[kind], **_look(plot, line))
         for (kind, series), line in sorts.items()
     ]
-    axes.legend(
+    legend = axes.legend(
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.01),
@@ -222,3 +223,5 @@ def _explain(axes: Axes, plot: Plot) -> None:
         borderaxespad=0.0,
         handlelength=2.6,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -48,8 +48,8 @@ class Item:
 
     @property
     def slug(self) -> str:
-        """The item's id as a file name and as an anchor: `reformer-table2`."""
-        return self.experiment.id.replace("/", "-")
+        """The item's id as a file name and as an anchor: `reformer-table2`, of harmless characters."""
+        return re.sub(r"[^A-Za-z0-9._-]", "-", self.experiment.id)
 
     @property
     def foremost(self) -> Measured | None:

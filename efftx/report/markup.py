@@ -26,6 +26,8 @@ LATEX_SPECIALS = {
     "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     '"': "''",
@@ -45,7 +47,9 @@ LATEX_SPECIALS = {
     "—": "---",
     "…": r"\ldots{}",
 }
-MARKDOWN_SPECIALS = re.compile(r"([\\`*_\[\]<>|#])")
+MARKDOWN_SPECIALS = re.compile(r"[\\`*_\[\]<>|#~&$]|^[-+](?=\s)")
+MARKDOWN_NUMBER = re.compile(r"^(\d+)([.)])(?=\s)")
+CSV_FORMULA = tuple("=+-@＝＋－＠")
 TERMINAL_STYLES = {
     Kind.MEASURED: Style(),
     Kind.VERIFIED: Style(color="cyan"),
@@ -59,13 +63,25 @@ CSV_HEADER = ["row", "column", "kind", "size", "mean", "std", "n"]
 
 
 def escape_latex(text: str) -> str:
-    """`text` with every character that LaTeX would read as a command made harmless."""
-    return "".join(LATEX_SPECIALS.get(character, character) for character in text)
+    """`text` in one line, with every character that LaTeX would read as a command made harmless."""
+    return "".join(LATEX_SPECIALS.get(character, character) for character in _one_line(text))
 
 
 def escape_markdown(text: str) -> str:
-    """`text` with every character that Markdown would read as markup or as the end of a cell made harmless."""
-    return MARKDOWN_SPECIALS.sub(r"\\\1", text.replace("\n", " "))
+    """`text` in one line, with every character that Markdown would read as markup or as a cell's end made harmless."""
+    return MARKDOWN_NUMBER.sub(r"\1\\\2", MARKDOWN_SPECIALS.sub(r"\\\g<0>", _one_line(text)))
+
+
+def escape_csv(text: str) -> str:
+    """`text` in one line, after an apostrophe where a spreadsheet would read it as a formula; a number stays one."""
+    text = _one_line(text)
+    if not text.lstrip(" \t").startswith(CSV_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def to_markdown(table: Table) -> str:
@@ -115,14 +131,15 @@ def to_latex(table: Table, label: str) -> str:
             rules.append(rf"\cmidrule(lr){{{start}-{start + span.width - 1}}}")
             start += span.width
         lines += [rf"    & {' & '.join(spans)} \\", f"    {' '.join(rules)}"]
-    lines.append(rf"    {' & '.join(escape_latex(heading) for heading in [table.stub, *table.columns])} \\")
+    headings = [_first_of_line(table.stub), *(escape_latex(heading) for heading in table.columns)]
+    lines.append(rf"    {' & '.join(headings)} \\")
     for block in table.blocks:
         lines.append(r"    \midrule")
         if block.heading:
             heading = escape_latex(block.heading)
             lines.append(rf"    \multicolumn{{{n_columns + 1}}}{{l}}{{\textit{{{heading}}}}} \\")
         for row in block.rows:
-            lines.append(rf"    {' & '.join([escape_latex(row.label), *[bold(cell) for cell in row.cells]])} \\")
+            lines.append(rf"    {' & '.join([_first_of_line(row.label), *[bold(cell) for cell in row.cells]])} \\")
     lines += [r"    \bottomrule", r"  \end{tabular}" + ("" if narrow else "}")]
     for note in table.notes:
         lines += ["", rf"  {{\footnotesize {escape_latex(note)}}}"]
@@ -143,11 +160,11 @@ def to_csv(tables: list[Table]) -> str:
 
 
 def rows_to_csv(header: list[str], rows: list[list[str]]) -> str:
-    """Lines of comma-separated values with Unix line ends."""
+    """Lines of comma-separated values with Unix line ends; no cell of them is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow([escape_csv(cell) for cell in header])
+    writer.writerows([escape_csv(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 
@@ -214,6 +231,15 @@ def _words_below(table: Table) -> list[Text]:
         said = "; ".join(f"{table.columns[i]}: {row.cells[i].text}" for i in columns if row.cells[i].text)
         lines.append(Text(f"{label} – {said}"))
     return lines
+
+
+def _first_of_line(text: str) -> str:
+    """`text` as the first cell of a line: a bracket or a star there would belong to the command that ends the last."""
+    return ("{}" if text.lstrip().startswith(("[", "*")) else "") + escape_latex(text)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
 
 
 def _flat_headings(table: Table) -> list[str]:

@@ -71,7 +71,7 @@ def draw_selection(found: Selection) -> str:
     heights = {"W1": 0.085, "units": 0.18, "W2": 0.085}
     top = 0.945
     word = found.texts[found.shown].strip()
-    figure.text(0.012, 0.972, f"(a)  one token: “{word}”", fontsize=8.0, weight="bold", va="center")
+    figure.text(0.012, 0.972, f"(a)  one token: “{word}”", parse_math=False, fontsize=8.0, weight="bold", va="center")
     for name, height in heights.items():
         axes = _panel(figure, top - height, height, n_blocks)
         top -= height + 0.012
@@ -83,7 +83,7 @@ def draw_selection(found: Selection) -> str:
             stripes = [Rectangle((g + unit / n, 0), 1 / n, 1) for g, unit in enumerate(chosen)]
             axes.add_collection(PatchCollection(stripes, facecolor=CHOSEN, edgecolor="none"))
             label = "columns of W1\nread" if name == "W1" else "rows of W2\nread"
-        axes.text(-0.02, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=7.0)
+        axes.text(-0.02, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=7.0, parse_math=False)
     figure.text(0.012, top - 0.035, "(b)  successive tokens", fontsize=8.0, weight="bold", va="center")
     bottom = 0.125
     axes = _panel(figure, bottom, top - 0.065 - bottom, n_blocks)

@@ -10,6 +10,7 @@ from rich.console import Console
 from efftx.report import markup
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 
+SCRIPT = """<script>alert('x"')</script> & </td> | `a` ~~b~~ $c$ &amp; \\ [d](javascript:e)"""
 NASTY = r"50% of a_b & <c> | $d #1 {e} \f ~g ^h *i* `j` [k]"
 
 
@@ -110,3 +111,60 @@ def test_the_terminal_shows_words_below_the_numbers() -> None:
     lines = [line.strip() for line in console.export_text().splitlines()]
     assert "full  1.99" in [re.sub(r"\s{2,}", "  ", line) for line in lines]
     assert "full – memory: max(b l^2)" in lines
+
+
+def test_markdown_shows_markup_entities_and_mathematics_as_they_are() -> None:
+    assert markup.escape_markdown("a | b & <c> `d` $e$ ~f~ &amp;\ng") == (r"a \| b \& \<c\> \`d\` \$e\$ \~f\~ \&amp; g")
+    assert markup.escape_markdown("+ Sparse FF") == r"\+ Sparse FF"
+    assert markup.escape_markdown("- x") == r"\- x"
+    assert markup.escape_markdown("12. x") == r"12\. x"
+    assert markup.escape_markdown("1.5 x") == "1.5 x"
+    assert markup.escape_markdown("-1.5") == "-1.5"
+
+
+@pytest.mark.parametrize("text", [SCRIPT, NASTY, "a\r\n\r\n# b", "a\u2028b"])
+def test_no_name_breaks_a_markdown_table(text: str) -> None:
+    row = Row(text, (Cell(text, Kind.WORDS),))
+    lines = markup.to_markdown(Table(text, text, text, (text,), (Block(text, (row,)),), notes=(text,))).split("\n")
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {3}
+    assert not any(line.startswith("#") for line in lines)
+    for special in "<>`~$&[]":
+        assert not re.search(rf"(?<!\\)(?:\\\\)*{re.escape(special)}", "".join(lines)), special
+
+
+def test_a_bracket_at_the_beginning_of_a_latex_row_is_no_option_of_the_line_end() -> None:
+    rows = tuple(Row(label, (Cell("1", Kind.MEASURED),)) for label in ("[k]", "*", "a"))
+    text = markup.to_latex(Table("s", "c", "[m]", ("x",), (Block("", rows),)), "x")
+    assert [line.strip() for line in text.splitlines() if line.strip().startswith("{}")] == [
+        r"{}[m] & x \\",
+        r"{}[k] & 1 \\",
+        r"{}* & 1 \\",
+    ]
+
+
+def test_latex_keeps_a_caption_in_one_paragraph() -> None:
+    text = markup.to_latex(Table("a\n\nb", "c|`d`", "m", (), ()), "x")
+    assert r"\caption{a b c\textbar{}\textasciigrave{}d\textasciigrave{}}" in text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+ Sparse FF", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1+1"])
+def test_a_spreadsheet_reads_no_cell_as_a_formula(text: str) -> None:
+    lines = list(csv.reader(io.StringIO(markup.rows_to_csv([text], [[text, "1"]]), newline="")))
+    assert [line[0] for line in lines] == [f"'{text}".replace("\r", " ")] * 2
+
+
+@pytest.mark.parametrize("number", ["-1.5", "+2", "-1e-05", "-inf", ""])
+def test_a_number_stays_a_number(number: str) -> None:
+    assert markup.escape_csv(number) == number
+
+
+def test_html_keeps_a_script_as_text() -> None:
+    row = Row(SCRIPT, (Cell(SCRIPT, Kind.WORDS),))
+    text = markup.to_html(
+        Table(SCRIPT, SCRIPT, SCRIPT, (SCRIPT,), (Block(SCRIPT, (row,)),), (Span(SCRIPT, 1),), (SCRIPT,))
+    )
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 8
+    assert text.count("</td>") == 1

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from efftx.errors import UserError
 from efftx.report.build import compose_report
 from efftx.report.page import BADGES
 from efftx.reproduce import comparisons
-from efftx.reproduce.experiment import Experiment, Row
+from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Published, Row
 from efftx.reproduce.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record
@@ -93,16 +95,51 @@ def test_drawings_take_their_colours_from_the_page(page: str) -> None:
         assert re.search(rf"{name}: #", page), name
 
 
-def test_names_from_an_experiment_cannot_break_the_page(store: RecordStore) -> None:
-    nasty = '<script>alert("x")</script> & </td>'
-    experiment = make_experiment(
-        caption=nasty, rows={nasty: Row(), "LSH": Row()}, notes=[nasty], head=nasty, published=None, claims=[]
+NASTY = """<script>alert('x"')</script> & </td> $\\frac$ | -->"""
+
+
+def nasty_experiment() -> Experiment:
+    """An experiment whose every name is one."""
+    return make_experiment(
+        id=f"paper/{NASTY}",
+        caption=NASTY,
+        rows={NASTY: Row(text={NASTY: NASTY}), "LSH": Row()},
+        columns={NASTY: ColumnSpec(parameters={"length": 2}), "at 8": ColumnSpec(parameters={"length": 8})},
+        cell=Cell("accuracy", NASTY, "higher"),
+        notes=[NASTY],
+        head=NASTY,
+        published=Published("verified", {NASTY: {NASTY: 1.0}}, note=NASTY),
+        baseline={NASTY: 1.0},
+        claims=[Claim(NASTY, "as good as", "cell[row, 'at 8'] >= cell['LSH', 'at 8']", "", 1.0, NASTY)],
+        figure={"kind": "lines", "over": "columns", "x": "length", "y": "accuracy", "x_label": NASTY, "y_label": NASTY},
     )
-    store.write(make_record("LSH", 0))
+
+
+def test_names_from_an_experiment_cannot_break_the_page(store: RecordStore, page: str) -> None:
+    experiment = nasty_experiment()
+    for row in (NASTY, "LSH"):
+        for seed in range(3):
+            there = {NASTY: {"accuracy": 5.0 + seed}, "at 8": {"accuracy": 6.0 + seed}}
+            data = {"name": NASTY, "variant": NASTY, "checksum": NASTY}
+            made = make_record("LSH", seed, id=experiment.id, metrics=there, data=data, command=NASTY)
+            store.write(replace(made, row=row, hash=NASTY))
     text = page_of(store, experiment)
-    outline(text)
+    tags = outline(text).tags
     assert "<script" not in text
-    assert "&lt;script&gt;" in text
+    assert text.count("&lt;script&gt;") > 20
+    assert {tag for tag, _ in tags} <= {tag for tag, _ in outline(page).tags} | {"pre", "details", "summary"}
+    ids = [value for _, attributes in tags for name, value in attributes.items() if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"[\w.-]+", str(value)) for value in ids)
+    links = [str(attributes["href"])[1:] for tag, attributes in tags if tag == "a"]
+    assert set(links) <= set(ids)
+    attributes = {name for _, found in tags for name in found}
+    assert not {name for name in attributes if name.startswith("on") or "<" in name or '"' in name}
+
+
+def test_items_that_would_write_the_same_files_are_refused(store: RecordStore) -> None:
+    with pytest.raises(UserError, match="would write the same files"):
+        compose_report(store, [make_experiment(id="a/b-c"), make_experiment(id="a-b/c")])
 
 
 def test_verdicts_stand_at_the_top_and_at_the_item(page: str) -> None:
