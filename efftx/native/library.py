@@ -1,15 +1,20 @@
 """`kernels.cpp` as a library: compiled once a machine by its own C++ compiler, kept, loaded through ctypes.
 
+It is kept with its checksum beside it and compiled anew where it does not have that: to load half a library is to die.
+
 Calls keep Python's lock, so that the `room` for intermediate results is one call's at a time.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
+
+from efftx.core.artifact import read_checked, write_checked
+from efftx.core.files import DamagedFileError, sweep
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 SOURCES = (SOURCE, Path(__file__).with_name("vectors.h"))
@@ -28,8 +37,9 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
 COMPILERS = ("c++", "g++", "clang++")
-SECONDS_TO_COMPILE = 120
+SECONDS_TO_COMPILE, SECONDS_TO_NAME_ITSELF = 120, 20
 
+_MAKING = ".making-"
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -42,16 +52,29 @@ class Kernels(NamedTuple):
     compiler: str
 
 
+class NoKernelsError(Exception):
+    """Why there are no compiled kernels, in words."""
+
+
 @cache
 def kernels() -> Kernels | None:
-    """The library, compiled now if it never was on this machine; None where that cannot be, or `EFFTX_NATIVE` is 0."""
+    """The library, compiled now if it never was on this machine; None where that cannot be, or `EFFTX_NATIVE` is 0.
+
+    Why it cannot be is said once on stderr: PyTorch's own operations do the same, slower.
+    """
     if os.environ.get("EFFTX_NATIVE", "1") == "0" or _has_other_threads():
         return None
-    for compiler in _compilers():
-        try:
-            return _loaded(_compiled(compiler), _version(compiler))
-        except (OSError, subprocess.SubprocessError, AttributeError):
-            continue
+    why = []
+    try:
+        for compiler in _compilers():
+            try:
+                return _made_by(compiler)
+            except (OSError, AttributeError, subprocess.SubprocessError) as error:
+                why.append(f"{shlex.join(compiler)}: {_reason(error)}")
+    except NoKernelsError as error:
+        why.append(str(error))
+    told = f"decoding goes on without compiled kernels, slower ({'; '.join(why)})"
+    print(f"note: {told}. EFFTX_NATIVE=0 asks for that.", file=sys.stderr, flush=True)
     return None
 
 
@@ -89,42 +112,97 @@ def _has_other_threads() -> bool:
 
 
 def _compilers() -> list[list[str]]:
-    """What to try: the one that CXX names, or those on the path."""
-    if named := os.environ.get("CXX"):
-        return [shlex.split(named)]
-    return [[path] for name in COMPILERS if (path := shutil.which(name))]
+    """What to try: the one that CXX names, or those on the path; NoKernelsError where that is none."""
+    named = os.environ.get("CXX")
+    try:
+        found = [shlex.split(named)] if named else [[path] for name in COMPILERS if (path := shutil.which(name))]
+    except ValueError as error:
+        raise NoKernelsError(f"CXX={named}: {error}") from None
+    if not any(found):
+        raise NoKernelsError(f"CXX={named} names nothing" if named else f"none of {', '.join(COMPILERS)} is here")
+    return found
 
 
-def _version(compiler: list[str]) -> str:
-    said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    return said.splitlines()[0].strip() if said.strip() else compiler[0]
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = [line for line in str(error.stderr).splitlines() if line.strip()]
+        return f"exit code {error.returncode}{f', {lines[0].strip()[:200]}' if lines else ''}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it has not ended after {error.timeout:g} seconds"
+    return str(error)
 
 
-def _compiled(compiler: list[str]) -> Path:
-    """The library's file: as it lies in the cache, or compiled into it."""
+def _made_by(compiler: list[str]) -> Kernels:
+    """The library that `compiler` makes, as it lies in the cache or compiled into it."""
+    version = _run([*compiler, "--version"], SECONDS_TO_NAME_ITSELF).strip().splitlines() or [compiler[0]]
     sources = [file.read_text(encoding="utf-8") for file in SOURCES]
-    known = [*sources, *compiler, *FLAGS, _version(compiler), _processor()]
-    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
-    file = _folder() / f"kernels-{digest}.so"
-    if not file.exists():
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # whole or not at all, whoever else compiles it
-            made = Path(folder) / file.name
-            command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, capture_output=True, check=True, timeout=SECONDS_TO_COMPILE)
-            os.replace(made, file)
-    return file
+    known = [*sources, *compiler, *FLAGS, version[0].strip(), _processor()]
+    name = f"kernels-{hashlib.sha256(chr(0).join(known).encode()).hexdigest()[:16]}.so"
+    file = _cache() / name
+    if not _is_intact(file):
+        file = _folder() / name
+        _compile(compiler, file)
+    return _loaded(file, version[0].strip())
+
+
+def _is_intact(file: Path) -> bool:
+    try:
+        return read_checked(file) is not None
+    except DamagedFileError:
+        return False
+
+
+def _compile(compiler: list[str], file: Path) -> None:
+    """Make the library, whole or not at all: one process at a time, the others wait and find it made."""
+    with FileLock(file.parent / ".lock", timeout=SECONDS_TO_COMPILE + 1):
+        for left in file.parent.glob(f"{_MAKING}*"):  # by a process that was killed; the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
+        sweep(file.parent)
+        if not _is_intact(file):
+            with tempfile.TemporaryDirectory(prefix=_MAKING, dir=file.parent) as folder:
+                made = Path(folder) / file.name
+                _run([*compiler, *FLAGS, str(SOURCE), "-o", str(made)], SECONDS_TO_COMPILE)
+                write_checked(file, made.read_bytes())
+
+
+def _run(command: list[str], seconds: float) -> str:
+    """What a command says; when its time is over, it is ended with all the processes that it has started."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return out
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efftx" / "native"
 
 
 def _folder() -> Path:
-    """Where compiled libraries are kept: the user's cache, or a folder of this process where that cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efftx" / "native"
+    """Where libraries are compiled: the user's cache, or a folder of this process where that cannot be written."""
+    folder = _cache()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="efftx-native-"))
+    own = Path(tempfile.mkdtemp(prefix="efftx-native-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return own
 
 
 def _processor() -> str:
