@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,15 @@ class Config:
 
 def register_schema() -> None:
     """Makes the dataclasses known to Hydra: the root as `schema`, each data set's node as `data/schema/<name>`."""
+    _register(tuple(data_sets.names()))
+
+
+@cache
+def _register(names: tuple[str, ...]) -> None:
     OmegaConf.register_new_resolver("by_size", _by_size, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for name in data_sets.names():
+    for name in names:
         store.store(group="data/schema", name=name, node=data_sets.find_source(name).config)
 
 

@@ -139,6 +139,8 @@ HEAVY = ("torch", "datasets", "wandb", "matplotlib", "transformers", "tokenizers
         (["ablate", "lsh.n_hashs=4,8"], HEAVY),
         (["plan", "d_model=[2]"], HEAVY),
         (["report", "reformer/tabel2"], (*HEAVY, "hydra")),
+        (["list"], HEAVY),
+        (["data", "list"], HEAVY),
     ],
 )
 def test_a_quick_answer_imports_nothing_heavy(words: list[str], absent: tuple[str, ...]) -> None:

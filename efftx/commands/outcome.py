@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -29,15 +28,9 @@ class Outcome(NamedTuple):
 
 def as_json(content: Any) -> str:
     """`content` as one JSON text in ASCII; a NaN or an infinity, which JSON does not have, becomes null."""
-    return json.dumps(_finite(content), indent=1, allow_nan=False)
+    from efftx.core.artifact import finite
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.dumps(finite(content), indent=1, allow_nan=False)
 
 
 def console() -> Console:

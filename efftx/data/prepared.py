@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from efftx.core.artifact import read_document, write_document
+from efftx.core.cache import cache_root
 from efftx.core.files import file_sha256, writing
 from efftx.errors import UserError
 
@@ -30,10 +31,7 @@ def data_root() -> Path:
     """The folder of downloads and prepared arrays: `EFFTX_DATA`, else `efftx/data` in the user's cache folder."""
     if given := os.environ.get("EFFTX_DATA"):
         return Path(given).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path counts as unset.
-    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
-    return base / "efftx" / "data"
+    return cache_root() / "data"
 
 
 def prepared_root() -> Path:

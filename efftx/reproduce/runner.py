@@ -16,7 +16,6 @@ from efftx.reproduce.parallel import Errand, run_errands
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
-from efftx.training.devices import environment
 
 FREE_HOURS = 24.0
 
@@ -93,6 +92,8 @@ def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Tra
 
     `again`: an earlier one was stale, and so may be the run that the row starts from.
     """
+    from efftx.training.devices import environment
+
     start = time.perf_counter()
     if experiment.kind == "measure":
         record = _measured(experiment, row, seed, size, trainer)

@@ -17,7 +17,6 @@ from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import Record, RecordStore, Verification
 from efftx.reproduce.trainer import Trainer
-from efftx.training.devices import environment
 
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
 REPLAYED_STEPS = 3
@@ -176,6 +175,8 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", False)
     else:
         recorded, replayed, left_out = _replayed(experiment, record, trainer)
+        from efftx.training.devices import environment
+
         # Only now: the replay sets the number of threads that its losses came from.
         here = asdict(environment())
         exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)

@@ -14,6 +14,8 @@ from typing import Any, Protocol, cast
 
 from filelock import FileLock
 
+from efftx.reproduce.compositions import composed
+
 
 @dataclass(frozen=True)
 class DataIdentity:
@@ -99,7 +101,7 @@ class EfftxTrainer:
 
         key = tuple(overrides)
         if key not in self._composed:
-            self._composed[key] = compose(list(overrides))
+            self._composed[key] = composed(key, compose)
         return replace(self._composed[key], seed=seed)
 
     def hash(
