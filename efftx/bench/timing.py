@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from efftx.core.files import read_file, write_atomically
 from efftx.errors import UserError
 from efftx.native.program import reading
 from efftx.training.devices import environment
@@ -47,8 +48,8 @@ def _owner_path() -> Path:
 
 def _holder() -> str:
     try:
-        return f" ({_owner_path().read_text()})"
-    except OSError:
+        return f" ({read_file(_owner_path(), 1000).decode()})"
+    except (OSError, UserError, UnicodeDecodeError):
         return ""
 
 
@@ -66,7 +67,8 @@ def exclusive(at_most: float | None = None) -> Iterator[None]:
             if at_most is None:
                 print(f"waiting for another timing on this machine{_holder()}", file=sys.stderr, flush=True)
             lock.acquire(timeout=-1 if at_most is None else at_most)
-        _owner_path().write_text(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+        with suppress(OSError):  # another user's name, which this one may not replace
+            write_atomically(_owner_path(), f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}".encode())
     except Timeout as error:
         raise UserError(
             "busy", f"Another timing runs on this machine{_holder()}.", "Try again when it has ended."

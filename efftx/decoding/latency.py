@@ -8,7 +8,6 @@ the papers' widths, with weights far beyond the cache.
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import tempfile
 import time
@@ -18,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efftx.core.artifact import read_document, write_document
 from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.errors import UserError
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.native.program import reading
@@ -64,9 +65,8 @@ def read_rate() -> float:
     here = f"{environment().processor}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"
     known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(kept.read_text())
-        known = found if isinstance(found, dict) else {}
+    with contextlib.suppress(UserError):
+        known = read_document(kept) or {}
     if not isinstance(known.get(here), float):
         read = reading(torch.ones(READ_BYTES // 4))
         seconds = []
@@ -76,5 +76,5 @@ def read_rate() -> float:
             seconds.append(time.perf_counter() - started)
         known = {here: READ_BYTES / min(seconds[1:])} | {k: v for k, v in known.items() if k.endswith(here[-10:])}
         with contextlib.suppress(OSError):  # a measured number is good without being kept
-            kept.write_text(json.dumps(known))
+            write_document(kept, known)
     return float(known[here])

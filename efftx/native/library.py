@@ -28,6 +28,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from efftx.core.artifact import read_checked, write_checked
+from efftx.core.cache import cache_root
 from efftx.core.files import DamagedFileError, sweep
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -188,7 +189,7 @@ def _run(command: list[str], seconds: float) -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efftx" / "native"
+    return cache_root() / "native"
 
 
 def _folder() -> Path:

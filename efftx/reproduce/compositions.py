@@ -21,6 +21,7 @@ from typing import Any
 import efftx
 from efftx.core.artifact import read_document, write_document
 from efftx.core.cache import cache_root
+from efftx.core.files import sweep
 from efftx.errors import UserError
 from efftx.shipped import shipped
 
@@ -94,7 +95,9 @@ def _folder() -> Path:
             data = path.read_bytes()
             digest.update(f"{path.relative_to(root)} {len(data)}\n".encode() + data)
     digest.update(f"{platform.python_version()} {version('hydra-core')} {version('omegaconf')}".encode())
-    return cache_root() / "compositions" / digest.hexdigest()[:16]
+    folder = cache_root() / "compositions" / digest.hexdigest()[:16]
+    sweep(folder)
+    return folder
 
 
 def _digest(data: bytes) -> str:

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from efftx.bench.timing import lock_path
 from efftx.cli import main
+from efftx.core.artifact import read_document, write_document
 from efftx.decoding import latency
 from efftx.training import loop
 from efftx.training.checkpoint import load_latest, weights_sha256
@@ -74,8 +75,7 @@ def test_the_read_rate_is_measured_once_and_then_read_from_its_file(
     monkeypatch.setattr(latency.torch, "ones", lambda *_: pytest.fail("it was measured again"))
     assert latency.read_rate() == first
 
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps(dict.fromkeys(known, 5.0)))
+    write_document(file, dict.fromkeys(read_document(file) or {}, 5.0))
     assert latency.read_rate() == 5.0
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_file_of_the_read_rate_is_measured_anew(text: str, tmp_path: P
     (file,) = tmp_path.glob("*read-rate*")
     file.write_text(text)
     assert latency.read_rate() > 0
-    assert len(json.loads(file.read_text())) >= 1
+    assert len(read_document(file) or {}) == 1
 
 
 def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     latency.read_rate()
     (file,) = tmp_path.glob("*read-rate*")
-    assert len(json.loads(file.read_text())) == 2
+    assert len(read_document(file) or {}) == 2
 
 
 def test_a_finished_training_loses_nothing_where_another_timing_holds_the_machine(
