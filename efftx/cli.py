@@ -144,11 +144,10 @@ def _tell(kind: str, message: str, hint: str, exit_code: int, json: bool) -> int
         print(as_json({"error": {"kind": kind, "message": message, "hint": hint}}))
     else:
         from rich.console import Console
-        from rich.markup import escape
+        from rich.text import Text
 
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"[bold red]efftx:[/] {escape(message)}" + (f"\n       {escape(hint)}" if hint else "")
-        )
+        told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
+        Console(stderr=True, soft_wrap=True, highlight=False).print(told)
     return exit_code
 
 

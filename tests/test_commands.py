@@ -14,9 +14,10 @@ import pytest
 
 from efftx.cli import main
 from efftx.commands import COMMANDS
-from efftx.commands.outcome import as_json
+from efftx.commands.outcome import as_json, console
 from efftx.commands.words import split_options, whole_numbers
 from efftx.errors import UserError
+from efftx.report.terminal import show_data, show_list
 
 
 def efftx(*words: str, **surroundings: str) -> subprocess.CompletedProcess[bytes]:
@@ -151,3 +152,37 @@ def test_a_quick_answer_imports_nothing_heavy(words: list[str], absent: tuple[st
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+SMALL = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=3", "evaluation.batches=1"]
+
+
+def test_markup_in_a_path_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "[b]x:smile:[/]\\"
+    assert main(["train", *SMALL, f"run_dir='r/{name}\\'"]) == 0
+    assert f"r/{name}" in capsys.readouterr().out
+    assert main(["sample", f"r/{name}", "max_new=x"]) == 2
+    assert main(["sample", f"r/{name}", "top_k=0"]) == 2
+    assert main(["sample", f"r/{name}2"]) == 2
+    assert f"r/{name}2" in capsys.readouterr().err
+
+
+def test_markup_in_a_row_and_in_a_reason_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"id": "a/[b]", "state": "stale", "why": "row [/] [red]x", "sizes": ["cpu"], "caption": "[link=x]y[/link]"}
+    row = {
+        "name": "[b]",
+        "variant": "[/]",
+        "bytes": 1,
+        "sha256": None,
+        "state": "damaged",
+        "licence": "",
+        "path": "[i]/x",
+    }
+    show_list([line], console())
+    show_data([row], console())
+    out = capsys.readouterr().out
+    for text in (line["id"], line["why"], line["caption"], "[b]", "[/]", "[i]/x"):
+        assert text in out

@@ -34,11 +34,14 @@ def as_json(content: Any) -> str:
 
 
 def console() -> Console:
-    """stdout for people: as wide as the terminal, or in a pipe as COLUMNS says, 160 where it says nothing."""
+    """stdout for people: as wide as the terminal, or in a pipe as COLUMNS says, 160 where it says nothing.
+
+    A path or a name is written as it is: nothing in a string is markup, styles come as rich's Text.
+    """
     from rich.console import Console
 
     fits_itself = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(width=None if fits_itself else PIPE_WIDTH)
+    return Console(width=None if fits_itself else PIPE_WIDTH, markup=False, emoji=False)
 
 
 def say(text: str) -> None:

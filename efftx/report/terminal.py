@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from efftx.decoding.streaming import visible
 from efftx.evaluation.metrics import HEADINGS, shown
@@ -76,7 +77,7 @@ def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], consol
             *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
             f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
             f"{run['timings']['decode_ms']:.2f}" if "decode_ms" in run["timings"] else "–",
-            f"[{style}]{run['state']}[/]",
+            Text(run["state"], style),
             run["run"],
         )
     console.print(table)
@@ -132,7 +133,7 @@ def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             row["variant"] or "–",
             f"{row['bytes']:,}" if row["bytes"] else "–",
             (row["sha256"] or "–")[:12],
-            f"[{STATE_STYLES.get(row['state'], 'default')}]{state}[/]",
+            Text(state, STATE_STYLES.get(row["state"], "")),
             row["licence"],
             row["path"] or "–",
         )
@@ -143,9 +144,7 @@ def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Every item with its state, the sizes that have records, and what it shows."""
     table = Table("item", "state", "sizes", "shows")
     for state in states:
-        style = STATE_STYLES.get(state["state"], "default")
-        why = f": {state['why']}" if state.get("why") else ""
-        table.add_row(
-            state["id"], f"[{style}]{state['state']}[/]{why}", ", ".join(state["sizes"]) or "–", state["caption"]
-        )
+        told = Text(state["state"], STATE_STYLES.get(state["state"], ""))
+        told.append(f": {state['why']}" if state.get("why") else "", "default")
+        table.add_row(state["id"], told, ", ".join(state["sizes"]) or "–", state["caption"])
     console.print(table)
