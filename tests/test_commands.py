@@ -15,7 +15,7 @@ import pytest
 from efftx.cli import main
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import as_json, console
-from efftx.commands.words import split_options, whole_numbers
+from efftx.commands.words import split_options
 from efftx.errors import UserError
 from efftx.report.terminal import show_data, show_list
 
@@ -105,12 +105,6 @@ def test_a_directory_with_an_equals_sign_is_a_path(tmp_path: Path, monkeypatch: 
     assert split_options(["a=b", "n=3", "runs/c=d"], ["n"], paths=True) == (["a=b", "runs/c=d"], {"n": "3"})
     with pytest.raises(UserError):
         split_options(["a=b"], ["n"])
-
-
-@pytest.mark.parametrize("text", ["", "1,", "a", "1.5", "٣", "²", "9" * 5000, "--1"])
-def test_what_is_no_whole_number_is_told(text: str) -> None:
-    with pytest.raises(UserError):
-        whole_numbers("seeds", text)
 
 
 def test_sigterm_is_answered_with_json() -> None:

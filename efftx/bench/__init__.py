@@ -7,10 +7,10 @@ from typing import Any
 
 from efftx.bench.attention import attention_time, bench_attention
 from efftx.bench.decode import bench_decode
-from efftx.bench.options import Options
 from efftx.bench.stacks import bench_memory, bench_train
 from efftx.bench.table import print_table
 from efftx.errors import UserError, nearest
+from efftx.options import Options
 
 __all__ = ["BENCHES", "attention_time", "print_table", "run"]
 

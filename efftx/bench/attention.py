@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from efftx.bench.live_bytes import LiveBytes
-from efftx.bench.options import Options
 from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.errors import UserError, nearest
@@ -21,6 +20,7 @@ from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_hashing import auto_buckets
+from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.attention import AttentionShape
 from efftx.training.devices import resolve_device
 
@@ -119,8 +119,8 @@ def bench_attention(options: Options) -> dict[str, Any]:
     ratio_to_bound, ratio_to_peer (seconds over those of the faster peer at the same rounds and length), like_for_like.
     """
     names = options.names("names", case_names(), [n for n in case_names() if n != "full"])
-    lengths = options.numbers("lengths", LENGTHS)
-    repeats = options.number("repeats", 5)
+    lengths = options.numbers("lengths", LENGTHS, LENGTH)
+    repeats = options.number("repeats", 5, REPEATS)
     which = options.name("pass", (FORWARD, BOTH), BOTH)
     device = resolve_device(options.device())
     options.refuse_rest()

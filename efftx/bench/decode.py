@@ -33,14 +33,15 @@ from efftx.bench.decode_timing import (
     reference_bytes,
 )
 from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_weights, refuse_too_large
-from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, machine
 from efftx.config import Config
+from efftx.config_values import RANGES, Range
 from efftx.decoding.stack import Caches, step_blocks
 from efftx.errors import UserError, nearest
 from efftx.layers.cache import Place, no_lap
 from efftx.layers.matrix import Read
 from efftx.models.streams import split
+from efftx.options import LENGTH, REPEATS, SEED, Options
 from efftx.training.devices import resolve_device
 
 DEFAULT = ("800m-dense", "800m-ff64", "800m-qkv", "800m-ff-qkv")
@@ -116,11 +117,11 @@ def bench_decode(options: Options) -> dict[str, Any]:
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")
-    contexts = options.numbers("context", [AUTHORS_CONTEXT])
-    batches = options.numbers("batch", [1])
-    tokens = options.number("tokens", AUTHORS_STEPS if protocol == "authors" else STEADY_TOKENS)
-    seed = options.number("seed", 1) - 1
-    cache_bytes = options.number("cache_bytes", last_level_cache())
+    contexts = options.numbers("context", [AUTHORS_CONTEXT], LENGTH)
+    batches = options.numbers("batch", [1], RANGES["training.batch_size"])
+    tokens = options.number("tokens", AUTHORS_STEPS if protocol == "authors" else STEADY_TOKENS, REPEATS)
+    seed = options.number("seed", 0, SEED)
+    cache_bytes = options.number("cache_bytes", last_level_cache(), Range(1, 2**40))
     device = resolve_device(options.name("device", ("cpu",), "cpu"))
     options.refuse_rest()
     _check_tokens(protocol, tokens)
@@ -229,7 +230,7 @@ def _with_context(
 
 
 def _names(options: Options) -> list[str]:
-    widths = options.numbers("widths", [0])
+    widths = options.numbers("widths", [0], RANGES["d_model"])
     given = options.words("names")
     if widths != [0]:
         if given:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from efftx.bench.attention import BOTH
 from efftx.bench.live_bytes import LiveBytes
-from efftx.bench.options import Options
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
 from efftx.config import Config, compose
+from efftx.config_values import RANGES
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.streams import Replays
 from efftx.ops.replay import Replay
+from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
 from efftx.plan.stacks import tokens_of_row
@@ -70,9 +71,9 @@ def bench_memory(options: Options) -> dict[str, Any]:
     ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
     """
     names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
-    depths = options.numbers("depths", (4, 8, 16, 24))
-    lengths = options.numbers("lengths", (1024,))
-    batch = options.number("batch", 2)
+    depths = options.numbers("depths", (4, 8, 16, 24), RANGES["n_layers"])
+    lengths = options.numbers("lengths", (1024,), LENGTH)
+    batch = options.number("batch", 2, RANGES["training.batch_size"])
     device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
@@ -105,10 +106,10 @@ def bench_train(options: Options) -> dict[str, Any]:
     tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
     """
     names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
-    depths = options.numbers("depths", (3,))
-    lengths = options.numbers("lengths", (1024,))
-    batch = options.number("batch", 2)
-    repeats = options.number("repeats", 5)
+    depths = options.numbers("depths", (3,), RANGES["n_layers"])
+    lengths = options.numbers("lengths", (1024,), LENGTH)
+    batch = options.number("batch", 2, RANGES["training.batch_size"])
+    repeats = options.number("repeats", 5, REPEATS)
     device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []

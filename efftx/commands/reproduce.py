@@ -6,8 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.words import refuse_ranks, split_options, whole_numbers
+from efftx.commands.words import refuse_ranks, split_options
+from efftx.config_values import Range
 from efftx.errors import UserError
+from efftx.options import SEED, whole, wholes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +38,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         raise UserError(
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
         )
-    jobs = whole_numbers("jobs", options.get("jobs", "1"))
-    if len(jobs) != 1 or jobs[0] < 1:
-        raise UserError("bad_value", f"jobs={options['jobs']} must be one whole number, at least 1.")
-    seeds = whole_numbers("seeds", options["seeds"]) if "seeds" in options else None
+    jobs = whole("jobs", options.get("jobs", "1"), Range(1, 1024), "jobs=2 trains two rows at a time.")
+    seeds = wholes("seeds", options["seeds"], SEED, "For instance seeds=0,1,2.") if "seeds" in options else None
 
     from efftx.reproduce.experiment import load_experiments, narrow, select
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             stale=arguments.stale,
             verify=arguments.verify,
             yes=arguments.yes,
-            jobs=jobs[0],
+            jobs=jobs,
             say=say,
         )
     ]

@@ -64,14 +64,6 @@ def split_options(
     return plain, options
 
 
-def whole_numbers(key: str, text: str) -> list[int]:
-    """Whole numbers separated by commas; UserError for anything else."""
-    numbers = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.removeprefix("-").isdecimal() and len(word) < 20 for word in numbers):
-        raise UserError("bad_type", f"{key}={text} is not a list of whole numbers.", f"For instance {key}=0,1,2.")
-    return [int(word) for word in numbers]
-
-
 def refuse_ranks(command: str) -> None:
     """UserError under torchrun, which starts several processes that would all write one run directory."""
     ranks = os.environ.get("WORLD_SIZE", "")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from efftx.config_values import RANGES, Range
 from efftx.errors import UserError
+from efftx.options import COUNT, SEED, decimal, truth, whole
 
 LENGTH_PENALTY = 0.6
 """That of T5's and of GNMT's decoding."""
@@ -48,19 +49,7 @@ OPTIONS = tuple(field.name for field in dataclasses.fields(Request))
 
 def read_request(words: Mapping[str, str]) -> Request:
     """The request of `key=value` words whose keys are among OPTIONS; UserError, with what to do, for a bad value."""
-    request = Request(**{key: _READ.get(key, _whole)(key, word) for key, word in words.items()})
-    for key, least in (("max_new", 1), ("top_k", 1), ("beam", 1), ("n", 1), ("seed", 0), ("threads", 1)):
-        value = getattr(request, key)
-        if value is not None and value < least:
-            raise UserError("bad_value", f"{key}={value} must be at least {least}.", _HINTS.get(key, ""))
-    if request.temperature is not None and request.temperature <= 0:
-        raise UserError("bad_value", f"temperature={request.temperature:g} must be above 0.", _GREEDY)
-    if request.top_p is not None and not 0 < request.top_p <= 1:
-        message = f"top_p={request.top_p:g} must be above 0 and at most 1."
-        raise UserError("bad_value", message, "top_p=0.9 draws from the likeliest tokens that hold 90 %.")
-    if request.length_penalty is not None and request.length_penalty < 0:
-        message = f"length_penalty={request.length_penalty:g} must be 0 or more."
-        raise UserError("bad_value", message, "0 ranks by log-probability alone, 0.6 is usual.")
+    request = Request(**{key: _READ[key](key, word) for key, word in words.items()})
     for key in ("prompt", "input"):
         if getattr(request, key) == "":
             raise UserError("bad_value", f"{key}= is empty.", f"Write {key}='some text', or leave it out: {_EXAMPLE}.")
@@ -91,45 +80,30 @@ def _text(key: str, word: str) -> str:
     return word
 
 
-def _whole(key: str, word: str) -> int:
-    try:
-        value = int(word)
-    except ValueError:
-        raise UserError("bad_type", f"{key}={word} is not a whole number.", _HINTS.get(key, "")) from None
-    if value > _LARGEST:
-        raise UserError("bad_value", f"{key}={word} must be at most {_LARGEST}.", _HINTS.get(key, ""))
-    return value
+def _whole(allowed: Range, hint: str = "") -> Callable[[str, str], int]:
+    return lambda key, word: whole(key, word, allowed, hint)
 
 
-def _number(key: str, word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError("bad_type", f"{key}={word} is not a number.", f"Such as {key}=0.8.")
-    return value
+def _decimal(allowed: Range, hint: str = "") -> Callable[[str, str], float]:
+    return lambda key, word: decimal(key, word, allowed, hint)
 
 
-def _truth(key: str, word: str) -> bool:
-    if word not in ("true", "false"):
-        raise UserError("bad_type", f"{key}={word} is neither true nor false.", f"{key}=true, or leave it out.")
-    return word == "true"
-
-
+_GREEDY = "Leave temperature out for greedy decoding, which takes the most likely token; 1 draws as the model says."
+_EXAMPLE = "then a row of the test split is taken"
+_ROWS = Range(1, 2**16)
 _READ: dict[str, Callable[[str, str], Any]] = {
     "prompt": _text,
     "input": _text,
-    "temperature": _number,
-    "top_p": _number,
-    "length_penalty": _number,
-    "int8": _truth,
-}
-_LARGEST = 2**31 - 1
-_GREEDY = "Leave temperature out for greedy decoding, which takes the most likely token; 1 draws as the model says."
-_EXAMPLE = "then a row of the test split is taken"
-_HINTS = {
-    "top_k": "top_k=40 draws from the 40 likeliest tokens; leave it out to draw from all, or for greedy decoding.",
-    "beam": "beam=1 is greedy decoding, and so is leaving beam out.",
-    "seed": "For instance seed=0.",
+    "max_new": _whole(Range(1, 2**24)),
+    "temperature": _decimal(Range(0, 1e6, open_=True), _GREEDY),
+    "top_k": _whole(
+        COUNT, "top_k=40 draws from the 40 likeliest tokens; leave it out to draw from all, or for greedy decoding."
+    ),
+    "top_p": _decimal(Range(0, 1, open_=True), "top_p=0.9 draws from the likeliest tokens that hold 90 %."),
+    "beam": _whole(_ROWS, "beam=1 is greedy decoding, and so is leaving beam out."),
+    "length_penalty": _decimal(Range(0, 100), "0 ranks by log-probability alone, 0.6 is usual."),
+    "n": _whole(_ROWS),
+    "seed": _whole(SEED, "For instance seed=0."),
+    "int8": truth,
+    "threads": _whole(RANGES["threads"]),
 }
