@@ -51,6 +51,7 @@ def check_config(config: Config) -> None:
     _check_shapes(config)
     _check_lsh(config)
     _check_sparse(config)
+    _check_evaluation(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, config.training.steps)
     check_checkpoint(config.checkpoint)
@@ -236,6 +237,14 @@ def _check_sparse(config: Config) -> None:
         raise _bad(
             "tie_embeddings=true needs a dense matrix to the vocabulary: sparse_loss.S has none.",
             "Use tie_embeddings=false, or sparse_loss.S=0.",
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    if config.evaluation.batches == 0 and find_source(config.data.name).endless:
+        raise _bad(
+            f"evaluation.batches=0 is the whole split, and those of data={config.data.name} have no end.",
+            "Say how many batches to evaluate, such as evaluation.batches=8.",
         )
 
 

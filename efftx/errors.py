@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 EXIT_USER_ERROR = 2
 EXIT_NOT_FINITE = 3
+EXIT_OUT_OF_MEMORY = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -28,9 +29,17 @@ class UserError(Exception):
 
 
 class NotFiniteError(UserError):
-    """Training met a NaN or an infinity; the weights are those from before the step. Exit code 3."""
+    """Training or evaluation met a NaN or an infinity; what was written before it is kept. Exit code 3."""
 
     exit_code = EXIT_NOT_FINITE
+
+
+class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
+    """An allocation failed. Exit code 4 where a training had `begun`, its last checkpoint kept; else 2."""
+
+    def __init__(self, message: str, hint: str = "", *, begun: bool = False) -> None:
+        super().__init__("out_of_memory", message, hint)
+        self.exit_code = EXIT_OUT_OF_MEMORY if begun else EXIT_USER_ERROR
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.bench.decode_cases import Case
-from efftx.decoding.session import available_memory
+from efftx.core.memory import available_memory
 from efftx.decoding.stack import BranchStepper, StackStepper, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.feedforward import FeedForward

@@ -247,4 +247,5 @@ SOURCE = Source(
     wording=lambda config, objective="seq2seq", model=None: Digits(config.base),
     objectives=("seq2seq",),
     targets=lambda config: open_copy_add(config).length,
+    endless=True,
 )

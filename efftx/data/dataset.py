@@ -143,7 +143,7 @@ class Source:
     `wording` is how people write its tokens; nothing is opened for it.
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
-    seq2seq row where `data.target_length` is 0.
+    seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
     """
 
     name: str
@@ -158,6 +158,7 @@ class Source:
     n_bytes: int | None = None
     sha256: str | None = None
     targets: Callable[[Any], int] | None = None
+    endless: bool = False
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.

@@ -102,4 +102,5 @@ SOURCE = Source(
     open=open_duplicate,
     vocab_size=lambda config, objective="lm": open_duplicate(config).vocab_size,
     wording=lambda config, objective="lm", model=None: Numbers(open_duplicate(config).vocab_size),
+    endless=True,
 )

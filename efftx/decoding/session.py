@@ -6,13 +6,13 @@ capacity.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from efftx.core.memory import available_memory
 from efftx.decoding.stack import StackStepper, reorder, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.cache import Lap, Place
@@ -231,21 +231,6 @@ class CachedSession:
         n_numbers = n_own * sum(core.project.n_heads * core.d_head for core in own)
         n_numbers += n_inputs * sum(core.query.n_heads * core.d_head for core in across)
         return 2 * self.batch * n_numbers * self.prepared.embedding.element_size()
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that are free or can be freed at once; None where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    names = getattr(os, "sysconf_names", {})
-    if "SC_AVPHYS_PAGES" in names:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return None
 
 
 def _table(positions: nn.Module | None, capacity: int) -> Tensor | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from efftx.errors import UserError
+
 
 def glorot_(layer: nn.Linear) -> None:
     """Glorot-uniform weight and zero bias, in place."""
@@ -21,6 +23,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
     """Gives a module built on the meta device its memory and its first weights, all drawn from `seed`.
 
     Every module that owns parameters or buffers has `reset_parameters`, or its owner starts it; parents come first.
+    UserError, naming the module and the method, where a weight is left without a first value.
     """
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for child in module.modules():
@@ -31,14 +34,38 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
     for (first, first_name), *others in owners.values():
         for other, other_name in others:
             setattr(other, other_name, getattr(first, first_name))
+    for tensor in _floating(module).values():
+        nn.init.constant_(tensor, torch.nan)  # shows what nothing sets afterwards
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for child in module.modules():
             if isinstance(child, STARTED_BY_THEIR_OWNER):
                 continue
-            owns = any(True for _ in child.parameters(recurse=False)) or any(True for _ in child.buffers(recurse=False))
             reset = getattr(child, "reset_parameters", None)
             if reset is not None:
                 reset()
-            elif owns:
-                raise TypeError(f"{type(child).__name__} owns weights and has no reset_parameters.")
+    for name, tensor in _floating(module).items():
+        if bool(tensor.isnan().any()):
+            owner = _owner(module, name)
+            raise UserError(
+                "not_initialized",
+                f"{type(owner).__name__} leaves its weight '{name}' without a first value.",
+                "Give it a method `reset_parameters(self)` that sets every weight and buffer it owns, those of an "
+                "nn.Linear in it as well.",
+            )
+
+
+def _floating(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and buffers that can hold a NaN, by name."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
+
+
+def _owner(module: nn.Module, name: str) -> nn.Module:
+    """The module that should start a weight: the one that holds it, or who holds that one where it starts no weight."""
+    path = name.split(".")[:-1]
+    owner = module.get_submodule(".".join(path))
+    while path and isinstance(owner, (*STARTED_BY_THEIR_OWNER, nn.Sequential, nn.ModuleList)):
+        path.pop()
+        owner = module.get_submodule(".".join(path))
+    return owner

@@ -177,8 +177,8 @@ class EfftxTrainer:
         return run if result is not None and result["weights_sha256"] == weights_sha256 else None
 
     def evaluate(self, run: Path, config: Any, carry: str | None) -> dict[str, float]:
-        """`efftx.training.loop.evaluate_run`."""
-        from efftx.training.loop import evaluate_run
+        """`efftx.training.evaluation.evaluate_run`."""
+        from efftx.training.evaluation import evaluate_run
 
         return evaluate_run(run, config, carry=carry)
 

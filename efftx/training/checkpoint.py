@@ -130,13 +130,47 @@ def save_checkpoint(
     untouched.
     """
     state = optimizer if isinstance(optimizer, OptimizerState) else capture_optimizer(optimizer)
+    final = _put(folder, step, lambda path: _write_files(path, step, model_tensors, state, meta))
+    with files.writing(folder):
+        _remove_old(folder, keep)
+    return final
+
+
+def save_meta(folder: Path, step: int, meta: dict[str, Any], *, keep: int = 2) -> None:
+    """Gives the checkpoint of `step` in `folder` another `meta`, whole or not at all; tensors are not written again.
+
+    Then removes, by the score it may have now, the ones no longer kept. UserError as `save_checkpoint`.
+    """
+    found = folder / f"step-{step:08d}"
+
+    def write(path: Path) -> None:
+        for name in (MODEL_FILE, OPTIMIZER_FILE):
+            try:
+                os.link(found / name, path / name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(found / name, path / name)
+        document = read_document(found / STATE_FILE)
+        manifest = read_document(found / MANIFEST_FILE)
+        assert document is not None, "save_checkpoint has written it"
+        assert manifest is not None, "and this"
+        write_document(path / STATE_FILE, {**document, "meta": finite(meta)})
+        manifest[STATE_FILE] = _manifest_entry(path / STATE_FILE)
+        write_document(path / MANIFEST_FILE, manifest)
+
+    _put(folder, step, write)
+    with files.writing(folder):
+        _remove_old(folder, keep)
+
+
+def _put(folder: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """The directory of a checkpoint, filled by `write` under a hidden name, then put in its place."""
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{_WRITING}{final.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clean(folder)
         temporary.mkdir()
-        _write_files(temporary, step, model_tensors, state, meta)
+        write(temporary)
         files.sync(temporary)
         replaced = folder / f"{_REPLACED}{final.name}"
         if final.exists():
@@ -150,8 +184,6 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    with files.writing(folder):
-        _remove_old(folder, keep)
     return final
 
 
@@ -170,10 +202,13 @@ def _write_files(
         "optimizer": {"numbers": optimizer.numbers, "groups": optimizer.groups},
     }
     write_document(path / STATE_FILE, document)  # JSON writes floats by repr: exact
-    manifest = {name: {"bytes": (path / name).stat().st_size, "sha256": file_sha256(path / name)} for name in FILES}
-    write_document(path / MANIFEST_FILE, manifest)
+    write_document(path / MANIFEST_FILE, {name: _manifest_entry(path / name) for name in FILES})
     for name in (MODEL_FILE, OPTIMIZER_FILE):
         files.sync(path / name)
+
+
+def _manifest_entry(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _untie(named: Mapping[str, Tensor], *, tie: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,24 +1,21 @@
-"""The training loop, read top to bottom, and the evaluation of a finished run under another configuration."""
+"""The training loop, read top to bottom."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from efftx.bench.timing import exclusive
-from efftx.data.dataset import Dataset, open_dataset
-from efftx.decoding.latency import decoding_latency
+from efftx.core.memory import allocating
+from efftx.data.dataset import Batch, Dataset, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
-from efftx.evaluation.evaluate import evaluate
-from efftx.evaluation.generation import evaluate_generation, scored_by
+from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import HEADINGS, shown
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
@@ -28,22 +25,21 @@ from efftx.training.checkpoint import (
     load_latest,
     restore_optimizer,
     save_checkpoint,
+    save_meta,
     weights_sha256,
 )
+from efftx.training.evaluation import evaluate_split, latency_of
+from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.optimizers import make_optimizer
-from efftx.training.pretrained import keep_vocabulary, load_pretrained, with_vocabulary_of
+from efftx.training.pretrained import keep_vocabulary, load_pretrained
 from efftx.training.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.schedules import learning_rate
-from efftx.training.step import clip_gradients, loss_of, move, set_learning_rate
+from efftx.training.step import clip_gradients, loss_of, micro_batches, move, set_learning_rate, total_weight
 from efftx.training.tracking import Progress, StopRequest, Tracker
 
 if TYPE_CHECKING:
     from efftx.config import Config
 
-EVALUATION_SEED = 1_000_003
-"""What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""
-LATENCY_WAITS = 10.0
-"""Seconds that a finished training waits for another timing: that of another training takes one."""
 N_FIRST_LOSSES = 3
 """A record keeps the losses of so many first steps, so that a replay takes seconds."""
 
@@ -92,8 +88,10 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    dataset = open_dataset(config.data, config.objective)
-    digest = config_hash(config, dataset)
+    refuse_too_large(config, device)
+    with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
+        dataset = open_dataset(config.data, config.objective)
+        digest = config_hash(config, dataset)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
     replaying = steps is not None
     total = config.training.steps if steps is None else min(steps, config.training.steps)
@@ -103,13 +101,14 @@ def train(
         keep_vocabulary(path, dataset)
         if run.result is not None:
             return _as_result(run.result, path, resumed_from=run.result["step"])
-        model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-        optimizer = make_optimizer(config.optimizer, model.named_parameters())
-        scaler = devices.grad_scaler(device, dtype)
         notes: list[str] = [note for note in [devices.dtype_note(dtype, device)] if note]
-        state, resumed_from = _resume(run, model, optimizer, scaler, notes)
-        if config.pretrained is not None and resumed_from is None:
-            load_pretrained(model, Path(config.pretrained), dataset)
+        with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
+            model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+            optimizer = make_optimizer(config.optimizer, model.named_parameters())
+            scaler = devices.grad_scaler(device, dtype)
+            state, resumed_from = _resume(run, model, optimizer, scaler, notes)
+            if config.pretrained is not None and resumed_from is None:
+                load_pretrained(model, Path(config.pretrained), dataset)
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
@@ -123,32 +122,40 @@ def train(
         tracker = Tracker(config.tracker, run=path, run_config=to_dict(config), warn=progress.note)
         stop = stack.enter_context(StopRequest())
         parameters = list(model.parameters())
-        rows = config.training.batch_size
-        tokens_a_step = rows * config.training.accumulation * (dataset.input_length + dataset.length)
+        tokens_a_step = config.training.batch_size * config.training.accumulation
+        tokens_a_step *= dataset.input_length + dataset.length
         to_unit = math.log(2.0) if dataset.unit.startswith("bits") else 1.0
 
+        def validate() -> None:
+            """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
+            found = evaluate_split(model, dataset, "valid", config, device, dtype)
+            state.curve.append({"step": state.step, **found})
+            named = {f"valid_{name}": value for name, value in found.items()}
+            run.log(state.step, named)
+            tracker.log(state.step, named)
+            told = ", ".join(f"{HEADINGS.get(k, k)} {v:.4f}" for k, v in shown(found).items())
+            progress.note(f"step {state.step}: valid {told}")
+            save_meta(run.checkpoints, state.step, _meta(state, scaler, run.sync()), keep=config.checkpoint.keep)
+
         model.train()
+        if _lacks_validation(state, config, total) and not replaying:
+            validate()
         while state.step < total and not _reached(state, config):
             step = state.step + 1
             started = time.perf_counter()
             rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
             set_learning_rate(optimizer, rate)
-            batches = move(_micro_batches(dataset, config, step), device)
-            loss = torch.zeros((), device=device)
-            for micro, batch in enumerate(batches):
-                devices.seed_step(config.seed, step, micro)
-                with devices.autocast(device, dtype):
-                    micro_loss = loss_of(model, batch) / len(batches)
-                scaler.scale(micro_loss).backward()
-                loss = loss + micro_loss.detach()
-            scaler.unscale_(optimizer)
-            norm = clip_gradients(parameters, config.training.clip_norm)
-            nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
-            if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
-                _stop_not_finite(run, step, nats, grad_norm, state)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
+                batches = move(_batches(dataset, config, step), device)
+                loss = _accumulate(model, batches, scaler, config, step, device, dtype)
+                scaler.unscale_(optimizer)
+                norm = clip_gradients(parameters, config.training.clip_norm)
+                nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
+                if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+                    _stop_not_finite(run, step, nats, grad_norm, state)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
 
             state.step = step
             state.train_seconds += time.perf_counter() - started
@@ -162,24 +169,20 @@ def train(
             if replaying:
                 continue
 
-            at_end = step == total
-            if at_end or (config.evaluation.every and step % config.evaluation.every == 0):
-                found = _evaluate(model, dataset, "valid", config, device, dtype)
-                state.curve.append({"step": step, **found})
-                run.log(step, {f"valid_{name}": value for name, value in found.items()})
-                tracker.log(step, {f"valid_{name}": value for name, value in found.items()})
-                told = ", ".join(f"{HEADINGS.get(k, k)} {v:.4f}" for k, v in shown(found).items())
-                progress.note(f"step {step}: valid {told}")
-                at_end = at_end or _reached(state, config)
-            if stop.asked or at_end or (config.checkpoint.every and step % config.checkpoint.every == 0):
+            # Written before anything is evaluated, so that nothing that happens there can lose a step.
+            evaluates = _lacks_validation(state, config, total)
+            if stop.asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 _save(run, model, optimizer, scaler, state, config)
-            if stop.asked and not at_end:
+            if evaluates and not stop.asked:
+                validate()
+            ended = step == total or _reached(state, config)
+            if stop.asked and (_lacks_validation(state, config, total) or not ended):
                 assert stop.exit_code is not None
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
-        metrics = {} if replaying else _evaluate(model, dataset, "test", config, device, dtype, final=True)
+        metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
         digest_of_weights = weights_sha256(dict(model.named_parameters()))
-        latency = {} if replaying else _latency(model, dataset, device, progress.note)
+        latency = {} if replaying else latency_of(model, dataset, device, progress.note)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -202,25 +205,6 @@ def train(
             run.finish({**asdict(result), "run": None, "environment": asdict(devices.environment())})
         tracker.finish()
         return result
-
-
-def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: str = "test") -> dict[str, float]:
-    """Metrics on `split` of the weights that the run at `run` ended with, in the model that `config` describes.
-
-    The two models have the same parameters, or `carry` names how they carry over (`models.carry`). UserError where
-    the run has no checkpoint or the parameters differ.
-    """
-    device = devices.resolve_device(config.device)
-    dtype = devices.resolve_dtype(config.dtype, device)
-    devices.set_determinism(config.n_threads)
-    config = with_vocabulary_of(config, run)
-    dataset = open_dataset(config.data, config.objective)
-    checkpoint = load_latest(run / "checkpoints", read_only=True)
-    if checkpoint is None:
-        raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
-    model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-    carry_weights(model, checkpoint.model, carry)
-    return _evaluate(model, dataset, split, config, device, dtype, final=True)
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], str]:
@@ -250,55 +234,42 @@ def _reached(state: _State, config: Config) -> bool:
     return goal > 0 and bool(state.curve) and state.curve[-1]["accuracy"] >= goal
 
 
-def _micro_batches(dataset: Dataset, config: Config, step: int) -> Sequence[Any]:
-    count, rows = config.training.accumulation, config.training.batch_size
-    return [dataset.batch("train", config.seed, (step - 1) * count + i, rows) for i in range(count)]
+def _lacks_validation(state: _State, config: Config, total: int) -> bool:
+    """Whether the curve has a point at this step that is not there yet."""
+    due = state.step == total or bool(config.evaluation.every and state.step % config.evaluation.every == 0)
+    return state.step > 0 and due and not (state.curve and state.curve[-1]["step"] == state.step)
 
 
-def _evaluate(
+def _batches(dataset: Dataset, config: Config, step: int) -> list[Batch]:
+    """The micro-batches of a step: the rows of one batch that has as many as all of them together."""
+    rows, count = config.training.batch_size, config.training.accumulation
+    return micro_batches(dataset.batch("train", config.seed, step - 1, rows * count), rows)
+
+
+def _accumulate(
     model: nn.Module,
-    dataset: Dataset,
-    split: str,
+    batches: list[Batch],
+    scaler: torch.amp.GradScaler,
     config: Config,
+    step: int,
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    final: bool = False,
-) -> dict[str, float]:
-    """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks."""
-    measures = (evaluate, evaluate_generation) if final else (evaluate,)
-    found: dict[str, float] = {}
-    for measure in measures:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
-            found |= measure(
-                model,
-                dataset,
-                split,
-                batch_size=config.training.batch_size,
-                batches=config.evaluation.batches,
-                device=device,
-                before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
-            )
-    # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
-    if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
-        found["chance_accuracy"] = dataset.chance_accuracy
-    return found
+) -> Tensor:
+    """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target."""
+    total = total_weight(batches)
+    loss = torch.zeros((), device=device)
+    for micro, batch in enumerate(batches):
+        devices.seed_step(config.seed, step, micro)
+        with devices.autocast(device, dtype):
+            micro_loss = loss_of(model, batch, total)
+        scaler.scale(micro_loss).backward()
+        loss = loss + micro_loss.detach()
+    return loss
 
 
-def _latency(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:
-    """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in.
-
-    Empty, and why is noted, where another timing holds the machine or the caches do not fit: a finished training loses
-    nothing over it.
-    """
-    batch = dataset.batch("test", 0, 0, 1)
-    inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
-    try:
-        with exclusive(at_most=LATENCY_WAITS):
-            return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
-    except UserError as error:
-        note(f"decoding was not timed: {error.message}")
-        return {}
+def _work_of(config: Config, step: int) -> str:
+    rows = f"{config.training.batch_size} rows of {config.data.length} tokens"
+    return f"activations and gradients of step {step}, {rows} through {config.n_layers} layers"
 
 
 def _save(
@@ -309,13 +280,40 @@ def _save(
     state: _State,
     config: Config,
 ) -> None:
+    _refuse_not_finite(model, state)
     logs = run.sync()
-    score = state.curve[-1]["loss"] if state.curve and state.curve[-1]["step"] == state.step else None
-    meta = {"state": asdict(state), "score": score, "scaler": scaler.state_dict(), "logs": logs}
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    save_checkpoint(
-        run.checkpoints, state.step, tensors, capture_optimizer(optimizer), meta, keep=config.checkpoint.keep
-    )
+    with allocating(
+        f"a copy of the weights and optimiser state of step {state.step} for its checkpoint", LESS["model"], begun=True
+    ):
+        save_checkpoint(
+            run.checkpoints,
+            state.step,
+            tensors,
+            capture_optimizer(optimizer),
+            _meta(state, scaler, logs),
+            keep=config.checkpoint.keep,
+        )
+
+
+def _meta(state: _State, scaler: torch.amp.GradScaler, logs: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps beside weights and optimiser; `score` is the validation loss at its step, if known.
+
+    `logs`: how far they go, so that what comes after is cut away on a resume: a validation that was cut short is done
+    again, and its line with it.
+    """
+    score = state.curve[-1]["loss"] if state.curve and state.curve[-1]["step"] == state.step else None
+    return {"state": asdict(state), "score": score, "scaler": scaler.state_dict(), "logs": logs}
+
+
+def _refuse_not_finite(model: nn.Module, state: _State) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NotFiniteError(
+                "not_finite",
+                f"The update of step {state.step} left a NaN or an infinity in {name}: no checkpoint of it is written.",
+                "Lower optimizer.lr, set training.clip_norm, or use dtype=float32.",
+            )
 
 
 def _resume(

@@ -8,7 +8,11 @@ from efftx.errors import UserError, nearest
 
 @dataclass
 class TrainingConfig:
-    """`steps` updates of `batch_size` rows x `accumulation` micro-batches; `clip_norm` of the gradient, 0 for none."""
+    """`steps` updates of `batch_size` rows x `accumulation` micro-batches; `clip_norm` of the gradient, 0 for none.
+
+    The micro-batches of a step are the rows of one batch of `batch_size` x `accumulation`, and every target of them
+    counts alike: but for what is drawn in a forward pass, the gradient is that of the one batch.
+    """
 
     steps: int = 1000
     batch_size: int = 8
@@ -126,7 +130,10 @@ def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
 
 @dataclass
 class CheckpointConfig:
-    """A checkpoint every `every` steps (0: only at the end); the last `keep` stay on the disk, and the best one."""
+    """A checkpoint every `every` steps (0: none but those), before every evaluation and at the end.
+
+    The last `keep` stay on the disk, and the best one.
+    """
 
     every: int = 0
     keep: int = 2

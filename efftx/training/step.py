@@ -8,9 +8,24 @@ from torch import Tensor, nn
 from efftx.data.dataset import Batch
 
 
-def weighted_mean(values_BL: Tensor, weights_BL: Tensor) -> Tensor:
-    """The mean of `values` under `weights`, a scalar."""
-    return (values_BL * weights_BL).sum() / weights_BL.sum()
+def weighted_mean(values_BL: Tensor, weights_BL: Tensor, total: Tensor | None = None) -> Tensor:
+    """The mean of `values` under `weights`, a scalar; `total` in place of the weights' own sum."""
+    return (values_BL * weights_BL).sum() / (weights_BL.sum() if total is None else total)
+
+
+def micro_batches(batch: Batch, rows: int) -> list[Batch]:
+    """`batch` cut into batches of `rows` rows, in their order."""
+    cuts = [slice(first, first + rows) for first in range(0, len(batch.tokens_BL), rows)]
+    return [
+        Batch(batch.tokens_BL[cut], batch.weights_BL[cut], None if batch.inputs_BE is None else batch.inputs_BE[cut])
+        for cut in cuts
+    ]
+
+
+def total_weight(batches: Sequence[Batch]) -> Tensor:
+    """The sum of the weights of all batches, a scalar: what each micro-batch's loss is divided by."""
+    first, *others = [batch.weights_BL.sum() for batch in batches]
+    return sum(others, start=first)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tensor:
@@ -24,11 +39,15 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tens
     return norm
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross entropy in nats a token of positive weight, a scalar with its graph."""
+def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tensor:
+    """Cross entropy in nats summed over the tokens, by their weights, over `total`; a scalar with its graph.
+
+    `total`: the weights of all micro-batches of a step, so that the step's loss is their losses' sum and every target
+    counts alike, whichever micro-batch it is in. None: the batch's own, for its mean.
+    """
     inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
     nll, _ = model.token_losses(batch.tokens_BL, *inputs)  # type: ignore[operator]
-    return weighted_mean(nll, batch.weights_BL)
+    return weighted_mean(nll, batch.weights_BL, total)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

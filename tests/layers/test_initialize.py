@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from efftx.errors import UserError
 from efftx.layers.initialize import glorot_, materialize
 from efftx.layers.positions import LearnedPositions
 
@@ -57,11 +58,45 @@ def test_a_tied_weight_is_one_parameter_afterwards() -> None:
     assert len(list(module.parameters())) == 1
 
 
-def test_a_module_that_nobody_starts_is_refused() -> None:
-    class Forgotten(nn.Module):
+class Forgotten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2))
+
+
+class ForgottenLinear(nn.Module):
+    """Its linear layers, in lists and one behind the other, are its own to start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 3))])
+
+
+class HalfStarted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.register_buffer("table", torch.empty(3))
+
+    def reset_parameters(self) -> None:
+        glorot_(self.linear)
+
+
+@pytest.mark.parametrize(
+    ("module", "weight"),
+    [(Forgotten, "weight"), (ForgottenLinear, r"layers\.0\.0\.weight"), (HalfStarted, "table")],
+)
+def test_a_module_that_leaves_a_weight_unset_is_told_of_the_method(module: type[nn.Module], weight: str) -> None:
+    with pytest.raises(UserError, match=f"{module.__name__} leaves its weight '{weight}'") as caught:
+        materialize(on_meta(module), CPU, 0)
+    assert "reset_parameters(self)" in caught.value.hint
+
+
+def test_the_module_named_is_the_one_that_lacks_the_method() -> None:
+    class Around(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.empty(2))
+            self.inner = ForgottenLinear()
 
-    with pytest.raises(TypeError, match="Forgotten owns weights"):
-        materialize(on_meta(Forgotten), CPU, 0)
+    with pytest.raises(UserError, match=r"ForgottenLinear leaves its weight 'inner\.layers\.0\.0\.weight'"):
+        materialize(on_meta(Around), CPU, 0)

@@ -19,7 +19,8 @@ from efftx.data.sentencepiece_model import train_sentencepiece
 from efftx.errors import UserError
 from efftx.models.build import build_model
 from efftx.training.checkpoint import load_latest
-from efftx.training.loop import evaluate_run, train
+from efftx.training.evaluation import evaluate_run
+from efftx.training.loop import train
 from efftx.training.pretrained import VOCABULARY_FILE, keep_vocabulary, load_pretrained, read_vocabulary_file
 
 COMMON = ["model=scaling", "size=smoke", "threads=1", "training.steps=3", "evaluation.batches=1"]

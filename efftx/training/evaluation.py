@@ -1,0 +1,113 @@
+"""What a training measures of its model: metrics of a split, those of a finished run, the time of a decoded token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from efftx.bench.timing import exclusive
+from efftx.core.memory import allocating
+from efftx.data.dataset import Dataset, open_dataset
+from efftx.decoding.latency import decoding_latency
+from efftx.errors import NotFiniteError, UserError
+from efftx.evaluation.evaluate import evaluate
+from efftx.evaluation.generation import evaluate_generation
+from efftx.models.build import Model, build_model
+from efftx.models.carry import carry_weights
+from efftx.training import devices
+from efftx.training.checkpoint import load_latest
+from efftx.training.pretrained import with_vocabulary_of
+
+if TYPE_CHECKING:
+    from efftx.config import Config
+
+EVALUATION_SEED = 1_000_003
+"""What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""
+LATENCY_WAITS = 10.0
+"""Seconds that a finished training waits for another timing: that of another training takes one."""
+
+
+def evaluate_split(
+    model: nn.Module,
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    final: bool = False,
+    begun: bool = True,
+) -> dict[str, float]:
+    """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks.
+
+    Raises NotFiniteError where one of them is a NaN or an infinity: the weights no longer compute anything.
+    """
+    measures = (evaluate, evaluate_generation) if final else (evaluate,)
+    found: dict[str, float] = {}
+    rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
+    for measure in measures:
+        with (
+            allocating(rows, "a smaller training.batch_size or a smaller data.length", begun=begun),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            devices.autocast(device, dtype),
+        ):
+            found |= measure(
+                model,
+                dataset,
+                split,
+                batch_size=config.training.batch_size,
+                batches=config.evaluation.batches,
+                device=device,
+                before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
+            )
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                "not_finite",
+                f"The evaluation on the {split} split gave {name} {value}: nothing of it is recorded.",
+                "Lower optimizer.lr, set training.clip_norm, or use dtype=float32. Checkpoints stay as they are.",
+            )
+    # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
+    if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
+        found["chance_accuracy"] = dataset.chance_accuracy
+    return found
+
+
+def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: str = "test") -> dict[str, float]:
+    """Metrics on `split` of the weights that the run at `run` ended with, in the model that `config` describes.
+
+    The two models have the same parameters, or `carry` names how they carry over (`models.carry`). UserError where
+    the run has no checkpoint or the parameters differ, NotFiniteError as `evaluate_split`.
+    """
+    device = devices.resolve_device(config.device)
+    dtype = devices.resolve_dtype(config.dtype, device)
+    devices.set_determinism(config.n_threads)
+    config = with_vocabulary_of(config, run)
+    dataset = open_dataset(config.data, config.objective)
+    checkpoint = load_latest(run / "checkpoints", read_only=True)
+    if checkpoint is None:
+        raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
+    model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    carry_weights(model, checkpoint.model, carry)
+    return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
+
+
+def latency_of(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:
+    """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in.
+
+    Empty, and why is noted, where another timing holds the machine, the caches do not fit, or a mechanism has no form
+    for decoding: a finished training loses nothing over it.
+    """
+    batch = dataset.batch("test", 0, 0, 1)
+    inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
+    try:
+        with allocating("decoding a row", "a smaller data.length or a smaller d_model"), exclusive(LATENCY_WAITS):
+            return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
+    except UserError as error:
+        note(f"decoding was not timed: {error.message}")
+        return {}

@@ -1,0 +1,51 @@
+"""Whether a training fits into memory, asked before anything is allocated, and what makes it smaller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from efftx.core.memory import available_memory, out_of_memory
+from efftx.data.dataset import find_source
+from efftx.models.build import build_on_meta
+from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
+from efftx.training import devices
+
+if TYPE_CHECKING:
+    from efftx.config import Config
+
+LESS = {
+    "data": "a smaller data.length or a smaller training.batch_size",
+    "model": "a smaller d_model or a smaller n_layers",
+    "step": "a smaller training.batch_size (with a larger training.accumulation the gradient is the same) or "
+    "reversible.enabled=true",
+}
+"""Overrides that make less of what each part of a training allocates."""
+SURE = 0.25
+"""The share of the estimated activations that a training needs for sure: half precision and fused kernels need less."""
+
+
+def refuse_too_large(config: Config, device: torch.device) -> None:
+    """Raises OutOfMemory where weights, gradients and optimiser state, or the activations, surely do not fit.
+
+    Counted on the meta device; what is found to fit may still fail where it is allocated.
+    """
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory()
+    if free is None:
+        return
+    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    parameters = list(build_on_meta(config, vocab_size).parameters())
+    weights = parameter_bytes(parameters, devices.parameter_dtype(devices.DTYPES[config.dtype]))
+    held = 2 * weights + optimizer_bytes(config.optimizer.name, parameters)
+    if held > free:
+        what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
+        raise out_of_memory(_sentence(what, held, free), LESS["model"])
+    activations = int(SURE * activation_bytes(config, vocab_size))
+    if held + activations > free:
+        what = f"activations of {config.training.batch_size} rows of {config.data.length} tokens"
+        raise out_of_memory(_sentence(what, activations, free - held), f"{LESS['step']}, or a smaller data.length")
+
+
+def _sentence(what: str, needed: int, free: int) -> str:
+    return f"{what} take {needed / 1e9:,.1f} GB at least, and {free / 1e9:,.1f} GB are free"
