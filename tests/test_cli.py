@@ -234,7 +234,7 @@ def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
     code, out, _ = run(capsys, "data", "prepare", "stdlib", "--json")
     assert code == 0
     row = json.loads(out)["data"][0]
-    assert row["state"] == "ready"
+    assert row["state"] == "verified"
     victim = max(Path(row["path"]).glob("*.bin"), key=lambda path: path.stat().st_size)
     with victim.open("r+b") as file:
         file.seek(100)

@@ -13,8 +13,8 @@ from efftx.data.prepared import damage, prepared_root, read_prepared
 def list_data() -> list[dict[str, Any]]:
     """One row for each prepared variant of each data set, or one row for a data set without any.
 
-    Keys: name, variant, path, bytes, sha256, licence, state (`ready`, `not prepared`, `needs no file`, `damaged`) and
-    why (what is damaged, else None). Every array is hashed: `ready` means that its bytes are the right ones.
+    Keys: name, variant, path, bytes, sha256, licence, state (`verified`, `damaged`, `not prepared`, `needs no file`)
+    and why (what is damaged, else None). Every array is hashed: `verified` means that its bytes are the right ones.
     """
     return [row for name in names() for row in verify(name)]
 
@@ -54,8 +54,9 @@ def _row(source: Source, state: str) -> dict[str, Any]:
 def _prepared_row(source: Source, folder: Path) -> dict[str, Any]:
     why = damage(folder)
     prepared = read_prepared(folder)
-    meta = prepared.meta if prepared else dict.fromkeys(("variant", "bytes", "sha256"))
-    return _row(source, "damaged" if why else "ready") | {
+    meta = prepared.meta if prepared else {"name": source.name, "variant": None, "bytes": None, "sha256": None}
+    return _row(source, "damaged" if why else "verified") | {
+        "name": meta["name"],
         "variant": meta["variant"],
         "path": str(folder),
         "bytes": meta["bytes"],

@@ -27,8 +27,10 @@ _MODULES = {
     "duplicate": "efftx.data.duplicate",
     "enwik8": "efftx.data.enwik8",
     "glue": "efftx.data.glue",
+    "jsonl": "efftx.data.jsonl",
     "stdlib": "efftx.data.stdlib",
     "summarization": "efftx.data.summarization",
+    "text": "efftx.data.text",
 }
 
 
@@ -223,6 +225,11 @@ def refuse_path(config: DataConfig) -> None:
             f"data={config.name} reads no file, but data.path={config.path} is given.",
             "Leave data.path out, or choose another data set.",
         )
+
+
+def notes_of(dataset: Dataset) -> tuple[str, ...]:
+    """What a user should hear of the data that was read: what was left out, and what it is not known to be."""
+    return getattr(dataset, "notes", ())
 
 
 def check_split(split: str) -> None:

@@ -1,18 +1,26 @@
 """GLUE's tasks on sentences (Wang et al. 2018; Scaling Transformers, table 4), text to text as T5 writes them.
 
-A row is `rte sentence1: ... sentence2: ...` and its target the word of the label.
+A row is `rte sentence1: ... sentence2: ...` and its target the word of the label. Rows come from GLUE's own files
+(.tsv), or from the Hub and files as it has them (.parquet), whose labels are numbers.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from efftx.data import samples
 from efftx.data.dataset import Source
-from efftx.data.pairs import Corpus, Document, TextPairs, counted, find_path, prepare_pairs
+from efftx.data.hub import HubRows
+from efftx.data.json_lines import PARQUET, read_rows, whole_text
+from efftx.data.known_files import are, not_known, own_files
+from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
-from efftx.data.samples import is_sample
-from efftx.data.text_files import unpacked
+from efftx.data.samples import find_path, is_sample, resolve_path
+from efftx.data.text_files import read_lines, sums_of
 from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
@@ -20,6 +28,7 @@ from efftx.errors import UserError, nearest
 LICENCE = "each task's own terms, research use; files are the user's own"
 TENTH = 10
 """Where no file is left for validation, every tenth row of the training file is it."""
+HUB_PLACE, HUB_REVISION = "nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Task:
     """One task: T5's words for its fields -> columns, label -> word in the order of the classes (1 is GLUE's positive).
 
     `folder` is GLUE's own name, `stems` are the files of train, dev and test, `columns` those of a file without a
-    header. Metrics as GLUE's.
+    header. On the Hub the columns are `hub_fields` (as `fields` where it is empty) and `label`, a number, the splits
+    `hub_splits`. Metrics as GLUE's.
     """
 
     folder: str
@@ -37,6 +47,8 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     stems: tuple[tuple[str, ...], ...] = (("train",), ("dev",), ("test",))
     columns: tuple[str, ...] = ()
+    hub_fields: dict[str, str] = field(default_factory=dict)
+    hub_splits: tuple[str, str, str] = ("train", "validation", "test")
 
 
 _ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
@@ -59,6 +71,8 @@ TASKS = {
         label="gold_label",
         words={"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"},
         stems=_MATCHED,
+        hub_fields={"hypothesis": "hypothesis", "premise": "premise"},
+        hub_splits=("train", "validation_matched", "test_matched"),
     ),
     "mrpc": Task(
         folder="MRPC",
@@ -66,6 +80,7 @@ TASKS = {
         label="Quality",
         words={"0": "not_equivalent", "1": "equivalent"},
         metrics=("accuracy", "f1"),
+        hub_fields={"sentence1": "sentence1", "sentence2": "sentence2"},
     ),
     "qnli": Task("QNLI", {"question": "question", "sentence": "sentence"}, "label", _ENTAILMENT),
     "qqp": Task(
@@ -93,17 +108,31 @@ class GlueConfig(TextConfig):
     task: str = "rte"
 
 
+Rows = Iterator[Document | None]
+
+
 @dataclass(frozen=True)
 class Part:
-    """Rows of a file: all (0), those whose number is a multiple of TENTH (1), or the others (-1)."""
+    """Rows of one table: all (0), those whose number is a multiple of TENTH (1), or the others (-1).
 
-    file: Path
+    `read` gives the table's rows, `stem` is its name, `files` hold it (none: it is on the Hub).
+    """
+
+    stem: str
+    read: Callable[[], Rows]
+    files: tuple[Path, ...] = ()
     tenth: int = 0
 
     @property
     def called(self) -> str:
-        """The file's stem, and which of its rows."""
-        return self.file.name.split(".")[0] + {0: "", 1: " 10%", -1: " 90%"}[self.tenth]
+        """The table's name, and which of its rows."""
+        return self.stem + {0: "", 1: " 10%", -1: " 90%"}[self.tenth]
+
+    def rows(self) -> Rows:
+        """The part's rows in order, None for one that is none."""
+        for number, row in enumerate(self.read(), 1):
+            if not self.tenth or (self.tenth == 1) == (number % TENTH == 0):
+                yield row
 
 
 def target_length(config: GlueConfig) -> int:
@@ -141,27 +170,52 @@ def open_glue(config: GlueConfig, objective: str = "seq2seq") -> TextPairs:
 
 
 def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
-    parts = find_parts(config)
-    called = f"{config.path} {config.task}" if is_sample(config.path) else config.task
-    files = "+".join(part.called for part in parts.values())
+    task = find_task(config)
+    if resolve_path(config.path, config.name) is None:
+        on_the_hub = HubRows(HUB_PLACE, config.task, HUB_REVISION)
+        parts = _parts(task, [_hub_part(task, config, on_the_hub, split) for split in task.hub_splits])
+        assert parts is not None
+        called, sums, origin = config.task, list[str](), on_the_hub.origin
+        notes: tuple[str, ...] = ()
+        rule: list[Any] = ["hub", HUB_PLACE, HUB_REVISION, config.task]
+        licence = LICENCE
+    else:
+        parts = find_parts(config)
+        files = [file for part in parts.values() for file in part.files]
+        sums = sums_of(files, _expected(config))
+        sample = is_sample(config.path)
+        known = sample or are(f"{config.name} {config.task}", sums)
+        called = f"{config.path} {config.task}" if sample else config.task
+        if not known:
+            unique = list(dict.fromkeys(zip(files, sums, strict=True)))
+            called = f"{own_files([f for f, _ in unique], [s for _, s in unique])} in the form of {config.task}"
+        notes = () if known else (not_known(config.path, f"GLUE's {config.task}"),)
+        rule, origin = [called], "efftx" if sample else "local files"
+        licence = samples.LICENCE if sample else LICENCE
+    tables = "+".join(part.called for part in parts.values())
     return prepare_pairs(
         config,
         Corpus(
-            files=[part.file for part in parts.values()],
-            rule=[called, files],
-            read=lambda split: _read(parts[split], config.task),
-            called=lambda counts: f"{called} {counted(counts)} rows of {files}",
-            licence=samples.LICENCE if is_sample(config.path) else LICENCE,
-            hint=_expected(config),
+            sums=sums,
+            rule=[*rule, tables],
+            read=lambda split: parts[split].rows(),
+            called=lambda counts: f"{called} {counted(counts)} rows of {tables}",
+            licence=licence,
+            origin=origin,
+            notes=notes,
         ),
     )
 
 
-def as_text(name: str, row: dict[str, str]) -> Document:
-    """A row of a task as T5 writes it (Raffel et al. 2020, appendix D), the label as a word."""
+def as_text(name: str, row: Mapping[str, Any], *, hub: bool = False) -> Document:
+    """A row of a task as T5 writes it (Raffel et al. 2020, appendix D), the label as a word; `hub`: a row of the Hub's.
+
+    KeyError for a label that is none.
+    """
     task = TASKS[name]
-    fields = (f"{word}: {row[column].strip()}" for word, column in task.fields.items())
-    return Document(" ".join((name, *fields)), [task.words[row[task.label]]])
+    columns = (hub and task.hub_fields) or task.fields
+    label = task.words[row[task.label]] if not hub else dict(enumerate(task.words.values()))[row["label"]]
+    return Document(" ".join((name, *(f"{word}: {row[its].strip()}" for word, its in columns.items()))), [label])
 
 
 def find_parts(config: GlueConfig) -> dict[str, Part]:
@@ -172,18 +226,72 @@ def find_parts(config: GlueConfig) -> dict[str, Part]:
     """
     task = find_task(config)
     folder = _folder(config)
-    train, dev, test = (_file(folder, stems) for stems in task.stems)
-    if test is not None and task.label not in _header(test, task)[0]:
+    tables = [_table(folder, task, config.task, i) for i in range(3)]
+    if (parts := _parts(task, tables)) is None:
+        message = f"{folder} has no labelled files of data.task={config.task}."
+        raise UserError("missing_file", message, _expected(config))
+    return parts
+
+
+def _parts(task: Task, tables: list[Part | None]) -> dict[str, Part] | None:
+    """The parts of train, dev and test, of which the last may be missing or without labels; None where they are."""
+    train, dev, test = tables
+    if test is not None and not _has_labels(task, test):
         test = None
     if train is None or (dev is None and test is None):
-        raise UserError(
-            "missing_file", f"{folder} has no labelled files of data.task={config.task}.", _expected(config)
-        )
+        return None
     if dev is not None and test is not None:
-        return {"train": Part(train), "valid": Part(dev), "test": Part(test)}
+        return {"train": train, "valid": dev, "test": test}
     last = dev if test is None else test
     assert last is not None
-    return {"train": Part(train, -1), "valid": Part(train, 1), "test": Part(last)}
+    return {"train": replace(train, tenth=-1), "valid": replace(train, tenth=1), "test": last}
+
+
+def _has_labels(task: Task, table: Part) -> bool:
+    """Whether a table has the column of labels, and in Parquet a label in its first row: the Hub writes -1 for none."""
+    if not table.files or table.files[0].suffix == PARQUET:
+        return table.files != () and any(row is not None for row in islice(table.read(), 1))
+    return task.label in _header(table.files[0], task)[0]
+
+
+def _table(folder: Path, task: Task, name: str, which: int) -> Part | None:
+    """Train (0), dev (1) or test (2) in a folder, as GLUE's .tsv or the Hub's .parquet; None where there is none."""
+    names = (f"{stem}.tsv{suffix}" for stem in task.stems[which] for suffix in ("", ".gz", ".xz", ".bz2"))
+    if tsv := next((folder / its for its in names if (folder / its).is_file()), None):
+        return Part(tsv.name.split(".")[0], lambda: _read(tsv, name), (tsv,))
+    split = task.hub_splits[which]
+    if not (shards := sorted([*folder.glob(f"{split}-*{PARQUET}"), *folder.glob(f"{split}{PARQUET}")])):
+        return None
+
+    def read() -> Rows:
+        for file in shards:
+            for number, row in enumerate(read_rows(file), 1):
+                yield _hub_row(name, row or {}, f"{file}, row {number}")
+
+    return Part(split, read, tuple(shards))
+
+
+def _hub_part(task: Task, config: GlueConfig, table: HubRows, split: str) -> Part:
+    def read() -> Rows:
+        for number, row in enumerate(table.rows(split, _expected(config)), 1):
+            yield _hub_row(config.task, row, f"{table.place} {split}, row {number}")
+
+    return Part(split, read)
+
+
+def _hub_row(name: str, row: Mapping[str, Any], place: str) -> Document | None:
+    """A row of the Hub's as a document, None where it has no label (-1); `UserError` where a column is missing."""
+    if row.get("label") == -1:
+        return None
+    try:
+        document = as_text(name, row, hub=True)
+    except (KeyError, AttributeError) as error:
+        fields = TASKS[name].hub_fields or TASKS[name].fields
+        wanted = ", ".join((*fields.values(), "label"))
+        message = f"{place} is no row of data.task={name}: {wanted} are needed."
+        raise UserError("bad_document", message, f"It has: {', '.join(row)}.") from error
+    whole_text(document.source, place)
+    return document
 
 
 def _folder(config: GlueConfig) -> Path:
@@ -198,23 +306,20 @@ def _expected(config: GlueConfig) -> str:
     columns = ", ".join((*task.fields.values(), task.label))
     return (
         f"data.task={config.task} is read from GLUE's own folder {task.folder} ({names}; tab-separated, columns "
-        f"{columns}). Set data.path to the folder that holds it, or put it into {data_root() / config.name}. "
+        f"{columns}) or the Hub's {config.task} (train-00000-of-00001.parquet, ...). Set data.path to the folder that "
+        f"holds it, or put it into {data_root() / config.name}; without a path it is read from the Hub. "
         "efftx:samples/glue has a few rows of rte that efftx brings along."
     )
 
 
-def _file(folder: Path, stems: tuple[str, ...]) -> Path | None:
-    names = (f"{stem}.tsv{suffix}" for stem in stems for suffix in ("", ".gz", ".xz", ".bz2"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
 def _header(file: Path, task: Task) -> tuple[tuple[str, ...], bool]:
     """The names of the columns, and whether the first line holds them; a file without a header has the task's."""
-    with unpacked(file) as lines:
-        first = tuple(_cells(next(iter(lines), b""), file, 1))
+    first = tuple(_cells(next(read_lines(file), b""), file, 1))
+    while first and not first[-1].strip():  # a tab at the line's end begins no column
+        first = first[:-1]
     if set(task.fields.values()) <= set(first):
         return first, True
-    if len(first) == len(task.columns):
+    if first and len(first) == len(task.columns):
         return task.columns, False
     wanted = ", ".join((*task.fields.values(), task.label))
     raise UserError(
@@ -222,32 +327,34 @@ def _header(file: Path, task: Task) -> tuple[tuple[str, ...], bool]:
     )
 
 
-def _read(part: Part, name: str) -> Iterator[Document | None]:
-    """The part's rows in order, None for one with more or fewer cells than columns: QQP's files have some."""
+def _read(file: Path, name: str) -> Rows:
+    """The file's rows in order, None for one with more or fewer cells than columns: QQP's files have some.
+
+    Cells without text past the last column are none: a header or a row may end with a tab.
+    """
     task = TASKS[name]
-    columns, has_header = _header(part.file, task)
+    columns, has_header = _header(file, task)
     if task.label not in columns:
-        raise UserError("bad_document", f"{part.file}, line 1: there is no column {task.label}, so no label.")
-    with unpacked(part.file) as lines:
-        for number, line in enumerate(lines, 1 - has_header):
-            if number == 0 or (part.tenth and (part.tenth == 1) != (number % TENTH == 0)):
-                continue
-            cells = _cells(line, part.file, number + has_header)
-            row = dict(zip(columns, cells, strict=False))
-            if len(cells) != len(columns):
-                yield None
-            elif row[task.label] not in task.words:
-                place = f"{part.file}, line {number + has_header}"
-                raise UserError("bad_document", f"{place}: '{row[task.label]}' is no label.", nearest("", task.words))
-            else:
-                yield as_text(name, row)
+        raise UserError("bad_document", f"{file}, line 1: there is no column {task.label}, so no label.")
+    for number, line in enumerate(read_lines(file), 1):
+        if number == 1 and has_header:
+            continue
+        cells = _cells(line, file, number)
+        row = dict(zip(columns, cells, strict=False))
+        if len(cells) < len(columns) or "".join(cells[len(columns) :]).strip():
+            yield None
+        elif row[task.label] not in task.words:
+            message = f"{file}, line {number}: '{row[task.label]}' is no label."
+            raise UserError("bad_document", message, nearest("", task.words))
+        else:
+            yield as_text(name, row)
 
 
 def _cells(line: bytes, file: Path, number: int) -> list[str]:
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n").split("\t")
+        return line.decode().rstrip("\r\n").split("\t")
     except UnicodeDecodeError as error:
-        raise UserError("bad_document", f"{file}, line {number} is not UTF-8.") from error
+        raise UserError("bad_document", f"{file}, line {number} is not UTF-8.", "Convert it to UTF-8.") from error
 
 
 SOURCE = Source(

@@ -1,14 +1,16 @@
-"""Documents of a data set on the Hugging Face Hub, one after another."""
+"""Rows of a data set on the Hugging Face Hub, through `datasets` and `huggingface_hub`.
+
+These read HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE; nothing of that is read here. What was downloaded before
+is found offline too.
+"""
 
 from __future__ import annotations
 
-import http.client
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from efftx.errors import UserError
 
@@ -21,38 +23,59 @@ def hub() -> str:
 
 
 @dataclass(frozen=True)
-class HubTexts:
+class HubRows:
     """A data set on the Hub at one commit, so that it is the same for everyone."""
 
     place: str
     subset: str
     revision: str
 
-    def read(self, split: str, start: int, count: int | None, hint: str) -> Iterator[str]:
-        """The texts of `count` documents (None: all) of a split from number `start` on, streamed.
+    @property
+    def origin(self) -> str:
+        """What a record says of where the rows are from."""
+        return f"{self.place} {self.subset} at {self.revision[:7]} on the Hub"
 
-        `UserError` with `hint` where the Hub cannot be reached: it is asked once, within TIMEOUT_SECONDS, while its own
-        client would try for half a minute.
+    def stream(self, split: str, start: int, count: int | None, hint: str) -> Iterator[dict[str, Any]]:
+        """`count` rows (None: all) of a split from number `start` on, without downloading the whole of it.
+
+        `UserError` as `rows`.
         """
-        address = f"{hub()}/datasets/{self.place}/resolve/{self.revision}/README.md"
-        try:
-            request = urllib.request.Request(address, headers={"User-Agent": "efftx"}, method="HEAD")
-            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            with error:
-                message = f"{address} answers {error.code} {error.reason}."
-                raise UserError("no_network", message, hint) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            message = f"Cannot reach {hub()} for data set {self.place}: {reason}."
-            raise UserError("no_network", message, hint) from error
+        return islice(self._rows(split, hint, streaming=True), start, None if count is None else start + count)
+
+    def rows(self, split: str, hint: str) -> Iterator[dict[str, Any]]:
+        """All rows of a split, downloaded once into the cache of `datasets`.
+
+        `UserError` with `hint` where the Hub cannot be reached, refuses, or is not to be asked and the cache has none.
+        """
+        return self._rows(split, hint, streaming=False)
+
+    def _rows(self, split: str, hint: str, *, streaming: bool) -> Iterator[dict[str, Any]]:
+        self._check_reachable(hint)
         try:
             from datasets import load_dataset  # takes seconds to import
 
-            rows = load_dataset(self.place, self.subset, split=split, revision=self.revision, streaming=True)
-            for row in islice(rows, start, None if count is None else start + count):
-                yield row["text"]
+            rows: Iterable[dict[str, Any]] = load_dataset(
+                self.place, self.subset, split=split, revision=self.revision, streaming=streaming
+            )
+            yield from rows
         except Exception as error:  # of any of the four libraries that the client is made of
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            message = f"The Hub's data set {self.place} could not be read: {reason}."
+            message = f"The Hub's data set {self.place} could not be read: {_first_line(error)}."
             raise UserError("no_network", message, hint) from error
+
+    def _check_reachable(self, hint: str) -> None:
+        """Asks the Hub once for the data set: without a network `load_dataset` alone tries for half a minute."""
+        import huggingface_hub
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        try:
+            huggingface_hub.HfApi().dataset_info(self.place, revision=self.revision, timeout=TIMEOUT_SECONDS)
+        except OfflineModeIsEnabled:
+            pass  # the cache may have it
+        except Exception as error:  # of the client or of the library under it
+            message = f"Cannot reach the Hub at {hub()} for data set {self.place}: {_first_line(error)}."
+            hint = f"HF_HUB_OFFLINE=1 reads what was downloaded before. {hint}"
+            raise UserError("no_network", message, hint) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

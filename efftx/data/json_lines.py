@@ -1,4 +1,4 @@
-"""Documents as JSON lines, plain or compressed, read one at a time."""
+"""Documents as JSON lines, plain or compressed, or as Parquet, read one at a time."""
 
 from __future__ import annotations
 
@@ -7,53 +7,84 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from efftx.data.text_files import unpacked
+from efftx.data.text_files import open_regular, read_lines
 from efftx.errors import UserError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.bz2")
+PARQUET = ".parquet"
+_ROWS_AT_ONCE = 256
 
 
-def find_json_lines(folder: Path, split: str) -> Path:
-    """`<split>.jsonl`, plain or compressed, in a folder; `UserError` where there is none."""
-    for suffix in SUFFIXES:
-        if (path := folder / f"{split}{suffix}").is_file():
-            return path
-    raise UserError(
-        "missing_file",
-        f"The folder data.path={folder} has no {split}.jsonl.",
-        "Put train.jsonl, valid.jsonl and test.jsonl into it (or each with .gz, .xz or .bz2), or set data.path to one "
-        "file.",
-    )
+def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The rows of a file of JSON lines or of Parquet (by its name), None for a blank line.
+
+    `UserError` with file and line for a line that is no JSON object, and for a file that is damaged or no file.
+    """
+    return _parquet_rows(path) if path.suffix == PARQUET else read_json_lines(path)
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file in order; `UserError` with file and line for a line that is empty or no JSON object."""
-    with unpacked(path) as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}, line {number}"
-            if not line.strip():
-                raise UserError("bad_document", f"{place} is empty.", "Every line is one JSON object.")
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError("bad_document", f"{place} is not JSON: {error}.") from error
-            if not isinstance(row, dict):
-                raise UserError("bad_document", f"{place} is not a JSON object.", 'A line is {"text": "..."}.')
-            yield row
+def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The objects of a file in order, None for a blank line; `UserError` with file and line for any other line."""
+    for number, line in enumerate(read_lines(path), 1):
+        yield json_object(line, f"{path}, line {number}") if line.strip() else None
 
 
-def read_texts(path: Path, key: str = "text") -> Iterator[str]:
-    """The text of each document; `UserError` with file and line for a document without one."""
-    for number, row in enumerate(read_json_lines(path), 1):
-        text = row.get(key)
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(
-                "bad_document",
-                f"{path}, line {number}: the document has no text.",
-                f'Every line is one JSON object with a "{key}" that is not empty.',
-            )
+def json_object(line: bytes, place: str) -> dict[str, Any]:
+    """The JSON object in a line; `UserError`, which calls the line `place`, where there is none."""
+    try:
+        row = json.loads(line)
+    except RecursionError as error:
+        raise UserError("bad_document", f"{place} is not JSON that can be read: it is nested too deeply.") from error
+    except UnicodeDecodeError as error:
+        hint = "Convert the file to UTF-8."
+        raise UserError("bad_document", f"{place} is not JSON: it is not UTF-8.", hint) from error
+    except json.JSONDecodeError as error:
+        raise UserError("bad_document", f"{place} is not JSON: {error}.", "Every line is one JSON object.") from error
+    except ValueError as error:  # Python reads no integer of more than 4,300 digits
+        raise UserError("bad_document", f"{place} is not JSON that can be read: a number is too long.") from error
+    if not isinstance(row, dict):
+        hint = 'A line is {"text": "..."}; of one JSON array, jq -c ".[]" makes such lines.'
+        raise UserError("bad_document", f"{place} is not a JSON object.", hint)
+    return row
+
+
+def read_texts(path: Path, field: str = "text") -> Iterator[str | None]:
+    """The text of each row, None for a blank line and a text that is empty; `UserError` for a row without the field."""
+    for number, row in enumerate(read_rows(path), 1):
+        if row is None:
+            yield None
+            continue
+        place = f"{path}, line {number}"
+        if field not in row:
+            known = ", ".join(f'"{key}"' for key in list(row)[:20])
+            message = f'{place}: the document has no "{field}".'
+            raise UserError("bad_document", message, f"It has: {known}." if known else "Every line is one document.")
+        text = row[field]
+        if text is None:
+            yield None
+        elif isinstance(text, str):
+            yield whole_text(text, place) if text.strip() else None
+        else:
+            raise UserError("bad_document", f'{place}: "{field}" is no text.', 'A line is {"text": "..."}.')
+
+
+def whole_text(text: str, place: str) -> str:
+    """`text`, if UTF-8 can hold it; `UserError` for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("bad_document", f"{place}: half of a surrogate pair is no text.") from error
+    return text
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # Loading pyarrow costs more than a data set of JSON lines should wait for.
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    with open_regular(path) as file:
         try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError("bad_document", f"{path}, line {number}: half of a surrogate pair is no text.") from error
-        yield text
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise UserError("damaged_file", f"{path} cannot be read as Parquet: {why}", "Get it again.") from error

@@ -13,18 +13,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from efftx.core.files import file_sha256
 from efftx.data.dataset import Batch, DataConfig, check_split, draw
-from efftx.data.prepared import SPLITS, Prepared, data_root, prepare_once, write_durably
-from efftx.data.samples import is_sample, resolve_path
+from efftx.data.document_files import take
+from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
+from efftx.data.token_corpus import left_out_note
 from efftx.data.tokenizer import TextConfig, open_vocabulary
 from efftx.data.vocabulary import EOS, PAD, Vocabulary
 from efftx.errors import UserError
@@ -48,18 +47,19 @@ class Count:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where documents come from: the files, and in `rule` (plain JSON) all else that decides which they are.
+    """Where documents come from: the sums of the files, and in `rule` (plain JSON) all else that decides which.
 
     `read(split)` streams them, None for a row that is none; `called` is what the variant says of them, from their
-    counts. `hint` says which files would do.
+    counts. `notes` are what a user should hear of them.
     """
 
-    files: Sequence[Path]
+    sums: Sequence[str]
     rule: Any
     read: Callable[[str], Iterable[Document | None]]
     called: Callable[[dict[str, Count]], str]
     licence: str
-    hint: str
+    origin: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare_pairs(config: TextConfig, corpus: Corpus) -> tuple[Prepared, Vocabulary]:
@@ -70,16 +70,11 @@ def prepare_pairs(config: TextConfig, corpus: Corpus) -> tuple[Prepared, Vocabul
     """
     if config.n_documents < 0:
         raise UserError("bad_value", f"data.n_documents={config.n_documents} must be 0 (all of them) or more.")
-    try:
-        sums = [file_sha256(file) for file in corpus.files]
-    except OSError as error:
-        message = f"Cannot read {error.filename}: {error.strerror or error}."
-        raise UserError("missing_file", message, corpus.hint) from error
-    words = json.dumps([config.name, corpus.rule, sums, config.n_documents])
+    words = json.dumps([config.name, corpus.rule, list(corpus.sums), config.n_documents])
     identity = hashlib.sha256(words.encode()).hexdigest()
 
     def read(split: str) -> Iterator[Document | None]:
-        return islice(corpus.read(split), (config.n_documents or None) if split == "train" else None)
+        return take(corpus.read(split), 0, (config.n_documents or None) if split == "train" else None)
 
     def texts() -> Iterator[str]:
         for document in read("train"):
@@ -105,22 +100,14 @@ def prepare_pairs(config: TextConfig, corpus: Corpus) -> tuple[Prepared, Vocabul
             "dtype": dtype,
             "vocabulary": vocabulary.name,
             "documents": {split: count.documents for split, count in counts.items()},
+            "notes": [left_out_note(n)] if (n := sum(count.left_out for count in counts.values())) else [],
             "licence": corpus.licence,
-            "origin": "efftx" if is_sample(config.path) else "local files",
+            "origin": corpus.origin,
         }
 
-    return prepare_once(f"{config.name}-{sha256[:12]}", write), vocabulary
-
-
-def find_path(config: DataConfig, hint: str) -> Path:
-    """The file or folder that `data.path` means; `UserError` with `hint` where there is none."""
-    path = resolve_path(config.path, config.name)
-    if path is None:
-        message = f"data={config.name} needs files, and {data_root() / config.name} does not exist."
-        raise UserError("missing_file", message, hint)
-    if not path.exists():
-        raise UserError("missing_file", f"data.path={config.path} does not exist.", hint)
-    return path
+    prepared = prepare_once(f"{config.name}-{sha256[:12]}", write)
+    notes = [*corpus.notes, *prepared.meta.get("notes", ())]
+    return replace(prepared, meta=prepared.meta | {"notes": notes}), vocabulary
 
 
 def counted(counts: dict[str, Count]) -> str:
@@ -220,6 +207,7 @@ class TextPairs:
     ) -> None:
         meta = prepared.meta
         self.name, self.variant, self.checksum = str(meta["name"]), str(meta["variant"]), str(meta["tokens_sha256"])
+        self.notes = tuple(meta.get("notes", ()))
         self.vocabulary, self.vocab_size = vocabulary, vocabulary.size
         self.input_length, self.length = config.length, target_length
         self.metrics = metrics

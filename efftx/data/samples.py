@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from efftx.data.dataset import DataConfig
 from efftx.data.prepared import data_root
+from efftx.data.text_files import kind_of, local_path
 from efftx.errors import UserError, nearest
 
 PREFIX = "efftx:samples/"
@@ -30,8 +32,28 @@ def resolve_path(path: str | None, name: str) -> Path | None:
         usual = data_root() / name
         return usual if usual.exists() else None
     if not is_sample(path):
-        return Path(path).expanduser()
+        return local_path(path)
     known = {f"{PREFIX}{folder.name}" for folder in _FOLDER.iterdir() if folder.is_dir()}
     if path not in known:
         raise UserError("missing_file", f"data.path={path}: efftx has no such samples.", nearest(path, known))
     return _FOLDER / path.removeprefix(PREFIX)
+
+
+def require_path(config: DataConfig, hint: str) -> str:
+    """`data.path`, or the data set's usual place; `UserError` with `hint` where neither is there."""
+    if config.path is not None and not is_sample(config.path):
+        return config.path
+    path = resolve_path(config.path, config.name)
+    if path is None:
+        message = f"data={config.name} needs files, and {data_root() / config.name} does not exist."
+        raise UserError("missing_file", message, hint)
+    return str(path)
+
+
+def find_path(config: DataConfig, hint: str) -> Path:
+    """The file or folder that `data.path` means; `UserError` with `hint` where there is none."""
+    path = resolve_path(require_path(config, hint), config.name)
+    assert path is not None
+    if kind_of(path) == "missing":
+        raise UserError("missing_file", f"data.path={config.path} does not exist.", hint)
+    return path

@@ -145,6 +145,7 @@ class SpanCorruption:
         self, corpus: Corpus, config: SpanCorruptionConfig, vocabulary: Vocabulary, *, offset: int = 0
     ) -> None:
         self.name, self.variant, self.checksum = corpus.name, corpus.variant, corpus.checksum
+        self.notes = corpus.notes
         self.vocabulary = vocabulary
         self.vocab_size = vocabulary.size
         self.input_length = config.length

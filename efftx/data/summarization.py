@@ -3,17 +3,19 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from efftx.data import samples
-from efftx.data.byte_corpus import split_90_5_5
 from efftx.data.dataset import Source
-from efftx.data.json_lines import read_json_lines
-from efftx.data.pairs import Corpus, Document, TextPairs, counted, find_path, prepare_pairs
-from efftx.data.prepared import SPLITS, Prepared, data_root
-from efftx.data.samples import is_sample
+from efftx.data.document_files import DocumentFiles, find_documents
+from efftx.data.hub import HubRows
+from efftx.data.json_lines import read_rows, whole_text
+from efftx.data.known_files import are, not_known, own_files
+from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
+from efftx.data.prepared import Prepared, data_root
+from efftx.data.samples import is_sample, require_path, resolve_path
+from efftx.data.text_files import kind_of, sums_of
 from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
@@ -21,17 +23,16 @@ from efftx.errors import UserError, nearest
 CORPORA = {
     "arxiv": "scientific_papers/arxiv (Cohan et al. 2018): train.txt, val.txt, test.txt",
     "scitldr": "SciTLDR-A (Cachola et al. 2020): scitldr_a_train.jsonl, scitldr_a_valid.jsonl, scitldr_a_test.jsonl",
-    "cnn_dailymail": "CNN / Daily Mail (Hermann et al. 2015): cnn_dailymail_train.jsonl, ..., or one file to split",
+    "cnn_dailymail": "CNN / Daily Mail (Hermann et al. 2015): cnn_dailymail_train.jsonl, ..., one file to split, or "
+    "the Hub's 3.0.0/train-00000-of-00003.parquet, ... (without a path it is read from the Hub)",
 }
+HUB = {"cnn_dailymail": HubRows("abisee/cnn_dailymail", "3.0.0", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d")}
+"""Corpora that the Hub has in whole."""
 LICENCE = "the texts belong to their authors and publishers; files are the user's own"
 
-_KEYS = (
-    ("source", "summaries"),
-    ("source", "target"),
-    ("article", "highlights"),
-    ("article", "abstract"),
-    ("article_text", "abstract_text"),
-)
+# What files of summaries call the text and its summary; the first that a row has counts.
+_SOURCES = ("source", "article", "article_text", "document", "dialogue", "text")
+_SUMMARIES = ("summaries", "target", "highlights", "abstract", "abstract_text", "summary")
 # Of these keys a list holds several summaries, of any other the sentences of one text.
 _SEVERAL = ("summaries", "target")
 _SPLIT_WORDS = {"train": "train", "valid": "valid|val|validation|dev", "test": "test"}
@@ -62,90 +63,112 @@ def _prepare(config: SummarizationConfig) -> tuple[Prepared, Vocabulary]:
     if config.corpus not in CORPORA:
         message = f"data.corpus={config.corpus} is not a corpus."
         raise UserError("bad_value", message, nearest(config.corpus, CORPORA))
-    files = find_files(config)
-    # The package's own texts are of no corpus, whatever the config says.
-    corpus = str(config.path) if is_sample(config.path) else config.corpus
-    rule = " of one file 90/5/5" if len(files) == 1 else ""
-    return prepare_pairs(
-        config,
-        Corpus(
-            files=files,
-            rule=corpus,
-            read=lambda split: _documents(files, split),
-            called=lambda counts: f"{corpus} {counted(counts)} documents{rule}",
-            licence=samples.LICENCE if is_sample(config.path) else LICENCE,
-            hint=_expected(config),
-        ),
+    on_the_hub = HUB.get(config.corpus)
+    if on_the_hub is not None and resolve_path(config.path, config.name) is None:
+        return prepare_pairs(config, _on_the_hub(config.corpus, on_the_hub, _expected(config)))
+    return prepare_pairs(config, _local(config))
+
+
+def _on_the_hub(corpus: str, rows: HubRows, hint: str) -> Corpus:
+    def read(split: str) -> Iterator[Document | None]:
+        its = "validation" if split == "valid" else split
+        return (as_document(row, f"{rows.place}, row {i}") for i, row in enumerate(rows.rows(its, hint), 1))
+
+    return Corpus(
+        sums=(),
+        rule=["hub", rows.place, rows.subset, rows.revision],
+        read=read,
+        called=lambda counts: f"{corpus} {counted(counts)} documents",
+        licence=LICENCE,
+        origin=rows.origin,
     )
 
 
-def find_files(config: SummarizationConfig) -> list[Path]:
-    """The files of train, valid and test, or the one file that is to be split.
+def _local(config: SummarizationConfig) -> Corpus:
+    files = find_files(config)
+    sums = sums_of(files.all, _expected(config))
+    # The package's own texts are of no corpus, whatever the config says, and neither are files that are not known.
+    sample = is_sample(config.path)
+    known = not sample and are(f"{config.name} {config.corpus}", sums)
+    corpus = str(config.path) if sample else config.corpus if known else own_files(files.all, sums)
+    rule = " of one file 90/5/5" if len(files.all) == 1 else files.rule
+    return Corpus(
+        sums=sums,
+        rule=[corpus, files.rule],
+        read=lambda split: files.read(split, read_documents),
+        called=lambda counts: f"{corpus} {counted(counts)} documents{rule}",
+        licence=samples.LICENCE if sample else LICENCE,
+        origin="efftx" if sample else "local files",
+        notes=() if sample or known else (not_known(config.path, config.corpus),),
+    )
+
+
+def find_files(config: SummarizationConfig) -> DocumentFiles:
+    """The files of train, valid and test, or those that are to be split.
 
     In a folder: `<corpus>_..._train.jsonl` and so on, else `train.jsonl` and so on, else the one file whose name begins
-    with the corpus; .json and .txt as well, plain or compressed. `UserError` where there are none.
+    with the corpus; .json and .txt as well, plain or compressed; else shards as on the Hub, at any depth
+    (`train-00000-of-00003.parquet`), of the Hub's own version where there is one. `UserError` where there are none.
     """
-    path = find_path(config, _expected(config))
-    if not path.is_dir():
-        return [path]
+    hint = _expected(config)
+    given = require_path(config, hint)
+    path = resolve_path(given, config.name)
+    assert path is not None
+    if kind_of(path) != "folder":
+        return find_documents(given, hint)
     stems = {file: match["stem"] for file in sorted(path.iterdir()) if (match := _FILE.fullmatch(file.name))}
     own = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
     for candidates, before in ((own, r".*[-_.]"), (stems, "")):
-        found = [
-            [file for file, stem in candidates.items() if re.fullmatch(rf"{before}({_SPLIT_WORDS[split]})", stem)]
-            for split in SPLITS
-        ]
-        if all(len(files) == 1 for files in found):
-            return [files[0] for files in found]
+        found = {
+            split: [file for file, stem in candidates.items() if re.fullmatch(rf"{before}({words})", stem)]
+            for split, words in _SPLIT_WORDS.items()
+        }
+        if all(len(files) == 1 for files in found.values()):
+            return DocumentFiles(found)
     if len(own) == 1:
-        return list(own)
+        return DocumentFiles({"train": list(own)})
+    published = HUB.get(config.corpus)
+    version = path / published.subset if published and (path / published.subset).is_dir() else path
+    if any(version.rglob("train-*.parquet")):
+        return find_documents(str(version), hint)
     message = f"The folder {path} has not one file for each split of data.corpus={config.corpus}, nor one in all."
-    raise UserError("missing_file", message, _expected(config))
+    raise UserError("missing_file", message, hint)
 
 
 def _expected(config: SummarizationConfig) -> str:
     return (
-        f"data.corpus={config.corpus} is {CORPORA[config.corpus]}, one JSON object a line. Set data.path to their "
+        f"data.corpus={config.corpus} is {CORPORA[config.corpus]}; a line is one JSON object. Set data.path to their "
         f"folder, or put them into {data_root() / config.name}. efftx:samples/summarization is a small corpus that "
         "efftx brings along."
     )
 
 
-def _documents(files: list[Path], split: str) -> Iterator[Document | None]:
-    """The documents of a split in order, None for one without a source or a summary."""
-    if len(files) > 1:
-        return _read(files[SPLITS.index(split)])
-    train, valid, _ = split_90_5_5(sum(1 for _ in read_json_lines(files[0])))
-    starts = {"train": (0, train), "valid": (train, train + valid), "test": (train + valid, None)}
-    return islice(_read(files[0]), *starts[split])
+def read_documents(file: Path) -> Iterator[Document | None]:
+    """The documents of a file in order, None for one without a source or a summary and for a blank line."""
+    for number, row in enumerate(read_rows(file), 1):
+        yield None if row is None else as_document(row, f"{file}, line {number}")
 
 
-def _read(file: Path) -> Iterator[Document | None]:
-    for number, row in enumerate(read_json_lines(file), 1):
-        place = f"{file}, line {number}"
-        keys = next((keys for keys in _KEYS if all(key in row for key in keys)), None)
-        if keys is None:
-            known = ", or ".join(f'"{source}" and "{summary}"' for source, summary in _KEYS)
-            raise UserError("bad_document", f"{place}: the document has no source with a summary.", f"Keys: {known}.")
-        source, summaries = (row[key] for key in keys)
-        if not isinstance(summaries, list) or keys[1] not in _SEVERAL:
-            summaries = [summaries]
-        text, *targets = (_text(value, place) for value in (source, *summaries))
-        targets = [target for target in targets if target]
-        yield Document(text, targets) if text and targets else None
+def as_document(row: dict[str, Any], place: str) -> Document | None:
+    """A row as a document, None where its source or its summary is empty; `UserError` where it has no such keys."""
+    source, summary = (next((key for key in keys if key in row), None) for keys in (_SOURCES, _SUMMARIES))
+    if source is None or summary is None:
+        known = f"the text is one of {', '.join(_SOURCES)}, its summary one of {', '.join(_SUMMARIES)}"
+        raise UserError("bad_document", f"{place}: the document has no source with a summary.", f"Keys: {known}.")
+    summaries = row[summary]
+    if not isinstance(summaries, list) or summary not in _SEVERAL:
+        summaries = [summaries]
+    text, *targets = (_text(value, place) for value in (row[source], *summaries))
+    targets = [target for target in targets if target]
+    return Document(text, targets) if text and targets else None
 
 
 def _text(value: Any, place: str) -> str:
     """A text as it stands or as a list of sentences, of which each becomes a line."""
-    lines = value if isinstance(value, list) else [value]
+    lines = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(line, str) for line in lines):
         raise UserError("bad_document", f"{place}: a text is neither a string nor a list of strings.")
-    text = "\n".join(_SENTENCE_TAGS.sub("", line).strip() for line in lines).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError("bad_document", f"{place}: half of a surrogate pair is no text.") from error
-    return text
+    return whole_text("\n".join(_SENTENCE_TAGS.sub("", line).strip() for line in lines).strip(), place)
 
 
 SOURCE = Source(

@@ -1,24 +1,30 @@
-"""Bytes of a text that a user points to: one file or a folder with its splits, plain or compressed."""
+"""Files that a user points to: which they are, and their bytes, plain or compressed."""
 
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import lzma
+import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
+from efftx.core.files import DamagedFileError, file_sha256, open_file
 from efftx.data.prepared import SPLITS
 from efftx.errors import UserError
 
 _MAGIC = {".xz": b"\xfd7zXZ\x00", ".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zip": b"PK\x03\x04"}
 _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _SPLIT_SUFFIXES = ("", ".xz", ".gz", ".bz2")
+_UTF16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+LONGEST_LINE = 1 << 26
+"""Bytes of the longest line that is read: 64 MiB, of which the longest article has one in a hundred."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +35,104 @@ class Text:
     sizes: tuple[int, int, int] | None
 
 
+def local_path(given: str) -> Path:
+    """The path that a user wrote, `~` being home; `UserError` where that cannot be a path."""
+    try:
+        path = Path(given).expanduser()
+        path.lstat()
+    except RuntimeError as error:  # `~name` of nobody
+        raise UserError("missing_file", f"{given} does not exist: {error}") from error
+    except ValueError as error:  # a NUL in it
+        raise UserError("missing_file", f"{given!r} is not a path: {error}.") from error
+    except OSError:  # told where the file is read
+        pass
+    return path
+
+
+def kind_of(path: Path) -> str:
+    """`file`, `folder`, `other` (a pipe, a device, a socket) or `missing`; `UserError` where nobody may look."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def open_regular(path: Path, hint: str = "Give a file.") -> BinaryIO:
+    """The file, to read; `UserError` where it is missing, or a folder, a pipe or a device, which might never end."""
+    with _told(path, hint):
+        return open_file(path, hint)
+
+
+def sums_of(files: Sequence[Path], hint: str) -> list[str]:
+    """SHA-256 of each file as it lies on the disk; `UserError` as `open_regular`."""
+    sums = []
+    for path in files:
+        with _told(path, hint):
+            sums.append(file_sha256(path))
+    return sums
+
+
+@contextmanager
+def _told(path: Path, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError("missing_file", f"Cannot read {path}: {error.strerror}.", hint) from error
+    except DamagedFileError as error:
+        raise UserError("bad_file", f"Cannot read {path}: {error.why}.", hint) from error
+
+
+def find_files(given: str, hint: str) -> list[Path]:
+    """The files that `given` means: one file, a folder with all below it, or a pattern with `*`, `?` or `[...]`.
+
+    In the order of their paths; hidden ones are left out. `UserError` with `hint` where there is none.
+    """
+    path = local_path(given)
+    kind = kind_of(path)
+    if kind == "missing":
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else []
+        if not found:
+            raise UserError("missing_file", f"data.path={given} does not exist.", hint)
+    elif kind == "folder":
+        found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    else:
+        return [path]
+    files = sorted(file for file in found if kind_of(file) == "file")
+    if not files:
+        raise UserError("missing_file", f"data.path={given} holds no file.", hint)
+    return files
+
+
 def read_text(path: Path, at_most: int) -> Text:
     """The text in a file, a compressed file (.zip, .xz, .gz, .bz2) or a folder with train, valid and test.
 
     Reads at most `at_most` + 1 bytes, which is enough to know that a text is too long. `UserError` for a path that is
     missing or cannot be read, a folder without the three splits, a damaged or truncated archive.
     """
-    path = path.expanduser()
-    if path.is_dir():
+    path = local_path(str(path))
+    kind = kind_of(path)
+    if kind == "folder":
         pieces = [read_file(_split_file(path, split), at_most) for split in SPLITS]
         train, valid, test = map(len, pieces)
         return Text(b"".join(pieces), (train, valid, test))
-    if not path.exists():
+    if kind == "missing":
         hint = f"Set data.path to a file, or to a folder with {', '.join(SPLITS)}."
         raise UserError("missing_file", f"data.path={path} does not exist.", hint)
     return Text(read_file(path, at_most), None)
+
+
+def holds_splits(given: str) -> bool:
+    """Whether `read_text` can read a path: it is no pattern, and as a folder it has train, valid and test."""
+    path = local_path(given)
+    kind = kind_of(path)
+    if kind == "folder":
+        return all(any((path / f"{split}{suffix}").is_file() for suffix in _SPLIT_SUFFIXES) for split in SPLITS)
+    return kind != "missing"
 
 
 def _split_file(folder: Path, split: str) -> Path:
@@ -63,14 +152,38 @@ def read_file(path: Path, at_most: int) -> bytes:
         return file.read(at_most + 1)
 
 
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of one file with their ends, decompressed if need be, without a byte-order mark.
+
+    `UserError` for UTF-16 and UTF-32, whose line ends are no bytes, and for a line longer than LONGEST_LINE.
+    """
+    with unpacked(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                message = f"{path}, line {number} is longer than {LONGEST_LINE:,} bytes."
+                raise UserError("bad_document", message, "A document is one line: write it in several.")
+            yield utf8_text(line, path) if number == 1 else line
+
+
+def utf8_text(content: bytes, path: Path) -> bytes:
+    """The beginning of a file without UTF-8's byte-order mark; `UserError` where the mark is that of UTF-16 or -32."""
+    if content.startswith(_UTF16_OR_32):
+        hint = f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name} (UTF-32 if it is that)."
+        raise UserError("bad_document", f"{path} is UTF-16 or UTF-32 text, not UTF-8.", hint)
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """One file as a stream, decompressed if its first bytes or its name say that it is compressed.
 
-    `UserError` for a file that is missing, damaged or truncated, also where this shows while it is read.
+    `UserError` for a file that is missing, no regular file, damaged or truncated, also where this shows while it is
+    read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(6)
             file.seek(0)
             kind = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), None)
@@ -82,7 +195,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
                 with _decompressed(file, kind, path) as stream:
                     yield stream
     except OSError as error:
-        raise UserError("missing_file", f"Cannot read {path}: {error.strerror or error}.") from error
+        raise _unreadable(path, error) from error
 
 
 @contextmanager
@@ -105,3 +218,7 @@ def _decompressed(file: IO[bytes], kind: str, path: Path) -> Iterator[IO[bytes]]
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError("damaged_file", f"{path} is damaged or truncated: {why}.", "Get the file again.")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> UserError:
+    return UserError("missing_file", f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.")

@@ -25,24 +25,25 @@ def prepare_tokens(
     name: str,
     identity: str,
     vocabulary: Vocabulary,
-    documents: Callable[[str], Iterable[str]],
+    documents: Callable[[str], Iterable[str | None]],
     variant: Callable[[dict[str, int]], str],
     facts: dict[str, Any],
 ) -> Prepared:
     """The documents of every split as tokens, prepared once.
 
-    `identity` (SHA-256 in hex) says which documents these are; `variant` names the data from the number of documents a
-    split; `facts` (licence, origin) go into the meta data. `UserError` for a split without documents.
+    `identity` (SHA-256 in hex) says which documents these are, of which None is left out and counted; `variant` names
+    the data from the number of documents a split; `facts` (licence, origin) go into the meta data. `UserError` for a
+    split without documents.
     """
     dtype = "<u2" if vocabulary.n_pieces <= 1 << 16 else "<u4"
     sha256 = hashlib.sha256(f"efftx tokens {name} {identity} {vocabulary.checksum}".encode()).hexdigest()
 
     def write(folder: Path) -> dict[str, Any]:
         digest = hashlib.sha256()
-        counts, n_bytes = {}, 0
+        counts, left_out, n_bytes = {}, 0, 0
         for split in SPLITS:
-            counts[split], size = _write_split(folder / f"{split}.bin", documents(split), vocabulary, dtype, digest)
-            n_bytes += size
+            found = _write_split(folder / f"{split}.bin", documents(split), vocabulary, dtype, digest)
+            counts[split], n_bytes, left_out = found[0], n_bytes + found[1], left_out + found[2]
             if not counts[split]:
                 message = f"The {split} split of data={name} has no documents."
                 raise UserError("bad_value", message, "Give at least 20 documents, or a folder that holds the splits.")
@@ -55,10 +56,16 @@ def prepare_tokens(
             "dtype": dtype,
             "vocabulary": vocabulary.name,
             "documents": counts,
+            "notes": [left_out_note(left_out)] if left_out else [],
             **facts,
         }
 
     return prepare_once(f"{name}-{sha256[:12]}", write)
+
+
+def left_out_note(count: int) -> str:
+    """What a user hears of lines and rows without a text."""
+    return f"{count:,} blank lines or documents without a text are left out."
 
 
 def open_tokens(prepared: Prepared, vocabulary: Vocabulary, config: SpanCorruptionConfig, objective: str) -> Dataset:
@@ -75,12 +82,15 @@ def open_tokens(prepared: Prepared, vocabulary: Vocabulary, config: SpanCorrupti
 
 
 def _write_split(
-    path: Path, documents: Iterable[str], vocabulary: Vocabulary, dtype: str, digest: Any
-) -> tuple[int, int]:
-    """Streams one split to `path` and into `digest`; gives the number of documents and the bytes of their text."""
-    n_documents = n_bytes = 0
+    path: Path, documents: Iterable[str | None], vocabulary: Vocabulary, dtype: str, digest: Any
+) -> tuple[int, int, int]:
+    """Streams one split to `path` and into `digest`; gives its documents, the bytes of their text, those left out."""
+    n_documents = n_bytes = left_out = 0
     with path.open("wb") as file:
         for text in documents:
+            if text is None:
+                left_out += 1
+                continue
             tokens = np.asarray([*vocabulary.encode(text), EOS], dtype=dtype).tobytes()
             file.write(tokens)
             digest.update(tokens)
@@ -89,4 +99,4 @@ def _write_split(
         file.flush()
         os.fsync(file.fileno())
         digest.update(f"{path.name} ends after {file.tell()} bytes of {dtype}".encode())
-    return n_documents, n_bytes
+    return n_documents, n_bytes, left_out

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from efftx.core.files import read_file
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
 from efftx.data.hub import hub
 from efftx.data.prepared import data_root, prepare_once, write_durably
+from efftx.data.text_files import local_path
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
 from efftx.data.wording import Pieces
 from efftx.errors import UserError, nearest
@@ -18,21 +20,27 @@ if TYPE_CHECKING:
     from efftx.data.sentencepiece_model import SentencePieceVocabulary
     from efftx.data.trained_bpe import BPEVocabulary
 
+_MOST_BYTES = 1 << 28
 TOKENIZERS = ("t5", "unigram", "bpe", "bytes")
 
 
 @dataclass
-class TextConfig(DataConfig):
+class VocabularyConfig(DataConfig):
     """A text as tokens. `tokenizer`: t5, unigram or bpe (of bytes; both trained on the training split), bytes.
 
     `tokenizer_path`: a file to read instead of T5's download or a training, of SentencePiece or, for bpe, `tokenizers`.
-    `vocab_size`: its pieces, to which 100 sentinels come (bytes have 259 pieces whatever it says). `n_documents`:
-    training documents, 0 for all.
+    `vocab_size`: its pieces, to which 100 sentinels come (bytes have 259 pieces whatever it says).
     """
 
     tokenizer: str = "t5"
     tokenizer_path: str | None = None
     vocab_size: int = 32000
+
+
+@dataclass
+class TextConfig(VocabularyConfig):
+    """Documents as tokens, of which the first `n_documents` (0: all) are trained on."""
+
     n_documents: int = 0
 
 
@@ -56,12 +64,12 @@ T5 = PublishedVocabulary(
 )
 
 
-def text_vocab_size(config: TextConfig, objective: str = "lm") -> int:
+def text_vocab_size(config: VocabularyConfig, objective: str = "lm") -> int:
     """Pieces and sentinels, told from the config alone; the same table for every objective."""
     return (ByteVocabulary.n_pieces if config.tokenizer == "bytes" else config.vocab_size) + N_SENTINELS
 
 
-def text_wording(config: TextConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
+def text_wording(config: VocabularyConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
     """What the tokens stand for, by the file of the pieces; UserError where it is needed and missing, or another's."""
     if config.tokenizer == "bytes":
         return Pieces(ByteVocabulary())
@@ -75,7 +83,7 @@ def text_wording(config: TextConfig, objective: str = "lm", model: bytes | None 
     return Pieces(vocabulary)
 
 
-def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
+def open_vocabulary(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
     """The vocabulary that the config says; a trained one is trained once, on `texts()`, under a file lock.
 
     `trained_on` (SHA-256 in hex) says which texts these are. `UserError` for an unknown tokenizer, a file that is
@@ -91,7 +99,7 @@ def open_vocabulary(config: TextConfig, trained_on: str, texts: Callable[[], Ite
         return ByteVocabulary()
     if config.tokenizer_path is not None:
         origin = f"data.tokenizer_path={config.tokenizer_path}"
-        model = _read(Path(config.tokenizer_path).expanduser(), origin)
+        model = _read(local_path(config.tokenizer_path), origin)
     elif config.tokenizer == "t5":
         origin = T5.place
         model = _read(fetch_t5(), origin)
@@ -135,14 +143,14 @@ def fetch_t5(published: PublishedVocabulary = T5) -> Path:
 
 
 def _read(path: Path, origin: str) -> bytes:
+    hint = "Give a SentencePiece model file, such as T5's spiece.model; for data.tokenizer=bpe one of `tokenizers`."
     try:
-        return path.read_bytes()
-    except OSError as error:
-        hint = "Give a SentencePiece model file, such as T5's spiece.model; for data.tokenizer=bpe one of `tokenizers`."
-        raise UserError("missing_file", f"Cannot read {origin}: {error.strerror or error}.", hint) from error
+        return read_file(path, _MOST_BYTES, hint)
+    except FileNotFoundError as error:
+        raise UserError("missing_file", f"Cannot read {origin}: {error.strerror}.", hint) from error
 
 
-def _trained(config: TextConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> bytes:
+def _trained(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> bytes:
     name = f"{config.tokenizer}-{config.vocab_size}"
     file = "tokenizer.json" if config.tokenizer == "bpe" else "spiece.model"
     key = hashlib.sha256(f"efftx {file} {name} {trained_on}".encode()).hexdigest()

@@ -18,7 +18,10 @@ from efftx.errors import UserError
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text's memory-mapped array for each split: symbols 0 to `n_symbols` - 1, called `symbols` (bytes, tokens)."""
+    """A text's memory-mapped array for each split: symbols 0 to `n_symbols` - 1, called `symbols` (bytes, tokens).
+
+    `notes` are what a user should hear of it.
+    """
 
     name: str
     variant: str
@@ -26,6 +29,7 @@ class Corpus:
     arrays: Mapping[str, np.ndarray]
     n_symbols: int
     symbols: str
+    notes: tuple[str, ...] = ()
 
 
 def open_corpus(prepared: Prepared, dtype: str, n_symbols: int, symbols: str) -> Corpus:
@@ -39,6 +43,7 @@ def open_corpus(prepared: Prepared, dtype: str, n_symbols: int, symbols: str) ->
         arrays={split: arrays.get(split, empty) for split in SPLITS},
         n_symbols=n_symbols,
         symbols=symbols,
+        notes=tuple(prepared.meta.get("notes", ())),
     )
 
 
@@ -117,6 +122,7 @@ class LanguageModelRows:
         self, corpus: Corpus, length: int, *, vocab_size: int, unit: str, vocabulary: Vocabulary | None = None
     ) -> None:
         self.name, self.variant, self.checksum = corpus.name, corpus.variant, corpus.checksum
+        self.notes = corpus.notes
         self.vocab_size, self.unit, self.length = vocab_size, unit, length
         self.vocabulary = vocabulary
         self._windows = Windows(corpus, length, f"data.length={length}")

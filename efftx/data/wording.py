@@ -9,6 +9,7 @@ from typing import Protocol
 from efftx.data.vocabulary import EOS, UNK, Vocabulary
 from efftx.errors import UserError
 
+_SHOWN = 20
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
@@ -73,7 +74,7 @@ class Pieces:
         _utf8(text)
         ids: list[int] = []
         for i, part in enumerate(_SENTINEL.split(text)):  # every second part is a sentinel's number
-            ids += [self._sentinel(int(part))] if i % 2 else self._pieces(part)
+            ids += [self._sentinel(part)] if i % 2 else self._pieces(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -89,11 +90,12 @@ class Pieces:
             raise UserError("unknown_token", message, "Write it in characters that the training text has.")
         return ids
 
-    def _sentinel(self, number: int) -> int:
-        if number >= self.vocabulary.n_sentinels:
-            message = f"<extra_id_{number}> is no token of the vocabulary {self.vocabulary.name}."
+    def _sentinel(self, number: str) -> int:
+        if number not in map(str, range(self.vocabulary.n_sentinels)):  # other scripts have digits too
+            shown = number if len(number) <= _SHOWN else f"{number[:_SHOWN]}..."
+            message = f"<extra_id_{shown}> is no token of the vocabulary {self.vocabulary.name}."
             raise UserError("unknown_token", message, f"The last one is <extra_id_{self.vocabulary.n_sentinels - 1}>.")
-        return self.vocabulary.sentinel(number)
+        return self.vocabulary.sentinel(int(number))
 
 
 class Numbers:
@@ -114,7 +116,8 @@ class Numbers:
         """The numbers; UserError for a word that is none, or one beyond the vocabulary."""
         for word in text.split():
             if not re.fullmatch("[0-9]{1,18}", word) or int(word) >= self.vocab_size:
-                message = f"'{word}' is no token: the vocabulary has {self.vocab_size}."
+                shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
+                message = f"'{shown}' is no token: the vocabulary has {self.vocab_size}."
                 raise UserError("unknown_token", message, f"Write {self.form}.")
         return [int(word) for word in text.split()]
 

@@ -25,7 +25,7 @@ STATE_STYLES = {
     "skipped": "cyan",
     "failed": "red",
     "recorded": "green",
-    "ready": "green",
+    "verified": "green",
     "stale": "yellow",
     "partial": "yellow",
     "damaged": "red",

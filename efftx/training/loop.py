@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.core.memory import allocating
-from efftx.data.dataset import Batch, Dataset, open_dataset
+from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import HEADINGS, shown
@@ -101,7 +101,7 @@ def train(
         keep_vocabulary(path, dataset)
         if run.result is not None:
             return _as_result(run.result, path, resumed_from=run.result["step"])
-        notes: list[str] = [note for note in [devices.dtype_note(dtype, device)] if note]
+        notes = [note for note in (devices.dtype_note(dtype, device), *notes_of(dataset)) if note]
         with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
             model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
             optimizer = make_optimizer(config.optimizer, model.named_parameters())

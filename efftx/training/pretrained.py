@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from efftx.core.artifact import read_checked, write_checked
 from efftx.core.files import DamagedFileError, writing
 from efftx.data.dataset import Dataset
-from efftx.data.tokenizer import TextConfig, read_vocabulary
+from efftx.data.tokenizer import VocabularyConfig, read_vocabulary
 from efftx.errors import UserError
 from efftx.models.carry import carry_weights
 from efftx.training.checkpoint import load_latest
@@ -60,7 +60,7 @@ def with_vocabulary_of(config: Config, run: Path) -> Config:
     A file given in `data.tokenizer_path` stays. DamagedFileError where the run's has changed.
     """
     data, found = config.data, read_config(run)
-    if found is None or not isinstance(data, TextConfig) or data.tokenizer_path is not None:
+    if found is None or not isinstance(data, VocabularyConfig) or data.tokenizer_path is not None:
         return config
     its = found[0]["data"].get("tokenizer")
     if data.tokenizer not in _TRAINED or its != data.tokenizer or read_vocabulary_file(run) is None:

@@ -53,7 +53,7 @@ def publish() -> Callable[..., Published]:
             archive_sha256=hashlib.sha256(archive).hexdigest(),
             n_bytes=len(TEXT),
             sha256=hashlib.sha256(TEXT).hexdigest(),
-            prefixes={size: hashlib.sha256(TEXT[:size]).hexdigest() for size in (100, 1000)},
+            prefixes={size: hashlib.sha256(TEXT[:size]).hexdigest() for size in (100, 1000, 2500)},
         )
 
     return publish

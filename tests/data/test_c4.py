@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import lzma
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 
 from efftx.data.c4 import C4Config, prepare_c4
 from efftx.data.catalogue import list_data, verify
-from efftx.data.dataset import Dataset, find_source, open_dataset
-from efftx.data.hub import HubTexts
+from efftx.data.dataset import Dataset, find_source, notes_of, open_dataset
+from efftx.data.hub import HubRows
+from efftx.data.known_files import not_known
 from efftx.data.prepared import SPLITS
 from efftx.data.span_corruption import SpanCorruption
 from efftx.errors import UserError
@@ -42,6 +45,11 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "c4" / "valid.jsonl.xz").write_bytes(lzma.compress(lines(TEXTS["valid"])))
     (tmp_path / "c4" / "test.jsonl").write_bytes(lines(TEXTS["test"]))
     return tmp_path / "c4"
+
+
+def own(words: str) -> str:
+    """The variant of the files of `folder`, which are not known to be C4's."""
+    return rf"jsonl\[train\.jsonl\.gz\+valid\.jsonl\.xz\+test\.jsonl sha256:[0-9a-f]{{12}} {re.escape(words)}\]"
 
 
 def config(path: Path | str | None, length: int = 32, **keys: Any) -> C4Config:
@@ -77,7 +85,8 @@ def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Pat
     rows = {objective: open_dataset(config(folder), objective) for objective in find_source("c4").objectives}
     assert set(rows) == {"lm", "span_corruption"}
     for objective, dataset in rows.items():
-        assert dataset.variant == "c4[60+8+7 documents,bytes]"
+        assert (dataset.name, notes_of(dataset)) == ("jsonl", (not_known(str(folder), "C4"),))
+        assert re.fullmatch(own("60+8+7 documents,bytes"), dataset.variant)
         assert dataset.unit == "nats/token"
         assert dataset.vocab_size == find_source("c4").vocab_size(config(folder), objective) == 359
     assert len({dataset.checksum for dataset in rows.values()}) == 1
@@ -88,7 +97,7 @@ def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Pat
 def test_a_vocabulary_is_trained_on_the_training_documents(folder: Path) -> None:
     keys = {"tokenizer": "bpe", "vocab_size": 300}
     dataset = open_dataset(config(folder, 8, **keys))
-    assert dataset.variant == "c4[60+8+7 documents,bpe-300]"
+    assert re.fullmatch(own("60+8+7 documents,bpe-300"), dataset.variant)
     assert dataset.vocab_size == 400
     batch = dataset.batch("valid", 0, 0, 1)
     assert dataset.vocabulary.decode(batch.tokens_BL[0].tolist()) in TEXTS["valid"][0]  # type: ignore[attr-defined]
@@ -107,11 +116,13 @@ def test_fewer_documents_are_the_first_of_the_training_file(folder: Path) -> Non
 def test_one_file_is_split_90_5_5_by_documents(folder: Path) -> None:
     (folder / "all.jsonl").write_bytes(lines(TEXTS["train"]))
     dataset = open_dataset(config(folder / "all.jsonl"))
-    assert dataset.variant == "c4[54+3+3 documents,bytes]"
+    (digest,) = re.findall("sha256:([0-9a-f]{12}) ", dataset.variant)
+    assert dataset.variant == f"jsonl[all.jsonl sha256:{digest} 54+3+3 documents, 90/5/5,bytes]"
+    assert hashlib.sha256((folder / "all.jsonl").read_bytes()).hexdigest().startswith(digest)
     assert text_of(dataset, "valid") == "".join(f"{text}|" for text in TEXTS["train"][54:57])
     assert text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["train"][57:])
-    assert open_dataset(config(folder / "all.jsonl", n_documents=40)).variant == "c4[36+2+2 documents,bytes]"
-    with pytest.raises(UserError, match="The valid split of data=c4 has no documents"):
+    assert "36+2+2 documents" in open_dataset(config(folder / "all.jsonl", n_documents=40)).variant
+    with pytest.raises(UserError, match="The valid split of data=jsonl has no documents"):
         open_dataset(config(folder / "all.jsonl", n_documents=9))
 
 
@@ -121,7 +132,7 @@ def test_the_files_names_do_not_matter_and_their_content_does(folder: Path, tmp_
     assert open_dataset(config(tmp_path / "other")).checksum == first.checksum
     (tmp_path / "other" / "test.jsonl").write_bytes(lines(TEXTS["test"][:-1]))
     changed = open_dataset(config(tmp_path / "other"))
-    assert changed.variant == "c4[60+8+6 documents,bytes]"
+    assert "60+8+6 documents" in changed.variant
     assert changed.checksum != first.checksum
 
 
@@ -135,7 +146,9 @@ def test_efftx_brings_a_small_one_along_that_no_result_mistakes_for_c4() -> None
 def test_the_usual_place_is_read_without_a_path(folder: Path, root: Path) -> None:
     root.mkdir()
     folder.rename(root / "c4")
-    assert open_dataset(config(None)).variant == "c4[60+8+7 documents,bytes]"
+    dataset = open_dataset(config(None))
+    assert re.fullmatch(own("60+8+7 documents,bytes"), dataset.variant)
+    assert notes_of(dataset) == (not_known(None, "C4"),)
 
 
 @pytest.fixture
@@ -143,13 +156,13 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | Non
     """A Hub that gives the documents of TEXTS, and what it was asked for."""
     asked: list[tuple[str, int, int | None]] = []
 
-    def read(self: HubTexts, split: str, start: int, count: int | None, hint: str) -> Iterator[str]:
+    def stream(self: HubRows, split: str, start: int, count: int | None, hint: str) -> Iterator[dict[str, str]]:
         asked.append((split, start, count))
         assert self.place == "allenai/c4"
         texts = TEXTS["train"] if split == "train" else TEXTS["valid" if start == 0 else "test"]
-        return iter(texts[:count])
+        return ({"text": text} for text in texts[:count])
 
-    monkeypatch.setattr(HubTexts, "read", read)
+    monkeypatch.setattr(HubRows, "stream", stream)
     return asked
 
 
@@ -171,6 +184,7 @@ def test_no_number_of_documents_is_all_of_c4(published: list[Any]) -> None:
 def test_without_a_network_the_message_names_the_files_that_would_do(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for tokenizer in ("bytes", "bpe", "t5"):
         with pytest.raises(UserError) as raised:
@@ -178,10 +192,6 @@ def test_without_a_network_the_message_names_the_files_that_would_do(
         assert raised.value.kind == "no_network"
         assert "data.path" in raised.value.hint
     assert [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
-
-
-def without_training(folder: Path) -> None:
-    (folder / "train.jsonl.gz").unlink()
 
 
 def with_line(content: bytes) -> Callable[[Path], None]:
@@ -198,14 +208,12 @@ def with_nothing_in_test(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "kind", "said"),
     [
-        (without_training, "missing_file", r"has no train\.jsonl"),
-        (with_line(b"\n"), "bad_document", r"test\.jsonl, line 8 is empty"),
         (with_line(b"text\n"), "bad_document", r"test\.jsonl, line 8 is not JSON"),
-        (with_line(b"{}\n"), "bad_document", r"test\.jsonl, line 8: the document has no text"),
+        (with_line(b"{}\n"), "bad_document", r'test\.jsonl, line 8: the document has no "text"'),
         (
             with_nothing_in_test,
             "bad_value",
-            "test split of data=c4 has no documents",
+            "test split of data=jsonl has no documents",
         ),
     ],
 )
@@ -216,7 +224,7 @@ def test_a_bad_file_is_refused_and_nothing_half_written_stays(
     with pytest.raises(UserError, match=said) as raised:
         open_dataset(config(folder))
     assert raised.value.kind == kind
-    assert not list(root.glob("prepared/c4*"))
+    assert not list(root.glob("prepared/jsonl*"))
 
 
 def test_a_missing_path_and_a_negative_number_are_refused(tmp_path: Path) -> None:
@@ -229,19 +237,45 @@ def test_a_missing_path_and_a_negative_number_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_row_longer_than_a_split_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"longer than the test split of c4\[60\+8\+7 documents,bytes\]"):
+    with pytest.raises(UserError, match="longer than the test split of " + own("60+8+7 documents,bytes")):
         open_dataset(config(folder, 2000))
 
 
 def test_it_is_listed_and_its_damage_is_seen(folder: Path) -> None:
-    assert [row["state"] for row in list_data() if row["name"] == "c4"] == ["not prepared"]
+    assert [row["state"] for row in list_data() if row["name"] in ("c4", "jsonl")] == ["not prepared"] * 2
     prepared = prepare_c4(config(folder))
-    (row,) = verify("c4")
-    assert (row["state"], row["variant"]) == ("ready", "c4[60+8+7 documents,bytes]")
+    assert [row["state"] for row in verify("c4")] == ["not prepared"]
+    (row,) = verify("jsonl")
+    assert row["state"] == "verified"
+    assert re.fullmatch(own("60+8+7 documents,bytes"), row["variant"])
     assert row["bytes"] == sum(len(text) for texts in TEXTS.values() for text in texts)
     prepared.path("valid").write_bytes(b"?")
-    assert [row["state"] for row in verify("c4")] == ["damaged"]
+    assert [row["state"] for row in verify("jsonl")] == ["damaged"]
     assert prepare_c4(config(folder)).meta == prepared.meta
+
+
+def test_blank_lines_and_empty_documents_are_left_out_and_counted(folder: Path) -> None:
+    before = open_dataset(config(folder))
+    (folder / "test.jsonl").write_bytes(b"\n" + lines([*TEXTS["test"][:3], "", *TEXTS["test"][3:]]) + b" \n")
+    dataset = open_dataset(config(folder))
+    assert text_of(dataset, "test") == text_of(before, "test")
+    assert notes_of(dataset)[1:] == ("3 blank lines or documents without a text are left out.",)
+
+
+def test_files_as_the_hub_has_them_are_read_from_its_own_folders(tmp_path: Path) -> None:
+    for name, texts in {
+        "en/c4-train.00000-of-01024.json.gz": TEXTS["train"][:40],
+        "en/c4-train.00001-of-01024.json.gz": TEXTS["train"][40:],
+        "en/c4-validation.00000-of-00008.json.gz": TEXTS["valid"],
+        "realnewslike/c4-train.00000-of-00512.json.gz": TEXTS["test"],
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(gzip.compress(lines(texts)))
+    dataset = open_dataset(config(tmp_path))
+    assert " 60+4+4 documents, validation halved,bytes]" in dataset.variant
+    assert text_of(dataset, "valid") + text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["valid"])
+    one = open_dataset(config(tmp_path / "en" / "c4-train.00000-of-01024.json.gz"))
+    assert one.variant.startswith("jsonl[c4-train.00000-of-01024.json.gz sha256:")
 
 
 def test_the_papers_rows_on_real_text_in_t5s_pieces() -> None:

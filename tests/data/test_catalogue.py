@@ -29,11 +29,11 @@ def test_every_data_set_is_listed_before_anything_is_prepared(root: Path) -> Non
 
 def test_a_prepared_one_is_ready_with_its_place_and_sum() -> None:
     row = prepare(DataConfig("stdlib", 1024))
-    assert row["state"] == "ready"
+    assert row["state"] == "verified"
     assert Path(row["path"]).is_dir()
     assert row["sha256"][:12] in row["path"]
     assert verify("stdlib") == [row]
-    assert states()["stdlib"] == "ready"
+    assert states()["stdlib"] == "verified"
 
 
 def test_a_changed_byte_is_reported_and_prepared_anew() -> None:

@@ -6,16 +6,17 @@ import lzma
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from efftx.data import enwik8
 from efftx.data.byte_corpus import split_90_5_5
-from efftx.data.dataset import DataConfig, open_dataset
+from efftx.data.dataset import notes_of, open_dataset
 from efftx.data.enwik8 import ENWIK8, Published, archive_path, prepare_enwik8, variant
+from efftx.data.known_files import not_known
 from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import read_text
 from efftx.errors import UserError
 
@@ -29,7 +30,7 @@ def called(text: bytes, small: Published, sizes: tuple[int, int, int] | None = N
 
 
 def prepare(path: Path | None, small: Published) -> Prepared:
-    return prepare_enwik8(DataConfig("enwik8", 16, None if path is None else str(path)), small)
+    return prepare_enwik8(SpanCorruptionConfig("enwik8", 16, None if path is None else str(path)), small)
 
 
 def content(prepared: Prepared) -> bytes:
@@ -38,12 +39,12 @@ def content(prepared: Prepared) -> bytes:
 
 def test_only_the_true_text_has_the_bare_name(text: bytes, small: Published) -> None:
     assert called(text, small) == "small"
-    with pytest.raises(UserError, match="not its SHA-256"):
+    with pytest.raises(UserError, match="has not the SHA-256 of the first"):
         called(text[:-1] + b"?", small)
 
 
-@pytest.mark.parametrize("size", [100, 999, 1000, 2500])
-def test_a_prefix_says_its_length(text: bytes, small: Published, size: int) -> None:
+@pytest.mark.parametrize("size", [100, 1000, 2500])
+def test_a_prefix_whose_sum_is_known_says_its_length(text: bytes, small: Published, size: int) -> None:
     assert called(text[:size], small) == f"small[:{size}]"
 
 
@@ -54,17 +55,10 @@ def test_a_text_that_begins_otherwise_is_no_prefix(text: bytes, small: Published
     assert raised.value.kind == "wrong_checksum"
 
 
-@pytest.mark.parametrize("filler", [b"\0" * 20, b"\xff" * 20])
-def test_a_prefix_with_a_hole_is_no_prefix(text: bytes, small: Published, filler: bytes) -> None:
-    start = text.index(b"<page>", 1500)  # between characters, so that only the filler is wrong
-    end = text.index(b"<page>", start + 1)
-    with pytest.raises(UserError, match="damaged further on"):
-        called(text[:start] + filler + text[end:], small)
-
-
-def test_a_prefix_may_end_within_a_character(text: bytes, small: Published) -> None:
-    end = text.index("ü".encode(), 1000) + 1
-    assert called(text[:end], small) == f"small[:{end}]"
+@pytest.mark.parametrize("size", [101, 999, 2499])
+def test_no_more_is_called_a_prefix_than_the_sums_tell(text: bytes, small: Published, size: int) -> None:
+    with pytest.raises(UserError, match=r"begins with the first \d+(,000)? bytes of small, but no sum of its"):
+        called(text[:size], small)
 
 
 def test_a_text_too_short_to_be_known_is_refused(text: bytes, small: Published) -> None:
@@ -79,20 +73,20 @@ def test_a_longer_text_is_refused(text: bytes, small: Published) -> None:
 
 def test_a_folders_own_split_is_kept_and_named(text: bytes, small: Published, tmp_path: Path) -> None:
     (tmp_path / "train.xz").write_bytes(lzma.compress(text[:2000]))
-    (tmp_path / "valid.xz").write_bytes(lzma.compress(text[2000:2500]))
-    (tmp_path / "test.xz").write_bytes(lzma.compress(text[2500:2600]))
+    (tmp_path / "valid.xz").write_bytes(lzma.compress(text[2000:2400]))
+    (tmp_path / "test.xz").write_bytes(lzma.compress(text[2400:2500]))
     prepared = prepare(tmp_path, small)
-    assert prepared.meta["variant"] == "small[:2600][split 2000+500+100]"
-    assert prepared.meta["sha256"] == sha256(text[:2600])
-    assert [prepared.size(split) for split in SPLITS] == [2000, 500, 100]
-    assert content(prepared) == text[:2600]
+    assert prepared.meta["variant"] == "small[:2500][split 2000+400+100]"
+    assert prepared.meta["sha256"] == sha256(text[:2500])
+    assert [prepared.size(split) for split in SPLITS] == [2000, 400, 100]
+    assert content(prepared) == text[:2500]
 
 
 def test_a_file_and_a_folder_with_the_usual_split_are_the_same_data(
     text: bytes, small: Published, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_bytes(text[:2000])
-    for split, piece in zip(SPLITS, (text[:1800], text[1800:1900], text[1900:2000]), strict=True):
+    (tmp_path / "file").write_bytes(text[:1000])
+    for split, piece in zip(SPLITS, (text[:900], text[900:950], text[950:1000]), strict=True):
         (tmp_path / split).write_bytes(piece)
     assert prepare(tmp_path, small) == prepare(tmp_path / "file", small)
 
@@ -104,11 +98,36 @@ def test_the_archive_at_a_path_is_the_whole_text(text: bytes, small: Published, 
     assert prepare(None, small) == prepared  # found by its checksum, no network needed
 
 
-def test_a_refused_text_leaves_nothing(text: bytes, small: Published, tmp_path: Path, root: Path) -> None:
-    (tmp_path / "file").write_bytes(b"?" + text[1:])
-    with pytest.raises(UserError):
-        prepare(tmp_path / "file", small)
-    assert not root.exists()
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda text: b"?" + text[1:], "has not the SHA-256 of the first"),
+        (lambda text: text + b"more", "is longer than small"),
+        (lambda text: b"A user's own text.\n" * 40, "does not begin like small"),
+        (lambda text: text[:1200] + b"Another text.\n" * 9, "begins with the first 1,000 bytes of small, but no sum"),
+        (lambda text: b"Short.\n" * 9, "cannot be told from others"),
+    ],
+)
+def test_another_text_is_the_users_own_uncut_and_a_note_says_why(
+    text: bytes, small: Published, tmp_path: Path, change: Callable[[bytes], bytes], why: str
+) -> None:
+    own = change(text)
+    (tmp_path / "my.txt").write_bytes(own)
+    prepared = prepare(tmp_path / "my.txt", small)
+    digest = sha256(own)[:12]
+    assert prepared.meta["name"] == "text"
+    assert prepared.meta["variant"] == f"text[my.txt sha256:{digest} {len(own):,} bytes, 90/5/5]"
+    assert content(prepared) == own
+    assert why in prepared.meta["notes"][0]
+
+
+def test_a_folder_of_other_texts_is_the_users_own_too(small: Published, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(f"This is {name}.\n".encode() * 30)
+    dataset = open_dataset(SpanCorruptionConfig("enwik8", 16, str(tmp_path)))
+    assert (dataset.name, dataset.unit, dataset.vocab_size) == ("text", "bits/byte", 256)
+    assert dataset.variant.startswith("text[a.txt+b.txt sha256:")
+    assert notes_of(dataset) == (not_known(str(tmp_path), "enwik8"),)
 
 
 def test_without_a_network_the_message_says_what_to_put_where(small: Published, root: Path) -> None:
@@ -173,12 +192,12 @@ def test_the_published_facts_are_those_of_the_paper_sheet() -> None:
 
 def test_opening_gives_windows(text: bytes, small: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(text)
-    monkeypatch.setattr(enwik8.prepare_enwik8, "__defaults__", (replace(small),))
-    dataset = open_dataset(DataConfig("enwik8", 32, str(tmp_path / "file")))
+    monkeypatch.setattr(enwik8, "ENWIK8", small)
+    dataset = open_dataset(SpanCorruptionConfig("enwik8", 32, str(tmp_path / "file")))
     assert (dataset.name, dataset.variant, dataset.unit, dataset.vocab_size) == ("small", "small", "bits/byte", 256)
     assert dataset.checksum == sha256(text)
     with pytest.raises(UserError, match="is longer than"):
-        open_dataset(DataConfig("enwik8", 3000, str(tmp_path / "file")))
+        open_dataset(SpanCorruptionConfig("enwik8", 3000, str(tmp_path / "file")))
 
 
 @pytest.fixture
@@ -196,7 +215,7 @@ def test_the_real_prefix_has_the_published_sums(sample: Path) -> None:
 
 
 def test_the_real_prefix_is_read_and_named(sample: Path) -> None:
-    dataset = open_dataset(DataConfig("enwik8", 65536, str(sample)))
+    dataset = open_dataset(SpanCorruptionConfig("enwik8", 65536, str(sample)))
     assert dataset.variant == "enwik8[:4150000]"
     assert dataset.n_batches("test", 1) == 4
     assert bytes(dataset.batch("train", 0, 0, 1).tokens_BL[0].tolist()).decode(errors="ignore")

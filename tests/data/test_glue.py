@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from efftx.data import known_files
 from efftx.data.catalogue import prepare, verify
-from efftx.data.dataset import find_source, open_dataset
-from efftx.data.glue import TASKS, GlueConfig, as_text, open_glue, target_length
+from efftx.data.dataset import find_source, notes_of, open_dataset
+from efftx.data.glue import HUB_REVISION, TASKS, GlueConfig, as_text, open_glue, target_length
+from efftx.data.hub import HubRows
+from efftx.data.known_files import not_known
 from efftx.data.pairs import TextPairs
 from efftx.errors import UserError
 from tests.data.shipped_config import shipped_config
 
 SAMPLES = "efftx:samples/glue"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small files here stand for the published ones; a test of a user's own files takes this back."""
+    monkeypatch.setattr("efftx.data.glue.are", lambda what, sums: True)
 
 
 def open_at(path: Path | str | None, **keys: Any) -> TextPairs:
@@ -226,10 +239,11 @@ def test_a_task_without_files_says_which_are_expected_where(tmp_path: Path, task
         assert word in raised.value.hint
 
 
-def test_files_are_looked_for_in_the_data_root(root: Path) -> None:
-    with pytest.raises(UserError, match="does not exist") as raised:
+def test_files_are_looked_for_in_the_data_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="Cannot reach the Hub") as raised:
         open_at(None)
-    assert str(root / "glue") in raised.value.message
+    assert str(root / "glue") in raised.value.hint
     write_rte(root / "glue" / "RTE", train=1, dev=1, test=1)
     assert open_at(None).variant == "glue[rte 1+1+1 rows of train+dev+test,bytes]"
 
@@ -277,6 +291,85 @@ def test_it_is_opened_by_name_and_for_text_to_text_alone() -> None:
 def test_what_is_prepared_is_listed(root: Path) -> None:
     assert [row["state"] for row in verify("glue")] == ["not prepared"]
     row = prepare(GlueConfig("glue", 64, SAMPLES, 32, tokenizer="bytes"))
-    assert (row["state"], row["licence"]) == ("ready", "Apache-2.0, written for efftx")
+    assert (row["state"], row["licence"]) == ("verified", "Apache-2.0, written for efftx")
     assert row["variant"].startswith("glue[efftx:samples/glue")
     assert verify("glue") == [row]
+
+
+@pytest.mark.parametrize("tabs", ["\t", "\t\t "])
+def test_a_tab_at_the_end_of_a_line_loses_no_row(tmp_path: Path, tabs: str) -> None:
+    for split in ("train", "dev", "test"):
+        lines = [f"{i}\tS {i}\tWhat {i}\tentailment{tabs * (i % 2)}" for i in range(4)]
+        write(tmp_path / f"{split}.tsv", f"index\tsentence1\tsentence2\tlabel{tabs}", *lines)
+    dataset = open_at(tmp_path)
+    assert dataset.variant == "glue[rte 4+4+4 rows of train+dev+test,bytes]"
+    assert notes_of(dataset) == ()
+
+
+def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_rte(tmp_path, train=2, dev=2, test=2)
+    (tmp_path / "dev.tsv").write_bytes((tmp_path / "dev.tsv").read_bytes().replace(b"\n", b"\r\n\r\n"))
+    dataset = open_at(tmp_path)
+    assert dataset.variant == "glue[rte 2+2+2 (3 left out) rows of train+dev+test,bytes]"
+    assert notes_of(dataset) == ("3 blank lines or documents without a text are left out.",)
+    assert dataset.source("valid", 1) == "rte sentence1: dev 1 sentence2: What 1"
+
+
+def test_a_users_own_files_are_not_called_glues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("efftx.data.glue.are", known_files.are)
+    write_rte(tmp_path, train=4, dev=4, test=4)
+    dataset = open_at(tmp_path)
+    files = r"train\.tsv\+dev\.tsv\+test\.tsv sha256:[0-9a-f]{12}"
+    assert re.fullmatch(rf"glue\[{files} in the form of rte 4\+4\+4 rows of train\+dev\+test,bytes\]", dataset.variant)
+    assert notes_of(dataset) == (not_known(str(tmp_path), "GLUE's rte"),)
+
+
+HUB_ROWS = {
+    "rte": {"sentence1": "A.", "sentence2": "B.", "label": 1, "idx": 0},
+    "mrpc": {"sentence1": "A.", "sentence2": "B.", "label": 1, "idx": 0},
+    "mnli": {"premise": "P.", "hypothesis": "H.", "label": 2, "idx": 0},
+    "sst2": {"sentence": "a ", "label": 0, "idx": 0},
+    "qnli": {"question": "A?", "sentence": "B.", "label": 0, "idx": 0},
+    "qqp": {"question1": "A?", "question2": "B?", "label": 0, "idx": 0},
+    "cola": {"sentence": "A.", "label": 1, "idx": 0},
+}
+
+
+@pytest.mark.parametrize("task", HUB_ROWS)
+def test_files_as_the_hub_has_them_are_the_rows_of_glues_own(task: str, tmp_path: Path) -> None:
+    dev = "validation_matched" if task == "mnli" else "validation"
+    rows = {
+        "train": [HUB_ROWS[task]] * 20,
+        dev: [HUB_ROWS[task]] * 3,
+        dev.replace("validation", "test"): [HUB_ROWS[task] | {"label": -1}],
+    }
+    (tmp_path / task).mkdir()
+    for split, its in rows.items():
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(its), tmp_path / task / f"{split}-00000-of-00001.parquet")
+    dataset = open_at(tmp_path, task=task)
+    assert dataset.variant == f"glue[{task} 18+2+3 rows of train 90%+train 10%+{dev},bytes]"
+    own = {
+        "rte": ("A.", "B.", "not_entailment"),
+        "mrpc": ("A.", "B.", "equivalent"),
+        "mnli": ("H.", "P.", "contradiction"),
+    }
+    if task in own:
+        one, two, label = own[task]
+        words = ("hypothesis", "premise") if task == "mnli" else ("sentence1", "sentence2")
+        assert dataset.source("test", 0) == f"{task} {words[0]}: {one} {words[1]}: {two}"
+        assert dataset.references("test", 0) == [label]
+
+
+def test_without_a_path_the_hub_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def rows(self: HubRows, split: str, hint: str) -> Iterator[dict[str, Any]]:
+        asked.append((self.place, self.subset, self.revision, split))
+        return iter([HUB_ROWS["rte"]] * 20)
+
+    monkeypatch.setattr(HubRows, "rows", rows)
+    dataset = open_at(None)
+    assert dataset.variant == "glue[rte 18+2+20 rows of train 90%+train 10%+validation,bytes]"
+    assert {words[:3] for words in asked} == {("nyu-mll/glue", "rte", HUB_REVISION)}
+    assert {words[3] for words in asked} == {"train", "validation"}
+    assert verify("glue")[0]["state"] == "verified"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import sys
 import threading
 import time
@@ -8,40 +9,50 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 
-from efftx.data.hub import HubTexts, hub
+from efftx.data.hub import HubRows, hub
 from efftx.errors import UserError
 
-TEXTS = HubTexts("someone/texts", "en", "abc123")
+TEXTS = HubRows("someone/texts", "en", "abc123")
 NOBODY = "http://127.0.0.1:9"
 
 
 class Answers(http.server.HTTPServer):
-    """Answers every HEAD with `status` and remembers what was asked for."""
+    """Answers every request with `status` and remembers what was asked for, and with which word of passage."""
 
     status = 200
-    asked: list[str]
+    asked: list[tuple[str, str | None]]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Answers
 
-    def do_HEAD(self) -> None:
-        self.server.asked.append(self.path)
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        content = json.dumps({"id": "someone/texts", "sha": "abc123"}).encode()
         self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def ask_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """The Hub's address for a client that has been loaded, as HF_ENDPOINT is for one that will be."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
     server = Answers(("127.0.0.1", 0), Handler)
     server.asked = []
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    ask_at(monkeypatch, f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -65,33 +76,52 @@ def client(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[
     return asked
 
 
-def test_the_documents_asked_for_are_streamed_at_one_commit(server: Answers, client: list[Any]) -> None:
-    assert list(TEXTS.read("validation", 3, 4, "")) == ["3", "4", "5", "6"]
+def test_the_rows_asked_for_are_streamed_at_one_commit(
+    server: Answers, client: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert [row["text"] for row in TEXTS.stream("validation", 3, 4, "")] == ["3", "4", "5", "6"]
     assert client == [(("someone/texts", "en"), {"split": "validation", "revision": "abc123", "streaming": True})]
-    assert server.asked == ["/datasets/someone/texts/resolve/abc123/README.md"]
+    assert [path.partition("?")[0] for path, _ in server.asked] == ["/api/datasets/someone/texts/revision/abc123"]
+    assert server.asked[0][1] == "Bearer hf_secret"
 
 
-def test_all_documents_come_without_a_count(server: Answers, client: list[Any]) -> None:
-    texts = TEXTS.read("train", 0, None, "")
-    assert [next(texts) for _ in range(3)] == ["0", "1", "2"]
+def test_all_rows_are_downloaded_into_the_clients_cache(server: Answers, client: list[Any]) -> None:
+    rows = TEXTS.rows("train", "")
+    assert [next(rows)["text"] for _ in range(3)] == ["0", "1", "2"]
+    assert client == [(("someone/texts", "en"), {"split": "train", "revision": "abc123", "streaming": False})]
 
 
 def test_without_a_network_it_is_said_at_once_and_the_client_is_not_asked(
     client: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    ask_at(monkeypatch, NOBODY)
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"Cannot reach http://127\.0\.0\.1:9 for data set someone/texts") as raised:
-        next(TEXTS.read("train", 0, 1, "Set data.path."))
+    with pytest.raises(
+        UserError, match=r"Cannot reach the Hub at http://127\.0\.0\.1:9 for .* someone/texts"
+    ) as raised:
+        next(TEXTS.rows("train", "Set data.path."))
     assert time.monotonic() - started < 5
-    assert (raised.value.kind, raised.value.hint) == ("no_network", "Set data.path.")
+    assert raised.value.kind == "no_network"
+    assert raised.value.hint == "HF_HUB_OFFLINE=1 reads what was downloaded before. Set data.path."
     assert client == []
+
+
+def test_offline_nothing_is_asked_for_but_the_cache(
+    server: Answers, client: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineModeIsEnabled):
+        huggingface_hub.HfApi().dataset_info("someone/texts")
+    assert next(TEXTS.rows("train", ""))["text"] == "0"
+    assert server.asked == []
+    assert len(client) == 1
 
 
 def test_a_refusal_is_said_with_its_number(server: Answers, client: list[Any]) -> None:
     server.status = 503
-    with pytest.raises(UserError, match="answers 503") as raised:
-        next(TEXTS.read("train", 0, 1, "hint"))
+    with pytest.raises(UserError, match="503") as raised:
+        next(TEXTS.rows("train", "hint"))
     assert raised.value.kind == "no_network"
     assert client == []
 
@@ -104,10 +134,10 @@ def test_what_the_client_raises_later_is_the_users_to_mend(
         raise ConnectionError("broken\nin many lines")
 
     monkeypatch.setattr(sys.modules["datasets"], "load_dataset", breaks)
-    texts = TEXTS.read("train", 0, 2, "hint")
-    assert next(texts) == "0"
+    rows = TEXTS.stream("train", 0, 2, "hint")
+    assert next(rows) == {"text": "0"}
     with pytest.raises(UserError, match=r"someone/texts could not be read: broken\.") as raised:
-        next(texts)
+        next(rows)
     assert raised.value.hint == "hint"
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from efftx.config import compose
+from efftx.data import known_files
 from efftx.data.catalogue import prepare, verify
-from efftx.data.dataset import find_source, open_dataset
+from efftx.data.dataset import find_source, notes_of, open_dataset
+from efftx.data.hub import HubRows
+from efftx.data.known_files import not_known
 from efftx.data.pairs import TextPairs
 from efftx.data.summarization import SummarizationConfig, open_summarization
 from efftx.errors import UserError
@@ -20,6 +27,12 @@ from efftx.training.loop import train
 from tests.data.shipped_config import shipped_config
 
 SAMPLES = "efftx:samples/summarization"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small files here stand for the published ones; a test of a user's own files takes this back."""
+    monkeypatch.setattr("efftx.data.summarization.are", lambda what, sums: True)
 
 
 def config(path: Path | str | None, **keys: Any) -> SummarizationConfig:
@@ -111,6 +124,9 @@ def one_document(tmp_path: Path, document: dict[str, Any]) -> TextPairs:
         ({"source": ["A.", "B."], "target": ["C.", "D."], "title": "T"}, "A.\nB.", ["C.", "D."]),
         ({"id": "1", "article": "A. B.", "highlights": "C .\nD ."}, "A. B.", ["C .\nD ."]),
         ({"article": " A. \n", "abstract": "C. D."}, "A.", ["C. D."]),
+        ({"document": "A.", "summary": "B."}, "A.", ["B."]),
+        ({"text": "A.", "summary": "B.", "title": "T"}, "A.", ["B."]),
+        ({"dialogue": "x: A.\r\ny: B.", "summary": "C."}, "x: A.\r\ny: B.", ["C."]),
         ({"article_text": ["a .", "b ."], "abstract_text": ["<S> c . </S>", "<S> d . </S>"]}, "a .\nb .", ["c .\nd ."]),
     ],
 )
@@ -226,7 +242,7 @@ def test_it_is_opened_by_name_and_for_text_to_text_alone() -> None:
 def test_what_is_prepared_is_listed(root: Path) -> None:
     assert [row["state"] for row in verify("summarization")] == ["not prepared"]
     row = prepare(SummarizationConfig("summarization", 64, SAMPLES, 32, tokenizer="bytes"))
-    assert (row["state"], row["licence"]) == ("ready", "Apache-2.0, written for efftx")
+    assert (row["state"], row["licence"]) == ("verified", "Apache-2.0, written for efftx")
     assert row["variant"].startswith("summarization[efftx:samples/summarization")
     assert verify("summarization") == [row]
 
@@ -240,3 +256,49 @@ def test_a_result_says_by_which_words_rouge_was_counted(tmp_path: Path) -> None:
     )
     assert result.data["rouge_tokenizer"] == TOKENIZER
     assert json.loads((tmp_path / "run" / "result.json").read_text())["data"]["rouge_tokenizer"] == TOKENIZER
+
+
+def test_a_users_own_files_are_not_called_by_the_name_of_a_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efftx.data.summarization.are", known_files.are)
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.txt", [row(i) for i in range(3)])
+    dataset = open_at(tmp_path)
+    assert re.fullmatch(
+        r"summarization\[train\.txt\+val\.txt\+test\.txt sha256:[0-9a-f]{12} 3\+3\+3 documents,bytes\]", dataset.variant
+    )
+    assert notes_of(dataset) == (not_known(str(tmp_path), "arxiv"),)
+
+
+def test_files_as_the_hub_has_them_are_read(tmp_path: Path) -> None:
+    (tmp_path / "3.0.0").mkdir()
+    for name, numbers in {
+        "train-00000-of-00002": range(3),
+        "train-00001-of-00002": range(3, 5),
+        "validation-00000-of-00001": range(5, 7),
+        "test-00000-of-00001": range(7, 8),
+    }.items():
+        rows = [{"article": f"Article {i}.", "highlights": f"Abstract {i}.", "id": str(i)} for i in numbers]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "3.0.0" / f"{name}.parquet")
+    dataset = open_at(tmp_path, corpus="cnn_dailymail")
+    assert dataset.variant == "summarization[cnn_dailymail 5+2+1 documents,bytes]"
+    assert [dataset.references("train", i) for i in (0, 4)] == [["Abstract 0."], ["Abstract 4."]]
+    assert dataset.references("test", 0) == ["Abstract 7."]
+
+
+def test_without_a_path_cnn_dailymail_is_read_from_the_hub_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def rows(self: HubRows, split: str, hint: str) -> Iterator[dict[str, Any]]:
+        asked.append((self.place, self.subset, self.revision, split))
+        return iter([{"article": f"Article of {split}.", "highlights": "A.\nB.", "id": "1"}])
+
+    monkeypatch.setattr(HubRows, "rows", rows)
+    dataset = open_at(None, corpus="cnn_dailymail")
+    assert dataset.variant == "summarization[cnn_dailymail 1+1+1 documents,bytes]"
+    assert dataset.source("valid", 0) == "Article of validation."
+    commit = "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
+    assert asked == [("abisee/cnn_dailymail", "3.0.0", commit, split) for split in ("train", "validation", "test")]
+    with pytest.raises(UserError, match=r"data=summarization needs files"):
+        open_at(None, corpus="arxiv")

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from efftx.data.text_files import read_text
+from efftx.data.text_files import find_files, local_path, read_text, sums_of
 from efftx.errors import UserError
 
 # Incompressible enough that cutting an archive in half cuts its data.
@@ -113,3 +117,63 @@ def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text").write_bytes(b"abc")
     assert read_text(Path("~/text"), 10).content == b"abc"
+
+
+@pytest.mark.parametrize("harm", ["folder", "pipe", "device", "missing"])
+def test_what_is_no_file_is_told_and_never_waited_for(tmp_path: Path, harm: str) -> None:
+    path = Path("/dev/zero") if harm == "device" else tmp_path / "text"
+    if harm == "folder":
+        path.mkdir()
+    elif harm == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(UserError, match="Cannot read") as raised:
+        sums_of([path], "Give a file.")
+    assert str(path) in raised.value.message
+    assert raised.value.hint == "Give a file."
+    if harm in ("pipe", "device"):
+        with pytest.raises(UserError, match="no regular file"):
+            read_text(path, 10)
+
+
+@pytest.mark.parametrize("name", ["a b", "zürich", "日本", "[b]x", "a=b", "-x", "'", "#1"])
+def test_any_name_a_file_can_have_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name).write_bytes(b"abc")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (name, str(tmp_path / name), f"./{name}", "link"):
+        assert find_files(path, "") == [Path(path)]
+        assert read_text(Path(path), 10).content == b"abc"
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b", "x" * 5000, "loop", "file/inside"])
+def test_what_can_be_no_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as raised:
+        find_files(path, "hint")
+    assert raised.value.kind == "missing_file"
+
+
+def test_a_folder_and_a_pattern_give_their_files_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.txt", "a/c.txt", "a/d.md", ".hidden", ".git/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [tmp_path / "a" / "c.txt", tmp_path / "a" / "d.md", tmp_path / "b.txt"]
+    assert find_files(str(tmp_path), "") == find_files("~", "") == found
+    assert find_files(f"{tmp_path}/**/*.txt", "") == [found[0], found[2]]
+    assert find_files("~/a/?.*", "") == found[:2]
+    for none in (f"{tmp_path}/*.html", "~/e", str(tmp_path / "empty")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=r"does not exist|holds no file") as raised:
+            find_files(none, "hint")
+        assert (raised.value.kind, raised.value.hint) == ("missing_file", "hint")
+
+
+@given(path=st.text(max_size=12))
+def test_any_text_as_a_path_is_a_path_or_told(path: str) -> None:
+    with contextlib.suppress(UserError):
+        local_path(path)
+    with contextlib.suppress(UserError):
+        find_files(f"/nowhere/{path}", "hint")

@@ -18,7 +18,7 @@ from efftx.data.vocabulary import ByteVocabulary
 from efftx.data.wording import Numbers, Pieces, RawBytes, Wording
 from efftx.decoding.streaming import TextStream, visible
 
-SAMPLE = list(read_texts(Path(efftx.__file__).parent / "data" / "samples" / "c4" / "train.jsonl"))
+SAMPLE = [text for text in read_texts(Path(efftx.__file__).parent / "data" / "samples" / "c4" / "train.jsonl") if text]
 TEXTS = [
     "the cat sat on the mat, naïve and grün",
     "der Hund schläft 😀 under the mat",

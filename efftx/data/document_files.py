@@ -1,0 +1,113 @@
+"""Which files of a user hold train, valid and test, and which of their documents these are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from efftx.data.prepared import SPLITS
+from efftx.data.text_files import find_files, kind_of, local_path
+from efftx.errors import UserError
+
+T = TypeVar("T")
+
+_DOCUMENTS = re.compile(r".+\.(jsonl|json|ndjson|parquet)(\.gz|\.xz|\.bz2|\.zip)?")
+SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+"""What files call a split -> the split."""
+_SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?=[^a-z]|$)")
+
+# Split -> the files that it is a part of, from which per cent of their documents, and to which.
+_Parts = dict[str, tuple[str, int, int]]
+_WHOLE: _Parts = {split: (split, 0, 100) for split in SPLITS}
+_HALVES: _Parts = {"train": ("train", 0, 100), "valid": ("valid", 0, 50), "test": ("valid", 50, 100)}
+_NO_VALID: _Parts = {"train": ("train", 0, 95), "valid": ("train", 95, 100), "test": ("test", 0, 100)}
+_ONE: _Parts = {"train": ("train", 0, 90), "valid": ("train", 90, 95), "test": ("train", 95, 100)}
+_RULES = {(True, True): _WHOLE, (True, False): _HALVES, (False, True): _NO_VALID, (False, False): _ONE}
+_CALLED = {(True, True): "", (True, False): ", validation halved", (False, True): ", 95/5", (False, False): ", 90/5/5"}
+
+
+@dataclass(frozen=True)
+class DocumentFiles:
+    """Files by the split in their names; without such names all are training files, of which valid and test are parts.
+
+    Train, valid and test where all three are named; else valid and test are the halves of the validation files; else
+    valid is the last 5 % of the training documents; else the documents are split 90/5/5, in the order of the paths.
+    """
+
+    files: dict[str, list[Path]]
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file, train first."""
+        return list(chain.from_iterable(self.files.values()))
+
+    @cached_property
+    def _has(self) -> tuple[bool, bool]:
+        return "valid" in self.files, "test" in self.files
+
+    @property
+    def rule(self) -> str:
+        """What a variant says of the split, after a comma; empty where every split has files of its own."""
+        return _CALLED[self._has]
+
+    def read(
+        self, split: str, documents: Callable[[Path], Iterator[T | None]], at_most: int | None = None
+    ) -> Iterator[T | None]:
+        """The documents of a split, None for a place where there is none; of the training files the first `at_most`."""
+        group, first, last = _RULES[self._has][split]
+        most = at_most if group == "train" else None
+
+        def stream() -> Iterator[T | None]:
+            return take(chain.from_iterable(map(documents, self.files[group])), 0, most)
+
+        if (first, last) == (0, 100):
+            return stream()
+        count = sum(1 for document in stream() if document is not None)
+        return take(stream(), count * first // 100, None if last == 100 else count * last // 100)
+
+
+def take(documents: Iterable[T | None], start: int, stop: int | None) -> Iterator[T | None]:
+    """Documents number `start` to `stop` - 1, and what stands between them as None."""
+    number = 0
+    if stop == 0:
+        return
+    for document in documents:
+        if number >= start:
+            yield document
+        number += document is not None
+        if number == stop:
+            return
+
+
+def find_documents(given: str, hint: str) -> DocumentFiles:
+    """The files that `given` (a file, a folder or a pattern) means; `UserError` with `hint` where there is none.
+
+    In a folder these are train, valid and test with .jsonl, .json or .parquet behind, plain or compressed, or where one
+    is missing all such files at any depth.
+    """
+    base = local_path(given)
+    if kind_of(base) not in ("folder", "missing"):
+        return DocumentFiles({"train": [base]})
+    found = [file for file in find_files(given, hint) if _DOCUMENTS.fullmatch(file.name)]
+    if not found:
+        raise UserError("missing_file", f"data.path={given} holds no .jsonl, .json or .parquet file.", hint)
+    if all(named := {split: _named(base, split, found) for split in SPLITS}.values()):
+        return DocumentFiles(dict(zip(SPLITS, named, strict=True)))
+    files: dict[str, list[Path]] = {}
+    for file in found:
+        place = file.relative_to(base) if file.is_relative_to(base) else Path(file.parent.name, file.name)
+        words = _SPLIT_WORD.findall(str(place).lower())
+        files.setdefault(SPLIT_OF[words[-1]] if words else "", []).append(file)
+    if "train" not in files:
+        return DocumentFiles({"train": found})
+    return DocumentFiles({split: files[split] for split in SPLITS if split in files})
+
+
+def _named(folder: Path, split: str, files: list[Path]) -> list[Path]:
+    """The file of a folder that has the name of the split and nothing else; the plain one before a compressed one."""
+    return [file for file in files if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split][:1]

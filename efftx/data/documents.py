@@ -1,0 +1,98 @@
+"""Documents as one stream of tokens: where they come from, what a record calls them, and how they are prepared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from efftx.data.dataset import Dataset
+from efftx.data.document_files import DocumentFiles
+from efftx.data.json_lines import read_texts
+from efftx.data.known_files import own_files
+from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.span_corruption import SpanCorruptionConfig
+from efftx.data.text_files import sums_of
+from efftx.data.token_corpus import open_tokens, prepare_tokens
+from efftx.data.tokenizer import TextConfig, VocabularyConfig, open_vocabulary
+from efftx.data.vocabulary import Vocabulary
+from efftx.errors import UserError
+
+
+@dataclass
+class DocumentsConfig(TextConfig, SpanCorruptionConfig):
+    """Documents as tokens, for a language model or under span corruption."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where documents come from: `identity` (SHA-256) tells them from others, `read(split)` gives their texts.
+
+    `read` gives None for a place without a text. `name` is the data set's, `facts` are licence and origin; `called` is
+    what the variant says of them, from the number of documents a split. `notes` are what a user should hear of them.
+    """
+
+    name: str
+    identity: str
+    facts: dict[str, Any]
+    read: Callable[[str], Iterator[str | None]]
+    called: Callable[[dict[str, int]], str]
+    notes: tuple[str, ...] = ()
+
+
+def prepare_documents(config: VocabularyConfig, documents: Documents) -> tuple[Prepared, Vocabulary]:
+    """The documents as tokens, prepared once, and their vocabulary; `UserError` as `read`'s and the vocabulary's."""
+
+    def texts() -> Iterator[str]:
+        return (text for text in documents.read("train") if text is not None)
+
+    vocabulary = open_vocabulary(config, documents.identity, texts)
+    prepared = prepare_tokens(
+        documents.name,
+        documents.identity,
+        vocabulary,
+        documents.read,
+        lambda counts: f"{documents.name}[{documents.called(counts)},{vocabulary.name}]",
+        documents.facts,
+    )
+    notes = [*documents.notes, *prepared.meta.get("notes", ())]
+    return replace(prepared, meta=prepared.meta | {"notes": notes}), vocabulary
+
+
+def open_documents(config: DocumentsConfig, documents: Documents, objective: str) -> Dataset:
+    """Windows of the documents, packed: under lm nothing is padded, span corruption cuts each window's spans."""
+    return open_tokens(*prepare_documents(config, documents), config, objective)
+
+
+def check_n_documents(config: TextConfig) -> None:
+    """`UserError` for a negative number of documents."""
+    if config.n_documents < 0:
+        raise UserError("bad_value", f"data.n_documents={config.n_documents} must be 0 (all of them) or more.")
+
+
+def local_documents(
+    config: DocumentsConfig, files: DocumentFiles, field: str, hint: str, *, notes: tuple[str, ...] = ()
+) -> Documents:
+    """The documents in a user's own files, whose text is `field` of each row; a record calls them jsonl."""
+    sums = sums_of(files.all, hint)
+    own = own_files(files.all, sums) + ("" if field == "text" else f" {field}")
+    return Documents(
+        name="jsonl",
+        identity=identity_of(own, field, files.rule, *sums, config.n_documents),
+        facts={"licence": "the texts belong to their authors; files are the user's own", "origin": "local files"},
+        read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
+        called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
+        notes=notes,
+    )
+
+
+def counted_documents(counts: dict[str, int]) -> str:
+    """`3210+40+30 documents`: those of train, valid and test."""
+    return "+".join(str(counts[split]) for split in SPLITS) + " documents"
+
+
+def identity_of(*words: str | int) -> str:
+    """SHA-256 in hex over words and numbers."""
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()

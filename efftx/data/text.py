@@ -1,0 +1,189 @@
+"""A user's own text: one file, a folder or a pattern, as bytes or in a vocabulary's pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.dataset import Dataset, Source
+from efftx.data.document_files import SPLIT_OF
+from efftx.data.documents import Documents, counted_documents, identity_of, prepare_documents
+from efftx.data.known_files import own_files
+from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.samples import require_path
+from efftx.data.span_corruption import SpanCorruptionConfig
+from efftx.data.text_files import find_files, read_file, sums_of, utf8_text
+from efftx.data.token_corpus import open_tokens
+from efftx.data.tokenizer import VocabularyConfig, text_vocab_size, text_wording
+from efftx.data.vocabulary import Vocabulary
+from efftx.data.wording import Wording
+from efftx.errors import UserError
+
+LICENCE = "the texts belong to their authors; files are the user's own"
+MOST_BYTES = 1 << 31
+"""A text is read at once: a longer one is better read as documents, one at a time."""
+
+_HINT = (
+    "Set data.path to a text file (plain, .gz, .xz, .bz2 or .zip), to a folder of them, or to a pattern such as "
+    "'texts/*.txt'."
+)
+
+
+@dataclass
+class TextFilesConfig(VocabularyConfig, SpanCorruptionConfig):
+    """Under `tokenizer=bytes` a language model reads the bytes themselves, otherwise paragraphs as documents."""
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """The text of each split; `called` is what a variant says of its files, `rule` of its split."""
+
+    splits: dict[str, bytes]
+    called: str
+    rule: str
+    notes: tuple[str, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of train, valid and test."""
+        train, valid, test = (len(self.splits[split]) for split in SPLITS)
+        return train, valid, test
+
+    def paragraphs(self, split: str) -> Iterator[str]:
+        """What stands between blank lines, without the ends of its outermost lines."""
+        for paragraph in self.splits[split].decode().replace("\r\n", "\n").split("\n\n"):
+            if paragraph.strip():
+                yield paragraph.strip("\n")
+
+
+def read_own_text(given: str, hint: str = _HINT) -> OwnText:
+    """The files one after another, in the order of their paths, a line end between them; what is no text is skipped.
+
+    Files named train, valid (val, validation, dev) and test, where a folder or pattern gives all three and no others,
+    are these splits, otherwise the text is split as by `split_90_5_5_at_lines`. `UserError` for what is no UTF-8, for
+    no text at all, and for more than MOST_BYTES.
+    """
+    files = find_files(given, hint)
+    sums = sums_of(files, hint)
+    texts = {}
+    room = MOST_BYTES
+    for file in files:
+        content = utf8_text(read_file(file, room), file)
+        room -= len(content)
+        if room < 0:
+            message = f"data.path={given} has more than {MOST_BYTES:,} bytes."
+            raise UserError("bad_value", message, "Make documents of it, one a line, and use data=jsonl.")
+        _check_utf8(content, file)
+        if content.strip():
+            texts[file] = content
+    if not texts:
+        raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
+    notes = (f"{n} of {len(files)} files hold no text and are left out.",) if (n := len(files) - len(texts)) else ()
+    splits = [SPLIT_OF.get(file.name.split(".")[0].lower(), "") for file in texts]
+    if set(splits) == set(SPLITS):
+        parts = {
+            split: _joined([text for text, its in zip(texts.values(), splits, strict=True) if its == split])
+            for split in SPLITS
+        }
+        return OwnText(parts, own_files(files, sums), "", notes)
+    parts = dict(zip(SPLITS, split_90_5_5_at_lines(_joined(list(texts.values()))), strict=True))
+    return OwnText(parts, own_files(files, sums), ", 90/5/5", notes)
+
+
+def split_90_5_5_at_lines(text: bytes) -> tuple[bytes, bytes, bytes]:
+    """90, 5 and 5 % of the bytes of a text in UTF-8.
+
+    A border moves on to the end of its line, or where that is more than a hundredth of the text away, of its character.
+    """
+    train, valid, _ = split_90_5_5(len(text))
+    first, second = _border(text, train), _border(text, train + valid)
+    return text[:first], text[first:second], text[second:]
+
+
+def _joined(texts: list[bytes]) -> bytes:
+    return b"".join(text if text.endswith(b"\n") or text is texts[-1] else text + b"\n" for text in texts)
+
+
+def _border(text: bytes, place: int) -> int:
+    if (end := text.find(b"\n", place, place + len(text) // 100)) >= 0:
+        return end + 1
+    while place < len(text) and text[place] & 0xC0 == 0x80:  # within a character
+        place += 1
+    return place
+
+
+def _check_utf8(content: bytes, file: Path) -> None:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        hint = "Convert it: iconv -f LATIN1 -t UTF-8 (or from what it is)."
+        raise UserError("bad_document", f"{file}, line {line} is not UTF-8.", hint) from error
+
+
+def prepare_text(config: TextFilesConfig, notes: tuple[str, ...] = ()) -> Prepared:
+    """The text as bytes or tokens, prepared once."""
+    return _prepare(config, notes)[0]
+
+
+def open_text(config: TextFilesConfig, objective: str = "lm", notes: tuple[str, ...] = ()) -> Dataset:
+    """The text in rows of `config.length` tokens; a user hears `notes` of it."""
+    prepared, vocabulary = _prepare(config, notes)
+    if vocabulary is None:
+        return open_bytes(prepared, config, objective)
+    return open_tokens(prepared, vocabulary, config, objective)
+
+
+def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared, Vocabulary | None]:
+    text = read_own_text(require_path(config, _HINT))
+    facts = {"licence": LICENCE, "origin": "local files"}
+    digest = hashlib.sha256(b"".join(text.splits.values())).hexdigest()
+    # The names are in the variant, so that the same bytes under another name are another corpus.
+    identity = identity_of(text.called, digest, *text.sizes)
+    if config.tokenizer == "bytes" and config.tokenizer_path is None:
+        variant = f"text[{text.called} {sum(text.sizes):,} bytes{text.rule}]"
+        prepared = prepare_corpus(
+            "text",
+            variant,
+            identity,
+            text.sizes,
+            lambda: b"".join(text.splits.values()),
+            facts | {"tokens_sha256": digest},
+        )
+        return replace(prepared, meta=prepared.meta | {"notes": [*notes, *text.notes]}), None
+    documents = Documents(
+        name="text",
+        identity=identity,
+        facts=facts,
+        read=text.paragraphs,
+        called=lambda counts: f"{text.called} {counted_documents(counts)}{text.rule}",
+        notes=(*notes, *text.notes),
+    )
+    return prepare_documents(config, documents)
+
+
+def _vocab_size(config: TextFilesConfig, objective: str = "lm") -> int:
+    size: Callable[[TextFilesConfig, str], int] = bytes_vocab_size if config.tokenizer == "bytes" else text_vocab_size
+    return size(config, objective)
+
+
+def _wording(config: TextFilesConfig, objective: str = "lm", model: bytes | None = None) -> Wording:
+    if config.tokenizer == "bytes":
+        return bytes_wording(config, objective, model)
+    return text_wording(config, objective, model)
+
+
+SOURCE = Source(
+    name="text",
+    config=TextFilesConfig,
+    licence=LICENCE,
+    variant="text",
+    open=open_text,
+    vocab_size=_vocab_size,
+    wording=_wording,
+    objectives=("lm", "span_corruption"),
+    prepare=prepare_text,
+)

@@ -1,0 +1,93 @@
+"""Which of a user's files, and which documents of them, are train, valid and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftx.data.document_files import find_documents, take
+from efftx.data.prepared import SPLITS
+from efftx.errors import UserError
+
+
+def documents(file: Path) -> Iterator[str | None]:
+    return (line or None for line in file.read_text().splitlines())
+
+
+def splits_of(path: Path, at_most: int | None = None) -> dict[str, str]:
+    """The documents of each split, - for a place without one."""
+    files = find_documents(str(path), "hint")
+    return {split: "".join(d or "-" for d in files.read(split, documents, at_most)) for split in SPLITS}
+
+
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        path = folder / (name.replace("__", "/") + ".jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(text))
+
+
+LETTERS = "abcdefghijklmnopqrst"
+
+
+def test_files_named_by_the_three_splits_are_these(tmp_path: Path) -> None:
+    write(tmp_path, train="abc", valid="d", test="ef", train_more="x", other="y")
+    assert splits_of(tmp_path) == {"train": "abc", "valid": "d", "test": "ef"}
+    assert splits_of(tmp_path, 2) == {"train": "ab", "valid": "d", "test": "ef"}
+
+
+@pytest.mark.parametrize("valid", ["dev", "val", "validation"])
+def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, valid: str) -> None:
+    write(tmp_path, **{"my-train-1": "cd", "my-train-0": "ab", f"my-{valid}-0": "e", "x__test__0": "f"})
+    assert splits_of(tmp_path) == {"train": "abcd", "valid": "e", "test": "f"}
+
+
+def test_without_test_files_the_validation_files_are_halved(tmp_path: Path) -> None:
+    write(tmp_path, train="ab", validation="cdefg")
+    assert splits_of(tmp_path) == {"train": "ab", "valid": "cd", "test": "efg"}
+    assert find_documents(str(tmp_path), "").rule == ", validation halved"
+
+
+def test_without_validation_files_the_last_twentieth_of_training_is_it(tmp_path: Path) -> None:
+    write(tmp_path, train=LETTERS, test="xy")
+    assert splits_of(tmp_path) == {"train": LETTERS[:19], "valid": "t", "test": "xy"}
+    assert splits_of(tmp_path, 10) == {"train": LETTERS[:9], "valid": "j", "test": "xy"}
+
+
+def test_without_training_files_all_documents_are_split_90_5_5(tmp_path: Path) -> None:
+    write(tmp_path, a=LETTERS[:7], b=LETTERS[7:])
+    assert find_documents(str(tmp_path), "").rule == ", 90/5/5"
+    assert splits_of(tmp_path) == {"train": LETTERS[:18], "valid": "s", "test": "t"}
+    write(tmp_path / "one", test=LETTERS)
+    for same in ("one", "one/test.jsonl", "one/*.jsonl", "[a-b].jsonl"):
+        assert splits_of(tmp_path / same) == {"train": LETTERS[:18], "valid": "s", "test": "t"}, same
+
+
+def test_other_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, a="abc")
+    (tmp_path / "README.md").write_text("x")
+    assert find_documents(str(tmp_path), "").all == [tmp_path / "a.jsonl"]
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(UserError, match=r"holds no \.jsonl, \.json or \.parquet file") as raised:
+        find_documents(str(tmp_path), "hint")
+    assert raised.value.hint == "hint"
+
+
+@given(st.lists(st.sampled_from(["a", None])), st.integers(0, 9), st.none() | st.integers(0, 9))
+def test_documents_are_counted_and_what_is_none_is_not(rows: list[str | None], start: int, stop: int | None) -> None:
+    numbered: list[int | None] = []
+    for row in rows:
+        numbered.append(None if row is None else sum(n is not None for n in numbered))
+    found = list(take(iter(numbered), start, stop))
+    whole = [n for n in numbered if n is not None]
+    assert [n for n in found if n is not None] == whole[start:stop]
+
+
+def test_every_blank_place_is_counted_once_over_the_splits() -> None:
+    rows = [None, "a", None, "b", None, "c", None]
+    parts = [list(take(rows, 0, 1)), list(take(rows, 1, 2)), list(take(rows, 2, None))]
+    assert [len([row for row in part if row is None]) for part in parts] == [1, 1, 2]
