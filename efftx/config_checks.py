@@ -128,7 +128,10 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("optimizer.decay_exponent", lambda c: c.optimizer.name == "adafactor", "only adafactor reads it"),
     ("schedule.floor", lambda c: c.schedule.name == "rsqrt", "only rsqrt reads it"),
     ("schedule.steps", lambda c: c.schedule.name in ("cosine", "linear"), "this schedule has no end"),
-    ("tracker.project", lambda c: c.tracker.wandb, "tracker.wandb is false"),
+    *(
+        (f"tracker.{key}", lambda c: c.tracker.wandb, "tracker.wandb is false")
+        for key in ("project", "entity", "group", "tags")
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
@@ -10,6 +11,7 @@ from efftx.commands.words import refuse_ranks, split_options
 from efftx.config_values import Range
 from efftx.errors import UserError
 from efftx.options import SEED, whole, wholes
+from efftx.training.settings import TrackerConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +21,9 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
 `efftx list` names them. Behind it stand key=value words:
   size=      cpu, paper or smoke; without it cpu, or paper for what has no other
   seeds=     such as 0,1,2, in place of the item's own
-  jobs=      so many trainings side by side"""
+  jobs=      so many trainings side by side
+  tracker.wandb=true, and tracker.project=, entity=, group=, tags=
+             mirrors every training; the group is the item where none is given"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Runs what the items lack; exit code 1 where a row failed."""
     refuse_ranks("reproduce")
-    items, options = split_options(words, ("size", "seeds", "jobs"))
+    trackers = [f"tracker.{field.name}" for field in fields(TrackerConfig)]
+    items, options = split_options(words, ("size", "seeds", "jobs", *trackers))
     if not items:
         raise UserError(
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
@@ -63,6 +68,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             verify=arguments.verify,
             yes=arguments.yes,
             jobs=jobs,
+            tracker=[f"{key}={options[key]}" for key in trackers if key in options],
             say=say,
         )
     ]

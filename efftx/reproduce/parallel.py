@@ -17,18 +17,22 @@ from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
 
 @dataclass(frozen=True)
 class Errand:
-    """One row and seed of one item that a process of its own shall run; `again`: its record is stale."""
+    """One row and seed of one item that a process of its own shall run; `again`: its record is stale.
+
+    `options` are further words for the process.
+    """
 
     id: str
     row: str
     seed: int
     size: str
     again: bool
+    options: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The words that a user would type for it."""
         words = ["reproduce", self.id, "--row", self.row, f"seeds={self.seed}", f"size={self.size}", "--yes", "--json"]
-        return [sys.executable, "-m", "efftx", *words, *(["--stale"] if self.again else [])]
+        return [sys.executable, "-m", "efftx", *words, *self.options, *(["--stale"] if self.again else [])]
 
 
 @dataclass

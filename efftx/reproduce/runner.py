@@ -31,6 +31,7 @@ def reproduce(
     verify: bool = False,
     yes: bool = False,
     jobs: int = 1,
+    tracker: Sequence[str] = (),
     say: Say = print,
     store: RecordStore | None = None,
     trainer: Trainer | None = None,
@@ -42,11 +43,12 @@ def reproduce(
              `stale`: replay first, then run again what that showed.
     yes      needed at size paper where the price of what is left to run is above 24 hours.
     jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
+    tracker  overrides such as tracker.wandb=true, of which records know nothing.
 
     `failures` of a line lists `{row, seed, message}`: a row that fails does not stop the others. Raises UserError for
     an unknown size, for items none of which exist at it, and for a price without `yes`.
     """
-    store, trainer = store or RecordStore(), trainer or EfftxTrainer()
+    store, trainer = store or RecordStore(), trainer or EfftxTrainer(tracker)
     if size not in SIZES:
         raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
     if not any(size in e.sizes_known() for e in experiments):
@@ -69,7 +71,9 @@ def reproduce(
         _ask_price(here, todo, yes, trainer, say)
     if jobs > 1:
         trained = [e for e in here if e.kind == "train"]
-        errands = [Errand(e.id, row, seed, size, again) for e in trained for row, seed, again in todo[e.id]]
+        errands = [
+            Errand(e.id, row, seed, size, again, tuple(tracker)) for e in trained for row, seed, again in todo[e.id]
+        ]
         for errand, outcome in zip(errands, run_errands(errands, jobs), strict=True):
             line = by_id[errand.id]
             line["ran"] += outcome["ran"]
@@ -110,8 +114,8 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
     pretraining: dict[str, Any] = {}
     if before := experiment.pretraining_overrides(row, size):
         pretrained_config = trainer.compose(before, seed)
-        pretrained = trainer.pretrain(pretrained_config, again)
-        result = trainer.train(config, pretrained=pretrained.run)
+        pretrained = trainer.grouped(experiment.id).pretrain(pretrained_config, again)
+        result = trainer.grouped(experiment.id).train(config, pretrained=pretrained.run)
         pretraining = {
             "config": trainer.to_dict(pretrained_config),
             "hash": pretrained.hash,
@@ -121,7 +125,7 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
             "weights_sha256": pretrained.weights_sha256,
         }
     else:
-        result = trainer.train(config)
+        result = trainer.grouped(experiment.id).train(config)
     metrics: dict[str, dict[str, float | None]] = {}
     for name, column in experiment.columns_of(row, size).items():
         if column.evaluates:

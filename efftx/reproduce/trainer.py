@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -87,13 +88,32 @@ class Trainer(Protocol):
     def hours(self, config: Any) -> float:
         """What training `config` is expected to take on the device it names."""
 
+    def grouped(self, name: str) -> Trainer:
+        """The same trainer; where its runs are mirrored in a tracker, they are under this group."""
+
 
 class EfftxTrainer:
-    """The product's own training, composed through Hydra; composing is cached, since a seed changes one number."""
+    """The product's own training, composed through Hydra; composing is cached, since a seed changes one number.
 
-    def __init__(self) -> None:
+    `tracker` are overrides such as tracker.wandb=true: runs are mirrored as they say, and records do not know of it.
+    """
+
+    def __init__(self, tracker: Sequence[str] = ()) -> None:
         self._composed: dict[tuple[str, ...], Any] = {}
         self._sources = ""
+        self._tracker: Any = None
+        if tracker:
+            from efftx.config import compose
+
+            self._tracker = compose(list(tracker)).tracker
+
+    def grouped(self, name: str) -> EfftxTrainer:
+        """The group is the one that the overrides name, where they do."""
+        if self._tracker is None or self._tracker.group is not None:
+            return self
+        other = copy.copy(self)
+        other._tracker = replace(self._tracker, group=name)
+        return other
 
     def compose(self, overrides: Sequence[str], seed: int) -> Any:
         """The config of these overrides, checked."""
@@ -150,7 +170,8 @@ class EfftxTrainer:
         from efftx.training.loop import train
         from efftx.training.pretrained import start_from
 
-        return train(config if pretrained is None else start_from(config, pretrained), run_dir, steps=steps)
+        config = config if pretrained is None else start_from(config, pretrained)
+        return train(config if self._tracker is None else replace(config, tracker=self._tracker), run_dir, steps=steps)
 
     def pretrain(self, config: Any, again: bool) -> Trained:
         """Under a lock beside the runs, so that rows side by side train the run that they share once."""

@@ -30,12 +30,14 @@ from efftx.training.checkpoint import (
 )
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
+from efftx.training.mirror import Tracker
 from efftx.training.optimizers import make_optimizer
 from efftx.training.pretrained import keep_vocabulary, load_pretrained
 from efftx.training.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.schedules import learning_rate
+from efftx.training.settings import TrackerConfig
 from efftx.training.step import clip_gradients, loss_of, micro_batches, move, set_learning_rate, total_weight
-from efftx.training.tracking import Progress, StopRequest, Tracker
+from efftx.training.tracking import Progress, StopRequest
 
 if TYPE_CHECKING:
     from efftx.config import Config
@@ -119,7 +121,16 @@ def train(
         )
         for note in notes:
             progress.note(note)
-        tracker = Tracker(config.tracker, run=path, run_config=to_dict(config), warn=progress.note)
+        tracker = stack.enter_context(
+            Tracker(
+                TrackerConfig() if replaying else config.tracker,
+                run=path,
+                run_hash=digest,
+                run_config=to_dict(config),
+                warn=progress.note,
+                device=device,
+            )
+        )
         stop = stack.enter_context(StopRequest())
         parameters = list(model.parameters())
         tokens_a_step = config.training.batch_size * config.training.accumulation
@@ -164,8 +175,9 @@ def train(
             progress.update(step, nats / to_unit, tokens_a_step)
             line = {"loss": nats, "grad_norm": grad_norm, "lr": rate}
             run.log(step, line)
-            run.log_timing(step, {"tokens_per_second": progress.tokens_per_second})
-            tracker.log(step, line)
+            speed = {"tokens_per_second": progress.tokens_per_second}
+            run.log_timing(step, speed)
+            tracker.log(step, line | speed)
             if replaying:
                 continue
 
@@ -203,7 +215,6 @@ def train(
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
             run.finish({**asdict(result), "run": None, "environment": asdict(devices.environment())})
-        tracker.finish()
         return result
 
 

@@ -52,6 +52,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for record, _ in read_log(path / METRICS_FILE, hint=_LOG_HINT)]
 
 
+def read_timings(path: Path) -> list[dict[str, Any]]:
+    """The lines of the run's timings.jsonl, as `read_metrics`."""
+    return [record for record, _ in read_log(path / TIMINGS_FILE, hint=_LOG_HINT)]
+
+
 class RunDirectory:
     """One process's hold on a run's directory, as a context manager.
 

@@ -149,7 +149,13 @@ def check_checkpoint(config: CheckpointConfig) -> None:
 
 @dataclass
 class TrackerConfig:
-    """Whether metrics are mirrored to Weights & Biases, and into which of its projects."""
+    """Whether metrics are mirrored to Weights & Biases, and where: its user or team, project, group and tags.
+
+    `entity` and `group` null: the user's own, none; under `efftx reproduce` the group is the experiment.
+    """
 
     wandb: bool = False
     project: str = "efftx"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)

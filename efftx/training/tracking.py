@@ -1,14 +1,12 @@
-"""What a run shows while it runs: a progress bar or lines, a mirror of its metrics in wandb, and how it is stopped."""
+"""What a run shows while it runs, a progress bar or lines, and how it is stopped."""
 
 import datetime
-import importlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -19,62 +17,6 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
-from efftx.training.settings import TrackerConfig
-
-
-class Tracker:
-    """A mirror of the metrics in wandb, off by default; no failure of it ever stops or changes a training.
-
-    Online for those who are logged in, offline otherwise (WANDB_MODE decides where it is set); the first failure is
-    told to `warn`, once, and ends the mirror.
-    """
-
-    def __init__(
-        self, config: TrackerConfig, *, run: Path, run_config: Mapping[str, Any], warn: Callable[[str], None]
-    ) -> None:
-        self._warn = warn
-        self._run: Any = None
-        if config.wandb:
-            self._try(lambda: self._start(config, run, run_config))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Mirror one line of metrics."""
-        if self._run is not None:
-            self._try(lambda: self._run.log(dict(values), step=step))
-
-    def finish(self) -> None:
-        """Close the mirror; harmless where it is off."""
-        if self._run is not None:
-            self._try(lambda: self._run.finish())
-            self._run = None
-
-    def _start(self, config: TrackerConfig, run: Path, run_config: Mapping[str, Any]) -> None:
-        wandb = importlib.import_module("wandb")  # slow, so only for those who asked for it
-        mode = os.environ.get("WANDB_MODE") or self._mode(wandb)
-        self._run = wandb.init(
-            project=config.project,
-            name=run.name,
-            id=run.name,
-            resume="allow",
-            dir=str(run),
-            config=dict(run_config),
-            mode=mode,
-            settings=wandb.Settings(silent=True, console="off"),  # stdout belongs to --json, stderr to the progress
-        )
-
-    def _mode(self, wandb: Any) -> str:
-        try:
-            return "online" if wandb.login(prompt=False) else "offline"
-        except Exception as error:  # credentials that cannot be used now, most often for want of a network
-            self._warn(f"wandb: {type(error).__name__}: {error}; the mirror is offline, `wandb sync` sends it later")
-            return "offline"
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever it is, the training matters more
-            self._run = None
-            self._warn(f"wandb: {type(error).__name__}: {error}; metrics go on in the run directory alone")
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Progress on a terminal and in a pipe, the wandb mirror that never stops a run, and stop requests."""
+"""Progress on a terminal and in a pipe, and stop requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import mmap
 import os
 import signal
-import sys
 import threading
 import types
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from efftx.training import tracking
-from efftx.training.tracking import Progress, StopRequest, Tracker, TrackerConfig, memory_bytes
+from efftx.training.tracking import Progress, StopRequest, memory_bytes
 
 
 class Terminal(io.StringIO):
@@ -116,103 +115,6 @@ def test_memory_counts_what_is_resident():
         for page in range(0, len(held), mmap.PAGESIZE):
             held[page] = 1
         assert memory_bytes(torch.device("cpu")) - before > 2**25
-
-
-# ---- wandb -----------------------------------------------------------------------------------------------------------
-
-
-class FakeWandb(types.ModuleType):
-    def __init__(self, logged_in=False, fail_at=None):
-        super().__init__("wandb")
-        self.logged_in, self.Settings = logged_in, types.SimpleNamespace
-        self.fail_at, self.started, self.logged, self.finished = fail_at, [], [], 0
-
-    def login(self, prompt):
-        assert prompt is False  # nobody is there to be asked
-        if self.fail_at == "login":
-            raise ConnectionError("no network")
-        return self.logged_in
-
-    def init(self, **arguments):
-        if self.fail_at == "init":
-            raise ConnectionError("no network")
-        self.started.append(arguments)
-        return self
-
-    def log(self, values, step):
-        if self.fail_at == "log":
-            raise RuntimeError("lost")
-        self.logged.append((step, values))
-
-    def finish(self):
-        if self.fail_at == "finish":
-            raise RuntimeError("lost")
-        self.finished += 1
-
-
-def track(monkeypatch, tmp_path, wandb, *, on=True):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    said = []
-    tracker = Tracker(TrackerConfig(wandb=on), run=tmp_path / "run-1", run_config={"seed": 0}, warn=said.append)
-    tracker.log(1, {"loss": 2.0})
-    tracker.log(2, {"loss": 1.0})
-    tracker.finish()
-    tracker.finish()
-    return said
-
-
-def test_wandb_is_not_even_imported_when_off(monkeypatch, tmp_path):
-    assert track(monkeypatch, tmp_path, None, on=False) == []  # None in sys.modules makes an import fail
-
-
-def test_metrics_are_mirrored(monkeypatch, tmp_path):
-    wandb = FakeWandb()
-    assert track(monkeypatch, tmp_path, wandb) == []
-    assert wandb.logged == [(1, {"loss": 2.0}), (2, {"loss": 1.0})]
-    assert wandb.started[0]["project"] == "efftx"
-    assert wandb.started[0]["id"] == "run-1"
-    assert wandb.finished == 1
-
-
-@pytest.mark.parametrize(("logged_in", "mode"), [(False, "offline"), (True, "online")])
-def test_the_mirror_is_offline_unless_logged_in(monkeypatch, tmp_path, logged_in, mode):
-    wandb = FakeWandb(logged_in)
-    track(monkeypatch, tmp_path, wandb)
-    assert wandb.started[0]["mode"] == mode
-
-
-def test_a_login_without_a_network_mirrors_offline_and_says_so(monkeypatch, tmp_path):
-    wandb = FakeWandb(fail_at="login")
-    (said,) = track(monkeypatch, tmp_path, wandb)
-    assert "offline" in said
-    assert wandb.started[0]["mode"] == "offline"
-    assert len(wandb.logged) == 2
-
-
-def test_the_mirror_writes_nothing_on_the_terminal(monkeypatch, tmp_path):
-    wandb = FakeWandb()
-    track(monkeypatch, tmp_path, wandb)
-    assert vars(wandb.started[0]["settings"]) == {"silent": True, "console": "off"}
-
-
-def test_the_mode_in_the_environment_wins(monkeypatch, tmp_path):
-    wandb = FakeWandb(logged_in=True)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    Tracker(TrackerConfig(wandb=True), run=tmp_path, run_config={}, warn=pytest.fail)
-    assert wandb.started[0]["mode"] == "disabled"
-
-
-@pytest.mark.parametrize("fail_at", ["init", "log", "finish"])
-def test_a_failure_of_wandb_is_told_once_and_stops_nothing(monkeypatch, tmp_path, fail_at):
-    said = track(monkeypatch, tmp_path, FakeWandb(fail_at=fail_at))
-    assert len(said) == 1
-    assert said[0].startswith("wandb: ")
-
-
-def test_an_absent_wandb_is_told_once(monkeypatch, tmp_path):
-    assert len(track(monkeypatch, tmp_path, None)) == 1
 
 
 # ---- stop requests ---------------------------------------------------------------------------------------------------
