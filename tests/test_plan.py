@@ -19,11 +19,12 @@ from efftx.config import Config, compose
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
 from efftx.models.build import build_model, build_on_meta
-from efftx.plan import plan, price, print_plan
+from efftx.plan import plan, price
 from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
 from efftx.plan.stacks import stacks
+from efftx.plan.table import print_plan
 from efftx.training.optimizers import make_optimizer
 
 CPU = torch.device("cpu")

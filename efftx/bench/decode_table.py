@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, STEADY_TOKENS, WARM_UP
 from efftx.plan import bytes_text
+from efftx.report.grid import Column, Grid
 
 Row = Mapping[str, Any]
 
@@ -31,38 +30,37 @@ def _times(ratio: float | None) -> str:
 
 def decode_columns(protocol: str) -> dict[str, Callable[[Row], str]]:
     """What a line of the first table shows of a row, by heading."""
-    steady = {"p50\nms": lambda row: milliseconds(row["p50"]), "p99\nms": lambda row: milliseconds(row["p99"])}
-    mean = {"ms a\ntoken": lambda row: milliseconds(row["seconds"])}
+    steady = {"p50 ms": lambda row: milliseconds(row["p50"]), "p99 ms": lambda row: milliseconds(row["p99"])}
+    mean = {"ms a token": lambda row: milliseconds(row["seconds"])}
     return {
         "model": lambda row: str(row["name"]) + (" (peer)" if row["peer"] else ""),
         "context": lambda row: f"{row['length']:,}",
         "batch": lambda row: str(row["batch"]),
         **(steady if protocol == "steady" else mean),
-        "ms a\nblock": lambda row: milliseconds(row["block_seconds"]),
-        "weights\nM": lambda row: _millions(row["weights"]),
+        "ms a block": lambda row: milliseconds(row["block_seconds"]),
+        "weights M": lambda row: _millions(row["weights"]),
         "bytes": lambda row: bytes_text(row["bytes"]),
         "GB/s": lambda row: f"{row['bandwidth'] / 1e9:.1f}",
-        "of\nread": lambda row: f"{row['share_of_read']:.0%}",
-        "of\nmatvec": lambda row: f"{row['share_of_matvec']:.0%}",
-        "bound\nms": lambda row: milliseconds(row["bound_seconds"]),
-        "over-\nhead": lambda row: f"{row['overhead_share']:.0%}",
-        "x first\ntoken": lambda row: _times(row["ratio_to_first"]),
-        "x first\nblock": lambda row: _times(row["block_ratio_to_first"]),
+        "of read": lambda row: f"{row['share_of_read']:.0%}",
+        "of matvec": lambda row: f"{row['share_of_matvec']:.0%}",
+        "bound ms": lambda row: milliseconds(row["bound_seconds"]),
+        "overhead": lambda row: f"{row['overhead_share']:.0%}",
+        "x first token": lambda row: _times(row["ratio_to_first"]),
+        "x first block": lambda row: _times(row["block_ratio_to_first"]),
     }
 
 
-def component_table(rows: Sequence[Row]) -> Table:
+def component_table(rows: Sequence[Row]) -> Grid:
     """A line for every part of every row that was timed by parts, the parts of a token in the order of their work."""
-    table = Table()
-    for i, head in enumerate(("model", "part of a token", "ms", "share", "weights M", "bytes", "bound ms", "of read")):
-        table.add_column(head, justify="left" if i < 2 else "right")
+    headings = ("model", "part of a token", "ms", "share", "weights M", "bytes", "bound ms", "of read")
+    table = Grid([Column(head, numbers=i > 1) for i, head in enumerate(headings)], n_names=2)
     for row in rows:
         parts = row["components"]
         whole = sum(part["seconds"] for part in parts.values())
         label = f"{row['name']}, {row['length']:,}" + (f" x {row['batch']}" if row["batch"] > 1 else "")
         for name in (name for name in ORDER if name in parts):
             part = parts[name]
-            table.add_row(
+            table.row(
                 label,
                 name,
                 milliseconds(part["seconds"]),
@@ -73,7 +71,6 @@ def component_table(rows: Sequence[Row]) -> Table:
                 f"{part['share_of_read']:.0%}",
             )
             label = ""
-        table.add_section()
     return table
 
 

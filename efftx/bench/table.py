@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from efftx.bench.decode_table import component_table, decode_columns, decode_notes
 from efftx.plan import bytes_text
+from efftx.report.grid import Column, Grid, print_text
 
 Row = Mapping[str, Any]
 
@@ -66,16 +66,16 @@ def print_table(result: Mapping[str, Any], console: Console) -> None:
     """The rows of a bench's `result` as a table, and under it how they were taken."""
     decodes = result["bench"] == "decode"
     columns = decode_columns(result["protocol"]) if decodes else _COLUMNS[result["bench"]]
-    table = Table()
-    for i, head in enumerate(columns):
-        table.add_column(head, justify="left" if i == 0 else "right")
+    table = Grid([Column(head, numbers=i > 0) for i, head in enumerate(columns)])
     for row in result["rows"]:
-        table.add_row(*(show(row) for show in columns.values()))
-    console.print(table)
+        table.row(*(show(row) for show in columns.values()))
+    table.print(console)
     if decodes and any(row["components"] for row in result["rows"]):
-        console.print(component_table(result["rows"]))
+        console.print()
+        component_table(result["rows"]).print(console)
+    console.print()
     for line in [*(decode_notes(result) if decodes else _notes(result)), *_circumstances(result)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        print_text(console, line)
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

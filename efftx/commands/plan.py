@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     sized = any(word.startswith(("size=", "preset=")) for word in overrides)
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
 
-    from efftx.plan import plan, print_plan
+    from efftx.plan import plan
+    from efftx.plan.table import print_plan
 
     options = {"device": arguments.on, "utilisation": arguments.utilisation}
     result = plan(config, **{key: value for key, value in options.items() if value is not None})

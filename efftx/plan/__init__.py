@@ -6,8 +6,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from efftx.config import Config
@@ -17,7 +15,7 @@ from efftx.errors import UserError
 from efftx.models.build import build_on_meta
 from efftx.models.sizes import dense_counterpart, is_sparse
 from efftx.plan.flops import flops_by_component, training_flops_by_component
-from efftx.plan.hardware import DEVICES, cpu, hardware, rate
+from efftx.plan.hardware import DEVICES, cpu, hardware, machine_memory, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.stacks import tokens_of_row
 from efftx.training.devices import DTYPES, parameter_dtype
@@ -36,7 +34,8 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     Gives parameters and parameters_by_component (in sum the same), parameters_dense (of the same model with every
     sparse part and the SRU off and d_ff as given; None where nothing is sparse), flops_per_token (forward), its parts,
     training_flops_per_token, training_flops, memory_bytes (by kind, `total` last; activations also as they would be
-    with and without `reversible`), tokens, hours, and hours_by_device. A token of an encoder-decoder is an input or a
+    with and without `reversible`), tokens, hours, hours_by_device, memory_by_device (where it is known; of the CPU that
+    the config asks for it is this machine's) and fits. A token of an encoder-decoder is an input or a
     target token: a row has `data.length` of the one and the target length of the other, and the FLOPs of a row are
     divided by both together. Evaluations are not counted; memory is that of one process. Raises UserError for an
     unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
@@ -57,6 +56,9 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
     devices = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
     memory = _memory(config, parameters, vocab_size)
+    held = {name: d.memory_bytes for name, d in devices.items() if d.memory_bytes is not None}
+    if chosen.memory_bytes is None and device is None and (here := machine_memory()) is not None:
+        held[chosen.name] = here
     return {
         "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
@@ -76,7 +78,8 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
         "hours_by_device": {
             name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in devices.items()
         },
-        "fits": {name: memory["total"] <= d.memory_bytes for name, d in devices.items() if d.memory_bytes is not None},
+        "memory_by_device": held,
+        "fits": {name: memory["total"] <= size for name, size in held.items()},
     }
 
 
@@ -144,44 +147,6 @@ def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> 
 
 def _hours(flops: float, flops_per_second: float, utilisation: float) -> float:
     return flops / (flops_per_second * utilisation) / 3600.0
-
-
-def print_plan(result: dict[str, Any], console: Console) -> None:
-    """`result` of `plan` for people."""
-    parts = Table("component", "parameters", "share")
-    for name, count in result["parameters_by_component"].items():
-        parts.add_row(name, f"{count:,}", f"{count / result['parameters']:.1%}")
-    flops = Table("component", "FLOPs a token, forward", "share")
-    for name, count in result["flops_per_token_by_component"].items():
-        flops.add_row(name, f"{count:.4g}", f"{count / result['flops_per_token']:.1%}")
-    memory = Table("memory of a training step", "bytes", "")
-    for name, count in result["memory_bytes"].items():
-        memory.add_row(name.replace("_", " "), f"{count:,}", bytes_text(count))
-    hours = Table("device", "hours", "fits in its memory")
-    for name, count in result["hours_by_device"].items():
-        fits = {True: "yes", False: "no", None: ""}[result["fits"].get(name)]
-        hours.add_row(f"{name} *" if name == result["device"] else name, f"{count:,.4g}", fits)
-    titles = {
-        f"{result['parameters']:,} parameters{_beside_dense(result)}": parts,
-        f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
-        "Memory, one process": memory,
-        f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs at {result['utilisation']:.0%}": hours,
-    }
-    for title, table in titles.items():
-        for column in table.columns[1:]:
-            column.justify = "right"
-        console.print(title, highlight=False)
-        console.print(table)
-    console.print(
-        f"* the chosen device: {result['device_flops_per_second']:.4g} FLOP/s ({result['device_source']}). "
-        "Estimates: activations within about 20 %; evaluations are not counted.",
-        highlight=False,
-    )
-
-
-def _beside_dense(result: dict[str, Any]) -> str:
-    dense = result["parameters_dense"]
-    return "" if dense is None else f", {result['parameters'] / dense - 1:+.1%} beside the dense model's {dense:,}"
 
 
 def bytes_text(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ def cpu(cores: int) -> Hardware:
     """So many cores of the measured kind."""
     rates = {dtype: rate * cores for dtype, rate in _PER_CORE.items()}
     return Hardware(f"cpu-{cores}-core", rates, None, "measured on two Zen 3 cores, in proportion to the cores")
+
+
+def machine_memory() -> float | None:
+    """Bytes of this machine's main memory; None where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def hardware(name: str) -> Hardware:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from efftx.core.files import sweep, write_atomically, writing
 from efftx.errors import UserError
 from efftx.report import documents, markup
 from efftx.report.drawings import DRAWN_WITH, drawings
+from efftx.report.grid import print_text
 from efftx.report.items import Item, gather, reading_order
 from efftx.report.page import BADGES, page
 from efftx.report.tables import tables
@@ -117,19 +117,18 @@ def check_report(
 def print_item(experiment: Experiment, store_root: Path | str | None = None, *, console: Console) -> None:
     """Print an item's tables, published beside measured, and its claims with their verdicts."""
     item = gather(RecordStore(store_root), experiment)
-    console.print(Text(f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold"))
+    print_text(console, f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold")
     for table in tables(item):
-        console.print(markup.to_terminal(table))
+        console.print()
+        markup.to_terminal(table, console)
     for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
-        if verdicts and heading:
-            console.print(Text(f"Claims, {heading}", style="bold"))
+        if verdicts:
+            console.print()
+            print_text(console, f"Claims, {heading}" if heading else "Claims", style="bold")
         for verdict in verdicts:
             style, sign = BADGES[verdict.verdict]
-            console.print(
-                Text(f"{sign} {verdict.verdict}", style=_TERMINAL[style]),
-                Text(f"{verdict.says} – {verdict.why}"),
-                sep="  ",
-            )
+            print_text(console, f"{sign} {verdict.verdict}: {verdict.says}", _TERMINAL[style], hanging=2)
+            print_text(console, verdict.why, indent=4)
 
 
 def item_json(experiment: Experiment, store_root: Path | str | None = None) -> dict[str, Any]:

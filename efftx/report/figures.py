@@ -172,7 +172,7 @@ def _name_rows(axes: Axes, ends: dict[str, float], looks: dict[str, tuple[str, s
         xs, ys = ([1.0, 1.05], [wanted[name], place]) if at_ends else ([1.03, 1.09], [place, place])
         axes.plot(xs, ys, color=colour, linewidth=1.0, transform=axes.transAxes, clip_on=False)
         axes.plot([1.06], [place], marker, color=colour, transform=axes.transAxes, clip_on=False)
-        look = {"va": "center", "fontsize": 7.0, "linespacing": 1.0, "parse_math": False}
+        look: dict[str, Any] = {"va": "center", "fontsize": 7.0, "linespacing": 1.0, "parse_math": False}
         axes.text(1.10, place, texts[name], transform=axes.transAxes, **look)
 
 

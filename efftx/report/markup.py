@@ -7,12 +7,11 @@ import io
 import re
 from html import escape as escape_html
 
-from rich import box
-from rich.console import Group
+from rich.console import Console
 from rich.style import Style
-from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from efftx.report.grid import Column, Grid, print_text
 from efftx.report.model import Cell, Kind, Table
 
 LATEX_SPECIALS = {
@@ -200,36 +199,34 @@ def to_html(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_terminal(table: Table) -> Group:
-    """The table for a terminal, through rich: caption, numbers, then what stands in words (too wide), notes."""
-    out = TerminalTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    out.add_column(Text(table.stub), no_wrap=True)
+def to_terminal(table: Table, console: Console) -> None:
+    """Prints the table, as wide as the console: caption, numbers, then what stands in words (too wide), notes."""
     shown = [i for i, words in enumerate(_word_columns(table)) if not words]
     headings = _flat_headings(table)
-    for i in shown:
-        out.add_column(Text(headings[i]), justify="right", overflow="fold")
-    for i, block in enumerate(table.blocks):
+    grid = Grid([Column(table.stub), *(Column(headings[i], numbers=True) for i in shown)])
+    for block in table.blocks:
         if block.heading:
-            out.add_row(Text(f"\n{block.heading}" if i else block.heading, style="italic"))
+            grid.section(block.heading)
         for row in block.rows:
             cells = [row.cells[column] for column in shown]
             texts = [Text(c.text, style=TERMINAL_STYLES[c.kind] + Style(bold=c.bold or None)) for c in cells]
-            out.add_row(Text(row.label), *texts)
-    return Group(
-        Text(f"{table.subject} {table.caption}", style="bold"),
-        out,
-        *_words_below(table),
-        *(Text(note, style="dim") for note in table.notes),
-    )
+            grid.row(row.label, *texts)
+    print_text(console, f"{table.subject} {table.caption}", style="bold")
+    grid.print(console)
+    console.print()
+    for line in _words_below(table):
+        print_text(console, line)
+    for note in table.notes:
+        print_text(console, note, style="dim")
 
 
-def _words_below(table: Table) -> list[Text]:
+def _words_below(table: Table) -> list[str]:
     columns = [i for i, words in enumerate(_word_columns(table)) if words]
     rows = {row.label: row for block in table.blocks for row in block.rows if any(row.cells[i].text for i in columns)}
     lines = []
     for label, row in rows.items():
         said = "; ".join(f"{table.columns[i]}: {row.cells[i].text}" for i in columns if row.cells[i].text)
-        lines.append(Text(f"{label} – {said}"))
+        lines.append(f"{label} – {said}")
     return lines
 
 

@@ -71,13 +71,6 @@ def three_digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
-def duration(seconds: float) -> str:
-    """A wall time in the largest unit that leaves a number above one: `4.2 s`, `12.5 min`, `3.1 h`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
 def words(name: str) -> str:
     """A metric's name as people write it: `bits_per_dim` is `bits per dim`."""
     return name.replace("_", " ")

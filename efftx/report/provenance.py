@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
 from efftx.report.items import Measured
@@ -42,7 +43,7 @@ def _line(record: Record, verification: Verification | None, letter: str, code: 
         record.hash[:HASH_LENGTH],
         data,
         record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
-        numbers.duration(record.wall_seconds),
+        duration(record.wall_seconds),
         letter,
         code or numbers.UNDEFINED,
         _replayed(verification),

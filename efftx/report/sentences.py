@@ -97,9 +97,9 @@ def _names(c: Comparison) -> tuple[str, tuple[str, str]]:
     if c.left.place and c.right.place:
         (row, column), (other_row, other_column) = c.left.place, c.right.place
         if column == other_column:
-            return column, (row, other_row)
+            return f"column {column}" if column else "", (row, other_row)
         if row == other_row:
-            return row, (column, other_column)
+            return f"row {row}", (column, other_column)
     return "", (c.left.words, c.right.words)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from rich.text import Text
 
+from efftx.core.durations import duration
 from efftx.decoding.streaming import visible
 from efftx.evaluation.metrics import HEADINGS, shown
-from efftx.report.numbers import duration
+from efftx.report.grid import Column, Grid
 
 if TYPE_CHECKING:
     from efftx.decoding.sample import Given, Samples, Trained
@@ -46,41 +46,40 @@ def show_reproduced(lines: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 def show_training(result: TrainResult, console: Console) -> None:
     """The final metrics of a training, its speed, and where it lives."""
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = Grid([Column(""), Column("")], header=False)
     for name, value in shown(result.metrics).items():
-        table.add_row(HEADINGS.get(name, name), f"{value:.4f}", style="bold")
-    table.add_row(
-        "steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})")
-    )
-    table.add_row("training time", duration(result.timings["train_seconds"]))
-    table.add_row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
+        table.row(Text(HEADINGS.get(name, name), style="bold"), Text(f"{value:.4f}", style="bold"))
+    table.row("steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})"))
+    table.row("training time", duration(result.timings["train_seconds"]))
+    table.row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
     if "decode_ms" in result.timings:
         share = result.timings.get("decode_bandwidth_share")
         told = "" if share is None else f", {share:.0%} of the read bandwidth" if share <= 1 else ", out of the cache"
-        table.add_row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{told}")
-    table.add_row("data", f"{result.data['variant']}, test split")
-    table.add_row("weights", f"sha256 {result.weights_sha256[:16]}")
-    table.add_row("run", str(result.run))
-    console.print(table)
+        table.row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{told}")
+    table.row("data", f"{result.data['variant']}, test split")
+    table.row("weights", f"sha256 {result.weights_sha256[:16]}")
+    table.row("run", str(result.run))
+    table.print(console)
 
 
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
     """The varied keys against the metrics, one line a run; then what failed, and why."""
     metrics = list(dict.fromkeys(name for run in runs for name in shown(run["metrics"])))
-    table = Table(*keys, *(HEADINGS.get(name, name) for name in metrics), "tokens/s", "ms a decoded token", "state")
-    table.add_column("run", overflow="fold")
+    numbers = [*(HEADINGS.get(name, name) for name in metrics), "tokens/s", "ms a decoded token"]
+    columns = [*map(Column, keys), *(Column(name, numbers=True) for name in numbers), Column("state"), Column("run")]
+    table = Grid(columns, n_names=len(keys))
     for run in runs:
         chosen = dict(word.split("=", 1) for word in run["overrides"])
         style = STATE_STYLES[run["state"]]
-        table.add_row(
+        table.row(
             *(chosen.get(key, "") for key in keys),
             *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
             f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
             f"{run['timings']['decode_ms']:.2f}" if "decode_ms" in run["timings"] else "–",
-            Text(run["state"], style),
+            Text(run["state"], style=style),
             run["run"],
         )
-    console.print(table)
+    table.print(console)
     for run in runs:
         if run["error"]:
             console.print(f"{' '.join(run['overrides'])}: {run['error']}", style="red", markup=False)
@@ -125,26 +124,27 @@ def _write(console: Console, text: str, style: str | None = None) -> None:
 
 def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The data sets: variant, size, checksum, licence, state, and where the bytes lie."""
-    table = Table("name", "variant", "bytes", "SHA-256", "state", "licence", "path")
+    headings = ("name", "variant", "bytes", "SHA-256", "state", "licence", "path")
+    table = Grid([Column(heading, numbers=heading == "bytes") for heading in headings])
     for row in rows:
         state = row["state"] + (f": {row['why']}" if row.get("why") else "")
-        table.add_row(
+        table.row(
             row["name"],
             row["variant"] or "–",
             f"{row['bytes']:,}" if row["bytes"] else "–",
             (row["sha256"] or "–")[:12],
-            Text(state, STATE_STYLES.get(row["state"], "")),
+            Text(state, style=STATE_STYLES.get(row["state"], "")),
             row["licence"],
             row["path"] or "–",
         )
-    console.print(table)
+    table.print(console)
 
 
 def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Every item with its state, the sizes that have records, and what it shows."""
-    table = Table("item", "state", "sizes", "shows")
+    table = Grid([Column(heading) for heading in ("item", "state", "sizes", "shows")])
     for state in states:
-        told = Text(state["state"], STATE_STYLES.get(state["state"], ""))
-        told.append(f": {state['why']}" if state.get("why") else "", "default")
-        table.add_row(state["id"], told, ", ".join(state["sizes"]) or "–", state["caption"])
-    console.print(table)
+        why = f": {state['why']}" if state.get("why") else ""
+        told = Text(state["state"] + why, style=STATE_STYLES.get(state["state"], ""))
+        table.row(state["id"], told, ", ".join(state["sizes"]) or "–", state["caption"])
+    table.print(console)

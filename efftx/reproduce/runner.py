@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from efftx.core.durations import HOUR, duration
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
@@ -282,10 +283,10 @@ def _ask_price(
             if before and before not in shared:
                 shared.add(before)
                 hours += trainer.hours(trainer.compose(before, runs[0])) * len(runs)
-            say(f"{experiment.id}: {row}, {len(runs)} run(s): {hours:,.1f} hours")
+            say(f"{experiment.id}: {row}, {len(runs)} run(s): {duration(hours * HOUR)}")
             total += hours
     if total > 0:
-        say(f"price at the paper's size: {total:,.1f} hours on this device")
+        say(f"price at the paper's size: {duration(total * HOUR)} on this device")
     if total > FREE_HOURS and not yes:
-        message = f"this would take {total:,.0f} hours, more than {FREE_HOURS:.0f}"
+        message = f"this would take {duration(total * HOUR)}, more than {FREE_HOURS:.0f} h"
         raise UserError("needs_yes", message, "Add --yes to run it all the same, or choose size=cpu.")

@@ -191,7 +191,7 @@ def test_printing_shows_published_beside_measured_and_the_verdict(
     text = console.export_text()
     assert "paper/table2: recorded" in text
     assert re.search(r"Full\s+12\.3 +91\.0 ± 1\.0 +81\.0 ± 1\.0", text)
-    assert "✓ holds  full attention is better at 8" in text
+    assert "✓ holds: full attention is better at 8" in text
 
 
 def test_a_damaged_record_is_left_out(full_store: RecordStore, drawn: Experiment) -> None:

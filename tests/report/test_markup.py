@@ -93,11 +93,15 @@ def test_csv_lists_a_published_value_once_for_all_sizes() -> None:
     assert markup.to_csv([table, table]) == markup.to_csv([table])
 
 
+def on_terminal(table: Table, width: int) -> str:
+    out = io.StringIO()
+    markup.to_terminal(table, Console(file=out, width=width))
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_terminal_shows_names_and_numbers(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(markup.to_terminal(nasty_table()))
-    text = console.export_text()
+    text = on_terminal(nasty_table(), width)
     assert "81.0 ± 1.0" in text
     assert "12.3 †" in text
     assert "[k]" in text  # rich would take it for a style
@@ -106,9 +110,7 @@ def test_the_terminal_shows_names_and_numbers(width: int) -> None:
 def test_the_terminal_shows_words_below_the_numbers() -> None:
     row = Row("full", (Cell("max(b l^2)", Kind.WORDS), Cell("1.99", Kind.MEASURED)))
     table = Table("s", "c", "m", ("memory", "exponent"), (Block("", (row,)),))
-    console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(markup.to_terminal(table))
-    lines = [line.strip() for line in console.export_text().splitlines()]
+    lines = [line.strip() for line in on_terminal(table, 80).splitlines()]
     assert "full  1.99" in [re.sub(r"\s{2,}", "  ", line) for line in lines]
     assert "full – memory: max(b l^2)" in lines
 

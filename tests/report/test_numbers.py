@@ -74,11 +74,6 @@ def test_a_difference_is_as_exact_as_its_interval(half_width: float, value: floa
     assert numbers.with_decimals(value, numbers.decimals(half_width)) == written
 
 
-@pytest.mark.parametrize(("seconds", "written"), [(4.25, "4.2 s"), (750.0, "12.5 min"), (11160.0, "3.1 h")])
-def test_a_duration_is_in_the_largest_unit_above_one(seconds: float, written: str) -> None:
-    assert numbers.duration(seconds) == written
-
-
 def test_three_digits_never_need_an_exponent() -> None:
     assert [numbers.three_digits(x) for x in (1963.0, 0.012345, 32768.0)] == ["1,960", "0.0123", "32,800"]
 

@@ -44,15 +44,15 @@ def test_a_verdict_is_one_sentence_with_spread_interval_seeds_and_p() -> None:
     # D = -15.5, -14.6, -14.9: mean -15.0, std 0.4583; 4.3027 * 0.4583 / sqrt(3) = 1.1384; t = 56.7.
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]')
     assert told == (
-        "LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, 3 seeds, "
-        "p = 0.00016"
+        "column LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, "
+        "3 seeds, p = 0.00016"
     )
 
 
 def test_sides_of_one_row_are_called_by_their_columns() -> None:
     told = sentence("better", 'cell["LSH-1", "LSH-4"] > cell["LSH-1", "LSH-1"]')
     assert told.startswith(
-        "LSH-1: LSH-4 (99.0 ± 0.0) is 9.70 points above LSH-1 (89.3 ± 0.2), 95 % interval 9.20 to 10.20"
+        "row LSH-1: LSH-4 (99.0 ± 0.0) is 9.70 points above LSH-1 (89.3 ± 0.2), 95 % interval 9.20 to 10.20"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_margin_stands_in_the_unit_of_the_difference() -> None:
 
 def test_several_comparisons_are_counted_and_the_closest_is_told() -> None:
     told = sentence("better", 'cell["LSH-4", column] > cell["LSH-1", column]')
-    assert told.startswith("of 2 comparisons 1 holds, 1 is contradicted; LSH-1: LSH-4 (74.3")
+    assert told.startswith("of 2 comparisons 1 holds, 1 is contradicted; column LSH-1: LSH-4 (74.3")
     told = sentence("at least", "cell[row, column] > 50")
     assert told.startswith("of 4 comparisons 4 hold; the closest: LSH-4, LSH-1 (74.3 ± 0.3) is 24.30 points above 50")
     assert told.endswith("(Holm over 4)")
@@ -85,7 +85,9 @@ def test_too_few_seeds_are_named() -> None:
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]', n=2)
     assert told.endswith("2 seeds; too few seeds, a verdict needs 3")
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]', n=1)
-    assert told == "LSH-1: LSH-4 (74.0) is 15.5 points below LSH-1 (89.5), 1 seed; too few seeds, a verdict needs 3"
+    assert (
+        told == "column LSH-1: LSH-4 (74.0) is 15.5 points below LSH-1 (89.5), 1 seed; too few seeds, a verdict needs 3"
+    )
 
 
 def test_equal_values_are_called_equal() -> None:

@@ -229,10 +229,10 @@ def test_a_replay_leaves_no_folder(tmp_path: Path, store: RecordStore, monkeypat
 
 def test_the_papers_size_names_its_price_and_asks_above_a_day(tmp_path: Path, store: RecordStore) -> None:
     e, said = table(tmp_path), []
-    with pytest.raises(UserError, match="30 hours") as dear:
+    with pytest.raises(UserError, match=r"30\.0 h, more than 24 h") as dear:
         reproduce([e], "paper", say=said.append, store=store, trainer=FakeTrainer(price=15.0))
     assert "--yes" in dear.value.hint
-    assert any("30.0 hours" in text for text in said)
+    assert any("30.0 h" in text for text in said)
     assert store.read_all("paper/item") == []
     (line,) = reproduce([e], "paper", yes=True, say=quiet, store=store, trainer=FakeTrainer(price=15.0))
     assert line["ran"] == 2

@@ -1,0 +1,67 @@
+"""What a plan says to people: parameters, FLOPs, memory, and how long it takes on which device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from efftx.core.durations import HOUR, duration
+from efftx.plan import bytes_text
+from efftx.report.grid import Column, Grid, print_text
+
+
+def print_plan(result: Mapping[str, Any], console: Console) -> None:
+    """`result` of `plan`, as wide as the console."""
+    parts = _grid("component", "parameters", "share")
+    for name, count in result["parameters_by_component"].items():
+        parts.row(name, f"{count:,}", f"{count / result['parameters']:.1%}")
+    flops = _grid("component", "FLOPs a token, forward", "share")
+    for name, count in result["flops_per_token_by_component"].items():
+        flops.row(name, f"{count:.4g}", f"{count / result['flops_per_token']:.1%}")
+    memory = _grid("memory of a training step", "bytes", "")
+    for name, count in result["memory_bytes"].items():
+        memory.row(name.replace("_", " "), f"{count:,}", bytes_text(count))
+    hours = Grid([Column("device"), Column("time", numbers=True), Column("fits in its memory")])
+    for name, count in result["hours_by_device"].items():
+        hours.row(f"{name} *" if name == result["device"] else name, duration(count * HOUR), _fit(result, name))
+    total = result["memory_bytes"]["total"]
+    peak = f"at {result['utilisation'] * 100:g} % of peak"
+    titles = {
+        f"{result['parameters']:,} parameters{_beside_dense(result)}": parts,
+        f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
+        f"{bytes_text(total)} of memory, one process": memory,
+        f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs, {peak}": hours,
+    }
+    for title, table in titles.items():
+        print_text(console, title, style="bold")
+        table.print(console)
+        console.print()
+    fits = _fit(result, result["device"])
+    print_text(
+        console,
+        f"* {result['device']}, the chosen device: {duration(result['hours'] * HOUR)} {peak}, "
+        f"{result['device_flops_per_second']:.4g} FLOP/s ({result['device_source']}); fits in its memory: {fits}.",
+    )
+    print_text(console, "Estimates: activations within about 20 %; evaluations are not counted.")
+
+
+def _grid(name: str, *numbers: str) -> Grid:
+    return Grid([Column(name), *(Column(number, numbers=True) for number in numbers)])
+
+
+def _fit(result: Mapping[str, Any], name: str) -> str:
+    """Whether a step fits the device's memory, and how far."""
+    held, needed = result["memory_by_device"].get(name), result["memory_bytes"]["total"]
+    if held is None:
+        return "depends on the machine"
+    if not result["fits"][name]:
+        return f"no, {needed / held:.3g} times its {held / 1e9:.0f} GB"
+    share = 100 * needed / held
+    return f"yes, {'less than 1' if share < 1 else f'{share:.0f}'} % of {held / 1e9:.0f} GB"
+
+
+def _beside_dense(result: Mapping[str, Any]) -> str:
+    dense = result["parameters_dense"]
+    return "" if dense is None else f", {result['parameters'] / dense - 1:+.1%} beside the dense model's {dense:,}"
