@@ -90,6 +90,7 @@ def _node(node: str, strength: str, config_class: type) -> list[tuple[str, Calla
 _CONVOLVES = ("multiplicative_convolution", "convolution")
 _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("lsh", lambda c: "lsh" in c.attention, "no layer's attention is lsh"),
+    ("lsh.padding_in_chunks", lambda c: c.stack != "decoder", "a decoder alone reads no padding"),
     ("local", lambda c: "local" in c.attention, "no layer's attention is local"),
     ("full", lambda c: "full" in c.attention, "no layer's attention is full"),
     ("share_qk", lambda c: set(c.attention) != {"lsh"}, "lsh attention always shares queries and keys"),

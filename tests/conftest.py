@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,3 +75,14 @@ def author_checkpoint(samples: Path) -> Callable[[str], Arrays]:
         return read_arrays(path, torch.float32)
 
     return load
+
+
+@pytest.fixture
+def one_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash attention draws one set of rotations a call and hashes every row of a batch by it."""
+    from efftx.ops.lsh_hashing import make_rotations
+
+    def alike(batch: int, *sizes: Any, **options: Any) -> Tensor:
+        return make_rotations(1, *sizes, **options).expand(batch, -1, -1, -1, -1)
+
+    monkeypatch.setattr("efftx.layers.lsh.make_rotations", alike)

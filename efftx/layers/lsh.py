@@ -31,7 +31,8 @@ _HASHED_AT_ONCE = 4096
 class LSHAttention(nn.Module):
     """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example.
 
-    Raises ValueError for projections with keys of their own.
+    `length`: the tokens of the model's rows, by which the automatic number of buckets and `full_below` go; None: those
+    of the rows at hand. Raises ValueError for projections with keys of their own.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LSHAttention(nn.Module):
         *,
         attention_dropout: float,
         causal: bool = True,
+        length: int | None = None,
     ) -> None:
         super().__init__()
         if not projections.share_qk:
@@ -50,24 +52,43 @@ class LSHAttention(nn.Module):
         self.config = config
         self.project = projections
         self.attention_dropout = attention_dropout
+        self.length = length
 
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model). `replay` keeps the buckets: a second call hashes nothing.
 
         `key_mask_BL` is True on real tokens; padding stands at the end, and is sorted into a bucket of its own.
         """
-        config = self.config
         qk, _, v = self.project(x_BLD)
-        if x_BLD.shape[1] <= config.full_below:
+        n_buckets = self.buckets_for(x_BLD.shape[1])
+        if not n_buckets:
             return self.project.output(self.attend(qk, None, v, key_mask_BL))
-        n_buckets = config.n_buckets or auto_buckets(x_BLD.shape[1], config.chunk_len)
+        if self.causal and self.config.padding_in_chunks:
+            key_mask_BL = None
+        # On a GPU the answer would have to be waited for.
+        if key_mask_BL is not None and key_mask_BL.device.type == "cpu" and bool(key_mask_BL.all()):
+            key_mask_BL = None
         bucket = choose(replay, "buckets", lambda: self._hash(qk.detach(), n_buckets))
-        return self.project.output(self.attend_in_buckets(qk, v, bucket, n_buckets, key_mask_BL))
+        keep_places = self.config.padding_in_chunks
+        return self.project.output(self.attend_in_buckets(qk, v, bucket, n_buckets, key_mask_BL, keep_places))
+
+    def buckets_for(self, length: int) -> list[int]:
+        """Factors of the number of buckets in rows of `length` tokens; none where such rows attend in full."""
+        config, length = self.config, self.length or length
+        if length <= config.full_below:
+            return []
+        return config.n_buckets or auto_buckets(length, config.chunk_len)
 
     def attend_in_buckets(
-        self, qk: Tensor, v: Tensor, bucket: Tensor, n_buckets: Sequence[int], key_mask_BL: Tensor | None = None
+        self,
+        qk: Tensor,
+        v: Tensor,
+        bucket: Tensor,
+        n_buckets: Sequence[int],
+        key_mask_BL: Tensor | None = None,
+        padding_keeps_places: bool = False,
     ) -> Tensor:
-        """The heads' outputs (B, H, L, d) of shared queries and keys in given buckets."""
+        """The heads' outputs (B, H, L, d) of shared queries and keys in given buckets; see `ops.lsh`."""
         config = self.config
         return lsh_attention(
             qk,
@@ -80,6 +101,7 @@ class LSHAttention(nn.Module):
             attend_across_buckets=config.attend_across_buckets,
             allow_duplicates=config.allow_duplicates,
             dropout_mask_mK=self._dropout_mask(qk),
+            padding_keeps_places=padding_keeps_places,
         )
 
     def attend(self, qk_BHLd: Tensor, k: None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
@@ -155,17 +177,18 @@ class LSHCache(Cache):
         self.kv.reorder(rows_B)
         if self.projections is not None:
             self.projections.reorder(rows_B)
-        for kept in (self.rotations_BHdRn, *self.table):
+        for kept in self.table:  # the rotations are the same for all rows
             kept.copy_(kept.index_select(0, rows_B))
 
 
 class LSHStepper:
     """`LSHAttention` for one token a row.
 
-    The number of buckets follows from the cache's capacity and the rotations are drawn once a generation; a token
-    attends to the last 2 chunk_len tokens of its bucket in every round, and to none of other buckets. That is not
-    what the pass over whole rows does to the last bit: there later tokens move the borders of the chunks, and, in the
-    authors' later form, a chunk is seen across buckets. A capacity of at most `full_below` hashes nothing.
+    The number of buckets is that of training (`buckets_for`). The rotations are drawn once a generation, the same for
+    all its rows, so that equal rows go on alike. A token attends to the last 2 chunk_len tokens of its bucket in every
+    round, and to none of other buckets. That is not what the pass over whole rows does to the last bit: there later
+    tokens move the borders of the chunks, and, in the authors' later form, a chunk is seen across buckets. Rows of at
+    most `full_below` tokens hash nothing.
     """
 
     def __init__(self, layer: LSHAttention, *, int8: bool) -> None:
@@ -176,13 +199,13 @@ class LSHStepper:
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache | LSHCache:
         """Room for `capacity` tokens a row; the rotations are drawn from PyTorch's random state."""
         layer, config = self._layer, self._layer.config
-        if capacity <= config.full_below:
+        n_buckets = layer.buckets_for(capacity)
+        if not n_buckets:
             return self._in_full.new_cache(batch, capacity, like)
         n_heads = self._projections.n_heads
-        n_buckets = config.n_buckets or auto_buckets(capacity, config.chunk_len)
         rotations = make_rotations(
-            batch, n_heads, layer.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
-        )
+            1, n_heads, layer.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
+        ).repeat(batch, 1, 1, 1, 1)
         table = empty_table(
             batch, n_heads, config.n_hashes, prod(n_buckets), min(2 * config.chunk_len, capacity), device=like.device
         )

@@ -27,8 +27,11 @@ class LSHConfig:
     `n_hashes` rounds; `n_buckets` one even number or a list of even factors, empty for the authors' rule (two buckets a
     chunk); `chunk_len` queries a chunk, which see their own chunk, the one before and, unless causal, the one after.
     The paper's equations forbid attention across buckets and count a pair found in several rounds once; the authors'
-    later code does neither. Sequences of at most `full_below` tokens attend in full and hash nothing (Terraformer:
-    hashing pays on long inputs only).
+    later code does neither. Rows of at most `full_below` tokens attend in full and hash nothing (Terraformer: hashing
+    pays on long inputs only). The number of buckets and `full_below` go by the length of the model's rows, so that a
+    shorter row, or one that is decoded, is hashed as in training. Padding has a bucket of its own and changes nothing
+    for a real token; with `padding_in_chunks`, as in the authors' code, it takes places among the tokens of a joined
+    row, and beside the ends of a round.
     """
 
     n_hashes: int = 2
@@ -37,6 +40,7 @@ class LSHConfig:
     attend_across_buckets: bool = False
     allow_duplicates: bool = False
     full_below: int = 0
+    padding_in_chunks: bool = False
 
 
 @dataclass

@@ -6,10 +6,11 @@ token. All its attention is causal self-attention, two sub-layers a block.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from efftx.layers.initialize import glorot_
-from efftx.models.block import ALONE, LAYER_NORM_EPS, Context
+from efftx.models.block import LAYER_NORM_EPS, Context
 from efftx.models.streams import ReversibleConfig, Streams, merge, split
 from efftx.ops.concatenation import cut_after, join_after
 
@@ -40,9 +41,14 @@ class Concatenated(nn.Module):
         return split(self.norm(self.bridge(merge(encoded))), self.reversible)
 
     def enter(self, x_BLD: Tensor, encoded: Streams, is_token_BE: Tensor) -> tuple[Streams, Context]:
-        """The joined streams (B, E + L, d_model). What follows a row's last token is hidden by causality alone."""
+        """The joined streams (B, E + L, d_model), and in the context that what follows a row's last token is padding.
+
+        Causality hides it from the tokens; hash attention must besides give it no place among them.
+        """
         n_B = is_token_BE.sum(1)
-        return tuple(join_after(stream, x_BLD, n_B) for stream in encoded), ALONE
+        joined = tuple(join_after(stream, x_BLD, n_B) for stream in encoded)
+        place_J = torch.arange(joined[0].shape[1], device=n_B.device)
+        return joined, Context(key_mask_BL=place_J < (n_B + x_BLD.shape[1])[:, None])
 
     def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
         """The rows of the decoder's tokens, (B, length, width)."""

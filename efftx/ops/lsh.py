@@ -39,13 +39,16 @@ def lsh_attention(
     allow_duplicates: bool = False,
     key_mask_BL: Tensor | None = None,
     dropout_mask_mK: Tensor | None = None,
+    padding_keeps_places: bool = False,
 ) -> Tensor:
     """Shared-QK attention over the union of what all hashing rounds bring near (Reformer, section 2 and appendix A).
 
     Takes queries (not normalised; the key is the query at unit length, and the logit is their product without a further
     scale), values, and buckets (B, H, R, L) without the round's offset, all below `n_buckets_total`; gives (B, H, L,
-    v). Any length is taken. `key_mask_BL` is False where a token is padding: no query attends to it. The neighbours of
-    a chunk are the chunk before it and, unless `causal`, the one after it, wrapping around over the chunks of all
+    v). Any length is taken. `key_mask_BL` is False where a token is padding: no query attends to it, and a real token's
+    output is that of a row without it; the output of padding itself is of no use. With `padding_keeps_places` a chunk
+    of padding is a neighbour like any other, as in the authors' code, where padding so hides neighbours. Those of a
+    chunk are the chunk before it and, unless `causal`, the one after it, wrapping around over the chunks of all
     rounds; a chunk stands in a window once, also where there are fewer chunks than places. A token attends to itself
     only where no round finds another target.
 
@@ -69,6 +72,8 @@ def lsh_attention(
         across_buckets=attend_across_buckets,
         count_rounds=not allow_duplicates and bucket_BHRL.shape[2] > 1,
         n_buckets=n_buckets_total,
+        # Causal attention inside buckets crosses no end of a round, where alone padding stands between chunks.
+        packs=key_mask_BL is not None and not padding_keeps_places and (attend_across_buckets or not causal),
     )
     if dropout_mask_mK is not None:
         window = (chunk_len, chunk_len * (2 if causal else 3))
@@ -302,6 +307,11 @@ def _unwrap(grad_Jmx: Tensor, run: Run, form: Form) -> Tensor:
     n_sequences = run.entry_NLR.shape[0]
     grad_NJmx = grad_Jmx.unflatten(0, (n_sequences, -1))
     n_chunks = grad_NJmx.shape[1]
+    if run.places is not None:
+        row_N1 = torch.arange(n_sequences, device=grad_Jmx.device)[:, None]
+        for copy_N1, copied_N1 in zip(run.places.copy_NX.split(1, 1), run.places.copied_NX.split(1, 1), strict=True):
+            grad_NJmx[row_N1, copied_N1] += grad_NJmx[row_N1, copy_N1]
+        return grad_Jmx
     if form.n_before:
         grad_NJmx[:, n_chunks - 1 - form.n_after] += grad_NJmx[:, 0]
     if form.n_after:
@@ -320,6 +330,10 @@ def _lse_of_entries(lse_NL: Tensor, run: Run, form: Form) -> Tensor:
     lse_Jm = lse_NL.flatten()[run.row_E].view(run.key_code_Jm.shape)
     lse_NJm = lse_Jm.unflatten(0, (lse_NL.shape[0], -1))
     n_chunks = lse_NJm.shape[1]
+    if run.places is not None:
+        lse_NJm.scatter_(1, run.places.copy_NX[:, :, None].expand(-1, -1, lse_NJm.shape[2]), torch.inf)
+        lse_NJm[:, n_chunks - form.n_after :] = torch.inf
+        return lse_Jm
     lse_NJm[:, : form.n_before] = torch.inf
     lse_NJm[:, n_chunks - form.n_after :] = torch.inf
     return lse_Jm

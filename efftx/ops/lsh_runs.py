@@ -25,7 +25,11 @@ FORBIDDEN = 2.0**100
 
 @dataclass(frozen=True)
 class Form:
-    """What decides, besides the tensors, which pairs are allowed."""
+    """What decides, besides the tensors, which pairs are allowed.
+
+    `packs`: a row's chunks of padding alone are neighbours of no other chunk, so that its real tokens see what they
+    would see in a row without padding.
+    """
 
     chunk_len: int
     n_before: int
@@ -34,6 +38,7 @@ class Form:
     across_buckets: bool
     count_rounds: bool
     n_buckets: int
+    packs: bool
 
     @property
     def n_window(self) -> int:
@@ -53,6 +58,55 @@ class Run:
     window_bias_mK: Tensor | None  # noqa: N815
     query_rounds_SJm: Tensor | None  # noqa: N815
     key_rounds_SJm: Tensor | None  # noqa: N815
+    places: Places | None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the chunks of each sequence of a run stand, where padding is packed behind the others.
+
+    A copy is a chunk that stands a second time, as a neighbour; it does not act as a query. `copied` are the places of
+    the chunks that the first of them, at the ends of the real chunks, are copies of.
+    """
+
+    chunk_NJ: Tensor  # noqa: N815 - place -> chunk, counted over the rounds
+    place_NC: Tensor  # noqa: N815 - chunk -> place
+    copy_NX: Tensor  # noqa: N815
+    copied_NX: Tensor  # noqa: N815
+
+
+def places_of(valid_NL: Tensor, n_rounds: int, form: Form) -> Places:
+    """The order of a group's chunks: of each sequence those with real tokens, their ends wrapped, then the others.
+
+    The wrapped neighbours are what a row without padding has: the last chunk before the first and, where a window
+    looks ahead, the first one behind the last, unless the window holds that chunk already.
+    """
+    n_sequences, length = valid_NL.shape
+    device, m = valid_NL.device, form.chunk_len
+    n_each = length // m
+    n_chunks = n_rounds * n_each
+    real_each_N1 = (valid_NL.sum(1, keepdim=True) + m - 1).div(m, rounding_mode="floor").clamp(min=1)
+    n_real_N1 = n_rounds * real_each_N1
+    chunk_C = torch.arange(n_chunks, device=device)
+    is_padding_NC = chunk_C % n_each >= real_each_N1
+    order_NC = (chunk_C + n_chunks * is_padding_NC).argsort(-1)
+    # One more place at the end: the copy behind the real chunks pushes the padding one further.
+    place_C = chunk_C + form.n_before + form.n_after * (chunk_C >= n_real_N1)
+    padding = n_chunks - 1  # the last chunk, of padding wherever a sequence has any such
+    chunk_NJ = chunk_C.new_full((n_sequences, n_chunks + form.n_before + 2 * form.n_after), padding)
+    chunk_NJ.scatter_(1, place_C.expand_as(order_NC), order_NC)
+    copies, copied = [], []
+    if form.n_before:
+        last_N1 = order_NC.gather(1, n_real_N1 - 1)
+        copies.append(torch.zeros_like(n_real_N1))
+        copied.append(torch.where(n_real_N1 > 1 + form.n_after, last_N1, padding))
+    if form.n_after:
+        copies.append(n_real_N1 + form.n_before)
+        copied.append(torch.where(n_real_N1 > 1 + form.n_after, 0, padding))
+    place_NC = torch.empty_like(order_NC).scatter_(1, order_NC, place_C.expand_as(order_NC))
+    copy_NX, copied_NX = torch.cat(copies, 1), torch.cat(copied, 1)
+    chunk_NJ.scatter_(1, copy_NX, copied_NX)
+    return Places(chunk_NJ, place_NC, copy_NX, place_NC.gather(1, copied_NX))
 
 
 def groups(order_NRL: Tensor, form: Form) -> Iterator[slice]:
@@ -83,9 +137,12 @@ def prepare_run(order_NRL: Tensor, bucket_NRL: Tensor, valid_NL: Tensor | None, 
     n_sequences, n_rounds, length = order_NRL.shape
     device, m = order_NRL.device, form.chunk_len
     n_chunks = n_rounds * length // m
+    places = places_of(valid_NL, n_rounds, form) if form.packs and form.n_before and valid_NL is not None else None
 
     def chunks_of_run(entry_NRL: Tensor) -> Tensor:
         entry_NCm = entry_NRL.reshape(n_sequences, n_chunks, m)
+        if places is not None:
+            return entry_NCm.gather(1, places.chunk_NJ[:, :, None].expand(-1, -1, m)).flatten(0, 1)
         ends = (entry_NCm[:, n_chunks - form.n_before :], entry_NCm, entry_NCm[:, : form.n_after])
         return torch.cat(ends, 1).flatten(0, 1)
 
@@ -94,9 +151,15 @@ def prepare_run(order_NRL: Tensor, bucket_NRL: Tensor, valid_NL: Tensor | None, 
 
     place_L = torch.arange(length, device=device)
     rank_NRL = torch.empty_like(order_NRL).scatter_(-1, order_NRL, place_L.expand_as(order_NRL))
-    first_N11 = (sequence_N11 * (n_chunks + form.n_window - 1) + form.n_before) * m
     round_R1 = torch.arange(n_rounds, device=device)[:, None]
-    entry_NLR = (rank_NRL + first_N11 + round_R1 * length).transpose(1, 2).contiguous()
+    if places is None:
+        first_N11 = (sequence_N11 * (n_chunks + form.n_window - 1) + form.n_before) * m
+        entry_NRL = rank_NRL + first_N11 + round_R1 * length
+    else:
+        chunk_NX = ((rank_NRL + round_R1 * length) // m).flatten(1)
+        place_NRL = places.place_NC.gather(1, chunk_NX).view_as(rank_NRL)
+        entry_NRL = (sequence_N11 * places.chunk_NJ.shape[1] + place_NRL) * m + rank_NRL % m
+    entry_NLR = entry_NRL.transpose(1, 2).contiguous()
 
     invalid_NRL = None if valid_NL is None else (~valid_NL)[:, None].expand_as(order_NRL).gather(-1, order_NRL)
     key_bias_Jm = window_bias_mK = None
@@ -136,6 +199,7 @@ def prepare_run(order_NRL: Tensor, bucket_NRL: Tensor, valid_NL: Tensor | None, 
         window_bias_mK=window_bias_mK,
         query_rounds_SJm=query_rounds_SJm,
         key_rounds_SJm=key_rounds_SJm,
+        places=places,
     )
 
 

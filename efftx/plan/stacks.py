@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from efftx.config import Config
-from efftx.models.build import d_ff_of, n_encoder_layers
+from efftx.models.build import d_ff_of, decoder_length, n_encoder_layers
 from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
 
 
@@ -33,11 +33,6 @@ def input_length(config: Config) -> int:
 def tokens_of_row(config: Config) -> int:
     """What a row is counted as: its target tokens and the encoder's."""
     return config.target_length + input_length(config)
-
-
-def decoder_length(config: Config) -> int:
-    """The tokens that the decoder's blocks run over: its own, and in a concatenated stack the encoder's before them."""
-    return config.target_length + (input_length(config) if config.stack == "concatenated" else 0)
 
 
 def stacks(config: Config) -> list[Stack]:

@@ -12,7 +12,6 @@ from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.models.build import build_model
-from efftx.ops.lsh import make_rotations
 from tests.tolerances import ROUNDING, assert_close
 
 VOCABULARY = 23
@@ -137,6 +136,7 @@ LSH = {
 }
 
 
+@pytest.mark.usefixtures("one_rotation")
 @pytest.mark.parametrize("lengths", [(5,), (0,), (3, 11, 0)], ids=str)
 @pytest.mark.parametrize("name", LSH)
 def test_hashing_step_by_step_is_the_full_pass_where_one_chunk_holds_the_row(
@@ -223,17 +223,24 @@ def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: 
     assert error.value.kind == "too_large"
 
 
+LATER_FORM = ("lsh.attend_across_buckets=true", "lsh.allow_duplicates=true")
+HASHING = {
+    "paper's form": (),
+    "duplicates allowed": ("lsh.allow_duplicates=true",),
+    "across buckets": ("lsh.attend_across_buckets=true",),
+    "authors' later form": LATER_FORM,
+    "authors' later form, one round": (*LATER_FORM, "lsh.n_hashes=1"),
+    "authors' later form, automatic buckets": (*LATER_FORM, "lsh.n_buckets=[]"),
+}
+
+
 @pytest.mark.parametrize("lengths", [(3, 40, 11), (0, 20, 30)], ids=str)
 @pytest.mark.parametrize("chunk_len", [4, 8])
+@pytest.mark.parametrize("form", HASHING)
 def test_hashing_a_prompt_does_not_depend_on_how_long_the_others_are(
-    lengths: tuple[int, ...], chunk_len: int, monkeypatch: pytest.MonkeyPatch
+    form: str, lengths: tuple[int, ...], chunk_len: int
 ) -> None:
-    def same_for_every_row(batch: int, *args: object, **settings: object) -> Tensor:
-        rotations = make_rotations(1, *args, **settings)  # type: ignore[arg-type]
-        return rotations.repeat(batch, *[1] * (rotations.dim() - 1))
-
-    monkeypatch.setattr("efftx.layers.lsh.make_rotations", same_for_every_row)
-    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", f"lsh.chunk_len={chunk_len}")
+    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", f"lsh.chunk_len={chunk_len}", *HASHING[form])
     prepared = PreparedModel(_model(overrides, "stdlib"))
     prompts = [row[:n].tolist() for row, n in zip(_tokens(len(lengths), max(lengths)), lengths, strict=True)]
 
@@ -244,6 +251,62 @@ def test_hashing_a_prompt_does_not_depend_on_how_long_the_others_are(
 
     alone = torch.cat([logits_of(prompt) for prompt in prompts])
     assert_close(logits_of(*prompts), alone, ROUNDING, "prompts of several lengths")
+
+
+@pytest.mark.parametrize("capacity", [8, 30, 64])
+@pytest.mark.parametrize("form", HASHING)
+def test_hashing_a_prompt_is_hashing_a_row_of_training_whatever_the_capacity(form: str, capacity: int) -> None:
+    """The prompt's logits are those of the pass over the prompt alone: the number of buckets is the model's."""
+    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_buckets=[4]", "lsh.chunk_len=4", *HASHING[form])
+    model = _model(overrides, "stdlib")
+    tokens = _tokens(1, 7)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        expected = model(torch.nn.functional.pad(tokens, (0, 1)))[:, -1]
+    torch.manual_seed(2)
+    session = CachedSession(PreparedModel(model), capacity, 1)
+    assert_close(session.start([tokens[0].tolist()]), expected, ROUNDING, "the prompt")
+
+
+@pytest.mark.parametrize("length", [8, 20])
+def test_rows_that_attend_in_full_in_training_do_so_in_decoding(length: int) -> None:
+    """Neither a short capacity nor a short prompt makes a model that hashes attend in full, or the other way round."""
+    overrides = ("model=reformer", "attention=[lsh]", "lsh.n_hashes=1", "lsh.n_buckets=[8]", "lsh.chunk_len=4")
+    tokens = _tokens(1, length)
+    for full_below in (0, 32, 64):
+        model = _model((*overrides, f"lsh.full_below={full_below}"), "stdlib")
+        torch.manual_seed(2)
+        with torch.no_grad():
+            expected = model(torch.nn.functional.pad(tokens, (0, 1)))[:, -1]
+        torch.manual_seed(2)
+        session = CachedSession(PreparedModel(model), length + 1, 1)
+        assert_close(session.start([tokens[0].tolist()]), expected, ROUNDING, f"full_below={full_below}")
+
+
+@pytest.mark.parametrize("form", ["paper's form", "authors' later form", "authors' later form, automatic buckets"])
+@pytest.mark.parametrize("n_padding", [1, 12, 40])
+def test_padding_behind_an_input_changes_nothing_that_is_said(form: str, n_padding: int) -> None:
+    hashing = ("lsh.n_buckets=[8]", "lsh.chunk_len=4", *HASHING[form])
+    if "later" not in form:
+        hashing = (*hashing, "lsh.attend_across_buckets=false", "lsh.allow_duplicates=false")
+    prepared = PreparedModel(_model(("model=terraformer", "positions.max_len=128", *hashing), "stdlib"))
+    inputs = _tokens(1, 20)
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        torch.manual_seed(2)
+        session = CachedSession(prepared, 8, 1, inputs)
+        return torch.stack([session.start([[4, 5]]), *(session.step(torch.tensor([t])) for t in (6, 7))])
+
+    padded = torch.nn.functional.pad(inputs, (0, n_padding))
+    assert_close(logits_of(padded), logits_of(inputs), ROUNDING, "an input with padding")
+
+
+def test_the_rows_of_a_hashing_generation_say_the_same_after_the_same() -> None:
+    prepared = PreparedModel(_model(("model=reformer", "attention=[lsh]", "lsh.chunk_len=4"), "stdlib"))
+    session = CachedSession(prepared, 60, 3)
+    prompt = _tokens(1, 40)[0].tolist()
+    for logits in (session.start([prompt] * 3), session.step(torch.tensor([4, 4, 4]))):
+        assert_close(logits, logits[:1].expand(3, -1), ROUNDING, "three rows")
 
 
 @pytest.mark.parametrize("name", ["transformer", "sparse QKV", "everything"])

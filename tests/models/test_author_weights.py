@@ -159,7 +159,13 @@ TERRAFORMERS = {
     ),
     "terraformer_lsh": (
         *(*TERRAFORMER, *NO_EXTRAS, "n_heads=2", "n_layers=2", "n_encoder_layers=1", "sparse_ff.N=8"),
-        *("lsh.n_hashes=2", "lsh.n_buckets=[8]", "lsh.chunk_len=16", "positions.kind=digits"),
+        *(
+            "lsh.n_hashes=2",
+            "lsh.n_buckets=[8]",
+            "lsh.chunk_len=16",
+            "lsh.padding_in_chunks=true",
+            "positions.kind=digits",
+        ),
     ),
     "terraformer_sparse": (
         *(*TERRAFORMER, "n_heads=4", "n_layers=2", "n_encoder_layers=2", "sparse_ff.N=8", "sparse_qkv.S=4"),

@@ -92,9 +92,60 @@ def test_output_and_gradients_are_those_of_the_rank_oracle(shape: str, form: str
             **FORMS[form],
         }
         assert_all_close(
-            output_and_gradients(lsh_attention, q, v, bucket, **options),
+            output_and_gradients(lsh_attention, q, v, bucket, padding_keeps_places=True, **options),
             output_and_gradients(lsh_attention_by_rank, q, v, bucket, **options),
         )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    n_padding=st.integers(0, 30),
+    chunk_len=st.integers(1, 9),
+    n_rounds=st.integers(1, 3),
+    n_buckets=st.sampled_from([1, 2, 6]),
+    form=st.sampled_from(sorted(FORMS)),
+    causal=st.booleans(),
+    at_the_end=st.booleans(),
+)
+def test_padding_changes_no_real_token_and_no_gradient(
+    seed: int,
+    lengths: list[int],
+    n_padding: int,
+    chunk_len: int,
+    n_rounds: int,
+    n_buckets: int,
+    form: str,
+    causal: bool,
+    at_the_end: bool,
+) -> None:
+    """Rows of several lengths, padded to one, against each row alone."""
+    length = max(lengths) + n_padding + 1
+    q, v, bucket = inputs(length, n_rounds, n_buckets, batch=len(lengths), seed=seed)
+    order = (
+        torch.arange(length) if at_the_end else torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+    )
+    mask = torch.zeros(len(lengths), length, dtype=torch.bool)
+    for row, n in enumerate(lengths):
+        mask[row, order[:n]] = True
+    options = {"n_buckets_total": n_buckets, "chunk_len": chunk_len, "causal": causal, **FORMS[form]}
+    out = lsh_attention(q, v, bucket, key_mask_BL=mask, **options)
+    assert out.isfinite().all()
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    grad_q, grad_v = torch.autograd.grad((out * weight * mask[:, None, :, None]).sum(), (q, v))
+    assert not grad_q[~mask[:, None].expand(-1, 2, -1)].any()
+    assert not grad_v[~mask[:, None].expand(-1, 2, -1)].any()
+    for row, n in enumerate(lengths):
+        real = mask[row].nonzero()[:, 0]
+        if not n:
+            continue
+        alone_q, alone_v = (t[row : row + 1, :, real].detach().requires_grad_() for t in (q, v))
+        alone = lsh_attention(alone_q, alone_v, bucket[row : row + 1, :, :, real], **options)
+        torch.testing.assert_close(out[row, :, real], alone[0], atol=1e-12, rtol=1e-12)
+        grads = torch.autograd.grad((alone * weight[row : row + 1, :, real]).sum(), (alone_q, alone_v))
+        for grad, expected in zip((grad_q, grad_v), grads, strict=True):
+            torch.testing.assert_close(grad[row, :, real], expected[0], atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
