@@ -7,7 +7,7 @@ DEMO ?= demo
 EXTRAS ?= dev
 PINS ?= constraints/dev.txt
 
-.PHONY: demo test lint types report smoke wheel clean
+.PHONY: demo test lint types report smoke soak wheel clean
 
 $(BIN)/efftx: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,13 @@ types: $(BIN)/efftx
 # Every item at the size that only proves the path, in roots of its own.
 smoke: $(BIN)/efftx
 	EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs $(BIN)/efftx reproduce all size=smoke
+
+# Flips one bit in every kind of file that efftx reads back, FLIPS times each, and kills KILLS commands at random moments:
+# an hour on two cores. Fails where anything was silently wrong, lost, left behind or ended in a traceback.
+FLIPS ?= 500
+KILLS ?= 100
+soak: $(BIN)/efftx
+	$(BIN)/python -m tests.soak --flips $(FLIPS) --kills $(KILLS)
 
 report: $(BIN)/efftx
 	$(BIN)/efftx report

@@ -1,0 +1,221 @@
+"""Commands killed at random moments: what the same command then gives is what it gives when nobody stops it.
+
+The commands run in forks of this process, which has imported everything and run nothing: a kill falls into the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efftx.cli import main
+from efftx.core.files import DamagedFileError
+from efftx.errors import UserError
+from efftx.reproduce.experiment import load_experiments
+from efftx.reproduce.records import RecordStore
+from efftx.training import loop
+from efftx.training.run_directory import read_config, read_metrics, read_result
+from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING, use_roots
+
+KILLED, TOO_LATE, LOST, TRACEBACK, LITTER = "killed", "too late", "lost", "traceback", "litter"
+COLUMNS = (KILLED, TOO_LATE, LOST, TRACEBACK, LITTER)
+IN_A_ROW = 4
+"""Kills before the command may come to its end."""
+
+assert loop.train is not None, "imported for the forks"
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A command, and what it leaves: `gives` reads all of it; `check` reads what a kill left, as other commands do.
+
+    `begin` lays out what it starts from; a `cold` one finds no kernels and compiles them.
+    """
+
+    name: str
+    words: list[str]
+    gives: Callable[[Path, dict[str, Any]], Any]
+    check: Callable[[Path], object]
+    begin: Callable[[Path], object] = lambda folder: None
+    cold: bool = False
+
+
+def kill_all(n: int, folder: Path, seed: int = 0) -> dict[str, Counter[str]]:
+    """For every victim, what came of its part of `n` kills."""
+    victims = _victims()
+    warm = folder / "warm"
+    _run(victims[0], warm)
+    shares = [n // len(victims) + (number < n % len(victims)) for number in range(len(victims))]
+    return {
+        victim.name: kill(victim, share, warm, folder / victim.name, random.Random(f"{seed} {victim.name}"))
+        for victim, share in zip(victims, shares, strict=True)
+        if share
+    }
+
+
+def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) -> Counter[str]:
+    """What came of `n` kills of one command, which finds the caches of `warm`."""
+    found: Counter[str] = Counter()
+
+    def place(name: str) -> Path:
+        new = folder / name
+        new.mkdir(parents=True)
+        if not victim.cold:
+            shutil.copytree(warm / "cache", new / "cache")
+            shutil.copytree(warm / "tmp", new / "tmp")
+        use_roots(new)
+        victim.begin(new)
+        return new
+
+    reference = place("reference")
+    started = time.monotonic()
+    right = _gives(victim, reference, *_run(victim, reference))
+    seconds = time.monotonic() - started
+    while found[KILLED] < n:
+        here = place("here")
+        for _ in range(min(IN_A_ROW, n - found[KILLED])):
+            code, _, err = _run(victim, here, kill_after=draw.uniform(0, seconds))
+            trouble = "Traceback" in err
+            try:
+                victim.check(here)
+            except UserError as error:
+                found[LOST] += 1
+                print(f"{LOST}: {victim.name}: {error.message}", flush=True)
+            except Exception:
+                trouble = True
+                traceback.print_exc()
+            found[TRACEBACK] += trouble
+            if code != -signal.SIGKILL:
+                found[TOO_LATE] += 1
+                break
+            found[KILLED] += 1
+        code, out, err = _run(victim, here)
+        found[TRACEBACK] += "Traceback" in err
+        if _gives(victim, here, code, out, err) != right:
+            found[LOST] += 1
+            print(f"{LOST}: {victim.name}: exit code {code}\n{err}", flush=True)
+        if left := _litter(here):
+            found[LITTER] += len(left)
+            print(f"{LITTER}: {victim.name}: {', '.join(map(str, left))}", flush=True)
+        shutil.rmtree(here)
+    return found
+
+
+def _run(victim: Victim, folder: Path, kill_after: float | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command in a fork of this process."""
+    use_roots(folder)
+    out, err = folder / "out", folder / "err"
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            for path, descriptor in ((out, 1), (err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            code = main([*victim.words, "--json"])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), out.read_text() if out.exists() else "", err.read_text()
+
+
+def _gives(victim: Victim, folder: Path, code: int, out: str, err: str) -> Any:
+    if code:
+        return f"exit code {code}: {out}{err}"
+    return victim.gives(folder, json.loads(out))
+
+
+def _litter(folder: Path) -> list[Path]:
+    """Temporary files and folders that should have been swept, but for those of the system's own folder."""
+    hidden = (path for path in folder.rglob(".*") if folder / "tmp" not in path.parents)
+    return [path for path in hidden if path.suffix == ".tmp" or path.name.startswith((".writing-", ".making-"))]
+
+
+# ---- the victims -----------------------------------------------------------------------------------------------------
+
+
+def _victims() -> list[Victim]:
+    return [
+        Victim("train", ["train", *TRAINING], _training, _check_runs),
+        Victim("train, cold", ["train", *TRAINING], _training, _check_runs, cold=True),
+        Victim("prepare", ["data", "prepare", "c4", *DATA[1:]], lambda folder, answer: _without_path(answer), _nothing),
+        Victim("reproduce", REPRODUCTION, _records, _check_records),
+        Victim("report", ["report"], lambda folder, answer: _files(folder), _check_report, _begin_report),
+    ]
+
+
+def _nothing(folder: Path) -> None:
+    """Half-prepared data has no name that a command reads."""
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "runs").glob("*") if path.is_dir())
+
+
+def _training(folder: Path, answer: dict[str, Any]) -> Any:
+    (run,) = _runs(folder)
+    return {key: answer[key] for key in ("hash", "step", "metrics", "weights_sha256")}, read_metrics(run)
+
+
+def _check_runs(folder: Path) -> None:
+    for run in _runs(folder):
+        read_config(run)
+        read_result(run)
+        read_metrics(run)
+
+
+def _without_path(answer: dict[str, Any]) -> Any:
+    return [{key: value for key, value in row.items() if key != "path"} for row in answer["data"]]
+
+
+def _records(folder: Path, answer: dict[str, Any]) -> Any:
+    assert answer["items"][0]["failed"] == 0, answer
+    _check_records(folder)
+    found = RecordStore().read_all(ITEM)
+    return [(r.row, r.seed, r.hash, r.metrics, r.first_losses, r.curve, r.data) for r in found]
+
+
+def _check_records(folder: Path) -> None:
+    for error in RecordStore().damaged([ITEM]):
+        raise error
+    _check_runs(folder)
+
+
+def _begin_report(folder: Path) -> None:
+    """An older report, and the committed records of two items."""
+    source = Path(__file__).parents[2] / "results" / "records"
+    for item in ("reformer/figure1", "reformer/figure5b"):
+        shutil.copytree(source / item, folder / "results" / "records" / item)
+    (folder / "results" / "report").mkdir()
+    for name in ("README.md", "index.html", "reformer-figure1.csv", "reformer-figure1.md", "gone.md"):
+        (folder / "results" / "report" / name).write_text("old")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "results" / "report").iterdir())}
+
+
+def _check_report(folder: Path) -> None:
+    right = _files(folder.parent / "reference")
+    for name, data in _files(folder).items():
+        if not name.startswith(".") and data not in (b"old", right.get(name)):
+            raise DamagedFileError(folder / "results" / "report" / name, "it is neither the old file nor the new one")
+    for error in RecordStore().damaged(load_experiments()):
+        raise error
