@@ -276,7 +276,7 @@ def load_latest(
             _clean(folder)
     for path in reversed(_complete(folder)):
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(path) if not read_only else _read_beside_writer(path)
         except DamagedFileError as damage:
             moved = ""
             if not read_only:
@@ -311,6 +311,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, document["step"], model, optimizer, document["meta"])
 
 
+def _read_beside_writer(path: Path) -> Checkpoint:
+    try:
+        return read_checkpoint(path)
+    except DamagedFileError:  # or a training has just put another of the same step in its place
+        return read_checkpoint(path)
+
+
 def _verified(path: Path) -> dict[str, Any]:
     """What state.json says, once every file has the size and the checksum of the manifest."""
     manifest = read_document(path / MANIFEST_FILE)
@@ -327,7 +334,8 @@ def _verified(path: Path) -> dict[str, Any]:
         if checksum != manifest[name]["sha256"]:
             raise DamagedFileError(file, "it does not have its checksum")
     document = read_document(path / STATE_FILE)
-    assert document is not None, "its checksum was verified"
+    if document is None:
+        raise DamagedFileError(path / STATE_FILE, "it is missing")
     return document
 
 

@@ -20,8 +20,7 @@ from efftx.evaluation.generation import evaluate_generation
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
-from efftx.training.checkpoint import load_latest
-from efftx.training.pretrained import with_vocabulary_of
+from efftx.training.pretrained import final_checkpoint, with_vocabulary_of
 
 if TYPE_CHECKING:
     from efftx.config import Config
@@ -89,9 +88,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     devices.set_determinism(config.n_threads)
     config = with_vocabulary_of(config, run)
     dataset = open_dataset(config.data, config.objective)
-    checkpoint = load_latest(run / "checkpoints", read_only=True)
-    if checkpoint is None:
-        raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
+    checkpoint = final_checkpoint(run)
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
     carry_weights(model, checkpoint.model, carry)
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
@@ -100,14 +97,15 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
 def latency_of(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:
     """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in.
 
-    Empty, and why is noted, where another timing holds the machine, the caches do not fit, or a mechanism has no form
-    for decoding: a finished training loses nothing over it.
+    Empty, and why is noted, where it cannot be measured: another timing holds the machine, the caches do not fit, a
+    mechanism has no form for decoding, or anything else goes wrong. A finished training loses nothing over it.
     """
-    batch = dataset.batch("test", 0, 0, 1)
-    inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
     try:
+        batch = dataset.batch("test", 0, 0, 1)
+        inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
         with allocating("decoding a row", "a smaller data.length or a smaller d_model"), exclusive(LATENCY_WAITS):
             return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
-    except UserError as error:
-        note(f"decoding was not timed: {error.message}")
+    except Exception as error:
+        why = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        note(f"decoding was not timed: {why}")
         return {}

@@ -194,7 +194,6 @@ def train(
 
         metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
         digest_of_weights = weights_sha256(dict(model.named_parameters()))
-        latency = {} if replaying else latency_of(model, dataset, device, progress.note)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -205,7 +204,6 @@ def train(
                 "train_seconds": state.train_seconds,
                 "seconds_per_step": state.train_seconds / max(state.step, 1),
                 "tokens_per_second": state.step * tokens_a_step / state.train_seconds if state.train_seconds else 0.0,
-                **latency,
             },
             weights_sha256=digest_of_weights,
             first_losses=state.first_losses,
@@ -214,7 +212,10 @@ def train(
         )
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
-            run.finish({**asdict(result), "run": None, "environment": asdict(devices.environment())})
+            whole = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
+            run.finish(whole)  # before decoding is timed: whatever happens there, even a crash, takes no result
+            result.timings |= latency_of(model, dataset, device, progress.note)
+            run.finish({**whole, "timings": result.timings})
         return result
 
 

@@ -15,8 +15,8 @@ from efftx.data.dataset import Dataset
 from efftx.data.tokenizer import VocabularyConfig, read_vocabulary
 from efftx.errors import UserError
 from efftx.models.carry import carry_weights
-from efftx.training.checkpoint import load_latest
-from efftx.training.run_directory import read_config, read_result
+from efftx.training.checkpoint import Checkpoint, load_latest
+from efftx.training.run_directory import RESULT_FILE, read_config, read_result
 
 if TYPE_CHECKING:
     from efftx.config import Config
@@ -89,15 +89,28 @@ def read_vocabulary_file(run: Path) -> bytes | None:
     return read_checked(run / VOCABULARY_FILE, "Start the same training again: it writes the file anew.")
 
 
+def final_checkpoint(run: Path) -> Checkpoint:
+    """The checkpoint that the run at `run` ended with; UserError where there is none, or a damaged one.
+
+    Never the one before a damaged one: what is measured of it would pass for the run's own.
+    """
+    damage: list[str] = []
+    found = load_latest(run / "checkpoints", on_damage=damage.append, read_only=True)
+    if damage:
+        hint = f"Remove {run / RESULT_FILE}: the same training then goes on from the checkpoint before."
+        raise UserError("damaged_file", damage[0].partition(";")[0] + ".", hint)
+    if found is None:
+        raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
+    return found
+
+
 def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
     """Copies the weights of the last checkpoint of `run` into `model`.
 
     Both have the same weights, but for tables of learned positions: a longer one is cut to the model's rows, its first
     positions are kept. UserError, naming the weight, for any other difference, and for another vocabulary.
     """
-    checkpoint = load_latest(run / "checkpoints", read_only=True)
-    if checkpoint is None:
-        raise UserError("missing_file", f"pretrained={run} has no checkpoint.", "Train it again: `efftx train`.")
+    checkpoint = final_checkpoint(run)
     _check_vocabulary(run, checkpoint.model, dataset)
     carry_weights(model, _cut_positions(model, checkpoint.model, run), None)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from efftx.bench.timing import lock_path
 from efftx.cli import main
 from efftx.core.artifact import read_document, write_document
 from efftx.decoding import latency
-from efftx.training import loop
+from efftx.training import evaluation
 from efftx.training.checkpoint import load_latest, weights_sha256
 
 LANGUAGE_MODEL = ["model=reformer", "data=stdlib", "size=smoke", "threads=1"]
@@ -51,7 +54,7 @@ def test_a_training_ends_with_its_latency_and_is_otherwise_what_it_was(
     assert checkpoint is not None
     assert weights_sha256(checkpoint.model) == timed["weights_sha256"]
 
-    monkeypatch.setattr(loop, "decoding_latency", lambda *_: {})
+    monkeypatch.setattr(evaluation, "decoding_latency", lambda *_: {})
     untimed = _trained(capsys, *words, f"run_dir={tmp_path / 'untimed'}")
     assert not FOUND & set(untimed["timings"])
     for key in ("metrics", "weights_sha256", "hash"):
@@ -99,8 +102,41 @@ def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
 def test_a_finished_training_loses_nothing_where_another_timing_holds_the_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "LATENCY_WAITS", 0.1)
+    monkeypatch.setattr(evaluation, "LATENCY_WAITS", 0.1)
     with FileLock(lock_path()):
         found = _trained(capsys, *LANGUAGE_MODEL, f"run_dir={tmp_path / 'busy'}")
     assert found["metrics"]
     assert not FOUND & set(found["timings"])
+
+
+CRASH = """
+import os, signal, sys
+from efftx.cli import main
+from efftx.training import evaluation
+evaluation.decoding_latency = lambda *_: os.kill(os.getpid(), signal.SIGBUS)
+main(sys.argv[1:])
+"""
+
+
+def test_a_crash_while_decoding_is_timed_takes_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*LANGUAGE_MODEL, f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run([sys.executable, "-c", CRASH, "train", *words], capture_output=True)
+    assert done.returncode == -signal.SIGBUS
+    found = _trained(capsys, *words)
+    assert found["resumed_from"] == found["step"]
+    assert found["metrics"]
+    assert not FOUND & set(found["timings"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such thing"), MemoryError(), OSError(5, "Input/output error")])
+def test_whatever_goes_wrong_while_decoding_is_timed_is_a_note(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(evaluation, "decoding_latency", fail)
+    assert main(["train", *LANGUAGE_MODEL, f"run_dir={tmp_path / 'run'}", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "decoding was not timed" in err
+    assert json.loads(out)["metrics"]

@@ -103,6 +103,21 @@ def test_a_vocabulary_that_has_changed_is_noticed_and_the_same_training_writes_i
     assert read_vocabulary_file(run) == whole
 
 
+def test_the_checkpoint_before_a_damaged_one_never_passes_for_the_runs_own(pretrained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pretrained, tmp_path / "run"))
+    (last,) = (run / "checkpoints").glob("step-*")
+    shutil.copytree(last, last.with_name("step-00000001"))
+    model = bytearray((last / "model.safetensors").read_bytes())
+    model[-1] ^= 1
+    (last / "model.safetensors").write_bytes(model)
+    config = compose([*COMMON, *C4])
+    with pytest.raises(UserError, match=f"{last.name} is damaged") as caught:
+        evaluate_run(run, config)
+    assert "result.json" in caught.value.hint
+    with pytest.raises(UserError, match=f"{last.name} is damaged"):
+        train(rte(run), tmp_path / "fine-tuned", silent=True)
+
+
 def test_a_run_that_is_not_there_or_not_finished_is_refused(pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         rte(tmp_path / "nowhere")
