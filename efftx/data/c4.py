@@ -22,7 +22,7 @@ from efftx.data.known_files import are, not_known
 from efftx.data.prepared import Prepared
 from efftx.data.samples import LICENCE as SAMPLES_LICENCE
 from efftx.data.samples import is_sample, resolve_path
-from efftx.data.text_files import sums_of
+from efftx.data.text_files import kind_of, sums_of
 from efftx.data.tokenizer import text_vocab_size, text_wording
 
 LICENCE = "ODC-BY 1.0; the texts are also under Common Crawl's terms of use"
@@ -85,7 +85,7 @@ def _on_the_hub(n_documents: int) -> Documents:
 def _local(path: Path, config: C4Config) -> Documents:
     """The documents of a user's files; a record calls them c4 only where their bytes are known to be of it."""
     english = path / ENGLISH.subset
-    files = find_documents(str(english if english.is_dir() else path), _LOCAL)
+    files = find_documents(str(english if kind_of(english) == "folder" else path), _LOCAL)
     sums = sums_of(files.all, _LOCAL)
     sample = is_sample(config.path)
     if not sample and not are("c4", sums):

@@ -89,7 +89,7 @@ def prepare_pairs(config: TextConfig, corpus: Corpus) -> tuple[Prepared, Vocabul
         digest = hashlib.sha256()
         counts = {split: _write_split(folder, split, read(split), vocabulary, dtype, digest) for split in SPLITS}
         if empty := [split for split in SPLITS if not counts[split].documents]:
-            message = f"data={config.name} has no documents for {' and '.join(empty)}."
+            message = f"There are no documents for {' and '.join(empty)} in {config.name}[{corpus.called(counts)}]."
             raise UserError("bad_value", message, "Give more documents, or a folder with a file for each split.")
         return {
             "name": config.name,

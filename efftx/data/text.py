@@ -31,6 +31,8 @@ _HINT = (
     "'texts/*.txt'."
 )
 
+_CONVERT = "Convert it: iconv -f LATIN1 -t UTF-8 (or from what it is, such as UTF-16LE)."
+
 
 @dataclass
 class TextFilesConfig(VocabularyConfig, SpanCorruptionConfig):
@@ -120,8 +122,10 @@ def _check_utf8(content: bytes, file: Path) -> None:
         content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        hint = "Convert it: iconv -f LATIN1 -t UTF-8 (or from what it is)."
-        raise UserError("bad_document", f"{file}, line {line} is not UTF-8.", hint) from error
+        raise UserError("bad_document", f"{file}, line {line} is not UTF-8.", _CONVERT) from error
+    if (place := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, place) + 1
+        raise UserError("bad_document", f"{file}, line {line} holds a NUL, so that it is no UTF-8 text.", _CONVERT)
 
 
 def prepare_text(config: TextFilesConfig, notes: tuple[str, ...] = ()) -> Prepared:

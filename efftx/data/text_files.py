@@ -85,6 +85,8 @@ def _told(path: Path, hint: str) -> Iterator[None]:
         raise UserError("missing_file", f"Cannot read {path}: {error.strerror}.", hint) from error
     except DamagedFileError as error:
         raise UserError("bad_file", f"Cannot read {path}: {error.why}.", hint) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def find_files(given: str, hint: str) -> list[Path]:
@@ -184,7 +186,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         with open_regular(path) as file:
-            head = file.read(6)
+            head = file.read(6) or b""  # None from a file of the kernel's that has nothing now
             file.seek(0)
             kind = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), None)
             if kind is None and path.suffix not in _MAGIC:

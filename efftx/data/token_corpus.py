@@ -44,9 +44,9 @@ def prepare_tokens(
         for split in SPLITS:
             found = _write_split(folder / f"{split}.bin", documents(split), vocabulary, dtype, digest)
             counts[split], n_bytes, left_out = found[0], n_bytes + found[1], left_out + found[2]
-            if not counts[split]:
-                message = f"The {split} split of data={name} has no documents."
-                raise UserError("bad_value", message, "Give at least 20 documents, or a folder that holds the splits.")
+        if empty := [split for split in SPLITS if not counts[split]]:
+            message = f"There are no documents for {' and '.join(empty)} in {variant(counts)}."
+            raise UserError("bad_value", message, "Give at least 20 documents, or a folder that holds the splits.")
         return {
             "name": name,
             "variant": variant(counts),

@@ -122,7 +122,7 @@ def test_one_file_is_split_90_5_5_by_documents(folder: Path) -> None:
     assert text_of(dataset, "valid") == "".join(f"{text}|" for text in TEXTS["train"][54:57])
     assert text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["train"][57:])
     assert "36+2+2 documents" in open_dataset(config(folder / "all.jsonl", n_documents=40)).variant
-    with pytest.raises(UserError, match="The valid split of data=jsonl has no documents"):
+    with pytest.raises(UserError, match="There are no documents for valid in jsonl"):
         open_dataset(config(folder / "all.jsonl", n_documents=9))
 
 
@@ -213,7 +213,7 @@ def with_nothing_in_test(folder: Path) -> None:
         (
             with_nothing_in_test,
             "bad_value",
-            "test split of data=jsonl has no documents",
+            "There are no documents for test in jsonl",
         ),
     ],
 )

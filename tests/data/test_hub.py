@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 

@@ -132,6 +132,7 @@ def test_another_name_or_another_byte_is_another_corpus(tmp_path: Path) -> None:
         (b"", "holds no text"),
         (b"\n \r\n\t\n", "holds no text"),
         (b"a\nb\n\xff\n", r"my\.txt, line 3 is not UTF-8"),
+        ("a\nb".encode("utf-16-le"), r"my\.txt, line 1 holds a NUL"),
         ("text".encode("utf-16"), "is UTF-16 or UTF-32 text"),
         (b"\xef\xbb\xbf", "holds no text"),
     ],

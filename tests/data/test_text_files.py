@@ -130,6 +130,8 @@ def test_what_is_no_file_is_told_and_never_waited_for(tmp_path: Path, harm: str)
         sums_of([path], "Give a file.")
     assert str(path) in raised.value.message
     assert raised.value.hint == "Give a file."
+    with pytest.raises(UserError, match="Cannot read"):
+        sums_of([Path("/proc/self/mem")], "")  # may be opened and not read
     if harm in ("pipe", "device"):
         with pytest.raises(UserError, match="no regular file"):
             read_text(path, 10)

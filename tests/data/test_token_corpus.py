@@ -112,6 +112,6 @@ def test_span_corruption_reads_the_same_array() -> None:
 
 
 def test_a_split_without_documents_is_refused_and_nothing_stays() -> None:
-    with pytest.raises(UserError, match="The valid split of data=text has no documents"):
+    with pytest.raises(UserError, match="There are no documents for valid in text"):
         prepare(read=lambda split: [] if split == "valid" else TEXTS[split])
     assert prepare().meta["documents"]["valid"] == 1
