@@ -49,13 +49,13 @@ def prepare_corpus(
 def open_bytes(prepared: Prepared, config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
     """A prepared byte corpus in rows of `config.length` tokens.
 
-    lm: vocabulary 256, the bytes themselves, unit bits/byte. span_corruption: byte b is id 3 + b, 359 ids with the
+    lm: vocabulary 256, the bytes themselves, unit bits/dim. span_corruption: byte b is id 3 + b, 359 ids with the
     sentinels, unit nats/token. `UserError` if a split is shorter than a row.
     """
     corpus = open_corpus(prepared, "uint8", n_symbols=256, symbols="bytes")
     if objective == "span_corruption":
         return SpanCorruption(corpus, config, ByteVocabulary(), offset=ByteVocabulary.first)
-    return LanguageModelRows(corpus, config.length, vocab_size=bytes_vocab_size(config), unit="bits/byte")
+    return LanguageModelRows(corpus, config.length, vocab_size=bytes_vocab_size(config), unit="bits/dim")
 
 
 def bytes_vocab_size(config: DataConfig, objective: str = "lm") -> int:

@@ -94,7 +94,7 @@ class Dataset(Protocol):
 
     @property
     def unit(self) -> str:
-        """The unit of the loss: `bits/byte` or `nats/token`."""
+        """The unit of the loss: `bits/dim` (a byte is a dimension) or `nats/token`."""
         ...
 
     @property

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-HEADINGS = {
+NAMES = {
     "bits_per_dim": "bits/dim",
-    "log_perplexity": "log-perplexity (nats)",
-    "accuracy": "accuracy (%)",
-    "sequence_accuracy": "whole sequences (%)",
-    "unit_agreement": "choices that noise leaves (%)",
-    "dead_units": "dead units (%)",
-    "loss": "loss (nats)",
+    "log_perplexity": "log-perplexity",
+    "sequence_accuracy": "whole sequences",
+    "unit_agreement": "agreement",
 }
-"""What a metric is called where people read it; a name that is not here is its own."""
+"""What a metric is called where people read it; of any other its own name, with spaces."""
+
+_UNITS = {
+    "log_perplexity": "nats/token",
+    "loss": "nats/token",
+    **dict.fromkeys(("accuracy", "sequence_accuracy", "unit_agreement", "dead_units"), "%"),
+}
+
+
+def heading(metric: str, unit: str | None = None) -> str:
+    """A metric's name and its unit (None: the one it has here), as an axis or a column is labelled: `accuracy (%)`."""
+    name = NAMES.get(metric, metric.replace("_", " "))
+    unit = _UNITS.get(metric, "") if unit is None else unit
+    return f"{name} ({unit})" if unit and unit not in (metric, name) else name
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -46,9 +56,9 @@ def accuracy(hits: float, total: float) -> float:
 
 
 def in_unit(nats: float, unit: str) -> dict[str, float]:
-    """The loss under the paper's name for it, by the data set's unit (`bits/byte`, `bits/dim` or `nats/token`)."""
+    """The loss under the paper's name for it, by the data set's unit (`bits/dim` or `nats/token`)."""
     match unit:
-        case "bits/byte" | "bits/dim":
+        case "bits/dim":
             return {"bits_per_dim": bits_per_dim(nats)}
         case "nats/token":
             return {"log_perplexity": log_perplexity(nats)}

@@ -69,13 +69,3 @@ def with_decimals(value: float, digits: int | None) -> str:
 def three_digits(value: float) -> str:
     """`value` to three significant digits without an exponent: `1,960`."""
     return f"{float(f'{value:.3g}'):,.12g}"
-
-
-def words(name: str) -> str:
-    """A metric's name as people write it: `bits_per_dim` is `bits per dim`."""
-    return name.replace("_", " ")
-
-
-def with_unit(name: str, unit: str) -> str:
-    """A quantity and its unit, as an axis or a column is labelled: `accuracy (%)`."""
-    return f"{words(name)} ({unit})" if unit and unit not in (name, words(name)) else words(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from efftx.errors import UserError, nearest
-from efftx.report import numbers
+from efftx.evaluation.metrics import heading
 from efftx.report.items import Item, Measured
 from efftx.report.markup import rows_to_csv
 from efftx.reproduce.experiment import Experiment
@@ -70,11 +70,11 @@ def plot(item: Item, measured: Measured) -> Plot | None:
         return None
     cell = item.experiment.cell
     y = str(figure.get("y", cell.metric)) if not isinstance(figure.get("y"), list) else ""
-    default_y = numbers.with_unit(y, cell.unit if y == cell.metric else "")
+    default_y = heading(y, cell.unit if y == cell.metric else "")
     return Plot(
         subject=f"{' '.join(item.experiment.caption.split()).rstrip('.')}.",
         caption=_caption(item.experiment, measured),
-        x_label=str(figure.get("x_label", numbers.words(str(figure.get("x", "step"))))),
+        x_label=str(figure.get("x_label", heading(str(figure.get("x", "step")), ""))),
         y_label=str(figure.get("y_label", default_y)),
         lines=tuple(lines),
         log_x=bool(figure.get("log_x", False)),
@@ -153,7 +153,7 @@ def _over_series(experiment: Experiment, measured: Measured, figure: Mapping[str
                 return []
             return [(float(a), float(b)) for a, b in zip(record.series[x], record.series[name], strict=True)]
 
-        series = numbers.words(name) if len(names) > 1 else ""
+        series = heading(name, "") if len(names) > 1 else ""
         lines += [replace(line, series=series) for line in _line_a_row(experiment, measured, points_of)]
     return lines
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from efftx.evaluation.metrics import heading
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
@@ -31,7 +32,7 @@ def tables(item: Item) -> list[Table]:
 def _caption(experiment: Experiment, measured: Measured | None) -> str:
     """What the cells are: size, data variant, metric, over how many seeds the spread is."""
     cell = experiment.cell
-    about = numbers.with_unit(cell.metric, cell.unit)
+    about = heading(cell.metric, cell.unit)
     if cell.better != "none":
         about += f", {cell.better} is better"
     if measured is None:
@@ -160,7 +161,7 @@ class _Baseline:
 def _heading(experiment: Experiment, column: str, size: str) -> str:
     """A column's name, with the unit where it is not the table's; the metric where a table has but one column."""
     if not column:
-        return numbers.with_unit(experiment.cell.metric, experiment.cell.unit)
+        return heading(experiment.cell.metric, experiment.cell.unit)
     forms = {experiment.cell_of(row, column) for row in experiment.rows_at(size)}
     units = {form.unit for form in forms if form != experiment.cell}
     unit = units.pop() if len(units) == 1 else ""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from efftx.core.durations import duration
 from efftx.decoding.streaming import visible
-from efftx.evaluation.metrics import HEADINGS, shown
+from efftx.evaluation.metrics import heading, shown
 from efftx.report.grid import Column, Grid
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def show_training(result: TrainResult, console: Console) -> None:
     """The final metrics of a training, its speed, and where it lives."""
     table = Grid([Column(""), Column("")], header=False)
     for name, value in shown(result.metrics).items():
-        table.row(Text(HEADINGS.get(name, name), style="bold"), Text(f"{value:.4f}", style="bold"))
+        table.row(Text(heading(name), style="bold"), Text(f"{value:.4f}", style="bold"))
     table.row("steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})"))
     table.row("training time", duration(result.timings["train_seconds"]))
     table.row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
@@ -65,7 +65,7 @@ def show_training(result: TrainResult, console: Console) -> None:
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
     """The varied keys against the metrics, one line a run; then what failed, and why."""
     metrics = list(dict.fromkeys(name for run in runs for name in shown(run["metrics"])))
-    numbers = [*(HEADINGS.get(name, name) for name in metrics), "tokens/s", "ms a decoded token"]
+    numbers = [*(heading(name) for name in metrics), "tokens/s", "ms a decoded token"]
     columns = [*map(Column, keys), *(Column(name, numbers=True) for name in numbers), Column("state"), Column("run")]
     table = Grid(columns, n_names=len(keys))
     for run in runs:

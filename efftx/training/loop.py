@@ -16,7 +16,7 @@ from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
-from efftx.evaluation.metrics import HEADINGS, shown
+from efftx.evaluation.metrics import heading, shown
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
@@ -144,7 +144,7 @@ def train(
             named = {f"valid_{name}": value for name, value in found.items()}
             run.log(state.step, named)
             tracker.log(state.step, named)
-            told = ", ".join(f"{HEADINGS.get(k, k)} {v:.4f}" for k, v in shown(found).items())
+            told = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
             progress.note(f"step {state.step}: valid {told}")
             save_meta(run.checkpoints, state.step, _meta(state, scaler, run.sync()), keep=config.checkpoint.keep)
 

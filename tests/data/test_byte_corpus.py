@@ -156,7 +156,7 @@ def test_a_byte_is_its_own_token_under_lm_and_3_more_under_span_corruption(prepa
     config = SpanCorruptionConfig("text", 20, noise=0.3)
     language = open_bytes(prepared, config)
     corrupted = open_bytes(prepared, config, "span_corruption")
-    assert (language.vocab_size, language.unit, language.input_length) == (256, "bits/byte", 0)
+    assert (language.vocab_size, language.unit, language.input_length) == (256, "bits/dim", 0)
     assert (corrupted.vocab_size, corrupted.unit, corrupted.input_length) == (359, "nats/token", 20)
     assert [bytes_vocab_size(config, objective) for objective in ("lm", "span_corruption")] == [256, 359]
     assert (corrupted.variant, corrupted.checksum) == (language.variant, language.checksum)

@@ -125,7 +125,7 @@ def test_a_folder_of_other_texts_is_the_users_own_too(small: Published, tmp_path
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(f"This is {name}.\n".encode() * 30)
     dataset = open_dataset(SpanCorruptionConfig("enwik8", 16, str(tmp_path)))
-    assert (dataset.name, dataset.unit, dataset.vocab_size) == ("text", "bits/byte", 256)
+    assert (dataset.name, dataset.unit, dataset.vocab_size) == ("text", "bits/dim", 256)
     assert dataset.variant.startswith("text[a.txt+b.txt sha256:")
     assert notes_of(dataset) == (not_known(str(tmp_path), "enwik8"),)
 
@@ -194,7 +194,7 @@ def test_opening_gives_windows(text: bytes, small: Published, tmp_path: Path, mo
     (tmp_path / "file").write_bytes(text)
     monkeypatch.setattr(enwik8, "ENWIK8", small)
     dataset = open_dataset(SpanCorruptionConfig("enwik8", 32, str(tmp_path / "file")))
-    assert (dataset.name, dataset.variant, dataset.unit, dataset.vocab_size) == ("small", "small", "bits/byte", 256)
+    assert (dataset.name, dataset.variant, dataset.unit, dataset.vocab_size) == ("small", "small", "bits/dim", 256)
     assert dataset.checksum == sha256(text)
     with pytest.raises(UserError, match="is longer than"):
         open_dataset(SpanCorruptionConfig("enwik8", 3000, str(tmp_path / "file")))

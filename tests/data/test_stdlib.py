@@ -34,7 +34,7 @@ def test_tests_packages_and_build_files_are_left_out(tmp_path: Path) -> None:
 def test_this_pythons_library_is_a_corpus() -> None:
     dataset = open_dataset(DataConfig("stdlib", 1024))
     assert dataset.variant == f"stdlib[{platform.python_version()}]"
-    assert (dataset.name, dataset.unit, dataset.vocab_size) == ("stdlib", "bits/byte", 256)
+    assert (dataset.name, dataset.unit, dataset.vocab_size) == ("stdlib", "bits/dim", 256)
     assert dataset.checksum == open_dataset(DataConfig("stdlib", 256)).checksum
     row = bytes(dataset.batch("train", 0, 0, 1).tokens_BL[0].tolist())
     assert row in b"".join(path.read_bytes() for path in sources(Path(sysconfig.get_path("stdlib"))))

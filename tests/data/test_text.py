@@ -49,7 +49,7 @@ def test_one_file_is_split_90_5_5_at_ends_of_lines(tmp_path: Path) -> None:
     digest = hashlib.sha256(LINES).hexdigest()
     assert dataset.name == "text"
     assert dataset.variant == f"text[my.txt sha256:{digest[:12]} {len(LINES):,} bytes, 90/5/5]"
-    assert (dataset.checksum, dataset.unit, dataset.vocab_size) == (digest, "bits/byte", 256)
+    assert (dataset.checksum, dataset.unit, dataset.vocab_size) == (digest, "bits/dim", 256)
     assert notes_of(dataset) == ()
     valid, test = counted(dataset, "valid"), counted(dataset, "test")
     assert LINES.endswith(valid + test)

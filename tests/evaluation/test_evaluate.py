@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 class Rows:
     """Three batches of different weight; token 7 marks what the model gets right."""
 
-    name, variant, checksum, vocab_size, length, unit = "rows", "rows", "0", 8, 2, "bits/byte"
+    name, variant, checksum, vocab_size, length, unit = "rows", "rows", "0", 8, 2, "bits/dim"
     batches = (
         ([[7, 1], [7, 7]], [[1, 1], [1, 1]]),
         ([[7, 1], [1, 1]], [[0, 1], [0, 0]]),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from efftx.evaluation.metrics import accuracy, bits_per_dim, in_unit, log_perplexity, perplexity
+from efftx.evaluation.metrics import accuracy, bits_per_dim, heading, in_unit, log_perplexity, perplexity
 
 
 def test_one_fair_coin_a_byte_is_one_bit() -> None:
@@ -35,7 +35,6 @@ def test_accuracy_is_in_per_cent() -> None:
 @pytest.mark.parametrize(
     ("unit", "expected"),
     [
-        ("bits/byte", {"bits_per_dim": 2.0}),
         ("bits/dim", {"bits_per_dim": 2.0}),
         ("nats/token", {"log_perplexity": 2 * math.log(2)}),
     ],
@@ -47,3 +46,23 @@ def test_each_unit_has_its_name(unit: str, expected: dict[str, float]) -> None:
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="'bits/word'"):
         in_unit(1.0, "bits/word")
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "told"),
+    [
+        ("bits_per_dim", None, "bits/dim"),
+        ("bits_per_dim", "bits/dim", "bits/dim"),
+        ("log_perplexity", None, "log-perplexity (nats/token)"),
+        ("log_perplexity", "nats/token", "log-perplexity (nats/token)"),
+        ("log_perplexity", "", "log-perplexity"),
+        ("unit_agreement", None, "agreement (%)"),
+        ("unit_agreement", "%", "agreement (%)"),
+        ("dead_units", None, "dead units (%)"),
+        ("seconds", "seconds", "seconds"),
+        ("seconds", "s", "seconds (s)"),
+        ("unheard_of", None, "unheard of"),
+    ],
+)
+def test_a_metric_has_one_name_and_one_unit(metric: str, unit: str | None, told: str) -> None:
+    assert heading(metric, unit) == told

@@ -76,8 +76,3 @@ def test_a_difference_is_as_exact_as_its_interval(half_width: float, value: floa
 
 def test_three_digits_never_need_an_exponent() -> None:
     assert [numbers.three_digits(x) for x in (1963.0, 0.012345, 32768.0)] == ["1,960", "0.0123", "32,800"]
-
-
-def test_a_unit_is_not_said_twice() -> None:
-    assert numbers.with_unit("bits_per_dim", "bits/dim") == "bits per dim (bits/dim)"
-    assert numbers.with_unit("seconds", "seconds") == "seconds"

@@ -33,13 +33,13 @@ def clock(monkeypatch):
 
 def test_a_pipe_gets_plain_lines_with_loss_speed_memory_and_time_left(clock):
     stream = io.StringIO()
-    with Progress(100, unit="bits/byte", stream=stream) as progress:
+    with Progress(100, unit="bits/dim", stream=stream) as progress:
         clock.seconds = 2.0
         progress.update(1, 3.25, tokens=1000)
         clock.seconds = 4.0
         progress.update(2, 3.0, tokens=1000)
     (line,) = stream.getvalue().splitlines()
-    assert line.startswith("train 1/100  loss 3.2500 bits/byte  500 tokens/s  ")
+    assert line.startswith("train 1/100  loss 3.2500 bits/dim  500 tokens/s  ")
     assert "MiB" in line
     assert line.endswith("ETA 0:03:18")
     assert progress.tokens_per_second == 500
@@ -78,13 +78,13 @@ def test_before_the_first_step_there_is_no_speed():
 
 def test_a_terminal_gets_a_bar():
     stream = Terminal()
-    with Progress(3, unit="bits/byte", stream=stream) as progress:
+    with Progress(3, unit="bits/dim", stream=stream) as progress:
         progress.note("resumed at [step] 1")
         for step in (1, 2, 3):
             progress.update(step, 2.5, tokens=10)
     text = stream.getvalue()
     assert "━" in text
-    assert "bits/byte" in text
+    assert "bits/dim" in text
     assert "resumed at [step] 1" in text
     assert "3/3" in text
 
