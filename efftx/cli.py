@@ -16,6 +16,7 @@ from typing import NoReturn
 import efftx
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import Outcome, as_json, console, tolerate_any_console
+from efftx.commands.roots import check_roots
 from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
 
@@ -48,8 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell("interrupted", f"Stopped at once.{stays}", "", code, json)
     except BrokenPipeError:
         # The reader (head, say) went away; nothing more can be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 0
+    except OSError as error:
+        # A full disk, a folder that vanished, a file that may not be read, and no place nearer by that said so.
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_stdout()
+        where = f" ({error.filename})" if error.filename else ""
+        hint = "EFFTX_DEBUG=1 shows where."
+        return _tell("system_error", f"The system refuses: {error.strerror or error}{where}.", hint, 2, json)
 
 
 def _run(words: list[str], json: bool) -> int:
@@ -62,9 +72,12 @@ def _run(words: list[str], json: bool) -> int:
             return hand_to_hydra(command, arguments, rest)
     # With --json, stdout is the one object: whatever else anything prints goes to stderr.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-        outcome: Outcome = (
-            configurations(command, arguments, rest) if asks_hydra else COMMANDS[command].load().run(arguments, rest)
-        )
+        if asks_hydra:
+            outcome: Outcome = configurations(command, arguments, rest)
+        else:
+            module = COMMANDS[command].load()
+            check_roots(getattr(module, "ROOTS", ()))
+            outcome = module.run(arguments, rest)
     if json:
         print(as_json(outcome.json))
     else:
@@ -137,17 +150,26 @@ def _terminated_by_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _discard_stdout() -> None:
+    """What stdout still holds goes nowhere, so that Python's last flush has nothing to complain of."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _tell(kind: str, message: str, hint: str, exit_code: int, json: bool) -> int:
     if os.environ.get("EFFTX_DEBUG"):
         traceback.print_exc()
     if json:
-        print(as_json({"error": {"kind": kind, "message": message, "hint": hint}}))
-    else:
-        from rich.console import Console
-        from rich.text import Text
+        try:
+            print(as_json({"error": {"kind": kind, "message": message, "hint": hint}}), flush=True)
+            return exit_code
+        except OSError:
+            _discard_stdout()
 
-        told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
-        Console(stderr=True, soft_wrap=True, highlight=False).print(told)
+    from rich.console import Console
+    from rich.text import Text
+
+    told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(told)
     return exit_code
 
 

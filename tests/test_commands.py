@@ -18,6 +18,7 @@ from efftx.commands.outcome import as_json, console
 from efftx.commands.words import split_options
 from efftx.errors import UserError
 from efftx.report.terminal import show_data, show_list
+from efftx.reproduce.records import RecordStore
 
 
 def efftx(*words: str, **surroundings: str) -> subprocess.CompletedProcess[bytes]:
@@ -180,3 +181,57 @@ def test_markup_in_a_row_and_in_a_reason_is_printed_as_it_is(capsys: pytest.Capt
     out = capsys.readouterr().out
     for text in (line["id"], line["why"], line["caption"], "[b]", "[/]", "[i]/x"):
         assert text in out
+
+
+LIGHT = {
+    "train": ["train", "size=smoke"],
+    "ablate": ["ablate", "seed=1,2", "size=smoke"],
+    "reproduce": ["reproduce", "reformer/figure1", "size=smoke"],
+    "report": ["report", "reformer/figure1"],
+    "list": ["list", "reformer/figure1"],
+    "data": ["data", "list"],
+}
+
+
+@pytest.mark.parametrize("command", LIGHT)
+@pytest.mark.parametrize("root", ["a_file", "a_file/below", "a_link", "a_loop"])
+def test_a_root_that_is_no_folder_is_one_message(
+    command: str, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "a_link").symlink_to("nowhere")
+    (tmp_path / "a_loop").symlink_to("a_loop")
+    name = {"train": "RUNS", "ablate": "RUNS", "data": "DATA"}.get(command, "RESULTS")
+    monkeypatch.setenv(f"EFFTX_{name}", root)
+    assert main([*LIGHT[command], "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "bad_root"
+    assert f"EFFTX_{name}={root}" in error["message"]
+
+
+def test_an_empty_root_is_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFTX_RESULTS", "")
+    assert RecordStore().root == Path("results")
+    (tmp_path / "results").write_text("")
+    assert main(["list"]) == 2
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_traceback(closed: str) -> None:
+    words = f"{sys.executable} -m efftx list reformer/figure1 {'>&-' if closed == 'stdout' else '2>&-'}"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["list", "reformer/figure1"], ["list", "reformer/figure1", "--json"]])
+def test_a_full_stdout_is_one_message(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "efftx", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "No space left" in done.stderr

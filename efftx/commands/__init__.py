@@ -12,7 +12,8 @@ class Command:
     """A command's line in `efftx --help`, and its module.
 
     The module offers `EPILOG` (what stands below its options in `--help`), `run(arguments, words)` and, where it has
-    options of its own, `add_options(parser)`. It imports what it works with inside `run`.
+    them, `ROOTS` (the folders that it uses without being told) and `add_options(parser)`. It imports what it works with
+    inside `run`.
     """
 
     name: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome, say
+from efftx.commands.roots import DATA, RUNS
 from efftx.commands.words import OVERRIDES, refuse_ranks
 
 EPILOG = OVERRIDES
+ROOTS = (RUNS, DATA)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:

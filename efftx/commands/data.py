@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome
+from efftx.commands.roots import DATA
 from efftx.commands.words import split_options
 from efftx.errors import UserError, nearest
 
@@ -14,6 +15,7 @@ prepare NAME      makes its bytes ready; data.path= and the other data. keys
 verify [NAME]     reads the prepared bytes and compares their checksums"""
 
 ACTIONS = ("list", "prepare", "verify")
+ROOTS = (DATA,)
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome, say
+from efftx.commands.roots import RESULTS
 from efftx.commands.words import split_options
 
 EPILOG = """efftx list [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all."""
+ROOTS = (RESULTS,)
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:

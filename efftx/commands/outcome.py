@@ -52,6 +52,9 @@ def say(text: str) -> None:
 def tolerate_any_console() -> None:
     """Lets stdout and stderr write in whatever encoding they have; what that lacks becomes ASCII or a question mark."""
     codecs.register_error("efftx", _replaced)
+    # A closed stdout or stderr is None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="efftx")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
+from efftx.commands.roots import RESULTS
 from efftx.commands.words import split_options
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ EPILOG = """efftx report [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
 `efftx list` names them. Without one, the report of all items is written into
 results/report: Markdown, LaTeX, CSV, SVG and one HTML page."""
+ROOTS = (RESULTS,)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
+from efftx.commands.roots import DATA, RESULTS, RUNS
 from efftx.commands.words import refuse_ranks, split_options
 from efftx.config_values import Range
 from efftx.errors import UserError
@@ -24,6 +25,7 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
   jobs=      so many trainings side by side
   tracker.wandb=true, and tracker.project=, entity=, group=, tags=
              mirrors every training; the group is the item where none is given"""
+ROOTS = (RUNS, RESULTS, DATA)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,11 @@ import argparse
 from dataclasses import asdict
 
 from efftx.commands.outcome import Outcome
+from efftx.commands.roots import DATA, RUNS
 from efftx.commands.words import OVERRIDES, refuse_ranks
 
 EPILOG = OVERRIDES
+ROOTS = (RUNS, DATA)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:

@@ -78,7 +78,7 @@ class RecordStore:
     """The records under one results folder; `EFFTX_RESULTS` moves it, `./results` is where it is otherwise."""
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root if root is not None else os.environ.get("EFFTX_RESULTS", "results"))
+        self.root = Path(root if root is not None else os.environ.get("EFFTX_RESULTS") or "results")
 
     def path(self, id: str, row: str, seed: int, size: str) -> Path:
         """Where the record of one row and seed lies, or would lie."""
