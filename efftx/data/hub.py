@@ -14,12 +14,19 @@ from typing import Any
 
 from efftx.errors import UserError
 
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 10
 
 
 def hub() -> str:
     """The address of the Hub, or of the mirror that HF_ENDPOINT names."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE says that nothing is to be asked for."""
+    import huggingface_hub.constants
+
+    return bool(huggingface_hub.constants.HF_HUB_OFFLINE)
 
 
 @dataclass(frozen=True)

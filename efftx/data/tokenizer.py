@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efftx.core.files import read_file
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
-from efftx.data.hub import hub
+from efftx.data.hub import hub, is_offline
 from efftx.data.prepared import data_root, prepare_once, write_durably
 from efftx.data.text_files import local_path
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
@@ -139,6 +139,8 @@ def fetch_t5(published: PublishedVocabulary = T5) -> Path:
         "Set data.tokenizer_path to T5's spiece.model, or data.tokenizer to unigram, bpe or bytes, and data.path to "
         f"local documents; or put the file at {target}."
     )
+    if not target.is_file() and is_offline():
+        raise UserError("no_network", f"HF_HUB_OFFLINE is set, and {target} is not there.", hint)
     return download(f"{hub()}/{published.place}", target, published.n_bytes, published.sha256, hint)
 
 

@@ -7,9 +7,12 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import pyarrow
+import pyarrow.parquet
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -139,6 +142,28 @@ def test_what_the_client_raises_later_is_the_users_to_mend(
     with pytest.raises(UserError, match=r"someone/texts could not be read: broken\.") as raised:
         next(rows)
     assert raised.value.hint == "hint"
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_client_itself_gives_the_rows_of_a_folder_in_the_hubs_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    """What `datasets` gives of a data set on the Hub, it gives of the same files in a folder."""
+    monkeypatch.setattr(HubRows, "_check_reachable", lambda self, hint: None)  # a folder is not on the Hub
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rte").mkdir()
+    for split, count in {"train": 5, "validation": 2}.items():
+        rows = [{"sentence": f"{split} {i}", "label": i % 2} for i in range(count)]
+        name = f"{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rte" / name)
+    files = "".join(f"  - {{split: {split}, path: rte/{split}-*}}\n" for split in ("train", "validation"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: rte\n  data_files:\n{files}---\n")
+    table = HubRows(str(tmp_path), "rte", "main")
+    found = table.stream("train", 1, 2, "") if streaming else table.rows("validation", "")
+    texts = ["train 1", "train 2"] if streaming else ["validation 0", "validation 1"]
+    assert [row["sentence"] for row in found] == texts
+    with pytest.raises(UserError, match="could not be read"):
+        next(table.rows("test", ""))
 
 
 def test_a_mirror_may_stand_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

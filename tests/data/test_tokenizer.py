@@ -175,6 +175,15 @@ def test_without_a_network_the_message_names_the_file_that_would_do(
         assert word in raised.value.hint
 
 
+def test_offline_the_vocabulary_is_not_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set") as raised:
+        opened()
+    assert raised.value.kind == "no_network"
+    assert str(root / "downloads") in raised.value.hint
+    assert not root.exists()
+
+
 def test_a_file_put_there_by_hand_is_used(root: Path, model: bytes) -> None:
     published = replace(T5, n_bytes=len(model), sha256=hashlib.sha256(model).hexdigest())
     (root / "downloads").mkdir(parents=True)
