@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -18,10 +19,11 @@ from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config import Config, compose
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
-from efftx.models.build import build_model, build_on_meta
-from efftx.plan import plan, price
+from efftx.models.build import ATTENTION, build_model, build_on_meta
+from efftx.plan import parameters_by_component, plan, price
 from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import flops_by_component, training_flops_by_component
+from efftx.plan.hardware import DEVICES
 from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
 from efftx.plan.stacks import stacks
 from efftx.plan.table import print_plan
@@ -423,3 +425,47 @@ def test_a_plan_is_json_and_prints_every_component_and_device(model: str) -> Non
     print_plan(planned, Console(file=out, width=120))
     for word in (*planned["parameters_by_component"], *planned["hours_by_device"], f"{planned['parameters']:,}"):
         assert word in out.getvalue()
+
+
+def test_a_gpus_larger_tiles_of_hash_attention_are_in_its_memory_and_in_what_fits() -> None:
+    words = ["model=reformer", "data=enwik8", "size=paper", "data.length=65536", "training.batch_size=1"]
+    config = compose(words)
+    on_cpu, on_gpu = (plan(config, device=name)["memory_bytes"] for name in ("cpu-2-core", "h100"))
+    assert round(on_cpu["activations"] / 1e9, 2) == 3.89
+    assert round(on_gpu["activations"] / 1e9, 2) == 4.55
+    assert {key for key in on_gpu if on_gpu[key] != on_cpu[key]} == {
+        "activations",
+        "activations_with_reversible",
+        "total",
+    }
+    full = compose([*words, "attention=[full]"])
+    assert plan(full, device="h100")["memory_bytes"] == plan(full, device="cpu-2-core")["memory_bytes"]
+
+
+def test_the_plan_and_the_operation_take_the_size_of_a_tile_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["model=reformer", "data=enwik8", "size=paper", "data.length=65536", "training.batch_size=1"])
+    before = plan(config, device="cpu-2-core")["memory_bytes"]["activations"]
+    monkeypatch.setattr("efftx.ops.lsh_runs.TILE_SCORES", 2**25)
+    assert plan(config, device="cpu-2-core")["memory_bytes"]["activations"] > 1.1 * before
+
+
+def test_what_fits_goes_by_each_devices_own_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["model=reformer", "data=enwik8", "size=paper", "data.length=65536", "training.batch_size=1"])
+    between = (plan(config, device="cpu-2-core")["memory_bytes"]["total"] + 1) / 1e9
+    small = {name: replace(DEVICES["h100"], name=name, memory_bytes=between * 1e9) for name in ("h100", "cpu-9-core")}
+    monkeypatch.setattr("efftx.plan.DEVICES", small)
+    assert plan(config, device="cpu-2-core")["fits"] == {"h100": False, "cpu-9-core": True}
+
+
+def test_a_new_kind_of_attention_has_its_weights_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mean(nn.Module):
+        def __init__(self, d_model: int) -> None:
+            super().__init__()
+            self.mix = nn.Linear(d_model, d_model, bias=False)
+
+    monkeypatch.setitem(ATTENTION, "local", lambda config, causal: Mean(config.d_model))
+    config = _smoke("model=transformer", "attention=[full,local]", "n_layers=4")
+    found = parameters_by_component(build_on_meta(config, 23))
+    assert found["local"] == 2 * config.d_model**2
+    assert found["attention"] == 2 * 4 * config.d_model**2
+    assert sum(found.values()) == sum(p.numel() for p in build_on_meta(config, 23).parameters())

@@ -53,10 +53,20 @@ def reads_memory(core: nn.Module, x: Tensor, replay: Replay | None, context: Con
 
 
 class Branch(nn.Module):
-    """A residual branch: dropout(core(LayerNorm(x))) + beside(x), the second term where there is one (authors' SRU)."""
+    """A residual branch: dropout(core(LayerNorm(x))) + beside(x), the second term where there is one (authors' SRU).
+
+    `kind` is the name of a self-attention's mechanism, as in `attention=[...]`.
+    """
 
     def __init__(
-        self, d_model: int, core: nn.Module, dropout: float, *, reads: Reads, beside: nn.Module | None = None
+        self,
+        d_model: int,
+        core: nn.Module,
+        dropout: float,
+        *,
+        reads: Reads,
+        beside: nn.Module | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS)
@@ -64,6 +74,7 @@ class Branch(nn.Module):
         self.beside = beside
         self.dropout = dropout
         self.reads = reads
+        self.kind = kind
 
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, context: Context = ALONE) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model)."""

@@ -156,7 +156,7 @@ def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
 
 
 def _attention(config: Config, kind: str, *, causal: bool) -> Branch:
-    return Branch(config.d_model, ATTENTION[kind](config, causal), config.dropout, reads=reads_keys)
+    return Branch(config.d_model, ATTENTION[kind](config, causal), config.dropout, reads=reads_keys, kind=kind)
 
 
 def _cross_attention(config: Config) -> Branch:

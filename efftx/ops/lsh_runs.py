@@ -113,7 +113,7 @@ def groups(order_NRL: Tensor, form: Form) -> Iterator[slice]:
     """Sequences that share a run: as many short ones as fill a tile, or one long one."""
     n_sequences, n_rounds, length = order_NRL.shape
     n_chunks = n_rounds * length // form.chunk_len + form.n_window - 1
-    n_group = max(1, tile_scores(order_NRL.device) // (n_chunks * form.n_window * form.chunk_len**2))
+    n_group = max(1, tile_scores(order_NRL.device.type) // (n_chunks * form.n_window * form.chunk_len**2))
     for first in range(0, n_sequences, n_group):
         yield slice(first, min(first + n_group, n_sequences))
 
@@ -224,14 +224,14 @@ def _window_bias(form: Form, dtype: torch.dtype, device: torch.device) -> Tensor
     return forbidden_mK.to(dtype) * -FORBIDDEN
 
 
-def tile_scores(device: torch.device) -> int:
-    """Scores of a tile on a device."""
-    return TILE_SCORES if device.type in ("cpu", "meta") else GPU_FACTOR * TILE_SCORES
+def tile_scores(device_type: str) -> int:
+    """Scores of a tile on a device of this type (`torch.device.type`)."""
+    return TILE_SCORES if device_type in ("cpu", "meta") else GPU_FACTOR * TILE_SCORES
 
 
 def tiles(n_chunks: int, form: Form, device: torch.device) -> Iterator[tuple[int, int]]:
     """First and last (exclusive) window of each tile of a run."""
     n_windows = n_chunks - form.n_window + 1
-    per_tile = max(1, tile_scores(device) // (form.chunk_len**2 * form.n_window))
+    per_tile = max(1, tile_scores(device.type) // (form.chunk_len**2 * form.n_window))
     for first in range(0, n_windows, per_tile):
         yield first, min(first + per_tile, n_windows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from efftx.config import Config
 from efftx.config_hash import device_kind
 from efftx.data.dataset import find_source
 from efftx.errors import UserError
+from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
 from efftx.models.sizes import dense_counterpart, is_sparse
 from efftx.plan.flops import flops_by_component, training_flops_by_component
@@ -55,7 +58,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     total_flops = sum(training.values()) * tokens
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
     devices = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
-    memory = _memory(config, parameters, vocab_size)
+    memories = {kind: _memory(replace(config, device=kind), parameters, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in devices.items() if d.memory_bytes is not None}
     if chosen.memory_bytes is None and device is None and (here := machine_memory()) is not None:
         held[chosen.name] = here
@@ -67,7 +70,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
         "flops_per_token_by_component": forward,
         "training_flops_per_token": sum(training.values()),
         "training_flops": total_flops,
-        "memory_bytes": memory,
+        "memory_bytes": memories[chosen.kind],
         "tokens": tokens,
         "vocab_size": vocab_size,
         "device": chosen.name,
@@ -79,7 +82,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
             name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in devices.items()
         },
         "memory_by_device": held,
-        "fits": {name: memory["total"] <= size for name, size in held.items()},
+        "fits": {name: memories[devices[name].kind]["total"] <= size for name, size in held.items()},
     }
 
 
@@ -104,20 +107,29 @@ def parameters_by_component(model: nn.Module) -> dict[str, int]:
     """Component -> number of parameters, each counted once: a tied matrix belongs to the embedding.
 
     A component is a child of the model or of its blocks, those of the encoder's blocks apart; so are the controller of
-    a sparse feed-forward layer and the SRU beside it. The norms of all of them are one component.
+    a sparse feed-forward layer, the SRU beside it, and a kind of attention that has other weights than projections,
+    under its own name. The norms of all of them are one component.
     """
     norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+    kinds = {name: m.kind for name, m in model.named_modules() if isinstance(m, Branch) and _has_own_weights(m)}
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counted["norms" if id(parameter) in norms else _component(name)] += parameter.numel()
+        counted["norms" if id(parameter) in norms else _component(name, kinds)] += parameter.numel()
     return dict(counted)
 
 
-def _component(name: str) -> str:
+def _has_own_weights(branch: Branch) -> bool:
+    """Whether it is a kind of attention with weights beside its projections of queries, keys, values and output."""
+    return branch.kind is not None and any(
+        not name.startswith("project.") for name, _ in branch.core.named_parameters()
+    )
+
+
+def _component(name: str, kinds: Mapping[str, str | None]) -> str:
     path = name.split(".")
     if path[0] not in ("blocks", "encoder_blocks"):
         return path[0]
-    prefix, branch = path[0].removesuffix("blocks"), path[2]
+    prefix, branch = path[0].removesuffix("blocks"), kinds.get(".".join(path[:3])) or path[2]
     if path[3] == "beside":
         return f"{prefix}sru"
     return f"{prefix}{branch}_controller" if path[-1] in _CONTROLLER else f"{prefix}{branch}"

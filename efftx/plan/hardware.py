@@ -21,6 +21,11 @@ class Hardware:
     memory_bytes: float | None
     source: str
 
+    @property
+    def kind(self) -> str:
+        """`cpu` or `cuda`, as in `device=`: how its kernels cut their work."""
+        return "cpu" if self.name.startswith("cpu-") else "cuda"
+
 
 def _gpu(name: str, float64: float, float32: float, bfloat16: float | None, float16: float, memory: float) -> Hardware:
     rates = {"float64": float64, "float32": float32, "bfloat16": bfloat16, "float16": float16}

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from efftx.config import Config
+from efftx.config_hash import device_kind
 from efftx.layers.sparse_ff import rank_of
 from efftx.models.streams import merged_width
-from efftx.ops.lsh_runs import TILE_SCORES
+from efftx.ops.lsh_runs import tile_scores
 from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import is_sliced
 from efftx.plan.projections import n_matrices, parts_of_output
@@ -72,7 +73,10 @@ def _index_bytes(n: int) -> int:
 
 
 def activation_bytes(config: Config, vocab_size: int, *, reversible: bool | None = None) -> int:
-    """Peak activation bytes of one micro-batch; `reversible` in place of the config's own setting."""
+    """Peak activation bytes of one micro-batch on the device that the config asks for.
+
+    `reversible` stands in place of the config's own setting.
+    """
     if reversible is not None:
         config = replace(config, reversible=replace(config.reversible, enabled=reversible))
     return int(max(_stages(resolved(config, vocab_size), vocab_size)))
@@ -253,12 +257,12 @@ def _lsh(config: Config, shape: AttentionShape) -> _Held:
     m, length, rounds = shape.chunk_len, shape.padded_length, shape.n_hashes
     chunks = rounds * length // m
     window = shape.window
-    size = _element_bytes(config)
+    size, tile = _element_bytes(config), tile_scores(device_kind(config.device))
     saved = float(2 * INT * sequences * rounds * length + size * sequences * length)
-    group = min(sequences, max(1, TILE_SCORES // ((chunks + window - 1) * window * m * m)))
+    group = min(sequences, max(1, tile // ((chunks + window - 1) * window * m * m)))
     entries = group * (chunks + window - 1) * m
     windows = entries // m - window + 1
-    per_tile = min(windows, max(1, TILE_SCORES // (m * m * window)))
+    per_tile = min(windows, max(1, tile // (m * m * window)))
     scores = per_tile * m * m * window
     counted = not config.lsh.allow_duplicates and rounds > 1
     rows = group * length * 4 * d_head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,7 @@ def refuse_too_large(config: Config, device: torch.device) -> None:
     if held > free:
         what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
         raise out_of_memory(_sentence(what, held, free), LESS["model"])
-    activations = int(SURE * activation_bytes(config, vocab_size))
+    activations = int(SURE * activation_bytes(replace(config, device=device.type), vocab_size))
     if held + activations > free:
         what = f"activations of {config.training.batch_size} rows of {config.data.length} tokens"
         raise out_of_memory(_sentence(what, activations, free - held), f"{LESS['step']}, or a smaller data.length")
