@@ -86,6 +86,18 @@ def test_the_prompt_and_what_follows_it_are_all_that_stdout_gets(sample: Sample)
     assert "tokens/s" in err
 
 
+@pytest.mark.parametrize(("name", "start"), [("words", "prompt=0 5 9 2 7"), ("spans", "input=Hello world")])
+def test_the_likeliest_token_alone_gives_the_same_text_every_time(sample: Sample, name: str, start: str) -> None:
+    """Also where attention hashes: the rotations are drawn once for all samples of a call."""
+    found = as_json(sample(name, start, "max_new=12", "top_k=1", "n=3", "--json"))["samples"]
+    assert len({tuple(one["tokens"]) for one in found}) == 1
+    greedy = as_json(sample(name, start, "max_new=12", "--json"))["samples"]
+    assert found[0]["tokens"] == greedy[0]["tokens"]
+    for nearly in ("temperature=1e-40", "top_p=1e-30"):
+        drawn = as_json(sample(name, start, "max_new=12", nearly, "n=2", "--json"))["samples"]
+        assert [one["tokens"] for one in drawn] == [greedy[0]["tokens"]] * 2
+
+
 def test_json_is_one_object_with_every_sample(sample: Sample, run_of: Callable[[str], Path]) -> None:
     found = as_json(sample("lm", "prompt=Hi", "max_new=5", "temperature=0.8", "top_k=40", "n=3", "--json"))
     assert found["run"] == str(run_of("lm"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efftx.decoding.generate import Session, log_probabilities
+from efftx.decoding.generate import Session, log_probabilities, refuse_nan
 
 
 class Hypothesis(NamedTuple):
@@ -48,7 +48,8 @@ def beam_search(
     over the normaliser of `max_new` tokens it bounds all that can become of it.
 
     `session` has `width` rows, all for the same encoder's input. ValueError where there is no room for `max_new`
-    tokens, `n_best` is above `width`, or the penalty is negative, which the bound does not hold for.
+    tokens, `n_best` is above `width`, or the penalty is negative, which the bound does not hold for; NotFiniteError
+    where the model gives a NaN.
     """
     if max_new < 1 or len(prompt) + max_new > session.capacity:
         message = f"There is no room for max_new={max_new} tokens after {len(prompt)}: a row has {session.capacity}."
@@ -65,6 +66,7 @@ def beam_search(
     beam: list[tuple[list[int], float]] = [([], 0.0)]
     logits_WV = session.start([prompt] * width)
     for n_tokens in range(1, max_new + 1):
+        refuse_nan(logits_WV[: len(beam)])
         so_far_W1 = torch.tensor([[log_probability] for _, log_probability in beam], dtype=torch.float64)
         total_WV = so_far_W1 + log_probabilities(logits_WV[: len(beam)]).cpu().double()
         rows, tokens, totals = _largest(total_WV, width - len(finished))

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from efftx.errors import NotFiniteError
+
 Choose = Callable[[Tensor], Tensor]
 """Logits (B, V) -> the tokens (B,) that the rows go on with."""
 OnToken = Callable[[int, int], object]
@@ -53,8 +55,10 @@ def most_likely(logits_BV: Tensor) -> Tensor:
 
 
 def tempered(logits_BV: Tensor, temperature: float) -> Tensor:
-    """Logits of the distribution p^(1 / temperature), normalised; `temperature` above 0."""
-    return logits_BV / temperature
+    """Logits of the distribution p^(1 / temperature), normalised; `temperature` above 0, however small."""
+    # Below the largest logit, in float64: no temperature makes an infinity of it, and the others only fall to -inf.
+    below_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).double()
+    return (below_BV / temperature).to(logits_BV.dtype)
 
 
 def keep_top_k(logits_BV: Tensor, k: int) -> Tensor:
@@ -114,7 +118,7 @@ def generate(
     """What follows each prompt: at most `max_new` tokens, up to and with `eos` where a row comes to it.
 
     A row that has ended stays so: what it says while others go on is dropped. ValueError where the longest prompt and
-    `max_new` tokens are more than a row can have.
+    `max_new` tokens are more than a row can have, NotFiniteError where the model gives a NaN.
     """
     if not prompts:
         return []
@@ -127,6 +131,7 @@ def generate(
     going = set(range(len(prompts)))
     logits_BV = session.start(prompts)
     while True:
+        refuse_nan(logits_BV)
         chosen_B = choose(logits_BV)
         log_probability_B = log_probabilities(logits_BV).gather(-1, chosen_B[:, None])[:, 0].tolist()
         for row, token in enumerate(chosen_B.tolist()):
@@ -141,6 +146,16 @@ def generate(
         if not going:
             return [Continuation(*row) for row in zip(tokens, log_probability, strict=True)]
         logits_BV = session.step(chosen_B)
+
+
+def refuse_nan(logits_BV: Tensor) -> None:
+    """Raises NotFiniteError for logits with a NaN: nothing can be chosen by them."""
+    if bool(logits_BV.isnan().any()):
+        raise NotFiniteError(
+            "not_finite",
+            "The model gives a NaN for the next token: its weights are too large to compute with.",
+            "Train again with a lower optimizer.lr or with training.clip_norm.",
+        )
 
 
 def log_probabilities(logits_BV: Tensor) -> Tensor:

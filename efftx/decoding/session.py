@@ -17,6 +17,7 @@ from efftx.decoding.stack import StackStepper, reorder, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.cache import Lap, Place
 from efftx.layers.cross_attention import CrossAttention
+from efftx.layers.lsh import rotations_shared
 from efftx.layers.matrix import Read, matrix_of
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.block import ALONE, Context
@@ -171,7 +172,8 @@ class CachedSession:
         if isinstance(model, Decoder):
             return split(x_BLD, model.reversible), ALONE, None
         assert self.inputs_BE is not None
-        encoded = model.encode(self.inputs_BE)
+        with rotations_shared(model):
+            encoded = model.encode(self.inputs_BE)
         is_token_BE = self.inputs_BE != PADDING
         streams, context = model.junction.enter(x_BLD, encoded, is_token_BE)
         joins = streams[0].shape[1] > x_BLD.shape[1]

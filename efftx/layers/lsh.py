@@ -5,7 +5,8 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, R roun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -31,8 +32,9 @@ _HASHED_AT_ONCE = 4096
 class LSHAttention(nn.Module):
     """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example.
 
-    `length`: the tokens of the model's rows, by which the automatic number of buckets and `full_below` go; None: those
-    of the rows at hand. Raises ValueError for projections with keys of their own.
+    Under `rotations_shared` all examples of a call get the same ones. `length`: the tokens of the model's rows, by
+    which the automatic number of buckets and `full_below` go; None: those of the rows at hand. Raises ValueError for
+    projections with keys of their own.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LSHAttention(nn.Module):
         self.project = projections
         self.attention_dropout = attention_dropout
         self.length = length
+        self.shares_rotations = False
 
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model). `replay` keeps the buckets: a second call hashes nothing.
@@ -120,10 +123,11 @@ class LSHAttention(nn.Module):
 
     def _hash(self, qk_BHLd: Tensor, n_buckets: list[int]) -> Tensor:
         batch, heads, _, d_head = qk_BHLd.shape
+        n_drawn = 1 if self.shares_rotations else batch
         rotations = make_rotations(
-            batch, heads, d_head, self.config.n_hashes, n_buckets, device=qk_BHLd.device, dtype=qk_BHLd.dtype
+            n_drawn, heads, d_head, self.config.n_hashes, n_buckets, device=qk_BHLd.device, dtype=qk_BHLd.dtype
         )
-        return hash_vectors(qk_BHLd, rotations, n_buckets)
+        return hash_vectors(qk_BHLd, rotations.expand(batch, -1, -1, -1, -1), n_buckets)
 
     def _dropout_mask(self, like: Tensor) -> Tensor | None:
         """One mask of kept attention weights for all chunks, heads and rounds, as in the authors' code."""
@@ -136,6 +140,19 @@ class LSHAttention(nn.Module):
     def stepper(self, *, int8: bool = False) -> LSHStepper:
         """The layer for decoding: a token sees the recent tokens of its buckets."""
         return LSHStepper(self, int8=int8)
+
+
+@contextmanager
+def rotations_shared(model: nn.Module) -> Iterator[None]:
+    """Hash attention in `model` hashes all examples of a call by the same rotations: equal rows come out alike."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LSHAttention)]
+    for layer in layers:
+        layer.shares_rotations = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.shares_rotations = False
 
 
 class LSHCache(Cache):

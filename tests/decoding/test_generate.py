@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efftx.decoding.beam import beam_search
 from efftx.decoding.full_pass import FullPass
 from efftx.decoding.generate import Draw, generate, keep_top_k, keep_top_p, most_likely, tempered
 from efftx.decoding.greedy import greedy
+from efftx.errors import NotFiniteError
 from tests.decoding.tables import Table
 
 N_DRAWS = 20_000
@@ -29,6 +33,26 @@ def test_temperature_is_the_power_of_the_probabilities() -> None:
     row = torch.tensor([[0.5, 1.5, -1.0]])
     powers = row.softmax(-1) ** (1 / 0.7)
     torch.testing.assert_close(tempered(row, 0.7).softmax(-1), powers / powers.sum())
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 5e-324])
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 1e-300}, {"top_k": 2, "top_p": 0.5}])
+def test_a_temperature_near_zero_takes_the_most_likely_token(temperature: float, settings: dict[str, Any]) -> None:
+    rows = torch.tensor([[1.0, 0.5, 1.5, -2.0], [-300.0, -2e4, 7e3, 3e38]])
+    draw = Draw(torch.Generator().manual_seed(0), temperature=temperature, **settings)
+    assert torch.equal(draw.probabilities(rows).argmax(-1), torch.tensor([2, 3]))
+    assert torch.equal(draw.probabilities(rows).sum(-1), torch.ones(2))
+    assert draw(rows).tolist() == [2, 3]
+
+
+def test_a_model_that_gives_a_nan_is_told_so() -> None:
+    model = Table(6, 2)
+    model.table[:] = torch.nan
+    for choose in (most_likely, Draw(torch.Generator().manual_seed(0))):
+        with pytest.raises(NotFiniteError, match="NaN for the next token"):
+            generate(FullPass(model, 9), [[3]], choose, 4)
+    with pytest.raises(NotFiniteError, match="NaN for the next token"):
+        beam_search(FullPass(model, 9), [3], 2, 4)
 
 
 @given(logits, st.integers(1, 12))
