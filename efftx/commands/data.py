@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from efftx.commands.outcome import Outcome
+from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import DATA
 from efftx.commands.words import split_options
 from efftx.errors import UserError, nearest
@@ -40,6 +40,11 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             catalogue.prepare(compose([f"data={name}", *settings], config_dirs=arguments.config_dir).data)
             for name in chosen
         ]
+        for note in (note for row in rows for note in row["notes"]):
+            say(note)
+    elif settings:
+        message = f"{settings[0]} is read by `efftx data prepare` alone."
+        raise UserError("unknown_key", message, f"{action} reads what was prepared: give the data set's name, or none.")
     else:
         rows = [row for row in catalogue.list_data() if not chosen or row["name"] in chosen]
     damaged = action == "verify" and any(row["state"] == "damaged" for row in rows)

@@ -13,8 +13,9 @@ from efftx.data.prepared import damage, prepared_root, read_prepared
 def list_data() -> list[dict[str, Any]]:
     """One row for each prepared variant of each data set, or one row for a data set without any.
 
-    Keys: name, variant, path, bytes, sha256, licence, state (`verified`, `damaged`, `not prepared`, `needs no file`)
-    and why (what is damaged, else None). Every array is hashed: `verified` means that its bytes are the right ones.
+    Keys: name, variant, path, bytes, sha256, licence, state (`verified`, `damaged`, `not prepared`, `needs no file`),
+    why (what is damaged, else None), notes (what was left out). Every array is hashed: `verified` means that its bytes
+    are the right ones.
     """
     return [row for name in names() for row in verify(name)]
 
@@ -25,7 +26,8 @@ def prepare(config: DataConfig) -> dict[str, Any]:
     if source.prepare is None:
         refuse_path(config)
         return _row(source, "needs no file")
-    return _prepared_row(source, source.prepare(config).folder)
+    prepared = source.prepare(config)
+    return _prepared_row(source, prepared.folder) | {"notes": list(prepared.meta.get("notes", ()))}
 
 
 def verify(which: str | DataConfig) -> list[dict[str, Any]]:
@@ -48,6 +50,7 @@ def _row(source: Source, state: str) -> dict[str, Any]:
         "licence": source.licence,
         "state": state,
         "why": None,
+        "notes": [],
     }
 
 
@@ -63,4 +66,5 @@ def _prepared_row(source: Source, folder: Path) -> dict[str, Any]:
         "sha256": meta["sha256"],
         "licence": meta.get("licence", source.licence),
         "why": why,
+        "notes": meta.get("notes", []),
     }

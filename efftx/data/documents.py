@@ -31,7 +31,8 @@ class Documents:
     """Where documents come from: `identity` (SHA-256) tells them from others, `read(split)` gives their texts.
 
     `read` gives None for a place without a text. `name` is the data set's, `facts` are licence and origin; `called` is
-    what the variant says of them, from the number of documents a split. `notes` are what a user should hear of them.
+    what the variant says of them, from the number of documents a split. `notes` are what a user should hear of them,
+    `at_most` (0: all) how many of a user's own are read.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Documents:
     read: Callable[[str], Iterator[str | None]]
     called: Callable[[dict[str, int]], str]
     notes: tuple[str, ...] = ()
+    at_most: int = 0
 
 
 def prepare_documents(config: VocabularyConfig, documents: Documents) -> tuple[Prepared, Vocabulary]:
@@ -58,6 +60,9 @@ def prepare_documents(config: VocabularyConfig, documents: Documents) -> tuple[P
         documents.facts,
     )
     notes = [*documents.notes, *prepared.meta.get("notes", ())]
+    counts, most = prepared.meta["documents"], documents.at_most
+    if most and most in (counts["train"], sum(counts.values())):
+        notes.append(f"No more than the first {most:,} documents are read: data.n_documents={most} (0: all).")
     return replace(prepared, meta=prepared.meta | {"notes": notes}), vocabulary
 
 
@@ -85,6 +90,7 @@ def local_documents(
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
         notes=notes,
+        at_most=config.n_documents,
     )
 
 

@@ -10,7 +10,7 @@ from efftx.data.dataset import DataConfig, find_source, names
 from efftx.data.duplicate import DuplicateConfig
 from efftx.errors import UserError
 
-KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why"}
+KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why", "notes"}
 
 
 def states() -> dict[str, str]:

@@ -54,7 +54,10 @@ def test_parquet_gives_the_same_documents(file: Path, tmp_path: Path) -> None:
 
 
 def test_only_so_many_documents_are_taken_as_are_asked_for(file: Path) -> None:
-    assert " 18+1+1 documents" in open_dataset(config(file, n_documents=20)).variant
+    few = open_dataset(config(file, n_documents=20))
+    assert " 18+1+1 documents" in few.variant
+    assert notes_of(few) == ("No more than the first 20 documents are read: data.n_documents=20 (0: all).",)
+    assert notes_of(open_dataset(config(file, n_documents=41))) == ()
     with pytest.raises(UserError, match="n_documents=-1"):
         open_dataset(config(file, n_documents=-1))
 
@@ -73,4 +76,10 @@ def test_ablate_trains_on_it_and_a_note_counts_what_is_left_out(file: Path, caps
     out = capsys.readouterr().out
     assert [run["state"] for run in json.loads(out)["runs"]] == ["done", "done"]
     assert cli.main(["train", *words, *few, "seed=5"]) == 0
-    assert "2 blank lines or documents without a text are left out." in capsys.readouterr().err
+    note = "2 blank lines or documents without a text are left out."
+    assert note in capsys.readouterr().err
+    assert cli.main(["data", "prepare", "jsonl", f"data.path={file}", "data.field=body", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["data"][0]["notes"] == [note]
+    assert err == f"{note}\n"
+    assert cli.main(["data", "verify", "jsonl", f"data.path={file}"]) == 2
