@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
 
@@ -41,15 +41,26 @@ class _Crew:
 
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    n_errands: int = 0
+    n_done: int = 0
     stopped: bool = False
 
     def run(self, errand: Errand) -> dict[str, Any]:
         with self.lock:
             if self.stopped:
                 return {"returncode": EXIT_INTERRUPTED, "ran": 0, "failures": []}
-            process = subprocess.Popen(errand.command(), stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(errand.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             self.processes.append(process)
-        out, _ = process.communicate()
+        # What it says of its progress is read through a pipe, so that no two bars fight for one terminal.
+        told = threading.Thread(target=_tell_on, args=(process.stderr,), daemon=True)
+        told.start()
+        with process:
+            out = process.stdout.read() if process.stdout else ""
+            process.wait()
+            told.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
+        with self.lock:
+            self.n_done += 1
+            print(f"{self.n_done} of {self.n_errands} runs done", file=sys.stderr, flush=True)
         return {"returncode": process.returncode, **_reading(out, errand)}
 
     def stop(self) -> None:
@@ -60,13 +71,18 @@ class _Crew:
                     process.send_signal(signal.SIGTERM)
 
 
+def _tell_on(lines: IO[str] | None) -> None:
+    for line in lines or ():
+        print(line, end="", file=sys.stderr, flush=True)
+
+
 def run_errands(errands: Sequence[Errand], jobs: int) -> list[dict[str, Any]]:
     """Runs the errands, `jobs` at a time; `{returncode, ran, failures}` of each, in their order.
 
     Where one was stopped by a signal, or this process is, the others are told to stop at their next step, and
     Interrupted is raised once they have.
     """
-    crew = _Crew()
+    crew = _Crew(n_errands=len(errands))
     previous = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:

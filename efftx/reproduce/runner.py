@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from efftx.core.durations import HOUR, duration
+from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
@@ -81,8 +82,9 @@ def reproduce(
             line["failed"] += len(outcome["failures"])
             line["failures"] += outcome["failures"]
         here = [e for e in here if e not in trained]
-    for experiment in here:
-        for row, seed, again in todo[experiment.id]:
+    left = [(experiment, *what) for experiment in here for what in todo[experiment.id]]
+    for number, (experiment, row, seed, again) in enumerate(left, 1):
+        with working_on(Work(f"{row}, seed {seed}", number, len(left))):
             _attempt(experiment, row, seed, size, again, by_id[experiment.id], trainer, store, say)
     return lines
 
@@ -217,7 +219,8 @@ def _attempt(
     store: RecordStore,
     say: Say,
 ) -> None:
-    say(f"{experiment.id}: {row}, seed {seed}, size {size}")
+    place = work.place if (work := current_work()) else ""
+    say(f"{experiment.id}: {row}, seed {seed}, size {size} {place}".rstrip())
     try:
         old = store.read(experiment.id, row, seed, size) if again else None
         if old is not None and experiment.kind == "train":

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 from filelock import FileLock
 
+from efftx.core.work import part_of_work
 from efftx.reproduce.compositions import composed
 
 
@@ -179,7 +180,7 @@ class EfftxTrainer:
 
         name = hashlib.sha256(json.dumps(self.to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
         runs_root().mkdir(parents=True, exist_ok=True)
-        with FileLock(runs_root() / f".pretraining-{name}.lock"):
+        with FileLock(runs_root() / f".pretraining-{name}.lock"), part_of_work("pre-training for"):
             done = self.train(config)
             if again:
                 with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:

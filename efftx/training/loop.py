@@ -145,7 +145,7 @@ def train(
             run.log(state.step, named)
             tracker.log(state.step, named)
             told = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
-            progress.note(f"step {state.step}: valid {told}")
+            progress.validated(state.step, told)
             save_meta(run.checkpoints, state.step, _meta(state, scaler, run.sync()), keep=config.checkpoint.keep)
 
         model.train()

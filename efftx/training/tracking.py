@@ -1,6 +1,7 @@
 """What a run shows while it runs, a progress bar or lines, and how it is stopped."""
 
 import datetime
+import math
 import os
 import signal
 import sys
@@ -9,22 +10,31 @@ import time
 from collections import deque
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
+from efftx.core.work import Work, current_work
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+
+BAR, LEAST_NAME, ROOMY = 10, 20, 60
+"""Characters of the bar; the fewest of the name; from how many beside both on the loss has its unit."""
 
 
 class Progress:
     """Progress of a training on stderr: a bar on a terminal, a line every `interval` seconds in a pipe, or nothing.
 
-    Shows the loss in the paper's `unit`, tokens/s over the last steps, memory (of `device`) and the time left.
-    `start` is the step a resumed run goes on from.
+    Names what runs (`core.work`, else `label`) and which run of how many it is; shows step, loss in the paper's `unit`,
+    tokens/s over the last steps, memory (of `device`) and the time left, of these as many as the terminal is wide.
+    `start` is the step a resumed run goes on from. In a pipe no two lines of a process are less than `interval` apart,
+    whatever it trains meanwhile; notes are told at once.
     """
+
+    _printed_at: ClassVar[float] = -math.inf
 
     def __init__(
         self,
@@ -38,22 +48,23 @@ class Progress:
         stream: TextIO | None = None,
         interval: float = 10.0,
     ) -> None:
-        self._total, self._unit, self._label = total, unit, label
+        self._total, self._unit = total, unit
+        self._work = current_work() or Work(label)
         self._device, self._silent, self._interval = device, silent, interval
         self._stream = stream if stream is not None else sys.stderr
         self._window: deque[tuple[float, int, int]] = deque(maxlen=50)  # (seconds, step, tokens so far)
         self._window.append((time.monotonic(), start, 0))
         self._tokens = 0
-        self._printed_at: float | None = None
+        self._validated = ""
         self._bar: RichProgress | None = None
         if self._stream.isatty() and not silent:
             columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}", markup=False),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=BAR),
+                TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
             )
             self._bar = RichProgress(*columns, console=Console(file=self._stream), refresh_per_second=4)
-            self._task = self._bar.add_task(label, total=total, completed=start, text=f"{start}/{total}")
+            self._task = self._bar.add_task(str(self._work), total=total, completed=start, text=f"{start}/{total}")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -74,10 +85,19 @@ class Progress:
         if self._silent:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=self._text(step, loss))
-        elif self._printed_at is None or now - self._printed_at >= self._interval or step == self._total:
-            self._printed_at = now
-            self._print(f"{self._label} {self._text(step, loss)}")
+            width = self._bar.console.width - BAR - 2
+            name = self._name(width - len("  ".join(self._parts(step, loss, 0)[:3])))
+            text = "  ".join(self._parts(step, loss, width - len(name)))
+            self._bar.update(self._task, description=name, completed=step, text=text)
+        elif now - Progress._printed_at >= self._interval:
+            Progress._printed_at = now
+            self._print("  ".join([str(self._work), *self._parts(step, loss, None)]))
+
+    def validated(self, step: int, told: str) -> None:
+        """Show what a validation gave: above the bar at once, in a pipe with the next line."""
+        self._validated = f"valid {told} at step {step}"
+        if self._bar is not None:
+            self.note(f"step {step}: valid {told}")
 
     def note(self, text: str) -> None:
         """Show one line of text above the bar, or between the lines."""
@@ -94,15 +114,31 @@ class Progress:
         (first, _, before), (last, _, after) = self._window[0], self._window[-1]
         return (after - before) / (last - first) if last > first else 0.0
 
-    def _text(self, step: int, loss: float) -> str:
+    def _name(self, room: int) -> str:
+        """What runs, in about `room` characters: its place among the runs stays, its name gives way."""
+        place = f" {self._work.place}".rstrip()
+        room = max(LEAST_NAME, room) - len(place)
+        name = self._work.name
+        return (name if len(name) <= room else f"{name[: room - 1]}…") + place
+
+    def _parts(self, step: int, loss: float, width: int | None) -> list[str]:
+        """Step, loss and time left, between them what else fits into `width` (None: all); the loss may have to go, too."""
         (first, first_step, _), (last, last_step, _) = self._window[0], self._window[-1]
         left = (self._total - step) * (last - first) / (last_step - first_step) if last_step > first_step else 0.0
-        eta = datetime.timedelta(seconds=round(left))
-        memory = memory_bytes(self._device) / 2**20
-        return (
-            f"{step}/{self._total}  loss {loss:.4f} {self._unit}  "
-            f"{self.tokens_per_second:,.0f} tokens/s  {memory:,.0f} MiB  ETA {eta}"
-        )
+        begin, end = f"{step}/{self._total}", f"ETA {datetime.timedelta(seconds=round(left))}"
+        told = f"loss {loss:.4f}" + (f" {self._unit}" if width is None or width >= ROOMY else "")
+        if width is not None and 0 < width < len(f"{begin}  {told}  {end}"):
+            return [begin, end]
+        shown = [begin, told]
+        for part in (
+            f"{self.tokens_per_second:,.0f} tokens/s",
+            f"{memory_bytes(self._device) / 2**20:,.0f} MiB",
+            *([self._validated] if self._validated and width is None else []),
+        ):
+            if width is not None and len("  ".join([*shown, part, end])) > width:
+                break
+            shown.append(part)
+        return [*shown, end]
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

@@ -44,6 +44,17 @@ def test_a_mistake_told_by_a_process_is_told_on(monkeypatch: pytest.MonkeyPatch)
     assert outcome["failures"][0]["message"] == "no such row"
 
 
+def test_what_a_process_says_of_its_progress_is_told_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = "print('LSH-4, seed', sys.argv[1], sys.stderr.isatty(), file=sys.stderr)"
+    answer_with(monkeypatch, f'import sys; {says}; print(\'{{"items": [{{"ran": 1, "failures": []}}]}}\')')
+    assert [outcome["ran"] for outcome in run_errands(errands(2), jobs=2)] == [1, 1]
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(line for line in told if "LSH" in line) == ["LSH-4, seed 0 False", "LSH-4, seed 1 False"]
+    assert [line for line in told if "done" in line] == ["1 of 2 runs done", "2 of 2 runs done"]
+
+
 def test_one_stopped_by_a_signal_stops_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, 'import sys; print(\'{"error": {"message": "stopped"}}\'); sys.exit(143)')
     with pytest.raises(Interrupted) as stopped:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
+import re
 import signal
 import threading
 import types
@@ -12,6 +14,7 @@ import types
 import pytest
 import torch
 
+from efftx.core.work import Work, current_work, part_of_work, working_on
 from efftx.training import tracking
 from efftx.training.tracking import Progress, StopRequest, memory_bytes
 
@@ -19,6 +22,11 @@ from efftx.training.tracking import Progress, StopRequest, memory_bytes
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(Progress, "_printed_at", -math.inf)
 
 
 @pytest.fixture
@@ -39,20 +47,73 @@ def test_a_pipe_gets_plain_lines_with_loss_speed_memory_and_time_left(clock):
         clock.seconds = 4.0
         progress.update(2, 3.0, tokens=1000)
     (line,) = stream.getvalue().splitlines()
-    assert line.startswith("train 1/100  loss 3.2500 bits/dim  500 tokens/s  ")
+    assert line.startswith("train  1/100  loss 3.2500 bits/dim  500 tokens/s  ")
     assert "MiB" in line
     assert line.endswith("ETA 0:03:18")
     assert progress.tokens_per_second == 500
 
 
-def test_a_pipe_gets_the_first_step_one_line_an_interval_and_the_last_step(clock):
+def test_a_pipe_gets_the_first_step_and_one_line_an_interval(clock):
     stream = io.StringIO()
     with Progress(100, unit="nats/token", stream=stream, interval=10.0) as progress:
         for step in range(1, 101):
             clock.seconds += 1.0
             progress.update(step, 1.0, tokens=1)
     steps = [int(line.split()[1].split("/")[0]) for line in stream.getvalue().splitlines()]
-    assert steps == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100]
+    assert steps == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91]
+
+
+def test_many_short_runs_tell_no_more_in_a_pipe_than_a_long_one(clock):
+    stream = io.StringIO()
+    for number in range(1, 41):
+        with working_on(Work(f"row {number}, seed 0", number, 40)), Progress(5, unit="x", stream=stream) as progress:
+            for step in range(1, 6):
+                clock.seconds += 0.1
+                progress.update(step, 1.0, tokens=1)
+                progress.validated(step, "loss 2.0")
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["row 1, seed 0 (1 of 40)", "row 21, seed 0 (21 of 40)"]
+
+
+def test_a_validation_stands_in_the_next_line_of_a_pipe(clock):
+    stream = io.StringIO()
+    with Progress(100, unit="x", stream=stream) as progress:
+        progress.update(1, 1.0, tokens=1)
+        progress.validated(1, "accuracy (%) 12.0")
+        clock.seconds = 10.0
+        progress.update(2, 1.0, tokens=1)
+    assert "valid" not in stream.getvalue().splitlines()[0]
+    assert "  valid accuracy (%) 12.0 at step 1  ETA" in stream.getvalue().splitlines()[1]
+
+
+def test_a_part_of_the_work_says_of_what():
+    stream = io.StringIO()
+    with working_on(Work("LSH-4, seed 0", 3, 8)), part_of_work("pre-training for"):
+        Progress(5, unit="x", stream=stream).update(1, 1.0, tokens=1)
+    assert stream.getvalue().startswith("pre-training for LSH-4, seed 0 (3 of 8)  1/5  loss 1.0000 x  ")
+    with part_of_work("pre-training for"):
+        assert current_work() is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize(
+    "name", ["LSH-4, seed 0", "Full shared-QK, seed 0", "a name as long as a line of this file, seed 0"]
+)
+def test_bar_name_place_and_time_left_fit_every_terminal(clock, monkeypatch, width, name):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with working_on(Work(name, 3, 24)), Progress(30000, unit="nats/token", stream=stream) as progress:
+        clock.seconds = 100.0
+        progress.update(12345, 12.3456, tokens=10)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).rstrip("\r\n").split("\r")[-1]
+    assert len(last) <= width
+    assert "━" in last
+    assert "(3 of 24)" in last
+    assert "12345/30000" in last
+    assert re.search(r"ETA \d:\d\d:\d\d", last)
+    assert ("loss 12.3456" in last) == (width >= 80)
+    assert ("LSH-4, seed 0" in last) == (name == "LSH-4, seed 0" and width >= 80)
 
 
 def test_a_resumed_run_counts_its_time_from_where_it_resumed(clock):
