@@ -122,7 +122,7 @@ class Progress:
         return (name if len(name) <= room else f"{name[: room - 1]}…") + place
 
     def _parts(self, step: int, loss: float, width: int | None) -> list[str]:
-        """Step, loss and time left, between them what else fits into `width` (None: all); the loss may have to go, too."""
+        """Step, loss, time left, and before that what else fits into `width` (None: all); the loss may have to go."""
         (first, first_step, _), (last, last_step, _) = self._window[0], self._window[-1]
         left = (self._total - step) * (last - first) / (last_step - first_step) if last_step > first_step else 0.0
         begin, end = f"{step}/{self._total}", f"ETA {datetime.timedelta(seconds=round(left))}"
