@@ -18,6 +18,7 @@ from efftx.commands import COMMANDS
 from efftx.commands.outcome import Outcome, as_json, console, tolerate_any_console
 from efftx.commands.roots import check_roots
 from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
+from efftx.core.memory import allocating
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
 
 
@@ -31,7 +32,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code: 0, 2 for a user's mistake, 3 for a NaN, 130 or 143 when stopped."""
+    """Runs one command and gives its exit code.
+
+    0; 2 for a user's mistake; 3 for a NaN; 4 where a training that had begun ran out of memory; 130 or 143 when
+    stopped.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     json = "--json" in words
     tolerate_any_console()
@@ -77,7 +82,9 @@ def _run(words: list[str], json: bool) -> int:
         else:
             module = COMMANDS[command].load()
             check_roots(getattr(module, "ROOTS", ()))
-            outcome = module.run(arguments, rest)
+            less = getattr(module, "LESS_MEMORY", "a smaller data.length or a smaller d_model")
+            with allocating(f"`efftx {command}` found none left", less):
+                outcome = module.run(arguments, rest)
     if json:
         print(as_json(outcome.json))
     else:

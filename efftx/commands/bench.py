@@ -19,6 +19,7 @@ decode      a token at the papers' widths, part by part: names=, context=,
 memory      peak activations of a training step:
             names=, depths=, lengths=, batch=, device=
 train       steps and tokens a second: the keys of memory, and repeats="""
+LESS_MEMORY = "smaller lengths= or fewer names="
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:

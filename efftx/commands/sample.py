@@ -27,6 +27,7 @@ RUN is the directory that `efftx train` printed; after it stand key=value words:
                      unless given
   n=                 samples, or the n best of a beam
   seed=, threads=, int8=true"""
+LESS_MEMORY = "a smaller max_new or a smaller n"
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:

@@ -32,7 +32,7 @@ def out_of_memory(what: str, less: str, *, begun: bool = False) -> OutOfMemory:
     stays = " The last checkpoint is kept." if begun else ""
     return OutOfMemory(
         f"Out of memory: {what}.{stays}",
-        f"Set {less}; `efftx plan` with the same overrides says what takes how much.",
+        f"Set {less}; `efftx plan` says what a training takes.",
         begun=begun,
     )
 

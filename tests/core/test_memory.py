@@ -1,0 +1,198 @@
+"""Want of memory is one message, whoever says it and whenever it comes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from efftx.ablate import ablate
+from efftx.cli import main
+from efftx.config import compose
+from efftx.core.memory import allocating, is_out_of_memory
+from efftx.errors import OutOfMemory
+from efftx.training import evaluation, fit, loop
+from efftx.training.checkpoint import load_latest
+from efftx.training.loop import train
+
+WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1"]
+SIX = [*WORDS, "training.steps=6", "checkpoint.every=2", "evaluation.every=0"]
+
+
+def numpys_own() -> BaseException:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(2**62, dtype=np.int8)
+    return caught.value
+
+
+def pytorchs_own() -> BaseException:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62, dtype=torch.int8)
+    return caught.value
+
+
+ERRORS = {
+    "Python": MemoryError(),
+    "numpy": numpys_own(),
+    "PyTorch on the CPU": pytorchs_own(),
+    "PyTorch on a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    "a driver": RuntimeError("CUDA error: out of memory"),
+    "C++": RuntimeError("std::bad_alloc"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize(("begun", "code"), [(False, 2), (True, 4)])
+def test_whoever_says_it_the_message_names_what_and_what_to_do(name: str, begun: bool, code: int) -> None:
+    with pytest.raises(OutOfMemory) as caught, allocating("the weights", "d_model or n_layers", begun=begun):
+        raise ERRORS[name]
+    assert "the weights" in caught.value.message
+    assert ("checkpoint is kept" in caught.value.message) == begun
+    assert "d_model or n_layers" in caught.value.hint
+    assert "efftx plan" in caught.value.hint
+    assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid"), ValueError("out of memory"), KeyError("x")])
+def test_every_other_error_passes_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, allocating("the weights", "d_model"):
+        raise error
+    assert caught.value is error
+
+
+def broken(place: Any, name: str, monkeypatch: pytest.MonkeyPatch, at: int = 1) -> None:
+    """The call number `at` of a function finds no memory."""
+    honest, calls = getattr(place, name), [0]
+
+    def once(*given: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at:
+            raise ERRORS["PyTorch on the CPU"]
+        return honest(*given, **options)
+
+    monkeypatch.setattr(place, name, once)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "at", "code", "says", "kept"),
+    [
+        (loop, "open_dataset", 1, 2, "data=duplicate in rows of data.length=64", None),
+        (loop, "build_model", 1, 2, "weights and optimiser state", None),
+        (loop, "make_optimizer", 1, 2, "weights and optimiser state", None),
+        (loop, "loss_of", 1, 2, "activations and gradients of step 1", None),
+        (loop, "clip_gradients", 1, 2, "activations and gradients of step 1", None),
+        (loop, "loss_of", 6, 4, "activations and gradients of step 6", 4),
+        (loop, "save_checkpoint", 2, 4, "for its checkpoint", 2),
+        (evaluation, "evaluate", 1, 4, "evaluating 2 rows", 6),
+        (evaluation, "evaluate", 2, 4, "evaluating 2 rows", 6),
+    ],
+)
+def test_a_training_without_memory_ends_in_a_sentence_with_its_checkpoint_kept(
+    place: Any,
+    name: str,
+    at: int,
+    code: int,
+    says: str,
+    kept: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patched:
+        broken(place, name, patched, at)
+        assert main(["train", *SIX, f"run_dir={tmp_path / 'run'}", "--json"]) == code
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "out_of_memory"
+    assert says in error["message"]
+    assert error["hint"].count(" or ") == 1
+    assert "efftx plan" in error["hint"]
+    checkpoint = load_latest(tmp_path / "run" / "checkpoints")
+    assert (None if checkpoint is None else checkpoint.step) == kept
+    whole = train(compose(SIX), tmp_path / "whole", silent=True)
+    assert train(compose(SIX), tmp_path / "run", silent=True).metrics == whole.metrics
+
+
+def test_decoding_without_memory_takes_no_result_from_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(evaluation, "decoding_latency", monkeypatch)
+    result = train(compose(SIX), tmp_path / "run", silent=True)
+    assert result.metrics
+    assert "decode_ms" not in result.timings
+
+
+def test_a_point_of_an_ablation_without_memory_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(loop, "loss_of", monkeypatch)
+    runs = ablate([*SIX, "seed=0,1"])
+    assert [run["state"] for run in runs] == ["failed", "done"]
+    assert "Out of memory" in runs[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["data.length=1000000000", "positions.kind=sinusoidal"], "activations of 2 rows of 1000000000 tokens"),
+        (["d_model=1000000", "n_layers=500", "positions.kind=sinusoidal"], "weights, gradients and optimiser state"),
+        (["d_ff=1000000000"], "weights, gradients and optimiser state"),
+    ],
+)
+def test_what_surely_does_not_fit_is_refused_before_anything_is_allocated(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *WORDS, *words, f"run_dir={tmp_path / 'run'}", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "out_of_memory"
+    assert says in error["message"]
+    assert "are free" in error["message"]
+    assert "efftx plan" in error["hint"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_fits_by_a_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(WORDS)
+    cpu = torch.device("cpu")
+    needed = 0
+    for needed in range(0, 10**7, 1000):  # the least that passes
+        monkeypatch.setattr(fit, "available_memory", lambda free=needed: free)
+        try:
+            fit.refuse_too_large(config, cpu)
+        except OutOfMemory:
+            continue
+        break
+    weights = sum(p.numel() for p in fit.build_on_meta(config, 128).parameters())
+    assert needed >= 4 * 4 * weights, "weights, gradients, two moments"
+    assert needed <= 4 * 4 * weights + 4 * 10**6
+    monkeypatch.setattr(fit, "available_memory", lambda: None)
+    fit.refuse_too_large(config, cpu)
+
+
+LIMITED = """
+import resource, sys
+import torch
+from efftx.cli import main
+import efftx.training.loop, efftx.config
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20,) * 2)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process's memory are Linux's")
+@pytest.mark.parametrize("words", [["training.batch_size=20000"], ["d_ff=4000000"]], ids=["activations", "weights"])
+def test_a_process_that_gets_no_more_memory_says_so(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, "train", *WORDS, *words, f"run_dir={tmp_path / 'run'}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["error"]["kind"] == "out_of_memory"
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_told_from_another_by_what_it_is() -> None:
+    assert all(is_out_of_memory(error) for error in ERRORS.values())
+    assert not is_out_of_memory(RuntimeError("the size of a tensor must match"))
