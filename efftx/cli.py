@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -157,6 +158,11 @@ def _terminated_by_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _shortened(text: str) -> str:
+    """A sentence stays one where a word of thousands of letters is quoted in it; a path of usual length stays whole."""
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:200]}...{word[0][-100:]}", text)
+
+
 def _discard_stdout() -> None:
     """What stdout still holds goes nowhere, so that Python's last flush has nothing to complain of."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,6 +171,7 @@ def _discard_stdout() -> None:
 def _tell(kind: str, message: str, hint: str, exit_code: int, json: bool) -> int:
     if os.environ.get("EFFTX_DEBUG"):
         traceback.print_exc()
+    message, hint = _shortened(message), _shortened(hint)
     if json:
         try:
             print(as_json({"error": {"kind": kind, "message": message, "hint": hint}}), flush=True)

@@ -21,7 +21,7 @@ from hydra import main as hydra_main
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -191,11 +191,15 @@ def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
     for override in parse_overrides(overrides):
         if not override.is_sweep_override():
             choices = [str(override.input_line)]
-        elif override.is_discrete_sweep():
+        elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
             key = override.get_key_element()
             choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not choices:
+                raise UserError("bad_override", f"'{override.input_line}' names no value.", "List them: key=a,b,c.")
         else:
-            raise UserError("bad_override", f"'{override.input_line}' has no end of values.", "List them: key=a,b,c.")
+            raise UserError(
+                "bad_override", f"'{override.input_line}' does not list its values.", "List them: key=a,b,c."
+            )
         points = [[*point, choice] for point in points for choice in choices]
     return points
 

@@ -184,6 +184,8 @@ def check_names(config: Config) -> None:
 def _check_ranges(config: Config) -> None:
     if config.data.path == "":
         raise _bad("data.path= is empty.", "Give a file or a folder, or leave data.path out.")
+    if config.run_dir == "":
+        raise _bad("run_dir= is empty.", "Give a folder, or leave run_dir out.")
     check_values(config)
     if config.d_head is None and config.n_heads > config.d_model:
         raise _bad(f"n_heads={config.n_heads} heads cannot share d_model={config.d_model}.", "Give d_head.")

@@ -235,3 +235,17 @@ def test_a_full_stdout_is_one_message(words: list[str]) -> None:
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert "No space left" in done.stderr
+
+
+def test_a_word_of_any_length_is_quoted_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "x" * 100_000]) == 2
+    assert len(capsys.readouterr().err) < 1000
+    path = "/".join(["a" * 60] * 6)
+    assert main(["sample", path]) == 2
+    assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", ["d_model=range(1,0)", "d_model=glob(*)", "model=glob(*)", "d_model=interval(0,1)"])
+def test_a_sweep_that_lists_nothing_is_told(sweep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "size=smoke", sweep]) == 2
+    assert "List them" in capsys.readouterr().err
