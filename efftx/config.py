@@ -54,6 +54,7 @@ from efftx.training.settings import (
     TrainingConfig,
 )
 
+PATHS = ("data.path", "data.tokenizer_path", "pretrained", "run_dir")
 GROUPS = ("model", "data", "size", "preset")
 
 
@@ -172,7 +173,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of `key=value` words; UserError for a word that is none."""
-    words = [re.sub(r"^preset=", "preset@_global_=", word) for word in overrides]
+    words = [_quoted_path(re.sub(r"^preset=", "preset@_global_=", word)) for word in overrides]
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise UserError("bad_override", f"'{word}' is not of the form key=value.", "See `efftx --help`.")
@@ -183,6 +184,19 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
         shown = next((word for word in words if len(word) > 1000), words[0])[:60]
         raise UserError("bad_override", f"'{shown}...' is too long to be read: {error}.") from error
+
+
+def _quoted_path(word: str) -> str:
+    """A word with its path in quotes where Hydra's grammar cannot read it: `~/x`, `my (1).txt`, `日本.txt`."""
+    key, _, value = word.partition("=")
+    if key not in PATHS:
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
+        return f"{key}='{escaped}'"
+    return word
 
 
 def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:

@@ -8,8 +8,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from efftx.config import compose, expand_sweeps, from_dict, known_keys, swept_keys, to_dict
+from efftx.config import compose, expand_sweeps, from_dict, known_keys, parse_overrides, swept_keys, to_dict
 from efftx.config_checks import COMPATIBLE, dead_reason
 from efftx.config_hash import config_hash, default_values
 from efftx.data.dataset import find_source, open_dataset
@@ -313,3 +315,35 @@ def test_a_saved_configuration_of_another_version_is_refused(change: dict[str, o
     saved = to_dict(compose(["model=reformer", "data=duplicate"]))
     with pytest.raises(UserError, match=says):
         from_dict(saved | change)
+
+
+PATH_CHARACTERS = st.characters(blacklist_categories=("Cc", "Cs"), blacklist_characters=",$")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "~/x.txt",
+        "日本.txt",
+        "my (1).txt",
+        "a=b",
+        "[a].txt",
+        "{a}",
+        "it's",
+        "a#b",
+        "é è.txt",
+        "&",
+        "a;b",
+        "texts/*.txt",
+        "\\'",
+    ],
+)
+def test_a_path_is_read_as_it_is(path: str) -> None:
+    config = compose(["model=reformer", "data=text", "size=smoke", f"data.path={path}"])
+    assert config.data.path == path
+
+
+@given(st.text(PATH_CHARACTERS, max_size=20))
+def test_whatever_a_path_holds_it_is_one_word(path: str) -> None:
+    (override,) = parse_overrides([f"data.path=/{path}/x"])
+    assert override.value() == f"/{path}/x"
