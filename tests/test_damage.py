@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,78 @@ def test_reproduce_fails_on_it_and_overwrites_nothing(capsys: pytest.CaptureFixt
         if words:
             assert answer["items"][0]["failed"] == 1
     assert damaged.read_bytes() == before
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+TRAINING = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "evaluation.batches=1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has come to its end."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *TRAINING, f"run_dir={run}"]) == 0
+    return run
+
+
+@pytest.fixture
+def stopped(trained: Path, tmp_path: Path) -> Path:
+    """The same run, killed after its last checkpoint and before its result."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "result.json").unlink()
+    return run
+
+
+def resume(capsys: pytest.CaptureFixture[str], run: Path) -> tuple[int, dict[str, Any], str]:
+    capsys.readouterr()
+    return told(capsys, "train", *TRAINING, f"run_dir={run}")
+
+
+def test_metrics_cut_short_before_a_resume_are_told_and_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str], trained: Path, stopped: Path
+) -> None:
+    metrics = stopped / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join(lines[:-2]))
+    code, answer, err = resume(capsys, stopped)
+    assert code == 0
+    assert f"it lacks 2 of the {len(lines)} lines that were there at the checkpoint" in err
+    assert answer["weights_sha256"] == json.loads((trained / "result.json").read_text())["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", "config.json", "result.json"])
+@pytest.mark.parametrize("harm", ["digit", "deep", "folder", "pipe"])
+def test_a_file_of_a_run_that_is_another_is_one_message(
+    capsys: pytest.CaptureFixture[str], trained: Path, stopped: Path, name: str, harm: str
+) -> None:
+    path = stopped / name
+    whole = (trained / name).read_bytes()
+    path.unlink(missing_ok=True)
+    if harm == "folder":
+        path.mkdir()
+    elif harm == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"[" * 200_000 + b"\n" if harm == "deep" else whole.replace(b"1", b"2", 1))
+    code, answer, err = resume(capsys, stopped)
+    assert code == 2
+    assert answer["error"]["kind"] == "damaged_file"
+    assert str(path) in answer["error"]["message"]
+    assert answer["error"]["hint"]
+    assert "Traceback" not in err
+
+
+def test_a_damaged_last_checkpoint_is_put_aside_and_the_one_before_it_gives_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [*TRAINING, "training.steps=4", "checkpoint.every=2", "evaluation.every=0", f"run_dir={tmp_path / 'run'}"]
+    _, whole, _ = told(capsys, "train", *words)
+    (tmp_path / "run" / "result.json").unlink()
+    model = tmp_path / "run" / "checkpoints" / "step-00000004" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"\xff")
+    code, again, err = told(capsys, "train", *words)
+    assert code == 0
+    assert "step-00000004 is damaged" in err
+    assert again["resumed_from"] == 2
+    assert (again["metrics"], again["weights_sha256"]) == (whole["metrics"], whole["weights_sha256"])
