@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_table_2_trains_every_row_alike() -> None:
     e = EXPERIMENTS["reformer/table2"]
     own = {o.partition("=")[0] for row in e.rows.values() for o in row.overrides}
     assert own == {"attention", "share_qk", "lsh.n_hashes"}
+
+
+def test_the_demo_judges_three_claims() -> None:
+    root = Path(__file__).resolve().parents[2]
+    demo = (root / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    trained = EXPERIMENTS["scaling/generalisation"]
+    assert f"reproduce {trained.id} " in demo
+    assert "seeds=" not in demo, "the table's own: three"
+    rows = re.findall(r"--row '([^']+)'", demo)
+    records = [r for r in RecordStore(root / "results").read_all(trained.id) if r.row in rows]
+    verdicts = [verdict for verdict in judge(trained, records, "cpu") if verdict.verdict != "not run"]
+    assert len(verdicts) >= 3
+    assert all(comparison.n == 3 for verdict in verdicts for comparison in verdict.comparisons)
 
 
 @pytest.mark.slow
