@@ -50,6 +50,19 @@ def test_report_and_list_name_a_damaged_record_and_leave_it_out(
     assert f"Left out: {damaged}" in err
 
 
+def test_a_damaged_replay_is_named_by_report_and_list(capsys: pytest.CaptureFixture[str], damaged: Path) -> None:
+    damaged.unlink()
+    other = damaged.with_name(damaged.name.replace("seed0", "seed1"))
+    replay = Path(str(other).replace("/records/", "/verified/"))
+    replay.parent.mkdir(parents=True)
+    replay.write_text('{"verdict": "fresh"}')
+    assert f"Left out: {replay}" in told(capsys, "list", ITEM)[2]
+    code, item, err = told(capsys, "report", ITEM)
+    assert code == 1
+    assert len(item["damaged"]) == 1
+    assert f"Left out: {replay}" in err
+
+
 def test_the_report_is_written_without_it_and_its_check_fails(
     capsys: pytest.CaptureFixture[str], damaged: Path
 ) -> None:

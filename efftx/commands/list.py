@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     store = RecordStore()
     states = [state_of(experiment, store) for experiment in chosen]
-    for message in (message for state in states for message in state.get("damaged", ())):
-        say(f"Left out: {message}")
+    for error in store.damaged(experiment.id for experiment in chosen):
+        say(f"Left out: {error.message} {error.hint}")
     return Outcome({"items": states}, lambda console: show_list(states, console))
