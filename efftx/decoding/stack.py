@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efftx.errors import UserError
 from efftx.layers.cache import Cache, Place, no_lap
 from efftx.layers.cross_attention import CrossAttentionStepper
 from efftx.layers.matrix import Read
@@ -32,10 +33,8 @@ class BranchStepper:
             branch.norm.eps,
             False,
         )
-        core: Any = branch.core
-        self.core = core.stepper(int8=int8)
-        beside: Any = branch.beside
-        self.beside = None if beside is None else beside.stepper(int8=int8)
+        self.core = _stepper_of(branch.core, int8=int8)
+        self.beside = None if branch.beside is None else _stepper_of(branch.beside, int8=int8)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, context: Context) -> BranchCache:
         """Empty caches; cross-attention's holds the keys and values of the encoder's output."""
@@ -90,6 +89,17 @@ class BranchStepper:
         """What a token reads of weights."""
         norm = _read_of(self.norm)
         return [norm, *self.core.reads(), *([] if self.beside is None else self.beside.reads())]
+
+
+def _stepper_of(layer: Any, *, int8: bool) -> Any:
+    """The layer for one token at a time; UserError, naming the method, for a mechanism that has no such form yet."""
+    if not hasattr(layer, "stepper"):
+        raise UserError(
+            "not_decodable",
+            f"{type(layer).__name__} cannot be decoded: it has no method `stepper`.",
+            "Give it `stepper(*, int8=False)`, as efftx/layers/feedforward.py has it; training needs none.",
+        )
+    return layer.stepper(int8=int8)
 
 
 class BranchCache(Cache):

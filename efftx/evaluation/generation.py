@@ -17,6 +17,7 @@ from efftx.data.dataset import Batch, Dataset
 from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.greedy import EOS, greedy
 from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.errors import UserError
 from efftx.evaluation import glue
 from efftx.evaluation.rouge import TOKENIZER, lead, rouge, sentences
 from efftx.models.encoder_decoder import EncoderDecoder
@@ -113,7 +114,7 @@ def _rouge(
 ) -> dict[str, float]:
     said: list[str] = []
     # A copy: laying weights out for decoding moves them, and this model may go on training.
-    prepared = PreparedModel(copy.deepcopy(model)) if isinstance(model, EncoderDecoder) else None
+    prepared = _prepared(copy.deepcopy(model)) if isinstance(model, EncoderDecoder) else None
     for batch in batches:
         inputs_BE, n = _inputs(batch, device), dataset.length
         if prepared is None:
@@ -127,6 +128,16 @@ def _rouge(
     leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]
     of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
     return rouge(said, references) | of_leads
+
+
+def _prepared(model: EncoderDecoder) -> PreparedModel | None:
+    """The model laid out for decoding; None for one with a layer that has no such form: every token is a full pass."""
+    try:
+        return PreparedModel(model)
+    except UserError as error:
+        if error.kind != "not_decodable":
+            raise
+        return None
 
 
 def _usual_sentences(dataset: TextToText) -> int:

@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efftx.config import compose
 from efftx.data.dataset import Batch
+from efftx.decoding.session import PreparedModel
+from efftx.errors import UserError
 from efftx.evaluation.generation import evaluate_generation, rank
+from efftx.layers.feedforward import FeedForward
+from efftx.models.build import build_model
 
 CPU = torch.device("cpu")
 WORDS = ["", "", "<unk>", "alpha", "beta.", "gamma", "delta."]
@@ -158,3 +163,13 @@ def test_a_target_that_is_no_label_is_a_mistake_of_the_data_set() -> None:
 
     with pytest.raises(ValueError, match="none of its labels"):
         evaluate_generation(Prefers(0.6, 1.1), Strange("accuracy"), "test", batch_size=5, batches=0, device=CPU)
+
+
+def test_a_layer_without_a_form_for_decoding_is_scored_by_full_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["model=scaling", "data=stdlib", "size=smoke", "sparse_ff.N=0", "positions.kind=none", "dropout=0"]
+    model = build_model(compose(words), len(WORDS), CPU)
+    decoded = evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU)
+    monkeypatch.delattr(FeedForward, "stepper")
+    with pytest.raises(UserError, match="FeedForward cannot be decoded: it has no method `stepper`"):
+        PreparedModel(model)
+    assert evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU) == decoded
