@@ -379,10 +379,10 @@ def test_a_source_knows_its_vocabulary_without_being_opened(name: str) -> None:
 
 
 def test_hours_are_flops_over_the_devices_rate_at_the_stated_utilisation() -> None:
-    config = _smoke("model=transformer")
+    config = _smoke("model=transformer", "training.accumulation=3")
     planned = plan(config, device="a100", utilisation=0.5)
     assert planned["training_flops"] == planned["tokens"] * planned["training_flops_per_token"]
-    assert planned["tokens"] == 6 * 2 * 64
+    assert planned["tokens"] == 6 * 3 * 2 * 64, "steps, micro-batches, rows, tokens of a row"
     assert planned["hours"] == pytest.approx(planned["training_flops"] / (19.5e12 * 0.5) / 3600)
     assert planned["hours"] == planned["hours_by_device"]["a100"]
     assert set(planned) >= KEYS
@@ -469,3 +469,15 @@ def test_a_new_kind_of_attention_has_its_weights_under_its_own_name(monkeypatch:
     assert found["local"] == 2 * config.d_model**2
     assert found["attention"] == 2 * 4 * config.d_model**2
     assert sum(found.values()) == sum(p.numel() for p in build_on_meta(config, 23).parameters())
+
+
+def test_memory_is_weights_gradients_optimiser_activations_and_replay_and_fits_where_a_device_has_as_much() -> None:
+    small, large = (_smoke("model=reformer", f"training.batch_size={rows}") for rows in (2, 10**7))
+    for config, fits in ((small, True), (large, False)):
+        planned = plan(config)
+        memory = planned["memory_bytes"]
+        assert memory["parameters"] == memory["gradients"] == 4 * planned["parameters"]
+        assert memory["replay_state"] > 0
+        held = ("parameters", "gradients", "optimizer_state", "activations", "replay_state")
+        assert memory["total"] == sum(memory[kind] for kind in held)
+        assert set(planned["fits"].values()) == {fits}
