@@ -1,0 +1,157 @@
+"""What the README tells its reader to type is typed, in its order, at the size that takes seconds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from efftx.bench.decode import DEFAULT
+from efftx.bench.decode_cases import case_named
+from efftx.cli import main
+from tests.docs.pages import NOT_RUN, ROOT, Block, blocks, commands, write_file
+
+PAGE = "README.md"
+DECODE_NAME = re.compile(r"\b(?:800m|17b)((?:-(?!int8)\w+)*)(-int8)?")
+PRICED = 2
+"""The exit code of what would take more than 24 hours and was not said `--yes` to."""
+
+
+def shell(heading: str) -> Block:
+    """The one block of shell under a heading."""
+    (found,) = [block for block in blocks(PAGE) if block.language == "sh" and block.heading == heading]
+    return found
+
+
+def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
+    kinds = {(block.heading, block.language) for block in blocks(PAGE)}
+    assert {language for _, language in kinds} <= {"sh", "yaml", ""}
+    assert {heading for heading, language in kinds if language == "sh"} == {
+        "Two commands",
+        "A tour",
+        "Your own model and experiment",
+    }
+    assert {heading for heading, language in kinds if not language} == {"The house"}
+
+
+def test_what_make_is_asked_for_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = [command.split() for command in commands(shell("Two commands"))]
+    assert asked
+    assert all(program == "make" and target in targets for program, target in asked)
+
+
+def test_the_files_and_folders_of_the_tree_are_there() -> None:
+    (tree,) = [block for block in blocks(PAGE) if not block.language]
+    lines = tree.text.splitlines()
+    named = [line.split()[0] for line in lines if re.match(r"\w+/ ", line)]
+    inside = [
+        word for line in lines if re.match(r"  \w", line) for word in re.match(r"(?:  ?[\w.]+/?)+", line)[0].split()
+    ]
+    assert len(named) >= 4
+    assert len(inside) >= 12
+    assert [name for name in named if not (ROOT / name).is_dir()] == []
+    assert [name for name in inside if name.endswith(("/", ".py")) and not (ROOT / "efftx" / name).exists()] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (PAGE, "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the text that stands for a downloaded one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # timings wait for nobody
+    for name in ("DATA", "RUNS", "RESULTS"):
+        monkeypatch.setenv(f"EFFTX_{name}", str(tmp_path / name.lower()))
+    library = Path(sysconfig.get_path("stdlib"))
+    (tmp_path / "enwik8").write_bytes(b"".join((library / name).read_bytes() for name in ("argparse.py", "ast.py")))
+    return tmp_path
+
+
+def quick(command: str, folder: Path) -> list[str]:
+    """The words behind `efftx`, at the size that takes seconds."""
+    command = command.replace("/path/to/enwik8", str(folder / "enwik8")).replace("/path/to/c4", "efftx:samples/c4")
+    for named in re.findall(r"runs/([\w-]+)-0123456789ab", command):
+        found = sorted((folder / "runs").glob(f"{named}-*"))
+        assert found, f"{command}: no run of {named} was trained before"
+        command = command.replace(f"runs/{named}-0123456789ab", str(found[0]))
+    program, name, *words = shlex.split(command)
+    assert program == "efftx"
+    if name in ("train", "ablate", "reproduce") and "size=paper" not in words:
+        words = [word for word in words if word != "size=cpu"]
+        words += [] if "size=smoke" in words else ["size=smoke"]
+    if name == "bench" and words[0] == "decode":
+        for case in DECODE_NAME.finditer(command):
+            case_named(case.group())
+        words = [
+            DECODE_NAME.sub(r"width-128-dense\2", word, count=1) if word.startswith("names=") else word
+            for word in words
+        ]
+        words = [re.sub(r"(names=.*?),.*", r"\1,width-128-sparse", word) for word in words]
+        words += [] if any(word.startswith("names=") for word in words) else ["names=width-128-dense"]
+        words += ["tokens=3", "cache_bytes=65536"]
+    elif name == "bench":
+        fewer = {"attention": "names=full-sdpa,lsh-2", "memory": "depths=1,2", "train": "depths=1"}
+        words = [word for word in words if not word.startswith("lengths=")]
+        words += ["lengths=64", fewer[words[0]], *(["repeats=1"] if words[0] != "memory" else [])]
+    return [name, *words]
+
+
+@pytest.mark.slow
+def test_the_tour_is_walked(newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands(shell("A tour"))
+    assert len(found) >= 30
+    assert {command.split()[1] for command in found} == {
+        *("list", "report", "reproduce", "train", "ablate", "plan", "bench", "sample", "data")
+    }
+    for case in DEFAULT:
+        case_named(case)
+    wrong = {}
+    for command in found:
+        code = main(quick(command, newcomer))
+        out, err = capsys.readouterr()
+        priced = "reproduce" in command and "size=paper" in command
+        if code != (PRICED if priced else 0) or "Traceback" in out + err:
+            wrong[command] = (code, out[-500:], err[-500:])
+        elif not priced and not out.strip():
+            wrong[command] = "nothing was printed"
+    assert not wrong
+
+
+def test_a_line_that_is_not_tested_says_so_and_there_are_few() -> None:
+    lines = [line for block in blocks(PAGE) for line in block.text.splitlines() if NOT_RUN in line]
+    assert 0 < len(lines) <= 3
+    assert commands(Block("sh", f"efftx list  # one\nefftx x  # two {NOT_RUN}\n\n# three\n", "")) == ["efftx list"]
+
+
+@pytest.mark.slow
+def test_a_model_and_an_experiment_of_ones_own_touch_no_package(
+    newcomer: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [block for block in blocks(PAGE) if block.heading == "Your own model and experiment"]
+    for block in own:
+        if block.language == "yaml":
+            write_file(block, newcomer)
+    train, reproduce = [command for block in own if block.language == "sh" for command in commands(block)]
+    assert main(shlex.split(train)[1:]) == 0
+    assert "wide-duplicate-" in capsys.readouterr().out
+    assert main([*shlex.split(train)[1:], "--cfg", "job"]) == 0
+    told = capsys.readouterr().out
+    assert "d_ff: 256" in told
+    assert "activation: gelu" in told
+
+    variable, _, value = shlex.split(reproduce)[0].partition("=")
+    monkeypatch.setenv(variable, value)
+    assert main(shlex.split(reproduce)[2:]) == 0
+    told = capsys.readouterr().out
+    assert "6 run, 0 recorded already, 0 failed" in told
+    assert "two heads are better than one" in told
