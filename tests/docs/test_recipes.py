@@ -74,9 +74,8 @@ def test_a_mechanism_is_added_as_the_page_says_and_trains_ablates_and_is_planned
     found = apply(package, "Add a mechanism")
     assert [command.split()[1] for command in found] == ["train", "ablate", "plan"]
     told = run_all(package, found)
-    assert "1,072" in run(package, f"{found[2]} size=smoke mean.width=16 n_layers=1").stdout, (
-        "2 x 16 x 32, biases of 16 and 32"
-    )
+    planned = run(package, f"{found[2]} size=smoke mean.width=16 n_layers=1 --json").stdout
+    assert json.loads(planned)["parameters_by_component"]["mean"] == 2 * 16 * 32 + 16 + 32
     assert "loss" in " ".join(told.values())
 
 
