@@ -126,7 +126,7 @@ HEAVY = ("torch", "datasets", "wandb", "matplotlib", "transformers", "tokenizers
     ("words", "absent"),
     [
         (["--help"], (*HEAVY, "hydra", "numpy", "rich", "yaml")),
-        (["train", "--help"], (*HEAVY, "hydra", "numpy", "rich", "yaml")),
+        *(([command, "--help"], (*HEAVY, "hydra", "numpy", "rich", "yaml")) for command in COMMANDS),
         (["trian"], (*HEAVY, "hydra", "numpy", "yaml")),
         (["train", "--jsn"], (*HEAVY, "hydra", "numpy", "yaml")),
         (["sample", "runs/x", "promt=a"], (*HEAVY, "hydra", "yaml")),
@@ -249,3 +249,34 @@ def test_a_word_of_any_length_is_quoted_shortened(capsys: pytest.CaptureFixture[
 def test_a_sweep_that_lists_nothing_is_told(sweep: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "size=smoke", sweep]) == 2
     assert "List them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--cfg"], "--cfg needs a word"),
+        (["--cfg", "jb"], "'job'"),
+        (["--cfg=bad"], "Known: all, hydra, job"),
+        (["--info", "plugin"], "'plugins'"),
+        (["--cfg", "job", "--package", "lhs"], "'lsh'"),
+        (["--cfg", "job", "-p"], "name of a node"),
+        (["--package", "lsh"], "--cfg job"),
+        (["--shell-completion"], "needs a shell"),
+        (["-sc", "install=tcsh"], "needs a shell"),
+        (["--hydra-nope"], "'--hydra-help'"),
+    ],
+)
+def test_a_flag_of_hydra_is_checked_before_hydra_sees_it(
+    flags: list[str], says: str, json_too: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *flags, *json_too]) == 2
+    told = capsys.readouterr()
+    assert says in (json.loads(told.out)["error"].__repr__() if json_too else told.err)
+    assert "usage:" not in told.err
+
+
+def test_a_node_of_a_configuration_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "model=reformer", "--cfg", "job", "--package", "lsh", "--json"]) == 0
+    assert "n_hashes" in json.loads(capsys.readouterr().out)["configurations"][0]["config"]
+    assert main(["train", "--cfg", "hydra", "--json"]) == 2

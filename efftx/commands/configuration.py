@@ -3,45 +3,105 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
 
 from efftx.commands.outcome import Outcome
-from efftx.errors import UserError
+from efftx.errors import UserError, nearest
+
+_LONG = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-sc": "--shell-completion"}
+_SHOWN = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+_SHELLS = tuple(
+    f"{action}={shell}" for action in ("install", "uninstall", "query") for shell in ("bash", "zsh", "fish")
+)
 
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    """`--cfg` with `--json`: the resolved configuration, one a point in an ablation."""
-    _refuse_without_configuration(command)
-
+    """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
     from efftx.config import compose, expand_sweeps, hydra_words, to_dict
 
     flags, overrides = hydra_words(words)
-    if not {"--cfg", "-c"} & set(flags):
-        raise UserError("bad_command", f"{flags[0]} is Hydra's own and prints no JSON.", "Leave --json out.")
+    given = _read(command, flags, overrides)
+    if given.get("--cfg") != "job":
+        told = "--cfg " + str(given["--cfg"]) if "--cfg" in given else next(iter(given))
+        raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
+    package = given.get("--package")
     points = expand_sweeps(overrides) if command == "ablate" else [overrides]
     found = [
-        {"overrides": point, "config": to_dict(compose(point, config_dirs=arguments.config_dir))} for point in points
+        {"overrides": point, "config": _node(to_dict(compose(point, config_dirs=arguments.config_dir)), package)}
+        for point in points
     ]
     return Outcome({"configurations": found}, lambda console: None)
 
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
-    _refuse_without_configuration(command)
-
-    from efftx.config import compose, expand_sweeps, hydra_words, run_hydra
+    from efftx.config import compose, expand_sweeps, hydra_words, run_hydra, to_dict
 
     flags, overrides = hydra_words(words)
-    if {"--package", "-p", "--resolve"} & set(flags) and not {"--cfg", "-c"} & set(flags):
-        raise UserError("bad_command", f"{flags[0]} says how to show a configuration.", "Put `--cfg job` beside it.")
+    given = _read(command, flags, overrides)
+    if "--shell-completion" in given:
+        _print(run_hydra, [*flags, *overrides], arguments.config_dir)
+        return 0
     for point in expand_sweeps(overrides) if command == "ablate" else [overrides]:
-        if "--shell-completion" not in flags and "-sc" not in flags:
-            compose(point, config_dirs=arguments.config_dir)
+        config = compose(point, config_dirs=arguments.config_dir)
+        if given.get("--cfg") == "job":
+            _node(to_dict(config), given.get("--package"))
         if command == "ablate":
             print(f"# {' '.join(point)}")
-        run_hydra([*flags, *point], arguments.config_dir)
+        _print(run_hydra, [*flags, *point], arguments.config_dir)
     return 0
 
 
-def _refuse_without_configuration(command: str) -> None:
+def _print(run_hydra: Callable[..., None], words: Sequence[str], config_dirs: Sequence[str]) -> None:
+    """What Hydra prints, once it has ended: it answers a reader that went away with a traceback of its own."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run_hydra(words, config_dirs)
+    sys.stdout.write(printed.getvalue())
+    sys.stdout.flush()
+
+
+def _read(command: str, flags: Sequence[str], overrides: Sequence[str]) -> dict[str, str | None]:
+    """Hydra's flags, each by its long name with its value; UserError for what Hydra would answer with its usage."""
     if command not in ("train", "ablate", "plan"):
         raise UserError("bad_command", f"`efftx {command}` composes no configuration.", "Use `efftx train`.")
+    given: dict[str, str | None] = {}
+    for word in flags:
+        if word.startswith("-"):
+            flag, _, value = word.partition("=")
+            flag = _LONG.get(flag, flag)
+            given[flag] = value or None
+        else:
+            given[flag] = word
+    for flag, known in _SHOWN.items():
+        if flag in given and (value := given[flag] or "") not in known:
+            told = f"'{value}' is nothing that {flag} shows." if value else f"{flag} needs a word."
+            raise UserError("bad_command", told, nearest(value, known))
+    if {"--package", "--resolve"} & set(given) and "--cfg" not in given:
+        flag = next(flag for flag in given if flag in ("--package", "--resolve"))
+        raise UserError("bad_command", f"{flag} says how to show a configuration.", "Put `--cfg job` beside it.")
+    if "--package" in given and given["--package"] is None:
+        raise UserError("bad_command", "--package needs the name of a node.", "Such as `--cfg job --package lsh`.")
+    if "--shell-completion" in given and not set(overrides) & set(_SHELLS):
+        hint = "`efftx train --shell-completion install=bash` prints what the shell evaluates; zsh and fish likewise."
+        raise UserError("bad_command", "--shell-completion needs a shell.", hint)
+    return given
+
+
+def _node(config: dict[str, Any], package: str | None) -> Any:
+    """The node or value at a dotted path of a configuration; UserError where there is none."""
+    if package is None:
+        return config
+    try:
+        return reduce(lambda node, key: node[key], package.split("."), config)
+    except (KeyError, TypeError, IndexError):
+        hint = nearest(package, [key for key, value in config.items() if isinstance(value, dict)])
+        raise UserError("unknown_key", f"The configuration has no node '{package}'.", hint) from None
