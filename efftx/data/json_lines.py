@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from efftx.data.text_files import open_regular, read_lines
+from efftx.data.text_files import open_regular, read_file, read_lines, utf8_text
 from efftx.errors import UserError
 
 PARQUET = ".parquet"
+MOST_BYTES = 1 << 28
+"""Of a JSON array, which is read at once."""
 _ROWS_AT_ONCE = 256
+_ARRAY = 'An array is [{"text": "..."}, ...].'
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -23,15 +27,41 @@ def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The objects of a file in order, None for a blank line; `UserError` with file and line for any other line."""
-    for number, line in enumerate(read_lines(path), 1):
+    """The objects of a file in order, None for a blank line; `UserError` with file and line for any other line.
+
+    A file that is one JSON array of them is read too, at once, if it has no more than MOST_BYTES.
+    """
+    lines = read_lines(path)
+    first = next(lines, b"")
+    if first.lstrip().startswith(b"["):
+        yield from _items(path)
+        return
+    for number, line in enumerate(chain([first] if first else [], lines), 1):
         yield json_object(line, f"{path}, line {number}") if line.strip() else None
 
 
 def json_object(line: bytes, place: str) -> dict[str, Any]:
     """The JSON object in a line; `UserError`, which calls the line `place`, where there is none."""
+    row = _parsed(line, place)
+    if not isinstance(row, dict):
+        raise UserError("bad_document", f"{place} is not a JSON object.", 'A line is {"text": "..."}.')
+    return row
+
+
+def _items(path: Path) -> Iterator[dict[str, Any]]:
+    content = utf8_text(read_file(path, MOST_BYTES), path)
+    if len(content) > MOST_BYTES:
+        message = f"{path} is one JSON array of more than {MOST_BYTES:,} bytes."
+        raise UserError("bad_document", message, 'Make lines of it: jq -c ".[]".')
+    for number, item in enumerate(_parsed(content, str(path)), 1):
+        if not isinstance(item, dict):
+            raise UserError("bad_document", f"{path}, item {number} is not a JSON object.", _ARRAY)
+        yield item
+
+
+def _parsed(text: bytes, place: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except RecursionError as error:
         raise UserError("bad_document", f"{place} is not JSON that can be read: it is nested too deeply.") from error
     except UnicodeDecodeError as error:
@@ -41,10 +71,6 @@ def json_object(line: bytes, place: str) -> dict[str, Any]:
         raise UserError("bad_document", f"{place} is not JSON: {error}.", "Every line is one JSON object.") from error
     except ValueError as error:  # Python reads no integer of more than 4,300 digits
         raise UserError("bad_document", f"{place} is not JSON that can be read: a number is too long.") from error
-    if not isinstance(row, dict):
-        hint = 'A line is {"text": "..."}; of one JSON array, jq -c ".[]" makes such lines.'
-        raise UserError("bad_document", f"{place} is not a JSON object.", hint)
-    return row
 
 
 def read_texts(path: Path, field: str = "text") -> Iterator[str | None]:

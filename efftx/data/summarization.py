@@ -32,7 +32,7 @@ LICENCE = "the texts belong to their authors and publishers; files are the user'
 
 # What files of summaries call the text and its summary; the first that a row has counts.
 _SOURCES = ("source", "article", "article_text", "document", "dialogue", "text")
-_SUMMARIES = ("summaries", "target", "highlights", "abstract", "abstract_text", "summary")
+_SUMMARIES = ("summaries", "target", "highlights", "abstract", "abstract_text", "summary", "summary1")
 # Of these keys a list holds several summaries, of any other the sentences of one text.
 _SEVERAL = ("summaries", "target")
 _SPLIT_WORDS = {"train": "train", "valid": "valid|val|validation|dev", "test": "test"}
@@ -106,8 +106,9 @@ def _local(config: SummarizationConfig) -> Corpus:
 def find_files(config: SummarizationConfig) -> DocumentFiles:
     """The files of train, valid and test, or those that are to be split.
 
-    In a folder: `<corpus>_..._train.jsonl` and so on, else `train.jsonl` and so on, else the one file whose name begins
-    with the corpus; .json and .txt as well, plain or compressed; else shards as on the Hub, at any depth
+    In a folder: `<corpus>_..._train.jsonl` and so on, else `train.jsonl` and so on, else `..._train.jsonl` and so on
+    where there is one of each, else the one file whose name begins with the corpus; .json and .txt as well, plain or
+    compressed; else shards as on the Hub, at any depth
     (`train-00000-of-00003.parquet`), of the Hub's own version where there is one. `UserError` where there are none.
     """
     hint = _expected(config)
@@ -118,7 +119,7 @@ def find_files(config: SummarizationConfig) -> DocumentFiles:
         return find_documents(given, hint)
     stems = {file: match["stem"] for file in sorted(path.iterdir()) if (match := _FILE.fullmatch(file.name))}
     own = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
-    for candidates, before in ((own, r".*[-_.]"), (stems, "")):
+    for candidates, before in ((own, r".*[-_.]"), (stems, ""), (stems, r".*[-_.]")):
         found = {
             split: [file for file, stem in candidates.items() if re.fullmatch(rf"{before}({words})", stem)]
             for split, words in _SPLIT_WORDS.items()

@@ -221,7 +221,7 @@ class EfftxTrainer:
     def _run_of(self, config: Any, data: Mapping[str, str], pretrained: str | None) -> Path:
         from efftx.training.run_directory import default_run_dir
 
-        return default_run_dir(config.model, config.data.name, self.hash(config, data, pretrained=pretrained))
+        return default_run_dir(config.model, data["name"], self.hash(config, data, pretrained=pretrained))
 
 
 def _schema(schema: Any) -> list[tuple[str, str, Any]]:

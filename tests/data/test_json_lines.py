@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from efftx.data import text_files
+from efftx.data import json_lines, text_files
 from efftx.data.json_lines import read_json_lines, read_rows, read_texts
 from efftx.errors import UserError
 
@@ -37,6 +37,7 @@ def test_the_last_line_need_not_end(tmp_path: Path) -> None:
     [
         (b'{"text": "cut', "is not JSON"),
         (b'{"text": "\xff"}', "is not UTF-8"),
+        (b'"text"', "is not a JSON object"),
         (b'["text"]', "is not a JSON object"),
         (b'{"kind": "document"}', 'the document has no "text"'),
         (b'{"text": 3}', '"text" is no text'),
@@ -75,6 +76,35 @@ def test_a_blank_line_and_an_empty_text_are_no_document_and_no_refusal(tmp_path:
     path = tmp_path / "file"
     path.write_bytes(b'\n{"text": "a"}\r\n  \t\n{"text": ""}\n{"text": " \\n"}\n{"text": null}\n{"text": "b"}\n\n')
     assert list(read_texts(path)) == [None, "a", None, None, None, None, "b", None]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_file_may_be_one_array_of_documents(tmp_path: Path, indent: int | None) -> None:
+    (tmp_path / "file.json").write_text(" " * bool(indent) + json.dumps(ROWS, indent=indent))
+    assert list(read_texts(tmp_path / "file.json")) == [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'[{"text": "a"}, "b"]', "item 2 is not a JSON object"),
+        (b'[{"text": "a"}', "file is not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'[{"text": "a", "n": ' + b"9" * 5000 + b"}]", "a number is too long"),
+        (b'["\xff"]', "is not UTF-8"),
+        (b"[" + b" " * 2000 + b"]", "one JSON array of more than 1,000 bytes"),
+    ],
+)
+def test_an_array_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    if "1,000" in said:
+        monkeypatch.setattr(json_lines, "MOST_BYTES", 1000)
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=said) as raised:
+        list(read_texts(tmp_path / "file"))
+    assert raised.value.kind == "bad_document"
+    assert str(tmp_path / "file") in raised.value.message
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:

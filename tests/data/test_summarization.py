@@ -83,6 +83,15 @@ def test_a_folder_has_a_file_for_each_split(tmp_path: Path, pattern: str, valid:
     assert dataset.source("test", 2) == "Article 8."
 
 
+def test_a_corpus_of_another_name_is_read_where_it_stands_alone(tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "dev", "test")):
+        write(tmp_path / f"dialogsum.{split}.jsonl", [{"dialogue": f"Dialogue {i}.", "summary": f"S {i}."}])
+    assert open_at(tmp_path).references("valid", 0) == ["S 1."]
+    write(tmp_path / "other.test.jsonl", [row(1)])
+    with pytest.raises(UserError, match="has not one file for each split"):
+        open_at(tmp_path)
+
+
 def test_files_with_the_corpus_in_their_name_come_before_bare_ones(tmp_path: Path) -> None:
     for i, split in enumerate(("train", "valid", "test")):
         write(tmp_path / f"{split}.jsonl", [row(i)])
