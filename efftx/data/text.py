@@ -15,7 +15,7 @@ from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.samples import require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
-from efftx.data.text_files import find_files, read_file, sums_of, utf8_text
+from efftx.data.text_files import find_files, kind_of, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
 from efftx.data.tokenizer import VocabularyConfig, text_vocab_size, text_wording
 from efftx.data.vocabulary import Vocabulary
@@ -69,6 +69,13 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     no text at all, and for more than MOST_BYTES.
     """
     files = find_files(given, hint)
+    too_long = UserError(
+        "bad_value",
+        f"data.path={given} has more than {MOST_BYTES:,} bytes.",
+        "Make documents of it, one a line, and use data=jsonl.",
+    )
+    if sum(file.stat().st_size for file in files if kind_of(file) == "file") > MOST_BYTES:
+        raise too_long
     sums = sums_of(files, hint)
     texts = {}
     room = MOST_BYTES
@@ -76,8 +83,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
         content = utf8_text(read_file(file, room), file)
         room -= len(content)
         if room < 0:
-            message = f"data.path={given} has more than {MOST_BYTES:,} bytes."
-            raise UserError("bad_value", message, "Make documents of it, one a line, and use data=jsonl.")
+            raise too_long
         _check_utf8(content, file)
         if content.strip():
             texts[file] = content

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -23,6 +24,7 @@ _MAGIC = {".xz": b"\xfd7zXZ\x00", ".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zip": b"
 _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _SPLIT_SUFFIXES = ("", ".xz", ".gz", ".bz2")
 _UTF16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+MOST_FILES = 100_000
 LONGEST_LINE = 1 << 26
 """Bytes of the longest line that is read: 64 MiB, of which the longest article has one in a hundred."""
 
@@ -92,18 +94,25 @@ def _told(path: Path, hint: str) -> Iterator[None]:
 def find_files(given: str, hint: str) -> list[Path]:
     """The files that `given` means: one file, a folder with all below it, or a pattern with `*`, `?` or `[...]`.
 
-    In the order of their paths; hidden ones are left out. `UserError` with `hint` where there is none.
+    In the order of their paths; hidden ones are left out. `UserError` with `hint` where there is none, and for more
+    than MOST_FILES.
     """
     path = local_path(given)
     kind = kind_of(path)
     if kind == "missing":
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else []
+        names = glob.iglob(str(path), recursive=True) if glob.has_magic(str(path)) else iter(())
+        found = [Path(name) for name in islice(names, MOST_FILES + 1)]
         if not found:
             raise UserError("missing_file", f"data.path={given} does not exist.", hint)
     elif kind == "folder":
-        found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        found = list(islice(path.rglob("*"), MOST_FILES + 1))
     else:
         return [path]
+    if len(found) > MOST_FILES:
+        message = f"data.path={given} holds more than {MOST_FILES:,} files."
+        raise UserError("bad_value", message, "Give the folder of the texts alone, or write them into fewer files.")
+    if kind == "folder":
+        found = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     files = sorted(file for file in found if kind_of(file) == "file")
     if not files:
         raise UserError("missing_file", f"data.path={given} holds no file.", hint)

@@ -169,6 +169,10 @@ def test_a_text_too_long_to_be_read_at_once_is_not_cut(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="more than 1,000 bytes") as raised:
         read_own_text(str(tmp_path))
     assert "data=jsonl" in raised.value.hint
+    packed = gzip.compress(b"z" * 1001)
+    assert len(packed) < 1000
+    with pytest.raises(UserError, match="more than 1,000 bytes"):
+        read_own_text(str(write(tmp_path / "my.txt.gz", packed)))
 
 
 def test_without_a_path_it_is_said_which_files_would_do(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efftx.data import text_files
 from efftx.data.text_files import find_files, local_path, read_text, sums_of
 from efftx.errors import UserError
 
@@ -117,6 +118,17 @@ def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text").write_bytes(b"abc")
     assert read_text(Path("~/text"), 10).content == b"abc"
+
+
+def test_a_folder_of_everything_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MOST_FILES", 3)
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_bytes(b"x")
+    assert len(find_files(str(tmp_path), "")) == len(find_files(f"{tmp_path}/*", "")) == 3
+    (tmp_path / "4.txt").write_bytes(b"x")
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(UserError, match="holds more than 3 files"):
+            find_files(path, "")
 
 
 @pytest.mark.parametrize("harm", ["folder", "pipe", "device", "missing"])
