@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efftx.data.dataset import DataConfig, Dataset
-from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
+from efftx.data.prepared import SPLITS, Prepared, prepare_once
 from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
 from efftx.data.vocabulary import ByteVocabulary
 from efftx.data.windows import LanguageModelRows, open_corpus
@@ -39,7 +39,7 @@ def prepare_corpus(
         text = memoryview(read())
         start = 0
         for split, size in zip(SPLITS, sizes, strict=True):
-            write_durably(folder / f"{split}.bin", text[start : start + size])
+            (folder / f"{split}.bin").write_bytes(text[start : start + size])
             start += size
         return {"name": name, "variant": variant, "bytes": len(text), "sha256": sha256, **facts}
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from efftx.data.dataset import Batch, DataConfig, check_split, draw
 from efftx.data.document_files import take
-from efftx.data.prepared import SPLITS, Prepared, prepare_once, write_durably
+from efftx.data.prepared import SPLITS, Prepared, prepare_once
 from efftx.data.token_corpus import left_out_note
 from efftx.data.tokenizer import TextConfig, open_vocabulary
 from efftx.data.vocabulary import EOS, PAD, Vocabulary
@@ -121,7 +119,7 @@ def _write_split(
 ) -> Count:
     """Streams one split to `folder`: tokens, the end of each text, the texts of each document, and targets as text."""
     text_ends, document_ends, n_tokens, left_out = [0], [0], 0, 0
-    with _durable(folder / _TOKENS.format(split)) as tokens, _durable(folder / _TARGETS.format(split)) as targets:
+    with open(folder / _TOKENS.format(split), "wb") as tokens, open(folder / _TARGETS.format(split), "wb") as targets:
         for document in documents:
             if document is None:
                 left_out += 1
@@ -136,17 +134,9 @@ def _write_split(
             targets.write(json.dumps(list(document.targets)).encode() + b"\n")
     for pattern, ends in ((_TEXTS, text_ends), (_DOCUMENTS, document_ends)):
         borders = np.asarray(ends, dtype="<i8").tobytes()
-        write_durably(folder / pattern.format(split), borders)
+        (folder / pattern.format(split)).write_bytes(borders)
         digest.update(borders)
     return Count(len(document_ends) - 1, left_out)
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 _TOKENS, _TEXTS, _DOCUMENTS, _TARGETS = "{}.tokens.bin", "{}.texts.bin", "{}.documents.bin", "{}.targets.jsonl"

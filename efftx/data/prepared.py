@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from efftx.core.artifact import read_document, write_document
 from efftx.core.cache import cache_root
-from efftx.core.files import file_sha256, writing
+from efftx.core.files import file_sha256, sync, writing
 from efftx.errors import UserError
 
 META = "meta.json"
@@ -100,9 +100,10 @@ def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
         new = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=target.parent))
         try:
             meta = write(new)
-            meta["files"] = {
-                path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(new.iterdir())
-            }
+            arrays = sorted(new.iterdir())
+            for path in arrays:
+                sync(path)
+            meta["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in arrays}
             write_document(new / META, meta, sort_keys=True)
             new.chmod(0o755)  # mkdtemp's 0o700 would shut out the other users of a shared data root
             if target.is_dir():
@@ -110,18 +111,11 @@ def prepare_once(key: str, write: Callable[[Path], dict[str, Any]]) -> Prepared:
             else:
                 target.unlink(missing_ok=True)
             new.rename(target)
+            sync(target.parent)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
         return Prepared(target, meta)
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file and waits until it is on the disk; the folder that it is in gets its name only then."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

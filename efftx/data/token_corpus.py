@@ -6,7 +6,6 @@ Both objectives read the same array: rows are windows of it, which may hold seve
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,5 @@ def _write_split(
             digest.update(tokens)
             n_documents += 1
             n_bytes += len(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
         digest.update(f"{path.name} ends after {file.tell()} bytes of {dtype}".encode())
     return n_documents, n_bytes, left_out

@@ -10,7 +10,7 @@ from efftx.core.files import read_file
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
 from efftx.data.hub import hub, is_offline
-from efftx.data.prepared import data_root, prepare_once, write_durably
+from efftx.data.prepared import data_root, prepare_once
 from efftx.data.text_files import local_path
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
 from efftx.data.wording import Pieces
@@ -159,7 +159,7 @@ def _trained(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iter
 
     def write(folder: Path) -> dict[str, Any]:
         model = _train(config.tokenizer, config.vocab_size, texts())
-        write_durably(folder / file, model)
+        (folder / file).write_bytes(model)
         return {"name": "vocabulary", "variant": name, "bytes": len(model), "sha256": key}
 
     return (prepare_once(f"vocabulary-{key[:12]}", write).folder / file).read_bytes()

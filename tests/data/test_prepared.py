@@ -155,17 +155,32 @@ def test_reading_takes_no_lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_leaves_nothing_half_written(root: Path) -> None:
     code = f"""
 import resource
-from efftx.data.prepared import prepare_once, write_durably
+from efftx.data.prepared import prepare_once
 from efftx.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    prepare_once({KEY!r}, lambda folder: write_durably(folder / "train.bin", bytes(5000)) or {META!r})
+    prepare_once({KEY!r}, lambda folder: (folder / "train.bin").write_bytes(bytes(5000)) and {META!r})
 except UserError as error:
     print(error.kind)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "cannot_write\n"
     assert visible(root) == []
+
+
+def test_all_of_it_is_forced_to_the_disk_before_it_gets_its_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append((os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")), visible(root) == [KEY]))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    prepare_once(KEY, write)
+    assert ("train.bin", False) in synced
+    assert any("meta.json" in name and not named for name, named in synced)
+    assert synced[-1] == ("prepared", True)
 
 
 def test_of_two_processes_one_writes_and_both_read(root: Path, tmp_path: Path) -> None:
