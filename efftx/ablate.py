@@ -19,6 +19,7 @@ from efftx.config import Config, compose, expand_sweeps, launchers, parse_overri
 from efftx.config_hash import config_hash
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError, nearest
+from efftx.models.build import build_on_meta, dense_parameters
 from efftx.shipped import shipped
 from efftx.training.loop import train
 from efftx.training.run_directory import default_run_dir, read_result
@@ -28,12 +29,17 @@ FAILURE_FILE = "failure.json"
 
 @dataclass(frozen=True)
 class Point:
-    """One run of an ablation: its single-valued overrides, its configuration, and where it lives."""
+    """One run of an ablation: its single-valued overrides, its configuration, where it lives, and its model's size.
+
+    `dense_parameters` are those of the model without sparse parts that `d_ff_rule=equal` compares with.
+    """
 
     overrides: list[str]
     config: Config
     hash: str
     run: Path
+    parameters: int
+    dense_parameters: int
 
 
 def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = ()) -> list[Point]:
@@ -47,14 +53,17 @@ def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] =
         config = compose(choice, config_dirs=config_dirs)
         dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)
-        points.append(Point(choice, config, digest, default_run_dir(config.model, dataset.name, digest)))
+        run = default_run_dir(config.model, dataset.name, digest)
+        sizes = (_n_parameters(config, dataset.vocab_size), dense_parameters(config, dataset.vocab_size))
+        points.append(Point(choice, config, digest, run, *sizes))
     return points
 
 
 def ablate(
     overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = (), say: Callable[[str], None] = lambda text: None
 ) -> list[dict[str, Any]]:
-    """Runs every point that is not done; one `{overrides, run, hash, state, metrics, timings, error}` a point.
+    """Runs every point that is not done; one `{overrides, run, hash, state, parameters, parameters_against_dense,
+    metrics, timings, error}` a point.
 
     `state` is `skipped` (done before), `done` or `failed`; a failing point does not stop the others. With an override
     `hydra/launcher=...` that launcher runs the points (joblib in parallel, submitit on a cluster), else they run here
@@ -73,15 +82,16 @@ def ablate(
         say(f"[{number}/{len(points)}] {' '.join(point.overrides)}")
         try:
             train(point.config, point.run)
-        except UserError as error:
-            errors[point.hash] = error.message
-            say(f"failed: {error.message}")
         except Interrupted:
             raise
         except Exception as error:
-            errors[point.hash] = f"{type(error).__name__}: {error}"
+            errors[point.hash] = _told(error)
             say(f"failed: {errors[point.hash]}")
     return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
+
+
+def _n_parameters(config: Config, vocab_size: int) -> int:
+    return sum(parameter.numel() for parameter in build_on_meta(config, vocab_size).parameters())
 
 
 def check_launcher(overrides: Sequence[str]) -> None:
@@ -104,6 +114,8 @@ def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:
         "run": str(point.run),
         "hash": point.hash,
         "state": state,
+        "parameters": point.parameters,
+        "parameters_against_dense": point.parameters / point.dense_parameters,
         "metrics": {} if result is None else result["metrics"],
         "timings": {} if result is None else result["timings"],
         "error": (error or "it ended without a result") if result is None else None,
@@ -133,9 +145,15 @@ def _job(raw: DictConfig) -> None:
     try:
         train(config, silent=True)
     except Exception as error:
-        text = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         file = Path(os.environ["EFFTX_ABLATE_SCRATCH"]) / f"{digest}.{FAILURE_FILE}"
-        file.write_text(json.dumps({"hash": digest, "error": text}))
+        file.write_text(json.dumps({"hash": digest, "error": _told(error)}))
+
+
+def _told(error: Exception) -> str:
+    """What `train` prints of this error: its message and its hint."""
+    return (
+        f"{error.message} {error.hint}".strip() if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    )
 
 
 @contextlib.contextmanager

@@ -406,7 +406,7 @@ def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | 
 
 def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:
     group, value = str(override.key_or_group), str(override.value())
-    if group.startswith("hydra"):
+    if group.startswith("hydra") or "${" in value:  # preset=${model}/name: Hydra says if there is none of that name
         return
     folders = [Path(d) / group for d in (shipped("conf"), *config_dirs)]
     known = sorted({str(p.relative_to(f).with_suffix("")) for f in folders if f.is_dir() for p in f.rglob("*.yaml")})

@@ -227,7 +227,8 @@ def _check_shapes(config: Config) -> None:
 def _check_sparse(config: Config) -> None:
     if config.sparse_ff.N:
         # The width that d_ff_rule solves is a multiple of N of its own making.
-        d_ff = config.d_ff if config.d_ff_rule == "given" else config.d_ff // config.sparse_ff.N * config.sparse_ff.N
+        n = config.sparse_ff.N
+        d_ff = config.d_ff if config.d_ff_rule == "given" else max(1, config.d_ff // n) * n
         check_sparse_ff(config.sparse_ff, config.d_model, d_ff)
         if config.activation != "relu":
             raise _bad(f"activation={config.activation}: the sparse feed-forward (sparse_ff.N) is always relu.")

@@ -24,7 +24,7 @@ from efftx.models.block import Block, Branch, reads_keys, reads_memory, reads_to
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
 from efftx.models.ends import Head, TokenEmbedding
-from efftx.models.sizes import resolved_d_ff
+from efftx.models.sizes import dense_counterpart, resolved_d_ff
 from efftx.models.streams import merged_width
 from efftx.models.terraformer import Concatenated
 
@@ -94,6 +94,11 @@ def decoder_length(config: Config) -> int:
 def d_ff_of(config: Config, vocab_size: int) -> int:
     """The width of the model's feed-forward layers, `d_ff_rule` applied."""
     return resolved_d_ff(config, lambda other: _count(other, vocab_size))
+
+
+def dense_parameters(config: Config, vocab_size: int) -> int:
+    """Parameters of the dense model that `config` is compared with: `sizes.dense_counterpart`."""
+    return _count(dense_counterpart(config), vocab_size)
 
 
 def _count(config: Config, vocab_size: int) -> int:

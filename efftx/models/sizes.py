@@ -11,7 +11,7 @@ from efftx.errors import UserError
 AUTHORS_D_FF = {(1024, 4096): 6144, (9216, 40_960): 65_536}
 """(d_model, d_ff) of a dense model -> the authors' d_ff where sparse QKV saves the projections (authors' configs)."""
 TOLERANCE = 0.01
-"""How far, as a share, a model of `d_ff_rule=equal` may be from its dense counterpart."""
+"""How far, as a share, a model of `d_ff_rule=equal` is from its dense counterpart before it is told."""
 
 
 def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
@@ -19,8 +19,7 @@ def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
 
     `given` is d_ff itself; `authors` their explicit size, where queries, keys and values are sparse; `equal` the
     multiple of N whose model is nearest in parameters to the dense one of width d_ff: that without sparse_ff,
-    sparse_qkv, sparse_loss and sru. Raises UserError where the authors name no size, and where no multiple of N comes
-    within 1 %.
+    sparse_qkv, sparse_loss and sru. `unequal` says how near that is. Raises UserError where the authors name no size.
     """
     if config.d_ff_rule == "given":
         return config.d_ff
@@ -38,15 +37,16 @@ def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if size(middle) <= target else (low, middle)
-    best = min((low, high), key=lambda multiple: abs(size(multiple) - target))
-    off = size(best) / target - 1
-    if abs(off) > TOLERANCE:
-        raise UserError(
-            "bad_value",
-            f"d_ff_rule=equal: the nearest d_ff, {best * step}, makes the model {off:+.1%} of the dense one's size.",
-            "Choose a smaller sparse_ff.N, so that d_ff has finer steps, or fewer modules.",
-        )
-    return best * step
+    return step * min((low, high), key=lambda multiple: abs(size(multiple) - target))
+
+
+def unequal(config: Config, n_parameters: int, n_dense: int) -> str | None:
+    """What to tell where `d_ff_rule=equal` found no width within 1 % of the dense model's parameters, else None."""
+    off = n_parameters / n_dense - 1
+    if config.d_ff_rule != "equal" or abs(off) <= TOLERANCE:
+        return None
+    step = f" in steps of sparse_ff.N={config.sparse_ff.N}" if config.sparse_ff.N > 1 else ""
+    return f"d_ff_rule=equal: the nearest d_ff{step} gives the model {off:+.1%} of the dense one's parameters"
 
 
 def _authors(config: Config) -> int:

@@ -65,7 +65,8 @@ def show_training(result: TrainResult, console: Console) -> None:
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
     """The varied keys against the metrics, one line a run; then what failed, and why."""
     metrics = list(dict.fromkeys(name for run in runs for name in shown(run["metrics"])))
-    numbers = [*(heading(name) for name in metrics), "tokens/s", "ms a decoded token"]
+    sizes, speeds = ("parameters", "parameters against dense"), ("tokens/s", "ms a decoded token")
+    numbers = [*(heading(name) for name in metrics), *sizes, *speeds]
     columns = [*map(Column, keys), *(Column(name, numbers=True) for name in numbers), Column("state"), Column("run")]
     table = Grid(columns, n_names=len(keys))
     for run in runs:
@@ -74,6 +75,8 @@ def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], consol
         table.row(
             *(chosen.get(key, "") for key in keys),
             *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
+            f"{run['parameters']:,}",
+            f"{round(run['parameters_against_dense'] - 1, 3) + 0.0:+.1%}",
             f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
             f"{run['timings']['decode_ms']:.2f}" if "decode_ms" in run["timings"] else "–",
             Text(run["state"], style=style),

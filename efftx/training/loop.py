@@ -17,8 +17,9 @@ from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
-from efftx.models.build import Model, build_model
+from efftx.models.build import Model, build_model, dense_parameters
 from efftx.models.carry import carry_weights
+from efftx.models.sizes import unequal
 from efftx.training import devices
 from efftx.training.checkpoint import (
     capture_optimizer,
@@ -108,6 +109,9 @@ def train(
             model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
             optimizer = make_optimizer(config.optimizer, model.named_parameters())
             scaler = devices.grad_scaler(device, dtype)
+            n_parameters = sum(parameter.numel() for parameter in model.parameters())
+            size_note = unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size))
+            notes += [size_note] if size_note else []
             state, resumed_from = _resume(run, model, optimizer, scaler, notes)
             if config.pretrained is not None and resumed_from is None:
                 load_pretrained(model, Path(config.pretrained), dataset)
@@ -352,8 +356,8 @@ def _stop_not_finite(run: RunDirectory, step: int, loss: float, grad_norm: float
     raise NotFiniteError(
         "not_finite",
         f"Step {step} gave loss {loss} and gradient norm {grad_norm}; the weights are those of step {state.step}.",
-        "Lower optimizer.lr, set training.clip_norm, or use dtype=float32; metrics.jsonl in the run directory "
-        f"({run.path}) has the last values.",
+        "Lower optimizer.lr, set training.clip_norm, or use dtype=float32"
+        + (f"; metrics.jsonl in the run directory ({run.path}) has the last values." if state.step else "."),
     )
 
 

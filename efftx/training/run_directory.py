@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -70,6 +71,8 @@ class RunDirectory:
     * `checkpoints/`: see `efftx.training.checkpoint`;
     * `result.json`, at the end: its presence says that the run is done.
 
+    A directory made here is removed again where an error comes before the first step.
+
     After a resume the metrics are those of a run never stopped: a checkpoint keeps what `sync` gave, and the run that
     goes on from it calls `resume_at` with that before its first `log`.
     """
@@ -81,11 +84,13 @@ class RunDirectory:
         self._hash = config_hash
         self._open = ExitStack()
         self._logs = {name: _Log(path / name) for name in (METRICS_FILE, TIMINGS_FILE)}
+        self._made = False
 
     def __enter__(self) -> RunDirectory:
         if self.result is not None:
             self._check_config()
             return self
+        self._made = not self.path.exists()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
@@ -110,7 +115,14 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._made and not self._has_begun():
+            shutil.rmtree(self.path, ignore_errors=True)
         self._open.close()
+
+    def _has_begun(self) -> bool:
+        """Whether there is more here than a config: a logged step, a checkpoint or a result."""
+        logged = any((self.path / name).exists() for name in (METRICS_FILE, RESULT_FILE))
+        return logged or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     # ---- metrics
 

@@ -9,7 +9,8 @@ import torch
 
 from efftx.config import compose
 from efftx.errors import UserError
-from efftx.models.build import build_on_meta, d_ff_of
+from efftx.models.build import build_on_meta, d_ff_of, dense_parameters
+from efftx.models.sizes import unequal
 
 PIECES = 32_000
 PAPER = ("model=scaling", "data=stdlib", "size=paper")
@@ -38,7 +39,7 @@ def test_the_authors_sizes_are_a_little_larger_than_dense(overrides: tuple[str, 
 @pytest.mark.parametrize("overrides", [(), ("sparse_ff.N=0",), ("sparse_qkv.S=0",), ("sparse_loss.S=4",)], ids=str)
 @pytest.mark.parametrize("scale", ["paper", "cpu"])
 def test_equal_is_within_one_percent_of_the_dense_model(scale: str, overrides: tuple[str, ...]) -> None:
-    words = ("model=scaling", "data=stdlib", f"size={scale}")
+    words = ("model=scaling", "data=stdlib", f"size={scale}", *(("sparse_ff.N=16",) if scale == "cpu" else ()))
     assert size(*words, *overrides, "d_ff_rule=equal") == pytest.approx(size(*words, *DENSE), rel=0.01)
 
 
@@ -52,12 +53,32 @@ def test_equal_without_a_sparse_part_is_the_given_width() -> None:
     assert d_ff_of(config, PIECES) == 4096
 
 
-def test_a_step_too_coarse_for_one_percent_is_told() -> None:
-    config = compose(
-        ["model=scaling", "data=stdlib", "size=cpu", "sparse_ff.N=512", "n_layers=12", "n_encoder_layers=12"]
-    )
-    with pytest.raises(UserError, match="nearest d_ff"):
-        d_ff_of(config, 100)
+COARSE = ("model=scaling", "data=stdlib", "size=cpu", "sparse_ff.N=512", "n_layers=12", "n_encoder_layers=12")
+
+
+def test_a_step_too_coarse_for_one_percent_takes_the_nearest_size() -> None:
+    config = compose(COARSE)
+    given = [dataclasses.replace(config, d_ff=d_ff, d_ff_rule="given") for d_ff in range(512, 4096, 512)]
+    off = {
+        other.d_ff: abs(sum(p.numel() for p in build_on_meta(other, 100).parameters()) - dense_parameters(config, 100))
+        for other in given
+    }
+    assert d_ff_of(config, 100) == min(off, key=lambda d_ff: off[d_ff])
+
+
+def test_a_block_larger_than_the_dense_width_is_one_block() -> None:
+    config = compose(["model=scaling", "data=stdlib", "size=smoke", "d_ff_rule=equal", "sparse_ff.N=256"])
+    assert d_ff_of(config, 100) == 256
+
+
+@pytest.mark.parametrize(("n_parameters", "told"), [(1011, "+1.1%"), (989, "-1.1%"), (1009, None), (991, None)])
+def test_the_difference_is_told_above_one_percent(n_parameters: int, told: str | None) -> None:
+    note = unequal(compose(COARSE), n_parameters, 1000)
+    assert note is None if told is None else told in note and "sparse_ff.N=512" in note
+
+
+def test_a_given_width_is_not_compared() -> None:
+    assert unequal(compose([*COARSE, "d_ff_rule=given", "d_ff=2048"]), 2000, 1000) is None
 
 
 def test_the_authors_name_no_width_for_other_models() -> None:

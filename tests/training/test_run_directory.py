@@ -79,6 +79,26 @@ def test_a_second_owner_is_told_who_is_there(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_error_leaves_a_new_directory_only_if_a_step_was_logged(tmp_path, begun):
+    def fails():
+        with run_at(tmp_path / "run") as run:
+            if begun:
+                run.log(1, {"loss": 1.0})
+            raise UserError("bad_value", "it cannot be built")
+
+    with pytest.raises(UserError):
+        fails()
+    assert (tmp_path / "run").exists() == begun
+
+
+def test_an_error_leaves_a_directory_that_was_there(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError), run_at(tmp_path / "run"):
+        raise UserError("bad_value", "it cannot be built")
+    assert (tmp_path / "run" / "config.json").exists()
+
+
 OWNER = """
 import sys, time
 from pathlib import Path

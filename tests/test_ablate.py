@@ -1,0 +1,123 @@
+"""`efftx ablate`: the user's own commands, word for word, and what becomes of points that cannot be trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from efftx.ablate import plan_points
+from efftx.cli import main
+from efftx.config import compose
+from efftx.layers.sparse_ff import SparseFF
+from efftx.models.build import build_on_meta
+from efftx.shipped import shipped
+
+BRIEF = ["training.steps=2", "schedule.warmup=1", "evaluation.batches=1", "threads=1"]
+"""What makes a point of the default size a matter of seconds, its model as it is."""
+PIECES = 356  # bytes and sentinels
+
+
+@pytest.fixture(autouse=True)
+def _runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EFFTX_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+# ---- the default size
+
+
+@pytest.mark.parametrize("model", [[], ["model=scaling"]], ids=["default", "scaling"])
+def test_the_bare_command_trains_both_points_and_prints_the_table(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", "sparse_ff.N=64,128", *model, *BRIEF]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for heading in ("sparse_ff.N", "parameters", "against", "decoded"):
+        assert heading in out
+    assert main(["ablate", "sparse_ff.N=64,128", *model, *BRIEF, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["state"] for run in runs] == ["skipped", "skipped"]
+    for run in runs:
+        assert run["metrics"]["loss"] > 0
+        assert run["timings"]["decode_ms"] > 0
+        assert run["parameters"] > 2_500_000
+        assert run["parameters_against_dense"] == pytest.approx(1, abs=0.025)
+
+
+@pytest.mark.parametrize("model", [[], ["model=scaling"]], ids=["default", "scaling"])
+@pytest.mark.parametrize("values", ["64,128", "0,16,64,128"])
+def test_every_point_of_the_bare_command_builds_with_blocks_and_ranks_that_mean_something(
+    values: str, model: list[str]
+) -> None:
+    points = plan_points([f"sparse_ff.N={values}", *model])
+    assert [point.config.sparse_ff.N for point in points] == [int(value) for value in values.split(",")]
+    for point in points:
+        layers = [m for m in build_on_meta(point.config, PIECES).modules() if isinstance(m, SparseFF)]
+        n = point.config.sparse_ff.N
+        assert len(layers) == (4 if n else 0)
+        for layer in layers:
+            d_ff, rank = layer.w1.shape[0], layer.c1.shape[0]
+            assert d_ff >= 2048 or n == 16
+            assert d_ff // n >= 16
+            assert 16 <= rank <= 128
+        assert point.dense_parameters == pytest.approx(point.parameters, rel=0.025)
+
+
+@pytest.mark.parametrize("overrides", [["sparse_qkv.S=0"], ["sparse_loss.S=0"], ["sru.n_layers=0"], ["stack=decoder"]])
+def test_n_of_128_keeps_sixteen_blocks_beside_other_mechanisms(overrides: list[str]) -> None:
+    for model in ("terraformer", "scaling"):
+        config = compose([f"model={model}", "sparse_ff.N=128", *overrides])
+        layers = [m for m in build_on_meta(config, PIECES).modules() if isinstance(m, SparseFF)]
+        assert min(layer.w1.shape[0] for layer in layers) >= 2048
+
+
+def test_a_wider_n_decides_the_table_of_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ablate", "sparse_ff.N=0,512", "model=scaling", "size=smoke", "d_ff_rule=equal", "training.steps=1"]
+    assert main([*words, "schedule.name=constant", "schedule.warmup=0", "threads=1", "--json"]) == 0
+    captured = capsys.readouterr()
+    dense, wide = json.loads(captured.out)["runs"]
+    assert abs(dense["parameters_against_dense"] - 1) < 0.01
+    assert wide["parameters_against_dense"] > 1.5
+    assert captured.err.count("of the dense one's parameters") == 1
+
+
+@pytest.mark.parametrize(
+    "path", sorted(shipped("conf").glob("preset/*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_every_presets_d_ff_is_divisible_by_128(path: Path) -> None:
+    size = path.stem if path.stem in ("paper", "smoke") else "cpu"
+    config = compose([f"model={path.parent.name}", f"size={size}", f"preset={path.parent.name}/{path.stem}"])
+    assert config.d_ff % 128 == 0
+
+
+def test_a_preset_can_follow_the_model() -> None:
+    assert compose(["preset=${model}/eighth", "model=scaling"]) == compose(["model=scaling", "preset=scaling/eighth"])
+
+
+# ---- points that fail
+
+
+def test_a_failed_point_says_what_train_says_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "optimizer.lr=1e30", "training.clip_norm=0"]
+    trained = main(["train", *words, "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert trained == 3
+    assert main(["ablate", "seed=0,1", *words, "--json"]) == 1
+    captured = capsys.readouterr()
+    runs = json.loads(captured.out)["runs"]
+    assert [run["state"] for run in runs] == ["failed", "failed"]
+    assert error["hint"] in runs[0]["error"]
+    assert error["hint"] in captured.err
+
+
+@pytest.mark.parametrize("words", [["train", "d_ff_rule=authors"], ["ablate", "d_ff_rule=equal,authors"]], ids=str)
+def test_a_model_that_cannot_be_built_leaves_no_run_directory(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*words, "model=scaling", "size=cpu"]) == 2
+    assert "d_ff_rule=equal solves it" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.json"))
