@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from efftx.config import Config, compose, expand_sweeps, launchers, parse_overrides, register_schema, to_config
+from efftx.config import Config, compose, expand_sweeps, parse_overrides, split_hydra
 from efftx.config_hash import config_hash
 from efftx.data.dataset import open_dataset
-from efftx.errors import Interrupted, UserError, nearest
+from efftx.errors import Interrupted, UserError
+from efftx.launch import check_launcher, launch, told
 from efftx.models.build import build_on_meta, dense_parameters
-from efftx.shipped import shipped
 from efftx.training.loop import train
 from efftx.training.run_directory import default_run_dir, read_result
-
-FAILURE_FILE = "failure.json"
 
 
 @dataclass(frozen=True)
@@ -44,12 +34,12 @@ class Point:
 
 def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = ()) -> list[Point]:
     """All points, every one checked; UserError names the first that cannot be. Nothing is run."""
-    if any(word.startswith("run_dir=") for word in overrides):
+    if any(override.key_or_group == "run_dir" for override in parse_overrides(overrides)):
         raise UserError(
             "bad_override", "The runs of an ablation cannot share one run_dir.", "EFFTX_RUNS moves them all."
         )
     points = []
-    for choice in expand_sweeps([word for word in overrides if not word.startswith("hydra")]):
+    for choice in expand_sweeps(overrides):
         config = compose(choice, config_dirs=config_dirs)
         dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)
@@ -69,15 +59,15 @@ def ablate(
     `hydra/launcher=...` that launcher runs the points (joblib in parallel, submitit on a cluster), else they run here
     one after the other.
     """
-    check_launcher(overrides)
-    points = plan_points(overrides, config_dirs=config_dirs)
+    own, hydras = split_hydra(overrides)
+    check_launcher(hydras)
+    points = plan_points(own, config_dirs=config_dirs)
     before = {point.hash for point in points if read_result(point.run) is not None}
-    launched = any(word.startswith("hydra/launcher=") for word in overrides)
     errors: dict[str, str] = {}
-    if launched and before != {point.hash for point in points}:
-        errors = _launch(overrides, points, config_dirs)
+    if hydras:
+        errors = launch({p.hash: p.overrides for p in points if p.hash not in before}, hydras, config_dirs)
     for number, point in enumerate(points, start=1):
-        if launched or point.hash in before or point.hash in errors or read_result(point.run) is not None:
+        if hydras or point.hash in before or point.hash in errors or read_result(point.run) is not None:
             continue
         say(f"[{number}/{len(points)}] {' '.join(point.overrides)}")
         try:
@@ -85,25 +75,13 @@ def ablate(
         except Interrupted:
             raise
         except Exception as error:
-            errors[point.hash] = _told(error)
+            errors[point.hash] = told(error)
             say(f"failed: {errors[point.hash]}")
     return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
 
 
 def _n_parameters(config: Config, vocab_size: int) -> int:
     return sum(parameter.numel() for parameter in build_on_meta(config, vocab_size).parameters())
-
-
-def check_launcher(overrides: Sequence[str]) -> None:
-    """Raises UserError for a launcher that is not installed."""
-    for name in (word.split("=", 1)[1] for word in overrides if word.startswith("hydra/launcher=")):
-        known = launchers()
-        if name not in known:
-            raise UserError(
-                "unknown_launcher",
-                f"There is no launcher '{name}' here.",
-                f"{nearest(name, known)} pip install 'efftx[joblib]' brings joblib; submitit and Ray have plugins too.",
-            )
 
 
 def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:
@@ -120,59 +98,3 @@ def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:
         "timings": {} if result is None else result["timings"],
         "error": (error or "it ended without a result") if result is None else None,
     }
-
-
-def _launch(overrides: Sequence[str], points: Sequence[Point], config_dirs: Iterable[str | Path]) -> dict[str, str]:
-    """Runs all points through Hydra's launcher; gives the failures by the points' hashes."""
-    register_schema()
-    with tempfile.TemporaryDirectory(prefix="efftx-ablate-") as scratch:
-        words = [str(o.input_line) for o in parse_overrides(overrides)]
-        extra = ",".join(f"file://{Path(d).resolve()}" for d in config_dirs)
-        own = [f"hydra.searchpath=[{extra}]"] if extra else []
-        own += ["hydra.output_subdir=null", f"hydra.sweep.dir={scratch}", "hydra.sweep.subdir=${hydra.job.num}"]
-        own += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        application = hydra.main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_job)
-        with _arguments(["efftx-ablate", "--multirun", *words, *own]), _environment("EFFTX_ABLATE_SCRATCH", scratch):
-            application()
-        failures = [json.loads(file.read_text()) for file in Path(scratch).glob(f"*.{FAILURE_FILE}")]
-    return {failure["hash"]: failure["error"] for failure in failures}
-
-
-def _job(raw: DictConfig) -> None:
-    """One point inside a launcher's worker; a failure is written down, so that the others go on."""
-    config = to_config(raw)
-    digest = config_hash(config, open_dataset(config.data, config.objective))
-    try:
-        train(config, silent=True)
-    except Exception as error:
-        file = Path(os.environ["EFFTX_ABLATE_SCRATCH"]) / f"{digest}.{FAILURE_FILE}"
-        file.write_text(json.dumps({"hash": digest, "error": _told(error)}))
-
-
-def _told(error: Exception) -> str:
-    """What `train` prints of this error: its message and its hint."""
-    return (
-        f"{error.message} {error.hint}".strip() if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    )
-
-
-@contextlib.contextmanager
-def _arguments(words: list[str]) -> Iterator[None]:
-    previous, sys.argv = sys.argv, words
-    try:
-        yield
-    finally:
-        sys.argv = previous
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    previous = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if previous is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = previous

@@ -21,6 +21,7 @@ from efftx.commands.roots import check_roots
 from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
 from efftx.core.memory import allocating
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
+from efftx.parent import end_with_parent
 
 
 class _Terminated(KeyboardInterrupt):
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 2 for a user's mistake; 3 for a NaN; 4 where a training that had begun ran out of memory; 130 or 143 when
     stopped.
     """
+    end_with_parent()
     words = list(sys.argv[1:] if argv is None else argv)
     json = "--json" in words
     tolerate_any_console()

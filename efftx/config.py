@@ -158,6 +158,11 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
 
     parsed = parse_overrides(overrides)
     for override in parsed:
+        if _is_hydras(override):
+            hint = "Leave it out; `efftx ablate` takes hydra/launcher=, and --config-dir a folder of your own."
+            raise UserError(
+                "dead_key", f"'{override.key_or_group}' is Hydra's own and would change nothing here.", hint
+            )
         if override.is_sweep_override():
             raise UserError(
                 "sweep",
@@ -166,14 +171,14 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
             )
     config = to_config(_compose_raw(parsed, config_dirs))
     check_names(config)
-    refuse_dead_keys(config, [o.key_or_group for o in parsed if not _is_group(o)])
+    refuse_dead_keys(config, [key for o in parsed if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())])
     check_config(config)
     return config
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of `key=value` words; UserError for a word that is none."""
-    words = [_quoted_path(re.sub(r"^preset=", "preset@_global_=", word)) for word in overrides]
+    words = [_quoted_path(_plain(word)) for word in overrides]
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise UserError("bad_override", f"'{word}' is not of the form key=value.", "See `efftx --help`.")
@@ -199,6 +204,11 @@ def _quoted_path(word: str) -> str:
     return word
 
 
+def _plain(word: str) -> str:
+    """An override in the one spelling that is read: + and ++ add nothing, for every key has a value."""
+    return re.sub(r"^preset=", "preset@_global_=", re.sub(r"^\+{1,2}", "", word))
+
+
 def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
     """The Cartesian product of overrides such as `lsh.n_hashes=1,2`, as lists of single-valued overrides."""
     points: list[list[str]] = [[]]
@@ -216,14 +226,6 @@ def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
             )
         points = [[*point, choice] for point in points for choice in choices]
     return points
-
-
-def launchers() -> list[str]:
-    """The launchers of an ablation that are installed here: Hydra's own and those of its plugins."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return sorted(loader.get_group_options("hydra/launcher"))
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:
@@ -273,7 +275,7 @@ def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for flag in ("--info", "-i"):
         if flag in flags and flags[-1] == flag:
             flags.append("all")
-    return flags, [re.sub(r"^preset=", "preset@_global_=", word) for word in overrides]
+    return flags, [_plain(word) for word in overrides]
 
 
 def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> None:
@@ -383,8 +385,30 @@ def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:
     return {"paper": paper, "smoke": smoke}.get(_root_.size, cpu)
 
 
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of efftx's own keys, and those of Hydra's (`hydra/launcher=joblib`, `hydra.launcher.n_jobs=2`)."""
+    parsed = parse_overrides(overrides)
+    own = [str(o.input_line) for o in parsed if not _is_hydras(o)]
+    return own, [str(o.input_line) for o in parsed if _is_hydras(o)]
+
+
+def _is_hydras(override: Override) -> bool:
+    return re.match(r"hydra\b", str(override.key_or_group)) is not None
+
+
+def _keys_of(key: str, value: Any) -> list[str]:
+    """The keys that an override sets: its own, or those inside a node given as a whole, such as `lsh={n_hashes: 4}`.
+
+    Those inside a node that are null, 0 or false are left out: they switch off what the model's own file has there.
+    """
+    if not isinstance(value, dict) or not value:
+        return [key]
+    set_inside = {name: own for name, own in value.items() if own not in (None, 0, False)}
+    return [inner for name, own in set_inside.items() for inner in _keys_of(f"{key}.{name}", own)]
+
+
 def _is_group(override: Override) -> bool:
-    return override.key_or_group in GROUPS or str(override.key_or_group).startswith("hydra")
+    return override.key_or_group in GROUPS
 
 
 def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | Path] = ()) -> None:
@@ -395,18 +419,22 @@ def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | 
         key = str(override.key_or_group)
         if override.is_delete():
             raise UserError("bad_override", f"'{override.input_line}' would take a key away; every key has a value.")
+        if _is_hydras(override):
+            continue
         if _is_group(override):
             if override.is_sweep_override():
                 continue
             _refuse_unknown_choice(override, config_dirs)
         elif key not in known and key not in nodes:
             hint = nearest(key, [*known, *GROUPS], at_most=0) or SHOW_ALL
+            if key.rpartition(".")[2] in ("resume", "resume_from", "restart"):
+                hint = "The same command again goes on from its last checkpoint; run_dir= says where a run lives."
             raise UserError("unknown_key", f"There is no key '{key}'.", hint)
 
 
 def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:
     group, value = str(override.key_or_group), str(override.value())
-    if group.startswith("hydra") or "${" in value:  # preset=${model}/name: Hydra says if there is none of that name
+    if "${" in value:  # preset=${model}/name: Hydra says if there is none of that name
         return
     folders = [Path(d) / group for d in (shipped("conf"), *config_dirs)]
     known = sorted({str(p.relative_to(f).with_suffix("")) for f in folders if f.is_dir() for p in f.rglob("*.yaml")})

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +129,126 @@ def test_a_model_that_cannot_be_built_leaves_no_run_directory(
     assert main([*words, "model=scaling", "size=cpu"]) == 2
     assert "d_ff_rule=equal solves it" in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.json"))
+
+
+# ---- Hydra's own words
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["hydra/sweeper=optuna"], "'hydra/sweeper' would change nothing"),
+        (["+hydra/sweeper=basic"], "'hydra/sweeper' would change nothing"),
+        (["hydra.sweep.dir=here"], "'hydra.sweep.dir' would change nothing"),
+        (["hydra.launcher.n_jobs=2"], "'hydra.launcher.n_jobs' would change nothing"),
+        (["hydra/launcher=joblib,basic"], "share one launcher"),
+        (["hydra/launcher=basic", "hydra.launcher.nope=3"], "hydra.launcher.nope"),
+        (["++data.tokenizer=t5"], "has no key 'data.tokenizer'"),
+        (["+data.tokenizer=t5"], "has no key 'data.tokenizer'"),
+        (["++sparse_ff.rank=paper"], "'sparse_ff.rank' would change nothing"),
+        (["sparse_ff={rank:paper}"], "'sparse_ff.rank' would change nothing"),
+        (["lsh.n_buckets=glob(*)"], "List them: key=a,b,c"),
+        (["model=glob(*)"], "List them: key=a,b,c"),
+        (["optimizer.lr=interval(0,1)"], "List them: key=a,b,c"),
+        (["-m"], "efftx ablate key=a,b"),
+        (["--multirun"], "efftx ablate key=a,b"),
+        (["--config-name", "mine"], "model=, data= and size="),
+        (["--config-name=mine"], "model=, data= and size="),
+        (["resume=true"], "The same command again"),
+        (["++resume=true"], "The same command again"),
+        (["checkpoint.resume=true"], "The same command again"),
+    ],
+    ids=str,
+)
+def test_a_word_that_would_change_nothing_is_refused_in_one_sentence(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["ablate", "model=transformer", "data=duplicate", "size=smoke", "seed=0,1", *words]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["hydra/launcher=basic"], ["hydra.job.name=x"], ["++hydra.verbose=true"]], ids=str)
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_run_of_its_own_takes_none_of_hydras_keys(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "size=smoke", *words]) == 2
+    assert "would change nothing" in capsys.readouterr().err
+
+
+def test_plus_signs_before_a_key_that_is_read_change_nothing_but_the_value() -> None:
+    plain = compose(["model=reformer", "size=smoke", "lsh.n_hashes=7"])
+    assert compose(["model=reformer", "size=smoke", "++lsh.n_hashes=7"]) == plain
+    assert compose(["model=reformer", "size=smoke", "+lsh.n_hashes=7"]) == plain
+    assert compose(["model=reformer", "size=smoke", "lsh={n_hashes: 7}"]) == plain
+
+
+# ---- workers that die
+
+JOBS = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=400", "checkpoint.every=10"]
+JOBS += ["evaluation.every=0", "evaluation.batches=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in task.read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 240) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = holds()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError("it did not come about")
+
+
+def trainers(pid: int) -> dict[int, str]:
+    """Process id -> seed of the children of `pid` that train, as their run directories say."""
+    found = {}
+    for file in Path(os.environ["EFFTX_RUNS"]).glob("*/owner.json"):
+        with suppress(OSError, ValueError, KeyError):
+            content = json.loads((file.parent / "config.json").read_text())
+            owner = json.loads(file.read_text())
+            if owner["pid"] in children_of(pid) and (file.parent / "checkpoints").is_dir():
+                found[owner["pid"]] = f"seed={content['config']['seed']}"
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_a_killed_worker_is_one_failed_point_and_the_others_end() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = [sys.executable, "-m", "efftx", "ablate", "seed=0,1,2", *JOBS, "--json"]
+    ablation = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    at_work = wait_until(lambda: len(found := trainers(ablation.pid)) == 2 and found)
+    killed = min(at_work)
+    os.kill(killed, signal.SIGKILL)
+    out, err = ablation.communicate(timeout=400)
+    assert "Traceback" not in err
+    assert ablation.returncode == 1
+    runs = json.loads(out)["runs"]
+    states = {run["overrides"][0]: run["state"] for run in runs}
+    assert states == {f"seed={seed}": "failed" if f"seed={seed}" == at_work[killed] else "done" for seed in range(3)}
+    assert "killed" in next(run["error"] for run in runs if run["error"])
+    assert all(is_gone(pid) for pid in at_work)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_no_worker_outlives_an_ablation_that_was_killed() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = [sys.executable, "-m", "efftx", "ablate", "seed=0,1", *JOBS, "training.steps=100000", "--json"]
+    ablation = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    at_work = wait_until(lambda: len(found := trainers(ablation.pid)) == 2 and found)
+    os.kill(ablation.pid, signal.SIGKILL)
+    ablation.wait()
+    wait_until(lambda: all(is_gone(pid) for pid in at_work), 60)

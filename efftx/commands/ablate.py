@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Runs every point; exit code 1 where one failed."""
     refuse_ranks("ablate")
 
-    from efftx.config import parse_overrides, refuse_unknown_keys, swept_keys
+    from efftx.config import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
 
     # Before anything heavy is imported: a slip of the hand is answered at once.
     refuse_unknown_keys(parse_overrides(overrides), arguments.config_dir)
@@ -25,6 +25,6 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     from efftx.report.terminal import show_ablation
 
     runs = ablate(overrides, config_dirs=arguments.config_dir, say=say)
-    keys = swept_keys([word for word in overrides if not word.startswith("hydra")])
+    keys = swept_keys(split_hydra(overrides)[0])
     failed = any(run["state"] == "failed" for run in runs)
     return Outcome({"runs": runs}, lambda console: show_ablation(runs, keys, console), 1 if failed else 0)

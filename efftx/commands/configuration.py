@@ -25,7 +25,7 @@ _SHELLS = tuple(
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
-    from efftx.config import compose, expand_sweeps, hydra_words, to_dict
+    from efftx.config import compose, expand_sweeps, hydra_words, split_hydra, to_dict
 
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)
@@ -33,7 +33,7 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
         told = "--cfg " + str(given["--cfg"]) if "--cfg" in given else next(iter(given))
         raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
     package = given.get("--package")
-    points = expand_sweeps(overrides) if command == "ablate" else [overrides]
+    points = expand_sweeps(split_hydra(overrides)[0]) if command == "ablate" else [overrides]
     found = [
         {"overrides": point, "config": _node(to_dict(compose(point, config_dirs=arguments.config_dir)), package)}
         for point in points
@@ -43,7 +43,7 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
-    from efftx.config import compose, expand_sweeps, hydra_words, run_hydra, to_dict
+    from efftx.config import compose, expand_sweeps, hydra_words, run_hydra, split_hydra, to_dict
 
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)
@@ -51,7 +51,7 @@ def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str])
         _print(run_hydra, [*flags, *overrides], arguments.config_dir)
         return 0
     for point in expand_sweeps(overrides) if command == "ablate" else [overrides]:
-        config = compose(point, config_dirs=arguments.config_dir)
+        config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
         if given.get("--cfg") == "job":
             _node(to_dict(config), given.get("--package"))
         if command == "ablate":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
+from efftx.parent import with_parent
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class _Crew:
         with self.lock:
             if self.stopped:
                 return {"returncode": EXIT_INTERRUPTED, "ran": 0, "failures": []}
-            process = subprocess.Popen(errand.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                errand.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_parent(os.environ)
+            )
             self.processes.append(process)
         # What it says of its progress is read through a pipe, so that no two bars fight for one terminal.
         told = threading.Thread(target=_tell_on, args=(process.stderr,), daemon=True)

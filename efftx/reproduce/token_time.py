@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efftx.errors import UserError
+from efftx.parent import with_parent
 
 Parameters = Mapping[str, Any]
 TRIES = 3
@@ -103,7 +104,8 @@ def _unevenness(result: Mapping[str, Any]) -> tuple[int, float]:
 def _bench_once(words: Sequence[str], seed: int) -> dict[str, Any]:
     """The JSON of `efftx bench decode` in a process of its own: fresh memory, huge pages, nothing imported before."""
     command = [sys.executable, "-m", "efftx", "bench", "decode", *words, f"seed={seed + 1}", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**HUGE_PAGES, **os.environ}, check=False)
+    environment = with_parent({**HUGE_PAGES, **os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
