@@ -143,6 +143,7 @@ def train(
 
         def validate() -> None:
             """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
+            progress.doing("validating")
             found = evaluate_split(model, dataset, "valid", config, device, dtype)
             state.curve.append({"step": state.step, **found})
             named = {f"valid_{name}": value for name, value in found.items()}
@@ -196,6 +197,7 @@ def train(
                 assert stop.exit_code is not None
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
+        progress.doing("evaluating")
         metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
         digest_of_weights = weights_sha256(dict(model.named_parameters()))
         result = TrainResult(

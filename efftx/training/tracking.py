@@ -89,8 +89,7 @@ class Progress:
             name = self._name(width - len("  ".join(self._parts(step, loss, 0)[:3])))
             text = "  ".join(self._parts(step, loss, width - len(name)))
             self._bar.update(self._task, description=name, completed=step, text=text)
-        elif now - Progress._printed_at >= self._interval:
-            Progress._printed_at = now
+        elif self._is_due():
             self._print("  ".join([str(self._work), *self._parts(step, loss, None)]))
 
     def validated(self, step: int, told: str) -> None:
@@ -98,6 +97,14 @@ class Progress:
         self._validated = f"valid {told} at step {step}"
         if self._bar is not None:
             self.note(f"step {step}: valid {told}")
+
+    def doing(self, what: str) -> None:
+        """Say what is done between steps (`validating`), where the bar says the time left."""
+        step = self._window[-1][1]
+        if self._bar is not None:
+            self._bar.update(self._task, text=f"{step}/{self._total}  {what}")
+        elif not self._silent and self._is_due():
+            self._print(f"{self._work}  {step}/{self._total}  {what}")
 
     def note(self, text: str) -> None:
         """Show one line of text above the bar, or between the lines."""
@@ -113,6 +120,14 @@ class Progress:
         """Tokens a second over the last fifty steps; 0 before the first."""
         (first, _, before), (last, _, after) = self._window[0], self._window[-1]
         return (after - before) / (last - first) if last > first else 0.0
+
+    def _is_due(self) -> bool:
+        """Whether a pipe gets a line again; if so, its interval begins."""
+        now = time.monotonic()
+        due = now - Progress._printed_at >= self._interval
+        if due:
+            Progress._printed_at = now
+        return due
 
     def _name(self, room: int) -> str:
         """What runs, in about `room` characters: its place among the runs stays, its name gives way."""

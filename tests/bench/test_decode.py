@@ -64,8 +64,9 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
     assert machine["read_bytes_per_second"] > 0
     assert machine["matvec_bytes_per_second"] > 0
 
+    for width in (60, 80, 160):
+        assert all(len(line) <= width for line in printed(result, width).splitlines()), width
     shown = printed(result, width=160)
-    assert all(len(line) <= 160 for line in shown.splitlines() if line[:1] in "│┃")
     told = ("controller", "The authors' protocol", "64.0 KiB", "1 threads", "matrix-vector", "everything else")
     assert all(words in shown for words in told)
     assert "width-128-dense cycles over 1 distinct set of a block's weights" in shown

@@ -86,6 +86,18 @@ def test_a_validation_stands_in_the_next_line_of_a_pipe(clock):
     assert "  valid accuracy (%) 12.0 at step 1  ETA" in stream.getvalue().splitlines()[1]
 
 
+def test_what_is_done_between_steps_is_named(clock):
+    stream, terminal = io.StringIO(), Terminal()
+    with Progress(9, unit="x", stream=stream) as progress, Progress(9, unit="x", stream=terminal, start=4) as bar:
+        progress.doing("validating")
+        progress.doing("evaluating")
+        clock.seconds = 10.0
+        progress.doing("evaluating")
+        bar.doing("evaluating")
+    assert stream.getvalue().splitlines() == ["train  0/9  validating", "train  0/9  evaluating"]
+    assert "4/9  evaluating" in terminal.getvalue()
+
+
 def test_a_part_of_the_work_says_of_what():
     stream = io.StringIO()
     with working_on(Work("LSH-4, seed 0", 3, 8)), part_of_work("pre-training for"):
