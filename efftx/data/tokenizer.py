@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from efftx.core.artifact import checksum_file, read_checked
 from efftx.core.files import read_file
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from efftx.data.sentencepiece_model import SentencePieceVocabulary
     from efftx.data.trained_bpe import BPEVocabulary
 
+VOCABULARY_FILE = "vocabulary.model"
+"""What a run's directory calls the pieces that it was trained on."""
 _MOST_BYTES = 1 << 28
 TOKENIZERS = ("t5", "unigram", "bpe", "bytes")
 
@@ -86,7 +89,8 @@ def text_wording(config: VocabularyConfig, objective: str = "lm", model: bytes |
 def open_vocabulary(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
     """The vocabulary that the config says; a trained one is trained once, on `texts()`, under a file lock.
 
-    `trained_on` (SHA-256 in hex) says which texts these are. `UserError` for an unknown tokenizer, a file that is
+    `trained_on` (SHA-256 in hex) says which texts these are. A file that is neither T5's nor kept by a run is called by
+    its checksum too. `UserError` for an unknown tokenizer, a file that is
     missing or of another size than the config says, a text too small for its vocabulary, no network.
     """
     if config.tokenizer not in TOKENIZERS:
@@ -99,13 +103,17 @@ def open_vocabulary(config: VocabularyConfig, trained_on: str, texts: Callable[[
         return ByteVocabulary()
     if config.tokenizer_path is not None:
         origin = f"data.tokenizer_path={config.tokenizer_path}"
-        model = _read(local_path(config.tokenizer_path), origin)
+        path = local_path(config.tokenizer_path)
+        model = _read(path, origin)
+        trained_here = path.name == VOCABULARY_FILE and _is_sealed(path)
     elif config.tokenizer == "t5":
         origin = T5.place
         model = _read(fetch_t5(), origin)
+        trained_here = False
     else:
         origin = "a trained one"
         model = _trained(config, trained_on, texts)
+        trained_here = True
     vocabulary = read_vocabulary(model, config.tokenizer, origin)
     if vocabulary.n_pieces != config.vocab_size:
         raise UserError(
@@ -114,10 +122,17 @@ def open_vocabulary(config: VocabularyConfig, trained_on: str, texts: Callable[[
             "a vocabulary file of another size than the config says.",
             f"Set data.vocab_size={vocabulary.n_pieces}, or give another file.",
         )
-    if config.tokenizer == "t5" and vocabulary.checksum not in {T5.sha256, *T5.others}:
+    known = vocabulary.checksum in {T5.sha256, *T5.others} if config.tokenizer == "t5" else trained_here
+    if not known:
         # The same pieces with other scores cut a text otherwise, so that only the bytes tell whose vocabulary it is.
-        vocabulary.name = f"sentencepiece-{vocabulary.n_pieces}@{vocabulary.checksum[:12]}"
+        kind = "sentencepiece" if config.tokenizer == "t5" else config.tokenizer
+        vocabulary.name = f"{kind}-{vocabulary.n_pieces}@{vocabulary.checksum[:12]}"
     return vocabulary
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file lies as a run has written it: a vocabulary that efftx trained. DamagedFileError where not."""
+    return checksum_file(path).is_file() and read_checked(path) is not None
 
 
 def read_vocabulary(model: bytes, kind: str, origin: str) -> "SentencePieceVocabulary | BPEVocabulary":

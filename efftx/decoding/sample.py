@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efftx.config import Config, from_dict
 from efftx.data.dataset import find_source, open_dataset
-from efftx.data.tokenizer import TextConfig
+from efftx.data.tokenizer import VOCABULARY_FILE, TextConfig
 from efftx.data.wording import Wording
 from efftx.decoding.beam import beam_search
 from efftx.decoding.generate import Draw, Session, generate, most_likely
@@ -29,7 +29,7 @@ from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
 from efftx.training.checkpoint import load_latest
-from efftx.training.pretrained import VOCABULARY_FILE, read_vocabulary_file
+from efftx.training.pretrained import read_vocabulary_file
 from efftx.training.run_directory import CONFIG_FILE, read_config, runs_root
 
 MAX_NEW = 256

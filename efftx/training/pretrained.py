@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from efftx.core.artifact import read_checked, write_checked
 from efftx.core.files import DamagedFileError, writing
 from efftx.data.dataset import Dataset
-from efftx.data.tokenizer import VocabularyConfig, read_vocabulary
+from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig, read_vocabulary
 from efftx.errors import UserError
 from efftx.models.carry import carry_weights
 from efftx.training.checkpoint import Checkpoint, load_latest
@@ -21,7 +21,6 @@ from efftx.training.run_directory import RESULT_FILE, read_config, read_result
 if TYPE_CHECKING:
     from efftx.config import Config
 
-VOCABULARY_FILE = "vocabulary.model"
 """The pieces that a run's tokens stand for, in the run's directory; a run on bytes or symbols has none."""
 _TRAINED = ("unigram", "bpe")
 _POSITIONS = "positions.table"

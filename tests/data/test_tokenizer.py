@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from efftx.core.artifact import checksum_file, write_checked
+from efftx.core.files import DamagedFileError
 from efftx.data import tokenizer
 from efftx.data.sentencepiece_model import train_sentencepiece
-from efftx.data.tokenizer import T5, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
+from efftx.data.tokenizer import T5, VOCABULARY_FILE, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
 from efftx.data.trained_bpe import train_bpe
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
@@ -86,7 +89,24 @@ def test_a_file_is_read_instead_of_a_training(tmp_path: Path, kind: str, n_piece
     model = trained(kind, n_pieces)
     (tmp_path / "given").write_bytes(model)
     vocabulary = opened([], tokenizer=kind, vocab_size=n_pieces, tokenizer_path=str(tmp_path / "given"))
-    assert (vocabulary.name, vocabulary.checksum) == (f"{kind}-{n_pieces}", hashlib.sha256(model).hexdigest())
+    digest = hashlib.sha256(model).hexdigest()
+    assert (vocabulary.name, vocabulary.checksum) == (f"{kind}-{n_pieces}@{digest[:12]}", digest)
+
+
+@pytest.mark.parametrize(("kind", "n_pieces"), [("unigram", 40), ("bpe", 300)])
+def test_a_vocabulary_that_a_run_has_kept_is_called_as_when_it_was_trained(
+    tmp_path: Path, kind: str, n_pieces: int
+) -> None:
+    kept = tmp_path / VOCABULARY_FILE
+    keys = {"tokenizer": kind, "vocab_size": n_pieces, "tokenizer_path": str(kept)}
+    write_checked(kept, trained(kind, n_pieces))
+    assert opened([], **keys).name == f"{kind}-{n_pieces}"
+    kept.write_bytes(kept.read_bytes().replace(b"e", b"i", 1))
+    with pytest.raises(DamagedFileError):
+        opened([], **keys)
+    checksum_file(kept).unlink()
+    with contextlib.suppress(UserError):
+        assert "@" in opened([], **keys).name
 
 
 def test_a_file_of_the_other_library_is_refused(model_path: str, tmp_path: Path) -> None:

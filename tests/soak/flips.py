@@ -20,6 +20,7 @@ from efftx.core.artifact import checksum_file, read_document
 from efftx.core.cache import cache_root
 from efftx.data.dataset import open_dataset
 from efftx.data.prepared import damage, prepared_root, read_prepared
+from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.decoding import latency
 from efftx.errors import UserError
 from efftx.native import library
@@ -27,7 +28,7 @@ from efftx.reproduce import compositions
 from efftx.reproduce.records import RecordStore, Verification
 from efftx.training.checkpoint import FILES, MANIFEST_FILE, load_latest, weights_sha256
 from efftx.training.loop import train
-from efftx.training.pretrained import VOCABULARY_FILE, read_vocabulary_file
+from efftx.training.pretrained import read_vocabulary_file
 from efftx.training.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING
 

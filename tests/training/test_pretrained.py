@@ -16,12 +16,13 @@ from efftx.core.files import DamagedFileError
 from efftx.data.dataset import open_dataset
 from efftx.data.samples import resolve_path
 from efftx.data.sentencepiece_model import train_sentencepiece
+from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.errors import UserError
 from efftx.models.build import build_model
 from efftx.training.checkpoint import load_latest
 from efftx.training.evaluation import evaluate_run
 from efftx.training.loop import train
-from efftx.training.pretrained import VOCABULARY_FILE, keep_vocabulary, load_pretrained, read_vocabulary_file
+from efftx.training.pretrained import keep_vocabulary, load_pretrained, read_vocabulary_file
 
 COMMON = ["model=scaling", "size=smoke", "threads=1", "training.steps=3", "evaluation.batches=1"]
 VOCABULARY = ["data.tokenizer=unigram", "data.vocab_size=130"]
