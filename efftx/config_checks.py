@@ -18,9 +18,10 @@ from efftx.layers.settings import (
     SRUConfig,
     check_positions,
     check_sparse_ff,
+    check_sparse_loss,
     check_sparse_qkv,
 )
-from efftx.models.sizes import is_sparse
+from efftx.models.sizes import authors_d_ff, is_sparse
 from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_checkpoint, check_optimizer, check_schedule
 
 ATTENTION = ("full", "lsh", "local")
@@ -48,9 +49,10 @@ def check_config(config: Config) -> None:
     """Raises UserError, naming keys and values, for a configuration that no model could be built from or trained by."""
     check_names(config)
     _check_ranges(config)
+    vocab_size = _check_data(config)
     _check_shapes(config)
     _check_lsh(config)
-    _check_sparse(config)
+    _check_sparse(config, vocab_size)
     _check_evaluation(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, config.training.steps)
@@ -191,6 +193,19 @@ def _check_ranges(config: Config) -> None:
         raise _bad(f"n_heads={config.n_heads} heads cannot share d_model={config.d_model}.", "Give d_head.")
 
 
+def _check_data(config: Config) -> int:
+    """The number of tokens; what a data set says of its own keys it says here, before anything is opened."""
+    source = find_source(config.data.name)
+    vocab_size = source.vocab_size(config.data, config.objective)
+    if vocab_size < 2:
+        raise _bad(
+            f"data={config.data.name} would have {vocab_size} tokens: there is nothing to learn from fewer than 2."
+        )
+    if config.target_length < 1:
+        raise _bad(f"data.target_length={config.target_length} must be at least 1.")
+    return vocab_size
+
+
 def _check_shapes(config: Config) -> None:
     if config.d_head is None and config.d_model % config.n_heads:
         raise _bad(
@@ -224,11 +239,12 @@ def _check_shapes(config: Config) -> None:
         raise _bad(f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.")
 
 
-def _check_sparse(config: Config) -> None:
+def _check_sparse(config: Config, vocab_size: int) -> None:
+    authors = authors_d_ff(config) if config.d_ff_rule == "authors" else config.d_ff
     if config.sparse_ff.N:
-        # The width that d_ff_rule solves is a multiple of N of its own making.
+        # The width that d_ff_rule=equal solves is a multiple of N of its own making.
         n = config.sparse_ff.N
-        d_ff = config.d_ff if config.d_ff_rule == "given" else max(1, config.d_ff // n) * n
+        d_ff = max(1, config.d_ff // n) * n if config.d_ff_rule == "equal" else authors
         check_sparse_ff(config.sparse_ff, config.d_model, d_ff)
         if config.activation != "relu":
             raise _bad(f"activation={config.activation}: the sparse feed-forward (sparse_ff.N) is always relu.")
@@ -240,6 +256,8 @@ def _check_sparse(config: Config) -> None:
                 f"{config.d_model / config.n_heads:g}.",
                 "Leave d_head out (d_head=null).",
             )
+    if config.sparse_loss.S:
+        check_sparse_loss(config.sparse_loss, vocab_size)
     if config.sparse_loss.S and config.tie_embeddings:
         raise _bad(
             "tie_embeddings=true needs a dense matrix to the vocabulary: sparse_loss.S has none.",

@@ -25,7 +25,7 @@ SIZES = sorted(path.stem for path in (shipped("conf") / "size").glob("*.yaml"))
 DATA = sorted(path.stem for path in (shipped("conf") / "data").glob("*.yaml"))
 
 
-LONG_ENOUGH = {"copy_add": ["data.length=512"]}
+LONG_ENOUGH = {"copy_add": ["data.length=512", "data.target_length=0"]}
 
 
 def allowed(model: str, data: str) -> bool:

@@ -24,7 +24,7 @@ def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:
     if config.d_ff_rule == "given":
         return config.d_ff
     if config.d_ff_rule == "authors":
-        return _authors(config)
+        return authors_d_ff(config)
     target = count(dense_counterpart(config))
     step = max(config.sparse_ff.N, 1)
 
@@ -49,7 +49,8 @@ def unequal(config: Config, n_parameters: int, n_dense: int) -> str | None:
     return f"d_ff_rule=equal: the nearest d_ff{step} gives the model {off:+.1%} of the dense one's parameters"
 
 
-def _authors(config: Config) -> int:
+def authors_d_ff(config: Config) -> int:
+    """The authors' explicit size where queries, keys and values are sparse; UserError where they name none."""
     if not config.sparse_qkv.S:
         return config.d_ff
     key = (config.d_model, config.d_ff)
