@@ -7,6 +7,7 @@ is found offline too.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any
 from efftx.errors import UserError
 
 TIMEOUT_SECONDS = 10
+_COMMIT = re.compile(r"(?<=[/\\])[0-9a-f]{40}(?=[/\\])")
 
 
 def hub() -> str:
@@ -64,10 +66,21 @@ class HubRows:
             rows: Iterable[dict[str, Any]] = load_dataset(
                 self.place, self.subset, split=split, revision=self.revision, streaming=streaming
             )
+            self._check_cached(rows, hint)
             yield from rows
+        except UserError:
+            raise
         except Exception as error:  # of any of the four libraries that the client is made of
             message = f"The Hub's data set {self.place} could not be read: {_first_line(error)}."
             raise UserError("no_network", message, hint) from error
+
+    def _check_cached(self, rows: Any, hint: str) -> None:
+        """Without the Hub the client gives whatever commit it downloaded last, in a folder named by that commit."""
+        for file in (str(file["filename"]) for file in getattr(rows, "cache_files", ())):
+            commits = _COMMIT.findall(file)
+            if commits and self.revision not in commits:
+                message = f"The cache holds {self.place} at another commit than {self.revision[:7]}: {file}."
+                raise UserError("no_network", message, f"Read it once with a network, without HF_HUB_OFFLINE. {hint}")
 
     def _check_reachable(self, hint: str) -> None:
         """Asks the Hub once for the data set: without a network `load_dataset` alone tries for half a minute."""

@@ -121,6 +121,26 @@ def test_offline_nothing_is_asked_for_but_the_cache(
     assert len(client) == 1
 
 
+@pytest.mark.parametrize("commit", ["ab" * 20, "cd" * 20])
+def test_another_commit_in_the_cache_is_not_taken_for_the_one_asked_for(
+    monkeypatch: pytest.MonkeyPatch, commit: str
+) -> None:
+    class Table(list[dict[str, str]]):
+        cache_files = ({"filename": f"/cache/texts/en/0.0.0/{commit}/texts-train.arrow"},)
+
+    module = types.ModuleType("datasets")
+    module.load_dataset = lambda *words, **options: Table([{"text": "0"}])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    table = HubRows("someone/texts", "en", "ab" * 20)
+    if commit == table.revision:
+        assert list(table.rows("train", "")) == [{"text": "0"}]
+        return
+    with pytest.raises(UserError, match="at another commit than ababab") as raised:
+        next(table.rows("train", ""))
+    assert raised.value.kind == "no_network"
+
+
 def test_a_refusal_is_said_with_its_number(server: Answers, client: list[Any]) -> None:
     server.status = 503
     with pytest.raises(UserError, match="503") as raised:
