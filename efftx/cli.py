@@ -36,8 +36,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code.
 
-    0; 2 for a user's mistake; 3 for a NaN; 4 where a training that had begun ran out of memory; 130 or 143 when
-    stopped.
+    0; 1 where something of what was asked failed; 2 for a user's mistake; 3 for a NaN; 4 where a training that had
+    begun ran out of memory; 130 or 143 when stopped.
     """
     end_with_parent()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -68,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         hint = "EFFTX_DEBUG=1 shows where."
         return _tell("system_error", f"The system refuses: {error.strerror or error}{where}.", hint, 2, json)
+    except Exception as error:
+        # A fault of ours is a traceback; a script that asked for JSON is answered all the same.
+        if not json:
+            raise
+        if not os.environ.get("EFFTX_DEBUG"):
+            traceback.print_exc()
+        hint = "This is a fault of efftx; the traceback on stderr says where."
+        return _tell("internal_error", f"{type(error).__name__}: {error}", hint, 1, json)
 
 
 def _run(words: list[str], json: bool) -> int:

@@ -120,3 +120,18 @@ def test_a_finished_run_is_shown_and_sampled_on_a_disk_that_is_only_read(
     assert "weights" in capsys.readouterr().out
     assert main(["sample", str(run), "max_new=3"]) == 0
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), OSError(errno.EIO, "Input/output error", "a file"), ValueError()])
+def test_with_json_a_fault_of_our_own_is_an_object_too(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(COMMANDS["list"].load(), "run", broken)
+    code = main(["list", "--json"])
+    told = capsys.readouterr()
+    assert code == (2 if isinstance(error, OSError) else 1)
+    assert strict(told.out)["error"]["kind"] == ("system_error" if isinstance(error, OSError) else "internal_error")
+    assert ("Traceback" in told.err) is not isinstance(error, OSError)
