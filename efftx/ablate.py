@@ -9,6 +9,7 @@ from typing import Any
 
 from efftx.config import Config, compose, expand_sweeps, parse_overrides, split_hydra
 from efftx.config_hash import config_hash
+from efftx.core.work import Work, working_on
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
 from efftx.launch import check_launcher, launch, told
@@ -69,9 +70,12 @@ def ablate(
     for number, point in enumerate(points, start=1):
         if hydras or point.hash in before or point.hash in errors or read_result(point.run) is not None:
             continue
-        say(f"[{number}/{len(points)}] {' '.join(point.overrides)}")
+        varied = [word for word in point.overrides if any(word not in other.overrides for other in points)]
+        work = Work(" ".join(varied or point.overrides), number, len(points))
+        say(f"[{number}/{len(points)}] {work.name}")
         try:
-            train(point.config, point.run)
+            with working_on(work):
+                train(point.config, point.run)
         except Interrupted:
             raise
         except Exception as error:

@@ -130,8 +130,9 @@ def test_an_ablation_skips_what_is_done_goes_on_after_a_failure_and_says_so(
 
 
 def test_an_ablation_prints_the_varied_keys_against_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "ablate", "lsh.n_hashes=1,2", *SMALL)
+    code, out, err = run(capsys, "ablate", "lsh.n_hashes=1,2", *SMALL)
     assert code == 0
+    assert "[2/2] lsh.n_hashes=2\n" in err
     assert "lsh.n_hashes" in out
     assert "accuracy" in out
 

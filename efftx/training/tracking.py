@@ -91,6 +91,7 @@ class Progress:
             self._bar.update(self._task, description=name, completed=step, text=text)
         elif self._is_due():
             self._print("  ".join([str(self._work), *self._parts(step, loss, None)]))
+            self._validated = ""
 
     def validated(self, step: int, told: str) -> None:
         """Show what a validation gave: above the bar at once, in a pipe with the next line."""

@@ -25,6 +25,8 @@ def ablated(value: int) -> dict[str, Any]:
         "run": f"/runs/of/a[b]/scaling-stdlib-{value:012d}",
         "hash": "0",
         "state": "done",
+        "parameters": 50775,
+        "parameters_against_dense": 1.004,
         "metrics": {"log_perplexity": 5.7743, "accuracy": 12.3456, "sequence_accuracy": 0.5, "unit_agreement": 80.8},
         "timings": {"tokens_per_second": 140.0, "decode_ms": 0.2},
         "error": None,

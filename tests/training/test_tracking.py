@@ -82,8 +82,11 @@ def test_a_validation_stands_in_the_next_line_of_a_pipe(clock):
         progress.validated(1, "accuracy (%) 12.0")
         clock.seconds = 10.0
         progress.update(2, 1.0, tokens=1)
-    assert "valid" not in stream.getvalue().splitlines()[0]
-    assert "  valid accuracy (%) 12.0 at step 1  ETA" in stream.getvalue().splitlines()[1]
+        clock.seconds = 20.0
+        progress.update(3, 1.0, tokens=1)
+    before, at, after = stream.getvalue().splitlines()
+    assert "  valid accuracy (%) 12.0 at step 1  ETA" in at
+    assert "valid" not in before + after
 
 
 def test_what_is_done_between_steps_is_named(clock):
