@@ -50,7 +50,7 @@ class _Crew:
     def run(self, errand: Errand) -> dict[str, Any]:
         with self.lock:
             if self.stopped:
-                return {"returncode": EXIT_INTERRUPTED, "ran": 0, "failures": []}
+                return {"returncode": EXIT_INTERRUPTED, "ran": 0, "skipped": 0, "failures": []}
             process = subprocess.Popen(
                 errand.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_parent(os.environ)
             )
@@ -81,7 +81,7 @@ def _tell_on(lines: IO[str] | None) -> None:
 
 
 def run_errands(errands: Sequence[Errand], jobs: int) -> list[dict[str, Any]]:
-    """Runs the errands, `jobs` at a time; `{returncode, ran, failures}` of each, in their order.
+    """Runs the errands, `jobs` at a time; `{returncode, ran, skipped, failures}` of each, in their order.
 
     Where one was stopped by a signal, or this process is, the others are told to stop at their next step, and
     Interrupted is raised once they have.
@@ -115,6 +115,6 @@ def _reading(out: str, errand: Errand) -> dict[str, Any]:
         answer = {"error": {"message": "its process ended without an answer"}}
     if "error" in answer:
         failure = {"row": errand.row, "seed": errand.seed, "message": answer["error"]["message"]}
-        return {"ran": 0, "failures": [failure]}
+        return {"ran": 0, "skipped": 0, "failures": [failure]}
     (line,) = answer["items"]
-    return {"ran": line["ran"], "failures": line["failures"]}
+    return {key: line[key] for key in ("ran", "skipped", "failures")}

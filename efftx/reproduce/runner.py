@@ -16,10 +16,13 @@ from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Errand, run_errands
 from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.sharing import holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
 
 FREE_HOURS = 24.0
+LOOK_AGAIN = 1.0
+"""Seconds between two tries at a run directory that another process holds."""
 
 Say = Callable[[str], None]
 
@@ -79,13 +82,19 @@ def reproduce(
         for errand, outcome in zip(errands, run_errands(errands, jobs), strict=True):
             line = by_id[errand.id]
             line["ran"] += outcome["ran"]
+            line["skipped"] += outcome["skipped"]
             line["failed"] += len(outcome["failures"])
             line["failures"] += outcome["failures"]
         here = [e for e in here if e not in trained]
     left = [(experiment, *what) for experiment in here for what in todo[experiment.id]]
-    for number, (experiment, row, seed, again) in enumerate(left, 1):
-        with working_on(Work(f"{row}, seed {seed}", number, len(left))):
-            _attempt(experiment, row, seed, size, again, by_id[experiment.id], trainer, store, say)
+    for wait in (False, True):  # what another process has at hand comes last, when that may have recorded it
+        others = []
+        for number, (experiment, row, seed, again) in enumerate(left, 1):
+            with working_on(Work(f"{row}, seed {seed}", number, len(left))):
+                line = by_id[experiment.id]
+                if not _attempt(experiment, row, seed, size, again, line, trainer, store, say, wait=wait):
+                    others.append((experiment, row, seed, again))
+        left = others
     return lines
 
 
@@ -218,20 +227,52 @@ def _attempt(
     trainer: Trainer,
     store: RecordStore,
     say: Say,
-) -> None:
+    *,
+    wait: bool,
+) -> bool:
+    """Runs and records a row at a seed; False, unless `wait`, where another process is at it or at a run it shares."""
     place = work.place if (work := current_work()) else ""
-    say(f"{experiment.id}: {row}, seed {seed}, size {size} {place}".rstrip())
+    told = f"{experiment.id}: {row}, seed {seed}"
     try:
-        old = store.read(experiment.id, row, seed, size) if again else None
-        if old is not None and experiment.kind == "train":
-            config = trainer.compose(experiment.row_overrides(row, size), seed)
-            trainer.set_aside(config, old.data, old.pretraining.get("hash"))
-        store.write(run_row(experiment, row, seed, size, trainer, again))
-        line["ran"] += 1
+        with holding(store, experiment.id, row, seed, size, wait=wait) as mine:
+            if not mine:
+                say(f"{told}: another process is at it")
+                return False
+            if standing(experiment, row, seed, size, trainer, store).word == FRESH:
+                line["skipped"] += 1
+                return True
+            say(f"{told}, size {size} {place}".rstrip())
+            old = store.read(experiment.id, row, seed, size) if again else None
+            if old is not None and experiment.kind == "train":
+                config = trainer.compose(experiment.row_overrides(row, size), seed)
+                trainer.set_aside(config, old.data, old.pretraining.get("hash"))
+            store.write(_run_when_free(experiment, row, seed, size, trainer, again, wait=wait))
+            line["ran"] += 1
     except Interrupted:
         raise
     except Exception as error:  # the other rows are independent of whatever went wrong here
+        if not wait and _in_use(error):
+            say(f"{told}: another process is at a run that it shares")
+            return False
         _fail(experiment, row, seed, error, line, say)
+    return True
+
+
+def _run_when_free(
+    experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool, *, wait: bool
+) -> Record:
+    """`run_row`; with `wait`, as soon as no other process holds the run directory that two rows share."""
+    while True:
+        try:
+            return run_row(experiment, row, seed, size, trainer, again)
+        except UserError as error:
+            if not (wait and _in_use(error)):
+                raise
+            time.sleep(LOOK_AGAIN)
+
+
+def _in_use(error: Exception) -> bool:
+    return isinstance(error, UserError) and error.kind == "run_in_use"
 
 
 def _fail(experiment: Experiment, row: str, seed: int, error: Exception, line: dict[str, Any], say: Say) -> None:

@@ -27,7 +27,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_the_outcomes_come_in_the_order_of_the_errands(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(
         monkeypatch,
-        "import json, sys; print(json.dumps({'items': [{'ran': int(sys.argv[1]), 'failures': []}]}))",
+        "import json, sys; print(json.dumps({'items': [{'ran': int(sys.argv[1]), 'skipped': 0, 'failures': []}]}))",
     )
     assert [outcome["ran"] for outcome in run_errands(errands(3), jobs=2)] == [0, 1, 2]
 
@@ -48,7 +48,9 @@ def test_what_a_process_says_of_its_progress_is_told_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says = "print('LSH-4, seed', sys.argv[1], sys.stderr.isatty(), file=sys.stderr)"
-    answer_with(monkeypatch, f'import sys; {says}; print(\'{{"items": [{{"ran": 1, "failures": []}}]}}\')')
+    answer_with(
+        monkeypatch, f'import sys; {says}; print(\'{{"items": [{{"ran": 1, "skipped": 0, "failures": []}}]}}\')'
+    )
     assert [outcome["ran"] for outcome in run_errands(errands(2), jobs=2)] == [1, 1]
     told = capsys.readouterr().err.splitlines()
     assert sorted(line for line in told if "LSH" in line) == ["LSH-4, seed 0 False", "LSH-4, seed 1 False"]

@@ -1,0 +1,38 @@
+"""Several `efftx reproduce` on one store share the work: a row at a seed is at work in one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from efftx.core.files import writing
+from efftx.reproduce.records import RecordStore
+
+FOLDER = ".locks"
+
+
+@contextmanager
+def holding(store: RecordStore, id: str, row: str, seed: int, size: str, *, wait: bool) -> Iterator[bool]:
+    """Whether this process has the row at this seed to itself; with `wait`, once another that has it has ended.
+
+    The lock is the system's: it goes with its process, however that ends. UserError where the store cannot be written.
+    """
+    name = hashlib.sha256(json.dumps([id, row, seed, size]).encode()).hexdigest()[:16]
+    lock = FileLock(store.root / FOLDER / f"{name}.lock")
+    with writing(store.root, "set EFFTX_RESULTS to another place"):
+        (store.root / FOLDER).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            mine = False
+        else:
+            mine = True
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()
