@@ -139,7 +139,7 @@ def test_a_point_of_an_ablation_without_memory_has_failed(monkeypatch: pytest.Mo
     [
         (["data.length=1000000000", "positions.kind=sinusoidal"], "activations of 2 rows of 1000000000 tokens"),
         (["d_model=1000000", "n_layers=500", "positions.kind=sinusoidal"], "weights, gradients and optimiser state"),
-        (["d_ff=1000000000"], "weights, gradients and optimiser state"),
+        (["d_ff=16777216", "d_model=4096", "positions.kind=sinusoidal"], "weights, gradients and optimiser state"),
     ],
 )
 def test_what_surely_does_not_fit_is_refused_before_anything_is_allocated(
