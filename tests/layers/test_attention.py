@@ -62,13 +62,23 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, query_blo
 
 
 @pytest.mark.parametrize("query_block", [0, 4])
-def test_dropout_is_for_training_only(query_block: int) -> None:
+@pytest.mark.parametrize("share_qk", [False, True])
+def test_dropout_is_for_training_only_at_its_rate_and_keeps_the_mean(query_block: int, share_qk: bool) -> None:
     torch.manual_seed(0)
-    layer = full_attention_layer(share_qk=False, query_block=query_block, attention_dropout=0.5)
+    layer = full_attention_layer(share_qk=share_qk, query_block=query_block, attention_dropout=0.25)
     x = torch.randn(2, 9, 32, dtype=torch.float64)
-    assert not torch.equal(layer(x), layer(x))
     layer.eval()
-    assert torch.equal(layer(x), layer(x))
+    expected = layer(x)
+    assert torch.equal(layer(x), expected)
+    layer.train()
+    draws = torch.stack([layer(x).detach() for _ in range(600)])
+    assert ((draws.mean(0) - expected).norm() / draws.std(0).norm()).item() < 0.08
+    # The first token has one weight, of 1: its value is dropped or scaled up (of shared queries and keys it stays).
+    layer = full_attention_layer(share_qk=False, query_block=query_block, attention_dropout=0.25)
+    q, k, v = (t if t is None else t.detach() for t in layer.project(x))
+    weights = torch.stack([layer.attend(q, k, v, None)[:, :, 0] / v[:, :, 0] for _ in range(600)])[..., 0]
+    assert weights.round(decimals=9).unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float((weights == 0).double().mean()) == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("share_qk", [False, True])

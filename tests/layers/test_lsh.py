@@ -139,13 +139,30 @@ def test_short_sequences_attend_in_full_and_hash_nothing(causal: bool) -> None:
 
 @pytest.mark.parametrize("full_below", [0, 30])
 @pytest.mark.parametrize("causal", [True, False])
-def test_dropout_is_for_training_only(causal: bool, full_below: int) -> None:
-    layer = lsh_layer(attention_dropout=0.5, full_below=full_below, causal=causal)
+def test_dropout_is_for_training_only_at_its_rate_and_keeps_the_mean(causal: bool, full_below: int) -> None:
+    layer = lsh_layer(attention_dropout=0.25, full_below=full_below, causal=causal)
     x = torch.randn(2, 30, 12, dtype=torch.float64)
     replay = Replay()
-    assert not torch.equal(layer(x, replay), layer(x, replay))
     layer.eval()
-    assert torch.equal(layer(x, replay), layer(x, replay))
+    expected = layer(x, replay)
+    assert torch.equal(layer(x, replay), expected)
+    layer.train()
+    assert not torch.equal(layer(x, replay), layer(x, replay))
+    draws = torch.stack([layer(x, replay).detach() for _ in range(600)])
+    # The mean of 600 draws lies within a twentieth of one draw's deviation of what nothing is dropped from.
+    assert ((draws.mean(0) - expected).norm() / draws.std(0).norm()).item() < 0.08
+
+
+@pytest.mark.parametrize(("causal", "n_window"), [(True, 2), (False, 3)])
+def test_the_mask_of_dropped_weights_has_the_rate_and_the_mean_one(causal: bool, n_window: int) -> None:
+    layer = lsh_layer(attention_dropout=0.25, causal=causal)
+    mask = layer._dropout_mask(torch.zeros(1, dtype=torch.float64))
+    assert mask is not None
+    assert mask.shape == (4, n_window * 4)
+    many = torch.stack([layer._dropout_mask(mask) for _ in range(2000)])
+    assert many.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float(many.mean()) == pytest.approx(1.0, abs=0.01)
+    assert float((many == 0).double().mean()) == pytest.approx(0.25, abs=0.01)
 
 
 def test_projections_with_keys_of_their_own_are_refused() -> None:

@@ -173,3 +173,16 @@ def test_the_papers_sizes_have_the_parameters_that_their_shapes_say(
 def test_the_ablations_parameter_counts_in_figures() -> None:
     assert 3 * (4 * 1024 * 512 + NORMS + FEED_FORWARD) + EMBEDDINGS + HEAD == 32_441_602
     assert 3 * (3 * 1024 * 512 + NORMS + FEED_FORWARD) + EMBEDDINGS + HEAD_OF_BOTH_STREAMS == 31_134_978
+
+
+@pytest.mark.parametrize("family", ["transformer", "reformer"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_embedding_starts_at_one_over_the_root_of_its_width_and_another_at_one(
+    configure, family: str, tied: bool
+) -> None:
+    words = (f"tie_embeddings={str(tied).lower()}", *(("reversible.merge=mean",) if family == "reformer" else ()))
+    config = configure(f"model={family}", *words)
+    weight = build_model(config, 2000, torch.device("cpu")).embedding.weight
+    expected = config.d_model**-0.5 if tied else 1.0
+    assert weight.std().item() == pytest.approx(expected, rel=0.02)
+    assert abs(weight.mean().item()) < 0.02 * expected
