@@ -104,11 +104,11 @@ def test_a_training_of_uneven_targets_is_the_same_at_every_cut(uneven: Path, tmp
 
 
 def test_micro_batches_are_the_rows_of_one_batch_in_order_at_every_step() -> None:
-    config = compose(["model=transformer", "data=duplicate", "size=smoke", "training.accumulation=3"])
+    config = compose(["model=transformer", "data=duplicate", "size=smoke", "training.accumulation=3", "seed=5"])
     dataset, rows = open_dataset(config.data), config.training.batch_size
     for step in (1, 2, 5):
         parts = _batches(dataset, config, step)
-        whole = dataset.batch("train", config.seed, step - 1, 3 * rows)
+        whole = dataset.batch("train", 5, step - 1, 3 * rows)
         assert [len(part.tokens_BL) for part in parts] == [rows] * 3
         assert torch.equal(torch.cat([part.tokens_BL for part in parts]), whole.tokens_BL)
         assert torch.equal(torch.cat([part.weights_BL for part in parts]), whole.weights_BL)
