@@ -135,13 +135,14 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     _add_common(parser)
-    parser.add_argument("--config-dir", action="append", default=[], help="a further folder of model/, data/, ...")
+    if COMMANDS[name].composes:
+        parser.add_argument("--config-dir", action="append", default=[], help="a further folder of model/, data/, ...")
     if hasattr(module, "add_options"):
         module.add_options(parser)
     arguments, rest = parser.parse_known_args(words[at + 1 :])
     refuse_flags(
         [word for word in rest if word.split("=")[0] not in HYDRA_FLAGS],
-        [*parser._option_string_actions, *HYDRA_FLAGS],
+        [*parser._option_string_actions, *(HYDRA_FLAGS if COMMANDS[name].composes else ())],
     )
     arguments.json = "--json" in words
     return name, arguments, rest

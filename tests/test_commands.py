@@ -51,6 +51,8 @@ def test_help_fits_eighty_columns(
         (["train", "--multirun"], "efftx ablate"),
         (["train", "-m", "lsh.n_hashes=1,2"], "efftx ablate"),
         (["train", "--config-name=other"], "model="),
+        (["list", "--config-dir", "x"], "--config-dir"),
+        (["report", "reformer/table2", "--check"], "whole report"),
         (["list", "--cfg", "job"], "composes no configuration"),
         (["list", "--cfg", "job", "--json"], "composes no configuration"),
         (["reproduce", "reformer/table2", "seeds=0", "seeds=1"], "given twice"),
@@ -280,3 +282,11 @@ def test_a_node_of_a_configuration_is_json(capsys: pytest.CaptureFixture[str]) -
     assert main(["train", "model=reformer", "--cfg", "job", "--package", "lsh", "--json"]) == 0
     assert "n_hashes" in json.loads(capsys.readouterr().out)["configurations"][0]["config"]
     assert main(["train", "--cfg", "hydra", "--json"]) == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["size=smoke", "++size=smoke", "preset=transformer/smoke", "preset@_global_=transformer/smoke"]
+)
+def test_a_plan_of_a_given_size_is_not_of_the_papers(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "model=transformer", "data=duplicate", word, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] < 10**6

@@ -18,9 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Counts what a configuration costs; size=paper where no size is given."""
-    from efftx.config import compose
+    from efftx.config import compose, parse_overrides
 
-    sized = any(word.startswith(("size=", "preset=")) for word in overrides)
+    sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
 
     from efftx.plan import plan

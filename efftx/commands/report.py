@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import RESULTS
 from efftx.commands.words import split_options
+from efftx.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     for error in errors:
         say(f"Left out: {error.message} {error.hint}")
     if arguments.check:
+        if items:
+            raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
         differences = [*damaged, *check_report(None, list(experiments.values()))]
 
         def show_differences(console: Console) -> None:
