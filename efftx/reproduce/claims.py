@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 
@@ -177,8 +178,13 @@ class _Judgement:
         for (row, column), values in cells.items():
             if self.experiment.cell_of(row, column).metric != self.experiment.cell.metric:
                 return
-            above = sign * (np.array(list(values.values())) - trivial)
+            above = sign * (np.array(list(values.values())) - trivial) - _rounding(trivial)
             if above.size < MIN_SEEDS or upper_tail(above) <= LEVEL:
                 return
             shown.append(f"{cell_name(row, column)} {np.mean(list(values.values())):.4g}")
         raise NotJudgedError(NOT_TESTED, f"nothing beyond {label} ({trivial:.4g}): {', '.join(shown)}")
+
+
+def _rounding(value: float) -> float:
+    """Half of the last digit that `value` is given with: a model that repeats a rounded answer has not beaten it."""
+    return 0.5 * 10.0 ** int(Decimal(repr(value)).as_tuple().exponent)

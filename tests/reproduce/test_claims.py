@@ -237,6 +237,13 @@ def test_two_rows_at_chance_teach_nothing() -> None:
     assert "chance" in found.why
 
 
+def test_a_model_that_repeats_a_rounded_trivial_answer_has_not_beaten_it() -> None:
+    e = experiment(NO_WORSE, "as good as", margin=1, baseline={"most frequent class": 68.6})
+    same = [59 / 86 * 100] * 3  # 68.605
+    assert verdict(e, {"A": {"x": same}, "B": {"x": same}}).verdict == "not tested here"
+    assert verdict(e, {"A": {"x": [68.7] * 3}, "B": {"x": same}}).verdict == "holds"
+
+
 def test_one_row_above_chance_is_enough_to_judge() -> None:
     e = experiment(NO_WORSE, "as good as", margin=1, baseline=CHANCE)
     assert verdict(e, {"A": {"x": [50.0, 51.0, 52.0]}, "B": {"x": [0.7, 0.8, 0.6]}}).verdict == "holds"
