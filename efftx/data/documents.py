@@ -20,6 +20,8 @@ from efftx.data.tokenizer import TextConfig, VocabularyConfig, open_vocabulary
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
+LICENCE = "the texts belong to their authors; files are the user's own"
+
 
 @dataclass
 class DocumentsConfig(TextConfig, SpanCorruptionConfig):
@@ -86,7 +88,7 @@ def local_documents(
     return Documents(
         name="jsonl",
         identity=identity_of(own, field, files.rule, *sums, config.n_documents),
-        facts={"licence": "the texts belong to their authors; files are the user's own", "origin": "local files"},
+        facts={"licence": LICENCE, "origin": "local files"},
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
         notes=notes,

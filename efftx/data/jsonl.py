@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 from efftx.data.dataset import Dataset, Source
 from efftx.data.document_files import find_documents
-from efftx.data.documents import Documents, DocumentsConfig, check_n_documents, local_documents, open_documents
+from efftx.data.documents import LICENCE, Documents, DocumentsConfig, check_n_documents, local_documents, open_documents
 from efftx.data.documents import prepare_documents as prepare_tokens
 from efftx.data.prepared import Prepared
 from efftx.data.samples import require_path
 from efftx.data.tokenizer import text_vocab_size, text_wording
-
-LICENCE = "the texts belong to their authors; files are the user's own"
 
 _HINT = (
     'Set data.path to a .jsonl file of documents ({"text": ...} a line), plain, .gz, .xz or .bz2, or .parquet, to a '

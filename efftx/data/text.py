@@ -10,7 +10,7 @@ from pathlib import Path
 from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import Dataset, Source
 from efftx.data.document_files import SPLIT_OF
-from efftx.data.documents import Documents, counted_documents, identity_of, prepare_documents
+from efftx.data.documents import LICENCE, Documents, counted_documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.samples import require_path
@@ -22,7 +22,6 @@ from efftx.data.vocabulary import Vocabulary
 from efftx.data.wording import Wording
 from efftx.errors import UserError
 
-LICENCE = "the texts belong to their authors; files are the user's own"
 MOST_BYTES = 1 << 31
 """A text is read at once: a longer one is better read as documents, one at a time."""
 
