@@ -16,6 +16,7 @@ from pathlib import Path
 from efftx.errors import UserError
 
 _TEMPORARY = "tmp"
+_OTHER_RUN = "set run_dir= or EFFTX_RUNS to another place"
 
 
 class DamagedFileError(UserError):
@@ -88,7 +89,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, elsewhere: str = "set run_dir= or EFFTX_RUNS to another place") -> Iterator[None]:
+def writing(path: Path, elsewhere: str = _OTHER_RUN) -> Iterator[None]:
     """Turn an OSError met while writing under `path` (disk full, read-only, no such place) into a UserError."""
     try:
         yield
@@ -96,9 +97,7 @@ def writing(path: Path, elsewhere: str = "set run_dir= or EFFTX_RUNS to another 
         raise write_error(path, error, elsewhere) from error
 
 
-def write_error(
-    path: Path, error: Exception, elsewhere: str = "set run_dir= or EFFTX_RUNS to another place"
-) -> UserError:
+def write_error(path: Path, error: Exception, elsewhere: str = _OTHER_RUN) -> UserError:
     """The one message for a file that cannot be written, with the hint that fits the cause."""
     code = error.errno if isinstance(error, OSError) else None
     text = os.strerror(code) if code else str(error)
