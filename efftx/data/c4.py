@@ -89,7 +89,7 @@ def _local(path: Path, config: C4Config) -> Documents:
     sums = sums_of(files.all, _LOCAL)
     sample = is_sample(config.path)
     if not sample and not are("c4", sums):
-        return local_documents(config, files, "text", _LOCAL, notes=(not_known(config.path, "C4"),))
+        return local_documents(config, files, sums, notes=(not_known(config.path, "C4"),))
     return Documents(
         name="c4",
         identity=identity_of("folder" if path.is_dir() else "file", *sums, config.n_documents),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -40,6 +40,7 @@ class DocumentFiles:
     """
 
     files: dict[str, list[Path]]
+    _counts: dict[tuple[str, int | None], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def all(self) -> list[Path]:
@@ -58,7 +59,10 @@ class DocumentFiles:
     def read(
         self, split: str, documents: Callable[[Path], Iterator[T | None]], at_most: int | None = None
     ) -> Iterator[T | None]:
-        """The documents of a split, None for a place where there is none; of the training files the first `at_most`."""
+        """The documents of a split, None for a place where there is none; of the training files the first `at_most`.
+
+        `documents` gives those of a file, the same ones whenever it is asked.
+        """
         group, first, last = _RULES[self._has][split]
         most = at_most if group == "train" else None
 
@@ -67,7 +71,9 @@ class DocumentFiles:
 
         if (first, last) == (0, 100):
             return stream()
-        count = sum(1 for document in stream() if document is not None)
+        if (group, most) not in self._counts:
+            self._counts[group, most] = sum(1 for document in stream() if document is not None)
+        count = self._counts[group, most]
         return take(stream(), count * first // 100, None if last == 100 else count * last // 100)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from efftx.data.json_lines import read_texts
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.span_corruption import SpanCorruptionConfig
-from efftx.data.text_files import sums_of
 from efftx.data.token_corpus import open_tokens, prepare_tokens
 from efftx.data.tokenizer import TextConfig, VocabularyConfig, open_vocabulary
 from efftx.data.vocabulary import Vocabulary
@@ -80,10 +79,14 @@ def check_n_documents(config: TextConfig) -> None:
 
 
 def local_documents(
-    config: DocumentsConfig, files: DocumentFiles, field: str, hint: str, *, notes: tuple[str, ...] = ()
+    config: DocumentsConfig,
+    files: DocumentFiles,
+    sums: Sequence[str],
+    *,
+    field: str = "text",
+    notes: tuple[str, ...] = (),
 ) -> Documents:
     """The documents in a user's own files, whose text is `field` of each row; a record calls them jsonl."""
-    sums = sums_of(files.all, hint)
     own = own_files(files.all, sums) + ("" if field == "text" else f" {field}")
     return Documents(
         name="jsonl",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from efftx.core.files import file_sha256, writing
 from efftx.data.prepared import ELSEWHERE
+from efftx.data.text_files import kind_of
 from efftx.errors import UserError
 
 TIMEOUT_SECONDS = 10
@@ -28,6 +29,9 @@ def download(url: str, target: Path, n_bytes: int, sha256: str, hint: str) -> Pa
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
+        for path in (target, part):
+            if kind_of(path) not in ("file", "missing"):
+                raise UserError("bad_file", f"{path} is not a file.", f"Remove it. {hint}")
         have = part.stat().st_size if part.is_file() else 0
         if have < n_bytes:
             have = _fetch(url, part, have, n_bytes, hint)

@@ -8,6 +8,7 @@ from efftx.data.documents import LICENCE, Documents, DocumentsConfig, check_n_do
 from efftx.data.documents import prepare_documents as prepare_tokens
 from efftx.data.prepared import Prepared
 from efftx.data.samples import require_path
+from efftx.data.text_files import sums_of
 from efftx.data.tokenizer import text_vocab_size, text_wording
 
 _HINT = (
@@ -25,7 +26,8 @@ class JsonlConfig(DocumentsConfig):
 
 def _documents(config: JsonlConfig) -> Documents:
     check_n_documents(config)
-    return local_documents(config, find_documents(require_path(config, _HINT), _HINT), config.field, _HINT)
+    files = find_documents(require_path(config, _HINT), _HINT)
+    return local_documents(config, files, sums_of(files.all, _HINT), field=config.field)
 
 
 def prepare_jsonl(config: JsonlConfig) -> Prepared:

@@ -67,6 +67,20 @@ def test_without_training_files_all_documents_are_split_90_5_5(tmp_path: Path) -
         assert splits_of(tmp_path / same) == {"train": LETTERS[:18], "valid": "s", "test": "t"}, same
 
 
+def test_documents_are_counted_once_for_all_splits(tmp_path: Path) -> None:
+    write(tmp_path, a=LETTERS)
+    read: list[Path] = []
+
+    def counting(file: Path) -> Iterator[str | None]:
+        read.append(file)
+        return documents(file)
+
+    files = find_documents(str(tmp_path), "")
+    for split in SPLITS:
+        list(files.read(split, counting))
+    assert len(read) == 4
+
+
 def test_other_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
     write(tmp_path, a="abc")
     (tmp_path / "README.md").write_text("x")

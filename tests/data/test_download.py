@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -136,3 +137,13 @@ def test_a_file_that_the_server_lacks_is_said(server: Server, tmp_path: Path) ->
     with pytest.raises(UserError, match="404"):
         fetch(server.url.replace("/file", "/nothing"), tmp_path / "file")
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".part"])
+def test_a_pipe_or_a_folder_in_its_place_is_told_and_never_waited_for(tmp_path: Path, suffix: str) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        path = tmp_path / f"{make.__name__}{suffix}"
+        make(path)
+        with pytest.raises(UserError, match=f"{path.name} is not a file") as raised:
+            download("http://127.0.0.1:9/file", tmp_path / make.__name__, 5, "00" * 32, "Hint.")
+        assert raised.value.kind == "bad_file"
