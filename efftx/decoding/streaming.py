@@ -46,18 +46,3 @@ class TextStream:
         new = text[self._shown : end]
         self._shown = max(self._shown, end)
         return new
-
-
-def visible(text: str) -> str:
-    """`text` with control characters, but line ends and tabs, as Unicode's pictures of them: for a terminal.
-
-    A model of bytes can say any, and a terminal would obey them.
-    """
-    return text.translate(_PICTURES)
-
-
-_PICTURES = {
-    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},
-    0x7F: "\u2421",
-    **dict.fromkeys(range(0x80, 0xA0), _CUT),
-}

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from efftx.core.visible import visible
+
 GAP = 2
 READABLE = 24
 """A column of words is not made narrower than this, unless it is by itself."""
@@ -46,11 +48,11 @@ class Grid:
         """One row, a cell for each column; text is shown as it is, brackets and all."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        self._lines.append(tuple(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+        self._lines.append(tuple(_shown(cell) for cell in cells))
 
     def section(self, heading: str) -> None:
         """A heading of the rows that follow."""
-        self._lines.append(Text(heading, style="italic"))
+        self._lines.append(_shown(Text(heading, style="italic")))
 
     def print(self, console: Console) -> None:
         """The table, as wide as the console."""
@@ -167,6 +169,10 @@ class Grid:
                     yield Text.assemble(f"  {heading}  " if self.header else "  ", line[column])
 
 
+def _shown(cell: str | Text) -> Text:
+    return Text(visible(cell)) if isinstance(cell, str) else Text(visible(cell.plain), style=cell.style)
+
+
 def _fill(columns: Sequence[int], least: Sequence[int], width: int, at_most: int | None = None) -> list[list[int]]:
     """Columns in blocks as wide as `width` allows, `at_most` so many in each."""
     blocks: list[list[int]] = [[]]
@@ -197,6 +203,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def print_text(console: Console, text: str, style: str = "", indent: int = 0, hanging: int = 0) -> None:
     """A paragraph, broken at spaces alone, `indent` from the left, its lines from the second on `hanging` more."""
+    text = visible(text)
     lines = wrapped(text, console.width - indent - hanging)
     if hanging and lines[1:]:
         first = wrapped(text, console.width - indent)[0]

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from efftx.core.durations import duration
-from efftx.decoding.streaming import visible
+from efftx.core.visible import visible
 from efftx.evaluation.metrics import heading, shown
 from efftx.report.grid import Column, Grid
 

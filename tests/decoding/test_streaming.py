@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import efftx
+from efftx.core.visible import visible
 from efftx.data.copy_add import Digits
 from efftx.data.json_lines import read_texts
 from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
 from efftx.data.trained_bpe import BPEVocabulary, train_bpe
 from efftx.data.vocabulary import ByteVocabulary
 from efftx.data.wording import Numbers, Pieces, RawBytes, Wording
-from efftx.decoding.streaming import TextStream, visible
+from efftx.decoding.streaming import TextStream
 
 SAMPLE = [text for text in read_texts(Path(efftx.__file__).parent / "data" / "samples" / "c4" / "train.jsonl") if text]
 TEXTS = [

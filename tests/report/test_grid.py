@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from efftx.report.build import print_item
 from efftx.report.grid import Column, Grid, print_text, wrapped
@@ -103,6 +104,18 @@ def test_text_is_shown_as_it_is() -> None:
     grid = Grid([Column("name"), Column("path")])
     grid.row("[b]bold[/b]", "/runs/[red]x")
     assert "[b]bold[/b]  /runs/[red]x" in text_of(grid, 80)
+
+
+def test_no_name_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Grid([Column("name"), Column("path")])
+    grid.section("\x1b[2J")
+    grid.row("\x1b]0;title\x07", Text("\x9b31m", style="red"))
+    console = Console(width=80)
+    grid.print(console)
+    print_text(console, "a\x1b[31mb")
+    out = capsys.readouterr().out
+    assert not set(out) & {"\x1b", "\x07", "\x9b"}
+    assert "␛]0;title␇" in out
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:
