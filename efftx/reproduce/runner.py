@@ -316,7 +316,7 @@ def _ask_price(
     say: Say,
 ) -> None:
     total = 0.0
-    shared: set[tuple[str, ...]] = set()
+    shared: set[tuple[tuple[str, ...], int]] = set()
     for experiment in experiments:
         if experiment.kind != "train":
             continue
@@ -324,9 +324,10 @@ def _ask_price(
             runs = [seed for r, seed, _ in todo[experiment.id] if r == row]
             hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
             before = tuple(experiment.pretraining_overrides(row, "paper"))
-            if before and before not in shared:
-                shared.add(before)
-                hours += trainer.hours(trainer.compose(before, runs[0])) * len(runs)
+            trained_first = {(before, seed) for seed in runs if before} - shared
+            if trained_first:
+                shared |= trained_first
+                hours += trainer.hours(trainer.compose(before, runs[0])) * len(trained_first)
             say(f"{experiment.id}: {row}, {len(runs)} run(s): {duration(hours * HOUR)}")
             total += hours
     if total > 0:

@@ -36,7 +36,8 @@ def test_every_column_says_what_its_context_costs(row: str) -> None:
     found = context_time(SMALL, 0, row, ROWS[row])
     metrics = found["metrics"]
     assert found["series"]["context"] == [64.0, 128.0]
-    assert [metrics[c]["seconds"] for c in ("64", "128")] == found["series"]["seconds"]
+    for name in ("seconds", "cache_megabytes", "keys"):
+        assert [metrics[c][name] for c in ("64", "128")] == found["series"][name]
     assert min(found["series"]["seconds"]) > 0
     assert "seconds" not in metrics["exponent"]
     assert metrics["exponent"]["keys"] == metrics["128"]["keys"]

@@ -121,7 +121,13 @@ def test_table_1_is_measured_recorded_and_replayed(tmp_path: Path, bench: list[d
     assert lsh is not None
     assert lsh.metrics["exponent of time"]["time_exponent"] == pytest.approx(1.0)
     assert lsh.metrics["scores at 64"]["entries"] == 2 * 4 * 2 * 64**2
-    assert lsh.series["length"] == [64.0, 128.0]
+    assert lsh.series == {
+        "length": [64.0, 128.0],
+        "entries": [2 * 4 * 2 * 64**2, 2 * 4 * 2 * 64 * 128],
+        "entries_printed": [printed_entries(length, {**bench[-1], **lsh.config["row"]}) for length in (64, 128)],
+        "seconds": pytest.approx([64e-6, 128e-6]),
+        "peak_bytes": [8.0 * 64, 8.0 * 128],
+    }
     assert {p["length"] for p in bench} == {64, 128}
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
     assert (line["fresh"], line["stale"]) == (4, 0)

@@ -144,6 +144,28 @@ def test_the_price_counts_a_shared_pretraining_once(tmp_path: Path, store: Recor
         reproduce([e], "paper", say=quiet, store=store, trainer=FakeTrainer(price=10.0))
 
 
+def test_the_price_counts_a_pretraining_once_for_each_seed_at_which_it_is_run(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    text = """\
+id: paper/item
+caption: a table
+kind: train
+cell: {metric: accuracy}
+sizes: {paper: []}
+seeds: {paper: [0, 1, 2]}
+pretraining: [row=before, quality=10]
+rows:
+  A: {overrides: [row=A, quality=50], seeds: {paper: [0]}}
+  B: [row=B, quality=60]
+"""
+    trainer = FakeTrainer(price=5.0)
+    with pytest.raises(UserError, match=r"35\.0 h"):  # four runs, and three before them: B's at seed 0 is A's
+        reproduce([table(tmp_path, text)], "paper", say=quiet, store=store, trainer=trainer)
+    reproduce([table(tmp_path, text)], "paper", yes=True, say=quiet, store=store, trainer=trainer)
+    assert len({seed for row, seed, _ in trainer.trained if row == "before"}) == 3
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -8,7 +8,7 @@ from efftx.errors import Interrupted, UserError
 from efftx.reproduce.experiment import Experiment, read_experiment
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
-from efftx.reproduce.standing import TOLERANCE
+from efftx.reproduce.standing import TOLERANCE, measure_hash
 
 from .fakes import DATA, FakeTrainer
 
@@ -201,6 +201,37 @@ def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: 
     reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer(offset=1.0))
     (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
     assert (line["fresh"], line["stale"]) == (2, 0)
+
+
+@pytest.mark.parametrize("key", ["torch", "threads", "processor", "gpu"])
+def test_a_replay_is_compared_bit_for_bit_only_where_all_that_orders_sums_is_the_same(
+    tmp_path: Path, store: RecordStore, key: str
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    a, b = store.read_all("paper/item")
+    a.environment[key] = "another"
+    store.write(a)
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    exact = {record.row: found.exact for record in (a, b) if (found := store.verification(record)) is not None}
+    assert exact == {a.row: False, b.row: True}
+
+
+def test_a_measures_hash_is_of_its_seed_row_parameters_and_name(tmp_path: Path) -> None:
+    text = """\
+id: paper/item
+caption: a table
+kind: measure
+measure: attention_cost
+cell: {metric: entries}
+parameters: {smoke: {lengths: [64], batch: 1}}
+rows: {A: {parameters: {attention: full}}, B: {parameters: {attention: lsh}}}
+"""
+    e = table(tmp_path, text)
+    hashes = {measure_hash(e, row, seed, "smoke") for row in e.rows for seed in (0, 1)}
+    hashes.add(measure_hash(table(tmp_path, text.replace("batch: 1", "batch: 2")), "A", 0, "smoke"))
+    hashes.add(measure_hash(table(tmp_path, text.replace("attention_cost", "attention_time")), "A", 0, "smoke"))
+    assert len(hashes) == 6
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.5, "fresh"), (2.0, "stale")])

@@ -134,7 +134,14 @@ def test_memory_is_read_at_every_depth_and_length(monkeypatch: pytest.MonkeyPatc
     assert grows["metrics"]["long"]["megabytes"] == pytest.approx(2 * 2**1.5)
     assert grows["metrics"]["long"]["length_exponent"] == pytest.approx(1.5)
     assert flat["metrics"]["all"]["replay_share"] == pytest.approx(40.0)
-    assert grows["series"]["megabytes"] == [1.0, 4.0]
+    series = {name: pytest.approx(values) for name, values in grows["series"].items()}
+    assert series == {
+        "depth": [1.0, 4.0],
+        "megabytes": [1.0, 4.0],
+        "replay_megabytes": [0.1, 0.4],
+        "length": [10.0, 20.0],
+        "megabytes_by_length": [2.0, 2 * 2**1.5],
+    }
 
 
 def test_a_terraformer_of_twice_the_depth_is_measured() -> None:

@@ -95,11 +95,32 @@ def test_a_steady_run_is_kept_with_its_percentiles(bench: dict[str, Any]) -> Non
     assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["tries"] == bench["runs"] == 1
 
 
-def test_the_evenest_is_kept_where_all_were_disturbed(bench: dict[str, Any]) -> None:
-    bench["before"] = [_timed(s, uneven=True, spread=s) for s in (3.0, 1.5)]
-    bench["rows"] = _timed(4.0, uneven=True, spread=4.0)
+@pytest.mark.parametrize("first", [True, False])
+def test_the_evenest_is_kept_where_all_were_disturbed_not_the_fastest(bench: dict[str, Any], first: bool) -> None:
+    slow_and_even, others = _timed(9.0, uneven=True, spread=1.5), [_timed(0.1, uneven=True, spread=3.0)]
+    bench["before"] = [slow_and_even, *others] if first else [*others, slow_and_even]
+    bench["rows"] = _timed(0.05, uneven=True, spread=4.0)
     found = token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]
-    assert (found["seconds"], found["uneven"], found["tries"], bench["runs"]) == (1.5, 1.0, 3.0, 3)
+    assert (found["seconds"], found["uneven"], found["tries"], bench["runs"]) == (9.0, 1.0, 3.0, 3)
+
+
+def test_fewer_uneven_rows_are_evener_whatever_their_spread(bench: dict[str, Any]) -> None:
+    one_uneven = _timed(9.0, uneven=True, spread=8.0)
+    one_uneven[1]["uneven"] = False
+    bench["before"], bench["rows"] = (
+        [_timed(0.1, uneven=True, spread=2.5), one_uneven],
+        _timed(0.2, uneven=True, spread=2),
+    )
+    assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["seconds"] == 9.0
+
+
+def test_shares_are_percent_and_sizes_millions(bench: dict[str, Any]) -> None:
+    bench["rows"] = [_row("a", 0.10, 0.012, 3_000_000), _row("a", 0.12, 0.016, 3_000_000, batch=2)]
+    found = token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]
+    shares = {name: found[name] for name in ("share_of_read", "share_of_matvec", "overhead")}
+    assert shares == pytest.approx({"share_of_read": 50.0, "share_of_matvec": 60.0, "overhead": 40.0})
+    assert (found["weights"], found["megabytes"]) == (3.0, 12.0)
+    assert found["bound_seconds"] == 12e6 / 2e10
 
 
 def test_a_dense_row_is_timed_alone(bench: dict[str, Any]) -> None:
@@ -139,6 +160,21 @@ def test_exponents_are_fitted_from_a_width_on(bench: dict[str, Any]) -> None:
     assert sparse["exponent"]["time_exponent"] == pytest.approx(1.5)
     assert sparse["at 128"]["block_speedup"] == pytest.approx(128**0.5)
     assert sparse["at 128"]["weights"] == pytest.approx(128 / 1e6)
+
+
+def test_a_widths_series_are_over_the_width_and_a_speed_up_is_above_one_where_sparse_is_faster(
+    bench: dict[str, Any],
+) -> None:
+    blocks = {(64, "dense"): 0.004, (64, "sparse"): 0.002, (128, "dense"): 0.024, (128, "sparse"): 0.003}
+    bench["rows"] = [_row(f"width-{w}-{kind}", 1, s, 100 + 6 * w, width=w) for (w, kind), s in blocks.items()]
+    given = {"widths": (64, 128), "fit_from": 64, "options": [], "columns": {"at 128": {"width": 128}}}
+    found = width_time(given, 0, "sparse", {"kind": "sparse"})
+    series = {name: pytest.approx(values) for name, values in found["series"].items()}
+    assert series == {"width": [64.0, 128.0], "block_milliseconds": [2.0, 3.0], "block_speedup": [2.0, 8.0]}
+    assert found["metrics"]["at 128"]["block_speedup"] == pytest.approx(8)
+    dense = width_time(given, 0, "dense", {"kind": "dense"})
+    assert dense["series"]["block_milliseconds"] == pytest.approx([4.0, 24.0])
+    assert dense["series"]["block_speedup"] == [1.0, 1.0]
 
 
 def test_a_process_that_prints_no_json_is_told_with_its_last_words(bench: dict[str, Any]) -> None:
