@@ -81,31 +81,39 @@ class Grid:
     def _heading_width(self, column: int) -> int:
         return cell_len(self.columns[column].heading.replace("\n", " ")) if self.header else 0
 
-    def _least(self, column: int, width: int) -> int:
-        """As narrow as the column can be without breaking a word or a number, and without being hard to read."""
-        words = self.columns[column].heading.split() if self.header else []
+    def _unbroken(self, column: int) -> int:
+        """The widest word or number of the column."""
+        words = wrapped(self.columns[column].heading, 0) if self.header else []
         cells = [row[column].plain for row in self._rows]
-        unbroken = cells if self.columns[column].numbers else [word for cell in cells for word in cell.split()]
-        least = max((cell_len(text) for text in [*words, *unbroken]), default=0)
-        if self.columns[column].numbers:
-            return least
-        comfortable = max(width // 3, 1) if column < self.n_names else READABLE
-        return max(least, min(self._natural(column), comfortable))
+        whole = cells if self.columns[column].numbers else [word for cell in cells for word in wrapped(cell, 0)]
+        return max((cell_len(text) for text in [*words, *whole]), default=0)
+
+    def _least(self, column: int, comfortable: int) -> int:
+        """As narrow as the column can be: no word broken, and words, where there are more, `comfortable` to read."""
+        least = self._unbroken(column)
+        return least if self.columns[column].numbers else max(least, min(self._natural(column), comfortable))
 
     def _blocks(self, width: int) -> list[list[int]] | None:
         """Which columns stand beside each other; None where a name and a column do not."""
-        names, others = range(self.n_names), range(self.n_names, len(self.columns))
-        least = [self._least(column, width) for column in range(len(self.columns))]
-        left = width - sum(least[i] + GAP for i in names)
+        least, left = self._least_widths(width)
+        others = range(self.n_names, len(self.columns))
         if any(left < (least[i] if self.columns[i].numbers else min(least[i], READABLE // 2)) for i in others):
             return None
         blocks = _fill(others, least, left)
         even = _fill(others, least, left, at_most=math.ceil(len(others) / len(blocks)))
-        return [[*names, *block] for block in (even if len(even) == len(blocks) else blocks)]
+        return [[*range(self.n_names), *block] for block in (even if len(even) == len(blocks) else blocks)]
+
+    def _least_widths(self, width: int) -> tuple[list[int], int]:
+        """How narrow each column can be, the names in at most a third of `width`, and what they leave to the others."""
+        names = [self._least(column, max(width // 3, 1)) for column in range(self.n_names)]
+        left = width - sum(name + GAP for name in names)
+        others = range(self.n_names, len(self.columns))
+        return [*names, *(self._least(column, min(READABLE, left)) for column in others)], left
 
     def _widths(self, block: Sequence[int], width: int) -> list[int]:
         """The width of each column of a block: what it needs, and what is left to those that want more."""
-        widths = [self._least(column, width) for column in block]
+        least, _ = self._least_widths(width)
+        widths = [least[column] for column in block]
         wanted = [self._natural(column) for column in block]
         left = width - sum(widths) - GAP * (len(block) - 1)
         while left > 0 and any(w < n for w, n in zip(widths, wanted, strict=True)):

@@ -144,7 +144,7 @@ def test_no_word_is_ever_broken_and_no_line_is_too_wide_but_for_one(width, colum
     asked = Counter(word for row in rows for cell in row[names:] for word in cell.split())
     assert not asked - shown
     if grid._blocks(width) is not None:
-        widest = max(cell_len(word) for row in rows for cell in row for word in cell.split() or [""])
+        widest = max(cell_len(word) for row in rows for cell in row for word in wrapped(cell, 0))
         assert all(cell_len(line) <= max(width, width + widest - 12) for line in lines)
         assert all(cell_len(line) <= width for line in lines if all(n for _, n in columns))
 
