@@ -344,7 +344,7 @@ def _read(file: Path, name: str) -> Rows:
         if len(cells) < len(columns) or "".join(cells[len(columns) :]).strip():
             yield None
         elif row[task.label] not in task.words:
-            message = f"{file}, line {number}: '{row[task.label]}' is no label."
+            message = f"{file}, line {number}: '{row[task.label][:40]}' is no label."
             raise UserError("bad_document", message, nearest("", task.words))
         else:
             yield as_text(name, row)

@@ -63,8 +63,9 @@ def prepare_tokens(
 
 
 def left_out_note(count: int) -> str:
-    """What a user hears of lines and rows without a text."""
-    return f"{count:,} blank lines or documents without a text are left out."
+    """What a user hears of lines and rows that are no documents."""
+    what = "line or row that is blank or lacks" if count == 1 else "lines or rows that are blank or lack"
+    return f"Left out: {count:,} {what} a text or a label."
 
 
 def open_tokens(prepared: Prepared, vocabulary: Vocabulary, config: SpanCorruptionConfig, objective: str) -> Dataset:

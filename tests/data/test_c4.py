@@ -259,7 +259,7 @@ def test_blank_lines_and_empty_documents_are_left_out_and_counted(folder: Path) 
     (folder / "test.jsonl").write_bytes(b"\n" + lines([*TEXTS["test"][:3], "", *TEXTS["test"][3:]]) + b" \n")
     dataset = open_dataset(config(folder))
     assert text_of(dataset, "test") == text_of(before, "test")
-    assert notes_of(dataset)[1:] == ("3 blank lines or documents without a text are left out.",)
+    assert notes_of(dataset)[1:] == ("Left out: 3 lines or rows that are blank or lack a text or a label.",)
 
 
 def test_files_as_the_hub_has_them_are_read_from_its_own_folders(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_bytes((tmp_path / "dev.tsv").read_bytes().replace(b"\n", b"\r\n\r\n"))
     dataset = open_at(tmp_path)
     assert dataset.variant == "glue[rte 2+2+2 (3 left out) rows of train+dev+test,bytes]"
-    assert notes_of(dataset) == ("3 blank lines or documents without a text are left out.",)
+    assert notes_of(dataset) == ("Left out: 3 lines or rows that are blank or lack a text or a label.",)
     assert dataset.source("valid", 1) == "rte sentence1: dev 1 sentence2: What 1"
 
 

@@ -76,7 +76,7 @@ def test_ablate_trains_on_it_and_a_note_counts_what_is_left_out(file: Path, caps
     out = capsys.readouterr().out
     assert [run["state"] for run in json.loads(out)["runs"]] == ["done", "done"]
     assert cli.main(["train", *words, *few, "seed=5"]) == 0
-    note = "2 blank lines or documents without a text are left out."
+    note = "Left out: 2 lines or rows that are blank or lack a text or a label."
     assert note in capsys.readouterr().err
     assert cli.main(["data", "prepare", "jsonl", f"data.path={file}", "data.field=body", "--json"]) == 0
     out, err = capsys.readouterr()

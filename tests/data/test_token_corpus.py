@@ -8,7 +8,7 @@ import torch
 
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.span_corruption import SpanCorruptionConfig
-from efftx.data.token_corpus import open_tokens, prepare_tokens
+from efftx.data.token_corpus import left_out_note, open_tokens, prepare_tokens
 from efftx.data.vocabulary import EOS, ByteVocabulary, Vocabulary
 from efftx.errors import UserError
 
@@ -115,3 +115,8 @@ def test_a_split_without_documents_is_refused_and_nothing_stays() -> None:
     with pytest.raises(UserError, match="There are no documents for valid in text"):
         prepare(read=lambda split: [] if split == "valid" else TEXTS[split])
     assert prepare().meta["documents"]["valid"] == 1
+
+
+def test_one_line_left_out_is_one_line() -> None:
+    assert left_out_note(1) == "Left out: 1 line or row that is blank or lacks a text or a label."
+    assert left_out_note(1200) == "Left out: 1,200 lines or rows that are blank or lack a text or a label."
