@@ -245,16 +245,19 @@ def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
     assert json.loads(out)["data"][0]["state"] == "damaged"
 
 
-def test_a_truncated_archive_and_a_wrong_text_are_told(capsys: pytest.CaptureFixture[str], own_roots: Path) -> None:
+def test_a_truncated_archive_is_refused_and_another_text_has_its_own_name(
+    capsys: pytest.CaptureFixture[str], own_roots: Path
+) -> None:
     whole = lzma.compress(b"<mediawiki " + b"some text " * 50_000)
     (own_roots / "cut.xz").write_bytes(whole[: len(whole) // 2])
     code, _, err = run(capsys, "train", "data=enwik8", f"data.path={own_roots / 'cut.xz'}")
     assert (code, "cut.xz" in err) == (2, True)
     (own_roots / "other").write_bytes(b"this is not the beginning of enwik8 " * 10_000)
-    code, _, err = run(capsys, "train", "data=enwik8", f"data.path={own_roots / 'other'}")
-    assert (code, "other" in err) == (2, True)
     assert not list(own_roots.rglob("prepared/*/*.bin"))
     assert not (own_roots / "runs").exists()
+    code, out, err = run(capsys, "data", "prepare", "enwik8", f"data.path={own_roots / 'other'}", "--json")
+    assert (code, "not known to be enwik8" in err) == (0, True)
+    assert json.loads(out)["data"][0]["variant"].startswith("text[other sha256:")
 
 
 def test_without_a_network_it_says_at_once_which_file_would_do(
