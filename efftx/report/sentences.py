@@ -63,7 +63,7 @@ def comparison(c: Comparison, experiment: Experiment, n_tests: int) -> str:
     if c.kind == EXACT:
         parts.append("exact")
     elif c.p is not None:
-        parts.append(f"p {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else ""))
+        parts.append(f"one-sided p {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else ""))
     return ", ".join(parts) + _what_would_decide(c)
 
 

@@ -45,7 +45,7 @@ def test_a_verdict_is_one_sentence_with_spread_interval_seeds_and_p() -> None:
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]')
     assert told == (
         "column LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, "
-        "3 seeds, p = 0.00016"
+        "3 seeds, one-sided p = 0.00016"
     )
 
 
@@ -92,7 +92,7 @@ def test_too_few_seeds_are_named() -> None:
 
 def test_equal_values_are_called_equal() -> None:
     told = sentence("at least", 'cell["LSH-1", "LSH-4"] > 99')
-    assert told == "LSH-1, LSH-4 (99.0 ± 0.0) is equal to 99, 3 seeds, p = 0.5; equal in every seed"
+    assert told == "LSH-1, LSH-4 (99.0 ± 0.0) is equal to 99, 3 seeds, one-sided p = 0.5; equal in every seed"
 
 
 @pytest.mark.parametrize(("unit", "told"), [("nats/token", " nats/token below"), ("x", "0 below"), ("", "0 below")])
