@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as event:
         return _tell("interrupted", event.message, "", event.exit_code, json)
     except KeyboardInterrupt as event:
-        trains = bool(words) and words[0] in ("train", "ablate", "reproduce")
+        trains = next((word for word in words if word in COMMANDS), "") in ("train", "ablate", "reproduce")
         stays = " A run that had written a checkpoint goes on from it." if trains else ""
         code = EXIT_TERMINATED if isinstance(event, _Terminated) else EXIT_INTERRUPTED
         return _tell("interrupted", f"Stopped at once.{stays}", "", code, json)

@@ -25,7 +25,7 @@ from efftx.core.files import sweep
 from efftx.errors import UserError
 from efftx.shipped import shipped
 
-_VERSIONS_KEPT = 4
+_VERSIONS_KEPT = 16
 
 
 def composed(overrides: Sequence[str], compose: Callable[[Sequence[str]], Any]) -> Any:

@@ -117,9 +117,9 @@ def test_other_code_or_another_tree_is_another_folder(tmp_path: Path, monkeypatc
 
 
 def test_compositions_of_old_code_are_removed(tmp_path: Path) -> None:
-    for number in range(9):
+    for number in range(20):
         (cache_root() / "compositions" / str(number)).mkdir(parents=True)
     composed(WORDS, compose)
     kept = list((cache_root() / "compositions").iterdir())
-    assert len(kept) == 4
+    assert len(kept) == 16
     assert compositions._folder() in kept
