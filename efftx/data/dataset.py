@@ -146,6 +146,7 @@ class Source:
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
+    `uncut`: rows have `targets` at least, since no answer is cut.
     """
 
     name: str
@@ -161,15 +162,17 @@ class Source:
     sha256: str | None = None
     targets: Callable[[Any], int] | None = None
     endless: bool = False
+    uncut: bool = False
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.
 
-        `data.target_length`, or where that is 0 the smallest number that serves; UserError where there is no such.
+        `data.target_length`, or where that is 0 (`uncut`: or less than serves) the smallest number that serves; UserError
+        where there is no such.
         """
         if objective == "lm":
             return int(config.length)
-        if config.target_length:
+        if config.target_length and not self.uncut:
             return int(config.target_length)
         if objective == "span_corruption":
             from efftx.data.span_corruption import spans_for

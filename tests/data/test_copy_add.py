@@ -218,7 +218,6 @@ def test_it_never_ends_and_is_a_sequence_to_sequence_task() -> None:
         ({"length": 299}, "longest question of 300 tokens"),
         ({"task": "add", "length": 300}, "longest question of 301 tokens"),
         ({"max_digits": 302}, "longest question of 302 tokens"),
-        ({"target_length": 300}, "longest answer of 301 tokens"),
     ],
 )
 def test_an_impossible_task_is_refused(keys: dict, says: str) -> None:
@@ -226,6 +225,13 @@ def test_an_impossible_task_is_refused(keys: dict, says: str) -> None:
         open_dataset(replace(CopyAddConfig("copy_add", 301), **keys), "seq2seq")
     assert raised.value.kind == "bad_value"
     assert says in raised.value.message
+
+
+def test_a_target_is_as_long_as_the_longest_answer_or_as_asked_for_where_that_is_more() -> None:
+    for asked, length in ((0, 301), (256, 301), (400, 400)):
+        config = CopyAddConfig("copy_add", 301, target_length=asked)
+        assert open_dataset(config, "seq2seq").length == length
+        assert find_source("copy_add").target_length(config, "seq2seq") == length
 
 
 def test_the_longest_rows_that_just_fit_are_taken() -> None:
