@@ -290,3 +290,13 @@ def test_a_node_of_a_configuration_is_json(capsys: pytest.CaptureFixture[str]) -
 def test_a_plan_of_a_given_size_is_not_of_the_papers(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "model=transformer", "data=duplicate", word, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] < 10**6
+
+
+@pytest.mark.parametrize("width", ["0", "1", "²", "٣", "-5", "wide", "9" * 5000])
+def test_a_width_that_is_none_is_as_none(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("LINES", width)
+    assert main(["list", "reformer/figure1"]) == 0
+    assert "r" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -52,6 +53,10 @@ def say(text: str) -> None:
 def tolerate_any_console() -> None:
     """Lets stdout and stderr write in whatever encoding they have; what that lacks becomes ASCII or a question mark."""
     codecs.register_error("efftx", _replaced)
+    for name in ("COLUMNS", "LINES"):
+        # rich takes whatever Unicode calls a digit for a number, and prints nothing at all in no columns.
+        if not re.fullmatch(r"[1-9][0-9]{0,5}", os.environ.get(name, "1")):
+            del os.environ[name]
     # A closed stdout or stderr is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
