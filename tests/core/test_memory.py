@@ -196,3 +196,20 @@ def test_a_process_that_gets_no_more_memory_says_so(words: list[str], tmp_path: 
 def test_an_error_is_told_from_another_by_what_it_is() -> None:
     assert all(is_out_of_memory(error) for error in ERRORS.values())
     assert not is_out_of_memory(RuntimeError("the size of a tensor must match"))
+
+
+@pytest.mark.parametrize("command", ["sample", "plan"])
+def test_a_command_that_trains_nothing_says_so_too(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without(*given: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("efftx.decoding.sample.load_run", without)
+    monkeypatch.setattr("efftx.plan.plan", without)
+    words = [str(tmp_path)] if command == "sample" else WORDS
+    assert main([command, *words, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "out_of_memory"
+    assert f"efftx {command}" in error["message"]
+    assert " or " in error["hint"]
