@@ -167,8 +167,8 @@ class Source:
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.
 
-        `data.target_length`, or where that is 0 (`uncut`: or less than serves) the smallest number that serves; UserError
-        where there is no such.
+        `data.target_length`, or where that is 0 (`uncut`: or less than serves) the smallest number that serves;
+        UserError where there is no such.
         """
         if objective == "lm":
             return int(config.length)
