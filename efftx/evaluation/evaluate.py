@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from efftx.data.dataset import Dataset
+from efftx.errors import UserError
 from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.metrics import accuracy, in_unit
 
@@ -25,7 +26,7 @@ def evaluate(
     Where the data set has inputs also `sequence_accuracy`: % of rows of which every token of positive weight is right.
     Where the model has sparse feed-forward layers also their `controller_statistics`, over the first batch.
     `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
-    every evaluation. The model is left in the mode it was in.
+    every evaluation. The model is left in the mode it was in. UserError where no token has a positive weight.
     """
     covering = dataset.n_batches(split, batch_size)
     count = batches or covering
@@ -55,6 +56,12 @@ def evaluate(
                 whole_rows += float(((correct.bool() | ~counts).all(1) & counts.any(1)).sum())
                 rows += float(counts.any(1).sum())
     model.train(was_training)
+    if not total:
+        raise UserError(
+            "no_targets",
+            f"No token counts in the first {count} batches of the {split} split of {dataset.variant}.",
+            "Evaluate more of them with evaluation.batches, or see that the rows have targets.",
+        )
     loss = nats / total
     found = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
     if rows:

@@ -168,6 +168,7 @@ def train(
                 norm = clip_gradients(parameters, config.training.clip_norm)
                 nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
                 if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+                    _refuse_no_targets(batches, step, dataset)
                     _stop_not_finite(run, step, nats, grad_norm, state)
                 scaler.step(optimizer)
                 scaler.update()
@@ -351,6 +352,15 @@ def _resume(
         scaler.load_state_dict(checkpoint.meta["scaler"])
     notes.append(f"going on from step {checkpoint.step} of {run.path}")
     return _State(**checkpoint.meta["state"]), checkpoint.step
+
+
+def _refuse_no_targets(batches: list[Batch], step: int, dataset: Dataset) -> None:
+    if not any(bool((batch.weights_BL > 0).any()) for batch in batches):
+        raise UserError(
+            "no_targets",
+            f"No token counts in the rows of step {step} of {dataset.variant}: there is nothing to learn from them.",
+            "See that the rows have targets, or take more of them at once with training.batch_size.",
+        )
 
 
 def _stop_not_finite(run: RunDirectory, step: int, loss: float, grad_norm: float, state: _State) -> None:

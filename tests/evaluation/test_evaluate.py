@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
+from efftx.errors import UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.training.step import loss_of, move
 
@@ -70,6 +71,13 @@ def test_it_reads_as_many_batches_as_are_asked_for_and_no_more_than_there_are() 
 def test_a_split_without_end_needs_a_number_of_batches() -> None:
     with pytest.raises(ValueError, match="has no end"):
         evaluate(Guess(), Rows(None), "test", batch_size=2, batches=0, device=CPU)
+
+
+def test_rows_in_which_no_token_counts_are_told() -> None:
+    rows = Rows(1)
+    rows.batches = (([[7, 1]], [[0, 0]]),)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="No token counts in the first 1 batches of the test split of rows"):
+        evaluate(Guess(), rows, "test", batch_size=1, batches=0, device=CPU)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from efftx.config import compose
-from efftx.errors import Interrupted
+from efftx.data.dataset import Batch
+from efftx.errors import Interrupted, UserError
 from efftx.training import evaluation, loop, tracking
 from efftx.training.evaluation import EVALUATION_SEED
 from efftx.training.loop import train
@@ -205,3 +206,15 @@ def test_the_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert result.resumed_from == 4
     assert result.timings["train_seconds"] == 6 * 0.5
     assert result.timings["seconds_per_step"] == 0.5
+
+
+def test_a_step_without_a_target_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = loop._batches
+
+    def none(*given: Any) -> list[Batch]:
+        batches = honest(*given)
+        return [Batch(b.tokens_BL, torch.zeros_like(b.weights_BL), b.inputs_BE) for b in batches]
+
+    monkeypatch.setattr(loop, "_batches", none)
+    with pytest.raises(UserError, match="No token counts in the rows of step 1 of duplicate"):
+        train(compose([*WORDS, "training.steps=4"]), tmp_path / "run", silent=True)
