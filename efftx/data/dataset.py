@@ -172,12 +172,12 @@ class Source:
         """
         if objective == "lm":
             return int(config.length)
+        if objective == "span_corruption":
+            from efftx.data.span_corruption import target_length
+
+            return target_length(config)
         if config.target_length and not self.uncut:
             return int(config.target_length)
-        if objective == "span_corruption":
-            from efftx.data.span_corruption import spans_for
-
-            return spans_for(config.length, config.noise, config.mean_span).n_targets
         if self.targets is None:
             message = f"data={self.name} needs data.target_length: its targets have no length of their own."
             raise UserError("bad_value", message, "Give the number of target tokens a row.")

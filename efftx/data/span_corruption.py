@@ -71,16 +71,23 @@ def spans_for(input_length: int, noise: float, mean_span: float) -> Spans:
             f"data.length={input_length} is too short for span corruption.",
             f"The shortest inputs are a token, a sentinel and the end of sequence: {spans.n_inputs}.",
         )
-    # One raw token more adds one input or none: no length is skipped, and none comes back.
-    while (longer := spans_of(spans.raw + 1, noise, mean_span)).n_inputs <= input_length:
-        spans = longer
-        if spans.n_spans > N_SENTINELS:
-            raise UserError(
-                "bad_value",
-                f"data.length={input_length} has more spans than the {N_SENTINELS} sentinels can mark "
-                f"(data.noise={noise}, data.mean_span={mean_span}).",
-                "Set a smaller data.length or data.noise, or a larger data.mean_span.",
-            )
+    # One raw token more adds one input or none, no length is skipped, and none comes back: the last that fits is found
+    # between two that do and do not, however long the inputs are.
+    raw, beyond = 2, 4
+    while spans_of(beyond, noise, mean_span).n_inputs <= input_length:
+        raw, beyond = beyond, 2 * beyond
+    while beyond - raw > 1:
+        middle = (raw + beyond) // 2
+        fits = spans_of(middle, noise, mean_span).n_inputs <= input_length
+        raw, beyond = (middle, beyond) if fits else (raw, middle)
+    spans = spans_of(raw, noise, mean_span)
+    if spans.n_spans > N_SENTINELS:
+        raise UserError(
+            "bad_value",
+            f"data.length={input_length} has more spans than the {N_SENTINELS} sentinels can mark "
+            f"(data.noise={noise}, data.mean_span={mean_span}).",
+            "Set a smaller data.length or data.noise, or a larger data.mean_span.",
+        )
     if spans.n_spans > spans.raw - spans.n_noise:
         raise UserError(
             "bad_value",
@@ -88,6 +95,19 @@ def spans_for(input_length: int, noise: float, mean_span: float) -> Spans:
             "Set a smaller data.noise or a larger data.mean_span.",
         )
     return spans
+
+
+def target_length(config: SpanCorruptionConfig) -> int:
+    """Target tokens in a row: `data.target_length`, or as many as there are; UserError where it is too small."""
+    n_targets = spans_for(config.length, config.noise, config.mean_span).n_targets
+    if 0 < config.target_length < n_targets:
+        raise UserError(
+            "bad_value",
+            f"data.target_length={config.target_length} is too small: data.length={config.length} inputs give "
+            f"{n_targets} targets.",
+            f"Set data.target_length={n_targets} or more, or 0 for just as many.",
+        )
+    return config.target_length or n_targets
 
 
 def noise_mask(keys_BK: np.ndarray, spans: Spans) -> np.ndarray:
@@ -150,14 +170,7 @@ class SpanCorruption:
         self.vocab_size = vocabulary.size
         self.input_length = config.length
         self.spans = spans_for(config.length, config.noise, config.mean_span)
-        self.length = config.target_length or self.spans.n_targets
-        if self.length < self.spans.n_targets:
-            raise UserError(
-                "bad_value",
-                f"data.target_length={config.target_length} is too small: data.length={config.length} inputs give "
-                f"{self.spans.n_targets} targets.",
-                f"Set data.target_length={self.spans.n_targets} or more, or 0 for just as many.",
-            )
+        self.length = target_length(config)
         raw = self.spans.raw
         length_is = f"data.length={config.length} (made of {raw} {corpus.symbols})"
         self._windows = Windows(corpus, raw, length_is)

@@ -243,3 +243,19 @@ def test_an_impossible_corruption_is_refused(length: int, noise: float, mean_spa
 def test_a_text_shorter_than_a_raw_row_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.length=512 \(made of 568 bytes\) is longer than the valid split"):
         opened(512, text=corpus(held_out=567))
+
+
+@pytest.mark.parametrize(("noise", "mean_span"), [(0.15, 3.0), (0.5, 1.0), (0.3, 7.5), (0.001, 2.0), (0.9, 20.0)])
+def test_the_longest_text_that_fits_is_the_one_that_counting_up_finds(noise: float, mean_span: float) -> None:
+    for length in (*range(4, 80), 200):
+        spans = [spans_of(raw, noise, mean_span) for raw in range(2, 20 * length)]
+        longest = [one for one in spans if one.n_inputs <= length][-1]
+        if longest.n_spans > min(100, longest.raw - longest.n_noise):
+            with pytest.raises(UserError):
+                spans_for(length, noise, mean_span)
+        else:
+            assert spans_for(length, noise, mean_span) == longest
+
+
+def test_inputs_of_a_thousand_million_tokens_are_planned_at_once() -> None:
+    assert spans_for(10**9, 1e-300, 3.0).raw == 10**9 - 1

@@ -82,9 +82,10 @@ def test_a_given_width_is_not_compared() -> None:
 
 
 def test_the_authors_name_no_width_for_other_models() -> None:
-    config = compose([*PAPER, "d_model=512"])
     with pytest.raises(UserError, match="they name no d_ff"):
-        d_ff_of(config, PIECES)
+        compose([*PAPER, "d_model=512"])
+    with pytest.raises(UserError, match="they name no d_ff"):
+        d_ff_of(dataclasses.replace(compose(PAPER), d_model=512), PIECES)
 
 
 def test_the_width_that_a_rule_gives_is_the_models() -> None:
