@@ -14,6 +14,7 @@ from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
 from efftx.launch import check_launcher, launch, told
 from efftx.models.build import build_on_meta, dense_parameters
+from efftx.training.devices import check_here
 from efftx.training.loop import train
 from efftx.training.run_directory import default_run_dir, read_result
 
@@ -42,6 +43,7 @@ def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] =
     points = []
     for choice in expand_sweeps(overrides):
         config = compose(choice, config_dirs=config_dirs)
+        check_here(config)
         dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)
         run = default_run_dir(config.model, dataset.name, digest)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
 from efftx.reproduce.reading import build, read_yaml
@@ -336,6 +337,9 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         yield "rows: a table has rows", ""
     if not e.sizes_known():
         yield f"{'sizes' if e.kind == 'train' else 'parameters'}: no size is given", ""
+    for seeds in (*e.seeds.values(), *(own for row in e.rows.values() for own in row.seeds.values())):
+        if any(not 0 <= seed <= MOST_SEED for seed in seeds) or len(set(seeds)) < len(seeds):
+            yield "seeds: each is given once, from 0 to 2^63 - 1", ""
     slugs: dict[str, str] = {}
     for row in e.rows:
         if slugs.setdefault(slug(row), row) != row:
