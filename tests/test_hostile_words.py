@@ -79,7 +79,6 @@ NEVER = [
     f"{LONG}=1",
     "d_model=" + "[" * 500,
     "attention=" + "[" * 300 + "]" * 300,
-    "+d_model=64",
     "++d_model=a",
     "~d_model",
     "~lsh",
