@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import shutil
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,7 +48,11 @@ class Kind:
 
 def flip_all(n: int, seed: int = 0) -> dict[str, Counter[str]]:
     """For every kind, what came of `n` flipped bits."""
-    return {kind.name: flip(kind, n, random.Random(f"{seed} {kind.name}")) for kind in kinds()}
+    found = {}
+    for kind in kinds():
+        print(f"{kind.name}: {n} bits", file=sys.stderr, flush=True)
+        found[kind.name] = flip(kind, n, random.Random(f"{seed} {kind.name}"))
+    return found
 
 
 def flip(kind: Kind, n: int, draw: random.Random) -> Counter[str]:

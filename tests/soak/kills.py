@@ -56,12 +56,13 @@ def kill_all(n: int, folder: Path, seed: int = 0) -> dict[str, Counter[str]]:
     victims = _victims()
     warm = folder / "warm"
     _run(victims[0], warm)
-    shares = [n // len(victims) + (number < n % len(victims)) for number in range(len(victims))]
-    return {
-        victim.name: kill(victim, share, warm, folder / victim.name, random.Random(f"{seed} {victim.name}"))
-        for victim, share in zip(victims, shares, strict=True)
-        if share
-    }
+    found = {}
+    for number, victim in enumerate(victims):
+        if share := n // len(victims) + (number < n % len(victims)):
+            print(f"{victim.name}: {share} kills", file=sys.stderr, flush=True)
+            draw = random.Random(f"{seed} {victim.name}")
+            found[victim.name] = kill(victim, share, warm, folder / victim.name, draw)
+    return found
 
 
 def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) -> Counter[str]:
