@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,10 +32,10 @@ _VERSIONS_KEPT = 16
 def composed(overrides: Sequence[str], compose: Callable[[Sequence[str]], Any]) -> Any:
     """What `compose(overrides)` gives: read from the cache, or composed and put there.
 
-    Overrides that read the environment, an interpolation or another run are composed each time. A file of the cache
+    Overrides that ask a resolver (`${oc.env:HOME}`) or read another run are composed each time. A file of the cache
     that is damaged, or a cache that cannot be written, is as none.
     """
-    if any("${" in word or word.startswith("pretrained=") for word in overrides):
+    if any(re.search(r"\$\{[^}]*:", word) or word.lstrip("+").startswith("pretrained=") for word in overrides):
         return compose(overrides)
     path = _folder() / f"{_digest(json.dumps(list(overrides)).encode())}.json"
     found = _read(path)

@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_as_none(own_cache: Path) -> None:
     assert composed(WORDS, compose) == compose(WORDS)
 
 
-@pytest.mark.parametrize("word", ["dropout=${oc.env:RATE}", "attention_dropout=${dropout}"])
+@pytest.mark.parametrize("word", ["dropout=${oc.env:RATE}", "++dropout=${oc.env:RATE,0.3}"])
 def test_what_reads_elsewhere_is_composed_each_time(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATE", "0.1")
     composer = Composer()
@@ -99,6 +99,16 @@ def test_what_reads_elsewhere_is_composed_each_time(word: str, monkeypatch: pyte
     composed([*WORDS, word], composer)
     assert composer.asked == 2
     assert not files()
+
+
+def test_no_experiment_is_composed_twice() -> None:
+    for experiment in load_experiments().values():
+        if experiment.kind == "train":
+            size = experiment.usual_size()
+            words = experiment.row_overrides(next(iter(experiment.rows_at(size))), size)
+            composer = Composer()
+            assert composed(words, composer) == composed(words, composer)
+            assert composer.asked <= 1, experiment.id
 
 
 def test_other_code_or_another_tree_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
