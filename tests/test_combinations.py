@@ -65,7 +65,6 @@ IMPOSSIBLE = [
     ("terraformer", "sparse_qkv.S=5", "not divisible"),
     ("terraformer", "sparse_qkv.S=4 d_ff_rule=authors", "they name no d_ff"),
     ("terraformer", "sparse_ff.N=4 sparse_ff.quant_prob=1.5", "at most 1"),
-    ("scaling", "data.target_length=5", "too short"),
     ("scaling", "data.base=1", "from 2 to 10"),
     ("scaling", "data.min_digits=9", "no range"),
     ("scaling", "data.eval_max_digits=30", "too short"),
