@@ -38,7 +38,7 @@ smoke: $(BIN)/efftx
 	EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs $(BIN)/efftx reproduce all size=smoke
 
 # Flips one bit in every kind of file that efftx reads back, FLIPS times each, and kills KILLS commands at random moments:
-# an hour on two cores. Fails where anything was silently wrong, lost, left behind or ended in a traceback.
+# ten minutes of processor time. Fails where anything was silently wrong, lost, left behind or ended in a traceback.
 FLIPS ?= 500
 KILLS ?= 100
 soak: $(BIN)/efftx
