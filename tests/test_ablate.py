@@ -7,11 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +18,8 @@ from efftx.config import compose
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 from efftx.shipped import shipped
+
+from .processes import children_of, is_gone, wait_until
 
 BRIEF = ["training.steps=2", "schedule.warmup=1", "evaluation.batches=1", "threads=1"]
 """What makes a point of the default size a matter of seconds, its model as it is."""
@@ -190,27 +189,6 @@ def test_plus_signs_before_a_key_that_is_read_change_nothing_but_the_value() -> 
 
 JOBS = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=400", "checkpoint.every=10"]
 JOBS += ["evaluation.every=0", "evaluation.batches=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in task.read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(holds: Callable[[], Any], seconds: float = 240) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = holds()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come about")
 
 
 def trainers(pid: int) -> dict[int, str]:

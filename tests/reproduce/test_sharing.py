@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
 from efftx.reproduce.sharing import holding
 
+from ..processes import children_of, is_gone, wait_until
 from .fakes import FakeConfig, FakeResult, FakeTrainer
 from .test_runner import TABLE, quiet
 
@@ -126,27 +126,8 @@ def test_two_processes_on_one_store_record_every_row_once(tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_no_training_outlives_a_killed_reproduce(tmp_path: Path) -> None:
     parent = start(tmp_path, "jobs=2")
-    children = _until(lambda: len(found := _children(parent.pid)) == 2 and found)
+    children = wait_until(lambda: len(found := children_of(parent.pid)) == 2 and found)
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
-    _until(lambda: not any(_runs(pid) for pid in children))
+    wait_until(lambda: all(is_gone(pid) for pid in children))
     assert not (tmp_path / "results" / "records").exists(), "they were ended, and had not come to their own end"
-
-
-def _children(pid: int) -> list[int]:
-    return [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in task.read_text().split()]
-
-
-def _runs(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def _until(holds: Callable[[], Any], seconds: float = 240) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := holds():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come about")
