@@ -101,9 +101,12 @@ def quick(command: str, folder: Path) -> list[str]:
         words += [] if any(word.startswith("names=") for word in words) else ["names=width-128-dense"]
         words += ["tokens=3", "cache_bytes=65536"]
     elif name == "bench":
-        fewer = {"attention": "names=full-sdpa,lsh-2", "memory": "depths=1,2", "train": "depths=1"}
-        words = [word for word in words if not word.startswith("lengths=")]
-        words += ["lengths=64", fewer[words[0]], *(["repeats=1"] if words[0] != "memory" else [])]
+        fewer = {
+            "attention": ["names=full-sdpa,lsh-2", "repeats=1"],
+            "memory": ["names=transformer,reversible", "depths=1,2"],
+            "train": ["names=transformer,reversible", "depths=1", "repeats=1"],
+        }
+        words = [word for word in words if not word.startswith("lengths=")] + ["lengths=64", *fewer[words[0]]]
     return [name, *words]
 
 
