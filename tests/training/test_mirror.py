@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,17 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # no credentials of the machine's user
 
 
-def written(folder: Path) -> Iterator[object]:
+def written(folder: Path) -> list[object]:
+    """The records in an offline folder's file; the service's process may be a little behind its last one, the exit."""
+    for _ in range(150):
+        records = list(on_disk(folder))
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.2)
+    return records
+
+
+def on_disk(folder: Path) -> Iterator[object]:
     """The records in an offline folder's file: blocks of 32 KiB, each record cut into chunks with a head of 7 bytes."""
     pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     (file,) = folder.glob("*.wandb")
