@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_RUN = "(not tested)"
+NOT_RUN = "needs a network"
 
 
 @dataclass(frozen=True)
