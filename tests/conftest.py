@@ -30,6 +30,15 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a command sets for the rest of its process (huge pages, offline modes) ends with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """Every test begins with one thread, whatever the one before it trained with."""
     torch.set_num_threads(1)

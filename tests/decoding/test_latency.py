@@ -61,7 +61,10 @@ def test_a_training_ends_with_its_latency_and_is_otherwise_what_it_was(
         assert untimed[key] == timed[key]
 
 
-def test_an_ablation_has_a_column_of_latency(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ablation_has_a_column_of_latency(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # the heading in one line, however long the path of the runs is
     assert main(["ablate", "lsh.n_hashes=1,2", *LANGUAGE_MODEL]) == 0
     words = " ".join(re.findall(r"[\w/]+", capsys.readouterr().out))
     assert "ms a decoded token" in words
