@@ -22,7 +22,7 @@ from efftx.layers.settings import (
     check_sparse_qkv,
 )
 from efftx.models.sizes import authors_d_ff, is_sparse
-from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_checkpoint, check_optimizer, check_schedule
+from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_optimizer, check_schedule
 
 ATTENTION = ("full", "lsh", "local")
 POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")
@@ -56,7 +56,6 @@ def check_config(config: Config) -> None:
     _check_evaluation(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, config.training.steps)
-    check_checkpoint(config.checkpoint)
 
 
 def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """The keys of a training, and what they may be; apart from what reads them, so that they need no torch."""
 
-import math
 from dataclasses import dataclass, field
 
 from efftx.errors import UserError, nearest
@@ -47,7 +46,10 @@ OPTIMIZER_KEYS = {
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Refuse, with a UserError, an unknown name, a value out of range, and a key that the optimiser does not read."""
+    """Refuse, with a UserError, an unknown name, a key that the optimiser does not read, and betas that are not two.
+
+    The range of each number is checked in `efftx.config_values`.
+    """
     if config.name not in OPTIMIZER_KEYS:
         raise UserError(
             "bad_value", f"optimizer.name={config.name} is not an optimiser.", nearest(config.name, OPTIMIZER_KEYS)
@@ -62,18 +64,8 @@ def check_optimizer(config: OptimizerConfig) -> None:
                 f"optimizer.{key}={value} has no effect: {config.name} does not read it.",
                 f"Leave optimizer.{key} at {getattr(default, key)}, or use optimizer.name={readers}.",
             )
-    if not (math.isfinite(config.lr) and config.lr > 0):
-        raise UserError("bad_value", f"optimizer.lr={config.lr} must be a positive number.")
-    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError("bad_value", f"optimizer.betas={list(config.betas)} must be two numbers from 0 to below 1.")
-    if not (math.isfinite(config.eps) and config.eps >= 0):
-        raise UserError("bad_value", f"optimizer.eps={config.eps} must be zero or a positive number.")
-    if config.weight_decay is not None and not 0 <= config.weight_decay < 1:
-        raise UserError("bad_value", f"optimizer.weight_decay={config.weight_decay} must be from 0 to below 1.")
-    if config.weight_decay_n_steps < 0:
-        raise UserError("bad_value", f"optimizer.weight_decay_n_steps={config.weight_decay_n_steps} is negative.")
-    if not 0 < config.decay_exponent <= 1:
-        raise UserError("bad_value", f"optimizer.decay_exponent={config.decay_exponent} must be above 0 and at most 1.")
+    if len(config.betas) != 2:
+        raise UserError("bad_value", f"optimizer.betas={list(config.betas)} must be two numbers.")
 
 
 @dataclass
@@ -95,12 +87,9 @@ SCHEDULES = ("constant", "rsqrt", "cosine", "linear")
 
 
 def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
-    """Refuse, with a UserError, an unknown name, a negative number, and a fall to zero with no step to fall in."""
+    """Refuse, with a UserError, an unknown name, a key it does not read, and a fall to zero with no step to fall in."""
     if config.name not in SCHEDULES:
         raise UserError("bad_value", f"schedule.name={config.name} is not a schedule.", nearest(config.name, SCHEDULES))
-    for key in ("warmup", "steps", "floor"):
-        if getattr(config, key) < 0:
-            raise UserError("bad_value", f"schedule.{key}={getattr(config, key)} is negative.")
     falls = config.name in ("cosine", "linear")
     if config.steps and not falls:
         raise UserError(
@@ -137,14 +126,6 @@ class CheckpointConfig:
 
     every: int = 0
     keep: int = 2
-
-
-def check_checkpoint(config: CheckpointConfig) -> None:
-    """Refuse, with a UserError, a negative interval and keeping none."""
-    if config.every < 0:
-        raise UserError("bad_value", f"checkpoint.every={config.every} is negative.", "0 writes one at the end only.")
-    if config.keep < 1:
-        raise UserError("bad_value", f"checkpoint.keep={config.keep} must be at least 1.")
 
 
 @dataclass

@@ -19,7 +19,6 @@ from efftx.training.checkpoint import (
     weights_sha256,
 )
 from efftx.training.optimizers import OptimizerConfig, make_optimizer
-from efftx.training.settings import CheckpointConfig, check_checkpoint
 from tests.training.saved import FILES, make, names, save, train_steps
 
 OPTIMIZERS = ["adam", "adamw", "adafactor"]
@@ -161,17 +160,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert names(tmp_path) == ["step-00000001"]
 
 
-# ---- config and fingerprints -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("config", [CheckpointConfig(every=-1), CheckpointConfig(keep=0)])
-def test_a_wrong_checkpoint_config_is_refused(config):
-    with pytest.raises(UserError):
-        check_checkpoint(config)
-
-
-def test_the_default_checkpoint_config_is_accepted():
-    check_checkpoint(CheckpointConfig())
+# ---- fingerprints ----------------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_does_not_depend_on_order_or_layout():
