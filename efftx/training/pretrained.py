@@ -21,7 +21,6 @@ from efftx.training.run_directory import RESULT_FILE, read_config, read_result
 if TYPE_CHECKING:
     from efftx.config import Config
 
-"""The pieces that a run's tokens stand for, in the run's directory; a run on bytes or symbols has none."""
 _TRAINED = ("unigram", "bpe")
 _POSITIONS = "positions.table"
 
