@@ -42,7 +42,9 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step: a reader, or a kill, sees the old bytes or the new ones, never a mixture.
 
-    Raises OSError, with the file as it was and nothing beside it. What a kill leaves beside it, `sweep` removes.
+    Raises OSError: with the old bytes there and no temporary file left where writing or replacing failed, with the new
+    ones where the folder could not be synced afterwards, so that a power cut may still bring the old ones back. What a
+    kill leaves beside the file, `sweep` removes.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{_TEMPORARY}")
     try:
