@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from efftx.core.files import DamagedFileError, read_file
 from efftx.errors import UserError
 
 MOST_BYTES = 2**20
@@ -45,7 +44,7 @@ class _UniqueKeyLoader(_Base):
 
 
 def read_yaml_file(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
-    """The text of a YAML file and the mapping that it is; UserError, of `kind` where the content is at fault.
+    """The text of a YAML file and the mapping that it is; UserError, of `kind` where the file is at fault.
 
     Refused, with the line where there is one: what is no regular file, more than `MOST_BYTES`, no UTF-8, no YAML,
     deeper than `MOST_DEPTH`, more than `MOST_NODES` with its aliases written out, a key given twice, and no mapping.
@@ -67,17 +66,11 @@ def read_yaml_file(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
 
 def _text_of(path: Path, kind: str) -> str:
     try:
-        # Not blocking: opening a pipe without a writer would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError("missing_file", f"{path}: this is not a file.", "Give a YAML file in its place.")
-            raw = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError("missing_file", f"{path}: cannot be read: {why}") from error
-    if len(raw) > MOST_BYTES:
-        raise UserError(kind, f"{path}: it has more than {MOST_BYTES:,} bytes, too many for what people write.")
+        raw = read_file(path, MOST_BYTES)
+    except DamagedFileError as error:
+        raise UserError(kind, f"{path}: {error.why}.", "Give a YAML file in its place.") from error
+    except (FileNotFoundError, ValueError) as error:  # ValueError: no path has a zero byte
+        raise UserError("missing_file", f"{path}: there is no such file.") from error
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
