@@ -40,7 +40,7 @@ FLAGS = (
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS_TO_COMPILE, SECONDS_TO_NAME_ITSELF = 120, 20
 
-_MAKING = ".making-"
+_KEPT_IN, _MAKING = "native", ".making-"
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -139,7 +139,7 @@ def _made_by(compiler: list[str]) -> Kernels:
     sources = [file.read_text(encoding="utf-8") for file in SOURCES]
     known = [*sources, *compiler, *FLAGS, version[0].strip(), _processor()]
     name = f"kernels-{hashlib.sha256(chr(0).join(known).encode()).hexdigest()[:16]}.so"
-    file = _cache() / name
+    file = cache_root() / _KEPT_IN / name
     if not _is_intact(file):
         file = _folder() / name
         _compile(compiler, file)
@@ -188,13 +188,9 @@ def _run(command: list[str], seconds: float) -> str:
     return out
 
 
-def _cache() -> Path:
-    return cache_root() / "native"
-
-
 def _folder() -> Path:
     """Where libraries are compiled: the user's cache, or a folder of this process where that cannot be written."""
-    folder = _cache()
+    folder = cache_root() / _KEPT_IN
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK):
