@@ -105,7 +105,7 @@ def _run(words: list[str], json: bool) -> int:
 
 
 def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
-    """The command's name, its options, and the words behind it that are none."""
+    """The command's name, its options, and the words behind it that are not options."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     top = _Parser(
         prog="efftx",
@@ -154,7 +154,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def _terminated_by_exception() -> Iterator[None]:
-    """Within, SIGTERM ends the command as Ctrl-C does, so that what it opened is closed and --json is answered."""
+    """SIGTERM ends the command as Ctrl-C does here, so that its files are closed and --json is answered."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 PARENT = "EFFTX_PARENT"
 """Names, in a started process's environment, the process whose end is also its own."""
 EVERY = 0.5
-"""Seconds from one look to the next."""
+"""Seconds between two looks at whether the parent is alive."""
 GRACE = 5.0
 """Seconds in which a training reaches the end of its step and writes a checkpoint."""
 

@@ -21,7 +21,7 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _UniqueKeyLoader(_Base):
-    """Safe YAML that refuses a key given twice, where plain YAML keeps the last one silently, and one that is no word.
+    """Safe YAML that refuses a key that is not a scalar, and one given twice, of which plain YAML keeps the last.
 
     A number or a truth value as a key is read as YAML reads it.
     """
@@ -56,7 +56,7 @@ def read_yaml_file(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     except yaml.YAMLError as error:
         raise UserError(kind, f"{path}{_line_of(error)}: not valid YAML: {_problem_of(error)}") from error
     except (ValueError, TypeError) as error:
-        # A number of thousands of digits, a date that is none, an unhashable key.
+        # A number of thousands of digits, an impossible date, an unhashable key.
         raise UserError(kind, f"{path}: a value cannot be read: {error}") from error
     if not isinstance(content, dict):
         what = "it is empty" if content is None else f"this is {type(content).__name__}: {str(content)[:60]!r}"

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions, processor, threads and code of a run; no host, user or path. None is what could not be told.
+    """Versions, processor, threads and code of a run; no host, user or path. What the system does not say is None.
 
     `allocator` holds the settings that change an allocator's behaviour, `kernels` the compiler of the decoding kernels;
     `git_clean` is None where the code is not a checkout of its own, as `git_commit` is.

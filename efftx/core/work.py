@@ -29,13 +29,13 @@ _CURRENT: ContextVar[Work | None] = ContextVar("efftx_work", default=None)
 
 
 def current_work() -> Work | None:
-    """What the caller has been told that it works on."""
+    """What `working_on` has set here; None outside it."""
     return _CURRENT.get()
 
 
 @contextlib.contextmanager
 def working_on(work: Work) -> Iterator[None]:
-    """Within, this is worked on."""
+    """Makes `work` what `current_work` gives in this context."""
     token = _CURRENT.set(work)
     try:
         yield
@@ -45,7 +45,7 @@ def working_on(work: Work) -> Iterator[None]:
 
 @contextlib.contextmanager
 def part_of_work(name: str) -> Iterator[None]:
-    """Within, a part of what is worked on: `pre-training for LSH-4, seed 0`; nothing where nothing was said."""
+    """Puts `name` before the current work's: `pre-training for LSH-4, seed 0`; does nothing where there is none."""
     whole = current_work()
     with working_on(replace(whole, name=f"{name} {whole.name}")) if whole else contextlib.nullcontext():
         yield

@@ -129,7 +129,7 @@ class Part:
         return self.stem + {0: "", 1: " 10%", -1: " 90%"}[self.tenth]
 
     def rows(self) -> Rows:
-        """The part's rows in order, None for one that is none."""
+        """The part's rows in order; None in place of one that cannot be read."""
         for number, row in enumerate(self.read(), 1):
             if not self.tenth or (self.tenth == 1) == (number % TENTH == 0):
                 yield row
@@ -210,7 +210,7 @@ def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
 def as_text(name: str, row: Mapping[str, Any], *, hub: bool = False) -> Document:
     """A row of a task as T5 writes it (Raffel et al. 2020, appendix D), the label as a word; `hub`: a row of the Hub's.
 
-    KeyError for a label that is none.
+    KeyError for an unknown label.
     """
     task = TASKS[name]
     columns = (hub and task.hub_fields) or task.fields

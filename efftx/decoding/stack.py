@@ -46,7 +46,7 @@ class BranchStepper:
         return BranchCache(core, None if self.beside is None else self.beside.new_cache(batch, capacity, like))
 
     def cache_at_random(self, batch: int, capacity: int, n: int, n_memory: int, like: Tensor) -> BranchCache:
-        """Caches as they might be after `n` tokens, behind an encoder of `n_memory`: what a timing wants."""
+        """Caches of random values for `n` tokens, and for `n_memory` of an encoder, for a timing."""
         core = (
             self.core.cache_at_random(batch, n_memory, like)
             if isinstance(self.core, CrossAttentionStepper)

@@ -79,7 +79,7 @@ class AttentionCache(Cache):
         self.projections = projections
 
     def fill_at_random(self, n: int) -> None:
-        """Keys and values of `n` tokens that never were: what a timing wants."""
+        """Fill the cache with random keys and values for `n` tokens, for a timing."""
         for kept in (self.kv.k_BHTd, self.kv.v_BHTv):
             kept[:, :, :n].normal_()
 

@@ -105,7 +105,7 @@ class CrossAttentionStepper:
         return CrossCache(k_BHEd, v_BHEd, mask_BE, self._query.new_state(memory_BED.shape[0]))
 
     def cache_at_random(self, batch: int, n_memory: int, like: Tensor) -> CrossCache:
-        """Keys and values of an encoder's output that never was: what a timing wants."""
+        """A cache of random keys and values for `n_memory` tokens of an encoder, for a timing."""
         shape = (batch, self._layer.query.n_heads, n_memory, self._layer.d_head)
         return CrossCache(
             torch.randn(shape, dtype=like.dtype, device=like.device),

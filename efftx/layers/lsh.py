@@ -183,7 +183,7 @@ class LSHCache(Cache):
         return torch.cat([hash_vectors(part, self.rotations_BHdRn, self.n_buckets) for part in parts], -1)
 
     def fill_at_random(self, n: int) -> None:
-        """Unit keys and values of `n` tokens that never were, each in its key's buckets: what a timing wants."""
+        """Fill the cache with random unit keys and random values for `n` tokens, in their buckets, for a timing."""
         k_BHLd, v_BHLv = self.kv.k_BHTd[:, :, :n], self.kv.v_BHTv[:, :, :n]
         k_BHLd.copy_(unit_key(k_BHLd.normal_()))
         v_BHLv.normal_()

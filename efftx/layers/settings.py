@@ -51,7 +51,7 @@ class LocalConfig:
 
 
 MAX_POSITIONS = 2**62
-"""More cannot be told apart: positions are int64."""
+"""The most positions that can differ: they are int64."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from efftx.errors import UserError
 AUTHORS_D_FF = {(1024, 4096): 6144, (9216, 40_960): 65_536}
 """(d_model, d_ff) of a dense model -> the authors' d_ff where sparse QKV saves the projections (authors' configs)."""
 TOLERANCE = 0.01
-"""How far, as a share, a model of `d_ff_rule=equal` is from its dense counterpart before it is told."""
+"""How far, as a share, a model of `d_ff_rule=equal` may be from its dense counterpart without a note."""
 
 
 def resolved_d_ff(config: Config, count: Callable[[Config], int]) -> int:

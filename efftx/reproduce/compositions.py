@@ -33,7 +33,7 @@ def composed(overrides: Sequence[str], compose: Callable[[Sequence[str]], Any]) 
     """What `compose(overrides)` gives: read from the cache, or composed and put there.
 
     Overrides that ask a resolver (`${oc.env:HOME}`) or read another run are composed each time. A file of the cache
-    that is damaged, or a cache that cannot be written, is as none.
+    that is damaged is ignored, and so is a cache that cannot be written.
     """
     if any(re.search(r"\$\{[^}]*:", word) or word.lstrip("+").startswith("pretrained=") for word in overrides):
         return compose(overrides)

@@ -85,7 +85,7 @@ class RecordStore:
         return self.root / "records" / id / size / f"{slug(row)}-seed{seed}.json"
 
     def write(self, record: Record) -> Path:
-        """Write `record`, whole or not at all; what an earlier replay said of its forerunner is forgotten.
+        """Write `record`, whole or not at all, and remove the verification of the record that it replaces.
 
         ValueError for what is no record (NaN as a value); UserError where it cannot be written.
         """
