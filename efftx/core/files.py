@@ -46,39 +46,46 @@ def write_atomically(path: Path, data: bytes) -> None:
     ones where the folder could not be synced afterwards, so that a power cut may still bring the old ones back. What a
     kill leaves beside the file, `sweep` removes.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{_TEMPORARY}")
-    try:
-        with _held(temporary) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _temporary(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(file.name, path)
     sync(path.parent)
 
 
 @contextmanager
-def _held(temporary: Path) -> Iterator[BufferedWriter]:
-    """A new file, under a lock that lasts as long as its writer lives: `sweep` leaves it alone."""
+def _temporary(path: Path) -> Iterator[BufferedWriter]:
+    """A new file beside `path`, under a lock that lasts as long as its writer lives: `sweep` leaves it alone.
+
+    An error removes it.
+    """
     while True:
-        file = open(temporary, "xb")  # noqa: SIM115 - closed below
-        with file:
-            _try_lock(file.fileno())
-            # Between the two a sweep may have taken it for a dead writer's.
-            if os.fstat(file.fileno()).st_nlink:
-                yield file
-                return
+        name = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{_TEMPORARY}")
+        try:
+            with open(name, "xb") as file:
+                if _is_mine(file.fileno()):
+                    yield file
+                    return
+        except BaseException:
+            name.unlink(missing_ok=True)
+            raise
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Whether the file is now ours; where the file system knows no locks, nothing is swept and nothing needs one."""
+def _is_mine(descriptor: int) -> bool:
+    """Locks a new file; False where a sweep took it for a dead writer's before that, and has removed it or will."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        _lock(descriptor)
+    except BlockingIOError:
         return False
-    return True
+    except OSError:
+        pass  # a file system without locks, where nothing is swept
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _lock(descriptor: int) -> None:
+    """BlockingIOError where another has the lock, another OSError where the file system knows no locks."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sweep(folder: Path) -> None:
@@ -86,8 +93,8 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):  # a folder that is not there, or is only to be read, has nothing to sweep
         for path in folder.glob(f".*.{_TEMPORARY}"):
             with suppress(OSError, DamagedFileError), _open_regular(path, os.O_NOFOLLOW) as file:
-                if _try_lock(file.fileno()):
-                    path.unlink()
+                _lock(file.fileno())
+                path.unlink()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -77,19 +78,56 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_ones_is_not(tmp_path: P
 def test_a_writer_whose_new_file_was_swept_before_it_was_locked_writes_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, calls = files._try_lock, []
+    flock, calls = fcntl.flock, []
 
-    def swept_first(descriptor: int) -> bool:
+    def swept_first(descriptor: int, operation: int) -> None:
         calls.append(descriptor)
         if len(calls) == 1:
             (found,) = tmp_path.glob(".file.*.tmp")
             found.unlink()
-        return lock(descriptor)
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(files, "_try_lock", swept_first)
+    monkeypatch.setattr(files.fcntl, "flock", swept_first)
     write_atomically(tmp_path / "file", b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_writer_whose_new_file_is_locked_by_a_sweep_that_then_removes_it_writes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, fsync, sweeps = fcntl.flock, os.fsync, list[tuple[Path, int]]()
+
+    def locked_first(descriptor: int, operation: int) -> None:
+        if not sweeps:
+            (found,) = tmp_path.glob(".file.*.tmp")
+            sweeps.append((found, os.open(found, os.O_RDONLY)))
+            flock(sweeps[0][1], operation)
+        flock(descriptor, operation)
+
+    def removed_by_then(descriptor: int) -> None:
+        sweeps[0][0].unlink(missing_ok=True)
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.fcntl, "flock", locked_first)
+    monkeypatch.setattr(files.os, "fsync", removed_by_then)
+    write_atomically(tmp_path / "file", b"whole")
+    os.close(sweeps[0][1])
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert names(tmp_path) == ["file"]
+
+
+def test_where_there_are_no_locks_a_file_is_written_and_nothing_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    (tmp_path / ".other.tmp").write_bytes(b"")
+    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    write_atomically(tmp_path / "file", b"whole")
+    sweep(tmp_path)
+    assert names(tmp_path) == [".other.tmp", "file"]
 
 
 def test_a_folder_that_is_not_there_has_nothing_to_sweep(tmp_path: Path) -> None:
