@@ -42,7 +42,8 @@ class _Crew:
     """The processes now at work, so that all can be told to stop."""
 
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: a signal handler may stop the crew while the same thread is stopping it.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     n_errands: int = 0
     n_done: int = 0
     stopped: bool = False

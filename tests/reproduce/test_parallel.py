@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def test_no_errand_starts_once_the_crew_is_stopped() -> None:
     crew = parallel._Crew()
     crew.stop()
     assert crew.run(errands(1)[0])["ran"] == 0
+
+
+def test_a_signal_while_the_crew_is_being_stopped_stops_it_too() -> None:
+    crew = parallel._Crew()
+
+    def interrupted_stop() -> None:
+        with crew.lock:
+            crew.stop()
+
+    stopping = threading.Thread(target=interrupted_stop, daemon=True)
+    stopping.start()
+    stopping.join(timeout=5.0)
+    assert not stopping.is_alive()
 
 
 def test_an_experiment_is_narrowed_to_the_rows_that_are_asked_for() -> None:
