@@ -29,7 +29,8 @@ from torch import Tensor
 
 from efftx.core.artifact import read_checked, write_checked
 from efftx.core.cache import cache_root
-from efftx.core.files import DamagedFileError, sweep
+from efftx.core.files import sweep
+from efftx.errors import UserError
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 SOURCES = (SOURCE, Path(__file__).with_name("vectors.h"))
@@ -149,7 +150,7 @@ def _made_by(compiler: list[str]) -> Kernels:
 def _is_intact(file: Path) -> bool:
     try:
         return read_checked(file) is not None
-    except DamagedFileError:
+    except UserError:  # damaged, or not to be read
         return False
 
 

@@ -129,8 +129,13 @@ def unname(file: Path) -> None:
     checksum_file(file).unlink()
 
 
+def make_unreadable(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
 @needs_compiler
-@pytest.mark.parametrize("harm", [truncate, unname])
+@pytest.mark.parametrize("harm", [truncate, unname, make_unreadable])
 def test_a_library_that_is_damaged_is_compiled_anew(
     fresh: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
