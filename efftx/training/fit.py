@@ -32,7 +32,7 @@ def refuse_too_large(config: Config, device: torch.device) -> None:
 
     Counted on the meta device; what is found to fit may still fail where it is allocated.
     """
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory()
+    free = _free_on_gpu(device) if device.type == "cuda" else available_memory()
     if free is None:
         return
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
@@ -46,6 +46,12 @@ def refuse_too_large(config: Config, device: torch.device) -> None:
     if held + activations > free:
         what = f"activations of {config.training.batch_size} rows of {config.data.length} tokens"
         raise out_of_memory(_sentence(what, activations, free - held), f"{LESS['step']}, or a smaller data.length")
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes that the device has left, and those that PyTorch keeps of tensors that are gone."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _sentence(what: str, needed: int, free: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,6 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    refuse_too_large(config, device)
     with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
         dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)
@@ -101,9 +100,12 @@ def train(
 
     with ExitStack() as stack:
         run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
-        keep_vocabulary(path, dataset)
         if run.result is not None:
+            with suppress(UserError):  # a lost vocabulary is written anew where it can be; the result needs none
+                keep_vocabulary(path, dataset)
             return _as_result(run.result, path, resumed_from=run.result["step"])
+        refuse_too_large(config, device)
+        keep_vocabulary(path, dataset)
         notes = [note for note in (devices.dtype_note(dtype, device), *notes_of(dataset)) if note]
         with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
             model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))

@@ -172,6 +172,23 @@ def test_what_fits_by_a_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
     fit.refuse_too_large(config, cpu)
 
 
+def test_what_pytorch_keeps_of_an_earlier_training_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"mem_get_info": (0, 10**9), "memory_reserved": 10**9, "memory_allocated": 0}
+    for name, value in kept.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, value=value: value)
+    gpu = torch.device("cuda")
+    fit.refuse_too_large(compose(WORDS), gpu)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: 10**9)
+    with pytest.raises(OutOfMemory, match=r"0\.0 GB are free"):
+        fit.refuse_too_large(compose(WORDS), gpu)
+
+
+def test_a_run_that_is_done_is_found_done_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = train(compose(SIX), tmp_path / "run", silent=True)
+    monkeypatch.setattr(fit, "available_memory", lambda: 0)
+    assert train(compose(SIX), tmp_path / "run", silent=True).metrics == done.metrics
+
+
 LIMITED = """
 import resource, sys
 import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_a_vocabulary_that_has_changed_is_noticed_and_the_same_training_writes_i
     config = compose([*COMMON, *C4])
     keep_vocabulary(run, open_dataset(config.data, config.objective))
     assert read_vocabulary_file(run) == whole
+
+
+def test_a_finished_run_without_its_vocabulary_gives_its_result_where_nothing_can_be_written(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(pretrained, tmp_path / "run"))
+    (run / VOCABULARY_FILE).unlink()
+
+    def read_only(path: Path, data: bytes) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("efftx.training.pretrained.write_checked", read_only)
+        assert train(compose([*COMMON, *C4]), run, silent=True).step == 3
+    train(compose([*COMMON, *C4]), run, silent=True)
+    assert read_vocabulary_file(run) == read_vocabulary_file(pretrained)
 
 
 def test_the_checkpoint_before_a_damaged_one_never_passes_for_the_runs_own(pretrained: Path, tmp_path: Path) -> None:
