@@ -1,4 +1,4 @@
-"""The `key=value` words of a command's own options, read once for all commands: `lengths=1024,4096 seeds=0,1 n=3`.
+"""The words behind a command, plain ones and `key=value` options, read here for all commands: `lengths=1024,4096 n=3`.
 
 The keys of a configuration are Hydra's to read, and `efftx.config`'s.
 """
@@ -6,8 +6,10 @@ The keys of a configuration are Hydra's to read, and `efftx.config`'s.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from efftx.config_values import MOST_SEED, Range
 from efftx.device_names import read_device
@@ -61,35 +63,42 @@ def truth(key: str, word: str) -> bool:
 
 
 class Options:
-    """`key=value` words; every key is asked for once by the command that knows it; `refuse_rest` finds the others."""
+    """The words behind a command: `plain` ones, and of the `key=value` options the values in `given`.
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._given: dict[str, str] = {}
-        self._known: list[str] = []
+    With `known`, every other key is refused at once; without, a key is known once it has been asked for, and
+    `refuse_rest` refuses the others. With `paths`, a word that is a directory, or has a slash before its equals sign,
+    is plain. UserError for a key that is unknown or given twice.
+    """
+
+    def __init__(self, words: Sequence[str], known: Collection[str] | None = None, *, paths: bool = False) -> None:
+        self.plain: list[str] = []
+        self.given: dict[str, str] = {}
+        self._known: list[str] = list(known or ())
         for word in words:
             key, equals, value = word.partition("=")
-            if not equals or not key:
-                raise UserError(
-                    "bad_override", f"'{_short(word)}' is not of the form key=value.", "Such as lengths=1024,4096."
-                )
-            if key in self._given:
-                raise UserError("bad_override", f"'{key}' is given twice.")
-            self._given[key] = value
+            if not equals or (paths and key not in self._known and (os.sep in key or Path(word).is_dir())):
+                self.plain.append(word)
+            elif key in self.given:
+                raise UserError("bad_override", f"'{_short(key)}' is given twice.", "Give it once.")
+            else:
+                self.given[key] = value
+        if known is not None:
+            self.refuse_rest()
 
     def numbers(self, key: str, default: Sequence[int], allowed: Range = COUNT) -> list[int]:
         """Whole numbers in the range `allowed`, separated by commas; UserError for anything else."""
         self._known.append(key)
-        return wholes(key, self._given[key], allowed) if key in self._given else list(default)
+        return wholes(key, self.given[key], allowed) if key in self.given else list(default)
 
     def number(self, key: str, default: int, allowed: Range = COUNT) -> int:
         """One whole number in the range `allowed`."""
         self._known.append(key)
-        return whole(key, self._given[key], allowed) if key in self._given else default
+        return whole(key, self.given[key], allowed) if key in self.given else default
 
     def words(self, key: str) -> list[str]:
         """Words separated by commas, each once; empty where the key is not given."""
         self._known.append(key)
-        return list(dict.fromkeys(_listed(key, self._given[key]))) if key in self._given else []
+        return list(dict.fromkeys(_listed(key, self.given[key]))) if key in self.given else []
 
     def names(self, key: str, known: Collection[str], default: Sequence[str] | None = None) -> list[str]:
         """Names out of `known`, separated by commas; UserError with the nearest one."""
@@ -103,19 +112,19 @@ class Options:
         """One name out of `known`."""
         names = self.names(key, known, [default])
         if len(names) != 1:
-            raise UserError("bad_value", f"{key}={_short(self._given[key])} must be one name.")
+            raise UserError("bad_value", f"{key}={_short(self.given[key])} must be one name.")
         return names[0]
 
     def device(self) -> str:
         """The name of a device, `auto` where none is given."""
         self._known.append("device")
-        name = self._given.get("device", "auto")
+        name = self.given.get("device", "auto")
         read_device(name)
         return name
 
     def refuse_rest(self) -> None:
         """UserError for a key that nobody asked for."""
-        for key in self._given:
+        for key in self.given:
             if key not in self._known:
                 raise UserError("unknown_key", f"There is no option '{_short(key)}=' here.", nearest(key, self._known))
 

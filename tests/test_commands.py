@@ -15,8 +15,8 @@ import pytest
 from efftx.cli import main
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import as_json, console
-from efftx.commands.words import split_options
 from efftx.errors import UserError
+from efftx.options import Options
 from efftx.report.terminal import show_data, show_list
 from efftx.reproduce.records import RecordStore
 
@@ -105,9 +105,10 @@ def test_a_directory_with_an_equals_sign_is_a_path(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b").mkdir()
     (tmp_path / "n=3").mkdir()
-    assert split_options(["a=b", "n=3", "runs/c=d"], ["n"], paths=True) == (["a=b", "runs/c=d"], {"n": "3"})
-    with pytest.raises(UserError):
-        split_options(["a=b"], ["n"])
+    options = Options(["a=b", "n=3", "runs/c=d"], ["n"], paths=True)
+    assert (options.plain, options.given) == (["a=b", "runs/c=d"], {"n": "3"})
+    with pytest.raises(UserError, match="no option 'a='"):
+        Options(["a=b"], ["n"])
 
 
 def test_sigterm_is_answered_with_json() -> None:

@@ -30,4 +30,8 @@ def run(name: str, options: Sequence[str] = ()) -> dict[str, Any]:
     """
     if name not in BENCHES:
         raise UserError("unknown_bench", f"There is no bench '{name}'.", nearest(name, BENCHES))
-    return BENCHES[name](Options(options))
+    read = Options(options)
+    if read.plain:
+        message = f"'{read.plain[0][:60]}' is not of the form key=value."
+        raise UserError("bad_override", message, "Such as lengths=1024,4096.")
+    return BENCHES[name](read)

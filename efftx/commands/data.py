@@ -6,8 +6,8 @@ import argparse
 
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import DATA
-from efftx.commands.words import split_options
 from efftx.errors import UserError, nearest
+from efftx.options import Options
 
 EPILOG = """list              what each data set is, and whether its bytes are here
 prepare NAME      makes its bytes ready; data.path= and the other data. keys
@@ -20,7 +20,7 @@ ROOTS = (DATA,)
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Lists, prepares or verifies; exit code 1 where verified bytes are damaged."""
-    plain, _ = split_options([w for w in words if not w.startswith("data.")], ())
+    plain = Options([w for w in words if not w.startswith("data.")], ()).plain
     settings = [w for w in words if w.startswith("data.")]
     if not plain or plain[0] not in ACTIONS:
         raise UserError("bad_command", "Say list, prepare NAME or verify [NAME].", nearest("".join(plain[:1]), ACTIONS))

@@ -6,7 +6,7 @@ import argparse
 
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import RESULTS
-from efftx.commands.words import split_options
+from efftx.options import Options
 
 EPILOG = """efftx list [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all."""
@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Lists items with their states."""
     from efftx.reproduce.experiment import load_experiments, select
 
-    items, _ = split_options(words, ())
+    items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items) if items else list(experiments.values())
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import RESULTS
-from efftx.commands.words import split_options
 from efftx.errors import UserError
+from efftx.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
     from efftx.reproduce.experiment import load_experiments, select
 
-    items, _ = split_options(words, ())
+    items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import DATA, RESULTS, RUNS
-from efftx.commands.words import refuse_ranks, split_options
+from efftx.commands.words import refuse_ranks
 from efftx.config_values import Range
 from efftx.errors import UserError
-from efftx.options import SEED, whole, wholes
+from efftx.options import SEED, Options, whole, wholes
 from efftx.training.settings import TrackerConfig
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Runs what the items lack; exit code 1 where a row failed."""
     refuse_ranks("reproduce")
     trackers = [f"tracker.{field.name}" for field in fields(TrackerConfig)]
-    items, options = split_options(words, ("size", "seeds", "jobs", *trackers))
+    read = Options(words, ("size", "seeds", "jobs", *trackers))
+    items, options = read.plain, read.given
     if not items:
         raise UserError(
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.words import split_options
 from efftx.errors import UserError
+from efftx.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,12 +34,13 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Samples from a run; one text is written as it comes."""
     from efftx.decoding.request import OPTIONS, read_request
 
-    runs, options = split_options(words, OPTIONS, paths=True)
+    options = Options(words, OPTIONS, paths=True)
+    runs = options.plain
     if len(runs) != 1:
         message = "Say which run." if not runs else f"'{runs[1]}' is one run too many, or a part of a text."
         hint = "`efftx sample runs/<name> prompt='a text in quotes'`; the folder is what `efftx train` printed."
         raise UserError("bad_command", message, hint)
-    request = read_request(options)
+    request = read_request(options.given)
 
     from efftx.decoding.sample import load_run, n_new_of, read_given, sample
     from efftx.report.terminal import generation_bar, show_samples, text_stream

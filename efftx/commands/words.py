@@ -1,10 +1,9 @@
-"""The words behind a command: overrides, key=value options, and plain names."""
+"""The words behind a command: what is said of overrides, which flags there are, and what is refused."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from efftx.errors import UserError, nearest
 
@@ -40,28 +39,6 @@ def refuse_flags(words: Sequence[str], known: Sequence[str] = ()) -> None:
             flag = word.split("=", 1)[0]
             instead = next((told for flags, told in _INSTEAD.items() if flag in flags), "")
             raise UserError("bad_command", f"There is no option '{word}' here.", instead or nearest(flag, known))
-
-
-def split_options(
-    words: Sequence[str], known: Sequence[str], *, paths: bool = False
-) -> tuple[list[str], dict[str, str]]:
-    """Plain words and key=value options; UserError for a key that is unknown or given twice.
-
-    With `paths`, a word that is a directory, or has a slash before its equals sign, is a plain word.
-    """
-    plain: list[str] = []
-    options: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or (paths and key not in known and (os.sep in key or Path(word).is_dir())):
-            plain.append(word)
-        elif key not in known:
-            raise UserError("unknown_key", f"There is no option '{key}=' here.", nearest(key, known))
-        elif key in options:
-            raise UserError("bad_override", f"'{key}' is given twice.", "Give it once.")
-        else:
-            options[key] = value
-    return plain, options
 
 
 def refuse_ranks(command: str) -> None:
