@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from efftx.config import parse_overrides, register_schema, to_config
 from efftx.config_hash import config_hash
+from efftx.core.artifact import read_document, write_document
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.parent import follow
@@ -107,7 +108,7 @@ class _Ended:
 
     def __init__(self, scratch: Path) -> None:
         self.started = {file.stem for file in scratch.glob("*.started")}
-        self.failures = {file.stem: json.loads(file.read_text()) for file in scratch.glob("*.failed")}
+        self.failures = {file.stem: _read_failure(file) for file in scratch.glob("*.failed")}
         self.finished = {file.stem for file in scratch.glob("*.done")} | set(self.failures)
 
 
@@ -163,9 +164,22 @@ def _job(raw: DictConfig) -> None:
     try:
         train(config, silent=True)
     except Exception as error:
-        (scratch / f"{digest}.failed").write_text(json.dumps(told(error)))
+        write_failure(scratch / f"{digest}.failed", error)
     else:
         (scratch / f"{digest}.done").touch()
+
+
+def write_failure(file: Path, error: Exception) -> None:
+    """Write down what a point failed with, for the process that launched it."""
+    write_document(file, {"error": told(error)})
+
+
+def _read_failure(file: Path) -> str:
+    try:
+        document = read_document(file)
+    except UserError as error:  # damaged or not to be read: that the point failed is still known
+        return error.message
+    return str(document["error"]) if document else f"{file} is gone."
 
 
 def told(error: Exception) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from efftx import launch
 from efftx.ablate import plan_points
 from efftx.cli import main
 from efftx.config import compose
+from efftx.errors import UserError
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 from efftx.shipped import shipped
@@ -230,3 +232,13 @@ def test_no_worker_outlives_an_ablation_that_was_killed() -> None:
     os.kill(ablation.pid, signal.SIGKILL)
     ablation.wait()
     wait_until(lambda: all(is_gone(pid) for pid in at_work), 60)
+
+
+def test_a_failure_whose_file_is_torn_is_a_failed_point_still(tmp_path: Path) -> None:
+    (tmp_path / "whole.failed").write_text("")
+    (tmp_path / "torn.failed").write_text('{"error": "no me')
+    launch.write_failure(tmp_path / "whole.failed", UserError("bad_value", "It cannot be.", "Do this."))
+    ended = launch._Ended(tmp_path)
+    assert ended.finished == {"whole", "torn"}
+    assert ended.failures["whole"] == "It cannot be. Do this."
+    assert "torn.failed is damaged" in ended.failures["torn"]
