@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from efftx.core.artifact import read_document, write_document
 from efftx.core.cache import cache_root
@@ -130,7 +130,7 @@ def _sweep(own: str) -> None:
     """Remove the folders that killed processes left half-written; of `own` the lock is ours, of others nobody's."""
     for folder in prepared_root().glob(".*.tmp"):
         key = folder.name.removeprefix(".").rsplit(".", 2)[0]
-        with contextlib.suppress(Timeout):
+        with contextlib.suppress(OSError):  # in use (Timeout is one), or another user's, who alone can remove it
             if key == own:
                 shutil.rmtree(folder)
             else:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -123,6 +125,22 @@ def test_what_a_killed_process_left_is_swept_away(root: Path) -> None:
     assert not killed.exists()
     assert not other.exists()
     assert busy.exists(), "another process is writing it"
+
+
+def test_what_another_user_left_and_only_they_can_remove_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = [root / "prepared" / f".{key}.abc.tmp" for key in (KEY, "other-0123456789ab")]
+    for folder in theirs:
+        folder.mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def refused(folder: Path, ignore_errors: bool = False) -> None:
+        if folder in theirs and not ignore_errors:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        remove(folder, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    assert read_prepared(prepare_once(KEY, write).folder) is not None
+    assert all(folder.exists() for folder in theirs)
 
 
 def test_a_data_root_that_cannot_be_made_is_the_users_to_mend(root: Path) -> None:
