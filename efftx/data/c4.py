@@ -96,6 +96,7 @@ def _local(path: Path, config: C4Config) -> Documents:
         facts={"licence": SAMPLES_LICENCE if sample else LICENCE, "origin": "efftx" if sample else "local files"},
         read=lambda split: files.read(split, read_texts, config.n_documents or None),
         called=lambda counts: f"{config.path} " * sample + counted_documents(counts) + files.rule,
+        notes=files.notes,
     )
 
 

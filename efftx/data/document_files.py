@@ -19,6 +19,8 @@ T = TypeVar("T")
 _DOCUMENTS = re.compile(r".+\.(jsonl|json|ndjson|parquet)(\.gz|\.xz|\.bz2|\.zip)?")
 SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What files call a split -> the split."""
+N_NAMED = 3
+"""So many of the files that are left out are named."""
 _SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?=[^a-z]|$)")
 
 # Split -> the files that it is a part of, from which per cent of their documents, and to which.
@@ -40,6 +42,8 @@ class DocumentFiles:
     """
 
     files: dict[str, list[Path]]
+    notes: tuple[str, ...] = ()
+    """What a user should hear of them: files that are in no split."""
     _counts: dict[tuple[str, int | None], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -103,7 +107,7 @@ def find_documents(given: str, hint: str) -> DocumentFiles:
     if not found:
         raise UserError("missing_file", f"data.path={given} holds no .jsonl, .json or .parquet file.", hint)
     if all(named := {split: _named(base, split, found) for split in SPLITS}.values()):
-        return DocumentFiles(dict(zip(SPLITS, named, strict=True)))
+        return _without_rest(dict(zip(SPLITS, named, strict=True)), base, found)
     files: dict[str, list[Path]] = {}
     for file in found:
         place = file.relative_to(base) if file.is_relative_to(base) else Path(file.parent.name, file.name)
@@ -111,7 +115,18 @@ def find_documents(given: str, hint: str) -> DocumentFiles:
         files.setdefault(SPLIT_OF[words[-1]] if words else "", []).append(file)
     if "train" not in files:
         return DocumentFiles({"train": found})
-    return DocumentFiles({split: files[split] for split in SPLITS if split in files})
+    return _without_rest({split: files[split] for split in SPLITS if split in files}, base, found)
+
+
+def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path]) -> DocumentFiles:
+    """`files` by split, with a note that names those of `found` that are in none."""
+    rest = [file for file in found if file not in chain.from_iterable(files.values())]
+    if not rest:
+        return DocumentFiles(files)
+    names = [str(file.relative_to(base)) if file.is_relative_to(base) else file.name for file in rest]
+    more = len(names) - N_NAMED
+    listed = ", ".join(names[:N_NAMED]) + (f" and {more} more file{'s' * (more > 1)}" if more > 0 else "")
+    return DocumentFiles(files, (f"Left out: {listed}, beside files that are named by split.",))
 
 
 def _named(folder: Path, split: str, files: list[Path]) -> list[Path]:

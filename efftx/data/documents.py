@@ -94,7 +94,7 @@ def local_documents(
         facts={"licence": LICENCE, "origin": "local files"},
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
-        notes=notes,
+        notes=(*notes, *files.notes),
         at_most=config.n_documents,
     )
 

@@ -99,7 +99,7 @@ def _local(config: SummarizationConfig) -> Corpus:
         called=lambda counts: f"{corpus} {counted(counts)} documents{rule}",
         licence=samples.LICENCE if sample else LICENCE,
         origin="efftx" if sample else "local files",
-        notes=() if sample or known else (not_known(config.path, config.corpus),),
+        notes=(*(() if sample or known else (not_known(config.path, config.corpus),)), *files.notes),
     )
 
 

@@ -67,6 +67,20 @@ def test_without_training_files_all_documents_are_split_90_5_5(tmp_path: Path) -
         assert splits_of(tmp_path / same) == {"train": LETTERS[:18], "valid": "s", "test": "t"}, same
 
 
+def test_files_that_belong_to_no_split_are_named(tmp_path: Path) -> None:
+    write(tmp_path, **{"train-0": "ab", "valid-0": "cd"})
+    assert find_documents(str(tmp_path), "").notes == ()
+    write(tmp_path, extra="x", more__rest="y")
+    (note,) = find_documents(str(tmp_path), "").notes
+    assert note.startswith("Left out: extra.jsonl, more/rest.jsonl")
+    write(tmp_path, **{f"part{i}": "z" for i in range(5)})
+    (note,) = find_documents(str(tmp_path), "").notes
+    assert note.startswith("Left out: extra.jsonl, more/rest.jsonl, part0.jsonl and 4 more files")
+    write(tmp_path, train="ab", valid="c", test="d")
+    (note,) = find_documents(str(tmp_path), "").notes
+    assert note.startswith("Left out: extra.jsonl, more/rest.jsonl, part0.jsonl and 6 more files")
+
+
 def test_documents_are_counted_once_for_all_splits(tmp_path: Path) -> None:
     write(tmp_path, a=LETTERS)
     read: list[Path] = []

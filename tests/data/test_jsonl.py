@@ -46,6 +46,12 @@ def test_a_wrong_key_is_told_with_those_that_are_there(file: Path) -> None:
     assert '"body", "id"' in raised.value.hint
 
 
+def test_a_file_that_belongs_to_no_split_is_told(file: Path, tmp_path: Path) -> None:
+    for name in ("train-0", "valid-0"):
+        (tmp_path / f"{name}.jsonl").write_text(file.read_text())
+    assert notes_of(open_dataset(config(tmp_path))) == ("Left out: my.jsonl, beside files that are named by split.",)
+
+
 def test_parquet_gives_the_same_documents(file: Path, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "my.parquet")
     one, other = open_dataset(config(file)), open_dataset(config(tmp_path / "my.parquet"))
