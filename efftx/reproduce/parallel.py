@@ -18,7 +18,7 @@ from efftx.parent import with_parent
 
 
 @dataclass(frozen=True)
-class Errand:
+class Task:
     """One row and seed of one item that a process of its own shall run; `again`: its record is stale.
 
     `options` are further words for the process.
@@ -38,22 +38,22 @@ class Errand:
 
 
 @dataclass
-class _Crew:
+class _WorkerPool:
     """The processes now at work, so that all can be told to stop."""
 
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    # Reentrant: a signal handler may stop the crew while the same thread is stopping it.
+    # Reentrant: a signal handler may stop the workers while the same thread is stopping them.
     lock: threading.RLock = field(default_factory=threading.RLock)
-    n_errands: int = 0
+    n_tasks: int = 0
     n_done: int = 0
     stopped: bool = False
 
-    def run(self, errand: Errand) -> dict[str, Any]:
+    def run(self, task: Task) -> dict[str, Any]:
         with self.lock:
             if self.stopped:
                 return {"returncode": EXIT_INTERRUPTED, "ran": 0, "skipped": 0, "failures": []}
             process = subprocess.Popen(
-                errand.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_parent(os.environ)
+                task.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_parent(os.environ)
             )
             self.processes.append(process)
         # What it says of its progress is read through a pipe, so that no two bars fight for one terminal.
@@ -65,8 +65,8 @@ class _Crew:
             told.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
         with self.lock:
             self.n_done += 1
-            print(f"{self.n_done} of {self.n_errands} runs done", file=sys.stderr, flush=True)
-        return {"returncode": process.returncode, **_reading(out, errand)}
+            print(f"{self.n_done} of {self.n_tasks} runs done", file=sys.stderr, flush=True)
+        return {"returncode": process.returncode, **_reading(out, task)}
 
     def stop(self) -> None:
         with self.lock:
@@ -81,23 +81,23 @@ def _tell_on(lines: IO[str] | None) -> None:
         print(line, end="", file=sys.stderr, flush=True)
 
 
-def run_errands(errands: Sequence[Errand], jobs: int) -> list[dict[str, Any]]:
-    """Runs the errands, `jobs` at a time; `{returncode, ran, skipped, failures}` of each, in their order.
+def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:
+    """Runs the tasks, `jobs` at a time; `{returncode, ran, skipped, failures}` of each, in their order.
 
     Where one was stopped by a signal, or this process is, the others are told to stop at their next step, and
     Interrupted is raised once they have.
     """
-    crew = _Crew(n_errands=len(errands))
+    workers = _WorkerPool(n_tasks=len(tasks))
     previous = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
-        signal.signal(signal.SIGTERM, lambda number, frame: crew.stop())
+        signal.signal(signal.SIGTERM, lambda number, frame: workers.stop())
     try:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                outcomes = list(pool.map(crew.run, errands))
+                outcomes = list(pool.map(workers.run, tasks))
             except BaseException:
-                crew.stop()
+                workers.stop()
                 raise
     finally:
         if in_main_thread:
@@ -109,13 +109,13 @@ def run_errands(errands: Sequence[Errand], jobs: int) -> list[dict[str, Any]]:
     return outcomes
 
 
-def _reading(out: str, errand: Errand) -> dict[str, Any]:
+def _reading(out: str, task: Task) -> dict[str, Any]:
     try:
         answer = json.loads(out)
     except json.JSONDecodeError:
         answer = {"error": {"message": "its process ended without an answer"}}
     if "error" in answer:
-        failure = {"row": errand.row, "seed": errand.seed, "message": answer["error"]["message"]}
+        failure = {"row": task.row, "seed": task.seed, "message": answer["error"]["message"]}
         return {"ran": 0, "skipped": 0, "failures": [failure]}
     (line,) = answer["items"]
     return {key: line[key] for key in ("ran", "skipped", "failures")}

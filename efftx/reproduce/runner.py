@@ -14,7 +14,7 @@ from efftx.errors import Interrupted, UserError, nearest
 from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.parallel import Errand, run_errands
+from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.sharing import holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
@@ -76,11 +76,9 @@ def reproduce(
         _ask_price(here, todo, yes, trainer, say)
     if jobs > 1:
         trained = [e for e in here if e.kind == "train"]
-        errands = [
-            Errand(e.id, row, seed, size, again, tuple(tracker)) for e in trained for row, seed, again in todo[e.id]
-        ]
-        for errand, outcome in zip(errands, run_errands(errands, jobs), strict=True):
-            line = by_id[errand.id]
+        tasks = [Task(e.id, row, seed, size, again, tuple(tracker)) for e in trained for row, seed, again in todo[e.id]]
+        for task, outcome in zip(tasks, run_tasks(tasks, jobs), strict=True):
+            line = by_id[task.id]
             line["ran"] += outcome["ran"]
             line["skipped"] += outcome["skipped"]
             line["failed"] += len(outcome["failures"])

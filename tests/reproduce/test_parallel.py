@@ -13,35 +13,35 @@ from efftx.cli import main
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce import parallel
 from efftx.reproduce.experiment import load_experiments, narrow, select
-from efftx.reproduce.parallel import Errand, run_errands
+from efftx.reproduce.parallel import Task, run_tasks
 
 
-def errands(count: int) -> list[Errand]:
-    return [Errand("paper/item", f"row {i}", i, "smoke", False) for i in range(count)]
+def tasks(count: int) -> list[Task]:
+    return [Task("paper/item", f"row {i}", i, "smoke", False) for i in range(count)]
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Every errand runs `script` in place of efftx, with its seed as the argument."""
-    monkeypatch.setattr(Errand, "command", lambda self: [sys.executable, "-c", script, str(self.seed)])
+    """Every task runs `script` in place of efftx, with its seed as the argument."""
+    monkeypatch.setattr(Task, "command", lambda self: [sys.executable, "-c", script, str(self.seed)])
 
 
-def test_the_outcomes_come_in_the_order_of_the_errands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcomes_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(
         monkeypatch,
         "import json, sys; print(json.dumps({'items': [{'ran': int(sys.argv[1]), 'skipped': 0, 'failures': []}]}))",
     )
-    assert [outcome["ran"] for outcome in run_errands(errands(3), jobs=2)] == [0, 1, 2]
+    assert [outcome["ran"] for outcome in run_tasks(tasks(3), jobs=2)] == [0, 1, 2]
 
 
 def test_a_process_without_an_answer_is_a_failure_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, "print('Killed')")
-    (outcome,) = run_errands(errands(1), jobs=2)
+    (outcome,) = run_tasks(tasks(1), jobs=2)
     assert outcome["failures"][0]["row"] == "row 0"
 
 
 def test_a_mistake_told_by_a_process_is_told_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, 'print(\'{"error": {"message": "no such row"}}\')')
-    (outcome,) = run_errands(errands(1), jobs=2)
+    (outcome,) = run_tasks(tasks(1), jobs=2)
     assert outcome["failures"][0]["message"] == "no such row"
 
 
@@ -52,7 +52,7 @@ def test_what_a_process_says_of_its_progress_is_told_on(
     answer_with(
         monkeypatch, f'import sys; {says}; print(\'{{"items": [{{"ran": 1, "skipped": 0, "failures": []}}]}}\')'
     )
-    assert [outcome["ran"] for outcome in run_errands(errands(2), jobs=2)] == [1, 1]
+    assert [outcome["ran"] for outcome in run_tasks(tasks(2), jobs=2)] == [1, 1]
     told = capsys.readouterr().err.splitlines()
     assert sorted(line for line in told if "LSH" in line) == ["LSH-4, seed 0 False", "LSH-4, seed 1 False"]
     assert [line for line in told if "done" in line] == ["1 of 2 runs done", "2 of 2 runs done"]
@@ -61,22 +61,22 @@ def test_what_a_process_says_of_its_progress_is_told_on(
 def test_one_stopped_by_a_signal_stops_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch, 'import sys; print(\'{"error": {"message": "stopped"}}\'); sys.exit(143)')
     with pytest.raises(Interrupted) as stopped:
-        run_errands(errands(2), jobs=2)
+        run_tasks(tasks(2), jobs=2)
     assert stopped.value.exit_code == 143
 
 
-def test_no_errand_starts_once_the_crew_is_stopped() -> None:
-    crew = parallel._Crew()
-    crew.stop()
-    assert crew.run(errands(1)[0])["ran"] == 0
+def test_no_task_starts_once_the_pool_is_stopped() -> None:
+    workers = parallel._WorkerPool()
+    workers.stop()
+    assert workers.run(tasks(1)[0])["ran"] == 0
 
 
-def test_a_signal_while_the_crew_is_being_stopped_stops_it_too() -> None:
-    crew = parallel._Crew()
+def test_a_signal_while_the_pool_is_being_stopped_stops_it_too() -> None:
+    workers = parallel._WorkerPool()
 
     def interrupted_stop() -> None:
-        with crew.lock:
-            crew.stop()
+        with workers.lock:
+            workers.stop()
 
     stopping = threading.Thread(target=interrupted_stop, daemon=True)
     stopping.start()
