@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from efftx.core.durations import HOUR, duration
 from efftx.core.work import Work, current_work, working_on
@@ -25,6 +25,7 @@ LOOK_AGAIN = 1.0
 """Seconds between two tries at a run directory that another process holds."""
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 def reproduce(
@@ -243,8 +244,9 @@ def _attempt(
             old = store.read(experiment.id, row, seed, size) if again else None
             if old is not None and experiment.kind == "train":
                 config = trainer.compose(experiment.row_overrides(row, size), seed)
-                trainer.set_aside(config, old.data, old.pretraining.get("hash"))
-            store.write(_run_when_free(experiment, row, seed, size, trainer, again, wait=wait))
+                data, pretrained = old.data, old.pretraining.get("hash")
+                _when_free(lambda: trainer.set_aside(config, data, pretrained), wait=wait)
+            store.write(_when_free(lambda: run_row(experiment, row, seed, size, trainer, again), wait=wait))
             line["ran"] += 1
     except Interrupted:
         raise
@@ -256,13 +258,11 @@ def _attempt(
     return True
 
 
-def _run_when_free(
-    experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool, *, wait: bool
-) -> Record:
-    """`run_row`; with `wait`, as soon as no other process holds the run directory that two rows share."""
+def _when_free(act: Callable[[], T], *, wait: bool) -> T:
+    """What `act` gives; with `wait`, as soon as no other process holds the run directory that two rows share."""
     while True:
         try:
-            return run_row(experiment, row, seed, size, trainer, again)
+            return act()
         except UserError as error:
             if not (wait and _in_use(error)):
                 raise

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +83,7 @@ class Trainer(Protocol):
         """The metrics of the run's last checkpoint under another config, on the test split."""
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
-        """Make the next `train` of `config` begin at step 0."""
+        """Make the next `train` of `config` begin at step 0; UserError `run_in_use` while its run is worked in."""
 
     def hours(self, config: Any) -> float:
         """What training `config` is expected to take on the device it names."""
@@ -205,12 +204,10 @@ class EfftxTrainer:
         return evaluate_run(run, config, carry=carry)
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
-        """Move the run's directory to `<name>.stale`, in place of an earlier one."""
-        run = self._run_of(config, data, pretrained)
-        if run.exists():
-            aside = run.with_name(f"{run.name}.stale")
-            shutil.rmtree(aside, ignore_errors=True)
-            run.rename(aside)
+        """`efftx.training.run_directory.set_aside`."""
+        from efftx.training.run_directory import set_aside
+
+        set_aside(self._run_of(config, data, pretrained))
 
     def hours(self, config: Any) -> float:
         """`efftx.plan`'s price."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +58,46 @@ def read_timings(path: Path) -> list[dict[str, Any]]:
     return [record for record, _ in read_log(path / TIMINGS_FILE, hint=_LOG_HINT)]
 
 
+def set_aside(path: Path) -> None:
+    """Move the run at `path`, where there is one, to `<name>.stale`, in place of an earlier one.
+
+    UserError `run_in_use` where a process works in it.
+    """
+    if path.exists():
+        with _held(path):
+            aside = path.with_name(f"{path.name}.stale")
+            shutil.rmtree(aside, ignore_errors=True)
+            with writing(path):
+                path.rename(aside)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """The lock of the run at `path`; UserError `run_in_use` names the process that has it."""
+    lock = FileLock(path / ".lock")
+    with writing(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise _in_use(path) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _in_use(path: Path) -> UserError:
+    owner = None
+    with suppress(UserError):  # the owner has the lock but may not have written its name yet
+        owner = read_document(path / OWNER_FILE)
+    who = f"process {owner['pid']} on {owner['host']}, since {owner['start']}" if owner else "another process"
+    return UserError(
+        "run_in_use",
+        f"run directory {path} is in use by {who}.",
+        "Wait for it, stop it, or give this run a directory of its own with run_dir=.",
+    )
+
+
 class RunDirectory:
     """One process's hold on a run's directory, as a context manager.
 
@@ -94,13 +134,7 @@ class RunDirectory:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
-            lock = FileLock(self.path / ".lock")
-            with writing(self.path):
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    raise self._in_use() from None
-            undo.callback(lock.release)
+            undo.enter_context(_held(self.path))
             sweep(self.path)
             self._check_config()
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": _now()}
@@ -168,17 +202,6 @@ class RunDirectory:
         return read_result(self.path)
 
     # ---- entering
-
-    def _in_use(self) -> UserError:
-        owner = None
-        with suppress(UserError):  # the owner has the lock but may not have written its name yet
-            owner = read_document(self.path / OWNER_FILE)
-        who = f"process {owner['pid']} on {owner['host']}, since {owner['start']}" if owner else "another process"
-        return UserError(
-            "run_in_use",
-            f"run directory {self.path} is in use by {who}.",
-            "Wait for it, stop it, or give this run a directory of its own with run_dir=.",
-        )
 
     def _check_config(self) -> None:
         found = read_config(self.path)

@@ -100,6 +100,27 @@ def test_a_run_directory_in_use_is_waited_for(
     assert (line["ran"], line["failed"]) == (4, 0)
 
 
+def test_a_run_directory_in_use_is_set_aside_when_it_is_free_and_only_then(
+    experiment: Experiment, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduce([experiment], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    told: list[str] = []
+
+    class Busy(FakeTrainer):
+        def set_aside(self, config: FakeConfig, *args: Any, **kwargs: Any) -> None:
+            if config.keys["row"] == "A" and config.seed == 0 and told.count("busy") < 3:
+                told.append("busy")
+                raise UserError("run_in_use", "run directory x is in use by process 1.")
+            super().set_aside(config, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "LOOK_AGAIN", 0.001)
+    trainer = Busy(offset=1.0)
+    reproduce([experiment], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
+    (line,) = reproduce([experiment], "cpu", stale=True, say=quiet, store=store, trainer=trainer)
+    assert (line["ran"], line["failed"], trainer.aside) == (4, 0, 4)
+    assert told == ["busy"] * 3
+
+
 # ---- real processes
 
 WORDS = ["reproduce", "reformer/table2", "--row", "Full", "--row", "LSH-1", "size=smoke", "seeds=0", "--json"]

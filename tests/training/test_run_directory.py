@@ -23,6 +23,7 @@ from efftx.training.run_directory import (
     read_metrics,
     read_result,
     runs_root,
+    set_aside,
 )
 
 CONFIG = {"model": "reformer", "seed": 0, "lsh": {"n_hashes": 4, "n_buckets": [8, 8]}}
@@ -77,6 +78,22 @@ def test_a_second_owner_is_told_who_is_there(tmp_path):
         assert socket.gethostname() in caught.value.message
     with run_at(tmp_path / "run"):
         pass
+
+
+def test_a_run_is_set_aside_once_nobody_works_in_it(tmp_path):
+    with run_at(tmp_path / "run"):
+        with pytest.raises(UserError) as caught:
+            set_aside(tmp_path / "run")
+        assert caught.value.kind == "run_in_use"
+        assert str(os.getpid()) in caught.value.message
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    for _ in range(2):
+        with run_at(tmp_path / "run") as run:
+            run.log(1, {"loss": 1.0})
+        set_aside(tmp_path / "run")
+        assert [path.name for path in tmp_path.iterdir()] == ["run.stale"]
+    set_aside(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.stale"]
 
 
 @pytest.mark.parametrize("begun", [False, True])
