@@ -12,7 +12,7 @@ from efftx.config_hash import config_hash
 from efftx.core.work import Work, working_on
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
-from efftx.launch import check_launcher, launch, told
+from efftx.launch import check_launcher, error_text, launch
 from efftx.models.build import build_on_meta, dense_parameters
 from efftx.training.devices import check_here
 from efftx.training.loop import train
@@ -81,7 +81,7 @@ def ablate(
         except Interrupted:
             raise
         except Exception as error:
-            errors[point.hash] = told(error)
+            errors[point.hash] = error_text(error)
             say(f"failed: {errors[point.hash]}")
     return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
 

@@ -171,7 +171,7 @@ def _job(raw: DictConfig) -> None:
 
 def write_failure(file: Path, error: Exception) -> None:
     """Write down what a point failed with, for the process that launched it."""
-    write_document(file, {"error": told(error)})
+    write_document(file, {"error": error_text(error)})
 
 
 def _read_failure(file: Path) -> str:
@@ -182,7 +182,7 @@ def _read_failure(file: Path) -> str:
     return str(document["error"]) if document else f"{file} is gone."
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What `train` prints of this error: its message and its hint."""
     if isinstance(error, Interrupted):
         return error.message
