@@ -16,7 +16,6 @@ where D is beyond the margin.
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +57,7 @@ class Comparison:
 
     `difference` is left - right; `interval` its 95 % interval, None below two seeds and for what is exact or infinite.
     `seeds` would decide an undecided one at 80 % power; None where that is out of reach or nothing varies.
+    `resolution` is the rounding error of the differences: a smaller spread is none.
     """
 
     left: Side
@@ -69,6 +69,7 @@ class Comparison:
     binding: dict[str, str]
     differences: Sample
     n: int
+    resolution: float = 0.0
     p_for: float | None = None
     p_against: float | None = None
     outcome: str = UNDECIDED
@@ -93,18 +94,27 @@ class Comparison:
             met = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[self.symbol]
             self.outcome = HOLDS if np.all(met(self.differences, 0.0)) else CONTRADICTED
             return
-        sample = _finite(self.differences)
-        if self.n < MIN_SEEDS or sample is None:
+        if self.n < MIN_SEEDS:
             return
-        margin = self.margin or 0.0
+        sample, margin = self.differences, self.margin or 0.0
+        if np.all(np.isinf(sample)) and np.ptp(np.sign(sample)) == 0.0:
+            sample, margin = np.sign(sample), 0.0  # a level never reached is beyond every margin
+        elif not np.all(np.isfinite(sample)):
+            return
         if self.symbol == "==":
-            self.p_for = max(upper_tail(sample, -margin), upper_tail(-sample, -margin))
-            self.p_against = min(upper_tail(sample, margin), upper_tail(-sample, margin))
+            self.p_for = max(self._tail(sample, -margin), self._tail(-sample, -margin))
+            self.p_against = min(1.0, 2.0 * min(self._tail(sample, margin), self._tail(-sample, margin)))
             return
         favoured = sample if self.symbol in (">", ">=") else -sample
-        self.p_for, self.p_against = upper_tail(favoured, -margin), upper_tail(-favoured, margin)
-        if self.symbol in ("<=", ">=") and self.p_for == 0.5 and np.ptp(sample) == 0.0:
+        self.p_for, self.p_against = self._tail(favoured, -margin), self._tail(-favoured, margin)
+        if self.symbol in ("<=", ">=") and self.margin is None and self.p_for == 0.5 and not self._varies():
             self.p_for = 0.0  # equal in every seed, which is all that was claimed
+
+    def _tail(self, sample: Sample, bound: float) -> float:
+        return upper_tail(sample, bound, self.resolution)
+
+    def _varies(self) -> bool:
+        return float(np.std(self.differences, ddof=1)) > self.resolution
 
     def decide(self, p_for: float, p_against: float, n_tests: int) -> None:
         """The outcome from the two adjusted p; of an undecided one also the seeds that would decide it."""
@@ -118,14 +128,14 @@ class Comparison:
 
     def _seeds(self, level: float) -> int | None:
         """As many as find the mean that these seeds gave, with the spread that they gave."""
-        spread = float(np.std(self.differences, ddof=1))
-        if spread == 0.0 or not math.isfinite(spread):
+        if not np.all(np.isfinite(self.differences)) or not self._varies():
             return None
+        spread = float(np.std(self.differences, ddof=1))
         margin, mean = self.margin or 0.0, self.difference
         if self.symbol == "==" and abs(mean) < margin:
             return seeds_to_decide((margin - mean) / spread, (margin + mean) / spread, level=level)
         if self.symbol == "==":
-            return seeds_to_decide((abs(mean) - margin) / spread, level=level)
+            return seeds_to_decide((abs(mean) - margin) / spread, level=level / 2)
         favoured = mean if self.symbol in (">", ">=") else -mean
         return seeds_to_decide(abs(favoured + margin) / spread, level=level)
 
@@ -140,8 +150,10 @@ class Evaluator:
     cells: Cells = field(default_factory=dict)
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Comparison:
-        """The comparison, tested; NotJudgedError where neither side was ever reached."""
+        """The comparison, tested; NotJudgedError where its cells share no seed, or neither side was ever reached."""
         seeds = self._seeds(left, right)
+        if not seeds and any(table == "cell" for node in (left, right) for table, _ in lookups(node)):
+            raise NotJudgedError(NOT_RUN, f"no seed in common of {ast.unparse(left)} and {ast.unparse(right)}")
         a, b = self._values(left, seeds), self._values(right, seeds)
         n = len(seeds) if seeds else 1
         with np.errstate(invalid="ignore"):  # infinity less infinity: neither was reached
@@ -159,6 +171,7 @@ class Evaluator:
             binding=dict(self.binding),
             differences=differences,
             n=len(seeds),
+            resolution=_rounding(a, b),
         )
         found.test()
         return found
@@ -261,9 +274,7 @@ def cell_name(row: str, column: str) -> str:
     return f"{row}, {column}" if column else row
 
 
-def _finite(differences: Sample) -> Sample | None:
-    """The differences as a test can read them; one sign where all are infinite alike, None where only some are."""
-    if np.all(np.isfinite(differences)):
-        return differences
-    signs = np.sign(differences)
-    return signs if np.all(np.isinf(differences)) and np.ptp(signs) == 0 else None
+def _rounding(*sides: Sample) -> float:
+    """The rounding error that a difference of the sides may have, a few units in the last place of the largest."""
+    finite = [float(np.max(np.abs(side))) for side in sides if np.all(np.isfinite(side))]
+    return 8 * float(np.finfo(np.float64).eps) * max(finite, default=0.0)

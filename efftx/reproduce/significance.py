@@ -36,14 +36,15 @@ def student_quantile(p: float, df: float) -> float:
     return _root(lambda t: student_cdf(t, df) - p, 0.0, high)
 
 
-def upper_tail(sample: Sample, bound: float = 0.0) -> float:
+def upper_tail(sample: Sample, bound: float = 0.0, resolution: float = 0.0) -> float:
     """The p of a one-sided t test that the mean of `sample` (two values at least) is above `bound`.
 
-    Without spread it is 0 or 1 by the mean itself, and 1/2 where the mean is the bound.
+    Without spread it is 0 or 1 by the mean itself, and 1/2 where the mean is the bound; what is not more than
+    `resolution`, the rounding error of the values, is no spread and no distance.
     """
     distance, spread = float(np.mean(sample)) - bound, float(np.std(sample, ddof=1))
-    if spread == 0.0:
-        return 0.5 if distance == 0.0 else float(distance < 0.0)
+    if spread <= resolution:
+        return 0.5 if abs(distance) <= resolution else float(distance < 0.0)
     return student_cdf(-distance / spread * math.sqrt(sample.size), sample.size - 1)
 
 

@@ -296,3 +296,37 @@ def test_where_only_some_seeds_reach_a_level_there_is_no_mean_to_test() -> None:
     e = experiment(A_OVER_B)
     found = verdict(e, {"A": {"x": [None, 2.0, 2.0]}, "B": {"x": [1.0, 1.0, 1.0]}})
     assert (found.verdict, found.comparisons[0].p) == ("undecided", None)
+
+
+@pytest.mark.parametrize(("symbol", "expected"), [("<=", "contradicted"), ("==", "contradicted"), (">=", "holds")])
+def test_a_level_never_reached_is_beyond_every_margin(symbol: str, expected: str) -> None:
+    e = experiment(f'cell["A", "x"] {symbol} cell["B", "x"]', "as good as", margin=100.0)
+    never = {"A": {"x": [None, None, None]}, "B": {"x": [1.0, 2.0, 3.0]}}
+    assert verdict(e, never).verdict == expected
+
+
+def test_rows_without_a_seed_in_common_are_not_compared() -> None:
+    found = judge(experiment(A_OVER_B), [record("A", 0, {"x": 1.0}), record("B", 1, {"x": 2.0})], "cpu")[0]
+    assert found.verdict == "not run"
+    assert "no seed in common" in found.why
+
+
+def test_worse_by_the_margin_itself_in_every_seed_is_not_as_good() -> None:
+    e = experiment('cell["A", "x"] >= cell["B", "x"]', "as good as", margin=0.5)
+    assert verdict(e, pair([-0.5, -0.5, -0.5])).verdict == "undecided"
+
+
+def test_rounding_is_no_spread_and_no_distance() -> None:
+    # 5.1 + 0.3 - 5.1 and 7.7 + 0.3 - 7.7 differ from 0.3, and from one another, in the last place.
+    table = {"A": {"x": [5.1, 7.7, 9.9]}, "B": {"x": [5.1 + 0.3, 7.7 + 0.3, 9.9 + 0.3]}}
+    e = experiment('cell["A", "x"] >= cell["B", "x"]', "as good as", margin=0.3)
+    found = verdict(e, table)
+    assert (found.verdict, found.comparisons[0].seeds) == ("undecided", None)
+
+
+def test_an_equality_is_contradicted_on_either_side_at_half_of_the_level_each() -> None:
+    # D = 1.1, 0.9, 1.3: mean 1.1, std 0.2; beyond the margin 0.5 by t = 0.6 / (0.2 / sqrt(3)) = 5.196.
+    e = experiment('cell["A", "x"] == cell["B", "x"]', "as good as", margin=0.5)
+    found = verdict(e, pair([1.1, 0.9, 1.3])).comparisons[0]
+    t = 3 * math.sqrt(3)
+    assert found.p_against == pytest.approx(2 * (0.5 - t / (2 * math.sqrt(2 + t * t))))
