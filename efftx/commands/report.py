@@ -49,7 +49,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
         def show_differences(console: Console) -> None:
             if differences:
-                differences.append("Records or replays came since it was written: `efftx report` writes it anew.")
+                written = (RecordStore().root / "report" / "index.html").exists()
+                why = "Records or replays came since it was written" if written else "It was never written"
+                differences.append(f"{why}: `efftx report` writes it.")
             console.print("\n".join(differences) or "The report is what the records give.", markup=False)
 
         return Outcome({"differences": differences}, show_differences, 1 if differences else 0)

@@ -63,7 +63,9 @@ class Windows:
             raise UserError(
                 "bad_value",
                 f"{length_is} is longer than the {shortest} split of {corpus.variant} ({n:,} {corpus.symbols}).",
-                f"A row can have at most {n} {corpus.symbols}: set a smaller data.length, or give a longer text.",
+                f"A row can have at most {n} {corpus.symbols}: set a smaller data.length, or give a longer text."
+                if n
+                else "Give a longer text.",
             )
 
     def numbers(self, split: str, step: int, batch_size: int) -> np.ndarray:

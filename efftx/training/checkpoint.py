@@ -274,7 +274,8 @@ def load_latest(
     if not read_only:
         with files.writing(folder):
             _clean(folder)
-    for path in reversed(_complete(folder)):
+    complete = _complete(folder)
+    for i, path in reversed(list(enumerate(complete))):
         try:
             return read_checkpoint(path) if not read_only else _read_beside_writer(path)
         except DamagedFileError as damage:
@@ -284,7 +285,8 @@ def load_latest(
                 with files.writing(folder):
                     os.rename(path, aside)
                 moved = f"it is now {aside.name}, and "
-            tell(f"checkpoint {path} is damaged ({damage.path.name}: {damage.why}); {moved}the one before it is used")
+            then = "the one before it is used" if i else "none stands before it"
+            tell(f"checkpoint {path} is damaged ({damage.path.name}: {damage.why}); {moved}{then}")
     return None
 
 

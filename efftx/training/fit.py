@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from efftx.core.memory import available_memory, out_of_memory
+from efftx.core.memory import available_memory, out_of_memory, total_memory
 from efftx.data.dataset import find_source
 from efftx.models.build import build_on_meta
 from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LESS = {
     "data": "a smaller data.length or a smaller training.batch_size",
     "model": "a smaller d_model or a smaller n_layers",
+    "vocabulary": "a smaller data.vocab_size or a smaller d_model",
     "step": "a smaller training.batch_size (with a larger training.accumulation the gradient is the same) or "
     "reversible.enabled=true",
 }
@@ -27,25 +28,35 @@ SURE = 0.25
 """The share of the estimated activations that a training needs for sure: half precision and fused kernels need less."""
 
 
-def refuse_too_large(config: Config, device: torch.device) -> None:
+def refuse_too_large(config: Config, device: torch.device, *, when_empty: bool = False) -> None:
     """Raises OutOfMemory where weights, gradients and optimiser state, or the activations, surely do not fit.
 
-    Counted on the meta device; what is found to fit may still fail where it is allocated.
+    Counted on the meta device; what is found to fit may still fail where it is allocated. `when_empty`: by all the
+    memory that the device has, whatever is free of it now, which a run that was finished there passes.
     """
-    free = _free_on_gpu(device) if device.type == "cuda" else available_memory()
-    if free is None:
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[1] if when_empty else _free_on_gpu(device)
+    elif (available := total_memory() if when_empty else available_memory()) is None:
         return
+    else:
+        free = available
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     parameters = list(build_on_meta(config, vocab_size).parameters())
     weights = parameter_bytes(parameters, devices.parameter_dtype(devices.DTYPES[config.dtype]))
     held = 2 * weights + optimizer_bytes(config.optimizer.name, parameters)
     if held > free:
         what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
-        raise out_of_memory(_sentence(what, held, free), LESS["model"])
+        embedding = 2 * vocab_size * config.d_model if hasattr(config.data, "vocab_size") else 0
+        most_is_embedding = embedding > sum(p.numel() for p in parameters) / 2
+        raise out_of_memory(
+            _sentence(what, held, free, when_empty), LESS["vocabulary" if most_is_embedding else "model"]
+        )
     activations = int(SURE * activation_bytes(replace(config, device=device.type), vocab_size))
     if held + activations > free:
         what = f"activations of {config.training.batch_size} rows of {config.data.length} tokens"
-        raise out_of_memory(_sentence(what, activations, free - held), f"{LESS['step']}, or a smaller data.length")
+        raise out_of_memory(
+            _sentence(what, activations, free - held, when_empty), f"{LESS['step']}, or a smaller data.length"
+        )
 
 
 def _free_on_gpu(device: torch.device) -> int:
@@ -54,5 +65,6 @@ def _free_on_gpu(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def _sentence(what: str, needed: int, free: int) -> str:
-    return f"{what} take {needed / 1e9:,.1f} GB at least, and {free / 1e9:,.1f} GB are free"
+def _sentence(what: str, needed: int, left: int, when_empty: bool) -> str:
+    state = "would be free on an empty machine" if when_empty else "are free"
+    return f"{what} take {needed / 1e9:,.1f} GB at least, and {left / 1e9:,.1f} GB {state}"

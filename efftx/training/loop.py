@@ -91,6 +91,7 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
+    refuse_too_large(config, device, when_empty=True)
     with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
         dataset = open_dataset(config.data, config.objective)
         digest = config_hash(config, dataset)

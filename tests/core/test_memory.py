@@ -149,9 +149,15 @@ def test_what_surely_does_not_fit_is_refused_before_anything_is_allocated(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["kind"] == "out_of_memory"
     assert says in error["message"]
-    assert "are free" in error["message"]
+    assert "would be free on an empty machine" in error["message"]
     assert "efftx plan" in error["hint"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_does_not_fit_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    large = ["data=c4", "data.path=efftx:samples/c4", "data.tokenizer=bpe", "data.vocab_size=400000000"]
+    assert main(["train", "model=terraformer", "size=smoke", *large]) == 2
+    assert "data.vocab_size" in capsys.readouterr().err
 
 
 def test_what_fits_by_a_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

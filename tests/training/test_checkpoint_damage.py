@@ -69,6 +69,8 @@ def test_all_damaged_is_none_and_each_is_told(tmp_path):
         truncate(save(tmp_path, step) / "model.safetensors")
     told = []
     assert load_latest(tmp_path, on_damage=told.append) is None
+    assert told[0].endswith("the one before it is used")
+    assert told[1].endswith("none stands before it")
     assert len(told) == 2
 
 
