@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     trained = load_run(Path(runs[0]), request, say)
     given = read_given(trained, request)
     n_new = n_new_of(trained, given, request)
-    streams = request.n == 1 and request.beam is None and not arguments.json
+    streams = trained.rendering.kind == "text" and request.n == 1 and request.beam is None and not arguments.json
     if given.from_test:
         key = "prompt" if trained.is_language_model else "input"
         say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")

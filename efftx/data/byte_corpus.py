@@ -8,10 +8,10 @@ from typing import Any
 
 from efftx.data.dataset import DataConfig, Dataset
 from efftx.data.prepared import SPLITS, Prepared, prepare_once
+from efftx.data.rendering import Pieces, RawBytes, Rendering
 from efftx.data.span_corruption import SpanCorruption, SpanCorruptionConfig
 from efftx.data.vocabulary import ByteVocabulary
 from efftx.data.windows import LanguageModelRows, open_corpus
-from efftx.data.wording import Pieces, RawBytes, Wording
 
 
 def split_90_5_5(n_bytes: int) -> tuple[int, int, int]:
@@ -63,6 +63,6 @@ def bytes_vocab_size(config: DataConfig, objective: str = "lm") -> int:
     return ByteVocabulary().size if objective == "span_corruption" else 256
 
 
-def bytes_wording(config: DataConfig, objective: str = "lm", model: bytes | None = None) -> Wording:
+def bytes_rendering(config: DataConfig, objective: str = "lm", model: bytes | None = None) -> Rendering:
     """What the tokens that `open_bytes` gives stand for."""
     return Pieces(ByteVocabulary()) if objective == "span_corruption" else RawBytes()

@@ -23,7 +23,7 @@ from efftx.data.prepared import Prepared
 from efftx.data.samples import LICENCE as SAMPLES_LICENCE
 from efftx.data.samples import is_sample, resolve_path
 from efftx.data.text_files import kind_of, sums_of
-from efftx.data.tokenizer import text_vocab_size, text_wording
+from efftx.data.tokenizer import text_rendering, text_vocab_size
 
 LICENCE = "ODC-BY 1.0; the texts are also under Common Crawl's terms of use"
 ENGLISH = HubRows("allenai/c4", "en", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
@@ -107,7 +107,7 @@ SOURCE = Source(
     variant="c4[en,t5-32000]",
     open=open_c4,
     vocab_size=text_vocab_size,
-    wording=text_wording,
+    rendering=text_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_c4,
 )

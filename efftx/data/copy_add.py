@@ -11,6 +11,7 @@ import numpy as np
 
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
+from efftx.data.rendering import Text
 from efftx.errors import UserError, nearest
 
 TASKS = ("copy", "add")
@@ -169,7 +170,7 @@ class CopyAdd:
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Text):
     """Digits and plus as people write them, in the order of the data: the least significant digit first."""
 
     base: int
@@ -238,7 +239,7 @@ SOURCE = Source(
     variant="copy_add",
     open=open_copy_add,
     vocab_size=lambda config, objective="seq2seq": open_copy_add(config).vocab_size,
-    wording=lambda config, objective="seq2seq", model=None: Digits(config.base),
+    rendering=lambda config, objective="seq2seq", model=None: Digits(config.base),
     objectives=("seq2seq",),
     targets=lambda config: open_copy_add(config).length,
     uncut=True,

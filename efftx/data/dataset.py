@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from efftx.data.prepared import SPLITS, Prepared
-from efftx.data.wording import Wording
+from efftx.data.rendering import Rendering
 from efftx.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ class TellsVocabSize(Protocol):
         ...
 
 
-class TellsWording(Protocol):
+class TellsRendering(Protocol):
     """Knows what the tokens of a config's data set stand for."""
 
-    def __call__(self, config: Any, objective: str = "lm", model: bytes | None = None) -> Wording:
+    def __call__(self, config: Any, objective: str = "lm", model: bytes | None = None) -> Rendering:
         """`model` is the vocabulary's file as a run has kept it; UserError where one is needed and None is given."""
         ...
 
@@ -142,7 +142,7 @@ class TellsWording(Protocol):
 class Source:
     """What a data set's module offers: how to open it, how to prepare its files (None: it needs none), and what it is.
 
-    `wording` is how people write its tokens; nothing is opened for it.
+    `rendering` is what its tokens become for people; nothing is opened for it.
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
@@ -155,7 +155,7 @@ class Source:
     variant: str
     open: Opens
     vocab_size: TellsVocabSize
-    wording: TellsWording
+    rendering: TellsRendering
     objectives: tuple[str, ...] = ("lm",)
     prepare: Callable[[Any], Prepared] | None = None
     n_bytes: int | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
-from efftx.data.wording import Numbers
+from efftx.data.rendering import Numbers
 from efftx.errors import UserError
 
 
@@ -101,6 +101,6 @@ SOURCE = Source(
     variant="duplicate",
     open=open_duplicate,
     vocab_size=lambda config, objective="lm": open_duplicate(config).vocab_size,
-    wording=lambda config, objective="lm", model=None: Numbers(open_duplicate(config).vocab_size),
+    rendering=lambda config, objective="lm", model=None: Numbers(open_duplicate(config).vocab_size),
     endless=True,
 )

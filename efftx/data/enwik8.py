@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import Dataset, Source
 from efftx.data.download import download
 from efftx.data.known_files import not_known
@@ -144,7 +144,7 @@ SOURCE = Source(
     variant=ENWIK8.name,
     open=open_enwik8,
     vocab_size=bytes_vocab_size,
-    wording=bytes_wording,
+    rendering=bytes_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_enwik8,
     n_bytes=ENWIK8.n_bytes,

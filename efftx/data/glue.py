@@ -21,7 +21,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import find_path, is_sample, resolve_path
 from efftx.data.text_files import read_lines, sums_of
-from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
+from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -364,7 +364,7 @@ SOURCE = Source(
     variant="glue[rte,t5-32000]",
     open=open_glue,
     vocab_size=text_vocab_size,
-    wording=text_wording,
+    rendering=text_rendering,
     objectives=("seq2seq",),
     prepare=prepare_glue,
     targets=target_length,

@@ -9,7 +9,7 @@ from efftx.data.documents import prepare_documents as prepare_tokens
 from efftx.data.prepared import Prepared
 from efftx.data.samples import require_path
 from efftx.data.text_files import sums_of
-from efftx.data.tokenizer import text_vocab_size, text_wording
+from efftx.data.tokenizer import text_rendering, text_vocab_size
 
 _HINT = (
     'Set data.path to a .jsonl file of documents ({"text": ...} a line), plain, .gz, .xz or .bz2, or .parquet, to a '
@@ -47,7 +47,7 @@ SOURCE = Source(
     variant="jsonl",
     open=open_jsonl,
     vocab_size=text_vocab_size,
-    wording=text_wording,
+    rendering=text_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_jsonl,
 )

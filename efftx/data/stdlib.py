@@ -8,7 +8,7 @@ import platform
 import sysconfig
 from pathlib import Path
 
-from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import DataConfig, Dataset, Source, refuse_path
 from efftx.data.prepared import Prepared
 from efftx.data.span_corruption import SpanCorruptionConfig
@@ -68,7 +68,7 @@ SOURCE = Source(
     variant=variant(),
     open=open_stdlib,
     vocab_size=bytes_vocab_size,
-    wording=bytes_wording,
+    rendering=bytes_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_stdlib,
 )

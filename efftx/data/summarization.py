@@ -16,7 +16,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import is_sample, require_path, resolve_path
 from efftx.data.text_files import kind_of, sums_of
-from efftx.data.tokenizer import TextConfig, text_vocab_size, text_wording
+from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -179,7 +179,7 @@ SOURCE = Source(
     variant="summarization[arxiv,t5-32000]",
     open=open_summarization,
     vocab_size=text_vocab_size,
-    wording=text_wording,
+    rendering=text_rendering,
     objectives=("seq2seq",),
     prepare=prepare_summarization,
     targets=lambda config: max(config.length // 4, 1),

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from efftx.data.byte_corpus import bytes_vocab_size, bytes_wording, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import Dataset, Source
 from efftx.data.document_files import SPLIT_OF
 from efftx.data.documents import LICENCE, Documents, counted_documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.rendering import Rendering
 from efftx.data.samples import require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import find_files, kind_of, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
-from efftx.data.tokenizer import VocabularyConfig, text_vocab_size, text_wording
+from efftx.data.tokenizer import VocabularyConfig, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
-from efftx.data.wording import Wording
 from efftx.errors import UserError
 
 MOST_BYTES = 1 << 31
@@ -179,10 +179,10 @@ def _vocab_size(config: TextFilesConfig, objective: str = "lm") -> int:
     return size(config, objective)
 
 
-def _wording(config: TextFilesConfig, objective: str = "lm", model: bytes | None = None) -> Wording:
+def _rendering(config: TextFilesConfig, objective: str = "lm", model: bytes | None = None) -> Rendering:
     if config.tokenizer == "bytes":
-        return bytes_wording(config, objective, model)
-    return text_wording(config, objective, model)
+        return bytes_rendering(config, objective, model)
+    return text_rendering(config, objective, model)
 
 
 SOURCE = Source(
@@ -192,7 +192,7 @@ SOURCE = Source(
     variant="text",
     open=open_text,
     vocab_size=_vocab_size,
-    wording=_wording,
+    rendering=_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_text,
 )

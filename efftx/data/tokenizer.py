@@ -12,9 +12,9 @@ from efftx.data.dataset import DataConfig
 from efftx.data.download import download
 from efftx.data.hub import hub, is_offline
 from efftx.data.prepared import data_root, prepare_once
+from efftx.data.rendering import Pieces
 from efftx.data.text_files import local_path
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
-from efftx.data.wording import Pieces
 from efftx.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def text_vocab_size(config: VocabularyConfig, objective: str = "lm") -> int:
     return (ByteVocabulary.n_pieces if config.tokenizer == "bytes" else config.vocab_size) + N_SENTINELS
 
 
-def text_wording(config: VocabularyConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
+def text_rendering(config: VocabularyConfig, objective: str = "lm", model: bytes | None = None) -> Pieces:
     """What the tokens stand for, by the file of the pieces; UserError where it is needed and missing, or another's."""
     if config.tokenizer == "bytes":
         return Pieces(ByteVocabulary())

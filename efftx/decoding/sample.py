@@ -16,8 +16,8 @@ from torch import Tensor
 
 from efftx.config import Config, from_dict
 from efftx.data.dataset import find_source, open_dataset
+from efftx.data.rendering import Rendering
 from efftx.data.tokenizer import VOCABULARY_FILE, TextConfig
-from efftx.data.wording import Wording
 from efftx.decoding.beam import beam_search
 from efftx.decoding.generate import Draw, Session, generate, most_likely
 from efftx.decoding.request import LENGTH_PENALTY, Request
@@ -44,7 +44,7 @@ class Trained:
     run: Path
     config: Config
     model: Model
-    wording: Wording
+    rendering: Rendering
     step: int
 
     @property
@@ -124,14 +124,14 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     devices.set_determinism(request.threads or config.n_threads)
     source = find_source(config.data.name)
-    wording = source.wording(config.data, config.objective, read_vocabulary_file(run))
+    rendering = source.rendering(config.data, config.objective, read_vocabulary_file(run))
     model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
     try:
         carry_weights(model, checkpoint.model, None)
     except UserError as error:
         message = f"The checkpoint of {run} is not of the model in its {CONFIG_FILE} (model={config.model})."
         raise UserError(error.kind, f"{message} {error.message}", "Put the run's own files back together.") from error
-    return Trained(run, config, model.eval(), wording, checkpoint.step)
+    return Trained(run, config, model.eval(), rendering, checkpoint.step)
 
 
 def read_given(trained: Trained, request: Request) -> Given:
@@ -144,18 +144,18 @@ def read_given(trained: Trained, request: Request) -> Given:
     if getattr(request, other) is not None:
         what = "has no encoder to read an input" if other == "input" else "reads an input, not a prompt"
         message = f"{other}= is given, but the run {trained.run} {what} (stack={trained.config.stack})."
-        raise UserError("bad_value", message, f"Give {key}=: {trained.wording.form}.")
+        raise UserError("bad_value", message, f"Give {key}=: {trained.rendering.form}.")
     text = getattr(request, key)
     if text is None:
         tokens = _example(trained)
     else:
-        tokens = trained.wording.encode(text)
+        tokens = trained.rendering.encode(text)
         if not tokens:
             message = f"{key}='{text}' holds no token."
-            raise UserError("bad_value", message, f"Write {trained.wording.form}, or leave {key} out.")
-        if key == "input" and trained.wording.ends_inputs and trained.wording.eos is not None:
-            tokens = [*tokens, trained.wording.eos]
-    return Given(tokens, trained.wording.decode(tokens), from_test=text is None)
+            raise UserError("bad_value", message, f"Write {trained.rendering.form}, or leave {key} out.")
+        if key == "input" and trained.rendering.ends_inputs and trained.rendering.eos is not None:
+            tokens = [*tokens, trained.rendering.eos]
+    return Given(tokens, trained.rendering.decode(tokens), from_test=text is None)
 
 
 def sample(
@@ -174,12 +174,12 @@ def sample(
     """
     prompt = given.tokens if trained.is_language_model else []
     max_new = n_new_of(trained, given, request)
-    wording, width = trained.wording, request.beam or request.n
+    rendering, width = trained.rendering, request.beam or request.n
     inputs_BE = None
     device = next(trained.model.parameters()).device
     if not trained.is_language_model:
         inputs_BE = torch.tensor([given.tokens] * width, device=device)
-    stream = TextStream(wording.decode, prompt)
+    stream = TextStream(rendering.decode, prompt)
 
     def hear(row: int, token: int) -> None:
         if on_text is not None and width == 1:
@@ -200,7 +200,7 @@ def sample(
                     prompt,
                     width,
                     max_new,
-                    wording.eos,
+                    rendering.eos,
                     length_penalty=penalty,
                     n_best=request.n,
                     on_step=on_token,
@@ -210,15 +210,15 @@ def sample(
             found = [
                 (tokens, log_probability, None)
                 for tokens, log_probability in generate(
-                    session, [prompt] * width, _choice(request), max_new, wording.eos, hear
+                    session, [prompt] * width, _choice(request), max_new, rendering.eos, hear
                 )
             ]
         seconds = time.perf_counter() - started
     if on_text is not None and request.beam is None and width == 1:
         on_text(stream.finish())
-    n_before = len(wording.decode(prompt))
+    n_before = len(rendering.decode(prompt))
     samples = [
-        Sample(wording.decode([*prompt, *tokens])[n_before:], tokens, log_probability, score)
+        Sample(rendering.decode([*prompt, *tokens])[n_before:], tokens, log_probability, score)
         for tokens, log_probability, score in found
     ]
     return Samples(trained, given, samples, sum(len(one.tokens) for one in samples) / seconds)
@@ -282,7 +282,7 @@ def _example(trained: Trained) -> list[int]:
         batch = open_dataset(config.data, config.objective).batch("test", 0, 0, 1)
     except UserError as error:
         key = "prompt" if trained.is_language_model else "input"
-        hint = f"Give {key}=: {trained.wording.form}. {error.hint}"
+        hint = f"Give {key}=: {trained.rendering.form}. {error.hint}"
         message = f"No {key}= is given, and there is no test split to take one from. {error.message}"
         raise UserError(error.kind, message, hint) from error
     if batch.inputs_BE is not None:
@@ -290,12 +290,12 @@ def _example(trained: Trained) -> list[int]:
         return row[: max(i for i, token in enumerate(row) if token) + 1]
     row, counts = batch.tokens_BL[0].tolist(), batch.weights_BL[0] > 0
     n = int(counts.int().argmax()) or min(max(len(row) // 2, 1), _LONGEST_EXAMPLE)
-    return _whole(row[:n], trained.wording)
+    return _whole(row[:n], trained.rendering)
 
 
-def _whole(tokens: Sequence[int], wording: Wording) -> list[int]:
+def _whole(tokens: Sequence[int], rendering: Rendering) -> list[int]:
     """`tokens` without a character that is cut at their end."""
     n = len(tokens)
-    while n > 1 and wording.decode(tokens[:n]).endswith("\ufffd"):
+    while n > 1 and rendering.decode(tokens[:n]).endswith("\ufffd"):
         n -= 1
-    return list(tokens[: n if wording.decode(tokens[:n]).strip("\ufffd") else len(tokens)])
+    return list(tokens[: n if rendering.decode(tokens[:n]).strip("\ufffd") else len(tokens)])

@@ -13,10 +13,10 @@ import efftx
 from efftx.core.visible import visible
 from efftx.data.copy_add import Digits
 from efftx.data.json_lines import read_texts
+from efftx.data.rendering import Numbers, Pieces, RawBytes, Rendering
 from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
 from efftx.data.trained_bpe import BPEVocabulary, train_bpe
 from efftx.data.vocabulary import ByteVocabulary
-from efftx.data.wording import Numbers, Pieces, RawBytes, Wording
 from efftx.decoding.streaming import TextStream
 
 SAMPLE = [text for text in read_texts(Path(efftx.__file__).parent / "data" / "samples" / "c4" / "train.jsonl") if text]
@@ -28,7 +28,7 @@ TEXTS = [
 
 
 @cache
-def wording(name: str) -> Wording:
+def rendering(name: str) -> Rendering:
     return {
         "bytes": RawBytes,
         "byte pieces": lambda: Pieces(ByteVocabulary()),
@@ -42,14 +42,14 @@ def wording(name: str) -> Wording:
 SIZES = {"bytes": 256, "byte pieces": 359, "unigram": 400, "bpe": 390, "numbers": 500, "digits": 13}
 
 
-def streamed(how: Wording, prompt: list[int], tokens: list[int]) -> list[str]:
+def streamed(how: Rendering, prompt: list[int], tokens: list[int]) -> list[str]:
     stream = TextStream(how.decode, prompt)
     return [*(stream.push(token) for token in tokens), stream.finish()]
 
 
 @pytest.mark.parametrize("name", ["bytes", "byte pieces", "bpe"])
 def test_a_character_of_several_tokens_comes_whole(name: str) -> None:
-    how = wording(name)
+    how = rendering(name)
     tokens = how.encode("aé😀𝄞b")
     found = streamed(how, how.encode("x"), tokens)
     assert "".join(found) == "aé😀𝄞b"
@@ -59,7 +59,7 @@ def test_a_character_of_several_tokens_comes_whole(name: str) -> None:
 
 
 def test_the_blank_before_a_word_comes_although_the_word_alone_has_none() -> None:
-    how = wording("unigram")
+    how = rendering("unigram")
     tokens = how.encode("the bread and the water")
     assert how.decode(how.encode("so the")[-1:]) == "the"
     for n in range(len(tokens)):
@@ -71,7 +71,7 @@ def test_the_blank_before_a_word_comes_although_the_word_alone_has_none() -> Non
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_whatever_tokens_come_the_stream_is_their_text(name: str, data: st.DataObject) -> None:
-    how, ids = wording(name), st.integers(0, SIZES[name] - 1)
+    how, ids = rendering(name), st.integers(0, SIZES[name] - 1)
     prompt = (
         how.encode(data.draw(st.sampled_from(["", "the", "the mat"]))) if name in ("bytes", "unigram", "bpe") else []
     )
@@ -83,7 +83,7 @@ def test_whatever_tokens_come_the_stream_is_their_text(name: str, data: st.DataO
 
 
 def test_a_blank_that_is_a_token_of_its_own_comes_once() -> None:
-    how = wording("unigram")
+    how = rendering("unigram")
     (blank,) = [i for i in range(SIZES["unigram"]) if how.decode([*how.encode("the"), i]) == "the "][:1]
     for rest in ([blank, *how.encode("the")], [blank, blank], [blank, blank, *how.encode("the")]):
         prompt = how.encode("the")
@@ -91,7 +91,7 @@ def test_a_blank_that_is_a_token_of_its_own_comes_once() -> None:
 
 
 def test_tokens_that_say_nothing_do_not_cost_the_next_word_its_blank() -> None:
-    how = wording("unigram")
+    how = rendering("unigram")
     the = how.encode("the")
     assert "".join(streamed(how, [], [*the, 1, 0, 1, *the])) == "the the"
 

@@ -7,10 +7,10 @@ import pytest
 from efftx.data.copy_add import CopyAddConfig, Digits, open_copy_add
 from efftx.data.dataset import find_source, names, open_dataset
 from efftx.data.duplicate import DuplicateConfig
+from efftx.data.rendering import Numbers, Pieces, RawBytes, Rendering
 from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
-from efftx.data.tokenizer import TextConfig, text_wording
+from efftx.data.tokenizer import TextConfig, text_rendering
 from efftx.data.vocabulary import ByteVocabulary
-from efftx.data.wording import Numbers, Pieces, RawBytes, Wording
 from efftx.errors import UserError
 from tests.data.shipped_config import shipped_config
 
@@ -24,8 +24,10 @@ from tests.data.shipped_config import shipped_config
         (Digits(10), "321+90"),
     ],
 )
-def test_a_text_comes_back_from_its_tokens(how: Wording, text: str) -> None:
+def test_a_text_comes_back_from_its_tokens_and_needs_no_file(how: Rendering, text: str) -> None:
     assert how.decode(how.encode(text)) == text
+    assert how.kind == "text"
+    assert how.files([how.encode(text)]) == []
 
 
 def test_sentinels_are_those_of_span_corruption() -> None:
@@ -38,11 +40,11 @@ def test_the_data_sets_own_rows_read_as_texts_that_give_them_again() -> None:
     inputs = open_copy_add(config).batch("test", 0, 0, 1).inputs_BE
     assert inputs is not None
     row = [token for token in inputs[0].tolist() if token]
-    how = find_source("copy_add").wording(config)
+    how = find_source("copy_add").rendering(config)
     assert how.encode(how.decode(row)) == row
     assert "+" in how.decode(row)
     tokens = open_dataset(DuplicateConfig("duplicate", 16)).batch("test", 0, 0, 1).tokens_BL[0].tolist()
-    how = find_source("duplicate").wording(DuplicateConfig("duplicate", 16))
+    how = find_source("duplicate").rendering(DuplicateConfig("duplicate", 16))
     assert how.encode(how.decode(tokens)) == tokens
 
 
@@ -65,7 +67,7 @@ def test_the_data_sets_own_rows_read_as_texts_that_give_them_again() -> None:
         (Digits(10), "12 3", "' ' is no token"),
     ],
 )
-def test_what_the_vocabulary_cannot_write_is_named(how: Wording, text: str, says: str) -> None:
+def test_what_the_vocabulary_cannot_write_is_named(how: Rendering, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as told:
         how.encode(text)
     assert told.value.hint
@@ -85,13 +87,13 @@ def test_every_data_set_says_how_its_tokens_are_written() -> None:
         if isinstance(config, TextConfig):
             config.tokenizer = "bytes"
         for objective in find_source(name).objectives:
-            assert find_source(name).wording(config, objective).form
+            assert find_source(name).rendering(config, objective).form
 
 
 def test_the_vocabulary_that_a_run_kept_is_needed_and_must_be_its_own() -> None:
     config = TextConfig("c4", 16, tokenizer="unigram", vocab_size=16)
     with pytest.raises(UserError, match="not there"):
-        text_wording(config)
+        text_rendering(config)
     model = train_sentencepiece(15, ["the cat sat on the mat"] * 3)
     with pytest.raises(UserError, match="15 pieces, not 16"):
-        text_wording(config, "lm", model)
+        text_rendering(config, "lm", model)

@@ -1,4 +1,4 @@
-"""How people write the tokens of a data set, and read them."""
+"""What the tokens of a data set become for people (a text, or files that show or play them), and back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ _SHOWN = 20
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
-class Wording(Protocol):
-    """Text to tokens and back. `eos` is the token that ends a text (None: none does).
+class Rendering(Protocol):
+    """What people give for tokens, and what tokens become: the answer of the data set, for whoever shows them.
 
-    `ends_inputs`: an encoder's input has it at its end. `form` says what a text looks like, for a hint.
+    `kind` says what that is: text. `eos` is the token that ends a row (None: none does). `ends_inputs`: an encoder's
+    input has it at its end. `form` says what is to be given, for a hint.
     """
 
     @property
+    def kind(self) -> str:
+        """What tokens become: text."""
+        ...
+
+    @property
     def eos(self) -> int | None:
-        """The token that ends a text."""
+        """The token that ends a row."""
         ...
 
     @property
@@ -31,19 +37,33 @@ class Wording(Protocol):
 
     @property
     def form(self) -> str:
-        """What a text looks like."""
+        """What is to be given, such as `any text`."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without an end; UserError where the vocabulary has none for a part of it."""
+    def encode(self, given: str) -> list[int]:
+        """The tokens of what was given, without an end; UserError where there are none for a part of it."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; padding and ends give nothing. What is cut within a character gives U+FFFD there."""
         ...
 
+    def files(self, rows: Sequence[Sequence[int]]) -> list[tuple[str, bytes]]:
+        """Rows of tokens as files: the end of each one's name and its bytes. A text is shown as it is, and has none."""
+        ...
 
-class RawBytes:
+
+class Text:
+    """What all texts have in common."""
+
+    kind = "text"
+
+    def files(self, rows: Sequence[Sequence[int]]) -> list[tuple[str, bytes]]:
+        """None."""
+        return []
+
+
+class RawBytes(Text):
     """Byte b is token b, as in a language model of bytes."""
 
     eos: int | None = None
@@ -59,7 +79,7 @@ class RawBytes:
         return bytes(ids).decode(errors="replace")
 
 
-class Pieces:
+class Pieces(Text):
     """The pieces of a vocabulary; `<extra_id_0>` in a text is the first sentinel, as T5 writes it."""
 
     eos: int | None = EOS
@@ -98,7 +118,7 @@ class Pieces:
         return self.vocabulary.sentinel(int(number))
 
 
-class Numbers:
+class Numbers(Text):
     """Tokens that stand for nothing else, written as numbers with blanks between them."""
 
     eos: int | None = None
