@@ -182,6 +182,7 @@ class Experiment:
                its weights. Rows with equal ones share it.
     baseline   label -> value of the trivial answer (chance), in the unit of `cell`; what a model must
                beat before its claims are tested.
+    formerly   ids that the item had in earlier releases; asked for by one of them, efftx names the new id.
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
     """
 
@@ -204,6 +205,7 @@ class Experiment:
     figure: Mapping[str, Any] | None = None
     baseline: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    formerly: list[str] = field(default_factory=list)
     paper: str = field(default="", metadata=NOT_IN_FILE)
     head: str = field(default="", metadata=NOT_IN_FILE)
     path: str = field(default="", metadata=NOT_IN_FILE)
@@ -301,6 +303,9 @@ def select(experiments: Mapping[str, Experiment], items: Iterable[str]) -> list[
     for item in items:
         hits = {id: e for id, e in experiments.items() if item in ("all", id, e.paper)}
         if not hits:
+            for e in experiments.values():
+                if item in e.formerly:
+                    raise UserError("unknown_item", f"'{item}' is called {e.id} now")
             names = [*experiments, *(e.paper for e in experiments.values()), "all"]
             raise UserError("unknown_item", f"there is no table or figure '{item}'", nearest(item, names))
         chosen |= hits
@@ -333,6 +338,8 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         yield "pretraining: a measure trains nothing", ""
     if e.pretraining_sizes and not (e.pretraining or any(row.pretraining for row in e.rows.values())):
         yield "pretraining_sizes: there is no pretraining", ""
+    if e.id in e.formerly:
+        yield f"formerly: '{e.id}' is the item's id of today", ""
     if not e.rows:
         yield "rows: a table has rows", ""
     if not e.sizes_known():

@@ -54,6 +54,23 @@ def test_a_value_is_either_verified_or_not(tmp_path: Path) -> None:
         read_experiment(write(tmp_path, text))
 
 
+def test_an_id_of_an_earlier_release_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path, SMALL.replace("caption:", "formerly: [paper/old]\ncaption:")))
+    with pytest.raises(UserError, match="'paper/old' is called paper/item now"):
+        select({e.id: e}, ["paper/old"])
+
+
+def test_an_old_id_that_is_another_items_today_is_that_item(tmp_path: Path) -> None:
+    e = read_experiment(write(tmp_path, SMALL.replace("caption:", "formerly: [paper/other]\ncaption:")))
+    other = read_experiment(write(tmp_path, SMALL.replace("paper/item", "paper/other"), "other"))
+    assert select({e.id: e, other.id: other}, ["paper/other"]) == [other]
+
+
+def test_an_item_was_not_formerly_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="formerly: 'paper/item' is the item's id of today"):
+        read_experiment(write(tmp_path, SMALL.replace("caption:", "formerly: [paper/item]\ncaption:")))
+
+
 def test_what_carries_evidence_at_the_papers_size_alone_is_run_there(tmp_path: Path) -> None:
     assert read_experiment(write(tmp_path)).usual_size() == "cpu"
     measure = "id: paper/item\nkind: measure\nmeasure: m\ncaption: c\ncell: {metric: s}\nrows: {A: {}}\n"

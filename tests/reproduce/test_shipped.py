@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from efftx.errors import UserError
 from efftx.reproduce.claim_language import KINDS
 from efftx.reproduce.claims import judge
-from efftx.reproduce.experiment import Experiment, load_experiments
+from efftx.reproduce.experiment import Experiment, load_experiments, select
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
@@ -31,6 +32,11 @@ def test_every_file_has_its_place_a_head_and_a_command(e: Experiment) -> None:
     assert "arXiv" in e.head
     assert "smoke" in e.sizes_known()
     assert e.usual_size() in e.sizes_known()
+
+
+def test_the_renumbered_tables_answer_to_their_old_names() -> None:
+    with pytest.raises(UserError, match="'scaling/generalisation' is called scaling/table4 now"):
+        select(EXPERIMENTS, ["scaling/generalisation"])
 
 
 @pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
@@ -72,7 +78,7 @@ def test_table_2_trains_every_row_alike() -> None:
 def test_the_demo_judges_three_claims() -> None:
     root = Path(__file__).resolve().parents[2]
     demo = (root / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
-    trained = EXPERIMENTS["scaling/generalisation"]
+    trained = EXPERIMENTS["scaling/table4"]
     assert f"reproduce {trained.id} " in demo
     assert "seeds=" not in demo, "the table's own: three"
     rows = re.findall(r"--row '([^']+)'", demo)
