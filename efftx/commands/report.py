@@ -35,7 +35,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     experiments = load_experiments()
     chosen = select(experiments, items)
 
-    from efftx.report.build import build_report, check_report, item_json, print_item
     from efftx.reproduce.records import RecordStore
 
     errors = RecordStore().damaged(experiment.id for experiment in chosen or experiments.values())
@@ -45,6 +44,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if arguments.check:
         if items:
             raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
+        from efftx.report.build import check_report
+
         differences = [*damaged, *check_report(None, list(experiments.values()))]
 
         def show_differences(console: Console) -> None:
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
         return Outcome({"differences": differences}, show_differences, 1 if differences else 0)
     if items:
+        from efftx.report.show import item_json, print_item
+
         found = [item_json(experiment) for experiment in chosen]
 
         def show_items(console: Console) -> None:
@@ -64,6 +67,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
         answer = found[0] if len(found) == 1 else {"items": found}
         return Outcome({**answer, "damaged": damaged}, show_items, 1 if damaged else 0)
+    from efftx.report.build import build_report
+
     written = build_report(None, list(experiments.values()))
     page = RecordStore().root / "report" / "index.html"
     return Outcome(

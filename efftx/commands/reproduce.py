@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     ]
 
     def show(console: Console) -> None:
-        from efftx.report.build import print_item
+        from efftx.report.show import print_item
 
         for experiment in experiments if not arguments.verify else ():
             print_item(experiment, console=console)

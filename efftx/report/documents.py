@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from efftx.report import markup
+from efftx.report.badges import tally
 from efftx.report.drawings import Drawing
 from efftx.report.items import Item, Measured
 from efftx.report.provenance import HEADINGS, provenance
@@ -52,14 +53,6 @@ def index_markdown(items: Sequence[Item]) -> str:
         sizes = ", ".join(m.size for m in item.measured) or "–"
         lines.append(f"| {link} | {caption} | {item.state} | {sizes} | {tally(item.verdicts) or '–'} |")
     return "\n".join(lines) + "\n"
-
-
-def tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims got which verdict, in the order in which they first occur: `2 holds, 1 not run`."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict.verdict] = counts.get(verdict.verdict, 0) + 1
-    return ", ".join(f"{n} {word}" for word, n in counts.items())
 
 
 def margin_reason(verdict: Verdict) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from efftx.report import figures, markup
-from efftx.report.documents import margin_reason, tally
+from efftx.report.badges import BADGES, tally
+from efftx.report.documents import margin_reason
 from efftx.report.drawings import DRAWN_WITH, Drawing
 from efftx.report.items import Item, Measured
 from efftx.report.provenance import HEADINGS, provenance
@@ -16,14 +17,6 @@ from efftx.report.tables import tables
 from efftx.reproduce.claims import Verdict
 from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
 
-# A badge has its own sign, because not everyone sees its colour.
-BADGES = {
-    HOLDS: ("holds", "✓"),
-    CONTRADICTED: ("fails", "✗"),
-    UNDECIDED: ("open", "≈"),
-    NOT_TESTED: ("untested", "∅"),
-    NOT_RUN: ("notrun", "○"),
-}
 STATES = {"recorded": "holds", "stale": "fails", "partial": "open", "not run": "notrun"}
 # Inline SVG takes its colours from the page, so that it can be read in the dark as well.
 THEMED = {

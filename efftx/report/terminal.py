@@ -144,10 +144,19 @@ def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Every item with its state, the sizes that have records, and what it shows."""
-    table = Grid([Column(heading) for heading in ("item", "state", "sizes", "shows")])
+    """Every item with its state, the sizes that have records (and those at which it can be run), what it shows."""
+    table = Grid([Column(heading) for heading in ("item", "state", "recorded (not run)", "shows")])
     for state in states:
-        why = f": {state['why']}" if state.get("why") else ""
-        told = Text(state["state"] + why, style=STATE_STYLES.get(state["state"], ""))
-        table.row(state["id"], told, ", ".join(state["sizes"]) or "–", state["caption"])
+        told = Text(_state_in_words(state), style=STATE_STYLES.get(state["state"], ""))
+        recorded = state["sizes"]
+        others = ", ".join(size for size in state.get("runs_at", ()) if size not in recorded)
+        sizes = f"{', '.join(recorded) or '–'}{f' ({others})' if others else ''}"
+        table.row(state["id"], told, sizes, state["caption"])
     table.print(console)
+
+
+def _state_in_words(state: Mapping[str, Any]) -> str:
+    """The state and why; of damaged records their number, for their paths are told apart."""
+    if n := len(state.get("damaged", ())):
+        return f"{state['state']}; {n} damaged record{'s' if n > 1 else ''}"
+    return state["state"] + (f": {state['why']}" if state.get("why") else "")

@@ -119,11 +119,13 @@ def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
 
 
 def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> dict[str, Any]:
-    """One line of `efftx list`: `{id, paper, caption, state, sizes, records, damaged}`, `why` where it says more.
+    """One line of `efftx list`: `{id, paper, caption, state, sizes, runs_at, records, damaged}`, and maybe `why`.
 
-    The state is that of the sizes that carry evidence, paper and cpu; a smoke run counts only where there is no other.
+    `sizes` have records, `runs_at` are all at which the item is defined. The state is that of the sizes
+    that carry evidence, paper and cpu; a smoke run counts only where there is no other.
     """
     line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
+    line["runs_at"] = experiment.sizes_known()
     counts: dict[str, dict[str, int]] = {}
     whys: list[str] = []
     damaged: list[str] = []

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from efftx.errors import UserError
-from efftx.report.build import build_report, check_report, item_json, print_item
+from efftx.report.build import build_report, check_report
+from efftx.report.show import item_json, print_item
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.records import RecordStore, Verification
 
@@ -254,6 +255,7 @@ def test_items_stand_in_a_readers_order(store: RecordStore) -> None:
     assert re.findall(r"\[paper/(\w+)\]", index) == ["figure3", "table2", "table10"]
 
 
-def test_reading_records_needs_no_torch() -> None:
-    program = "import sys, efftx.report.build; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(("module", "library"), [("build", "torch"), ("show", "torch"), ("show", "matplotlib")])
+def test_reading_records_needs_no_torch_and_printing_an_item_draws_nothing(module: str, library: str) -> None:
+    program = f"import sys, efftx.report.{module}; sys.exit('{library}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0

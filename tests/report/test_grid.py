@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from efftx.report.build import print_item
 from efftx.report.grid import Column, Grid, print_text, wrapped
+from efftx.report.show import print_item
 from efftx.reproduce.experiment import Experiment, load_experiments
 
 EXPERIMENTS = load_experiments()

@@ -47,6 +47,7 @@ ITEM = {
     "state": "stale",
     "why": "[b]LSH-4[/b], seed 0",
     "sizes": ["cpu"],
+    "runs_at": ["paper", "cpu", "smoke"],
     "caption": "A caption",
 }
 
@@ -63,7 +64,10 @@ ITEM = {
             lambda console: show_data([DATA], console),
             ["123,456,789", "0123456789ab", "c4[3210+40+30", "documents,unigram-2000]", "/a/path[b]/to/the/bytes"],
         ),
-        (lambda console: show_list([ITEM], console), ["reformer/table2", "stale:", "[b]LSH-4[/b],", "caption"]),
+        (
+            lambda console: show_list([ITEM], console),
+            ["reformer/table2", "stale:", "[b]LSH-4[/b],", "(paper,", "smoke)", "caption"],
+        ),
     ],
     ids=["ablate", "data", "list"],
 )
@@ -72,3 +76,17 @@ def test_tables_fit_and_break_no_word(show: Callable[[Console], None], words: li
     assert all(cell_len(line) <= width for line in lines)
     told = " ".join(lines).split()
     assert set(words) <= set(told)
+
+
+def test_a_damaged_record_is_counted_in_the_list_and_its_path_is_not_told_there() -> None:
+    path = "/somewhere/results/records/reformer/table2/cpu/lsh-4-seed0.json"
+    damaged = {**ITEM, "state": "partial", "why": f"{path}: it was changed", "damaged": [f"{path}: it was changed"]}
+    told = " ".join(printed(lambda console: show_list([damaged], console), 120))
+    assert "partial; 1 damaged record" in told
+    assert path not in told
+
+
+def test_an_item_that_was_never_run_says_at_which_sizes_it_runs() -> None:
+    fresh = {**ITEM, "state": "not run", "why": "", "sizes": []}
+    lines = printed(lambda console: show_list([fresh], console), 120)
+    assert "not run  – (paper, cpu, smoke)  A caption" in lines[2]

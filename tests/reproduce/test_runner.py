@@ -152,6 +152,7 @@ def test_states_from_not_run_to_recorded(tmp_path: Path, store: RecordStore) -> 
     found = state_of(e, store, trainer)
     assert (found["id"], found["paper"], found["caption"]) == ("paper/item", "paper", "a table")
     assert (found["state"], found["sizes"]) == ("not run", [])
+    assert found["runs_at"] == ["paper", "cpu", "smoke"]
     reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
     found = state_of(e, store, trainer)
     assert (found["state"], found["sizes"]) == ("recorded", ["smoke"])

@@ -1,0 +1,97 @@
+"""One item as the command prints it, for people and as JSON; nothing here draws or reads a drawing library."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from efftx.report import markup
+from efftx.report.badges import BADGES
+from efftx.report.grid import print_text
+from efftx.report.items import gather
+from efftx.report.tables import tables
+from efftx.reproduce.cells import CellValue, cells
+from efftx.reproduce.claims import Verdict
+from efftx.reproduce.comparisons import Comparison
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.records import RecordStore
+
+_TERMINAL = {"holds": "green", "fails": "red", "open": "yellow", "untested": "dim", "notrun": "dim"}
+
+
+def print_item(experiment: Experiment, store_root: Path | str | None = None, *, console: Console) -> None:
+    """Print an item's tables, published beside measured, and its claims with their verdicts."""
+    item = gather(RecordStore(store_root), experiment)
+    print_text(console, f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold")
+    for table in tables(item):
+        console.print()
+        markup.to_terminal(table, console)
+    for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
+        if verdicts:
+            console.print()
+            print_text(console, f"Claims, {heading}" if heading else "Claims", style="bold")
+        for verdict in verdicts:
+            style, sign = BADGES[verdict.verdict]
+            print_text(console, f"{sign} {verdict.verdict}: {verdict.says}", _TERMINAL[style], hanging=2)
+            print_text(console, verdict.why, indent=4)
+
+
+def item_json(experiment: Experiment, store_root: Path | str | None = None) -> dict[str, Any]:
+    """An item as one JSON object: `id`, `state`, `cells` of all sizes with records, `claims` at the foremost one."""
+    item = gather(RecordStore(store_root), experiment)
+    found = [cell for measured in item.measured for cell in measured.cells.values()]
+    if not item.measured:
+        found = cells(experiment, [], next(iter(experiment.sizes_known()), ""))
+    size = item.foremost.size if item.foremost else None
+    return {
+        "id": experiment.id,
+        "state": item.state,
+        "why": item.why,
+        "cells": [_cell_json(cell) for cell in found],
+        "claims": [_claim_json(verdict, size) for verdict in item.verdicts],
+    }
+
+
+def _cell_json(cell: CellValue) -> dict[str, Any]:
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "size": cell.size,
+        "mean": cell.mean,
+        "std": cell.std,
+        "n": cell.n,
+        "published": cell.published,
+        "published_source": cell.published_source,
+    }
+
+
+def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
+    claim = verdict.claim
+    return {
+        "says": claim.says,
+        "kind": claim.kind,
+        "margin": claim.margin,
+        "verdict": verdict.verdict,
+        "why": verdict.why,
+        "size": size,
+        "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons],
+    }
+
+
+def _comparison_json(c: Comparison) -> dict[str, Any]:
+    """Numbers of one comparison; what is infinite (a level never reached) is null."""
+    interval = c.interval
+    return {
+        "left": c.left.words,
+        "symbol": c.symbol,
+        "right": c.right.words,
+        "difference": c.difference if math.isfinite(c.difference) else None,
+        "interval": list(interval) if interval else None,
+        "n": c.n,
+        "p": c.p,
+        "outcome": c.outcome,
+        "seeds": c.seeds,
+    }
