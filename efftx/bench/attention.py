@@ -15,10 +15,12 @@ from efftx.bench.live_bytes import LiveBytes
 from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.errors import UserError, nearest
-from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FullConfig
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.attention import AttentionShape
@@ -88,8 +90,8 @@ class Case:
                 )
                 layer = LSHAttention(config, projections, attention_dropout=0.0)
             else:
-                block = FullConfig(query_block=self.shape().query_block)
-                layer = FullAttention(block, projections, d_head=self.d_head, attention_dropout=0.0)
+                pattern = Full(FullConfig(query_block=self.shape().query_block))
+                layer = SoftmaxAttention(pattern, projections, d_head=self.d_head, attention_dropout=0.0)
         materialize(layer, device, seed)
         return layer
 

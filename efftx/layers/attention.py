@@ -1,4 +1,4 @@
-"""Full attention as a layer: projections around `ops.attention`.
+"""Softmax attention as a layer: projections around a pattern, which says what a query may see.
 
 Shape suffixes: B batch, L length, D d_model, H heads, d width of a head.
 """
@@ -6,27 +6,26 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
+from efftx.layers.patterns import Pattern
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
-from efftx.ops.attention import full_attention, unit_key
+from efftx.ops.attention import unit_key
 from efftx.ops.replay import Replay
 
 
-class FullAttention(nn.Module):
-    """Multi-head attention over all positions, or the earlier ones; with `share_qk` the paper's shared-QK form."""
+class SoftmaxAttention(nn.Module):
+    """Multi-head attention over what `pattern` lets a query see; with shared projections the paper's shared-QK form."""
 
     def __init__(
         self,
-        config: FullConfig,
+        pattern: Pattern,
         projections: DenseQKV | SparseQKV,
         *,
         d_head: int,
@@ -35,7 +34,7 @@ class FullAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.causal = causal
-        self.query_block = config.query_block
+        self.pattern = pattern
         self.project = projections
         self.d_head = d_head
         self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(d_head)
@@ -48,27 +47,21 @@ class FullAttention(nn.Module):
 
     def attend(self, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
         """The heads' outputs (B, H, L, d); keys are the queries at unit length where there are none."""
-        return full_attention(
+        return self.pattern.attend(
             q_BHLd,
             unit_key(q_BHLd) if k_BHLd is None else k_BHLd,
             v_BHLd,
             scale=self.scale,
             causal=self.causal,
-            # Causality hides padding at the end from every real token already, in the fused kernel and without a mask.
+            # Causality hides padding at the end from every real token already, and needs no mask for it.
             key_mask_BL=None if self.causal else key_mask_BL,
             exclude_self=k_BHLd is None,
-            query_block=self.query_block,
             dropout=self.attention_dropout if self.training else 0.0,
         )
 
     def stepper(self, *, int8: bool = False) -> SoftmaxStepper:
-        """The layer for decoding: a token sees every token before it."""
-        return SoftmaxStepper(self, first=from_the_first, int8=int8)
-
-
-def from_the_first(position: Any) -> Any:
-    """A token sees all before it: 0 for every position, an int or a tensor of them."""
-    return position * 0
+        """The layer for decoding: a token sees what the pattern lets it see of the tokens before it."""
+        return SoftmaxStepper(self, self.pattern, int8=int8)
 
 
 class AttentionCache(Cache):
@@ -91,14 +84,13 @@ class AttentionCache(Cache):
 
 
 class SoftmaxStepper:
-    """Causal softmax attention for one token a row, over the cached keys from `first(position)` on.
+    """Causal softmax attention for one token a row, over the cached keys that `pattern` lets it see.
 
-    `first` is what a pattern of attention has of its own: 0 for full attention. `layer` is the layer itself, with
-    `project`, `scale`, `attend`; weights are laid out here, once.
+    `layer` is the layer itself, with `project`, `scale`, `attend`; weights are laid out here, once.
     """
 
-    def __init__(self, layer: Any, *, first: Callable[[Any], Any], int8: bool) -> None:
-        self._layer, self._first = layer, first
+    def __init__(self, layer: Any, pattern: Pattern, *, int8: bool) -> None:
+        self._layer, self._first = layer, pattern.first
         self.projections = layer.project.stepper(int8=int8)
         self._scale, self._shared = layer.scale, layer.project.share_qk
 

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.layers.attention import AttentionCache, SoftmaxStepper, from_the_first
+from efftx.layers.attention import AttentionCache, SoftmaxStepper
 from efftx.layers.cache import Cache, KeyValueCache, Place
 from efftx.layers.matrix import Read
+from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import LSHConfig
+from efftx.layers.settings import FullConfig, LSHConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.native.program import Normed, Program, Stream
 from efftx.ops.attention import full_attention, unit_key
@@ -210,7 +211,7 @@ class LSHStepper:
 
     def __init__(self, layer: LSHAttention, *, int8: bool) -> None:
         self._layer = layer
-        self._in_full = SoftmaxStepper(layer, first=from_the_first, int8=int8)
+        self._in_full = SoftmaxStepper(layer, Full(FullConfig()), int8=int8)
         self._projections: Any = self._in_full.projections
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache | LSHCache:

@@ -1,66 +1,75 @@
-"""Attention over fixed neighbourhoods as layers: projections around `ops.patterns`."""
+"""Patterns of attention: which keys a query may see, how to attend to them, and which cached ones a new token needs."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from efftx.layers.attention import SoftmaxStepper
-from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import LocalConfig
-from efftx.layers.sparse_qkv import SparseQKV
-from efftx.ops.attention import unit_key
+from efftx.layers.settings import FullConfig, LocalConfig
+from efftx.ops.attention import full_attention
 from efftx.ops.patterns import local_attention
-from efftx.ops.replay import Replay
 
 
-class LocalAttention(nn.Module):
-    """Multi-head attention over the query's own chunk, the one before it and, unless causal, the one after it."""
+class Pattern(Protocol):
+    """What softmax attention asks of a pattern. Shape suffixes: B batch, H heads, L length, d, v widths of a head."""
 
-    def __init__(
+    def attend(
         self,
-        config: LocalConfig,
-        projections: DenseQKV | SparseQKV,
+        q_BHLd: Tensor,
+        k_BHLd: Tensor,
+        v_BHLv: Tensor,
         *,
-        d_head: int,
-        attention_dropout: float,
-        causal: bool = True,
-    ) -> None:
-        super().__init__()
-        self.causal = causal
+        scale: float,
+        causal: bool,
+        exclude_self: bool,
+        key_mask_BL: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        """The heads' outputs (B, H, L, v); `exclude_self` and `key_mask_BL` as in `ops.attention.full_attention`."""
+        ...
+
+    def first(self, position: Any) -> Any:
+        """The first position that a causal query at `position` sees; an int or a tensor of them."""
+        ...
+
+
+class Full:
+    """A query sees every position or, if causal, those up to its own."""
+
+    def __init__(self, config: FullConfig) -> None:
+        self.query_block = config.query_block
+
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, **how: Any) -> Tensor:
+        """The heads' outputs (B, H, L, v), by query block where the config says so."""
+        return full_attention(q_BHLd, k_BHLd, v_BHLv, query_block=self.query_block, **how)
+
+    def first(self, position: Any) -> Any:
+        """0 for every position."""
+        return position * 0
+
+
+class Local:
+    """A query sees its own chunk of positions, the one before and, unless causal, the one after."""
+
+    def __init__(self, config: LocalConfig) -> None:
         self.chunk_len = config.chunk_len
-        self.project = projections
-        self.d_head = d_head
-        self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(d_head)
-        self.attention_dropout = attention_dropout
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model). `key_mask_BL` is True on real tokens; padding stands at the end."""
-        q, k, v = self.project(x_BLD)
-        return self.project.output(self.attend(q, k, v, key_mask_BL))
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, **how: Any) -> Tensor:
+        """The heads' outputs (B, H, L, v), chunk by chunk."""
+        return local_attention(q_BHLd, k_BHLd, v_BHLv, chunk_len=self.chunk_len, **how)
 
-    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
-        """The heads' outputs (B, H, L, d); keys are the queries at unit length where there are none."""
-        return local_attention(
-            q_BHLd,
-            unit_key(q_BHLd) if k_BHLd is None else k_BHLd,
-            v_BHLd,
-            scale=self.scale,
-            chunk_len=self.chunk_len,
-            causal=self.causal,
-            # Causality hides padding at the end from every real token already.
-            key_mask_BL=None if self.causal else key_mask_BL,
-            exclude_self=k_BHLd is None,
-            dropout=self.attention_dropout if self.training else 0.0,
-        )
-
-    def stepper(self, *, int8: bool = False) -> SoftmaxStepper:
-        """The layer for decoding: a token sees its own chunk's earlier tokens and the chunk before."""
-        return SoftmaxStepper(self, first=self._first_seen, int8=int8)
-
-    def _first_seen(self, position: Any) -> Any:
-        """Where the chunk before that of `position` begins; a position is an int or a tensor of them."""
+    def first(self, position: Any) -> Any:
+        """Where the chunk before that of `position` begins."""
         first = (position // self.chunk_len - 1) * self.chunk_len
         return first.clamp(min=0) if isinstance(first, Tensor) else max(0, first)
+
+
+PATTERNS = {"full": Full, "local": Local}
+"""Every kind of softmax attention, by the name of its node of the configuration."""
+
+
+def make_pattern(kind: str, config: Any) -> Pattern:
+    """The pattern of that kind; `config` is its node."""
+    pattern: Pattern = PATTERNS[kind](config)
+    return pattern

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from efftx.config import Config
-from efftx.layers.attention import FullAttention
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention
-from efftx.layers.patterns import LocalAttention
+from efftx.layers.patterns import PATTERNS, make_pattern
 from efftx.layers.positions import make_positions
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
@@ -37,9 +37,9 @@ def _projections(config: Config, *, share_qk: bool, causal: bool) -> DenseQKV | 
     return DenseQKV(config.d_model, config.n_heads, config.width_of_head, share_qk=share_qk, bias=config.attention_bias)
 
 
-def _softmax(layer: type[FullAttention] | type[LocalAttention], node: str, config: Config, causal: bool) -> nn.Module:
-    return layer(
-        getattr(config, node),
+def _softmax(kind: str, config: Config, causal: bool) -> nn.Module:
+    return SoftmaxAttention(
+        make_pattern(kind, getattr(config, kind)),
         _projections(config, share_qk=config.share_qk, causal=causal),
         d_head=config.width_of_head,
         attention_dropout=config.attention_dropout,
@@ -58,8 +58,7 @@ def _lsh(config: Config, causal: bool) -> nn.Module:
 
 
 ATTENTION: dict[str, Callable[[Config, bool], nn.Module]] = {
-    "full": partial(_softmax, FullAttention, "full"),
-    "local": partial(_softmax, LocalAttention, "local"),
+    **{kind: partial(_softmax, kind) for kind in PATTERNS},
     "lsh": _lsh,
 }
 """How each kind of attention is made, causal or not; the kinds of a stack's layers cycle through the config's list."""

@@ -182,11 +182,12 @@ def _layer(given: Parameters, seed: int) -> Any:
     """The layer with fresh weights, queries and keys shared."""
     import torch
 
-    from efftx.layers.attention import FullAttention, FullConfig
+    from efftx.layers.attention import SoftmaxAttention
     from efftx.layers.initialize import materialize
     from efftx.layers.lsh import LSHAttention, LSHConfig
-    from efftx.layers.patterns import LocalAttention, LocalConfig
+    from efftx.layers.patterns import Full, Local
     from efftx.layers.projections import DenseQKV
+    from efftx.layers.settings import FullConfig, LocalConfig
 
     kind, d_head = str(given["attention"]), int(given["d_head"])
     if kind not in KINDS:
@@ -197,10 +198,9 @@ def _layer(given: Parameters, seed: int) -> Any:
         if kind == "lsh":
             hashing = LSHConfig(n_hashes=int(given["n_hashes"]), chunk_len=int(given["chunk_len"]))
             layer = LSHAttention(hashing, projections, attention_dropout=0.0)
-        elif kind == "local":
-            local = LocalConfig(chunk_len=int(given["chunk_len"]))
-            layer = LocalAttention(local, projections, d_head=d_head, attention_dropout=0.0)
         else:
-            layer = FullAttention(FullConfig(), projections, d_head=d_head, attention_dropout=0.0)
+            local = kind == "local"
+            pattern = Local(LocalConfig(chunk_len=int(given["chunk_len"]))) if local else Full(FullConfig())
+            layer = SoftmaxAttention(pattern, projections, d_head=d_head, attention_dropout=0.0)
     materialize(layer, torch.device("cpu"), seed)
     return layer.eval()

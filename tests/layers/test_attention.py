@@ -1,12 +1,14 @@
-"""The full-attention layer is the authors', with separate and with shared queries and keys."""
+"""Softmax attention over the `full` pattern is the authors', with separate and with shared queries and keys."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FullConfig
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -19,11 +21,11 @@ def full_attention_layer(
     query_block: int = 0,
     attention_dropout: float = 0.0,
     dtype: torch.dtype = torch.float64,
-) -> FullAttention:
+) -> SoftmaxAttention:
     d_head = 32 // n_heads
     projections = DenseQKV(32, n_heads, d_head, share_qk=share_qk, bias=False)
-    layer = FullAttention(
-        FullConfig(query_block=query_block),
+    layer = SoftmaxAttention(
+        Full(FullConfig(query_block=query_block)),
         projections,
         d_head=d_head,
         attention_dropout=attention_dropout,

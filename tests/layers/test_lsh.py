@@ -7,9 +7,11 @@ from itertools import product
 import pytest
 import torch
 
-from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FullConfig
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from efftx.ops.lsh import auto_buckets, hash_vectors
 from efftx.ops.replay import Replay
@@ -126,7 +128,7 @@ def test_padding_changes_no_real_token_and_no_row_is_lost(full_below: int, causa
 @pytest.mark.parametrize("causal", [True, False])
 def test_short_sequences_attend_in_full_and_hash_nothing(causal: bool) -> None:
     layer = lsh_layer(full_below=20, causal=causal)
-    full = FullAttention(FullConfig(), layer.project, d_head=8, attention_dropout=0.0, causal=causal)
+    full = SoftmaxAttention(Full(FullConfig()), layer.project, d_head=8, attention_dropout=0.0, causal=causal)
     short, long = (torch.randn(2, length, 12, dtype=torch.float64) for length in (20, 21))
     mask = torch.arange(20) < torch.tensor([[20], [7]])
     replay = Replay()

@@ -1,22 +1,23 @@
-"""The local-attention layer."""
+"""Softmax attention over the `local` pattern."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from efftx.layers.attention import FullAttention, FullConfig
-from efftx.layers.patterns import LocalAttention, LocalConfig
+from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.patterns import Full, Local
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FullConfig, LocalConfig
 from tests.tolerances import ROUNDING, assert_close
 
 
 def local_layer(
     chunk_len: int, *, share_qk: bool, causal: bool = True, attention_dropout: float = 0.0
-) -> LocalAttention:
+) -> SoftmaxAttention:
     projections = DenseQKV(12, 2, 8, share_qk=share_qk, bias=True)
     config = LocalConfig(chunk_len=chunk_len)
-    layer = LocalAttention(config, projections, d_head=8, attention_dropout=attention_dropout, causal=causal)
+    layer = SoftmaxAttention(Local(config), projections, d_head=8, attention_dropout=attention_dropout, causal=causal)
     return layer.double()
 
 
@@ -25,7 +26,7 @@ def local_layer(
 def test_two_chunks_are_full_attention(share_qk: bool, causal: bool) -> None:
     torch.manual_seed(0)
     local = local_layer(8, share_qk=share_qk, causal=causal)
-    full = FullAttention(FullConfig(), local.project, d_head=8, attention_dropout=0.0, causal=causal)
+    full = SoftmaxAttention(Full(FullConfig()), local.project, d_head=8, attention_dropout=0.0, causal=causal)
     x = torch.randn(2, 15, 12, dtype=torch.float64)
     mask = torch.arange(15) < torch.tensor([[15], [3]])
     assert_close(local(x), full(x), ROUNDING)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from efftx.errors import UserError
-from efftx.layers.attention import FullAttention, FullConfig
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
-from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, check_sparse_qkv
+from efftx.layers.patterns import Full
+from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, FullConfig, SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.ops.attention import full_attention
 from efftx.ops.replay import Replay
@@ -72,7 +73,7 @@ def test_it_gives_the_authors_attention(golden, name: str, config: SparseQKVConf
     arrays = golden(f"multconv_attention_{name}", dtype)
     projections = SparseQKV(config, 32, 4, share_qk=False)
     load(projections, arrays)
-    layer = FullAttention(FullConfig(), projections, d_head=8, attention_dropout=0.0).to(dtype)
+    layer = SoftmaxAttention(Full(FullConfig()), projections, d_head=8, attention_dropout=0.0).to(dtype)
     x = arrays["x"].requires_grad_()
     for head_name, tensor in zip("qkv", projections(x), strict=True):
         assert_close(tensor.flatten(0, 1), arrays[head_name], GOLDEN, head_name)
