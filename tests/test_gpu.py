@@ -58,7 +58,7 @@ def _tokens() -> Tensor:
 
 def _losses_and_gradients(model: Any, *given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    nll, _ = model.token_losses(*given)
+    nll, _ = model(*given, losses=True)
     nll.sum().backward()
     return nll.detach().cpu(), {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 

@@ -143,9 +143,9 @@ def test_the_planned_flops_are_those_that_pytorch_counts_while_the_model_runs(ov
     vocab_size = _vocab_size(config)
     model, batch = model_and_batch(config, CPU, vocab_size)
     with torch.no_grad(), _CountedFlops() as forward:
-        model.token_losses(*batch)
+        model(*batch, losses=True)
     with _CountedFlops() as training:
-        model.token_losses(*batch)[0].mean().backward()
+        model(*batch, losses=True)[0].mean().backward()
     n_tokens = sum(tokens.numel() for tokens in batch)
 
     planned = sum(flops_by_component(config, vocab_size).values()) * n_tokens
@@ -353,7 +353,7 @@ def test_the_planned_optimiser_state_is_what_the_optimiser_holds_after_a_step(na
     config = _smoke("model=transformer", f"optimizer.name={name}", *_own_keys(name))
     model = build_model(config, 256, CPU)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
-    model.token_losses(_tokens(config))[0].mean().backward()
+    model(_tokens(config), losses=True)[0].mean().backward()
     optimizer.step()
 
     held = sum(

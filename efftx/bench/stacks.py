@@ -229,7 +229,7 @@ def _replays(model: Model) -> dict[str, Replays]:
 
 
 def _loss(model: nn.Module, batch: tuple[Tensor, ...], replays: dict[str, Replays]) -> Tensor:
-    nll_BL: Tensor = model.token_losses(*batch, **replays)[0]  # type: ignore[operator]
+    nll_BL: Tensor = model(*batch, losses=True, **replays)[0]
     return nll_BL.mean()
 
 

@@ -47,7 +47,7 @@ def evaluate(
             inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
             if i == 0:
                 choices = controller_statistics(model, tokens, weights, *inputs)
-            nll, correct = model.token_losses(tokens, *inputs)  # type: ignore[operator]
+            nll, correct = model(tokens, *inputs, losses=True)
             nats += float((nll.double() * weights).sum())
             hits += float((correct.double() * weights).sum())
             total += float(weights.sum())

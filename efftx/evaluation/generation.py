@@ -104,7 +104,7 @@ def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[i
     log_probability = []
     for target in label_targets:
         tokens_BL = _padded([target] * inputs_BE.shape[0], length, inputs_BE.device)
-        nll_BL, _ = model.token_losses(tokens_BL, inputs_BE)  # type: ignore[operator]
+        nll_BL, _ = model(tokens_BL, inputs_BE, losses=True)
         log_probability.append(-nll_BL[:, : len(target)].double().sum(1))
     return torch.stack(log_probability, 1)
 

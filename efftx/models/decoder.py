@@ -43,11 +43,16 @@ class Decoder(nn.Module):
         streams = run_blocks(self.blocks, split(x, self.reversible), ALONE, replays)
         return merge(streams, self.reversible.merge)
 
-    def forward(self, tokens_BL: Tensor, *, replays: Replays | None = None) -> Tensor:
-        """Logits (B, L, vocabulary); row t predicts token t. `replays`: for every block one for each branch."""
-        logits: Tensor = self.head(self.hidden(tokens_BL, replays))
-        return logits
+    def forward(
+        self, tokens_BL: Tensor, *, losses: bool = False, replays: Replays | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, L, vocabulary); row t predicts token t. `replays`: for every block one for each branch.
 
-    def token_losses(self, tokens_BL: Tensor, *, replays: Replays | None = None) -> tuple[Tensor, Tensor]:
-        """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool."""
-        return self.head.losses(self.hidden(tokens_BL, replays), tokens_BL, self.loss_chunk_len)
+        With `losses` instead the cross entropy in nats and whether the most likely token is right, (B, L) float and
+        bool. A training step asks for them here, so that what wraps the model (DDP, FSDP2, compilation) sees the pass.
+        """
+        h = self.hidden(tokens_BL, replays)
+        if losses:
+            return self.head.losses(h, tokens_BL, self.loss_chunk_len)
+        logits: Tensor = self.head(h)
+        return logits

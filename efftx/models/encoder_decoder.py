@@ -110,14 +110,15 @@ class EncoderDecoder(nn.Module):
         streams = run_blocks(self.blocks, streams, context, replays)
         return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
 
-    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor, **held: Replays | None) -> Tensor:
+    def forward(
+        self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False, **held: Replays | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, L, vocabulary) for target tokens (B, L) given the encoder's tokens (B, E), 0 where padded.
 
-        `held` are `hidden`'s replays.
+        With `losses` the losses and hits of a decoder's. `held` are `hidden`'s replays.
         """
-        logits: Tensor = self.head(self.hidden(tokens_BL, inputs_BE, **held))
+        h = self.hidden(tokens_BL, inputs_BE, **held)
+        if losses:
+            return self.head.losses(h, tokens_BL, self.loss_chunk_len)
+        logits: Tensor = self.head(h)
         return logits
-
-    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor, **held: Replays | None) -> tuple[Tensor, Tensor]:
-        """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool."""
-        return self.head.losses(self.hidden(tokens_BL, inputs_BE, **held), tokens_BL, self.loss_chunk_len)

@@ -238,8 +238,8 @@ def read_run(run: Path) -> tuple[dict[str, Any], str]:
 
 
 def _compile(model: Model, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:
-    """Replaces the model's losses by compiled ones; tries them once, so that a machine that cannot is told at once."""
-    model.token_losses = torch.compile(model.token_losses)  # type: ignore[method-assign]
+    """Compiles the model's forward pass; tries it once, so that a machine that cannot is told at once."""
+    model.compile()
     batch = dataset.batch("train", config.seed, 0, config.training.batch_size)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):

@@ -315,7 +315,7 @@ def test_a_model_goes_on_training_after_it_was_prepared(name: str) -> None:
     with torch.inference_mode():
         prepared = PreparedModel(model)
     model.train()
-    model.token_losses(_tokens(2, 9))[0].mean().backward()
+    model(_tokens(2, 9), losses=True)[0].mean().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     with pytest.raises(RuntimeError, match="prepare it again"):
         CachedSession(prepared, 20, 1)

@@ -93,7 +93,7 @@ def test_dead_units_are_those_that_no_real_token_chooses_in_any_layer(name: str)
         if isinstance(layer, SparseFF):
             layer.register_forward_pre_hook(lambda _, x, place=place: read.__setitem__(place, x[0]))  # type: ignore
     with torch.no_grad():
-        model.token_losses(*given[:1], *given[2:])
+        model(*given[:1], *given[2:], losses=True)
     dead = units = 0
     for place, x_BKD in read.items():
         layer = model.get_submodule(place)

@@ -42,7 +42,7 @@ class Rows:
 class Guess(nn.Module):
     """Loses one nat at token 7 and three at any other."""
 
-    def token_losses(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_BL: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
         assert not self.training
         assert not torch.is_grad_enabled()
         right = tokens_BL == 7
@@ -100,7 +100,7 @@ def test_each_batch_is_announced_before_it_is_read() -> None:
 
 def test_hits_and_nats_are_summed_in_double_precision() -> None:
     class Even(nn.Module):
-        def token_losses(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, tokens_BL: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
             return torch.full((1, 4_000_000), 0.1), torch.ones(1, 4_000_000, dtype=torch.bool)
 
     class Long(Rows):
@@ -129,9 +129,9 @@ class Pairs(Rows):
 class Reads(Guess):
     """Guesses, and insists on the inputs."""
 
-    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
         assert torch.equal(inputs_BE, torch.full((2, 3), 5))
-        return super().token_losses(tokens_BL)
+        return super().forward(tokens_BL, losses=losses)
 
 
 def test_text_to_text_also_counts_whole_rows() -> None:

@@ -69,7 +69,7 @@ class Prefers(nn.Module):
         super().__init__()
         self.first, self.other = first, other
 
-    def token_losses(self, tokens_BL: Tensor, inputs_BE: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
         assert tokens_BL.shape[1] == Documents.length
         nats_B1 = torch.where(inputs_BE[:, :1] == 3, self.first, self.other)
         nats_BL = torch.where(tokens_BL == 3, nats_B1, 0.5)

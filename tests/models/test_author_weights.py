@@ -54,7 +54,7 @@ def test_a_reformer_has_the_authors_logits_loss_and_gradients(
     tokens = arrays["tokens"].long()
     logits = model(tokens, replays=held_buckets(arrays, 2, BUCKETS[name]))
     assert_close(logits, arrays["logits"], GOLDEN, "logits")
-    nll, correct = model.token_losses(tokens, replays=held_buckets(arrays, 2, BUCKETS[name]))
+    nll, correct = model(tokens, losses=True, replays=held_buckets(arrays, 2, BUCKETS[name]))
     loss = weighted_mean(nll, arrays["loss_weights"])
     loss.backward()
     assert_close(loss, arrays["loss"], GOLDEN, "loss")
@@ -101,7 +101,7 @@ def test_a_model_that_the_authors_trained_has_their_logits(trained) -> None:
         tokens, logits = arrays[f"len{n}.tokens"].long(), arrays[f"len{n}.logits"]
         with torch.no_grad():
             torch.testing.assert_close(model(tokens), logits, atol=CHECKPOINT_LOGITS, rtol=CHECKPOINT_LOGITS)
-            correct = model.token_losses(tokens)[1]
+            correct = model(tokens, losses=True)[1]
         assert float(correct[:, n + 2 :].float().mean()) == pytest.approx(float(arrays[f"len{n}.token_accuracy"]))
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_the_authors_trained_copies_fresh_sequences(trained) -> Non
         word = torch.randint(1, 12, (64, n), generator=generator)
         zero = torch.zeros(64, 1, dtype=torch.int64)
         with torch.no_grad():
-            correct = model.token_losses(torch.cat([zero, word, zero, word], dim=1))[1]
+            correct = model(torch.cat([zero, word, zero, word], dim=1), losses=True)[1]
         assert bool(correct[:, n + 2 :].all()), f"words of {n} tokens"
 
 
@@ -202,7 +202,7 @@ def test_a_terraformer_has_the_authors_logits_loss_and_gradients(golden, build, 
         "replays": terraformer_replays(arrays, "dec", len(model.blocks), 8),
     }
     assert_close(model(tokens, inputs, **held), arrays["logits"], GOLDEN, "logits")
-    nll, correct = model.token_losses(tokens, inputs, **held)
+    nll, correct = model(tokens, inputs, losses=True, **held)
     assert torch.equal(correct, arrays["logits"].argmax(-1) == tokens)
     loss = weighted_mean(nll, arrays["loss_weights"])
     loss.backward()
@@ -245,4 +245,4 @@ def test_the_encoder_decoder_that_the_authors_trained_copies_fresh_sequences(tra
     for n in (1, 8, 30, 60):
         word = torch.randint(2, 12, (64, n), generator=generator)
         with torch.no_grad():
-            assert bool(model.token_losses(word, word)[1].all()), f"words of {n} tokens"
+            assert bool(model(word, word, losses=True)[1].all()), f"words of {n} tokens"

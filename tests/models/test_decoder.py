@@ -53,7 +53,7 @@ def test_a_zero_enters_in_front_and_the_last_token_is_not_read(build, tokens, fa
 @pytest.mark.parametrize("family", ["transformer", "reformer"])
 def test_rows_may_be_shorter_than_the_configured_length(build, tokens, family: str, length: int) -> None:
     model = build(f"model={family}")
-    nll, correct = model.token_losses(tokens(length))
+    nll, correct = model(tokens(length), losses=True)
     assert nll.shape == correct.shape == (2, length)
     assert nll.isfinite().all()
 
@@ -62,7 +62,7 @@ def test_the_losses_are_the_cross_entropy_of_the_logits(build, tokens) -> None:
     model = build("model=transformer")
     given = tokens()
     logits = model(given)
-    nll, correct = model.token_losses(given)
+    nll, correct = model(given, losses=True)
     expected = -logits.log_softmax(-1).gather(-1, given[..., None])[..., 0]
     assert_close(nll, expected, ROUNDING)
     assert torch.equal(correct, logits.argmax(-1) == given)
@@ -70,7 +70,7 @@ def test_the_losses_are_the_cross_entropy_of_the_logits(build, tokens) -> None:
 
 def losses_and_gradients(model: Decoder, given: Tensor) -> dict[str, Tensor | None]:
     torch.manual_seed(3)
-    nll, correct = model.token_losses(given)
+    nll, correct = model(given, losses=True)
     model.zero_grad(set_to_none=True)
     (nll * torch.linspace(0, 1, nll.shape[1], dtype=nll.dtype)).sum().backward()
     return {"nll": nll, "correct": correct.double(), **{name: p.grad for name, p in model.named_parameters()}}

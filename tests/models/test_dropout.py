@@ -114,9 +114,9 @@ def test_every_place_of_a_model_drops_at_the_configs_rate(
     tokens = torch.randint(1, 23, (2, 14))
     inputs = (torch.randint(1, 23, (2, 32)),) if "data=c4" in words else ()
     with torch.no_grad():
-        model.token_losses(tokens, *inputs)
+        model(tokens, *inputs, losses=True)
         assert rates[0.3] == places
         assert set(rates) <= {0.3, 0.2, 0.0}, "no other rate"
         rates.clear()
-        model.eval().token_losses(tokens, *inputs)
+        model.eval()(tokens, *inputs, losses=True)
         assert not +rates

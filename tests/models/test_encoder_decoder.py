@@ -81,7 +81,7 @@ def test_more_padding_changes_nothing(form, name: str) -> None:
 def test_every_row_is_finite_and_every_parameter_learns(form, name: str) -> None:
     torch.manual_seed(0)
     model = form(name, "dropout=0.1", "sparse_ff.quant_prob=0") if "dense" not in name else form(name, "dropout=0.1")
-    nll, correct = model.token_losses(*pair())
+    nll, correct = model(*pair(), losses=True)
     assert nll.shape == correct.shape == (3, 12)
     nll.sum().backward()
     for parameter_name, parameter in model.named_parameters():
@@ -99,7 +99,7 @@ def test_reversible_stacks_have_the_gradients_of_stored_activations(
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
         torch.manual_seed(5)
-        nll, _ = model.token_losses(*pair())
+        nll, _ = model(*pair(), losses=True)
         nll.mean().backward()
         return {n: p.grad.clone() for n, p in model.named_parameters()} | {"loss": nll.detach()}
 
@@ -153,8 +153,8 @@ def test_terraformers_form_written_out(form) -> None:
 def test_slices_of_the_loss_change_nothing(form, name: str) -> None:
     model = form(name).eval()
     replays = held(model)
-    whole = model.token_losses(*pair(), **replays)
+    whole = model(*pair(), losses=True, **replays)
     model.loss_chunk_len = 5
-    sliced = model.token_losses(*pair(), **replays)
+    sliced = model(*pair(), losses=True, **replays)
     assert_close(sliced[0], whole[0], ROUNDING)
     assert torch.equal(sliced[1], whole[1])

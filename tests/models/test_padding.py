@@ -36,7 +36,7 @@ STACKS = {
 def losses_of(model: Any, tokens_BL: Tensor, inputs_BE: Tensor) -> Tensor:
     torch.manual_seed(3)  # the rotations
     with torch.no_grad():
-        nll_BL: Tensor = model.token_losses(tokens_BL, inputs_BE)[0]
+        nll_BL: Tensor = model(tokens_BL, inputs_BE, losses=True)[0]
     return nll_BL
 
 
@@ -86,7 +86,7 @@ def test_gradients_of_padded_rows_are_those_of_the_rows_alone(build: Callable[..
     for n_padding in (0, 12):
         model.zero_grad()
         torch.manual_seed(3)
-        model.token_losses(tokens, F.pad(inputs, (0, n_padding)))[0].sum().backward()
+        model(tokens, F.pad(inputs, (0, n_padding)), losses=True)[0].sum().backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-11, rtol=1e-11)
