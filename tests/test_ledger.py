@@ -28,6 +28,7 @@ BASES = {
     "low rank": ["model=scaling", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank", "schedule.name=linear"],
     "crossed": ["model=scaling", "sparse_qkv.S=4", "share_qk=true"],
     "own text": ["model=transformer", "data=text", "data.path=TEXT", "data.tokenizer=unigram", "data.vocab_size=100"],
+    "bytes": ["model=transformer", "data=enwik8", "data.path=TEXT", "data.length=64"],
     "rows": ["model=scaling", "data=jsonl", "data.path=ROWS", "data.tokenizer=unigram", "data.vocab_size=100"],
     "pairs": ["model=scaling", "data=glue", "data.path=efftx:samples/glue", "data.length=128"],
     "summaries": ["model=scaling", "data=summarization", "data.path=efftx:samples/summarization", "data.length=64"],

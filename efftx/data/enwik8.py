@@ -6,20 +6,42 @@ The paper's code (tensor2tensor) trains on 89,621,832 bytes; the split here is t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data import enwiki2016
+from efftx.data.byte_corpus import (
+    bytes_rendering,
+    bytes_vocab_size,
+    corpus_key,
+    open_bytes,
+    prepare_corpus,
+    split_90_5_5,
+)
 from efftx.data.dataset import Dataset, Source
 from efftx.data.download import download
 from efftx.data.known_files import not_known
-from efftx.data.prepared import Prepared, data_root
+from efftx.data.prepared import SPLITS, Prepared, data_root, prepare_once
+from efftx.data.samples import resolve_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text import TextFilesConfig, open_text, prepare_text
 from efftx.data.text_files import holds_splits, read_file, read_text
-from efftx.errors import UserError
+from efftx.errors import UserError, nearest
 
 LICENCE = "Wikipedia text: GFDL and CC BY-SA"
+
+
+@dataclass
+class Enwik8Config(SpanCorruptionConfig):
+    """`n_bytes`: only the first so many bytes of enwik8 (0: all that is given), split 90/5/5.
+
+    `extra`: a further text that is added to the training split (`enwiki2016`); valid and test stay those of enwik8.
+    """
+
+    n_bytes: int = 0
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,47 +103,116 @@ def variant(text: bytes, sizes: tuple[int, int, int], origin: str, published: Pu
     raise UserError("wrong_checksum", f"{origin} {why}.", hint)
 
 
-def prepare_enwik8(config: SpanCorruptionConfig, published: Published = ENWIK8) -> Prepared:
-    """The text at `config.path`, or the whole of enwik8, downloaded; prepared once.
+@dataclass(frozen=True)
+class _Known:
+    """A text that is known to be enwik8 or a prefix of it; `read` gives its bytes."""
+
+    variant: str
+    sha256: str
+    sizes: tuple[int, int, int]
+    read: Callable[[], bytes]
+
+
+def prepare_enwik8(config: Enwik8Config, published: Published = ENWIK8) -> Prepared:
+    """The text at `config.path` or at its usual place, else the whole of enwik8, downloaded; prepared once.
 
     The split is that of the folder given, else 90/5/5. A file or folder with another text is prepared as `data=text`
-    would. `UserError` for no network, and for a file or folder that is missing or damaged.
+    would. `UserError` for no network, for a file or folder that is missing or damaged, and for `n_bytes` or `extra`
+    where they do not fit the text.
     """
     prepared = _enwik8(config, published)
     return prepare_text(*prepared) if isinstance(prepared, tuple) else prepared
 
 
-def _enwik8(config: SpanCorruptionConfig, published: Published) -> Prepared | tuple[TextFilesConfig, tuple[str, ...]]:
+def _enwik8(config: Enwik8Config, published: Published) -> Prepared | tuple[TextFilesConfig, tuple[str, ...]]:
     """The text prepared, or what `data=text` is to read instead of it, and why."""
+    sums = {**published.prefixes, published.n_bytes: published.sha256}
+    if config.n_bytes and config.n_bytes not in sums:
+        known = ", ".join(map(str, sorted(sums)))
+        message = f"data.n_bytes={config.n_bytes}: the SHA-256 of so many bytes of {published.name} is not known."
+        raise UserError("bad_value", message, f"Known: {known}; 0 takes all that is given.")
+    if config.extra is not None and config.extra != enwiki2016.NAME:
+        message = f"data.extra={config.extra}: there is no such text to add to {published.name}."
+        raise UserError("bad_value", message, nearest(config.extra, [enwiki2016.NAME]))
+    text = _known_text(config, published, sums)
     facts = {"licence": LICENCE, "origin": published.url}
-    if config.path is None:
-        whole = split_90_5_5(published.n_bytes)
+    if not isinstance(text, _Known):
+        return text
+    if config.extra is None:
+        return prepare_corpus(published.name, text.variant, text.sha256, text.sizes, text.read, facts)
+    return _with_extra(published.name, text, facts)
 
-        def unpacked() -> bytes:
-            archive = archive_path(published)
-            hint = (
-                f"Put {archive.name} at {archive}, or set data.path to the file, a prefix of it or a folder "
-                "with train, valid and test, or use data=stdlib."
-            )
-            download(published.url, archive, published.archive_bytes, published.archive_sha256, hint)
-            text = read_file(archive, published.n_bytes)
-            if variant(text, whole, str(archive), published) != published.name:
-                raise UserError("wrong_checksum", f"{archive} holds only a part of {published.name}.", hint)
-            return text
 
-        return prepare_corpus(published.name, published.name, published.sha256, whole, unpacked, facts)
-    own = {field.name: getattr(config, field.name) for field in fields(config)} | {"name": "text"}
-    as_own_text = TextFilesConfig(**own, tokenizer="bytes")
-    if not holds_splits(config.path):
-        return as_own_text, (not_known(config.path, published.name),)
-    given = read_text(Path(config.path), published.n_bytes)
-    sizes = given.sizes or split_90_5_5(len(given.content))
-    try:
-        called = variant(given.content, sizes, f"data.path={config.path}", published)
-    except UserError as error:
-        return as_own_text, (f"{error.message} {not_known(config.path, published.name)}",)
-    sha256 = hashlib.sha256(given.content).hexdigest()
-    return prepare_corpus(published.name, called, sha256, sizes, lambda: given.content, facts)
+def _known_text(
+    config: Enwik8Config, published: Published, sums: dict[int, str]
+) -> _Known | tuple[TextFilesConfig, tuple[str, ...]]:
+    """The text that `config` means, or what `data=text` is to read instead of it, and why."""
+    n_bytes, name = config.n_bytes or published.n_bytes, published.name
+    usual = resolve_path(None, name)
+    path = config.path if config.path is not None or usual is None else str(usual)
+    if path is None:
+        called = f"{name}[:{n_bytes}]" if config.n_bytes else name
+        return _Known(called, sums[n_bytes], split_90_5_5(n_bytes), lambda: _downloaded(published)[:n_bytes])
+    why = ""
+    if holds_splits(path):
+        given = read_text(Path(path), published.n_bytes)
+        content, sizes = given.content, given.sizes or split_90_5_5(len(given.content))
+        if config.n_bytes:
+            content, sizes = content[:n_bytes], split_90_5_5(min(n_bytes, len(content)))
+        try:
+            called = variant(content, sizes, f"data.path={path}", published)
+        except UserError as error:
+            why = f"{error.message} "
+        else:
+            if config.n_bytes and len(content) < n_bytes:
+                message = f"data.n_bytes={n_bytes}: data.path={path} has only {len(content):,} bytes."
+                raise UserError("bad_value", message, "Give a longer prefix, or leave data.n_bytes out.")
+            return _Known(called, hashlib.sha256(content).hexdigest(), sizes, lambda: content)
+    if config.n_bytes or config.extra is not None:
+        key = "n_bytes" if config.n_bytes else "extra"
+        message = f"data.{key} goes with {name} alone. {why}".rstrip()
+        raise UserError("wrong_checksum", message, f"Give {name} or a prefix of it, or leave data.{key} out.")
+    own = {f.name: getattr(config, f.name) for f in fields(SpanCorruptionConfig)} | {"name": "text", "path": path}
+    return TextFilesConfig(**own, tokenizer="bytes"), (f"{why}{not_known(config.path, name)}",)
+
+
+def _with_extra(name: str, text: _Known, facts: dict[str, Any]) -> Prepared:
+    """`text` with enwiki2016 after its training split; the checksum is over those of both."""
+    sha256 = hashlib.sha256(f"{text.sha256}{enwiki2016.SHA256}".encode()).hexdigest()
+
+    def write(folder: Path) -> dict[str, Any]:
+        content, train_end = text.read(), text.sizes[0]
+        added, n_left_out = enwiki2016.without_pages_of(enwiki2016.read_enwiki2016(), content[train_end:])
+        valid_end = train_end + text.sizes[1]
+        pieces = (content[:train_end] + added, content[train_end:valid_end], content[valid_end:])
+        for split, piece in zip(SPLITS, pieces, strict=True):
+            (folder / f"{split}.bin").write_bytes(piece)
+        called = f"{text.variant} + {enwiki2016.NAME}" + (f"[-{n_left_out} pages]" if n_left_out else "")
+        note = f"{n_left_out} pages of {enwiki2016.NAME} that stand in valid or test were left out."
+        return {
+            "name": name,
+            "variant": called,
+            "bytes": len(content) + len(added),
+            "sha256": sha256,
+            "licence": f"{facts['licence']}; {enwiki2016.LICENCE}",
+            "origin": f"{facts['origin']} {enwiki2016.URL}",
+            **({"notes": [note]} if n_left_out else {}),
+        }
+
+    return prepare_once(corpus_key(name, sha256, text.sizes), write)
+
+
+def _downloaded(published: Published) -> bytes:
+    archive = archive_path(published)
+    hint = (
+        f"Put {archive.name} at {archive}, or set data.path to the file, a prefix of it or a folder "
+        "with train, valid and test, or use data=stdlib."
+    )
+    download(published.url, archive, published.archive_bytes, published.archive_sha256, hint)
+    text = read_file(archive, published.n_bytes)
+    if variant(text, split_90_5_5(published.n_bytes), str(archive), published) != published.name:
+        raise UserError("wrong_checksum", f"{archive} holds only a part of {published.name}.", hint)
+    return text
 
 
 def archive_path(published: Published = ENWIK8) -> Path:
@@ -129,7 +220,7 @@ def archive_path(published: Published = ENWIK8) -> Path:
     return data_root() / "downloads" / published.url.rpartition("/")[2]
 
 
-def open_enwik8(config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
+def open_enwik8(config: Enwik8Config, objective: str = "lm") -> Dataset:
     """The text in rows of `config.length` tokens."""
     prepared = _enwik8(config, ENWIK8)
     if isinstance(prepared, tuple):
@@ -139,7 +230,7 @@ def open_enwik8(config: SpanCorruptionConfig, objective: str = "lm") -> Dataset:
 
 SOURCE = Source(
     name="enwik8",
-    config=SpanCorruptionConfig,
+    config=Enwik8Config,
     licence=LICENCE,
     variant=ENWIK8.name,
     open=open_enwik8,

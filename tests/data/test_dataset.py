@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from efftx.data.c4 import C4Config
 from efftx.data.dataset import DataConfig, draw, find_source, names, open_dataset
 from efftx.data.duplicate import DuplicateConfig
+from efftx.data.enwik8 import Enwik8Config
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.errors import UserError
 from tests.data.shipped_config import shipped_config
@@ -27,7 +28,7 @@ def test_every_registered_name_is_the_name_of_its_source() -> None:
 PAPERS = [
     C4Config("c4", 512, target_length=256, tokenizer="t5", vocab_size=32000, noise=0.15, mean_span=3.0),
     DuplicateConfig("duplicate", 1024, n_symbols=127),
-    SpanCorruptionConfig("enwik8", 65536),
+    Enwik8Config("enwik8", 65536),
     SpanCorruptionConfig("stdlib", 1024),
 ]
 

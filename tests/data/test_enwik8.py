@@ -13,10 +13,9 @@ import pytest
 from efftx.data import enwik8
 from efftx.data.byte_corpus import split_90_5_5
 from efftx.data.dataset import notes_of, open_dataset
-from efftx.data.enwik8 import ENWIK8, Published, archive_path, prepare_enwik8, variant
+from efftx.data.enwik8 import ENWIK8, Enwik8Config, Published, archive_path, prepare_enwik8, variant
 from efftx.data.known_files import not_known
 from efftx.data.prepared import SPLITS, Prepared
-from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import read_text
 from efftx.errors import UserError
 
@@ -30,7 +29,7 @@ def called(text: bytes, small: Published, sizes: tuple[int, int, int] | None = N
 
 
 def prepare(path: Path | None, small: Published) -> Prepared:
-    return prepare_enwik8(SpanCorruptionConfig("enwik8", 16, None if path is None else str(path)), small)
+    return prepare_enwik8(Enwik8Config("enwik8", 16, None if path is None else str(path)), small)
 
 
 def content(prepared: Prepared) -> bytes:
@@ -124,7 +123,7 @@ def test_another_text_is_the_users_own_uncut_and_a_note_says_why(
 def test_a_folder_of_other_texts_is_the_users_own_too(small: Published, tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(f"This is {name}.\n".encode() * 30)
-    dataset = open_dataset(SpanCorruptionConfig("enwik8", 16, str(tmp_path)))
+    dataset = open_dataset(Enwik8Config("enwik8", 16, str(tmp_path)))
     assert (dataset.name, dataset.unit, dataset.vocab_size) == ("text", "bits/dim", 256)
     assert dataset.variant.startswith("text[a.txt+b.txt sha256:")
     assert notes_of(dataset) == (not_known(str(tmp_path), "enwik8"),)
@@ -193,11 +192,11 @@ def test_the_published_facts_are_those_of_the_paper_sheet() -> None:
 def test_opening_gives_windows(text: bytes, small: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(text)
     monkeypatch.setattr(enwik8, "ENWIK8", small)
-    dataset = open_dataset(SpanCorruptionConfig("enwik8", 32, str(tmp_path / "file")))
+    dataset = open_dataset(Enwik8Config("enwik8", 32, str(tmp_path / "file")))
     assert (dataset.name, dataset.variant, dataset.unit, dataset.vocab_size) == ("small", "small", "bits/dim", 256)
     assert dataset.checksum == sha256(text)
     with pytest.raises(UserError, match="is longer than"):
-        open_dataset(SpanCorruptionConfig("enwik8", 3000, str(tmp_path / "file")))
+        open_dataset(Enwik8Config("enwik8", 3000, str(tmp_path / "file")))
 
 
 @pytest.fixture
@@ -215,7 +214,7 @@ def test_the_real_prefix_has_the_published_sums(sample: Path) -> None:
 
 
 def test_the_real_prefix_is_read_and_named(sample: Path) -> None:
-    dataset = open_dataset(SpanCorruptionConfig("enwik8", 65536, str(sample)))
+    dataset = open_dataset(Enwik8Config("enwik8", 65536, str(sample)))
     assert dataset.variant == "enwik8[:4150000]"
     assert dataset.n_batches("test", 1) == 4
     assert bytes(dataset.batch("train", 0, 0, 1).tokens_BL[0].tolist()).decode(errors="ignore")
