@@ -128,6 +128,11 @@ class Config:
         return data_sets.find_source(self.data.name).target_length(self.data, self.objective)
 
     @property
+    def decoder_length(self) -> int:
+        """Tokens that the decoder's blocks run over: its own, and in a concatenated stack the encoder's before them."""
+        return self.target_length + (self.data.length if self.stack == "concatenated" else 0)
+
+    @property
     def n_threads(self) -> int:
         """Threads of the run: `threads`, or the cores that this process may use."""
         return self.threads or _cores()

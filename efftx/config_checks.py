@@ -61,13 +61,11 @@ def check_config(config: Config) -> None:
 def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:
     """Raises UserError if one of the given keys is read by no mechanism that is switched on."""
     for key in keys:
-        reason = dead_reason(config, key)
+        reason, remedy = dead_reason(config, key), "switch its mechanism on"
+        if reason is None:
+            reason, remedy = _idle_reason(config, key), "set lsh.full_below=0 beside it, or a larger data.length"
         if reason is not None:
-            raise UserError(
-                "dead_key",
-                f"'{key}' would change nothing: {reason}.",
-                f"Leave {key} out, or switch its mechanism on.",
-            )
+            raise UserError("dead_key", f"'{key}' would change nothing: {reason}.", f"Leave {key} out, or {remedy}.")
 
 
 def dead_reason(config: Config, key: str) -> str | None:
@@ -76,6 +74,19 @@ def dead_reason(config: Config, key: str) -> str | None:
         if (key == prefix or key.startswith(prefix + ".")) and not live(config):
             return reason
     return None
+
+
+def _idle_reason(config: Config, key: str) -> str | None:
+    """Why `key`, whose mechanism is on and whose value is in the hash, changes nothing all the same; None if it does.
+
+    Kept apart from `dead_reason`, which decides what enters the hash: recorded hashes hold these keys.
+    """
+    if not key.startswith("lsh.") or key == "lsh.full_below":
+        return None
+    longest = max(config.decoder_length, 0 if config.stack == "decoder" else config.data.length)
+    if longest > config.lsh.full_below:
+        return None
+    return f"no row is longer than lsh.full_below={config.lsh.full_below} tokens, so that nothing is hashed"
 
 
 def _node(node: str, strength: str, config_class: type) -> list[tuple[str, Callable[[Config], bool], str]]:

@@ -65,7 +65,7 @@ def test_the_preset_of_a_size_wins_over_model_data_and_size_and_the_command_line
 
 
 def test_keys_stand_at_the_root_as_the_user_writes_them() -> None:
-    assert compose(["lsh.n_hashes=4"]).lsh.n_hashes == 4
+    assert compose(["lsh.n_hashes=4", "lsh.full_below=0"]).lsh.n_hashes == 4
     assert compose(["sparse_ff.N=64"]).sparse_ff.N == 64
 
 
@@ -162,6 +162,8 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["stack=encoder"], "bad_value", "decoder"),
         (["objective=span"], "bad_value", "span_corruption"),
         (["n_encoder_layers=3"], "dead_key", "no encoder"),
+        (["model=terraformer", "lsh.n_hashes=4"], "dead_key", "lsh.full_below=1024"),
+        (["model=terraformer", "lsh.n_hashes=4", "lsh.full_below=256"], "dead_key", "lsh.full_below=256"),
         (["sparse_ff.rank=4"], "dead_key", "sparse_ff.N is 0"),
         (["sru.d=4"], "dead_key", "sru.n_layers is 0"),
         (["d_ff_rule=equal"], "dead_key", "dense"),

@@ -53,7 +53,7 @@ def _lsh(config: Config, causal: bool) -> nn.Module:
         _projections(config, share_qk=True, causal=causal),
         attention_dropout=config.attention_dropout,
         causal=causal,
-        length=decoder_length(config) if causal else config.data.length,
+        length=config.decoder_length if causal else config.data.length,
     )
 
 
@@ -83,11 +83,6 @@ def n_encoder_layers(config: Config) -> int:
     if config.stack == "decoder":
         return 0
     return config.n_layers if config.n_encoder_layers is None else config.n_encoder_layers
-
-
-def decoder_length(config: Config) -> int:
-    """The tokens that the decoder's blocks run over: its own, and in a concatenated stack the encoder's before them."""
-    return config.target_length + (config.data.length if config.stack == "concatenated" else 0)
 
 
 def d_ff_of(config: Config, vocab_size: int) -> int:

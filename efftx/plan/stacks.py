@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from efftx.config import Config
-from efftx.models.build import d_ff_of, decoder_length, n_encoder_layers
+from efftx.models.build import d_ff_of, n_encoder_layers
 from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
 
 
@@ -37,7 +37,7 @@ def tokens_of_row(config: Config) -> int:
 
 def stacks(config: Config) -> list[Stack]:
     """The encoder, where there is one, and the decoder."""
-    length = decoder_length(config)
+    length = config.decoder_length
     decoder = []
     for kind in _kinds(config, config.n_layers):
         block = [shape_of_layer(config, kind, length)] * config.attention_per_block
