@@ -39,7 +39,9 @@ def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "d_model=wide"], "Integer"),
         (["train", "model=transformer", "n_heads=3", "d_head=null"], "divisible"),
         (["train", "lsh.n_hashes=1,2"], "efftx ablate"),
-        (["train", "lsh.n_buckets=[3]"], "even number"),
+        (["train", "lsh.n_buckets=[3]", "lsh.full_below=0"], "even number"),
+        (["train", "lsh.n_hashes=4"], "lsh.full_below=0"),
+        (["ablate", "lsh.n_hashes=4,8"], "lsh.full_below=0"),
         (["train", "model=reformer", "positions.axial_shape=[4,4]"], "16 positions"),
         (["train", "data=enwik8", "data.path=/does/not/exist"], "/does/not/exist"),
         (["train", "--jsn"], "--jsn"),
@@ -158,11 +160,9 @@ def test_cfg_prints_the_resolved_configuration_and_one_a_point_in_an_ablation() 
     command = [sys.executable, "-m", "efftx"]
     one = subprocess.run([*command, "train", "--cfg", "job", "size=smoke"], capture_output=True, text=True, check=True)
     assert "n_hashes: 2" in one.stdout
-    two = subprocess.run(
-        [*command, "ablate", "lsh.n_hashes=4,8", "--cfg", "job"], capture_output=True, text=True, check=True
-    )
-    assert two.stdout.count("n_hashes: ") == 2
-    assert "# lsh.n_hashes=8" in two.stdout
+    two = subprocess.run([*command, "ablate", "sru.d=4,8", "--cfg", "job"], capture_output=True, text=True, check=True)
+    assert two.stdout.count("sru:") == 2
+    assert "# sru.d=8" in two.stdout
 
 
 def test_nan_stops_before_the_update_with_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
