@@ -33,8 +33,10 @@ def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:
 
 
 def item_latex(item: Item) -> str:
-    """The item's tables, one float a size."""
+    """The item's tables, one float a size, and one of the paper's curves."""
     labels = [f"{item.slug}-{measured.size}" for measured in item.measured] or [item.slug]
+    if item.experiment.published and item.experiment.published.curves:
+        labels.append(f"{item.slug}-published")
     return "\n".join(markup.to_latex(table, label) for table, label in zip(tables(item), labels, strict=True))
 
 

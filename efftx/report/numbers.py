@@ -28,9 +28,10 @@ def mean_and_spread(mean: float, std: float | None, form: CellFormat) -> str:
     return number(mean, form) if std is None else f"{number(mean, form)} ± {number(std, form)}"
 
 
-def published(value: float, source: str | None, form: CellFormat) -> str:
-    """A paper's value; one that nobody read in the paper itself carries a dagger."""
-    return number(value, form) if source == "verified" else f"{number(value, form)} {UNVERIFIED_MARK}"
+def published(value: float, source: str | None, form: CellFormat, spread: float | None = None) -> str:
+    """A paper's value and the spread printed beside it; one that nobody read in the paper carries a dagger."""
+    text = mean_and_spread(value, spread, form)
+    return text if source == "verified" else f"{text} {UNVERIFIED_MARK}"
 
 
 def clearly_best(ours: Mapping[int, float], rivals: Sequence[Mapping[int, float]], better: str) -> bool:

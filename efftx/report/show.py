@@ -13,7 +13,7 @@ from efftx.report.badges import BADGES
 from efftx.report.grid import print_text
 from efftx.report.items import gather
 from efftx.report.tables import tables
-from efftx.reproduce.cells import CellValue, cells
+from efftx.reproduce.cells import CellValue, cells, published_alone
 from efftx.reproduce.claims import Verdict
 from efftx.reproduce.comparisons import Comparison
 from efftx.reproduce.experiment import Experiment
@@ -50,7 +50,8 @@ def item_json(experiment: Experiment, store_root: Path | str | None = None) -> d
         "id": experiment.id,
         "state": item.state,
         "why": item.why,
-        "cells": [_cell_json(cell) for cell in found],
+        "cells": [_cell_json(cell) for cell in [*found, *published_alone(experiment)]],
+        "published_curves": dict(experiment.published.curves) if experiment.published else {},
         "claims": [_claim_json(verdict, size) for verdict in item.verdicts],
     }
 
@@ -72,6 +73,8 @@ def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
     claim = verdict.claim
     return {
         "says": claim.says,
+        "by": claim.by,
+        "quote": claim.quote,
         "kind": claim.kind,
         "margin": claim.margin,
         "verdict": verdict.verdict,

@@ -12,6 +12,7 @@ from itertools import chain
 
 from efftx.evaluation.metrics import heading
 from efftx.report import numbers
+from efftx.report.curves import curves_table
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.reproduce.experiment import Experiment
@@ -21,12 +22,15 @@ PUBLISHED_HEADING = {
     "verified": "Published",
     "unverified": f"Published, unverified {numbers.UNVERIFIED_MARK}",
 }
+OTHERS_HEADING = "In the paper alone, not run here"
 UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
 
 
 def tables(item: Item) -> list[Table]:
-    """One table a size that has records; where there is none, one of what the paper says and what has not been run."""
-    return [_table(item.experiment, measured) for measured in item.measured] or [_table(item.experiment, None)]
+    """One table a size that has records, or one that has none of ours; last the paper's curves, where it has some."""
+    made = [_table(item.experiment, measured) for measured in item.measured] or [_table(item.experiment, None)]
+    curves = curves_table(item.experiment)
+    return made if curves is None else [*made, curves]
 
 
 def _caption(experiment: Experiment, measured: Measured | None) -> str:
@@ -52,9 +56,10 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     labels = list(experiment.rows_at(size))
     measured_heading = f"Measured, size {size}" if measured else "Measured"
     published_heading = PUBLISHED_HEADING[experiment.published.source] if experiment.published else ""
+    others = list(experiment.published.others) if experiment.published else []
 
     def words(row: str) -> tuple[Cell, ...]:
-        text = experiment.rows[row].text
+        text = experiment.rows[row].text if row in experiment.rows else {}
         return tuple(Cell(text.get(head, ""), Kind.WORDS) for head in text_heads)
 
     def line(row: str, *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> Row:
@@ -66,9 +71,12 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
 
     notes = _notes(experiment, measured)
     stub = "row" if experiment.kind == "measure" else "model"
-    if experiment.published and len(columns) <= WIDEST_BESIDE:
+    if experiment.published and experiment.published.columns() and len(columns) <= WIDEST_BESIDE:
         printed_columns = [c for c in columns if c in experiment.published.columns()]
         blocks = [Block("", tuple(line(row, (theirs, printed_columns), (ours, columns)) for row in labels))]
+        if others:
+            apart = [line(row, (theirs, printed_columns), (_not_run_here, columns)) for row in others]
+            blocks.append(Block(OTHERS_HEADING, tuple(apart)))
         spans = [Span(published_heading, len(printed_columns)), Span(measured_heading, len(columns))]
         if text_heads:
             spans.insert(0, Span("", len(text_heads)))
@@ -76,8 +84,9 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         filler = len(printed_columns)
     else:
         blocks, spans, filler = [], [], 0
-        if experiment.published:
-            printed = tuple(line(row, (theirs, columns)) for row in labels if experiment.published.has(row))
+        if experiment.published and experiment.published.columns():
+            rows = [row for row in labels if experiment.published.has(row)] + others
+            printed = tuple(line(row, (theirs, columns)) for row in rows)
             blocks.append(Block(published_heading, printed))
         blocks.append(Block(measured_heading, tuple(line(row, (ours, columns)) for row in labels)))
     if experiment.baseline:
@@ -91,6 +100,10 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         spans=tuple(spans),
         notes=tuple(notes),
     )
+
+
+def _not_run_here(row: str, column: str) -> Cell:
+    return Cell(numbers.UNDEFINED, Kind.MISSING)
 
 
 class _Measured:
@@ -140,7 +153,8 @@ class _Published:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
         source = self.published.source_of(row, column)
         kind = Kind.VERIFIED if source == "verified" else Kind.UNVERIFIED
-        text = numbers.published(value, source, self.experiment.cell_of(row, column))
+        spread = self.published.spread_of(row, column)
+        text = numbers.published(value, source, self.experiment.cell_of(row, column), spread)
         return Cell(text, kind, row, column, mean=value)
 
 
@@ -170,7 +184,7 @@ def _heading(experiment: Experiment, column: str, size: str) -> str:
 
 def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     notes = []
-    if experiment.published:
+    if experiment.published and experiment.published.columns():
         notes.append("Published: the paper's own values, at its own size, with its data and machines.")
     if experiment.published and experiment.published.some_unverified():
         notes.append(UNVERIFIED_NOTE)

@@ -72,6 +72,18 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
     return found
 
 
+def published_alone(experiment: Experiment) -> list[CellValue]:
+    """The cells of the rows that only the paper has."""
+    published = experiment.published
+    if published is None:
+        return []
+    return [
+        CellValue(row, column, "", None, None, 0, published=value, published_source=published.source)
+        for row, values in published.others.items()
+        for column, value in values.items()
+    ]
+
+
 def values_of(
     experiment: Experiment, records: Sequence[Record], size: str, row: str, column: str
 ) -> dict[int, float | None]:

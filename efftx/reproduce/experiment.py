@@ -15,6 +15,8 @@ from typing import Any
 from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
+from efftx.reproduce.published import Published
+from efftx.reproduce.published import troubles as published_troubles
 from efftx.reproduce.reading import build, read_yaml
 from efftx.reproduce.records import slug
 
@@ -37,46 +39,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What the paper prints, row by row and column by column; never mixed with what was measured here.
-
-    `source` of `values` is `verified` (read in the paper) or `unverified`; beside verified ones a table may have
-    `unverified` values. `note` says how they were read and what stays open.
-    """
-
-    source: str
-    values: Mapping[str, Mapping[str, float]]
-    note: str = ""
-    unverified: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    def of(self, row: str, column: str) -> float | None:
-        """The paper's value of one cell, None where it has none."""
-        value = self.values.get(row, {}).get(column)
-        return self.unverified.get(row, {}).get(column) if value is None else value
-
-    def source_of(self, row: str, column: str) -> str:
-        """Whether the value of one cell was read in the paper."""
-        return self.source if column in self.values.get(row, {}) else "unverified"
-
-    def has(self, row: str) -> bool:
-        """Whether the paper has a value in this row."""
-        return bool(self.values.get(row) or self.unverified.get(row))
-
-    def columns(self) -> set[str]:
-        """The columns in which the paper has a value."""
-        return {c for values in (*self.values.values(), *self.unverified.values()) for c in values}
-
-    def some_unverified(self) -> bool:
-        """Whether a value was not read in the paper."""
-        return self.source == "unverified" or bool(self.unverified)
-
-
-@dataclass(frozen=True)
 class Claim:
     """One sentence about the table, the expression that decides it and how it is tested (`claims.judge`).
 
     `kind` is `better`, `as good as`, `at least` or `exact` (see `claim_language`); `margin`, in the metric's unit, goes
     with `as good as`, and `reason` says why it is that large. `where` restricts the quantified names (`row != "Full"`).
+    `by` is who claims it, `paper` or `ours`; `quote` holds the paper's own words, without it `says` is a paraphrase.
     """
 
     says: str
@@ -85,6 +53,8 @@ class Claim:
     where: str = ""
     margin: float | None = None
     reason: str = ""
+    by: str = "ours"
+    quote: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,8 +206,8 @@ class Experiment:
         return list(dict.fromkeys(name for row in self.rows_at(size) for name in self.columns_of(row, size)))
 
     def cell_of(self, row: str, column: str) -> Cell:
-        """The cell's format: the column's own where it has one, else the table's."""
-        own = self.rows[row].columns
+        """The cell's format, in a row of ours or of the paper's: the column's own if it has one, else the table's."""
+        own = self.rows[row].columns if row in self.rows else None
         columns = self.columns if own is None else own
         return columns[column].cell or self.cell if column in columns else self.cell
 
@@ -351,20 +321,14 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
     for row in e.rows:
         if slugs.setdefault(slug(row), row) != row:
             yield f"rows: '{row}' and '{slugs[slug(row)]}' would write the same file", ""
-    if e.published and e.published.source not in ("verified", "unverified"):
-        yield f"published.source: '{e.published.source}' is neither verified nor unverified", ""
     columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
-    for part, table in (
-        {"values": e.published.values, "unverified": e.published.unverified}.items() if e.published else ()
-    ):
-        for row, values in table.items():
-            if row not in e.rows:
-                yield f"published.{part}: there is no row '{row}'", nearest(row, e.rows)
-            for column in values:
-                if column not in columns:
-                    yield f"published.{part}.{row}: there is no column '{column}'", nearest(column, columns)
-                elif part == "unverified" and e.published and column in e.published.values.get(row, {}):
-                    yield f"published.unverified.{row}: '{column}' has a verified value", ""
+    if e.published:
+        yield from published_troubles(e.published, e.rows, columns)
+    for claim in e.claims:
+        if claim.by not in ("paper", "ours"):
+            yield f"claims.by: '{claim.by}' is neither paper nor ours", nearest(claim.by, ["paper", "ours"])
+        if claim.quote and claim.by != "paper":
+            yield f"claims.quote: '{claim.says}' is not the paper's", "by: paper"
     for size in _sizes_named(e):
         if size not in SIZES:
             yield f"there is no size '{size}'", nearest(size, SIZES)

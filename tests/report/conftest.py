@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from efftx.core.environment import Environment
-from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Published, Row
+from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record, RecordStore
 
 ENVIRONMENT = asdict(

@@ -14,8 +14,11 @@ from rich.console import Console
 
 from efftx.errors import UserError
 from efftx.report.build import build_report, check_report
+from efftx.report.documents import item_latex
+from efftx.report.items import gather
 from efftx.report.show import item_json, print_item
 from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record
@@ -182,6 +185,24 @@ def test_json_of_an_item_that_was_not_run_has_the_published_values(store: Record
     assert found["state"] == "not run"
     assert [(cell["mean"], cell["n"], cell["published"]) for cell in found["cells"]] == [(None, 0, 12.34)]
     assert [claim["verdict"] for claim in found["claims"]] == ["not run"]
+
+
+def test_json_and_latex_have_what_the_paper_alone_has(full_store: RecordStore) -> None:
+    paper = Published("verified", others={"Theirs": {"at 8": 9.0}}, curves={"baseline": {400: 1.5}})
+    e = make_experiment(published=paper)
+    found = item_json(e, full_store.root)
+    (theirs,) = [cell for cell in found["cells"] if cell["row"] == "Theirs"]
+    assert (theirs["column"], theirs["published"], theirs["published_source"], theirs["n"]) == (
+        "at 8",
+        9,
+        "verified",
+        0,
+    )
+    assert found["published_curves"] == {"baseline": {400: 1.5}}
+    assert [(claim["by"], claim["quote"]) for claim in found["claims"]] == [("ours", "")]
+    latex = item_latex(gather(full_store, e))
+    assert "\\label{tab:paper-table2-cpu}" in latex
+    assert "\\label{tab:paper-table2-published}" in latex
 
 
 def test_printing_shows_published_beside_measured_and_the_verdict(

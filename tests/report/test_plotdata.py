@@ -9,7 +9,8 @@ import pytest
 from efftx.errors import UserError
 from efftx.report.items import gather
 from efftx.report.plotdata import Plot, Point, plot, to_csv
-from efftx.reproduce.experiment import Experiment, Published
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore
 
 from .conftest import make_experiment, make_record

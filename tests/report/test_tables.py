@@ -184,3 +184,38 @@ def test_an_unverified_value_beside_verified_ones_is_marked_alone(full_store: Re
     assert texts(table, Kind.VERIFIED) == {("Full", "at 8"): "12.3"}
     assert texts(table, Kind.UNVERIFIED) == {("LSH", "at 8"): "45.7 †"}
     assert any(note.startswith("†") for note in table.notes)
+
+
+def test_a_row_that_only_the_paper_has_stands_apart_and_is_never_called_not_run(full_store: RecordStore) -> None:
+    only = Published("verified", {"Full": {"at 8": 12.34}}, others={"Theirs": {"at 8": 56.78}})
+    table = only_table(full_store, make_experiment(published=only))
+    (apart,) = [block for block in table.blocks if block.heading == "In the paper alone, not run here"]
+    assert [row.label for row in apart.rows] == ["Theirs"]
+    assert [cell.text for cell in apart.rows[0].cells] == ["56.8", "–", "–"]
+
+
+def test_in_a_wide_table_such_a_row_is_among_the_papers(full_store: RecordStore) -> None:
+    columns = {f"at {length}": ColumnSpec() for length in (2, 4, 6, 8)}
+    only = Published("verified", others={"Theirs": {"at 8": 56.78}})
+    table = only_table(full_store, make_experiment(columns=columns, published=only))
+    assert [row.label for row in table.blocks[0].rows] == ["Theirs"]
+    assert texts(table, Kind.VERIFIED) == {("Theirs", "at 8"): "56.8"}
+
+
+def test_the_spread_that_a_paper_prints_stands_beside_its_value(full_store: RecordStore) -> None:
+    spread = Published("verified", {"Full": {"at 8": 12.34}}, spread={"Full": {"at 8": 0.5}})
+    table = only_table(full_store, make_experiment(published=spread))
+    assert texts(table, Kind.VERIFIED) == {("Full", "at 8"): "12.3 ± 0.5"}
+
+
+def test_the_papers_curves_are_a_table_of_their_own(full_store: RecordStore) -> None:
+    curves = Published("verified", curves={"baseline": {400: 1.5, 500: 1.25}, "sparse": {500: 1.0}})
+    experiment = make_experiment(published=curves)
+    measured, table = tables(gather(full_store, experiment))
+    assert not texts(measured, Kind.VERIFIED)
+    assert table.columns == ("step 400", "step 500")
+    assert [(row.label, [cell.text for cell in row.cells]) for row in table.blocks[0].rows] == [
+        ("baseline", ["1.5", "1.2"]),
+        ("sparse", ["–", "1.0"]),
+    ]
+    assert "was measured here" in table.caption

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from efftx.reproduce.cells import cells, crossings
-from efftx.reproduce.experiment import Cell, ColumnSpec, Derived, Experiment, Published, Row
+from efftx.reproduce.experiment import Cell, ColumnSpec, Derived, Experiment, Row
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record
 
 from .fakes import record

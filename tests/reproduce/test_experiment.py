@@ -201,3 +201,38 @@ def test_a_level_is_reached_at_its_first_step() -> None:
     assert Derived("a", first_at_most=60).value(curve) == 10
     assert Derived("a", first_at_least=99.9).value(curve) is None
     assert Derived("a", first_at_least=1).value([]) is None
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        ("{source: verified}", "neither a value nor a curve"),
+        ("{source: seen, values: {A: {x: 99}}}", "'seen' is neither verified nor unverified"),
+        ("{source: verified, values: {A: {x: 99}}, others: {A: {y: 9}}}", "'A' is a row of the table"),
+        ("{source: verified, others: {C: {u: 9}}}", "there is no column 'u'"),
+        ("{source: verified, values: {A: {x: 99}}, spread: {A: {y: 9}}}", "'y' has no value beside it"),
+        ("{source: verified, values: {A: {x: 99}}, spread: {C: {x: 9}}}", "there is no row 'C'"),
+        ("{source: verified, curves: {C: {}}}", "'C' has no points"),
+    ],
+)
+def test_what_a_paper_cannot_print_is_refused(tmp_path: Path, published: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_experiment(write(tmp_path, SMALL.replace("{source: verified, values: {A: {x: 99}}}", published)))
+
+
+def test_a_row_of_the_papers_alone_and_its_curves_are_read(tmp_path: Path) -> None:
+    published = "{source: verified, others: {C: {x: 9}}, curves: {average of baselines: {400000: 1.605}}}"
+    e = read_experiment(write(tmp_path, SMALL.replace("{source: verified, values: {A: {x: 99}}}", published)))
+    assert e.published is not None
+    assert (e.published.of("C", "x"), e.published.source_of("C", "x")) == (9.0, "verified")
+    assert e.published.curves == {"average of baselines": {400000: 1.605}}
+    assert e.cell_of("C", "x").unit == "%"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("by: theirs", "'theirs' is neither paper nor ours"), ("quote: so it is", "'so' is not the paper's")],
+)
+def test_a_claim_is_the_papers_or_ours_and_only_a_paper_is_quoted(tmp_path: Path, given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_experiment(write(tmp_path, SMALL.replace("says: so,", f"says: so, {given},")))
