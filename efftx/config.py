@@ -36,6 +36,7 @@ from efftx.evaluation.settings import EvaluationConfig
 from efftx.layers.settings import (
     ChunkingConfig,
     FullConfig,
+    InitConfig,
     LocalConfig,
     LSHConfig,
     PositionsConfig,
@@ -100,6 +101,7 @@ class Config:
     sparse_qkv: SparseQKVConfig = field(default_factory=SparseQKVConfig)
     sparse_loss: SparseLossConfig = field(default_factory=SparseLossConfig)
     sru: SRUConfig = field(default_factory=SRUConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = MISSING
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

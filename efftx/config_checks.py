@@ -13,6 +13,7 @@ from efftx.device_names import check_dtype, read_device
 from efftx.errors import UserError, nearest
 from efftx.layers.settings import (
     ACTIVATIONS,
+    RESIDUALS,
     SparseFFConfig,
     SparseQKVConfig,
     SRUConfig,
@@ -116,6 +117,15 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     *_node("sparse_ff", "N", SparseFFConfig),
     *_node("sparse_qkv", "S", SparseQKVConfig),
     *_node("sru", "n_layers", SRUConfig),
+    *(
+        (f"sparse_ff.{key}", lambda c: c.sparse_ff.has_controller, "this sparse_ff.controller has no weights")
+        for key in ("rank", "multiply_by_controller")
+    ),
+    *(
+        (f"sparse_ff.{key}", lambda c: c.sparse_ff.learns, "only a learned controller is trained")
+        for key in ("temperature", "quant_prob")
+    ),
+    ("init.position_std", lambda c: c.positions.kind in ("learned", "axial"), "positions have no Gaussian table"),
     ("sparse_qkv.F", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant of sparse_qkv has no convolution"),
     ("sparse_qkv.kernel", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant has no convolution"),
     ("sparse_qkv.rank", lambda c: c.sparse_qkv.variant == "low_rank", "sparse_qkv.variant is not low_rank"),
@@ -167,6 +177,7 @@ def check_names(config: Config) -> None:
         "reversible.merge": (config.reversible.merge, MERGES),
         "reversible.encoder": (config.reversible.encoder, BRIDGES),
         "d_ff_rule": (config.d_ff_rule, D_FF_RULES),
+        "init.residual": (config.init.residual, RESIDUALS),
         "optimizer.name": (config.optimizer.name, OPTIMIZER_KEYS),
         "schedule.name": (config.schedule.name, SCHEDULES),
         "stack": (config.stack, {stack for stack, _ in COMPATIBLE}),

@@ -83,6 +83,8 @@ RANGES: dict[str, Range] = {
     "sparse_loss.S": Range(0, _MOST_WIDTH),
     "sru.n_layers": Range(0, 100),
     "sru.d": _WIDTH,
+    "init.embedding_std": Range(0, 1e3, open_=True),
+    "init.position_std": Range(0, 1e3),
     "training.steps": _STEPS,
     "training.batch_size": Range(1, _MOST_ROWS),
     "training.accumulation": Range(1, _MOST_ROWS),

@@ -19,6 +19,7 @@ from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config import Config, compose
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
+from efftx.layers.settings import CONTROLLERS
 from efftx.models.build import ATTENTION, build_model, build_on_meta
 from efftx.plan import parameters_by_component, plan, price
 from efftx.plan.attention import AttentionShape
@@ -125,6 +126,18 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=reformer", "sparse_qkv.S=4", "sparse_qkv.average_qk=true"],
         ["model=transformer", "sparse_ff.N=4", "sparse_ff.rank=paper", "chunking.ff=16"],
         ["model=transformer", "sparse_ff.N=4", "reversible.enabled=true", "sru.n_layers=2", "sru.d=8"],
+        ["model=transformer", "sparse_ff.N=4", "sparse_ff.form=paper"],
+        ["model=transformer", "sparse_ff.N=4", "sparse_ff.controller=frozen", "chunking.ff=16"],
+        [
+            "model=transformer",
+            "sparse_ff.N=4",
+            "sparse_ff.controller=frozen",
+            "sparse_ff.multiply_by_controller=true",
+            "reversible.enabled=true",
+            "chunking.ff=16",
+        ],
+        ["model=transformer", "sparse_ff.N=4", "sparse_ff.controller=oracle", "reversible.enabled=true"],
+        ["model=transformer", "sparse_ff.N=4", "sparse_ff.controller=token", "chunking.ff=16"],
         ["model=transformer", "sparse_loss.S=4", "chunking.loss=16"],
         ["model=transformer", "sparse_qkv.S=4", "d_ff_rule=equal"],
         ["model=scaling"],
@@ -271,6 +284,26 @@ def test_the_authors_sparse_models_are_larger_than_the_dense_one() -> None:
     assert larger_by() == bought - saved_by_qkv + n_blocks * (_controller(wide) - f)
 
 
+def test_a_controller_that_is_not_trained_is_counted_apart_and_one_that_is_not_there_not_at_all() -> None:
+    words = [*PAPER_SCALING, "stack=decoder", "objective=lm", "data=stdlib"]
+    plans = {kind: plan(compose([*words, f"sparse_ff.controller={kind}"])) for kind in CONTROLLERS}
+    controller = 24 * _controller(6144)
+    trained, apart = "feedforward_controller", "feedforward_controller_frozen"
+    for kind, planned in plans.items():
+        parts = planned["parameters_by_component"]
+        assert parts.get(trained, 0) == (controller if kind == "learned" else 0), kind
+        assert parts.get(apart, 0) == (controller if kind == "frozen" else 0), kind
+        by_part = planned["flops_per_token_by_component"]
+        assert ("feedforward_controller" in by_part) == (kind in ("learned", "frozen"))
+        held = planned["memory_bytes"]
+        frozen = 4 * controller if kind == "frozen" else 0
+        assert held["parameters"] - held["gradients"] == frozen
+    without = plans["learned"]["parameters"] - controller
+    assert plans["oracle"]["parameters"] == plans["token"]["parameters"] == without
+    paper = plan(compose([*words, "sparse_ff.form=paper"]))
+    assert paper["parameters"] - plans["learned"]["parameters"] == 24 * 6144
+
+
 def test_terraformers_attention_runs_over_inputs_and_targets_joined() -> None:
     config = compose(["model=terraformer", "data=stdlib", "size=paper"])
     encoder, decoder = stacks(config)
@@ -310,6 +343,10 @@ def test_terraformers_attention_runs_over_inputs_and_targets_joined() -> None:
             "sparse_qkv.output=multiplicative_convolution",
         ],
         ["model=transformer", "sparse_ff.N=8", "dropout=0", "sparse_ff.multiply_by_controller=true"],
+        ["model=transformer", "sparse_ff.N=8", "sparse_ff.form=paper"],
+        ["model=transformer", "sparse_ff.N=8", "sparse_ff.controller=frozen"],
+        ["model=transformer", "sparse_ff.N=8", "sparse_ff.controller=oracle", "reversible.enabled=true"],
+        ["model=transformer", "sparse_ff.N=8", "sparse_ff.controller=token", "reversible.enabled=true"],
         ["model=transformer", "sparse_ff.N=8", "sru.n_layers=2", "sru.d=32", "n_layers=3"],
         ["model=transformer", "sparse_ff.N=8", "chunking.ff=32", "sparse_loss.S=4", "chunking.loss=32"],
         ["model=transformer", "sparse_ff.N=8", "reversible.enabled=true", "d_ff_rule=equal"],

@@ -87,7 +87,8 @@ class Tokens:
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
         if by_part:
             self.lap.begin()
-        x_BD = self.weights.embedding_VD.index_select(0, self._token_NB[self._step]) + self.weights.position_D
+        self._place.token_B = self._token_NB[self._step]
+        x_BD = self.weights.embedding_VD.index_select(0, self._place.token_B) + self.weights.position_D
         streams = split(x_BD, self.config.reversible)
         blocks = [ring[(self._next + i) % len(ring)] for i in range(n_blocks)]
         mark("everything else")

@@ -32,6 +32,8 @@ MARGIN = 8
 ASSUMED_CACHE = 64 * 2**20
 """Where the system does not tell the size of its last-level cache."""
 _TILE = 2**24
+_ROUNDED = {"c1", "c2", "w1", "w2"}
+"""The matrices of a sparse feed-forward layer."""
 
 
 def last_level_cache() -> int:
@@ -245,7 +247,7 @@ def _rounded(module: nn.Module) -> Iterator[Tensor]:
         if isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
             yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
         elif isinstance(owner, SparseFF):
-            yield from (owner.c1, owner.c2, owner.w1, owner.w2)
+            yield from (weight for name, weight in owner.named_parameters() if name in _ROUNDED)
 
 
 def _share_rows(first: Iterable[BranchStepper], block: Iterable[BranchStepper]) -> None:
@@ -273,8 +275,8 @@ def _read_rows(stack: StackStepper) -> None:
 def _forget(block: nn.Module, *, int8: bool) -> None:
     """What a stepper has laid out in another form is not kept beside it."""
     for owner in block.modules():
-        names = ("c1", "c2", "w1", "w2") if isinstance(owner, SparseFF) else ()
-        for name in names:
+        own = dict(owner.named_parameters()) if isinstance(owner, SparseFF) else {}
+        for name in own.keys() & _ROUNDED:
             setattr(owner, name, nn.Parameter(getattr(owner, name).to("meta"), requires_grad=False))
         if int8 and isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
             for linear in (m for m in owner.modules() if isinstance(m, nn.Linear)):

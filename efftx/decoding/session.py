@@ -20,7 +20,7 @@ from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
 from efftx.layers.matrix import Read, matrix_of
 from efftx.layers.sparse_loss import SparseLoss
-from efftx.models.block import ALONE, Context
+from efftx.models.block import Context
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import PADDING, EncoderDecoder
 from efftx.models.streams import Streams, merge, split
@@ -116,7 +116,7 @@ class CachedSession:
         x_BLD = torch.nn.functional.embedding(tokens_BL, self.prepared.embedding)
         if self._position_TD is not None:
             x_BLD = x_BLD + self._position_TD[:longest]
-        streams, context, before_B = self._enter(x_BLD)
+        streams, context, before_B = self._enter(x_BLD, tokens_BL)
         end_B = n_B if before_B is None else n_B + before_B
         ragged = ragged or (before_B is not None and bool((before_B != before_B[0]).any()))
         length = streams[0].shape[1]
@@ -125,7 +125,7 @@ class CachedSession:
         room = self.capacity + (0 if self.inputs_BE is None or before_B is None else self.inputs_BE.shape[1])
         stack = self.prepared.stack
         self._caches = stack.new_caches(self.batch, room, self.prepared.embedding, context)
-        streams = stack.prefill(streams, self._caches, behind)
+        streams = stack.prefill(streams, self._caches, behind, context.token_BL)
         last_BD = tuple(s[torch.arange(self.batch, device=device), end_B - 1] for s in streams)
         lap = {} if self._lap is None else {"lap": self._lap}
         self._place = Place(int(end_B.max()), end_B.clone() if ragged else None, **lap)
@@ -149,6 +149,7 @@ class CachedSession:
         if self._position_TD is not None:
             at = self._tokens.n if self._tokens.n_B is None else self._tokens.n_B
             x_BD = x_BD + self._position_TD[at]
+        self._place.token_B = tokens_B
         streams = self.prepared.stack.step(split(x_BD, self.prepared.model.reversible), self._caches, self._place)
         logits = self._logits(streams)
         self._place.advance()
@@ -166,16 +167,16 @@ class CachedSession:
         self._place.reorder(rows_B)
         self._tokens.reorder(rows_B)
 
-    def _enter(self, x_BLD: Tensor) -> tuple[Streams, Context, Tensor | None]:
+    def _enter(self, x_BLD: Tensor, token_BL: Tensor) -> tuple[Streams, Context, Tensor | None]:
         """The stack's first streams, what its branches read beside them, and the encoder's tokens in front of a row."""
         model = self.prepared.model
         if isinstance(model, Decoder):
-            return split(x_BLD, model.reversible), ALONE, None
+            return split(x_BLD, model.reversible), Context(token_BL=token_BL if model.reads_ids else None), None
         assert self.inputs_BE is not None
         with rotations_shared(model):
             encoded = model.encode(self.inputs_BE)
         is_token_BE = self.inputs_BE != PADDING
-        streams, context = model.junction.enter(x_BLD, encoded, is_token_BE)
+        streams, context = model.enter(x_BLD, token_BL, encoded, self.inputs_BE)
         joins = streams[0].shape[1] > x_BLD.shape[1]
         return streams, context, is_token_BE.sum(1) if joins else None
 

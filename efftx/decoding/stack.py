@@ -15,7 +15,7 @@ from efftx.errors import UserError
 from efftx.layers.cache import Cache, Place, no_lap
 from efftx.layers.cross_attention import CrossAttentionStepper
 from efftx.layers.matrix import Read
-from efftx.models.block import Block, Branch, Context
+from efftx.models.block import Block, Branch, Context, reads_ids
 from efftx.models.streams import Streams
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, run
 
@@ -34,6 +34,7 @@ class BranchStepper:
             False,
         )
         self.core = _stepper_of(branch.core, int8=int8)
+        self._reads_ids = branch.reads is reads_ids
         self.beside = None if branch.beside is None else _stepper_of(branch.beside, int8=int8)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, context: Context) -> BranchCache:
@@ -56,9 +57,10 @@ class BranchStepper:
             core.fill_at_random(n)
         return BranchCache(core, None if self.beside is None else self.beside.new_cache(batch, capacity, like))
 
-    def prefill(self, x_BLD: Tensor, cache: BranchCache, n_B: Tensor | None) -> Tensor:
+    def prefill(self, x_BLD: Tensor, cache: BranchCache, n_B: Tensor | None, token_BL: Tensor | None = None) -> Tensor:
         """The branch over a prompt, (B, L, d_model)."""
-        y: Tensor = self.core.prefill(self.norm(x_BLD), cache.core, n_B)
+        ids = (token_BL,) if self._reads_ids else ()
+        y: Tensor = self.core.prefill(self.norm(x_BLD), cache.core, n_B, *ids)
         return y if self.beside is None else y + self.beside.prefill(x_BLD, cache.beside, n_B)
 
     def step(self, x_BD: Tensor, cache: BranchCache, place: Place) -> Tensor:
@@ -211,11 +213,14 @@ class StackStepper:
         """Empty caches for `capacity` tokens a row."""
         return [[branch.new_cache(batch, capacity, like, context) for branch in block] for block in self.blocks]
 
-    def prefill(self, streams: Streams, caches: Caches, n_B: Tensor | None) -> Streams:
-        """The streams, (B, L, d_model) each, after all blocks; row b has `n_B[b]` tokens, or all have L."""
+    def prefill(self, streams: Streams, caches: Caches, n_B: Tensor | None, token_BL: Tensor | None = None) -> Streams:
+        """The streams, (B, L, d_model) each, after all blocks; row b has `n_B[b]` tokens, or all have L.
+
+        `token_BL` are the token ids at these positions, where a branch chooses by them.
+        """
         for block, kept in zip(self.blocks, caches, strict=True):
             for branch, cache in zip(block, kept, strict=True):
-                streams = _advanced(streams, branch.prefill(streams[-1], cache, n_B))
+                streams = _advanced(streams, branch.prefill(streams[-1], cache, n_B, token_BL))
         return streams
 
     def step(self, streams: Streams, caches: Caches, place: Place) -> Streams:

@@ -36,9 +36,9 @@ def controller_statistics(
     generator = torch.Generator(device).manual_seed(NOISE_SEED)
     agreeing = choices = dead = units = 0.0
 
-    def look(name: str, layer: SparseFF, x_BKD: Tensor) -> None:
+    def look(name: str, layer: SparseFF, x_BKD: Tensor, replay: object = None, ids_BK: Tensor | None = None) -> None:
         nonlocal agreeing, choices, dead, units
-        quiet_BKG, noisy_BKG = layer.choices(x_BKD, generator)
+        quiet_BKG, noisy_BKG = layer.choices(x_BKD, generator, ids_BK)
         is_token_BK = _is_token(name, x_BKD.shape[1], tokens_BL, weights_BL, inputs_BE)
         quiet_TG, noisy_TG = quiet_BKG[is_token_BK], noisy_BKG[is_token_BK]
         found = choice_statistics(quiet_TG, noisy_TG, layer.config.N)
@@ -48,7 +48,7 @@ def controller_statistics(
         units += found.n_chosen.numel()
 
     def hook(name: str, layer: SparseFF) -> RemovableHandle:
-        return layer.register_forward_pre_hook(lambda _, given: look(name, layer, given[0]))
+        return layer.register_forward_pre_hook(lambda _, given: look(name, layer, *given))
 
     hooks = [hook(name, layer) for name, layer in layers.items()]
     try:

@@ -32,6 +32,7 @@ class Place:
     """How many tokens each row of a batch has behind it.
 
     `n_B` (int64) where rows differ, for their prompts did; `n` is the most of them, or the one number of all.
+    `token_B` are the tokens of this step, for layers that choose by them.
     `lap(component, moment)` is called after each part of a token's work, for whoever times it; `moment` is when it
     ended by `time.perf_counter`, None for now.
     """
@@ -39,6 +40,7 @@ class Place:
     def __init__(self, n: int, n_B: Tensor | None = None, lap: Lap = no_lap) -> None:
         self.n = n
         self.n_B = n_B
+        self.token_B: Tensor | None = None
         self.lap = lap
 
     def advance(self) -> None:

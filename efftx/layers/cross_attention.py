@@ -43,6 +43,10 @@ class CrossAttention(nn.Module):
         glorot_(self.k)
         glorot_(self.v)
 
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream where the query has no output projection: the values."""
+        return [self.v.weight] if isinstance(self.query, SparseQuery) else []
+
     def forward(self, x_BLD: Tensor, memory_BED: Tensor, memory_mask_BE: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model). `memory_mask_BE` is True on the encoder's real tokens.
 

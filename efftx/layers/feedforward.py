@@ -35,6 +35,10 @@ class _TwoLayers(nn.Module):
         glorot_(self.w1)
         glorot_(self.w2)
 
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream."""
+        return [self.w2.weight]
+
     def forward(self, x_BLD: Tensor) -> Tensor:
         hidden = F.dropout(self.activation(self.w1(x_BLD)), self.dropout, self.training)
         out: Tensor = self.w2(hidden)

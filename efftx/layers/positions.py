@@ -15,18 +15,19 @@ from efftx.layers.settings import PositionsConfig, countable_positions
 class AxialPositions(nn.Module):
     """One table an axis of a grid, broadcast over the other axes and concatenated (Reformer; authors' code).
 
-    Table i has shape (axial_shape[i], axial_dims[i]), Gaussian of deviation 1 at the start.
+    Table i has shape (axial_shape[i], axial_dims[i]), Gaussian of deviation `std` at the start.
     """
 
-    def __init__(self, shape: list[int], dims: list[int]) -> None:
+    def __init__(self, shape: list[int], dims: list[int], std: float = 1.0) -> None:
         super().__init__()
+        self.std = std
         self.shape = tuple(shape)
         self.tables = nn.ParameterList(torch.empty(n, d) for n, d in zip(shape, dims, strict=True))
 
     def reset_parameters(self) -> None:
-        """Standard Gaussian tables."""
+        """Gaussian tables."""
         for table in self.tables:
-            nn.init.normal_(table)
+            nn.init.normal_(table, std=self.std)
 
     def forward(self, length: int, batch: int = 1) -> Tensor:
         """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
@@ -39,15 +40,16 @@ class AxialPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """One table of shape (max_len, d_model), Gaussian of deviation 1 at the start."""
+    """One table of shape (max_len, d_model), Gaussian of deviation `std` at the start."""
 
-    def __init__(self, max_len: int, d_model: int) -> None:
+    def __init__(self, max_len: int, d_model: int, std: float = 1.0) -> None:
         super().__init__()
+        self.std = std
         self.table = nn.Parameter(torch.empty(max_len, d_model))
 
     def reset_parameters(self) -> None:
-        """A standard Gaussian table."""
-        nn.init.normal_(self.table)
+        """A Gaussian table."""
+        nn.init.normal_(self.table, std=self.std)
 
     def forward(self, length: int, batch: int = 1) -> Tensor:
         """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
@@ -148,13 +150,16 @@ def most_positions(config: PositionsConfig, length: int) -> int | None:
     return None
 
 
-def make_positions(config: PositionsConfig, d_model: int, length: int) -> nn.Module | None:
-    """The position embedding that `config` names, for sequences of at most `length`; None for kind `none`."""
+def make_positions(config: PositionsConfig, d_model: int, length: int, std: float = 1.0) -> nn.Module | None:
+    """The position embedding that `config` names, for sequences of at most `length`; None for kind `none`.
+
+    `std` is the deviation at which Gaussian tables start.
+    """
     match config.kind:
         case "axial":
-            return AxialPositions(config.axial_shape, config.axial_dims)
+            return AxialPositions(config.axial_shape, config.axial_dims, std)
         case "learned":
-            return LearnedPositions(config.max_len or length, d_model)
+            return LearnedPositions(config.max_len or length, d_model, std)
         case "sinusoidal":
             return SinusoidalPositions(d_model)
         case "digits":

@@ -49,6 +49,10 @@ class DenseQKV(nn.Module):
             assert isinstance(layer, nn.Linear)
             glorot_(layer)
 
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream."""
+        return [self.o.weight]
+
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""
         if self.share_qk:
@@ -133,6 +137,10 @@ class DenseQuery(nn.Module):
         """Glorot-uniform weights, zero biases."""
         glorot_(self.q)
         glorot_(self.o)
+
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream."""
+        return [self.o.weight]
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, d_model) -> (B, H, L, d_head)."""

@@ -54,6 +54,24 @@ MAX_POSITIONS = 2**62
 """The most positions that can differ: they are int64."""
 
 
+RESIDUALS = ("none", "depth")
+
+
+@dataclass
+class InitConfig:
+    """Scales at the start. The defaults are the authors' of Reformer and Terraformer: tables of deviation 1.
+
+    `embedding_std` of the token table, null for 1, or d_model^-0.5 where it is tied to the logits; `position_std` of
+    learned and axial position tables. `residual`: `depth` starts the matrices that write to the residual stream
+    1 / sqrt(branches of their stack) smaller, 1 / sqrt(2 n_layers) in a plain decoder (GPT-2; Sparse Transformer,
+    section 6), `none` as they are.
+    """
+
+    embedding_std: float | None = None
+    position_std: float = 1.0
+    residual: str = "none"
+
+
 @dataclass
 class PositionsConfig:
     """`kind`: axial, learned, sinusoidal, digits or none.
@@ -112,24 +130,57 @@ ACTIVATIONS = ("relu", "gelu")
 
 RANKS = ("code", "paper")
 
+FORMS = {"code": (False, False), "paper": (True, True), "mask_after": (True, False), "first_bias": (False, True)}
+"""Forms of the sparse feed-forward: whether the mask comes after the ReLU, and whether there is a first bias."""
+
+CONTROLLERS = ("learned", "frozen", "oracle", "token")
+
 
 @dataclass
 class SparseFFConfig:
     """Keys of the sparse feed-forward ("Sparse is Enough in Scaling Transformers", section 3.1).
 
-    `N` units a block, one of them active; 0 is the dense layer. `rank` of the controller: `code` d_ff / N as the
-    authors' code, `paper` d_model / N, or a number. Training: Gumbel noise times `temperature` on the choice, and the
-    hard mask with probability `quant_prob`, one coin a call, else the softmax. `multiply_by_controller` also multiplies
-    the chosen units by their probabilities; `kernel_scaling` starts W2 sqrt(N) larger, so that the output's variance
-    in evaluation is the dense layer's.
+    `N` units a block, one of them active; 0 is the dense layer. `form`: `code` relu((x W1) * mask) as the authors'
+    code, `paper` relu(x W1 + b1) * mask as section 3.1 prints it, the same values and other gradients; `mask_after` and
+    `first_bias` are the one or the other half of that difference. `controller`, which chooses the units: `learned`;
+    `frozen`, as it was initialised; `oracle`, the largest pre-activation of each block, which reads all of W1 and so
+    bounds what a choice can reach; `token`, a fixed hash of the token at that position. The last three train with the
+    hard mask and no noise.
+
+    `rank` of the controller: `code` d_ff / N as the authors' code, `paper` d_model / N, or a number. Training: Gumbel
+    noise times `temperature` on the choice, and the hard mask with probability `quant_prob`, one coin a call, else the
+    softmax. `multiply_by_controller` also multiplies the chosen units by their probabilities; `kernel_scaling` starts
+    W2 sqrt(N) larger, so that the output's variance in evaluation is the dense layer's.
     """
 
     N: int = 0
+    form: str = "code"
+    controller: str = "learned"
     rank: str = "code"
     temperature: float = 0.1
     quant_prob: float = 0.3
     multiply_by_controller: bool = False
     kernel_scaling: bool = False
+
+    @property
+    def mask_after(self) -> bool:
+        """Whether the mask multiplies what the ReLU gives."""
+        return FORMS[self.form][0]
+
+    @property
+    def first_bias(self) -> bool:
+        """Whether there is a bias b1 before the ReLU."""
+        return FORMS[self.form][1]
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether the units are chosen by a controller with weights of its own."""
+        return self.controller not in ("oracle", "token")
+
+    @property
+    def learns(self) -> bool:
+        """Whether training changes the controller, by a noisy and partly soft mask."""
+        return self.controller not in ("frozen", "oracle", "token")
 
 
 def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:
@@ -148,6 +199,11 @@ def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:
 
 def check_sparse_ff(config: SparseFFConfig, d_model: int, d_ff: int) -> None:
     """Raises UserError for keys that no layer of these widths can be built from."""
+    for key, known in {"form": FORMS, "controller": CONTROLLERS}.items():
+        word = getattr(config, key)
+        if word not in known:
+            hint = f"{nearest(word, known, at_most=0)} Known: {', '.join(known)}.".strip()
+            raise UserError("bad_value", f"sparse_ff.{key}={word} is not known.", hint)
     if config.N < 1:
         raise UserError("bad_value", f"sparse_ff.N={config.N} must be at least 1.", "0 switches to the dense layer.")
     if d_ff % config.N:
@@ -156,7 +212,11 @@ def check_sparse_ff(config: SparseFFConfig, d_model: int, d_ff: int) -> None:
             f"d_ff={d_ff} cannot be cut into blocks of sparse_ff.N={config.N} units.",
             f"Take d_ff={max(1, round(d_ff / config.N)) * config.N}, or a divisor of d_ff as sparse_ff.N.",
         )
-    rank_of(config, d_model, d_ff)
+    if config.has_controller:
+        rank_of(config, d_model, d_ff)
+    elif config.multiply_by_controller:
+        why = f"sparse_ff.controller={config.controller} gives no probabilities"
+        raise UserError("bad_value", f"sparse_ff.multiply_by_controller=true: {why}.", "Leave it false.")
     if config.temperature < 0:
         raise UserError("bad_value", f"sparse_ff.temperature={config.temperature} must not be negative.")
     if not 0 <= config.quant_prob <= 1:

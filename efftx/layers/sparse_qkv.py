@@ -18,7 +18,7 @@ from efftx.layers.module_convolution import ConvolutionStepper, ModuleConvolutio
 from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import merge_heads, split_heads
 from efftx.layers.settings import SparseQKVConfig, check_sparse_qkv
-from efftx.layers.sparse_qkv_maps import make_convolution, make_map, make_output
+from efftx.layers.sparse_qkv_maps import last_matrix, make_convolution, make_map, make_output
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 
 JOINED_UP_TO = 2**20
@@ -57,6 +57,10 @@ class SparseQKV(nn.Module):
         for layer in self.o:
             if isinstance(layer, nn.Linear):
                 glorot_(layer)
+
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream: the last layer after attention, or the values' where there is none."""
+        return [last_matrix(self.o[-1] if len(self.o) else self.v)]
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""

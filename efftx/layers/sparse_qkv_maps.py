@@ -56,6 +56,12 @@ class LowRank(nn.Module):
         return y
 
 
+def last_matrix(layer: nn.Module) -> Tensor:
+    """The matrix that gives a map's outputs."""
+    names = {ModuleConvolution: "kernel", Multiplicative: "proj", LowRank: "up.weight"}
+    return layer.get_parameter(names.get(type(layer), "weight"))
+
+
 def make_map(config: SparseQKVConfig, d_model: int, *, of_values: bool = False) -> nn.Module:
     """What makes the queries, the keys or the values from the shared layer's output or the input."""
     if config.variant in ("multiplicative_convolution", "convolution"):

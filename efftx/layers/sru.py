@@ -59,6 +59,10 @@ class SRUBranch(nn.Module):
             glorot_(layer)
             nn.init.normal_(layer.bias, std=BIAS_DEVIATION)
 
+    def output_matrices(self) -> list[Tensor]:
+        """What writes to the residual stream."""
+        return [self.out.weight]
+
     def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model); makes no discrete choice, so that `replay` is not used."""
         x = self.into(self.norm(x_BLD))

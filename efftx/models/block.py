@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -22,12 +23,14 @@ MEMORY = "memory"
 class Context:
     """What the branches of a stack may read beside their own stream.
 
-    `key_mask_BL` is True on real tokens (None: all are); `memory_BED` the encoder's output, `memory_mask_BE` likewise.
+    `key_mask_BL` is True on real tokens (None: all are); `memory_BED` the encoder's output, `memory_mask_BE` likewise;
+    `token_BL` the token ids at the stream's positions, where a branch chooses by them.
     """
 
     key_mask_BL: Tensor | None = None  # noqa: N815 - shape suffix
     memory_BED: Tensor | None = None  # noqa: N815
     memory_mask_BE: Tensor | None = None  # noqa: N815
+    token_BL: Tensor | None = None  # noqa: N815
 
 
 ALONE = Context()
@@ -37,6 +40,12 @@ Reads = Callable[[nn.Module, Tensor, Replay | None, Context], Tensor]
 def reads_tokens(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
     """A position-wise or recurrent core: its own stream."""
     y: Tensor = core(x, replay)
+    return y
+
+
+def reads_ids(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+    """A position-wise core that chooses by the token: its own stream, and the token ids."""
+    y: Tensor = core(x, replay, context.token_BL)
     return y
 
 
@@ -109,6 +118,29 @@ class Block(nn.Module):
             return (x,)
         a, b = streams
         return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, replays)
+
+
+@torch.no_grad()
+def scale_residual(blocks: Iterable[nn.Module]) -> None:
+    """Divides the matrices that write to a stack's residual stream by sqrt(its branches), sqrt(2 N) of N plain layers.
+
+    So the stream's variance does not grow with depth (GPT-2; Sparse Transformer). ValueError, naming the class, for a
+    branch of which no module has `output_matrices`.
+    """
+    branches = [branch for block in blocks for branch in block.children() if isinstance(branch, Branch)]
+    for branch in branches:
+        say = [getattr(module, "output_matrices", None) for module in branch.modules()]
+        found = [matrix for matrices in say if matrices is not None for matrix in matrices()]
+        if not found:
+            raise ValueError(f"{type(branch.core).__name__} does not say by `output_matrices` what it writes with.")
+        for matrix in found:
+            matrix.div_(len(branches) ** 0.5)
+
+
+def any_reads_ids(blocks: Iterable[nn.Module]) -> bool:
+    """Whether a branch of these blocks chooses by the token, so that the context must hold the ids."""
+    branches = (branch for block in blocks for branch in block.children())
+    return any(isinstance(branch, Branch) and branch.reads is reads_ids for branch in branches)
 
 
 def _as_sublayer(branch: Branch, context: Context) -> tuple[SubLayer, Mapping[str, Tensor]]:

@@ -20,7 +20,7 @@ from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.layers.sru import SRUBranch
-from efftx.models.block import Block, Branch, reads_keys, reads_memory, reads_tokens
+from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memory, reads_tokens, scale_residual
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
 from efftx.models.ends import Head, TokenEmbedding
@@ -75,6 +75,9 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     """The model of `config` with its first weights, drawn from `config.seed`, on `device`, in training mode."""
     model = build_on_meta(config, vocab_size).to(dtype)
     materialize(model, device, config.seed)
+    if config.init.residual == "depth":
+        for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
+            scale_residual(blocks)
     return model
 
 
@@ -101,7 +104,7 @@ def _count(config: Config, vocab_size: int) -> int:
 
 
 def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
-    embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings)
+    embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings, std=config.init.embedding_std)
     head = Head(
         merged_width(config.d_model, config.reversible),
         vocab_size,
@@ -112,7 +115,7 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     if config.stack == "decoder":
         return Decoder(
             embedding,
-            make_positions(config.positions, config.d_model, config.data.length),
+            _positions(config, config.data.length),
             _decoder_blocks(config, d_ff),
             head,
             dropout=config.dropout,
@@ -123,12 +126,12 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     junction = (CrossAttended if crosses else Concatenated)(config.d_model, config.reversible)
     return EncoderDecoder(
         embedding,
-        make_positions(config.positions, config.d_model, config.data.length),
-        make_positions(config.positions, config.d_model, config.target_length),
+        _positions(config, config.data.length),
+        _positions(config, config.target_length),
         [
             Block(
                 attention=_attention(config, config.attention[i % len(config.attention)], causal=False),
-                feedforward=_feedforward(config, d_ff),
+                feedforward=_feedforward(config, d_ff, i),
             )
             for i in range(n_encoder_layers(config))
         ],
@@ -141,6 +144,10 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     )
 
 
+def _positions(config: Config, length: int) -> nn.Module | None:
+    return make_positions(config.positions, config.d_model, length, config.init.position_std)
+
+
 def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
     blocks = []
     for i in range(config.n_layers):
@@ -150,7 +157,7 @@ def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
             branches[f"attention_{j}"] = _attention(config, kind, causal=True)
         if config.stack == "encoder_decoder":
             branches["cross_attention"] = _cross_attention(config)
-        blocks.append(Block(**branches, feedforward=_feedforward(config, d_ff)))
+        blocks.append(Block(**branches, feedforward=_feedforward(config, d_ff, i)))
     return blocks
 
 
@@ -175,10 +182,13 @@ def _cross_attention(config: Config) -> Branch:
     return Branch(config.d_model, core, config.dropout, reads=reads_memory)
 
 
-def _feedforward(config: Config, d_ff: int) -> Branch:
+def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
+    """That of layer `i` of its stack."""
     core: nn.Module
     if config.sparse_ff.N:
-        core = SparseFF(config.sparse_ff, config.d_model, d_ff, dropout=config.dropout, chunk_len=config.chunking.ff)
+        core = SparseFF(
+            config.sparse_ff, config.d_model, d_ff, dropout=config.dropout, chunk_len=config.chunking.ff, salt=i
+        )
     else:
         core = FeedForward(
             config.d_model,
@@ -188,4 +198,5 @@ def _feedforward(config: Config, d_ff: int) -> Branch:
             chunk_len=config.chunking.ff,
         )
     beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None
-    return Branch(config.d_model, core, config.dropout, reads=reads_tokens, beside=beside)
+    reads = reads_ids if config.sparse_ff.N and config.sparse_ff.controller == "token" else reads_tokens
+    return Branch(config.d_model, core, config.dropout, reads=reads, beside=beside)

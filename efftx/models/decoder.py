@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from efftx.models.block import ALONE, Block
+from efftx.models.block import Block, Context, any_reads_ids
 from efftx.models.ends import Head, TokenEmbedding, embed, shift_right
 from efftx.models.streams import Replays, ReversibleConfig, merge, run_blocks, split
 
@@ -36,11 +36,14 @@ class Decoder(nn.Module):
         self.dropout = dropout
         self.reversible = reversible
         self.loss_chunk_len = loss_chunk_len
+        self.reads_ids = any_reads_ids(blocks)
 
     def hidden(self, tokens_BL: Tensor, replays: Replays | None = None) -> Tensor:
         """What the head reads: (B, L, d_model), or 2 d_model wide where reversible streams are concatenated."""
-        x = embed(shift_right(tokens_BL), self.embedding, self.positions, self.dropout if self.training else 0.0)
-        streams = run_blocks(self.blocks, split(x, self.reversible), ALONE, replays)
+        token_BL = shift_right(tokens_BL)
+        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0)
+        context = Context(token_BL=token_BL if self.reads_ids else None)
+        streams = run_blocks(self.blocks, split(x, self.reversible), context, replays)
         return merge(streams, self.reversible.merge)
 
     def forward(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from efftx.models.block import LAYER_NORM_EPS, Block, Context
+from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
 from efftx.models.ends import Head, TokenEmbedding, embed, shift_right
 from efftx.models.streams import Replays, ReversibleConfig, Streams, merge, run_blocks, split
 
@@ -28,6 +29,10 @@ class Junction(Protocol):
 
     def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
         """The decoder's own rows, (B, length, width)."""
+        ...
+
+    def ids(self, token_BL: Tensor, inputs_BE: Tensor, is_token_BE: Tensor) -> Tensor:
+        """The token ids at the positions of the decoder's stream."""
         ...
 
 
@@ -51,6 +56,10 @@ class CrossAttended(nn.Module):
     def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
         """All rows: they are the decoder's."""
         return h_BJD
+
+    def ids(self, token_BL: Tensor, inputs_BE: Tensor, is_token_BE: Tensor) -> Tensor:
+        """The decoder's own."""
+        return token_BL
 
 
 class EncoderDecoder(nn.Module):
@@ -84,11 +93,12 @@ class EncoderDecoder(nn.Module):
         self.dropout = dropout
         self.reversible = reversible
         self.loss_chunk_len = loss_chunk_len
+        self.reads_ids = any_reads_ids((*encoder_blocks, *blocks))
 
     def encode(self, inputs_BE: Tensor, *, replays: Replays | None = None) -> Streams:
         """What the decoder reads of padded token ids (B, E)."""
         x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0)
-        context = Context(key_mask_BL=inputs_BE != PADDING)
+        context = Context(key_mask_BL=inputs_BE != PADDING, token_BL=inputs_BE if self.reads_ids else None)
         return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, replays))
 
     def hidden(
@@ -104,11 +114,20 @@ class EncoderDecoder(nn.Module):
         `replays`, `encoder_replays`: for every block one for each branch, where choices are given from outside.
         """
         encoded = self.encode(inputs_BE, replays=encoder_replays)
-        x = embed(shift_right(tokens_BL), self.embedding, self.positions, self.dropout if self.training else 0.0)
+        token_BL = shift_right(tokens_BL)
+        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0)
         is_token = inputs_BE != PADDING
-        streams, context = self.junction.enter(x, encoded, is_token)
+        streams, context = self.enter(x, token_BL, encoded, inputs_BE)
         streams = run_blocks(self.blocks, streams, context, replays)
         return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
+
+    def enter(self, x_BLD: Tensor, token_BL: Tensor, encoded: Streams, inputs_BE: Tensor) -> tuple[Streams, Context]:
+        """The decoder's first streams, of its embedded tokens, and what its branches read beside them."""
+        is_token = inputs_BE != PADDING
+        streams, context = self.junction.enter(x_BLD, encoded, is_token)
+        if self.reads_ids:
+            context = replace(context, token_BL=self.junction.ids(token_BL, inputs_BE, is_token))
+        return streams, context
 
     def forward(
         self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False, **held: Replays | None

@@ -16,16 +16,20 @@ from efftx.ops.chunking import chunked
 
 
 class TokenEmbedding(nn.Module):
-    """One row a token, Gaussian of deviation 1, or d_model^-0.5 where the same matrix gives the logits."""
+    """One row a token, Gaussian at the start.
 
-    def __init__(self, vocab_size: int, d_model: int, *, tied: bool) -> None:
+    `std` None is a deviation of 1, or of d_model^-0.5 where the same matrix gives the logits.
+    """
+
+    def __init__(self, vocab_size: int, d_model: int, *, tied: bool, std: float | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         self.tied = tied
+        self.std = (d_model**-0.5 if tied else 1.0) if std is None else std
 
     def reset_parameters(self) -> None:
         """Gaussian rows."""
-        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5 if self.tied else 1.0)
+        nn.init.normal_(self.weight, std=self.std)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) token ids -> (B, L, d_model)."""

@@ -53,3 +53,7 @@ class Concatenated(nn.Module):
     def cut(self, h_BJD: Tensor, is_token_BE: Tensor, length: int) -> Tensor:
         """The rows of the decoder's tokens, (B, length, width)."""
         return cut_after(h_BJD, is_token_BE.sum(1), length)
+
+    def ids(self, token_BL: Tensor, inputs_BE: Tensor, is_token_BE: Tensor) -> Tensor:
+        """The encoder's real tokens, the decoder's, and behind them padding, (B, E + L)."""
+        return join_after(inputs_BE.unsqueeze(-1), token_BL.unsqueeze(-1), is_token_BE.sum(1)).squeeze(-1)

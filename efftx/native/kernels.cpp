@@ -102,10 +102,11 @@ static void choose(const Op &op, const float *x, const Thread &t) {
 
 #define TOGETHER 8 // rows of w1, and of w2, that are read side by side
 
-// y = b2 + sum_g relu(x . w1[row[g]]) w2[row[g]]: size D, G; at w1, w2 (.., D), b2 (D), row (G) int64.
-static void chosen_rows(const Op &op, const float *x, const Thread &t) {
+// y = b2 + sum_g relu(x . w1[row[g]] + b1[row[g]]) w2[row[g]]: size D, G; at w1, w2 (.., D), b2 (D), row (G) int64, b1
+// (..) where BIASED.
+template <bool BIASED> static void chosen_rows(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0], G = op.size[1];
-    const float *w1 = op.in(0), *w2 = op.in(1), *b2 = op.in(2);
+    const float *w1 = op.in(0), *w2 = op.in(1), *b2 = op.in(2), *b1 = op.in(4);
     const int64_t *row = static_cast<const int64_t *>(op.at[3]);
     float *part = t.common + t.me * D;
     if (t.me) memset(part, 0, D * sizeof(float));
@@ -121,11 +122,13 @@ static void chosen_rows(const Op &op, const float *x, const Thread &t) {
         }
         float h[TOGETHER];
         dots(x, first, D, h);
+        if (BIASED)
+            for (int j = 0; j < TOGETHER; j++) h[j] += b1[row[g + j]];
         for (int j = 0; j < TOGETHER; j++) h[j] = h[j] > 0 ? h[j] : 0;
         add_scaled_rows(part, second, h, D);
     }
     for (; g < mine.last; g++) {
-        float h = dot(x, w1 + row[g] * D, D);
+        float h = dot(x, w1 + row[g] * D, D) + (BIASED ? b1[row[g]] : 0);
         add_scaled(part, w2 + row[g] * D, h > 0 ? h : 0, D);
     }
     BARRIER
@@ -405,7 +408,7 @@ void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_progra
                 switch (op->kind) {
                 case MATVEC: matvec(*op, x, t); break;
                 case CHOOSE: choose(*op, x, t); break;
-                case CHOSEN_ROWS: chosen_rows(*op, x, t); break;
+                case CHOSEN_ROWS: op->at[4] ? chosen_rows<true>(*op, x, t) : chosen_rows<false>(*op, x, t); break;
                 case MODULES: modules(*op, x, t); break;
                 case ATTEND: attend(*op, t); break;
                 case BLOCKED_PRODUCT: blocked_product(*op, x, t); break;

@@ -122,8 +122,8 @@ class Program:
         n_outputs, width = weight_OD.shape
         self._add(MATVEC, x, y, component, (width, n_outputs), (weight_OD, bias_O), adds=adds, relu=relu)
 
-    def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream) -> None:
-        """y += b2 + sum_g relu(x . w1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
+    def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None) -> None:
+        """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
 
         Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D).
         """
@@ -138,7 +138,7 @@ class Program:
         row_G = buffer("row", n_rows, torch.int64)
         chooser = (c1_RD, c2_GRN, c_bias_U, w1_UD, w2_UD, row_G)
         self._add(CHOOSE, x, None, "controller", (width, n_rows, N, rank), chooser)
-        self._add(CHOSEN_ROWS, None, y, "feed-forward", (width, n_rows), (w1_UD, w2_UD, b2_D, row_G), adds=True)
+        self._add(CHOSEN_ROWS, None, y, "feed-forward", (width, n_rows), (w1_UD, w2_UD, b2_D, row_G, b1_U), adds=True)
         self._needs(common=rank, common_a_thread=width)
 
     def modules(

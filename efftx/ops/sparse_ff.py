@@ -1,8 +1,10 @@
 """Sparse feed-forward: in every block of hidden units one may be active, chosen a token ("Sparse is Enough", 3.1).
 
-A low-rank controller gives every unit a logit; the hidden layer is relu((x W1) * mask), without a first bias. Training
-multiplies by a mask over all units, evaluation keeps one unit a block, either after a dense product (`masked`, for many
-tokens) or by reading the chosen rows of W1 and W2 alone (`selected`, for few).
+A low-rank controller gives every unit a logit. The authors' code has relu((x W1) * mask) as hidden layer, without a
+first bias; the paper prints relu(x W1 + b1) * mask, which has the same values and other gradients. Training multiplies
+by a mask over all units, evaluation keeps one unit a block, either after a dense product (`masked`, for many tokens) or
+by reading the chosen rows of W1 and W2 alone (`selected`, for few). Two other choices of the unit bound what a
+controller can do: the largest pre-activation of its block, and a fixed hash of the token.
 
 Shape suffixes: T tokens (any number of leading dimensions), D d_model, R rank of the controller, G blocks, N units of a
 block, U hidden units (G N = d_ff). Unit u is element u % N of block u // N in every array, and one row of W1 and of W2.
@@ -64,6 +66,19 @@ def choose_units(logits_TGN: Tensor, uniform_TGN: Tensor | None = None, temperat
         return score_TGN.max(-1).indices.to(_index_dtype(logits_TGN.shape[-1]))
 
 
+def hashed_units(token_T: Tensor, n_blocks: int, n: int, salt: int) -> Tensor:
+    """A unit for every token id and block, (T, G), by a fixed hash of token, block and `salt`: nothing is learned.
+
+    The finaliser of SplitMix64 (Steele et al. 2014) in 64-bit arithmetic, the same on every device; T may be several
+    dimensions. After hash layers (Roller et al. 2021), which route whole experts by the token.
+    """
+    block_G = torch.arange(n_blocks, device=token_T.device)
+    z_TG = (token_T.long() * _PRIMES[0]).unsqueeze(-1) + block_G * _PRIMES[1] + (_signed(salt * _PRIMES[2]))
+    for shift, factor in _MIXING:
+        z_TG = (z_TG ^ _shifted(z_TG, shift)) * factor
+    return (_shifted(z_TG, 31) ^ z_TG).bitwise_and_(2**31 - 1).remainder_(n).to(_index_dtype(n))
+
+
 def training_mask(logits_TGN: Tensor, index_TG: Tensor, hard: Tensor) -> Tensor:
     """The mask (T, G, N) of a training step: one-hot at the chosen units where `hard`, a 0-dim bool, else the softmax.
 
@@ -82,15 +97,25 @@ def chosen_probability(logits_TGN: Tensor, index_TG: Tensor) -> Tensor:
     return soft_TGN.gather(-1, index_TG.long().unsqueeze(-1)).squeeze(-1).to(logits_TGN.dtype)
 
 
-def training_hidden(x_TD: Tensor, w1_UD: Tensor, mask_TGN: Tensor, factor_TG: Tensor | None = None) -> Tensor:
-    """Hidden units (T, U) of a training step: relu((x W1) * mask), and times `factor_TG` where it is given.
+def training_hidden(
+    x_TD: Tensor,
+    w1_UD: Tensor,
+    mask_TGN: Tensor,
+    factor_TG: Tensor | None = None,
+    b1_U: Tensor | None = None,
+    *,
+    mask_after: bool = False,
+) -> Tensor:
+    """Hidden units (T, U) of a training step: relu((x W1 + b1) * mask), times `factor_TG`, where these two are given.
 
-    The mask is multiplied before the relu: what is masked by 0 then gives the controller no gradient.
+    The mask before the relu gives the controller no gradient for a unit that it masks by 0. With `mask_after`, as the
+    paper prints it, relu(x W1 + b1) * mask: every unit above 0 does.
     """
     if mask_TGN.shape[:-2] != x_TD.shape[:-1]:
         raise ValueError(f"One mask a token, {tuple(x_TD.shape[:-1])}, not {tuple(mask_TGN.shape[:-2])}.")
     _check_rows(w1_UD, mask_TGN.shape[-2] * mask_TGN.shape[-1])
-    hidden_TGN = (F.linear(x_TD, w1_UD).unflatten(-1, mask_TGN.shape[-2:]) * mask_TGN).relu_()
+    dense_TGN = F.linear(x_TD, w1_UD, b1_U).unflatten(-1, mask_TGN.shape[-2:])
+    hidden_TGN = dense_TGN.relu() * mask_TGN if mask_after else (dense_TGN * mask_TGN).relu_()
     if factor_TG is not None:
         hidden_TGN = hidden_TGN * factor_TG.unsqueeze(-1)
     return hidden_TGN.flatten(-2)
@@ -104,16 +129,36 @@ def sparse_ff_masked(
     index_TG: Tensor,
     n: int,
     factor_TG: Tensor | None = None,
+    b1_U: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """relu(x W1) at the chosen units alone, times `factor_TG`, times W2, plus b2: (T, D), by dense products."""
+    """relu(x W1 + b1) at the chosen units alone, times `factor_TG`, times W2, plus b2: (T, D), by dense products.
+
+    `dropout` of the hidden units, 0 outside training.
+    """
     n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
+    dense_TGN = F.linear(x_TD, w1_UD, b1_U).unflatten(-1, (n_blocks, n))
+    return chosen_output(dense_TGN, w2_UD, b2_D, index_TG, factor_TG, dropout=dropout)
+
+
+def chosen_output(
+    dense_TGN: Tensor,
+    w2_UD: Tensor,
+    b2_D: Tensor,
+    index_TG: Tensor,
+    factor_TG: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+) -> Tensor:
+    """`sparse_ff_masked` from the pre-activations of all units, x W1 + b1."""
+    _check_index(index_TG, dense_TGN.shape)
     place_TG1 = index_TG.long().unsqueeze(-1)
-    dense_TGN = F.linear(x_TD, w1_UD).unflatten(-1, (n_blocks, n))
     chosen_TG1 = dense_TGN.gather(-1, place_TG1).relu()
     if factor_TG is not None:
         chosen_TG1 = chosen_TG1 * factor_TG.unsqueeze(-1)
     hidden_TGN = torch.zeros_like(dense_TGN).scatter(-1, place_TG1, chosen_TG1.to(dense_TGN.dtype))
-    return F.linear(hidden_TGN.flatten(-2), w2_UD.t(), b2_D)
+    return F.linear(F.dropout(hidden_TGN.flatten(-2), dropout), w2_UD.t(), b2_D)
 
 
 def sparse_ff_selected(
@@ -124,6 +169,8 @@ def sparse_ff_selected(
     index_TG: Tensor,
     n: int,
     factor_TG: Tensor | None = None,
+    b1_U: Tensor | None = None,
+    *,
     plan: RowPlan | None = None,
 ) -> Tensor:
     """The result of `sparse_ff_masked`, read from d_ff / N rows of W1 and of W2 a token: nothing else is multiplied.
@@ -136,7 +183,8 @@ def sparse_ff_selected(
     if plan is None:
         plan = RowPlan.of(x_SD.shape[0], n_blocks, x_SD.shape[1], block=n, device=x_TD.device)
     row_SG = plan.rows(index_TG.reshape(-1, n_blocks))
-    hidden_SG = rows_dot(x_SD, w1_UD, row_SG, plan).relu()
+    hidden_SG = rows_dot(x_SD, w1_UD, row_SG, plan)
+    hidden_SG = (hidden_SG if b1_U is None else hidden_SG + b1_U[row_SG]).relu()
     if factor_TG is not None:
         hidden_SG = hidden_SG * factor_TG.reshape(-1, n_blocks)
     out_SD = rows_sum(hidden_SG.to(w2_UD.dtype), w2_UD, row_SG, plan)
@@ -166,10 +214,13 @@ def sparse_ff_naive(
     uniform_TGN: Tensor | None = None,
     temperature: float = 0.0,
     multiply_by_controller: bool = False,
+    b1_U: Tensor | None = None,
+    mask_after: bool = False,
 ) -> Tensor:
     """The whole layer by loops over tokens (one leading dimension), blocks and units: the oracle.
 
-    `hard` None is evaluation; True and False are the two kinds of training step.
+    `hard` None is evaluation; True and False are the two kinds of training step. `mask_after` and `b1_U` are those of
+    `training_hidden`.
     """
     outputs = []
     for t, x_D in enumerate(x_TD):
@@ -188,12 +239,25 @@ def sparse_ff_naive(
                 one_hot = float(j == chosen)
                 straight_through = one_hot + (soft[j] - soft[j].detach())
                 mask = one_hot if hard is None else straight_through if hard else soft[j]
-                hidden = torch.relu(torch.dot(w1_UD[u], x_D) * mask)
+                pre = torch.dot(w1_UD[u], x_D) + (0.0 if b1_U is None else b1_U[u])
+                hidden = torch.relu(pre) * mask if mask_after else torch.relu(pre * mask)
                 if multiply_by_controller and hard is not False:
-                    hidden = hidden * (soft[j] if hard is None else soft[j].detach())
+                    hidden = hidden * (soft[chosen] if hard is None else soft[chosen].detach())
                 out_D = out_D + hidden * w2_UD[u]
         outputs.append(out_D)
     return torch.stack(outputs)
+
+
+def hashed_units_naive(tokens: list[int], n_blocks: int, n: int, salt: int) -> list[list[int]]:
+    """`hashed_units` in Python's own integers, modulo 2^64: the oracle."""
+
+    def unit(token: int, block: int) -> int:
+        z = (token * _PRIMES[0] + block * _PRIMES[1] + salt * _PRIMES[2]) % 2**64
+        for shift, factor in _MIXING:
+            z = (z ^ z >> shift) * factor % 2**64
+        return ((z ^ z >> 31) % 2**31) % n
+
+    return [[unit(token, block) for block in range(n_blocks)] for token in tokens]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -208,6 +272,20 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, *grad_masks: Tensor) -> tuple[Tensor | None, ...]:
         return grad_masks[0], None, None
+
+
+def _signed(number: int) -> int:
+    """`number` modulo 2^64 as a signed 64-bit integer."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_PRIMES = tuple(_signed(prime) for prime in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
+_MIXING = tuple((shift, _signed(factor)) for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)))
+
+
+def _shifted(z: Tensor, n: int) -> Tensor:
+    """A logical shift to the right: PyTorch's own repeats the sign."""
+    return (z >> n) & (2 ** (64 - n) - 1)
 
 
 def _index_dtype(n: int) -> torch.dtype:

@@ -107,14 +107,15 @@ def parameters_by_component(model: nn.Module) -> dict[str, int]:
     """Component -> number of parameters, each counted once: a tied matrix belongs to the embedding.
 
     A component is a child of the model or of its blocks, those of the encoder's blocks apart; so are the controller of
-    a sparse feed-forward layer, the SRU beside it, and a kind of attention that has other weights than projections,
-    under its own name. The norms of all of them are one component.
+    a sparse feed-forward layer (`.._frozen` where it is never trained), the SRU beside it, and a kind of attention that
+    has other weights than projections, under its own name. The norms of all of them are one component.
     """
     norms = {id(p) for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     kinds = {name: m.kind for name, m in model.named_modules() if isinstance(m, Branch) and _has_own_weights(m)}
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counted["norms" if id(parameter) in norms else _component(name, kinds)] += parameter.numel()
+        component = "norms" if id(parameter) in norms else _component(name, kinds, parameter.requires_grad)
+        counted[component] += parameter.numel()
     return dict(counted)
 
 
@@ -125,14 +126,16 @@ def _has_own_weights(branch: Branch) -> bool:
     )
 
 
-def _component(name: str, kinds: Mapping[str, str | None]) -> str:
+def _component(name: str, kinds: Mapping[str, str | None], trained: bool) -> str:
     path = name.split(".")
     if path[0] not in ("blocks", "encoder_blocks"):
         return path[0]
     prefix, branch = path[0].removesuffix("blocks"), kinds.get(".".join(path[:3])) or path[2]
     if path[3] == "beside":
         return f"{prefix}sru"
-    return f"{prefix}{branch}_controller" if path[-1] in _CONTROLLER else f"{prefix}{branch}"
+    if path[-1] not in _CONTROLLER:
+        return f"{prefix}{branch}"
+    return f"{prefix}{branch}_controller" if trained else f"{prefix}{branch}_controller_frozen"
 
 
 def _n_parameters(model: nn.Module) -> int:
@@ -140,11 +143,11 @@ def _n_parameters(model: nn.Module) -> int:
 
 
 def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> dict[str, int]:
-    weights = parameter_bytes(parameters, parameter_dtype(DTYPES[config.dtype]))
+    dtype, trained = parameter_dtype(DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = {
-        "parameters": weights,
-        "gradients": weights,
-        "optimizer_state": optimizer_bytes(config.optimizer.name, parameters),
+        "parameters": parameter_bytes(parameters, dtype),
+        "gradients": parameter_bytes(trained, dtype),
+        "optimizer_state": optimizer_bytes(config.optimizer.name, trained),
         "activations": activation_bytes(config, vocab_size),
         "replay_state": replay_bytes(config, vocab_size),
     }

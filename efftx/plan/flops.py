@@ -10,7 +10,7 @@ for each token that the part reads:
     attention_scores        4 W for each key whose score is computed
     hashing                 W n_hashes (sum of the bucket factors)
     feedforward             4 d f, sparse or not: training multiplies the whole matrices
-    feedforward_controller  2 d r + 2 r f
+    feedforward_controller  2 d r + 2 r f, where units are not chosen without one (sparse_ff.controller=oracle, token)
     sru                     4 d u + 6 u^2 a layer
     junction                2 d^2, where the encoder's streams are merged for a concatenated decoder
     head                    2 d V, or 4 d V on two concatenated streams; sparse: as much, its factors multiplied out
@@ -72,9 +72,12 @@ def _row(config: Config, vocab_size: int) -> tuple[dict[str, float], dict[str, f
                 count("hashing", stack.length * shape.hashing_flops, 1.0)
             ff_passes = 3.0 + again + is_sliced(config.chunking.ff, stack.length)
             count("feedforward", stack.length * 4.0 * d * f, ff_passes)
-            if config.sparse_ff.N:
+            if config.sparse_ff.N and config.sparse_ff.has_controller:
                 rank = rank_of(config.sparse_ff, d, f)
-                count("feedforward_controller", stack.length * 2.0 * rank * (d + f), ff_passes)
+                # A frozen one is not differentiated, and runs again only for its probabilities: choices are kept.
+                frozen = ff_passes - 2.0 if config.sparse_ff.multiply_by_controller else 1.0
+                passes = ff_passes if config.sparse_ff.learns else frozen
+                count("feedforward_controller", stack.length * 2.0 * rank * (d + f), passes)
             if config.sru.n_layers:
                 count("sru", stack.length * (4.0 * d * u + config.sru.n_layers * 6.0 * u * u), 3.0 + again)
     if config.stack == "concatenated" and config.reversible.enabled and config.reversible.encoder == "merged":

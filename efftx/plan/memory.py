@@ -62,7 +62,9 @@ def replay_bytes(config: Config, vocab_size: int) -> int:
                 total += LONG * rows * shape.length * shape.n_heads * shape.n_hashes
             if config.sparse_ff.N:
                 slices = ceil(stack.length / config.chunking.ff) if is_sliced(config.chunking.ff, stack.length) else 1
-                total += 1 + RANDOM_STATE_BYTES * (1 + slices)
+                total += RANDOM_STATE_BYTES * slices
+                if config.sparse_ff.learns:  # the coin
+                    total += 1 + RANDOM_STATE_BYTES
                 n_blocks = config.d_ff // config.sparse_ff.N
                 total += rows * stack.length * n_blocks * _index_bytes(config.sparse_ff.N)
     return total
@@ -172,12 +174,13 @@ def _branches(config: Config, stack: Stack, block: tuple[AttentionShape, ...]) -
 def _feedforward(config: Config, length: int, tokens: float) -> _Held:
     """Norm; hidden units, kept once under relu, twice under gelu, twice more with dropout; slices keep none.
 
-    A sparse layer keeps two masks, the product and the hidden units, and the controller's inner numbers.
+    A sparse layer keeps two masks, the product and the hidden units, and the controller's inner numbers; one whose
+    controller is not trained keeps the hidden units alone.
     """
     d, f = tokens * config.d_model, tokens * config.d_ff
     dropout = config.dropout > 0
     times, n_weights, rank = (1 if config.activation == "relu" else 2), 2 * config.d_model * config.d_ff, 0
-    if config.sparse_ff.N:
+    if config.sparse_ff.N and config.sparse_ff.learns:
         rank = rank_of(config.sparse_ff, config.d_model, config.d_ff)
         times, n_weights = (
             4 + config.sparse_ff.multiply_by_controller,

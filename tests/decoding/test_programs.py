@@ -34,6 +34,8 @@ DECODERS = {
     ),
     "sparse": ("model=scaling", "stack=decoder", *SPARSE),
     "sparse, shared QK": ("model=scaling", "stack=decoder", "share_qk=true", *SPARSE),
+    "the paper's sparse FF": ("model=scaling", "stack=decoder", "sparse_ff.form=paper", *SPARSE),
+    "frozen": ("model=scaling", "stack=decoder", "sparse_ff.controller=frozen", *SPARSE),
     "dense output": ("model=scaling", "stack=decoder", "sparse_qkv.output=dense", *SPARSE),
     "paper's kernel": ("model=scaling", "stack=decoder", "sparse_qkv.kernel=paper", *SPARSE),
     "SRU": ("model=transformer", "sru.n_layers=2", "sru.d=8"),
@@ -50,6 +52,8 @@ WITHOUT = {
     "narrow": ("model=transformer", "d_model=64"),
     "blocks of 4": ("model=scaling", "stack=decoder", "sparse_ff.N=4", "sparse_qkv.S=0"),
     "the input in the values": ("model=scaling", "stack=decoder", "sparse_qkv.concat_input=true", *SPARSE),
+    "oracle": ("model=scaling", "stack=decoder", "sparse_ff.controller=oracle", *SPARSE),
+    "by token": ("model=scaling", "stack=decoder", "sparse_ff.controller=token", *SPARSE),
     "multiplied": ("model=scaling", "stack=decoder", "sparse_ff.multiply_by_controller=true", *SPARSE),
     "multiplicative output": ("model=scaling", "stack=decoder", "sparse_qkv.output=multiplicative", *SPARSE),
 }

@@ -16,6 +16,7 @@ from tests.tolerances import ROUNDING, assert_close
 
 VOCABULARY = 23
 COMMON = ("size=smoke", "data.length=64", "dropout=0")
+BY_TOKEN = ("sparse_ff.N=4", "sparse_ff.controller=token")
 DECODERS = {
     "transformer": ("model=transformer",),
     "shared QK": ("model=transformer", "share_qk=true"),
@@ -46,6 +47,29 @@ DECODERS = {
         "sparse_qkv.S=0",
         "sparse_ff.multiply_by_controller=true",
     ),
+    "sparse FF, the paper's form": ("model=scaling", "stack=decoder", "sparse_qkv.S=0", "sparse_ff.form=paper"),
+    "sparse FF, frozen": (
+        "model=scaling",
+        "stack=decoder",
+        "sparse_qkv.S=0",
+        "sparse_ff.controller=frozen",
+        "sparse_ff.multiply_by_controller=true",
+    ),
+    "sparse FF, oracle": (
+        "model=scaling",
+        "stack=decoder",
+        "sparse_qkv.S=0",
+        "sparse_ff.controller=oracle",
+        "sparse_ff.form=first_bias",
+    ),
+    "sparse FF, by token": (
+        "model=scaling",
+        "stack=decoder",
+        "sparse_qkv.S=0",
+        "sparse_ff.controller=token",
+        "sparse_ff.form=paper",
+    ),
+    "sparse FF, by token, reversible": ("model=reformer", "attention=[full]", *BY_TOKEN),
     "sparse QKV": ("model=scaling", "stack=decoder", "sparse_ff.N=0"),
     "sparse QKV, shared": ("model=scaling", "stack=decoder", "share_qk=true"),
     "sparse QKV, averaged": ("model=scaling", "stack=decoder", "share_qk=true", "sparse_qkv.average_qk=true"),
@@ -67,6 +91,8 @@ PAIRS = {
     "sparse": ("model=scaling",),
     "sparse query": ("model=scaling", "sparse_qkv.cross=query"),
     "reversible cross-attention": ("model=scaling", "reversible.enabled=true", "reversible.merge=mean"),
+    "sparse, by token": ("model=scaling", *BY_TOKEN),
+    "Terraformer, by token": ("model=terraformer", "attention=[full]", *BY_TOKEN),
     "Terraformer": ("model=terraformer", "attention=[full]"),
     "Terraformer, short": ("model=terraformer", "lsh.full_below=200"),
     "Terraformer, merged encoder": ("model=terraformer", "attention=[full]", "reversible.encoder=merged"),

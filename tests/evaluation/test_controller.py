@@ -65,6 +65,15 @@ def test_logits_far_apart_are_never_overturned_and_three_units_of_four_are_dead(
     assert controller_statistics(model, *given) == {"unit_agreement": 100.0, "dead_units": 100.0 * (N - 1) / N}
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("controller", ["frozen", "oracle", "token"])
+def test_a_choice_that_is_not_learned_has_no_noise_to_disagree_with(name: str, controller: str) -> None:
+    model, given = made(name, f"sparse_ff.controller={controller}")
+    found = controller_statistics(model, *given)
+    assert found["unit_agreement"] == 100.0
+    assert 0.0 <= found["dead_units"] < 75.0
+
+
 def test_equal_logits_agree_once_in_n() -> None:
     model, given = made("encoder-decoder")
     set_logits(model, [0.0] * N)

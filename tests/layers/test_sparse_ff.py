@@ -29,12 +29,13 @@ def layer(
     *,
     dropout: float = 0.0,
     chunk_len: int = 0,
+    salt: int = 0,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     **keys: object,
 ) -> SparseFF:
     with torch.device("meta"):
-        own = SparseFF(SparseFFConfig(N=n, **keys), d_model, d_ff, dropout=dropout, chunk_len=chunk_len)
+        own = SparseFF(SparseFFConfig(N=n, **keys), d_model, d_ff, dropout=dropout, chunk_len=chunk_len, salt=salt)
     own = own.to(dtype)
     materialize(own, CPU, seed)
     return own
@@ -119,6 +120,13 @@ def test_the_rank_is_the_codes_the_papers_or_a_number() -> None:
         ({"N": 4, "rank": "0"}, (6, 24), "sparse_ff.rank=0 gives the controller no rank"),
         ({"N": 4, "rank": "-3"}, (6, 24), "sparse_ff.rank=-3 gives the controller no rank"),
         ({"N": 4, "temperature": -0.1}, (6, 24), "must not be negative"),
+        ({"N": 4, "form": "papers"}, (6, 24), "sparse_ff.form=papers is not known"),
+        ({"N": 4, "controller": "hash"}, (6, 24), "sparse_ff.controller=hash is not known"),
+        (
+            {"N": 4, "controller": "oracle", "multiply_by_controller": True},
+            (6, 24),
+            "sparse_ff.controller=oracle gives no probabilities",
+        ),
         ({"N": 4, "quant_prob": 1.5}, (6, 24), "sparse_ff.quant_prob=1.5 is not a probability"),
     ],
 )

@@ -36,7 +36,20 @@ def test_the_authors_sizes_are_a_little_larger_than_dense(overrides: tuple[str, 
     assert size(*PAPER, *overrides) / size(*PAPER, *DENSE) - 1 == pytest.approx(share, abs=0.006)
 
 
-@pytest.mark.parametrize("overrides", [(), ("sparse_ff.N=0",), ("sparse_qkv.S=0",), ("sparse_loss.S=4",)], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("sparse_ff.N=0",),
+        ("sparse_qkv.S=0",),
+        ("sparse_loss.S=4",),
+        ("sparse_ff.form=paper",),
+        ("sparse_ff.controller=frozen",),
+        ("sparse_ff.controller=oracle",),
+        ("sparse_ff.controller=token",),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("scale", ["paper", "cpu"])
 def test_equal_is_within_one_percent_of_the_dense_model(scale: str, overrides: tuple[str, ...]) -> None:
     words = ("model=scaling", "data=stdlib", f"size={scale}", *(("sparse_ff.N=16",) if scale == "cpu" else ()))

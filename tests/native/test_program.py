@@ -73,19 +73,21 @@ def test_matvec(width: int, n_outputs: int, draw: Callable[..., Tensor]) -> None
     assert_close(of_plain, plain[0], ROUNDING, "plain")
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("width", "n_rows", "vectors", "rank"), [(40, 1, 1, 3), (64, 6, 4, 16), (100, 13, 5, 33), (1024, 9, 8, 8)]
 )
-def test_sparse_ff(width: int, n_rows: int, vectors: int, rank: int, draw: Callable[..., Tensor]) -> None:
+def test_sparse_ff(width: int, n_rows: int, vectors: int, rank: int, biased: bool, draw: Callable[..., Tensor]) -> None:
     N = vectors * _lanes()
     c1, c2, c_bias = draw(rank, width), draw(n_rows * N, rank), draw(n_rows * N)
     w1, w2, b2, x = draw(n_rows * N, width), draw(n_rows * N, width), draw(width), draw(1, width)
     normed, norm = _normed(draw, width)
     h = norm(x)
     row_G = (c2 @ (c1 @ h[0]) + c_bias).view(n_rows, N).argmax(1) + N * torch.arange(n_rows)
-    expected = x + (w1[row_G] @ h[0]).relu() @ w2[row_G] + b2
+    b1 = draw(n_rows * N) if biased else None
+    expected = x + (w1[row_G] @ h[0] + (0 if b1 is None else b1[row_G])).relu() @ w2[row_G] + b2
     program = Program()
-    program.sparse_ff(normed, [c1, c2, c_bias, w1, w2, b2], N, Stream(0))
+    program.sparse_ff(normed, [c1, c2, c_bias, w1, w2, b2], N, Stream(0), b1)
     _run(program, x)
     assert torch.equal(buffer("row", n_rows, torch.int64), row_G)
     assert_close(x, expected, ROUNDING)

@@ -17,6 +17,8 @@ from efftx.ops.sparse_ff import (
     choose_units,
     chosen_probability,
     controller_logits,
+    hashed_units,
+    hashed_units_naive,
     sparse_ff_masked,
     sparse_ff_naive,
     sparse_ff_selected,
@@ -50,16 +52,18 @@ def fast(
     temperature: float = 0.0,
     multiply: bool = False,
     form: str = "masked",
+    mask_after: bool = False,
 ) -> Tensor:
-    """The ops put together, under the arguments of the oracle."""
-    c1, c2, bias, w1, w2, b2 = weights
+    """The ops put together, under the arguments of the oracle; a seventh weight is b1."""
+    c1, c2, bias, w1, w2, b2, *first = weights
+    b1 = first[0] if first else None
     logits = controller_logits(x, c1, c2, bias, n)
     index = choose_units(logits, uniform, temperature)
     if hard is None:
         factor = chosen_probability(logits, index) if multiply else None
-        return FORMS[form](x, w1, w2, b2, index, n, factor)
+        return FORMS[form](x, w1, w2, b2, index, n, factor, b1)
     factor = chosen_probability(logits.detach(), index) if multiply and hard else None
-    hidden = training_hidden(x, w1, training_mask(logits, index, torch.tensor(hard)), factor)
+    hidden = training_hidden(x, w1, training_mask(logits, index, torch.tensor(hard)), factor, b1, mask_after=mask_after)
     return F.linear(hidden, w2.t(), b2)
 
 
@@ -71,9 +75,11 @@ def naive(
     uniform: Tensor | None = None,
     temperature: float = 0.0,
     multiply: bool = False,
+    mask_after: bool = False,
 ) -> Tensor:
     options = {"hard": hard, "uniform_TGN": uniform, "temperature": temperature, "multiply_by_controller": multiply}
-    return sparse_ff_naive(x, *weights, n, **options)
+    options |= {"mask_after": mask_after, "b1_U": weights[6] if len(weights) > 6 else None}
+    return sparse_ff_naive(x, *weights[:6], n, **options)
 
 
 def tensors(tokens: int, d_model: int, rank: int, blocks: int, n: int, seed: int = 0) -> list[Tensor]:
@@ -88,6 +94,12 @@ def tensors(tokens: int, d_model: int, rank: int, blocks: int, n: int, seed: int
     for factor, scale in ((1, d_model**-0.5), (2, 0.5 * rank**-0.5), (3, 0.5)):
         found[factor] *= scale
     return found
+
+
+def with_first_bias(leaves: list[Tensor]) -> list[Tensor]:
+    """A bias b1 after the weights, so large that it turns units on and off."""
+    generator = torch.Generator().manual_seed(9)
+    return [*leaves, torch.randn(leaves[3].shape, dtype=torch.float64, generator=generator)]
 
 
 def expected_values(leaves: list[Tensor], options: dict[str, object]) -> list[Tensor]:
@@ -157,6 +169,78 @@ def test_values_and_gradients_are_those_of_the_loops(shape: str, kind: str, mult
     for form in FORMS if kind == "evaluation" else ["masked"]:
         actual = values_and_gradients(lambda *leaves, form=form: fast(*leaves, form=form, **options), *leaves)
         assert_all_close(actual, expected, ROUNDING, NAMES)
+
+
+PRINTED = {"mask_after": (True, False), "first_bias": (False, True), "paper": (True, True)}
+"""The other forms: whether the mask comes after the ReLU, and whether there is a first bias."""
+
+
+@pytest.mark.parametrize("multiply", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("printed", PRINTED)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_papers_form_has_the_values_and_gradients_of_the_loops(
+    shape: str, printed: str, kind: str, multiply: bool
+) -> None:
+    leaves, (tokens, _, _, blocks, n), (after, biased) = tensors(*SHAPES[shape]), SHAPES[shape], PRINTED[printed]
+    leaves = with_first_bias(leaves) if biased else leaves
+    options = {"n": n, "hard": KINDS[kind], "multiply": multiply, "mask_after": after}
+    if kind != "evaluation":
+        options |= {"uniform": uniform_numbers(tokens, blocks, n), "temperature": 2.0}
+    expected = expected_values(leaves, options)
+    for form in FORMS if kind == "evaluation" else ["masked"]:
+        actual = values_and_gradients(lambda *leaves, form=form: fast(*leaves, form=form, **options), *leaves)
+        assert_all_close(actual, expected, ROUNDING, f"{NAMES} grad_b1" if biased else NAMES)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_mask_after_the_relu_gives_the_same_values_and_the_controller_other_gradients(hard: bool) -> None:
+    leaves = tensors(7, 5, 3, 4, 3)
+    before, after = (
+        values_and_gradients(lambda *leaves, on=on: fast(*leaves, n=3, hard=hard, mask_after=on), *leaves)
+        for on in (False, True)
+    )
+    assert_close(after[0], before[0], ROUNDING)
+    assert_close(after[5], before[5], ROUNDING, "w1")
+    # A soft mask is above 0 everywhere, so that its place changes nothing.
+    differ = float((after[3] - before[3]).abs().max()) > 0.01
+    assert differ == hard
+
+
+def test_after_the_relu_the_controller_learns_from_every_unit_above_zero() -> None:
+    x, *_ = tensors(6, 4, 2, 1, 3)
+    logits = torch.zeros(6, 1, 3, dtype=torch.float64, requires_grad=True)
+    index = torch.zeros(6, 1, dtype=torch.uint8)
+    w1 = torch.stack([x[0], x[1], x[2]])
+    training_hidden(x, w1, training_mask(logits, index, torch.tensor(True)), mask_after=True).sum().backward()
+    # The mask's gradient is relu(x W1) of all three units; through a softmax of thirds, what each has above the mean.
+    positive = (x @ w1.T).relu()
+    assert_close(logits.grad, ((positive - positive.mean(-1, keepdim=True)) / 3).unsqueeze(1), ROUNDING)
+
+
+@given(
+    tokens=st.lists(st.integers(0, 2**40), min_size=1, max_size=5),
+    n_blocks=st.integers(1, 6),
+    n=st.integers(1, 300),
+    salt=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_hash_of_a_token_is_that_of_pythons_integers(tokens: list[int], n_blocks: int, n: int, salt: int) -> None:
+    assert hashed_units(torch.tensor(tokens), n_blocks, n, salt).tolist() == hashed_units_naive(
+        tokens, n_blocks, n, salt
+    )
+
+
+def test_the_hash_spreads_tokens_evenly_and_differs_by_block_and_salt() -> None:
+    index = hashed_units(torch.arange(32_000).view(2, -1), 8, 16, salt=0)
+    assert index.shape == (2, 16_000, 8)
+    assert index.dtype == torch.uint8
+    counts = torch.stack([torch.bincount(block.flatten().int(), minlength=16) for block in index.unbind(-1)])
+    # Binomial: 2000 expected, and 6 deviations of 43 around it.
+    assert int((counts - 2000).abs().max()) < 6 * 43.3
+    pairs = [(index[..., 0], index[..., 1]), (index, hashed_units(torch.arange(32_000).view(2, -1), 8, 16, salt=1))]
+    for one, other in pairs:
+        assert float((one == other).double().mean()) == pytest.approx(1 / 16, abs=0.01)
 
 
 @given(
