@@ -103,6 +103,27 @@ def make_weights(
     )
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What `make_weights` would give, counted from shapes: weights that a token reads, of them those of a block."""
+
+    weights: int
+    block_weights: float
+    distinct_blocks: int
+    distinct_bytes: int
+
+
+def counted(case: Case, cache_bytes: int) -> Counted:
+    """For one row in float32 and a last-level cache of `cache_bytes`; nothing is allocated."""
+    block, head = _on_meta(case, torch.float32)
+    sizes = _sizes(block, head, case)
+    plan = _plan(sizes, case, cache_bytes)
+    linear = sum(p.numel() for p in head.get_submodule("linear").parameters())
+    d_model = case.config().d_model  # of the positions' row
+    weights = (case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head) // 4 + d_model
+    return Counted(weights, (weights - linear) / max(case.n_blocks, 1), plan.blocks, plan.bytes)
+
+
 def refuse_too_large(case: Case, cache_bytes: int, *, beside: int = 0) -> None:
     """UserError where the weights of `case` and `beside` more bytes do not fit into the memory that is free.
 

@@ -29,15 +29,16 @@ ROOTS = (RUNS, RESULTS, DATA)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--stale, --verify, --row, --yes."""
+    """--stale, --verify, --part, --row, --yes."""
     parser.add_argument("--stale", action="store_true", help="also run again what no longer comes out")
     parser.add_argument("--verify", action="store_true", help="replay the first steps of every record")
+    parser.add_argument("--part", metavar="K/N", help="with --verify: every N-th record, from the K-th on")
     parser.add_argument("--row", action="append", default=[], metavar="ROW", help="only this row; may be repeated")
     parser.add_argument("--yes", action="store_true", help="run even if it is priced above 24 hours")
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    """Runs what the items lack; exit code 1 where a row failed."""
+    """Runs what the items lack; exit code 1 where a row failed, or a replay no longer gives its record."""
     refuse_ranks("reproduce")
     trackers = [f"tracker.{field.name}" for field in fields(TrackerConfig)]
     read = Options(words, ("size", "seeds", "jobs", *trackers))
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
         )
     jobs = whole("jobs", options.get("jobs", "1"), Range(1, 1024), "jobs=2 trains two rows at a time.")
+    part = _part(arguments.part, verify=arguments.verify)
     seeds = wholes("seeds", options["seeds"], SEED, "For instance seeds=0,1,2.") if "seeds" in options else None
 
     from efftx.reproduce.experiment import load_experiments, narrow, select
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             seeds,
             stale=arguments.stale,
             verify=arguments.verify,
+            part=part,
             yes=arguments.yes,
             jobs=jobs,
             tracker=[f"{key}={options[key]}" for key in trackers if key in options],
@@ -83,4 +86,17 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             print_item(experiment, console=console)
         show_reproduced(lines, console)
 
-    return Outcome({"items": lines}, show, 1 if any(line["failed"] for line in lines) else 0)
+    failed = any(line["failed"] or (line.get("stale") and not arguments.stale) for line in lines)
+    return Outcome({"items": lines}, show, 1 if failed else 0)
+
+
+def _part(given: str | None, *, verify: bool) -> tuple[int, int]:
+    """(k, n) of --part k/n, all records without it; UserError for another form, and where nothing is verified."""
+    if given is None:
+        return 1, 1
+    hint = "For instance --verify --part 3/10: a tenth of the records."
+    if not verify:
+        raise UserError("bad_command", "--part chooses among the records that --verify replays.", hint)
+    first, _, every = given.partition("/")
+    n = whole("--part", every, Range(1, 1_000_000), hint)
+    return whole("--part", first, Range(1, n), hint), n

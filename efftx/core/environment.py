@@ -11,8 +11,9 @@ from typing import Any
 class Environment:
     """Versions, processor, threads and code of a run; no host, user or path. What the system does not say is None.
 
-    `allocator` holds the settings that change an allocator's behaviour, `kernels` the compiler of the decoding kernels;
-    `git_clean` is None where the code is not a checkout of its own, as `git_commit` is.
+    `instructions`: the vector instructions that PyTorch uses and the processor's family, model and stepping, since its
+    name may be that of a whole line. `allocator`: the settings that change an allocator's behaviour. `kernels`: the
+    compiler of the decoding kernels. `git_clean` is None where the code is not a checkout of its own, as `git_commit`.
     """
 
     efftx: str | None = None
@@ -20,6 +21,7 @@ class Environment:
     torch: str | None = None
     system: str | None = None
     processor: str | None = None
+    instructions: str | None = None
     cores: int | None = None
     threads: int | None = None
     gpu: str | None = None

@@ -24,19 +24,25 @@ from efftx.reproduce.scaling_measures import (
     shallowest_memory,
     training_memory,
 )
-from efftx.reproduce.token_time import token_time, width_time
+from efftx.reproduce.token_time import token_counts, token_time, width_counts, width_time
 
 Parameters = Mapping[str, Any]
 Run = Callable[[Parameters, int, str, Parameters], dict[str, Any]]
 Replay = Callable[[Parameters, int, str, Parameters], list[float]]
+Recount = Callable[[Parameters, str, Parameters, Mapping[str, Any]], tuple[list[float], list[float]]]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`run` measures; `replay` gives in seconds some numbers that must come out the same each time, if it has any."""
+    """`run` measures; `replay` gives in seconds some numbers that must come out the same each time, if it has any.
+
+    `recount` is for records of timings: from the parameters, the row and its own, and what was recorded (`metrics`,
+    `series`), the counts in it and the same counts made anew, which are the same on every machine.
+    """
 
     run: Run
     replay: Replay | None = None
+    recount: Recount | None = None
 
 
 def measure_named(name: str) -> Measure:
@@ -53,6 +59,11 @@ def attention_time(parameters: Parameters, seed: int, row: str, own: Parameters)
         timed = _bench({**_without_columns(parameters), **own, **where, "seed": seed})
         metrics[column] = {"seconds": float(timed["seconds"])}
     return {"metrics": metrics}
+
+
+def column_entries(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What of `attention_time` is the same on every machine: the score entries counted, column by column."""
+    return [score_entries(int(c["length"]), {**parameters, **own, **c}) for c in parameters["columns"].values()]
 
 
 def attention_cost(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -232,13 +243,13 @@ def _without_columns(parameters: Parameters) -> dict[str, Any]:
 _DRAWS_AT_ONCE = 10_000
 
 MEASURES: dict[str, Measure] = {
-    "attention_time": Measure(attention_time),
+    "attention_time": Measure(attention_time, column_entries),
     "attention_cost": Measure(attention_cost, counted_entries),
     "collision_probability": Measure(collision_probability, first_collisions),
     "context_time": Measure(context_time, first_steps),
     "selected_units": Measure(selected_units, first_losses),
     "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
-    "token_time": Measure(token_time),
-    "width_time": Measure(width_time),
+    "token_time": Measure(token_time, recount=token_counts),
+    "width_time": Measure(width_time, recount=width_counts),
     "training_memory": Measure(training_memory, shallowest_memory),
 }

@@ -64,7 +64,9 @@ class Record:
 class Verification:
     """What replaying a record gave: `fresh`, `stale`, or `not replayable`, and why.
 
-    `exact` says whether the comparison was bit for bit (same torch, threads and processor) or to the stated tolerance.
+    exact        the numbers came out with the same bits; where `fresh` without it, within the tolerance in `why`.
+    replayed     the numbers that came out.
+    environment  of the replay: processor, its instructions, GPU, torch, threads, and the git commit of the code.
     """
 
     hash: str
@@ -72,6 +74,7 @@ class Verification:
     why: str
     exact: bool
     replayed: list[float] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 class RecordStore:

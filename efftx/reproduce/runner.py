@@ -16,6 +16,7 @@ from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.replay import NO_DATA, NOT_REPLAYABLE, NoDataError, replay
 from efftx.reproduce.sharing import holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
@@ -35,6 +36,7 @@ def reproduce(
     *,
     stale: bool = False,
     verify: bool = False,
+    part: tuple[int, int] = (1, 1),
     yes: bool = False,
     jobs: int = 1,
     tracker: Sequence[str] = (),
@@ -45,8 +47,9 @@ def reproduce(
     """Run every row and seed at `size` that has no record; one `{id, size, ran, skipped, failed}` an experiment.
 
     stale    run again what no longer comes out, too.
-    verify   run nothing, replay each record's first three steps, count `fresh`, `stale` and `not replayable`; with
-             `stale`: replay first, then run again what that showed.
+    verify   run nothing, replay each record's first three steps, count `fresh`, `stale`, `not replayable` and
+             `no data` (what it was trained on is not at hand); with `stale`: then run again what that showed.
+    part     (k, n): of the records to verify every n-th, from the k-th on, counted over all experiments.
     yes      needed at size paper where the price of what is left to run is above 24 hours.
     jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
     tracker  overrides such as tracker.wandb=true, of which records know nothing.
@@ -68,8 +71,7 @@ def reproduce(
         if experiment not in here:
             say(f"{experiment.id}: not defined at size {size}")
     if verify:
-        for experiment in here:
-            _verify(experiment, size, seeds, by_id[experiment.id], trainer, store, say)
+        _verify(here, size, seeds, part, by_id, trainer, store, say)
         if not stale:
             return lines
     todo = {e.id: _to_do(e, size, seeds, stale, by_id[e.id], trainer, store, say) for e in here}
@@ -282,28 +284,38 @@ def _fail(experiment: Experiment, row: str, seed: int, error: Exception, line: d
 
 
 def _verify(
-    experiment: Experiment,
+    experiments: Sequence[Experiment],
     size: str,
     seeds: list[int] | None,
-    line: dict[str, Any],
+    part: tuple[int, int],
+    lines: dict[str, dict[str, Any]],
     trainer: Trainer,
     store: RecordStore,
     say: Say,
 ) -> None:
-    line |= {FRESH: 0, STALE: 0, "not replayable": 0}
-    for row, seed in planned(experiment, size, seeds):
+    for experiment in experiments:
+        lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NO_DATA: 0}
+    places = [(e, row, seed) for e in experiments for row, seed in planned(e, size, seeds)]
+    held = [place for place in places if store.path(place[0].id, place[1], place[2], size).exists()]
+    first, every = part
+    for experiment, row, seed in held[first - 1 :: every]:
+        line, told = lines[experiment.id], f"{experiment.id}: {row}, seed {seed}"
         try:
             record = store.read(experiment.id, row, seed, size)
             if record is None:
                 continue
-            verification = standings.replay(experiment, record, trainer, store)
+            verification = replay(experiment, record, trainer, store)
         except Interrupted:
             raise
+        except NoDataError as error:
+            line[NO_DATA] += 1
+            say(f"{told}: {NO_DATA} ({error.message})")
+            continue
         except Exception as error:  # as in _attempt
             _fail(experiment, row, seed, error, line, say)
             continue
         line[verification.verdict] += 1
-        say(f"{experiment.id}: {row}, seed {seed}: {verification.verdict} ({verification.why})")
+        say(f"{told}: {verification.verdict} ({verification.why})")
 
 
 def _ask_price(

@@ -5,13 +5,13 @@ Legend: T tokens of a sentence, G blocks, N units of a block, U = G N hidden uni
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from efftx.core.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +70,8 @@ def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -
     """What a replay of `selected_units` compares: the losses of the first three steps of the training."""
     from efftx.training.loop import train
 
-    with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:
-        return train(_configured(parameters["overrides"], seed), Path(folder) / "run", steps=3).first_losses
+    with scratch_folder("efftx-replay-") as folder:
+        return train(_configured(parameters["overrides"], seed), folder / "run", steps=3).first_losses
 
 
 def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:

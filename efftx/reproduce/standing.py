@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.records import Record, RecordStore, Verification
+from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.trainer import Trainer
 
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
-REPLAYED_STEPS = 3
-
-SAME_BITS = ("torch", "threads", "processor", "gpu")
-"""What two environments must have in common for a replay to be compared bit for bit."""
-
-# Where one of them differs, sums are taken in another order. In float32 that moves the loss of the first step by about
-# 1e-7 of itself, and Adam's first updates, of the size of the rate whatever the gradient's, multiply it; half precision
-# rounds each activation to 3 or 2 digits. A changed formula moves the losses by far more.
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
 
 
 @dataclass(frozen=True)
@@ -159,68 +147,6 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
     line |= {"state": state, "sizes": list(counts), "records": counts, "damaged": damaged}
     whys = damaged or (whys if state == "stale" else [])
     return {**line, "why": whys[0]} if whys else line
-
-
-def replay(experiment: Experiment, record: Record, trainer: Trainer, store: RecordStore) -> Verification:
-    """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
-
-    Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses.
-    Of a record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where
-    the run's weights are still here.
-    """
-    found = standing(experiment, record.row, record.seed, record.size, trainer, store)
-    if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == "stale":
-        found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
-    if found.word == STALE:
-        verification = Verification(record.hash, "stale", found.why, False)
-    elif not record.first_losses:
-        verification = Verification(record.hash, "not replayable", "a timing comes out differently each time", False)
-    else:
-        recorded, replayed, left_out = _replayed(experiment, record, trainer)
-        from efftx.training.devices import environment
-
-        # Only now: the replay sets the number of threads that its losses came from.
-        here = asdict(environment())
-        exact = all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
-        verification = _compare(record, recorded, replayed, exact)
-        verification.why += left_out
-    store.write_verification(record, verification)
-    return verification
-
-
-def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> tuple[list[float], list[float], str]:
-    """What the record says, what today's code gives, and words on what could not be replayed."""
-    if experiment.kind == "measure":
-        parameters = measure_parameters(experiment, record.row, record.size)
-        again = measure_named(str(experiment.measure)).replay
-        own = dict(experiment.rows[record.row].parameters)
-        return record.first_losses, again(parameters, record.seed, record.row, own) if again else [], ""
-    config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
-    with tempfile.TemporaryDirectory(prefix="efftx-replay-") as name:
-        folder, before = Path(name), record.pretraining
-        if not before:
-            return record.first_losses, list(trainer.train(config, folder / "run", REPLAYED_STEPS).first_losses), ""
-        overrides = experiment.pretraining_overrides(record.row, record.size)
-        pretraining = trainer.compose(overrides, record.seed)
-        replayed = list(trainer.train(pretraining, folder / "pretraining", REPLAYED_STEPS).first_losses)
-        run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
-        if run is None:
-            return before["first_losses"], replayed, "; of the pre-training, whose weights are not here to go on from"
-        replayed += trainer.train(config, folder / "run", REPLAYED_STEPS, run).first_losses
-        return [*before["first_losses"], *record.first_losses], replayed, ""
-
-
-def _compare(record: Record, recorded: list[float], replayed: list[float], exact: bool) -> Verification:
-    tolerance = 0.0 if exact else TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])
-    for i, (then, now) in enumerate(zip(recorded, replayed, strict=False)):
-        if not math.isclose(then, now, rel_tol=tolerance, abs_tol=0.0):
-            why = f"number {i + 1} of the replay was {then!r}, is {now!r}"
-            return Verification(record.hash, "stale", why, exact, replayed)
-    if len(replayed) != len(recorded):
-        why = f"the replay gave {len(replayed)} numbers in place of {len(recorded)}"
-        return Verification(record.hash, "stale", why, exact, replayed)
-    how = "bit for bit" if exact else f"within {tolerance:g} (another torch, processor, device or number of threads)"
-    return Verification(record.hash, "fresh", how, exact, replayed)
 
 
 def _what_changed(experiment: Experiment, record: Record, trainer: Trainer) -> str:

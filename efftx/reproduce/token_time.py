@@ -41,6 +41,29 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     return {"metrics": metrics, "series": _series(shown, result["machine"])}
 
 
+def token_counts(
+    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+) -> tuple[list[float], list[float]]:
+    """What `token_time` recorded of a row's weights, and the same counted anew from shapes alone.
+
+    Millions of weights that a token reads, in the columns of one row a batch (more rows select more of a sparse
+    feed-forward, int8 has scales beside its weights), and the blocks and megabytes that were laid out for the machine's
+    last-level cache.
+    """
+    from efftx.bench.decode_cases import case_named
+    from efftx.bench.decode_weights import counted
+
+    case, series = case_named(str(parameters["cases"][row])), result["series"]
+    found = counted(case, round(1e6 * series["last-level cache, megabytes"][0]))
+    recorded = [series["distinct blocks"][0], series["distinct weights, megabytes"][0]]
+    again = [float(found.distinct_blocks), found.distinct_bytes / 1e6]
+    for column, where in parameters["columns"].items():
+        if column in result["metrics"] and not case.int8 and where.get("batch", 1) == 1:
+            recorded.append(result["metrics"][column]["weights"])
+            again.append(found.weights / 1e6)
+    return recorded, again
+
+
 def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """Milliseconds of one decoder block against the width, and the exponents of the time and of the weights read.
 
@@ -77,6 +100,22 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
         "block_speedup": [dense[width]["block_seconds"] / mine[width]["block_seconds"] for width in widths],
     }
     return {"metrics": metrics, "series": series}
+
+
+def width_counts(
+    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+) -> tuple[list[float], list[float]]:
+    """What `width_time` recorded of a block's weights at every width, and the same counted anew from shapes."""
+    from efftx.bench.decode_cases import case_named
+    from efftx.bench.decode_weights import counted, last_level_cache
+
+    recorded, again = [], []
+    for column, where in parameters["columns"].items():
+        if "width" in where and column in result["metrics"]:
+            case = case_named(f"width-{int(where['width'])}-{own['kind']}")
+            recorded.append(result["metrics"][column]["weights"])
+            again.append(counted(case, last_level_cache()).block_weights / 1e6)
+    return recorded, again
 
 
 def _block_weights(row: Mapping[str, Any]) -> float:

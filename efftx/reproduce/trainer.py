@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from filelock import FileLock
 
+from efftx.core.scratch import scratch_folder
 from efftx.core.work import part_of_work
 from efftx.reproduce.compositions import composed
 
@@ -182,8 +182,8 @@ class EfftxTrainer:
         with FileLock(runs_root() / f".pretraining-{name}.lock"), part_of_work("pre-training for"):
             done = self.train(config)
             if again:
-                with tempfile.TemporaryDirectory(prefix="efftx-replay-") as folder:
-                    today = self.train(config, Path(folder) / "run", len(done.first_losses)).first_losses
+                with scratch_folder("efftx-replay-") as folder:
+                    today = self.train(config, folder / "run", len(done.first_losses)).first_losses
                 if list(today) != list(done.first_losses):
                     self.set_aside(config, done.data)
                     done = self.train(config)

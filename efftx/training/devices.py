@@ -8,7 +8,6 @@ import os
 import platform
 import struct
 import subprocess
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,8 @@ _ALLOCATOR_SETTINGS = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "THP_MEM_ALLOC_ENABLE",
 )
+
+_PROCESSOR_WORDS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -153,6 +154,7 @@ def environment() -> Environment:
         torch=torch.__version__,
         system=platform.system(),
         processor=_processor(),
+        instructions=_instructions(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -164,12 +166,23 @@ def environment() -> Environment:
 
 
 def _processor() -> str:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    told = _cpuinfo()
+    of = [f"{word} {told[key]}" for word, key in _PROCESSOR_WORDS.items() if key in told]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *of])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first core; {} elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    parts = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in parts}
 
 
 def _git_state(root: Path) -> tuple[str | None, bool | None]:

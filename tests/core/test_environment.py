@@ -12,6 +12,7 @@ RECORDED = {
     "torch": "2.13.0+cpu",
     "system": "Linux",
     "processor": "A processor",
+    "instructions": "AVX2, family 6",
     "cores": 2,
     "threads": 1,
     "gpu": None,

@@ -39,7 +39,7 @@ class FakeTrainer:
     """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail.
 
     `pretrained` are the runs that were started from, `again` what was asked of each pre-training; `gone`: no run is
-    found any more.
+    found any more. `data` is what is at hand; None: nothing.
     """
 
     offset: float = 0.0
@@ -53,6 +53,7 @@ class FakeTrainer:
     pretrained: list[Path] = field(default_factory=list)
     again: list[tuple[str, bool]] = field(default_factory=list)
     gone: bool = False
+    data: dict[str, str] | None = field(default_factory=lambda: dict(DATA))
     runs: dict[Path, str] = field(default_factory=dict)
 
     def compose(self, overrides: Sequence[str], seed: int) -> FakeConfig:
@@ -88,16 +89,18 @@ class FakeTrainer:
         self.trained.append((name, config.seed, steps))
         if name in self.broken:
             raise RuntimeError(f"{name} broke")
+        if self.data is None:
+            raise UserError("missing_file", "data=fake needs files", "Get them.")
         quality = float(config.keys["quality"]) + config.seed
         return FakeResult(
             run=run_dir or Path(name),
-            hash=self.hash(config, DATA, pretrained=None if pretrained is None else self.runs[pretrained]),
+            hash=self.hash(config, self.data, pretrained=None if pretrained is None else self.runs[pretrained]),
             resumed_from=None,
             metrics={"accuracy": quality},
             timings={"train_seconds": 1.0},
             first_losses=[5.0 + self.offset, 4.0 + config.seed, 3.0],
             curve=[{"step": 10, "accuracy": quality - 1}, {"step": 20, "accuracy": quality}],
-            data=DATA,
+            data=self.data,
         )
 
     def pretrain(self, config: FakeConfig, again: bool) -> FakeResult:

@@ -133,7 +133,9 @@ def test_table_1_is_measured_recorded_and_replayed(tmp_path: Path, bench: list[d
     assert (line["fresh"], line["stale"]) == (4, 0)
 
 
-def test_figure_5b_asks_for_every_length_and_cannot_be_replayed(tmp_path: Path, bench: list[dict[str, Any]]) -> None:
+def test_figure_5b_asks_for_every_length_and_its_counts_are_replayed(
+    tmp_path: Path, bench: list[dict[str, Any]]
+) -> None:
     store, e = RecordStore(tmp_path), load_experiments()["reformer/figure5b"]
     reproduce([e], "smoke", say=lambda _: None, store=store, trainer=FakeTrainer())
     assert len(bench) == len(e.rows) * 2
@@ -142,7 +144,12 @@ def test_figure_5b_asks_for_every_length_and_cannot_be_replayed(tmp_path: Path, 
     assert found is not None
     assert found.metrics["256/1"]["seconds"] == pytest.approx(256e-6)
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
-    assert line["not replayable"] == len(e.rows)
+    assert (line["fresh"], line["not replayable"]) == (len(e.rows), 0)
+    assert found.first_losses == [2 * 2 * 8 * 2 * 128 * 64, 1 * 2 * 8 * 2 * 256 * 64], "scores of 8 rounds of 2 heads"
+    found.first_losses = []
+    store.write(found)
+    (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
+    assert (line["fresh"], line["not replayable"]) == (len(e.rows) - 1, 1), "an older record holds no count"
     assert state_of(e, store, FakeTrainer())["state"] == "recorded"
 
 

@@ -8,7 +8,7 @@ from efftx.errors import Interrupted, UserError
 from efftx.reproduce.experiment import Experiment, read_experiment
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
-from efftx.reproduce.standing import TOLERANCE, measure_hash
+from efftx.reproduce.standing import measure_hash
 
 from .fakes import DATA, FakeTrainer
 
@@ -169,55 +169,6 @@ def test_what_cannot_be_composed_is_not_runnable_and_says_why(tmp_path: Path, st
     assert "impossible" in found["why"]
 
 
-def test_a_replay_with_the_same_code_is_fresh(tmp_path: Path, store: RecordStore) -> None:
-    e, trainer = table(tmp_path), FakeTrainer()
-    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
-    trainer.trained.clear()
-    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
-    assert (line["fresh"], line["stale"], line["ran"]) == (4, 0, 0)
-    assert trainer.trained == [("A", 0, 3), ("A", 1, 3), ("B", 0, 3), ("B", 1, 3)]
-
-
-def test_code_that_gives_other_losses_makes_records_stale_until_they_run_again(
-    tmp_path: Path, store: RecordStore
-) -> None:
-    e = table(tmp_path)
-    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
-    today = FakeTrainer(offset=1e-15)
-    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
-    assert line["stale"] == 2, "on the same machine one bit is enough"
-    found = state_of(e, store, today)
-    assert found["state"] == "stale"
-    assert "number 1 of the replay" in found["why"]
-    (line,) = reproduce([e], "cpu", [0], stale=True, say=quiet, store=store, trainer=today)
-    assert (line["ran"], today.aside) == (2, 2)
-    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
-    assert (line["fresh"], line["stale"]) == (2, 0)
-    assert state_of(e, store, today)["state"] == "partial"
-
-
-def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: RecordStore) -> None:
-    e = table(tmp_path)
-    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
-    reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer(offset=1.0))
-    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
-    assert (line["fresh"], line["stale"]) == (2, 0)
-
-
-@pytest.mark.parametrize("key", ["torch", "threads", "processor", "gpu"])
-def test_a_replay_is_compared_bit_for_bit_only_where_all_that_orders_sums_is_the_same(
-    tmp_path: Path, store: RecordStore, key: str
-) -> None:
-    e = table(tmp_path)
-    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
-    a, b = store.read_all("paper/item")
-    a.environment[key] = "another"
-    store.write(a)
-    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())
-    exact = {record.row: found.exact for record in (a, b) if (found := store.verification(record)) is not None}
-    assert exact == {a.row: False, b.row: True}
-
-
 def test_a_measures_hash_is_of_its_seed_row_parameters_and_name(tmp_path: Path) -> None:
     text = """\
 id: paper/item
@@ -233,30 +184,6 @@ rows: {A: {parameters: {attention: full}}, B: {parameters: {attention: lsh}}}
     hashes.add(measure_hash(table(tmp_path, text.replace("batch: 1", "batch: 2")), "A", 0, "smoke"))
     hashes.add(measure_hash(table(tmp_path, text.replace("attention_cost", "attention_time")), "A", 0, "smoke"))
     assert len(hashes) == 6
-
-
-@pytest.mark.parametrize(("share", "verdict"), [(0.5, "fresh"), (2.0, "stale")])
-def test_on_another_machine_a_replay_is_compared_to_the_stated_tolerance(
-    tmp_path: Path, store: RecordStore, share: float, verdict: str
-) -> None:
-    e = table(tmp_path)
-    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
-    for record in store.read_all("paper/item"):
-        record.environment["processor"] = "another"
-        store.write(record)
-    today = FakeTrainer(offset=5.0 * share * TOLERANCE["float32"])
-    (line,) = reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=today)
-    assert line[verdict] == 2
-
-
-def test_a_replay_leaves_no_folder(tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    e, trainer = table(tmp_path), FakeTrainer()
-    reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
-    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=trainer)
-    assert list(scratch.iterdir()) == []
 
 
 def test_the_papers_size_names_its_price_and_asks_above_a_day(tmp_path: Path, store: RecordStore) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce import token_time as module
-from efftx.reproduce.token_time import token_time, width_time
+from efftx.reproduce.experiment import load_experiments
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.records import RecordStore
+from efftx.reproduce.standing import measure_parameters
+from efftx.reproduce.token_time import token_counts, token_time, width_counts, width_time
 
 MACHINE = {"read_bytes_per_second": 2e10, "matvec_bytes_per_second": 1.8e10, "last_level_cache_bytes": 3.2e7}
 
@@ -188,3 +194,49 @@ def test_a_mistake_of_the_bench_is_handed_on(bench: dict[str, Any]) -> None:
     bench["stdout"] = json.dumps({"error": {"kind": "too_large", "message": "17b takes 40 GB", "hint": "smaller"}})
     with pytest.raises(UserError, match="40 GB"):
         token_time(PARAMETERS, 0, "dense", {})
+
+
+# ---- counts ----------------------------------------------------------------------------------------------------------
+
+SERIES = {
+    "last-level cache, megabytes": [33.554432],
+    "distinct blocks": [2.0],
+    "distinct weights, megabytes": [0.0],
+}
+
+
+def test_the_weights_of_a_token_are_counted_again_from_shapes() -> None:
+    """By hand, d_model 256 and d_ff 1024: four projections, two layers, two norms; the head, its norm, a position."""
+    block = 4 * (256**2 + 256) + (256 * 1024 + 1024) + (1024 * 256 + 256) + 2 * 2 * 256
+    head = 256 * 32_000 + 32_000 + 2 * 256 + 256
+    parameters = {"cases": {"dense": "width-256-dense-blocks2"}, "columns": {"one": {}, "8 rows": {"batch": 8}}}
+    metrics = {"one": {"weights": 7.0}, "8 rows": {"weights": 8.0}}
+    recorded, again = token_counts(parameters, "dense", {}, {"metrics": metrics, "series": SERIES})
+    assert recorded[2:] == [7.0], "of one row alone"
+    assert again[2:] == [(2 * block + head) / 1e6]
+    tokens = math.ceil(8 * 33_554_432 / (4 * (2 * block + head - 256)))
+    assert again[0] == 2 * tokens, "reads of one weight are eight caches apart"
+
+
+def test_a_blocks_weights_are_counted_again_at_every_width() -> None:
+    parameters = {"columns": {"256": {"width": 256}, "exponent": {}}}
+    block = 4 * (256**2 + 256) + (256 * 1024 + 1024) + (1024 * 256 + 256) + 2 * 2 * 256
+    metrics = {"256": {"weights": 7.0}, "exponent": {"weights_exponent": 2.0}}
+    recorded, again = width_counts(parameters, "dense", {"kind": "dense"}, {"metrics": metrics, "series": {}})
+    around = 3 * 256 / 6  # the last norm and the position, of six blocks
+    assert (recorded, again) == ([7.0], [(block + around) / 1e6])
+
+
+@pytest.mark.parametrize("id", ["scaling/table1", "scaling/today", "scaling/width"])
+def test_the_counts_of_the_shipped_records_come_out(id: str) -> None:
+    e, store = load_experiments()[id], RecordStore(Path(__file__).parents[2] / "results")
+    recount = measure_named(str(e.measure)).recount
+    records = [record for record in store.read_all(id) if record.seed == 0]
+    assert records
+    for record in records:
+        own, result = dict(e.rows[record.row].parameters), {"metrics": record.metrics, "series": record.series}
+        parameters = measure_parameters(e, record.row, record.size)
+        assert recount is not None
+        recorded, again = recount(parameters, record.row, own, result)
+        assert recorded == again
+        assert len(recorded) >= 2

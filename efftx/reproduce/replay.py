@@ -1,0 +1,180 @@
+"""Replays: the beginning of a record once more with today's code, compared with what the record says.
+
+A training gives the losses of its first steps again, a measure the numbers of it that are no timing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from efftx.core.scratch import scratch_folder
+from efftx.errors import UserError
+from efftx.parent import with_parent
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.records import Record, RecordStore, Verification
+from efftx.reproduce.standing import FRESH, STALE, Standing, measure_parameters, standing
+from efftx.reproduce.trainer import Trainer
+
+REPLAYED_STEPS = 3
+NOT_REPLAYABLE, NO_DATA = "not replayable", "no data"
+SCRATCH = "efftx-replay-"
+
+SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
+"""What two environments must have in common for a replay to be compared bit for bit."""
+
+# Where one of them differs, sums are taken in another order. In float32 that moves the loss of the first step by about
+# 1e-7 of itself, and Adam's first updates, of the size of the rate whatever the gradient's, multiply it; half precision
+# rounds each activation to 3 or 2 digits. A changed formula moves the losses by far more.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
+
+# A choice (a hash bucket, an argmax) between two numbers that are equal but for rounding falls differently there, and
+# moves the losses by more than that. Where it does, PyTorch's other sets of vector instructions are tried.
+INSTRUCTION_SETS = ("default", "avx2")
+INSTRUCTIONS = "ATEN_CPU_CAPABILITY"
+
+_NOT_HERE = ("missing_file", "no_network", "other_data")
+_SAID = ("processor", "instructions", "gpu", "torch", "threads", "git_commit", "git_clean")
+
+
+class NoDataError(UserError):
+    """A record cannot be replayed, since what it was trained on is not at hand."""
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    recorded: list[float]
+    again: list[float]
+    of: str = ""
+    counted: bool = False
+
+
+def replay(experiment: Experiment, record: Record, trainer: Trainer, store: RecordStore) -> Verification:
+    """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
+
+    Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, under
+    one of INSTRUCTION_SETS where a choice falls differently under this processor's own; counts always bit for bit. Of a
+    record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
+    run's weights are still here. NoDataError, and nothing stored, where the record's data is not at hand.
+    """
+    from efftx.training.devices import environment
+
+    found = standing(experiment, record.row, record.seed, record.size, trainer, store)
+    if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
+        found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
+    if found.word == STALE:
+        verification = Verification(record.hash, STALE, found.why, False)
+    elif (replayed := _replayed(experiment, record, trainer)) is None:
+        verification = Verification(record.hash, NOT_REPLAYABLE, "a timing comes out differently each time", False)
+    else:
+        # Only now: the replay sets the number of threads that its losses came from.
+        here = asdict(environment())
+        exact = replayed.counted or all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
+        verification = _compare(record, replayed, exact)
+        on_cpu = not here["gpu"] and not record.environment.get("gpu")
+        if verification.verdict == STALE and not exact and on_cpu and INSTRUCTIONS not in os.environ:
+            verification = _under_other_instructions(record) or verification
+    if not verification.environment:
+        here = asdict(environment())
+        verification.environment = {key: here[key] for key in _SAID}
+    store.write_verification(record, verification)
+    return verification
+
+
+def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed | None:
+    """What the record says and what today's code gives; None where nothing of it can be replayed."""
+    try:
+        if experiment.kind == "measure":
+            return _measured(experiment, record)
+        return _trained(experiment, record, trainer) if record.first_losses else None
+    except UserError as error:
+        if error.kind in _NOT_HERE:
+            raise NoDataError(error.kind, error.message, error.hint) from error
+        raise
+
+
+def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
+    measure = measure_named(str(experiment.measure))
+    parameters = measure_parameters(experiment, record.row, record.size)
+    own = dict(experiment.rows[record.row].parameters)
+    if record.first_losses:
+        again = measure.replay(parameters, record.seed, record.row, own) if measure.replay else []
+        return _Replayed(record.first_losses, again)
+    if measure.recount is None:
+        return None
+    recorded, again = measure.recount(parameters, record.row, own, {"metrics": record.metrics, "series": record.series})
+    return _Replayed(recorded, again, "; its counts alone, the seconds are no replay's", True) if recorded else None
+
+
+def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
+    config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
+    with scratch_folder(SCRATCH) as folder:
+        before = record.pretraining
+        if not before:
+            result = trainer.train(config, folder / "run", REPLAYED_STEPS)
+            _check_data(record.data, result.data)
+            return _Replayed(record.first_losses, list(result.first_losses))
+        pretraining = trainer.compose(experiment.pretraining_overrides(record.row, record.size), record.seed)
+        first = trainer.train(pretraining, folder / "pretraining", REPLAYED_STEPS)
+        _check_data(before["data"], first.data)
+        run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
+        if run is None:
+            alone = "; of the pre-training, whose weights are not here to go on from"
+            return _Replayed(before["first_losses"], list(first.first_losses), alone)
+        result = trainer.train(config, folder / "run", REPLAYED_STEPS, run)
+        _check_data(record.data, result.data)
+        return _Replayed([*before["first_losses"], *record.first_losses], [*first.first_losses, *result.first_losses])
+
+
+def _check_data(recorded: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Losses on other data say nothing about the code."""
+    for key in ("variant", "checksum"):
+        if recorded[key] != here[key]:
+            message = f"The data here is {here['variant']}, sha256 {here['checksum'][:12]}"
+            raise UserError(
+                "other_data", f"{message}, the record's was {recorded['variant']}, sha256 {recorded['checksum'][:12]}."
+            )
+
+
+def _compare(record: Record, replayed: _Replayed, exact: bool) -> Verification:
+    recorded, again = replayed.recorded, replayed.again
+    if len(again) != len(recorded):
+        why = f"the replay gave {len(again)} numbers in place of {len(recorded)}"
+        return Verification(record.hash, STALE, why, exact, again)
+    tolerance = 0.0 if exact else TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])
+    for i, (then, now) in enumerate(zip(recorded, again, strict=True)):
+        if not math.isclose(then, now, rel_tol=tolerance, abs_tol=0.0):
+            why = f"number {i + 1} of the replay was {then!r}, is {now!r}"
+            return Verification(record.hash, STALE, why, exact, again)
+    if recorded == again:
+        return Verification(record.hash, FRESH, f"bit for bit{replayed.of}", True, again)
+    how = f"within {tolerance:g} (another torch, processor, device or number of threads){replayed.of}"
+    return Verification(record.hash, FRESH, how, False, again)
+
+
+def _under_other_instructions(record: Record) -> Verification | None:
+    """What a replay under another set of vector instructions gave, in a process of its own; None where none is fresh.
+
+    The process is `efftx reproduce --verify` itself on a store that holds this record alone.
+    """
+    for name in INSTRUCTION_SETS:
+        with scratch_folder(SCRATCH) as folder:
+            store = RecordStore(folder / "results")
+            store.write(record)
+            words = ["reproduce", record.id, "--verify", "--row", record.row]
+            words += [f"seeds={record.seed}", f"size={record.size}", "--json"]
+            environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(store.root)})
+            command = [sys.executable, "-m", "efftx", *words]
+            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            found = store.verification(record)
+        if found is not None and found.verdict == FRESH:
+            found.why += (
+                f" under PyTorch's '{name}' instructions: under this processor's own a choice falls differently"
+            )
+            return found
+    return None

@@ -1,0 +1,241 @@
+"""A replay says of a record whether today's code still gives it, and where and by which code it was replayed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efftx.cli import main
+from efftx.core.artifact import read_document
+from efftx.reproduce import replay as module
+from efftx.reproduce.experiment import load_experiments
+from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.replay import INSTRUCTION_SETS, TOLERANCE, replay
+from efftx.reproduce.runner import reproduce, state_of
+
+from .fakes import DATA, FakeTrainer, record
+from .test_runner import quiet, store, table
+
+__all__ = ["store"]
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """The records that were to be replayed under other vector instructions, where none gives them."""
+    asked: list[Record] = []
+    monkeypatch.setattr(module, "_under_other_instructions", asked.append)
+    return asked
+
+
+def test_a_replay_with_the_same_code_is_fresh(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    trainer.trained.clear()
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"], line["ran"]) == (4, 0, 0)
+    assert trainer.trained == [("A", 0, 3), ("A", 1, 3), ("B", 0, 3), ("B", 1, 3)]
+
+
+def test_code_that_gives_other_losses_makes_records_stale_until_they_run_again(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    today = FakeTrainer(offset=1e-15)
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert line["stale"] == 2, "on the same machine one bit is enough"
+    found = state_of(e, store, today)
+    assert found["state"] == "stale"
+    assert "number 1 of the replay" in found["why"]
+    (line,) = reproduce([e], "cpu", [0], stale=True, say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.aside) == (2, 2)
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert (line["fresh"], line["stale"]) == (2, 0)
+    assert state_of(e, store, today)["state"] == "partial"
+
+
+def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path)
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer(offset=1.0))
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    assert (line["fresh"], line["stale"]) == (2, 0)
+
+
+@pytest.mark.parametrize("key", ["torch", "threads", "processor", "instructions", "gpu"])
+def test_a_replay_is_compared_bit_for_bit_only_where_all_that_orders_sums_is_the_same(
+    tmp_path: Path, store: RecordStore, key: str
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    a, b = store.read_all("paper/item")
+    a.environment[key] = "another"
+    store.write(a)
+    today = FakeTrainer(offset=1e-15)
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=today)
+    found = {r.row: (v.verdict, v.exact) for r in (a, b) if (v := store.verification(r)) is not None}
+    assert found == {a.row: ("fresh", False), b.row: ("stale", True)}
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    found = {r.row: (v.why, v.exact) for r in (a, b) if (v := store.verification(r)) is not None}
+    assert found == dict.fromkeys(found, ("bit for bit", True)), "the same bits are the same on any machine"
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "fresh"), (2.0, "stale")])
+def test_on_another_machine_a_replay_is_compared_to_the_stated_tolerance(
+    tmp_path: Path, store: RecordStore, share: float, verdict: str
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    for one in store.read_all("paper/item"):
+        one.environment["processor"] = "another"
+        store.write(one)
+    today = FakeTrainer(offset=5.0 * share * TOLERANCE["float32"])
+    (line,) = reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=today)
+    assert line[verdict] == 2
+
+
+def test_a_replay_leaves_no_folder(tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    e, trainer = table(tmp_path), FakeTrainer()
+    reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=trainer)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_replay_says_where_and_by_which_code_it_was_made(
+    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efftx.training.devices._git_state", lambda root: ("c" * 40, True))
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    one = store.read_all("paper/item")[0]
+    found = store.verification(one)
+    assert found is not None
+    keys = ("processor", "instructions", "gpu", "torch", "threads", "git_commit", "git_clean")
+    assert found.environment == {key: one.environment[key] for key in keys}
+    assert (found.environment["git_commit"], found.environment["git_clean"]) == ("c" * 40, True)
+
+
+def test_without_the_records_data_a_replay_says_nothing_of_the_code(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path), []
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    for data in (None, {**DATA, "checksum": "1" * 64}, {**DATA, "variant": "fake[2]"}):
+        other = FakeTrainer(data=data, offset=1.0)
+        (line,) = reproduce([e], "smoke", verify=True, say=said.append, store=store, trainer=other)
+        assert (line["no data"], line["stale"], line["failed"]) == (2, 0, 0)
+    assert all(store.verification(r) is None for r in store.read_all("paper/item"))
+    assert "needs files" in said[0]
+    assert "The data here is fake[1], sha256 111111111111, the record's was fake[1], sha256 000000000000." in said[2]
+
+
+def test_n_parts_take_every_record_once(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path)
+    reproduce([e], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    store.path("paper/item", "A", 1, "cpu").unlink()
+    replayed: list[tuple[str, int]] = []
+    for part in (1, 2):
+        trainer = FakeTrainer()
+        reproduce([e], "cpu", verify=True, part=(part, 2), say=quiet, store=store, trainer=trainer)
+        found = [(row, seed) for row, seed, _ in trainer.trained]
+        assert len(found) == {1: 2, 2: 1}[part]
+        replayed += found
+    assert sorted(replayed) == [("A", 0), ("B", 0), ("B", 1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--part", "1/2"], "--part chooses among the records that --verify replays"),
+        (["--verify", "--part", "3/2"], "--part"),
+        (["--verify", "--part", "0/2"], "--part"),
+        (["--verify", "--part", "half"], "--part"),
+        (["--verify", "--part", "1"], "--part"),
+    ],
+)
+def test_a_part_is_k_of_n(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(["reproduce", "reformer/figure1", *words, "--json"]) == 2
+    assert message in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_the_command_replays_a_part_and_fails_where_a_record_no_longer_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EFFTX_RESULTS", str(tmp_path))
+    words = ["reproduce", "reformer/figure1", "size=smoke"]
+    assert main([*words, "seeds=0,1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "seeds=0,1", "--verify", "--part", "2/3", "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["items"]
+    n = 2 * len(load_experiments()["reformer/figure1"].rows)
+    assert line["fresh"] == len(range(n)[1::3])
+    mine = RecordStore()
+    changed = mine.read_all("reformer/figure1")[0]
+    changed.first_losses[0] += 0.25
+    mine.write(changed)
+    assert main([*words, "seeds=0,1", "--verify", "--json"]) == 1
+    (line,) = json.loads(capsys.readouterr().out)["items"]
+    assert (line["fresh"], line["stale"]) == (n - 1, 1)
+
+
+# ---- other vector instructions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("elsewhere", "asked"), [(True, 1), (False, 0)])
+def test_only_a_record_of_another_machine_is_tried_under_other_instructions(
+    tmp_path: Path, store: RecordStore, others: list[Record], elsewhere: bool, asked: int
+) -> None:
+    e = table(tmp_path)
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    one = store.read_all("paper/item")[0]
+    if elsewhere:
+        one.environment["processor"] = "another"
+        store.write(one)
+    assert replay(e, one, FakeTrainer(offset=1.0), store).verdict == "stale"
+    assert len(others) == asked
+
+
+def test_another_set_of_instructions_is_a_process_that_replays_this_record_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    one, tried = record("LSH", 3, {"x": 1.0}), []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        tried.append(env["ATEN_CPU_CAPABILITY"])
+        assert command[2:] == [
+            *["efftx", "reproduce", "paper/item", "--verify", "--row", "LSH", "seeds=3", "size=cpu", "--json"]
+        ]
+        there = RecordStore(env["EFFTX_RESULTS"])
+        assert there.read_all("paper/item") == [one]
+        verdict = "fresh" if tried[-1] == "avx2" else "stale"
+        there.write_verification(one, module.Verification("h", verdict, "within 0.0001", False, [1.0]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    found = module._under_other_instructions(one)
+    assert tried == list(INSTRUCTION_SETS)
+    assert found is not None
+    assert found.why.startswith("within 0.0001 under PyTorch's 'avx2' instructions")
+    monkeypatch.setattr(module, "INSTRUCTION_SETS", ("default",))
+    assert module._under_other_instructions(one) is None
+
+
+def test_that_process_replays_with_those_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    shipped = Path(__file__).parents[2] / "results" / "records" / "reformer/table2/cpu/full-seed0.json"
+    content = read_document(shipped, "")
+    assert content is not None
+    found = module._under_other_instructions(Record(**content))
+    assert found is not None
+    assert "under PyTorch's 'default' instructions" in found.why
+    assert found.environment["instructions"].startswith("DEFAULT"), "what get_cpu_capability says of it"
+    assert found.replayed == pytest.approx(content["first_losses"], rel=TOLERANCE["float32"])
+    assert list(tmp_path.glob("efftx-replay-*")) == []
