@@ -370,6 +370,8 @@ def to_config(raw: Any) -> Config:
     check_types(config)
     if config.objective == "auto":
         config.objective = _objective_of(config)
+    if row_length := data_sets.find_source(config.data.name).row_length:
+        config.data.length = row_length(config.data)
     return config if config.pretrained is None else _started_from(config, Path(config.pretrained))
 
 

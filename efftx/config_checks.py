@@ -139,6 +139,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
         (f"positions.{key}", lambda c: c.positions.kind == "digits", "positions.kind is not digits")
         for key in ("bases", "n_digits", "start_from_zero", "base_dropout")
     ),
+    ("data.length", lambda c: find_source(c.data.name).row_length is None, "a row is one picture, of data.side pixels"),
     ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),
     ("data.noise", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
     ("data.mean_span", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),

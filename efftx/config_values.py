@@ -107,6 +107,7 @@ RANGES: dict[str, Range] = {
     "threads": Range(1, MOST_THREADS),
     "data.length": Range(1, _MOST_TOKENS),
     "data.target_length": _TOKENS,
+    "data.side": Range(1, 2**10),
 }
 """The range of each number of the schema, of each entry where the key is a list.
 

@@ -36,10 +36,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if action == "prepare":
         if not chosen:
             raise UserError("bad_command", "Say which data set to prepare.", f"Known: {', '.join(names())}.")
-        rows = [
-            catalogue.prepare(compose([f"data={name}", *settings], config_dirs=arguments.config_dir).data)
-            for name in chosen
-        ]
+        rows = []
+        for name in chosen:
+            # The default model reads pairs; what a data set is does not depend on it.
+            stack = ["stack=decoder"] if find_source(name).objectives == ("lm",) else []
+            config = compose([f"data={name}", *stack, *settings], config_dirs=arguments.config_dir)
+            rows.append(catalogue.prepare(config.data))
         for note in (note for row in rows for note in row["notes"]):
             say(note)
     elif settings:

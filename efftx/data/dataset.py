@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 # Modules are named, not imported, so that one data set's dependencies are no burden on another.
 _MODULES = {
     "c4": "efftx.data.c4",
+    "cifar10": "efftx.data.cifar10",
     "copy_add": "efftx.data.copy_add",
     "duplicate": "efftx.data.duplicate",
     "enwik8": "efftx.data.enwik8",
     "glue": "efftx.data.glue",
+    "imagenet64": "efftx.data.imagenet64",
+    "images": "efftx.data.pictures",
     "jsonl": "efftx.data.jsonl",
+    "photos": "efftx.data.photos",
     "stdlib": "efftx.data.stdlib",
     "summarization": "efftx.data.summarization",
     "text": "efftx.data.text",
@@ -146,7 +150,8 @@ class Source:
     `objectives` (lm, span_corruption, seq2seq) are those it can be opened for. `variant`, `n_bytes` and `sha256` are
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
-    `uncut`: rows have `targets` at least, since no answer is cut.
+    `uncut`: rows have `targets` at least, since no answer is cut. `row_length`: tokens of a row where the data set
+    alone says it (a picture's bytes), whatever `data.length` is.
     """
 
     name: str
@@ -163,6 +168,7 @@ class Source:
     targets: Callable[[Any], int] | None = None
     endless: bool = False
     uncut: bool = False
+    row_length: Callable[[Any], int] | None = None
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.
@@ -189,7 +195,8 @@ class Source:
             raise UserError(
                 "bad_objective",
                 f"data={self.name} does not offer objective={objective}.",
-                f"It offers {' and '.join(self.objectives)}.",
+                f"It offers {' and '.join(self.objectives)}."
+                + " A decoder takes that: stack=decoder, or model=transformer." * (self.objectives == ("lm",)),
             )
 
 

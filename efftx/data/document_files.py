@@ -60,6 +60,10 @@ class DocumentFiles:
         """What a variant says of the split, after a comma; empty where every split has files of its own."""
         return _CALLED[self._has]
 
+    def part(self, split: str) -> tuple[str, int, int]:
+        """The group of files that a split is a part of, from which per cent of their documents, and to which."""
+        return _RULES[self._has][split]
+
     def read(
         self, split: str, documents: Callable[[Path], Iterator[T | None]], at_most: int | None = None
     ) -> Iterator[T | None]:
@@ -67,7 +71,7 @@ class DocumentFiles:
 
         `documents` gives those of a file, the same ones whenever it is asked.
         """
-        group, first, last = _RULES[self._has][split]
+        group, first, last = self.part(split)
         most = at_most if group == "train" else None
 
         def stream() -> Iterator[T | None]:
@@ -100,12 +104,17 @@ def find_documents(given: str, hint: str) -> DocumentFiles:
     In a folder these are train, valid and test with .jsonl, .json or .parquet behind, plain or compressed, or where one
     is missing all such files at any depth.
     """
+    return find_named(given, hint, _DOCUMENTS, ".jsonl, .json or .parquet file")
+
+
+def find_named(given: str, hint: str, names: re.Pattern[str], what: str) -> DocumentFiles:
+    """As `find_documents`, of the files whose names match `names`; the message calls one `what`."""
     base = local_path(given)
     if kind_of(base) not in ("folder", "missing"):
         return DocumentFiles({"train": [base]})
-    found = [file for file in find_files(given, hint) if _DOCUMENTS.fullmatch(file.name)]
+    found = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
     if not found:
-        raise UserError("missing_file", f"data.path={given} holds no .jsonl, .json or .parquet file.", hint)
+        raise UserError("missing_file", f"data.path={given} holds no {what}.", hint)
     if all(named := {split: _named(base, split, found) for split in SPLITS}.values()):
         return _without_rest(dict(zip(SPLITS, named, strict=True)), base, found)
     files: dict[str, list[Path]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -51,22 +51,27 @@ class HubRows:
         """
         return islice(self._rows(split, hint, streaming=True), start, None if count is None else start + count)
 
-    def rows(self, split: str, hint: str) -> Iterator[dict[str, Any]]:
+    def rows(self, split: str, hint: str, *, undecoded: str | None = None) -> Iterator[dict[str, Any]]:
         """All rows of a split, downloaded once into the cache of `datasets`.
 
+        Of the pictures in column `undecoded` the files' bytes are given, {"bytes": ...}, which `datasets` else decodes.
         `UserError` with `hint` where the Hub cannot be reached, refuses, or is not to be asked and the cache has none.
         """
-        return self._rows(split, hint, streaming=False)
+        return self._rows(split, hint, streaming=False, undecoded=undecoded)
 
-    def _rows(self, split: str, hint: str, *, streaming: bool) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, split: str, hint: str, *, streaming: bool, undecoded: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         self._check_reachable(hint)
         try:
-            from datasets import load_dataset  # takes seconds to import
+            import datasets  # takes seconds
 
-            rows: Iterable[dict[str, Any]] = load_dataset(
+            rows: Any = datasets.load_dataset(
                 self.place, self.subset, split=split, revision=self.revision, streaming=streaming
             )
             self._check_cached(rows, hint)
+            if undecoded is not None:
+                rows = rows.cast_column(undecoded, datasets.Image(decode=False))
             yield from rows
         except UserError:
             raise

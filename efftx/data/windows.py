@@ -50,14 +50,16 @@ def open_corpus(prepared: Prepared, dtype: str, n_symbols: int, symbols: str) ->
 class Windows:
     """Rows of `length` symbols that stand one after another in a split.
 
-    Training windows start anywhere in the train split; row i of a batch does not depend on the batch size.
+    Training windows start anywhere in the train split, or where they are `whole` at a multiple of their length; row i
+    of a batch does not depend on the batch size.
     Valid and test are cut into consecutive windows; the last one is moved back to end with the split.
     `UserError` if a split is shorter than `length`, which the message calls `length_is`.
     """
 
-    def __init__(self, corpus: Corpus, length: int, length_is: str) -> None:
+    def __init__(self, corpus: Corpus, length: int, length_is: str, *, whole: bool = False) -> None:
         self.corpus = corpus
         self.length = length
+        self._step = length if whole else 1
         shortest = min(SPLITS, key=lambda split: len(corpus.arrays[split]))
         if (n := len(corpus.arrays[shortest])) < length:
             raise UserError(
@@ -85,7 +87,7 @@ class Windows:
         text = self.corpus.arrays[split]
         last = len(text) - self.length
         if split == "train":
-            wanted = draw(self.corpus.variant, split, seed, step, batch_size, last + 1)
+            wanted = self._step * draw(self.corpus.variant, split, seed, step, batch_size, last // self._step + 1)
         else:
             wanted = self.length * self.numbers(split, step, batch_size)
         starts = np.minimum(wanted, last)
@@ -114,20 +116,27 @@ class LanguageModelRows:
     """Windows of a text as targets: no symbol is padding, and in valid and test every symbol counts once.
 
     The last window of valid and test has weight 0 where it repeats the one before. `vocabulary` is what the tokens
-    mean (None: they are the bytes themselves).
+    mean (None: they are the bytes themselves). `whole`: a split is made of rows, such as pictures, and none is cut.
     """
 
     chance_accuracy = None
     input_length = 0
 
     def __init__(
-        self, corpus: Corpus, length: int, *, vocab_size: int, unit: str, vocabulary: Vocabulary | None = None
+        self,
+        corpus: Corpus,
+        length: int,
+        *,
+        vocab_size: int,
+        unit: str,
+        vocabulary: Vocabulary | None = None,
+        whole: bool = False,
     ) -> None:
         self.name, self.variant, self.checksum = corpus.name, corpus.variant, corpus.checksum
         self.notes = corpus.notes
         self.vocab_size, self.unit, self.length = vocab_size, unit, length
         self.vocabulary = vocabulary
-        self._windows = Windows(corpus, length, f"data.length={length}")
+        self._windows = Windows(corpus, length, f"data.length={length}", whole=whole)
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.

@@ -73,4 +73,4 @@ def test_an_unknown_split_is_refused() -> None:
 def test_an_objective_that_a_data_set_does_not_offer_is_refused_with_those_it_does() -> None:
     with pytest.raises(UserError, match="data=duplicate does not offer objective=span_corruption") as raised:
         open_dataset(DataConfig("duplicate", 16), "span_corruption")
-    assert raised.value.hint == "It offers lm."
+    assert raised.value.hint == "It offers lm. A decoder takes that: stack=decoder, or model=transformer."
