@@ -35,9 +35,8 @@ STATE_STYLES = {
 def show_reproduced(lines: Sequence[Mapping[str, Any]], console: Console) -> None:
     """One line: what was run, what stood recorded already, what failed; of a verification what its replays gave."""
     counted = {"run": "ran", "recorded already": "skipped", "failed": "failed"}
-    counted |= {
-        word: word for word in ("fresh", "stale", "not replayable", "no data") if any(word in line for line in lines)
-    }
+    words = ("fresh", "stale", "not replayable", "not at hand")
+    counted |= {word: word for word in words if any(word in line for line in lines)}
     totals = {word: sum(line.get(key, 0) for line in lines) for word, key in counted.items()}
     told = ", ".join(f"{count} {word}" for word, count in totals.items())
     replayed = "fresh" in totals

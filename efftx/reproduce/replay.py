@@ -22,7 +22,7 @@ from efftx.reproduce.standing import FRESH, STALE, Standing, measure_parameters,
 from efftx.reproduce.trainer import Trainer
 
 REPLAYED_STEPS = 3
-NOT_REPLAYABLE, NO_DATA = "not replayable", "no data"
+NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
 SCRATCH = "efftx-replay-"
 
 SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
@@ -38,12 +38,12 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2
 INSTRUCTION_SETS = ("default", "avx2")
 INSTRUCTIONS = "ATEN_CPU_CAPABILITY"
 
-_NOT_HERE = ("missing_file", "no_network", "other_data")
+_NOT_HERE = ("missing_file", "no_network", "other_data", "no_device")
 _SAID = ("processor", "instructions", "gpu", "torch", "threads", "git_commit", "git_clean")
 
 
-class NoDataError(UserError):
-    """A record cannot be replayed, since what it was trained on is not at hand."""
+class NotAtHandError(UserError):
+    """A record cannot be replayed here: the data or the device that it was trained on is not at hand."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, under
     one of INSTRUCTION_SETS where a choice falls differently under this processor's own; counts always bit for bit. Of a
     record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
-    run's weights are still here. NoDataError, and nothing stored, where the record's data is not at hand.
+    run's weights are still here. NotAtHandError, and nothing
+    stored, where the record's data or GPU is not at hand.
     """
     from efftx.training.devices import environment
 
@@ -94,7 +95,7 @@ def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Repl
         return _trained(experiment, record, trainer) if record.first_losses else None
     except UserError as error:
         if error.kind in _NOT_HERE:
-            raise NoDataError(error.kind, error.message, error.hint) from error
+            raise NotAtHandError(error.kind, error.message, error.hint) from error
         raise
 
 
@@ -112,14 +113,16 @@ def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
 
 
 def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
-    config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
+    device = _device_of(record)
+    config = trainer.compose([*experiment.row_overrides(record.row, record.size), *device], record.seed)
     with scratch_folder(SCRATCH) as folder:
         before = record.pretraining
         if not before:
             result = trainer.train(config, folder / "run", REPLAYED_STEPS)
             _check_data(record.data, result.data)
             return _Replayed(record.first_losses, list(result.first_losses))
-        pretraining = trainer.compose(experiment.pretraining_overrides(record.row, record.size), record.seed)
+        overrides = [*experiment.pretraining_overrides(record.row, record.size), *device]
+        pretraining = trainer.compose(overrides, record.seed)
         first = trainer.train(pretraining, folder / "pretraining", REPLAYED_STEPS)
         _check_data(before["data"], first.data)
         run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
@@ -129,6 +132,16 @@ def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Repla
         result = trainer.train(config, folder / "run", REPLAYED_STEPS, run)
         _check_data(record.data, result.data)
         return _Replayed([*before["first_losses"], *record.first_losses], [*first.first_losses, *result.first_losses])
+
+
+def _device_of(record: Record) -> list[str]:
+    """The override that replays a record where it was made, on the CPU or on a GPU; none where that happens anyway."""
+    from efftx.training.devices import environment
+
+    here, then = environment().gpu, record.environment.get("gpu")
+    if then and not here:
+        raise UserError("no_device", f"It was made on {then}, and PyTorch finds no CUDA device here.")
+    return ["device=cpu"] if here and not then else []
 
 
 def _check_data(recorded: Mapping[str, str], here: Mapping[str, str]) -> None:

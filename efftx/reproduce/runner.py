@@ -16,7 +16,7 @@ from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
-from efftx.reproduce.replay import NO_DATA, NOT_REPLAYABLE, NoDataError, replay
+from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
 from efftx.reproduce.sharing import holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
@@ -48,7 +48,7 @@ def reproduce(
 
     stale    run again what no longer comes out, too.
     verify   run nothing, replay each record's first three steps, count `fresh`, `stale`, `not replayable` and
-             `no data` (what it was trained on is not at hand); with `stale`: then run again what that showed.
+             `not at hand` (its data or its device); with `stale`: then run again what that showed.
     part     (k, n): of the records to verify every n-th, from the k-th on, counted over all experiments.
     yes      needed at size paper where the price of what is left to run is above 24 hours.
     jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
@@ -294,7 +294,7 @@ def _verify(
     say: Say,
 ) -> None:
     for experiment in experiments:
-        lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NO_DATA: 0}
+        lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NOT_AT_HAND: 0}
     places = [(e, row, seed) for e in experiments for row, seed in planned(e, size, seeds)]
     held = [place for place in places if store.path(place[0].id, place[1], place[2], size).exists()]
     first, every = part
@@ -307,9 +307,9 @@ def _verify(
             verification = replay(experiment, record, trainer, store)
         except Interrupted:
             raise
-        except NoDataError as error:
-            line[NO_DATA] += 1
-            say(f"{told}: {NO_DATA} ({error.message})")
+        except NotAtHandError as error:
+            line[NOT_AT_HAND] += 1
+            say(f"{told}: {NOT_AT_HAND} ({error.message})")
             continue
         except Exception as error:  # as in _attempt
             _fail(experiment, row, seed, error, line, say)

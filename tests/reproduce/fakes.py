@@ -39,7 +39,7 @@ class FakeTrainer:
     """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail.
 
     `pretrained` are the runs that were started from, `again` what was asked of each pre-training; `gone`: no run is
-    found any more. `data` is what is at hand; None: nothing.
+    found any more. `devices`: the `device=` of each training. `data` is what is at hand; None: nothing.
     """
 
     offset: float = 0.0
@@ -53,6 +53,7 @@ class FakeTrainer:
     pretrained: list[Path] = field(default_factory=list)
     again: list[tuple[str, bool]] = field(default_factory=list)
     gone: bool = False
+    devices: list[str | None] = field(default_factory=list)
     data: dict[str, str] | None = field(default_factory=lambda: dict(DATA))
     runs: dict[Path, str] = field(default_factory=dict)
 
@@ -87,6 +88,7 @@ class FakeTrainer:
             self.pretrained.append(pretrained)
         name = config.keys["row"]
         self.trained.append((name, config.seed, steps))
+        self.devices.append(config.keys.get("device"))
         if name in self.broken:
             raise RuntimeError(f"{name} broke")
         if self.data is None:

@@ -66,7 +66,7 @@ def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: 
     assert (line["fresh"], line["stale"]) == (2, 0)
 
 
-@pytest.mark.parametrize("key", ["torch", "threads", "processor", "instructions", "gpu"])
+@pytest.mark.parametrize("key", ["torch", "threads", "processor", "instructions"])
 def test_a_replay_is_compared_bit_for_bit_only_where_all_that_orders_sums_is_the_same(
     tmp_path: Path, store: RecordStore, key: str
 ) -> None:
@@ -129,10 +129,28 @@ def test_without_the_records_data_a_replay_says_nothing_of_the_code(tmp_path: Pa
     for data in (None, {**DATA, "checksum": "1" * 64}, {**DATA, "variant": "fake[2]"}):
         other = FakeTrainer(data=data, offset=1.0)
         (line,) = reproduce([e], "smoke", verify=True, say=said.append, store=store, trainer=other)
-        assert (line["no data"], line["stale"], line["failed"]) == (2, 0, 0)
+        assert (line["not at hand"], line["stale"], line["failed"]) == (2, 0, 0)
     assert all(store.verification(r) is None for r in store.read_all("paper/item"))
     assert "needs files" in said[0]
     assert "The data here is fake[1], sha256 111111111111, the record's was fake[1], sha256 000000000000." in said[2]
+
+
+@pytest.mark.parametrize(("then", "here"), [(None, "a card"), ("a card", None), ("a card", "another card")])
+def test_a_record_is_replayed_on_the_kind_of_device_that_it_was_made_on(
+    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch, then: str | None, here: str | None
+) -> None:
+    e, said = table(tmp_path), []
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    for one in store.read_all("paper/item"):
+        one.environment["gpu"] = then
+        store.write(one)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: here is not None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: here)
+    trainer = FakeTrainer(offset=1e-15)  # on another device the bits are other ones
+    (line,) = reproduce([e], "smoke", verify=True, say=said.append, store=store, trainer=trainer)
+    assert (line["fresh"], line["not at hand"]) == ((0, 2) if then and not here else (2, 0))
+    assert trainer.devices == ([] if then and not here else ["cpu", "cpu"] if here and not then else [None, None])
+    assert ("made on a card, and PyTorch finds no CUDA device here" in said[0]) == (here is None)
 
 
 def test_n_parts_take_every_record_once(tmp_path: Path, store: RecordStore) -> None:
