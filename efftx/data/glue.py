@@ -218,6 +218,16 @@ def as_text(name: str, row: Mapping[str, Any], *, hub: bool = False) -> Document
     return Document(" ".join((name, *(f"{word}: {row[its].strip()}" for word, its in columns.items()))), [label])
 
 
+def fields_of(name: str, source: str) -> tuple[str, ...]:
+    """The sentences of a source that `as_text` wrote, without the task's words before them."""
+    rest = f" {source.removeprefix(f'{name} ')}"
+    parts = []
+    for word in TASKS[name].fields:
+        before, _, rest = rest.partition(f" {word}: ")
+        parts.append(before)
+    return (*parts[1:], rest)
+
+
 def find_parts(config: GlueConfig) -> dict[str, Part]:
     """Which rows of which files are train, valid and test.
 

@@ -237,6 +237,10 @@ class TextPairs:
         check_split(split)
         return None if split == "train" else -(-self._splits[split].n_documents // batch_size)
 
+    def n_documents(self, split: str) -> int:
+        """How many documents a split has."""
+        return self._splits[split].n_documents
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids up to the first end of sequence."""
         before = list(ids)

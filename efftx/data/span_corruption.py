@@ -199,6 +199,10 @@ class SpanCorruption:
         """Batches that cover valid or test once; None for train, which is drawn without end."""
         return self._windows.n_batches(split, batch_size)
 
+    def n_rows(self, split: str) -> int:
+        """Rows that cover a split once."""
+        return self._windows.n_rows(split)
+
     def _keys(self, split: str, seed: int, step: int, batch_size: int) -> np.ndarray:
         stream, n, below = f"{self.variant} spans", self.spans.n_keys, 1 << 63
         if split == "train":

@@ -73,7 +73,7 @@ class Windows:
     def numbers(self, split: str, step: int, batch_size: int) -> np.ndarray:
         """The numbers of the windows in batch `step` of valid or test; `IndexError` past the end."""
         numbers = np.arange(step * batch_size, (step + 1) * batch_size)
-        numbers = numbers[numbers < self._n_windows(split)]
+        numbers = numbers[numbers < self.n_rows(split)]
         if step < 0 or len(numbers) == 0:
             raise IndexError(f"{split} of {self.corpus.variant} has no batch {step} of {batch_size} rows")
         return numbers
@@ -106,9 +106,10 @@ class Windows:
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """Batches that cover valid or test once; None for train, which is drawn without end."""
         check_split(split)
-        return None if split == "train" else -(-self._n_windows(split) // batch_size)
+        return None if split == "train" else -(-self.n_rows(split) // batch_size)
 
-    def _n_windows(self, split: str) -> int:
+    def n_rows(self, split: str) -> int:
+        """Windows that cover a split once."""
         return -(-len(self.corpus.arrays[split]) // self.length)
 
 
@@ -152,3 +153,8 @@ class LanguageModelRows:
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """Batches that cover valid or test once; None for train, which is drawn without end."""
         return self._windows.n_batches(split, batch_size)
+
+    def stream(self, split: str) -> np.ndarray:
+        """The whole split, token after token."""
+        check_split(split)
+        return self._windows.corpus.arrays[split]

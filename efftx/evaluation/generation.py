@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
 from typing import Protocol, cast
 
 import torch
@@ -19,7 +18,7 @@ from efftx.decoding.greedy import EOS, greedy
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.evaluation import glue
-from efftx.evaluation.rouge import TOKENIZER, lead, rouge, sentences
+from efftx.evaluation.rouge import TOKENIZER, lead, rouge, usual_sentences
 from efftx.models.encoder_decoder import EncoderDecoder
 
 
@@ -124,7 +123,7 @@ def _rouge(
         rows = generate(session, [[]] * len(inputs_BE), most_likely, n, EOS)
         said += (dataset.decode(row.tokens) for row in rows)
     references = [dataset.references(split, i) for i in range(len(said))]
-    n_lead = _usual_sentences(dataset)
+    n_lead = usual_sentences(dataset.references("valid", i)[0] for i in range(dataset.n_batches("valid", 1) or 0))
     leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]
     of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
     return rouge(said, references) | of_leads
@@ -138,11 +137,6 @@ def _prepared(model: EncoderDecoder) -> PreparedModel | None:
         if error.kind != "not_decodable":
             raise
         return None
-
-
-def _usual_sentences(dataset: TextToText) -> int:
-    references = (dataset.references("valid", i)[0] for i in range(dataset.n_batches("valid", 1) or 0))
-    return max(1, round(median(len(sentences(reference)) for reference in references)))
 
 
 def _labels(model: nn.Module, dataset: TextToText, batches: Iterator[Batch], device: torch.device) -> dict[str, float]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from statistics import median
 from typing import Any
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -57,6 +58,11 @@ def sentences(text: str) -> list[str]:
 def lead(source: str, n_sentences: int) -> str:
     """The first sentences of a source, one a line: the baseline that a summary has to beat."""
     return "\n".join(sentences(source)[:n_sentences])
+
+
+def usual_sentences(references: Iterable[str]) -> int:
+    """How many sentences a reference has in the median, at least one."""
+    return max(1, round(median(len(sentences(reference)) for reference in references)))
 
 
 def _by_line(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from efftx.report import sentences
 from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
-from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.experiment import SIZES, Experiment, planned
 from efftx.reproduce.records import Record, RecordStore, Verification
 
 
@@ -27,7 +27,8 @@ class Measured:
     @property
     def data(self) -> str:
         """The data sets and variants behind these records, in words; empty for a measure, which has none."""
-        named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in self.records if r.data}
+        trained = (r for r in self.records if r.data and "gate" not in r.config)
+        named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in trained}
         return ", ".join(f"{name} ({variant})" if variant else name for name, variant in sorted(named))
 
     @property
@@ -68,10 +69,10 @@ class Item:
 def gather(store: RecordStore, experiment: Experiment) -> Item:
     """Read all records of `experiment`; UserError names a damaged one."""
     records = store.read_all(experiment.id)
-    order = list(experiment.rows)
+    order = [*experiment.rows, *experiment.gates]
     measured = []
     for size in SIZES:
-        rows = experiment.rows_at(size)
+        rows = [*experiment.rows_at(size), *experiment.gates_at(size)]
         here = sorted(
             (r for r in records if r.size == size and r.row in rows), key=lambda r: (order.index(r.row), r.seed)
         )
@@ -114,13 +115,13 @@ def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, s
 def _missing(experiment: Experiment, measured: Measured) -> str:
     """What a full table at this size still lacks; empty where it lacks nothing."""
     size = measured.size
-    plan = [(row, seed) for row in experiment.rows_at(size) for seed in experiment.seeds_of(row, size)]
+    plan = planned(experiment, size)
     there = {(r.row, r.seed): r for r in measured.records}
     absent = [place for place in plan if place not in there]
     if absent:
         return f"size {size}: {len(plan) - len(absent)} of {len(plan)} runs"
     for (row, _), record in there.items():
-        for column in experiment.columns_of(row, size):
+        for column in experiment.columns_of(row, size) if row in experiment.rows else ():
             if column not in record.metrics:
                 return f"size {size}: {row} was not evaluated under {column}"
     return ""

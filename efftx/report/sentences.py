@@ -29,7 +29,7 @@ def why(verdict: Verdict, experiment: Experiment) -> str:
     if len(comparisons) > 1:
         text = f"{_counted(comparisons)}; {'the closest: ' if len(same) > 1 else ''}{text}"
     if verdict.untested:
-        text += f"; {verdict.untested} more where no model beat the trivial answer"
+        text += f"; {verdict.untested} more of which neither side was reached"
     return text
 
 

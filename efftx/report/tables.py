@@ -16,6 +16,7 @@ from efftx.report.curves import curves_table
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.gating import MissingRecordError, gate_value
 
 WIDEST_BESIDE = 3
 PUBLISHED_HEADING = {
@@ -50,7 +51,7 @@ def _caption(experiment: Experiment, measured: Measured | None) -> str:
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else next(iter(experiment.sizes_known()), "")
     columns = experiment.columns_at(size)
-    ours, theirs, trivial = _Measured(experiment, measured, size), _Published(experiment), _Baseline(experiment)
+    ours, theirs, trivial = _Measured(experiment, measured, size), _Published(experiment), _Gates(experiment, measured)
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
     headings = tuple(_heading(experiment, column, size) for column in columns)
     labels = list(experiment.rows_at(size))
@@ -67,7 +68,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
 
     def trivial_rows(filler: int) -> tuple[Row, ...]:
         blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
-        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in experiment.baseline)
+        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in experiment.gates)
 
     notes = _notes(experiment, measured)
     stub = "row" if experiment.kind == "measure" else "model"
@@ -89,8 +90,8 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
             printed = tuple(line(row, (theirs, columns)) for row in rows)
             blocks.append(Block(published_heading, printed))
         blocks.append(Block(measured_heading, tuple(line(row, (ours, columns)) for row in labels)))
-    if experiment.baseline:
-        blocks.append(Block("Trivial answer", trivial_rows(filler)))
+    if experiment.gates:
+        blocks.append(Block("Gates: what a model must beat", trivial_rows(filler)))
     return Table(
         subject=_sentence(experiment.caption),
         caption=_caption(experiment, measured),
@@ -158,18 +159,26 @@ class _Published:
         return Cell(text, kind, row, column, mean=value)
 
 
-class _Baseline:
-    """Cells of the trivial answer: one value, in every column that shows the table's own metric."""
+class _Gates:
+    """Cells of what a model must beat or reach: one value, in every column where some model meets it."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, measured: Measured | None) -> None:
+        self.experiment, self.measured = experiment, measured
 
-    def __call__(self, label: str, column: str) -> Cell:
-        spec = self.experiment.columns.get(column)
-        if spec is not None and spec.cell is not None and spec.cell.metric != self.experiment.cell.metric:
+    def __call__(self, name: str, column: str) -> Cell:
+        e, gate = self.experiment, self.experiment.gates[name]
+        forms = [cells[column] for row in gate.rows or e.rows if column in (cells := e.cells_of(row))]
+        form = next((form for form in forms if gate.meets({column: form.metric}, e.cell.metric)), None)
+        if form is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        value = self.experiment.baseline[label]
-        return Cell(numbers.number(value, self.experiment.cell), Kind.BASELINE, label, column, mean=value)
+        try:
+            size = self.measured.size if self.measured else ""
+            value = gate_value(e, self.measured.records if self.measured else (), size, name, form.metric)
+        except MissingRecordError:
+            return Cell(numbers.NOT_RUN, Kind.MISSING)
+        if value is None:
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
+        return Cell(numbers.number(value, form), Kind.BASELINE, name, column, mean=value)
 
 
 def _heading(experiment: Experiment, column: str, size: str) -> str:

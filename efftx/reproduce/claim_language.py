@@ -3,7 +3,7 @@
     comparison      expression (< | <= | > | >= | ==) expression, chained as in a <= b <= c
     condition       comparison, `and`, `or`, `not`
     expression      number, + - * /, abs(x), min(x, ...), max(x, ...),
-                    cell[row, column], cell[row], published[row, column], baseline["label"]
+                    cell[row, column], cell[row], published[row, column], gate["name", column]
     row, column     text in quotes, or a free name, which is quantified over all rows or columns
     restriction     (`where`) free names against text: ==, !=, in [...], not in [...], `and`, `or`, `not`
 
@@ -11,7 +11,7 @@ The claim's `kind` says how its comparisons are tested over the seeds; nothing i
 
     better       measured against measured, with < or > (<=, >=)
     as good as   with <= or >=: no worse than by `margin`; with ==: within `margin` on both sides
-    at least     measured against a constant, a published value or a baseline, above or below it
+    at least     measured against a constant, a published value or a gate, above or below it
     exact        what no seed can move: counts, closed forms, exponents of counts
 """
 
@@ -26,7 +26,7 @@ from itertools import pairwise
 from efftx.errors import UserError, nearest
 
 FUNCTIONS = ("abs", "min", "max")
-TABLES = ("cell", "published", "baseline")
+TABLES = ("cell", "published", "gate")
 COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="}
 BETTER, AS_GOOD_AS, AT_LEAST, EXACT = "better", "as good as", "at least", "exact"
 KINDS = (BETTER, AS_GOOD_AS, AT_LEAST, EXACT)
@@ -58,9 +58,9 @@ def parse(text: str) -> Parsed:
     lookups: list[tuple[str, tuple[Index, ...]]] = []
     _check_condition(tree, text, lookups)
     free: dict[str, str] = {}
-    for table, index in lookups:
+    for _, index in lookups:
         for position, item in enumerate(index):
-            if table == "baseline" or not isinstance(item, Name):
+            if not isinstance(item, Name):
                 continue
             axis = ("row", "column")[position]
             if free.setdefault(item.name, axis) != axis:
@@ -200,11 +200,10 @@ def _checked_lookup(node: ast.Subscript, text: str) -> tuple[str, tuple[Index, .
         table, index = lookup(node)
     except TypeError as error:
         raise _refuse(text, f"'{error}' is neither a name nor text in quotes") from error
-    lengths = {"cell": (1, 2), "published": (1, 2), "baseline": (1,)}[table]
-    if len(index) not in lengths:
-        raise _refuse(text, f"{table} takes [{'label' if table == 'baseline' else 'row, column'}]")
+    if len(index) not in (1, 2):
+        raise _refuse(text, f"{table} takes [{'name' if table == 'gate' else 'row'}, column]")
     reserved = [i.name for i in index if isinstance(i, Name) and i.name in (*FUNCTIONS, *TABLES)]
-    if reserved or (table == "baseline" and isinstance(index[0], Name)):
+    if reserved or (table == "gate" and isinstance(index[0], Name)):
         raise _refuse(text, f"'{reserved[0] if reserved else ast.unparse(node.slice)}' cannot stand in an index")
     return table, index
 

@@ -11,9 +11,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-
-import numpy as np
 
 from efftx.reproduce.cells import values_of
 from efftx.reproduce.claim_language import EXACT, Name, Parsed, admits, compared, parse, parse_where
@@ -29,9 +26,12 @@ from efftx.reproduce.comparisons import (
     cell_name,
 )
 from efftx.reproduce.experiment import Claim, Experiment
+from efftx.reproduce.gating import MissingRecordError, gate_value, not_passed
 from efftx.reproduce.records import Record
-from efftx.reproduce.significance import LEVEL, MIN_SEEDS, holm, upper_tail
+from efftx.reproduce.significance import holm
 
+TOLD = 3
+"""Of models that do not pass, this many are named."""
 _STRENGTH = {CONTRADICTED: 0, UNDECIDED: 1, HOLDS: 2}
 _OPPOSITE = {HOLDS: CONTRADICTED, CONTRADICTED: HOLDS, UNDECIDED: UNDECIDED}
 
@@ -41,7 +41,7 @@ class Verdict:
     """What became of one claim, and the comparisons that decided it.
 
     `why` says why nothing was decided; where comparisons were judged the report writes them out instead. `untested` is
-    the number of bindings that were left out because no model of theirs beat the baseline.
+    the number of bindings that were left out because neither side ever reached its level.
     """
 
     claim: Claim
@@ -59,9 +59,11 @@ class Verdict:
 def judge(experiment: Experiment, records: Sequence[Record], size: str) -> list[Verdict]:
     """The verdict on every claim of `experiment` from its records at `size`.
 
-    A quantified claim holds where it holds for every binding. One missing cell makes it *not run*. A binding of which
-    no cell beat the baseline (one-sided t test) decides nothing; with no other binding it is *not tested here*. Fewer
-    than three seeds leave whatever is not exact *undecided*. Raises UserError where a claim leaves the language.
+    A quantified claim holds where it holds for every binding. One missing cell makes it *not run*. One model in it, of
+    any binding and on either side, that does not pass a gate before it makes it *not tested here*, whatever the numbers
+    say: what separates it from the others is that it was not trained, not what it is made of. Exact claims have no
+    gates. Fewer than three seeds leave whatever is not exact *undecided*. Raises
+    UserError where a claim leaves the language.
     """
     return [_judge_claim(experiment, records, size, claim) for claim in experiment.claims]
 
@@ -84,9 +86,26 @@ def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, c
         return Verdict(claim, NOT_RUN, whys[0] + more)
     if not judged:
         return Verdict(claim, NOT_TESTED, unjudged[NOT_TESTED][0])
+    if claim.kind != EXACT:
+        named = [str(index[0]) for table, index in parsed.lookups if table == "gate"]
+        try:
+            failed = not_passed(experiment, records, size, _places(judged), named)
+        except MissingRecordError as error:
+            return Verdict(claim, NOT_RUN, str(error))
+        if failed:
+            more = f", and {len(failed) - TOLD} more models" if len(failed) > TOLD else ""
+            return Verdict(claim, NOT_TESTED, "; ".join(failed[:TOLD]) + more)
     _decide_together(comparisons)
     verdict = min((judgement.decide() for judgement in judged), key=_STRENGTH.__getitem__)
     return Verdict(claim, verdict, "", comparisons, len(unjudged[NOT_TESTED]))
+
+
+def _places(judged: Sequence[_Judgement]) -> dict[str, list[str]]:
+    """The columns of each row that a claim looks into."""
+    places: dict[str, list[str]] = {}
+    for row, column in dict.fromkeys(place for judgement in judged for place in judgement.cells):
+        places.setdefault(row, []).append(column)
+    return places
 
 
 def _decide_together(comparisons: Sequence[Comparison]) -> None:
@@ -114,7 +133,7 @@ def _defined(
     experiment: Experiment, size: str, table: str, index: tuple[Name | str, ...], binding: dict[str, str]
 ) -> bool:
     words = [binding[i.name] if isinstance(i, Name) else i for i in index]
-    if table == "baseline":
+    if table == "gate":
         return True
     row, column = words[0], words[1] if len(words) > 1 else ""
     if table == "published":
@@ -136,23 +155,36 @@ class _Judgement:
     ) -> None:
         self.experiment, self.claim, self.parsed = experiment, claim, parsed
         self._evaluator = evaluator = Evaluator(experiment, claim, binding)
-        cells: dict[tuple[str, str], dict[int, float]] = {}
+        self.cells = cells = dict[tuple[str, str], dict[int, float]]()
+        gates: dict[tuple[str, str], float] = {}
         for table, index in parsed.lookups:
+            row, column = evaluator.place(index)
+            if table == "gate":
+                gates[row, column] = self._gate(records, size, row, column)
             if table == "cell":
-                row, column = evaluator.place(index)
                 values = values_of(experiment, records, size, row, column)
                 # A level never reached is later than every step: infinity, so that comparisons still mean something.
                 cells[row, column] = {s: math.inf if v is None else v for s, v in values.items()}
         for (row, column), found in cells.items():
             if not found:
                 raise NotJudgedError(NOT_RUN, f"no record of {cell_name(row, column)}")
-        evaluator.cells = cells
-        self._ask_whether_anything_was_learned(cells)
+        evaluator.cells, evaluator.gates = cells, gates
         self.comparisons = {key: evaluator.compare(left, op, right) for key, left, op, right in compared(parsed.tree)}
 
     def decide(self) -> str:
         """`holds`, `contradicted` or `undecided`, from the outcomes of the comparisons."""
         return self._condition(self.parsed.tree)
+
+    def _gate(self, records: Sequence[Record], size: str, name: str, column: str) -> float:
+        column_spec = self.experiment.columns.get(column)
+        metric = (column_spec.cell if column_spec and column_spec.cell else self.experiment.cell).metric
+        try:
+            value = gate_value(self.experiment, records, size, name, metric)
+        except MissingRecordError as error:
+            raise NotJudgedError(NOT_RUN, str(error)) from error
+        if value is None:
+            raise NotJudgedError(NOT_RUN, f"the gate '{name}' says nothing of {metric}")
+        return value
 
     def _condition(self, node: ast.expr) -> str:
         match node:
@@ -166,25 +198,3 @@ class _Judgement:
                 outcomes = [self.comparisons[id(node), i].outcome for i in range(len(ops))]
                 return min(outcomes, key=_STRENGTH.__getitem__)
         raise AssertionError("parse admits no other node")
-
-    def _ask_whether_anything_was_learned(self, cells: dict[tuple[str, str], dict[int, float]]) -> None:
-        better = self.experiment.cell.better
-        asks_for_it = any(table == "baseline" for table, _ in self.parsed.lookups)
-        if not self.experiment.baseline or better == "none" or asks_for_it or self.claim.kind == EXACT:
-            return
-        label, trivial = next(iter(self.experiment.baseline.items()))
-        sign = 1.0 if better == "higher" else -1.0
-        shown = []
-        for (row, column), values in cells.items():
-            if self.experiment.cell_of(row, column).metric != self.experiment.cell.metric:
-                return
-            above = sign * (np.array(list(values.values())) - trivial) - _rounding(trivial)
-            if above.size < MIN_SEEDS or upper_tail(above) <= LEVEL:
-                return
-            shown.append(f"{cell_name(row, column)} {np.mean(list(values.values())):.4g}")
-        raise NotJudgedError(NOT_TESTED, f"nothing beyond {label} ({trivial:.4g}): {', '.join(shown)}")
-
-
-def _rounding(value: float) -> float:
-    """Half of the last digit that `value` is given with: a model that repeats a rounded answer has not beaten it."""
-    return 0.5 * 10.0 ** int(Decimal(repr(value)).as_tuple().exponent)

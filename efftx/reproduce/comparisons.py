@@ -4,7 +4,7 @@ With D = left - right, one value a seed (what a seed does to both sides alike is
 what is tested:
 
     better       one-sided t test that D is on the claimed side of 0
-    at least     the same test against a constant, a published value or a baseline
+    at least     the same test against a constant, a published value or a gate
     as good as   with <= or >=: one-sided, that D is not on the wrong side by the margin or more;
                  with ==: two one-sided tests, that D lies within the margin
     exact        no test: the comparison is met by every seed, or it is not
@@ -148,6 +148,7 @@ class Evaluator:
     claim: Claim
     binding: dict[str, str]
     cells: Cells = field(default_factory=dict)
+    gates: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Comparison:
         """The comparison, tested; NotJudgedError where its cells share no seed, or neither side was ever reached."""
@@ -217,9 +218,9 @@ class Evaluator:
 
     def _looked_up(self, node: ast.Subscript, seeds: list[int]) -> Sample:
         table, index = lookup(node)
-        if table == "baseline":
-            return np.array([self.experiment.baseline[str(index[0])]])
         row, column = self.place(index)
+        if table == "gate":
+            return np.array([self.gates[row, column]])
         if table == "published":
             value = self.experiment.published.of(row, column) if self.experiment.published else None
             assert value is not None, "bindings without a published value are not judged"

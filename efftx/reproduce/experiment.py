@@ -15,6 +15,8 @@ from typing import Any
 from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
+from efftx.reproduce.gates import GATE_SEED, Gate
+from efftx.reproduce.gates import troubles as gate_troubles
 from efftx.reproduce.published import Published
 from efftx.reproduce.published import troubles as published_troubles
 from efftx.reproduce.reading import build, read_yaml
@@ -150,9 +152,9 @@ class Experiment:
     pretraining, pretraining_sizes
                overrides of a training that comes first, at the same seed, and those a size; the row then starts from
                its weights. Rows with equal ones share it.
-    baseline   label -> value of the trivial answer (chance), in the unit of `cell`; what a model must
-               beat before its claims are tested.
+    gates      label -> what a model must beat or reach before claims about it are tested (`gates.Gate`).
     formerly   ids that the item had in earlier releases; asked for by one of them, efftx names the new id.
+    chosen     the rows and gates that are run, where not all are (`narrow`).
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
     """
 
@@ -173,12 +175,13 @@ class Experiment:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     derived: Mapping[str, Derived] = field(default_factory=dict)
     figure: Mapping[str, Any] | None = None
-    baseline: Mapping[str, float] = field(default_factory=dict)
+    gates: Mapping[str, Gate] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     formerly: list[str] = field(default_factory=list)
     paper: str = field(default="", metadata=NOT_IN_FILE)
     head: str = field(default="", metadata=NOT_IN_FILE)
     path: str = field(default="", metadata=NOT_IN_FILE)
+    chosen: tuple[str, ...] = field(default=(), metadata=NOT_IN_FILE)
 
     def sizes_known(self) -> list[str]:
         """The sizes at which this item is defined, largest first."""
@@ -200,6 +203,25 @@ class Experiment:
         if not columns:
             return {"": ColumnSpec()}
         return {name: column for name, column in columns.items() if not column.only or size in column.only}
+
+    def cells_of(self, row: str) -> dict[str, Cell]:
+        """The columns of `row` at any size, `""` alone where the table has none, and the format of each."""
+        own = self.rows[row].columns
+        return {column: self.cell_of(row, column) for column in (self.columns if own is None else own) or ("",)}
+
+    def gates_at(self, size: str) -> dict[str, Gate]:
+        """The gates that are computed at `size`: trivial answers that stand before a row which is run there."""
+        run = [row for row in self.rows_at(size) if self.seeds_of(row, size)]
+        return {
+            name: gate
+            for name, gate in self.gates.items()
+            if gate.is_computed and any(gate.stands_before(row, size) for row in run)
+        }
+
+    def gate_row(self, name: str, size: str) -> str:
+        """The row whose data a gate is computed from: the first that it stands before and that is run at `size`."""
+        gate = self.gates[name]
+        return next(r for r in self.rows_at(size) if gate.stands_before(r, size) and self.seeds_of(r, size))
 
     def columns_at(self, size: str) -> list[str]:
         """All columns of the printed table, in the order of their first appearance."""
@@ -241,6 +263,18 @@ class Experiment:
 
     def _common(self, size: str) -> list[str]:
         return [*self.base, f"size={size}", *self.sizes.get(size, [])]
+
+
+def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -> list[tuple[str, int]]:
+    """Every row and seed that a full table at `size` has, and its gates; `seeds` in place of a row's own, if any."""
+    rows = [
+        (row, seed)
+        for row in experiment.rows_at(size)
+        if (own := experiment.seeds_of(row, size))
+        for seed in (own if seeds is None else seeds)
+    ]
+    whole = [*((name, GATE_SEED) for name in experiment.gates_at(size)), *rows]
+    return [place for place in whole if not experiment.chosen or place[0] in experiment.chosen]
 
 
 def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
@@ -318,12 +352,13 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         if any(not 0 <= seed <= MOST_SEED for seed in seeds) or len(set(seeds)) < len(seeds):
             yield "seeds: each is given once, from 0 to 2^63 - 1", ""
     slugs: dict[str, str] = {}
-    for row in e.rows:
+    for row in (*e.rows, *e.gates):
         if slugs.setdefault(slug(row), row) != row:
-            yield f"rows: '{row}' and '{slugs[slug(row)]}' would write the same file", ""
-    columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
+            yield f"rows and gates: '{row}' and '{slugs[slug(row)]}' would write the same file", ""
+    cells = {row: {column: (cell.metric, cell.better) for column, cell in e.cells_of(row).items()} for row in e.rows}
+    yield from gate_troubles(e.gates, e.kind, cells, e.cell.metric)
     if e.published:
-        yield from published_troubles(e.published, e.rows, columns)
+        yield from published_troubles(e.published, e.rows, {column for row in cells.values() for column in row})
     for claim in e.claims:
         if claim.by not in ("paper", "ours"):
             yield f"claims.by: '{claim.by}' is neither paper nor ours", nearest(claim.by, ["paper", "ours"])
@@ -348,6 +383,8 @@ def _sizes_named(e: Experiment) -> Iterable[str]:
     yield from (*e.sizes, *e.pretraining_sizes, *e.seeds, *e.parameters)
     for row in e.rows.values():
         yield from (*row.sizes, *row.only, *row.seeds)
+    for gate in e.gates.values():
+        yield from gate.only
     for column in [*e.columns.values(), *(c for row in e.rows.values() for c in (row.columns or {}).values())]:
         yield from (*column.sizes, *column.only)
 
@@ -356,9 +393,9 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
     parsed = parse(claim.holds_if)
     parse_where(claim.where, parsed.free)
     check_kind(parsed, claim.holds_if, claim.kind, claim.margin)
-    columns = {c for row in e.rows.values() for c in (e.columns if row.columns is None else row.columns)} or {""}
+    columns = {c for row in e.rows for c in e.cells_of(row)}
     for table, index in parsed.lookups:
-        known = [e.baseline] if table == "baseline" else [e.rows, columns]
+        known = [e.gates if table == "gate" else e.rows, columns]
         for item, names in zip(index, known, strict=False):
             if not isinstance(item, Name) and item not in names:
                 message = f"the claim '{claim.says}': {table} has no '{item}'"
@@ -366,10 +403,10 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
 
 
 def narrow(experiments: Sequence[Experiment], rows: Sequence[str]) -> list[Experiment]:
-    """The experiments with only the named rows, those without any left out; UserError for an unknown row."""
-    known = [row for experiment in experiments for row in experiment.rows]
+    """The experiments that have one of the named rows or gates, of which only these run; UserError for an unknown."""
+    known = [row for experiment in experiments for row in (*experiment.rows, *experiment.gates)]
     for row in rows:
         if row not in known:
             raise UserError("unknown_row", f"there is no row '{row}'", nearest(row, known))
-    kept = [replace(e, rows={row: spec for row, spec in e.rows.items() if row in rows}) for e in experiments]
-    return [experiment for experiment in kept if experiment.rows]
+    named = [replace(e, chosen=tuple(row for row in (*e.rows, *e.gates) if row in rows)) for e in experiments]
+    return [experiment for experiment in named if experiment.chosen]

@@ -90,6 +90,8 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
 def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed | None:
     """What the record says and what today's code gives; None where nothing of it can be replayed."""
     try:
+        if record.row in experiment.gates:
+            return _trivial(experiment, record, trainer)
         if experiment.kind == "measure":
             return _measured(experiment, record)
         return _trained(experiment, record, trainer) if record.first_losses else None
@@ -97,6 +99,12 @@ def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Repl
         if error.kind in _NOT_HERE:
             raise NotAtHandError(error.kind, error.message, error.hint) from error
         raise
+
+
+def _trivial(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
+    overrides = experiment.row_overrides(experiment.gate_row(record.row, record.size), record.size)
+    answer = trainer.trivial(trainer.compose(overrides, record.seed), experiment.gates[record.row].asked())
+    return _Replayed(record.first_losses, list(answer.metrics.values()))
 
 
 def _measured(experiment: Experiment, record: Record) -> _Replayed | None:

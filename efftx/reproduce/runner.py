@@ -12,13 +12,13 @@ from efftx.core.durations import HOUR, duration
 from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.reproduce import standing as standings
-from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.experiment import SIZES, Experiment, planned
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
 from efftx.reproduce.sharing import holding
-from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, planned, standing
+from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, standing
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
 
 FREE_HOURS = 24.0
@@ -79,14 +79,19 @@ def reproduce(
         _ask_price(here, todo, yes, trainer, say)
     if jobs > 1:
         trained = [e for e in here if e.kind == "train"]
-        tasks = [Task(e.id, row, seed, size, again, tuple(tracker)) for e in trained for row, seed, again in todo[e.id]]
+        tasks = [
+            Task(e.id, row, seed, size, again, tuple(tracker))
+            for e in trained
+            for row, seed, again in todo[e.id]
+            if row in e.rows
+        ]
         for task, outcome in zip(tasks, run_tasks(tasks, jobs), strict=True):
             line = by_id[task.id]
             line["ran"] += outcome["ran"]
             line["skipped"] += outcome["skipped"]
             line["failed"] += len(outcome["failures"])
             line["failures"] += outcome["failures"]
-        here = [e for e in here if e not in trained]
+        todo |= {e.id: [what for what in todo[e.id] if what[0] in e.gates] for e in trained}
     left = [(experiment, *what) for experiment in here for what in todo[experiment.id]]
     for wait in (False, True):  # what another process has at hand comes last, when that may have recorded it
         others = []
@@ -112,13 +117,16 @@ def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Tra
     from efftx.training.devices import environment
 
     start = time.perf_counter()
-    if experiment.kind == "measure":
+    if row in experiment.gates:
+        record = _trivial(experiment, row, seed, size, trainer)
+    elif experiment.kind == "measure":
         record = _measured(experiment, row, seed, size, trainer)
     else:
         record = _trained(experiment, row, seed, size, trainer, again)
     record.environment = asdict(environment())
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
-    record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} seeds={seed}"
+    which = f"--row {shlex.quote(row)}" if row in experiment.gates else f"seeds={seed}"
+    record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} {which}"
     return record
 
 
@@ -185,6 +193,24 @@ def _measured(experiment: Experiment, row: str, seed: int, size: str, trainer: T
     )
 
 
+def _trivial(experiment: Experiment, name: str, seed: int, size: str, trainer: Trainer) -> Record:
+    asked = experiment.gates[name].asked()
+    config = trainer.compose(experiment.row_overrides(experiment.gate_row(name, size), size), seed)
+    answer = trainer.trivial(config, asked)
+    return Record(
+        id=experiment.id,
+        row=name,
+        seed=seed,
+        size=size,
+        config={"gate": asked, "data": trainer.to_dict(config).get("data", {}), "dtype": "float64"},
+        hash=trainer.trivial_hash(config, asked, answer.data),
+        composed_from=standings.composed_from(experiment, name, size, trainer),
+        first_losses=list(answer.metrics.values()),
+        data=dict(answer.data),
+        metrics={"": dict(answer.metrics)},
+    )
+
+
 def _line(experiment: Experiment, size: str) -> dict[str, Any]:
     return {"id": experiment.id, "size": size, "ran": 0, "skipped": 0, "failed": 0, "failures": []}
 
@@ -244,7 +270,7 @@ def _attempt(
                 return True
             say(f"{told}, size {size} {place}".rstrip())
             old = store.read(experiment.id, row, seed, size) if again else None
-            if old is not None and experiment.kind == "train":
+            if old is not None and experiment.kind == "train" and row in experiment.rows:
                 config = trainer.compose(experiment.row_overrides(row, size), seed)
                 data, pretrained = old.data, old.pretraining.get("hash")
                 _when_free(lambda: trainer.set_aside(config, data, pretrained), wait=wait)
@@ -330,7 +356,7 @@ def _ask_price(
     for experiment in experiments:
         if experiment.kind != "train":
             continue
-        for row in dict.fromkeys(row for row, _, _ in todo[experiment.id]):
+        for row in dict.fromkeys(row for row, _, _ in todo[experiment.id] if row in experiment.rows):
             runs = [seed for r, seed, _ in todo[experiment.id] if r == row]
             hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
             before = tuple(experiment.pretraining_overrides(row, "paper"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
-from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.experiment import SIZES, Experiment, planned
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.trainer import Trainer
@@ -24,16 +24,6 @@ class Standing:
 
     word: str
     why: str = ""
-
-
-def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -> list[tuple[str, int]]:
-    """Every row and seed that a full table at `size` has; `seeds` in place of a row's own, if it has any there."""
-    return [
-        (row, seed)
-        for row in experiment.rows_at(size)
-        if (own := experiment.seeds_of(row, size))
-        for seed in (own if seeds is None else seeds)
-    ]
 
 
 def measure_parameters(experiment: Experiment, row: str, size: str) -> dict[str, Any]:
@@ -79,6 +69,9 @@ def composed_from(experiment: Experiment, row: str, size: str, trainer: Trainer)
     """A digest of all that the configurations of a row are composed from ("" for a measure, which composes none)."""
     if experiment.kind == "measure":
         return ""
+    if row in experiment.gates:
+        asked = experiment.gates[row].asked()
+        return _digest([trainer.sources(), experiment.row_overrides(experiment.gate_row(row, size), size), asked])
     columns = {
         name: [experiment.column_overrides(row, name, size), experiment.carry_of(row, name, size)]
         for name, column in experiment.columns_of(row, size).items()
@@ -97,7 +90,8 @@ def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
         changed = _what_changed(experiment, record, trainer)
         if changed:
             return Standing(STALE, f"{changed} is another today")
-    without = [name for name in experiment.columns_of(row, size) if name not in record.metrics]
+    columns = experiment.columns_of(row, size) if row in experiment.rows else ()
+    without = [name for name in columns if name not in record.metrics]
     if without:
         return Standing(INCOMPLETE, f"'{without[0]}' was not evaluated")
     verification = store.verification(record)
@@ -152,6 +146,10 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
 def _what_changed(experiment: Experiment, record: Record, trainer: Trainer) -> str:
     """The configuration or evaluation whose hash is not the record's; empty where there is none."""
     row, seed, size = record.row, record.seed, record.size
+    if row in experiment.gates:
+        config = trainer.compose(experiment.row_overrides(experiment.gate_row(row, size), size), 0)
+        today = trainer.trivial_hash(config, experiment.gates[row].asked(), record.data)
+        return "" if today == record.hash else "what is asked, or the data,"
     if experiment.kind == "measure":
         today = measure_hash(experiment, row, seed, size)
     else:

@@ -41,6 +41,14 @@ class Trained(Protocol):
     weights_sha256: str
 
 
+@dataclass(frozen=True)
+class Trivial:
+    """What a trivial answer gives: its metrics, and name, variant and checksum of the data."""
+
+    metrics: Mapping[str, float]
+    data: Mapping[str, str]
+
+
 class Trainer(Protocol):
     """Everything that the runner, the verifier and `list` ask of the floors below."""
 
@@ -81,6 +89,12 @@ class Trainer(Protocol):
 
     def evaluate(self, run: Path, config: Any, carry: str | None) -> dict[str, float]:
         """The metrics of the run's last checkpoint under another config, on the test split."""
+
+    def trivial(self, config: Any, asked: Mapping[str, Any]) -> Trivial:
+        """What a trivial answer (`Gate.asked`) gives on the data of `config`, on the test rows of its evaluation."""
+
+    def trivial_hash(self, config: Any, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
+        """The hash of all that can change it."""
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """Make the next `train` of `config` begin at step 0; UserError `run_in_use` while its run is worked in."""
@@ -202,6 +216,18 @@ class EfftxTrainer:
         from efftx.training.evaluation import evaluate_run
 
         return evaluate_run(run, config, carry=carry)
+
+    def trivial(self, config: Any, asked: Mapping[str, Any]) -> Trivial:
+        """`efftx.reproduce.trivial.answer`."""
+        from efftx.reproduce.trivial import answer
+
+        return answer(config, asked)
+
+    def trivial_hash(self, config: Any, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
+        """`efftx.reproduce.trivial.trivial_hash`."""
+        from efftx.reproduce.trivial import trivial_hash
+
+        return trivial_hash(config, asked, data)
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """`efftx.training.run_directory.set_aside`."""

@@ -12,6 +12,7 @@ import pytest
 from efftx.core.environment import Environment
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
 from efftx.reproduce.published import Published
+from efftx.reproduce.gates import Gate
 from efftx.reproduce.records import Record, RecordStore
 
 ENVIRONMENT = asdict(
@@ -41,7 +42,7 @@ def make_experiment(**changes: Any) -> Experiment:
         seeds={"cpu": [0, 1, 2]},
         published=Published("verified", {"Full": {"at 8": 12.34}}),
         claims=[Claim("full attention is better at 8", "better", 'cell["Full", "at 8"] > cell["LSH", "at 8"]')],
-        baseline={"chance": 1.0},
+        gates={"chance": Gate("constant", 1.0)},
         head="What it should reach.",
     )
     return replace(made, **changes)

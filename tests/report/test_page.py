@@ -12,6 +12,7 @@ from efftx.report.page import BADGES
 from efftx.reproduce import comparisons
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
 from efftx.reproduce.published import Published
+from efftx.reproduce.gates import Gate
 from efftx.reproduce.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record
@@ -110,7 +111,7 @@ def nasty_experiment() -> Experiment:
         notes=[NASTY],
         head=NASTY,
         published=Published("verified", {NASTY: {NASTY: 1.0}}, note=NASTY),
-        baseline={NASTY: 1.0},
+        gates={NASTY: Gate("constant", 1.0)},
         claims=[Claim(NASTY, "as good as", "cell[row, 'at 8'] >= cell['LSH', 'at 8']", "", 1.0, NASTY)],
         figure={"kind": "lines", "over": "columns", "x": "length", "y": "accuracy", "x_label": NASTY, "y_label": NASTY},
     )

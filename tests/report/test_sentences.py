@@ -22,7 +22,7 @@ VALUES = {
 def experiment(claim: Claim, **changes: object) -> Experiment:
     columns = {"LSH-1": ColumnSpec(), "LSH-4": ColumnSpec()}
     rows = {"LSH-4": Row(), "LSH-1": Row()}
-    return make_experiment(rows=rows, columns=columns, claims=[claim], published=None, baseline={}, **changes)
+    return make_experiment(rows=rows, columns=columns, claims=[claim], published=None, gates={}, **changes)
 
 
 def records(n: int = 3) -> list[Record]:

@@ -89,7 +89,11 @@ def test_published_values_have_columns_of_their_own_where_the_paper_has_some(
 def test_published_values_of_a_wide_table_have_rows_of_their_own(full_store: RecordStore) -> None:
     columns = {f"at {length}": ColumnSpec() for length in (2, 4, 6, 8)}
     table = only_table(full_store, make_experiment(columns=columns))
-    assert [block.heading for block in table.blocks] == ["Published", "Measured, size cpu", "Trivial answer"]
+    assert [block.heading for block in table.blocks] == [
+        "Published",
+        "Measured, size cpu",
+        "Gates: what a model must beat",
+    ]
     assert [row.label for row in table.blocks[0].rows] == ["Full"]
     assert not table.spans
 
@@ -112,7 +116,7 @@ def test_an_unverified_value_is_marked_and_explained(full_store: RecordStore) ->
 
 def test_the_trivial_answer_stands_in_a_block_of_its_own(full_store: RecordStore, experiment: Experiment) -> None:
     table = only_table(full_store, experiment)
-    assert table.blocks[-1].heading == "Trivial answer"
+    assert table.blocks[-1].heading == "Gates: what a model must beat"
     assert texts(table, Kind.BASELINE) == {("chance", "at 2"): "1.0", ("chance", "at 8"): "1.0"}
 
 

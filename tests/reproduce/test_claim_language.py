@@ -53,7 +53,7 @@ from efftx.reproduce.claim_language import admits, check_kind, parse, parse_wher
         'cell["A", "x"] > noise',
         'cell["A", "x"] >= cell["B", "x"] - 2 * noise',
         "cell[cell, column] > 0",
-        "baseline[row] > 0",
+        "gate[row] > 0",
         "cell[a, b] > cell[b, a]",
         "cell[" + "(" * 500 + "row" + ")" * 500 + "] > 0",
         "1 + " * 400 + "1 > 0",
@@ -127,7 +127,7 @@ def test_a_kind_goes_with_its_comparisons_and_its_margin(text: str, kind: str, m
     ("text", "kind", "margin"),
     [
         ('cell["A"] > cell["B"] + 0.1', "better", None),
-        ('cell["A"] / cell["B"] > 2 or cell["A"] <= 1.5 * baseline["chance"]', "at least", None),
+        ('cell["A"] / cell["B"] > 2 or cell["A"] <= 1.5 * gate["chance"]', "at least", None),
         ('cell["A"] >= published["A"]', "at least", None),
         ('cell["A"] <= cell["B"]', "as good as", 0.02),
         ('cell["A"] == cell["B"]', "as good as", 0.02),

@@ -6,6 +6,7 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce.experiment import Derived, load_experiments, read_experiment, select
+from efftx.reproduce.gates import Gate
 
 SMALL = """\
 # A paper, page 3.
@@ -25,7 +26,7 @@ columns:
   y: {overrides: [rounds=2], instead_of_row: true, sizes: {cpu: [chunk=8]}, carry: {A: swap}}
   z: {overrides: [rounds=3], carry: turn, only: [cpu]}
 seeds: {cpu: [0, 1]}
-baseline: {chance: 1}
+gates: {chance: {kind: constant, value: 1}}
 published: {source: verified, values: {A: {x: 99}}}
 claims: [{says: so, kind: at least, holds_if: 'cell[row, "x"] > 1'}]
 """
@@ -41,7 +42,7 @@ def test_a_file_is_read_with_its_head(tmp_path: Path) -> None:
     e = read_experiment(write(tmp_path))
     assert (e.id, e.paper, e.kind) == ("paper/item", "paper", "train")
     assert e.head == "A paper, page 3.\n  efftx reproduce paper/item"
-    assert e.baseline == {"chance": 1.0}
+    assert e.gates == {"chance": Gate("constant", 1.0)}
     assert e.published is not None
     assert e.published.of("A", "x") == 99.0
     assert e.published.of("A", "y") is None
@@ -127,7 +128,7 @@ def test_rows_and_columns_exist_at_their_sizes_only(tmp_path: Path) -> None:
         ("values: {A: {x: 99}}", "values: {A: {x: many}}", "a number is wanted", ""),
         ('cell[row, "x"] > 1', 'cell[row, "w"] > 1', "cell has no 'w'", ""),
         ('cell[row, "x"] > 1', 'cell["C", "x"] > 1', "cell has no 'C'", ""),
-        ('cell[row, "x"] > 1', 'cell["A", "x"] > baseline["luck"]', "baseline has no 'luck'", "chance"),
+        ('cell[row, "x"] > 1', 'cell["A", "x"] > gate["luck"]', "gate has no 'luck'", "chance"),
         ('cell[row, "x"] > 1', "open(1) > 1", "not in the language", ""),
         ("kind: at least", "kind: at lest", "no kind 'at lest'", "at least"),
         ("kind: at least, ", "", "the key 'kind' is missing", ""),

@@ -1,0 +1,86 @@
+"""Which gates the models of a claim have not passed, from the records of both."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+
+from efftx.reproduce.cells import values_of
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.gates import HIGHEST, LOWEST, p_of_passing
+from efftx.reproduce.records import Record
+from efftx.reproduce.significance import LEVEL
+
+
+class MissingRecordError(Exception):
+    """A gate, or a model where it meets one, that has no record."""
+
+
+def gate_value(experiment: Experiment, records: Sequence[Record], size: str, name: str, metric: str) -> float | None:
+    """What a gate says of `metric`: its constant, or what was recorded; None where it has nothing to say.
+
+    MissingRecordError where it was not computed yet.
+    """
+    gate = experiment.gates[name]
+    if gate.value is not None:
+        return gate.value
+    for record in records:
+        if (record.id, record.row, record.size) == (experiment.id, name, size):
+            return record.metrics.get("", {}).get(metric)
+    raise MissingRecordError(f"no record of the gate '{name}'")
+
+
+def not_passed(
+    experiment: Experiment,
+    records: Sequence[Record],
+    size: str,
+    places: Mapping[str, Sequence[str]],
+    named: Collection[str] = (),
+) -> list[str]:
+    """A sentence on each model of `places` (row -> columns of a claim) that does not pass a gate before it.
+
+    A model passes where it beats the gate in one of the columns in which they meet (Bonferroni over these). Only the
+    first gate that a model fails is told. A claim may ask of its cells how they compare with a gate that it names:
+    such a gate the model meets in its other columns, if there are any. MissingRecordError as `gate_value`.
+    """
+    found = []
+    for row, columns in places.items():
+        for name, gate in experiment.gates.items():
+            if not gate.stands_before(row, size) or not gate.guards_any(columns):
+                continue
+            asked = columns if name in named else ()
+            if why := _failed(experiment, records, size, row, name, asked):
+                found.append(why)
+                break
+    return found
+
+
+def _failed(
+    experiment: Experiment, records: Sequence[Record], size: str, row: str, name: str, asked: Collection[str]
+) -> str:
+    """Why a model does not pass a gate in any column but those `asked` for; empty where it does."""
+    gate, met = experiment.gates[name], []
+    columns = [column for column in experiment.columns_of(row, size) if column not in asked]
+    metrics = {column: experiment.cell_of(row, column).metric for column in columns}
+    for column in gate.meets(metrics, experiment.cell.metric):
+        cell = experiment.cell_of(row, column)
+        bar = gate_value(experiment, records, size, name, cell.metric)
+        if bar is None:
+            continue
+        found = values_of(experiment, records, size, row, column)
+        if not found:
+            raise MissingRecordError(f"no record of {row}" + (f", {column}" if column else ""))
+        values = {seed: math.nan if value is None else value for seed, value in found.items()}
+        met.append((p_of_passing(values, gate, bar, cell.better), column, statistics.fmean(values.values()), bar, cell))
+    if not met:
+        return ""
+    p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))
+    if p * len(met) <= LEVEL:
+        return ""
+    told = cell.format.format(bar)
+    what = f"is not {gate.kind} {told} ({name})" if gate.kind in (LOWEST, HIGHEST) else f"does not beat {name} ({told})"
+    beyond = (mean > bar) == (cell.better == "higher") and mean != bar
+    close = f", p = {min(1.0, p * len(met)):.2g}" if beyond else ""
+    where = f", {column}" if column and gate.columns else ""
+    return f"{row}{where} ({cell.format.format(mean)}) {what}{close}"
