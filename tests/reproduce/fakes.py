@@ -11,6 +11,7 @@ from typing import Any
 
 from efftx.errors import UserError
 from efftx.reproduce.records import Record
+from efftx.reproduce.trainer import Trivial
 
 DATA = {"name": "fake", "variant": "fake[1]", "checksum": "0" * 64}
 
@@ -110,6 +111,12 @@ class FakeTrainer:
         found = self.train(config)
         self.runs[found.run] = found.hash
         return found
+
+    def trivial(self, config: FakeConfig, asked: Mapping[str, Any]) -> Trivial:
+        return Trivial({"accuracy": 7.0 + self.offset, "loss": 2.0}, DATA)
+
+    def trivial_hash(self, config: FakeConfig, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
+        return json.dumps([dict(asked), dict(data)])
 
     def grouped(self, name: str) -> FakeTrainer:
         return self

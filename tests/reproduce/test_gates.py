@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efftx.errors import UserError
+from efftx.reproduce.experiment import Experiment, load_experiments, narrow, planned, read_experiment
+from efftx.reproduce.gates import Gate
+from efftx.reproduce.records import RecordStore
+from efftx.reproduce.runner import reproduce, state_of
+
+from .fakes import FakeTrainer
+from .test_runner import TABLE
+
+BIGRAM = Gate("ngram", order=2)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Experiment:
+    path = tmp_path / "item.yaml"
+    path.write_text(TABLE)
+    return read_experiment(path)
+
+
+def gated(e: Experiment, **gates: Gate) -> Experiment:
+    return replace(e, gates=gates or {"bigram": BIGRAM})
+
+
+def test_a_gate_is_computed_once_recorded_and_listed_like_a_row(tmp_path: Path, plain: Experiment) -> None:
+    e, store, trainer = gated(plain), RecordStore(tmp_path), FakeTrainer()
+    rows = planned(plain, "cpu")
+    assert planned(e, "cpu") == [("bigram", 0), *rows]
+    (line,) = reproduce([e], "cpu", say=silent, store=store, trainer=trainer)
+    assert (line["ran"], line["failed"]) == (len(rows) + 1, 0)
+    record = store.read(e.id, "bigram", 0, "cpu")
+    assert record is not None
+    assert record.metrics == {"": {"accuracy": 7.0, "loss": 2.0}}
+    assert record.config["gate"] == {"kind": "ngram", "order": 2}
+    assert record.command == f"efftx reproduce {e.id} size=cpu --row bigram"
+    assert state_of(e, store, trainer)["state"] == "recorded"
+    (line,) = reproduce([e], "cpu", say=silent, store=store, trainer=trainer)
+    assert (line["ran"], line["skipped"]) == (0, len(rows) + 1)
+
+
+def test_a_gate_is_stale_where_its_data_or_its_replay_is_another(tmp_path: Path, plain: Experiment) -> None:
+    e, store, trainer = gated(plain), RecordStore(tmp_path), FakeTrainer()
+    (chosen,) = narrow([e], ["bigram"])
+    reproduce([chosen], "cpu", say=silent, store=store, trainer=trainer)
+    (line,) = reproduce([chosen], "cpu", verify=True, say=silent, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"]) == (1, 0)
+    trainer.offset = 1.0
+    (line,) = reproduce([chosen], "cpu", verify=True, say=silent, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"]) == (0, 1)
+    trainer.offset, trainer.code = 0.0, "two"
+    changed = replace(chosen, gates={"bigram": Gate("ngram", order=3)})
+    (line,) = reproduce([changed], "cpu", stale=True, say=silent, store=store, trainer=trainer)
+    assert line["ran"] == 1
+
+
+def test_constants_and_levels_are_not_run(plain: Experiment) -> None:
+    e = gated(plain, chance=Gate("constant", 50), learned=Gate("at least", 99))
+    assert planned(e, "cpu") == planned(plain, "cpu")
+
+
+def test_a_gate_before_no_row_that_runs_is_not_run(plain: Experiment) -> None:
+    e = gated(plain, paper=replace(BIGRAM, only=["paper"]))
+    assert planned(e, "cpu") == planned(plain, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ({"kind": "ngrams", "order": 1}, "no kind 'ngrams'"),
+        ({"kind": "ngram"}, "an order, 1, 2 or 3"),
+        ({"kind": "ngram", "order": 4}, "an order, 1, 2 or 3"),
+        ({"kind": "ngram", "order": 1, "value": 3}, "a value is given to"),
+        ({"kind": "constant"}, "a value is given to"),
+        ({"kind": "majority", "codec": "xz"}, "a codec"),
+        ({"kind": "compressed", "codec": "zip"}, "a codec"),
+        ({"kind": "constant", "value": 1, "rows": ["C"]}, "rows: there is no 'C'"),
+        ({"kind": "constant", "value": 1, "columns": ["z"]}, "columns: there is no 'z'"),
+        ({"kind": "constant", "value": 1, "guards": ["z"]}, "guards: there is no 'z'"),
+        ({"kind": "constant", "value": 1, "only": ["huge"]}, "no size 'huge'"),
+        ({"kind": "constant", "value": 1, "columns": ["neutral"]}, "none is better"),
+        ({"kind": "at most", "value": 1}, "higher is better, so that a gate 'at most' has no sense"),
+        ({"kind": "constant", "value": 1, "valeu": 2}, "no key 'valeu'"),
+    ],
+)
+def test_a_gate_that_makes_no_sense_is_refused_where_it_is_read(
+    tmp_path: Path, gate: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "item.yaml"
+    path.write_text(
+        "id: own/item\ncaption: c\nkind: train\ncell: {metric: accuracy, better: higher}\nsizes: {cpu: []}\n"
+        "rows: {A: [], B: []}\ncolumns: {x: {}, neutral: {cell: {metric: steps}}}\n"
+        f"gates: {{gate: {gate}}}\n"
+    )
+    with pytest.raises(UserError, match=message):
+        read_experiment(path)
+
+
+def test_a_gate_and_a_row_do_not_share_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "item.yaml"
+    path.write_text(
+        "id: own/item\ncaption: c\nkind: train\ncell: {metric: accuracy, better: higher}\nsizes: {cpu: []}\n"
+        "rows: {A: []}\ngates: {a: {kind: majority}}\n"
+    )
+    with pytest.raises(UserError, match="would write the same file"):
+        read_experiment(path)
+
+
+QUALITY = {
+    id: e
+    for id, e in load_experiments().items()
+    if e.kind == "train" and e.cell.metric in ("log_perplexity", "bits_per_dim", "accuracy", "rouge1")
+}
+
+
+@pytest.mark.parametrize("e", QUALITY.values(), ids=lambda e: e.id)
+def test_every_item_of_quality_has_gates_before_all_its_rows(e: Experiment) -> None:
+    rows = [row for row in e.rows_at("cpu") if e.seeds_of(row, "cpu")]
+    assert [row for row in rows if not any(gate.stands_before(row, "cpu") for gate in e.gates.values())] == []
+
+
+@pytest.mark.parametrize("e", [e for e in QUALITY.values() if e.gates_at("cpu")], ids=lambda e: e.id)
+def test_the_rows_before_which_a_gate_stands_train_on_the_same_data(e: Experiment) -> None:
+    from efftx.reproduce.trainer import EfftxTrainer
+
+    trainer = EfftxTrainer()
+    for gate in e.gates_at("cpu").values():
+        rows = [row for row in e.rows_at("cpu") if gate.stands_before(row, "cpu") and e.seeds_of(row, "cpu")]
+        configs = [trainer.compose(e.row_overrides(row, "cpu"), 0) for row in rows]
+        assert all((c.data, c.objective) == (configs[0].data, configs[0].objective) for c in configs)
