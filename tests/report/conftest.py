@@ -11,8 +11,8 @@ import pytest
 
 from efftx.core.environment import Environment
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
-from efftx.reproduce.published import Published
 from efftx.reproduce.gates import Gate
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record, RecordStore
 
 ENVIRONMENT = asdict(

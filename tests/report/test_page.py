@@ -11,8 +11,8 @@ from efftx.report.build import compose_report
 from efftx.report.page import BADGES
 from efftx.reproduce import comparisons
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
-from efftx.reproduce.published import Published
 from efftx.reproduce.gates import Gate
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record

@@ -12,8 +12,8 @@ from efftx.reproduce.claim_language import parse
 from efftx.reproduce.claims import Verdict, judge
 from efftx.reproduce.comparisons import Evaluator
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Derived, Experiment, Row
-from efftx.reproduce.published import Published
 from efftx.reproduce.gates import Gate
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record
 
 from .fakes import record
