@@ -133,7 +133,7 @@ def test_options_are_asked_for_by_name_and_the_rest_is_refused() -> None:
 
 
 def test_every_option_of_sample_is_read_by_one_reader() -> None:
-    words = {"prompt": "a", "input": "a", "int8": "true", "temperature": "0.5", "top_p": "0.5", "length_penalty": "1"}
+    words = {"prompt": "a", "input": "a", "int8": "true", "temperature": "0.5", "top_p": "0.5", "complete": "0.5"}
     for key in OPTIONS:
         beside = {"beam": "1"} if key == "length_penalty" else {"top_k": "3"} if key == "n" else {}
         assert read_request({key: words.get(key, "1"), **beside}) != Request(**{"beam": 1} if beside else {})

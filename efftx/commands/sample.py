@@ -26,6 +26,10 @@ RUN is the directory that `efftx train` printed; after it stand key=value words:
                      search; the penalty is ((5 + length) / 6)^x, x = 0.6
                      unless given
   n=                 samples, or the n best of a beam
+  complete=, data.path=, out=
+                     of pictures and sounds, which are drawn and written to a
+                     file: the share of a row that is given (of the file at
+                     data.path, or of test rows), and the file
   seed=, threads=, int8=true"""
 LESS_MEMORY = "a smaller max_new or a smaller n"
 
@@ -49,7 +53,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     given = read_given(trained, request)
     n_new = n_new_of(trained, given, request)
     streams = trained.rendering.kind == "text" and request.n == 1 and request.beam is None and not arguments.json
-    if given.from_test:
+    if given.from_test and given.starts:
+        n = len(given.starts)
+        say(f"The first {n} rows of the test split of data={trained.config.data.name} are completed.")
+    elif given.from_test:
         key = "prompt" if trained.is_language_model else "input"
         say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
     on_text = text_stream(trained, given) if streams else None

@@ -23,6 +23,8 @@ class Request:
     `prompt`: text that a language model goes on from; `input`: text for an encoder; without them a row of the test
     split is taken. `max_new`: tokens at most (None: what is usual for the model). `n`: samples, with `beam` the n best.
     `seed`: of what is drawn, hash rotations among it. `int8`: weights as int8. `threads`: None for the run's.
+    Of pictures and sounds, which are drawn at temperature 1 unless told otherwise: `complete`, the share of a row that
+    is given, of the file at `path` (the word `data.path`) or else of test rows; `out`, the file to write.
     """
 
     prompt: str | None = None
@@ -37,6 +39,9 @@ class Request:
     seed: int = 0
     int8: bool = False
     threads: int | None = None
+    complete: float | None = None
+    path: str | None = None
+    out: str | None = None
 
     @property
     def draws(self) -> bool:
@@ -44,15 +49,20 @@ class Request:
         return any(getattr(self, key) is not None for key in _DRAWS)
 
 
-OPTIONS = tuple(field.name for field in dataclasses.fields(Request))
+_WORDS = {"path": "data.path"}
+OPTIONS = tuple(_WORDS.get(field.name, field.name) for field in dataclasses.fields(Request))
 
 
 def read_request(words: Mapping[str, str]) -> Request:
     """The request of `key=value` words whose keys are among OPTIONS; UserError, with what to do, for a bad value."""
-    request = Request(**{key: _READ[key](key, word) for key, word in words.items()})
+    fields = {word: name for name, word in _WORDS.items()}
+    request = Request(**{fields.get(key, key): _READ[key](key, word) for key, word in words.items()})
     for key in ("prompt", "input"):
         if getattr(request, key) == "":
             raise UserError("bad_value", f"{key}= is empty.", f"Write {key}='some text', or leave it out: {_EXAMPLE}.")
+    for key in ("data.path", "out"):
+        if words.get(key) == "":
+            raise UserError("bad_value", f"{key}= is empty.", "Give a file, or leave it out.")
     if request.prompt is not None and request.input is not None:
         message = "prompt= and input= are both given."
         raise UserError("bad_value", message, "A language model takes prompt=, a model with an encoder input=.")
@@ -71,7 +81,15 @@ def _check_strategy(request: Request) -> None:
     if request.beam is not None and request.n > request.beam:
         message = f"n={request.n} is more than a beam of {request.beam} holds."
         raise UserError("bad_value", message, f"Set beam={request.n} or more.")
-    if request.n > 1 and request.beam is None and drawing is None:
+
+
+def check_text(request: Request) -> None:
+    """UserError for what only pictures and sounds have, and for several texts that would all be the same."""
+    for key, word in (("complete", "complete"), ("path", "data.path"), ("out", "out")):
+        if getattr(request, key) is not None:
+            message = f"{word}= is for pictures and sounds, and this run's data is text."
+            raise UserError("dead_key", message, f"Leave {word} out; prompt= is what a text goes on from.")
+    if request.n > 1 and request.beam is None and not request.draws:
         message = f"n={request.n} samples would all be the same: without temperature the likeliest token is taken."
         raise UserError("bad_value", message, "Set temperature=1 to draw them, or beam= for the n best.")
 
@@ -106,4 +124,9 @@ _READ: dict[str, Callable[[str, str], Any]] = {
     "seed": _whole(SEED, "For instance seed=0."),
     "int8": truth,
     "threads": _whole(RANGES["threads"]),
+    "complete": _decimal(
+        Range(0, 1, open_=True, below=True), "complete=0.5 gives the first half of a row, and draws the rest."
+    ),
+    "data.path": _text,
+    "out": _text,
 }

@@ -1,4 +1,4 @@
-"""`efftx sample`: text from the newest checkpoint of a run.
+"""`efftx sample`: text, pictures or sound from the newest checkpoint of a run.
 
 Shape suffixes: B rows of a batch, E input tokens of a row.
 """
@@ -19,8 +19,9 @@ from efftx.data.dataset import find_source, open_dataset
 from efftx.data.rendering import Rendering
 from efftx.data.tokenizer import VOCABULARY_FILE, TextConfig
 from efftx.decoding.beam import beam_search
+from efftx.decoding.files import read_starts, write_files
 from efftx.decoding.generate import Draw, Session, generate, most_likely
-from efftx.decoding.request import LENGTH_PENALTY, Request
+from efftx.decoding.request import LENGTH_PENALTY, Request, check_text
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.decoding.streaming import TextStream
 from efftx.errors import UserError, nearest
@@ -57,17 +58,23 @@ class Trained:
 class Given:
     """What a generation starts from: `tokens` of a prompt, or of an encoder's input; `text` as the model reads it.
 
-    `from_test` says that a row of the test split was taken, for want of a text.
+    `from_test` says that a row of the test split was taken, for want of a text. `starts`: what each row begins with,
+    where that is no text; `tokens` are then the first one's.
     """
 
     tokens: list[int]
     text: str
     from_test: bool
+    starts: tuple[list[int], ...] = ()
+
+    def prompts(self, width: int) -> list[list[int]]:
+        """What each of `width` rows of a language model begins with."""
+        return list(self.starts) or [self.tokens] * width
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One text and its tokens, with their log-probability in nats; `score` is what a beam ranks it by."""
+    """The tokens of one, their text, and their log-probability in nats; `score` is what a beam ranks it by."""
 
     text: str
     tokens: list[int]
@@ -77,28 +84,41 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """All samples of a request, the best or the first one first; tokens a second count those of all samples."""
+    """All samples of a request, the best or the first one first; tokens a second count those of all samples.
+
+    `files` are those that hold them where they are no texts.
+    """
 
     trained: Trained
     given: Given
     samples: list[Sample]
     tokens_per_second: float
+    seed: int
+    files: list[Path]
 
     def to_json(self) -> dict[str, Any]:
-        """`run`, `step`, `from_test_split`, `samples` and `tokens_per_second`."""
-        start = {"prompt" if self.trained.is_language_model else "input": self.given.text}
+        """`run`, `step`, `seed`, `kind`, `files`, `from_test_split`, `samples` and `tokens_per_second`."""
         return {
             "run": str(self.trained.run),
             "step": self.trained.step,
+            "seed": self.seed,
+            "kind": self.trained.rendering.kind,
+            "files": [str(path) for path in self.files],
             "from_test_split": self.given.from_test,
             "samples": [
-                start
-                | {"text": sample.text, "tokens": sample.tokens, "log_probability": sample.log_probability}
+                self._start(number)
+                | {"tokens": sample.tokens, "log_probability": sample.log_probability}
                 | ({} if sample.score is None else {"score": sample.score})
-                for sample in self.samples
+                for number, sample in enumerate(self.samples)
             ],
             "tokens_per_second": self.tokens_per_second,
         }
+
+    def _start(self, number: int) -> dict[str, Any]:
+        if self.given.starts:
+            return {"given": self.given.starts[number]}
+        key = "prompt" if self.trained.is_language_model else "input"
+        return {key: self.given.text, "text": self.samples[number].text}
 
 
 def make_session(
@@ -137,8 +157,13 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
 def read_given(trained: Trained, request: Request) -> Given:
     """The prompt or input of `request`, or else of the test split's first row.
 
-    UserError for a text that the vocabulary cannot write, that is none, or that the model does not take.
+    UserError for a text that the vocabulary cannot write, that is none, or that the model does not take. Of pictures
+    and sounds `decoding.files.read_starts`.
     """
+    if trained.rendering.kind != "text":
+        starts = read_starts(trained, request)
+        return Given(starts[0], "", request.complete is not None and request.path is None, tuple(starts))
+    check_text(request)
     key = "prompt" if trained.is_language_model else "input"
     other = "input" if trained.is_language_model else "prompt"
     if getattr(request, other) is not None:
@@ -179,6 +204,7 @@ def sample(
     device = next(trained.model.parameters()).device
     if not trained.is_language_model:
         inputs_BE = torch.tensor([given.tokens] * width, device=device)
+    prompts = given.prompts(width) if trained.is_language_model else [prompt] * width
     stream = TextStream(rendering.decode, prompt)
 
     def hear(row: int, token: int) -> None:
@@ -207,21 +233,22 @@ def sample(
                 )
             )
         else:
+            choice = _choice(request, draws=request.draws or rendering.kind != "text")
             found = [
                 (tokens, log_probability, None)
-                for tokens, log_probability in generate(
-                    session, [prompt] * width, _choice(request), max_new, rendering.eos, hear
-                )
+                for tokens, log_probability in generate(session, prompts, choice, max_new, rendering.eos, hear)
             ]
         seconds = time.perf_counter() - started
     if on_text is not None and request.beam is None and width == 1:
         on_text(stream.finish())
+    speed = sum(len(tokens) for tokens, _, _ in found) / seconds
+    if rendering.kind != "text":
+        rows = [[*start, *one[0]] for start, one in zip(prompts, found, strict=True)]
+        files = write_files(trained, request, rows)
+        return Samples(trained, given, [Sample("", *one) for one in found], speed, request.seed, files)
     n_before = len(rendering.decode(prompt))
-    samples = [
-        Sample(rendering.decode([*prompt, *tokens])[n_before:], tokens, log_probability, score)
-        for tokens, log_probability, score in found
-    ]
-    return Samples(trained, given, samples, sum(len(one.tokens) for one in samples) / seconds)
+    samples = [Sample(rendering.decode([*prompt, *one[0]])[n_before:], *one) for one in found]
+    return Samples(trained, given, samples, speed, request.seed, [])
 
 
 def n_new_of(trained: Trained, given: Given, request: Request) -> int:
@@ -240,7 +267,12 @@ def n_new_of(trained: Trained, given: Given, request: Request) -> int:
         raise UserError("too_long", message, f"Shorten the prompt to at most {n_prompt + room - 1:,} tokens.")
     if request.max_new is None:
         usual = MAX_NEW if trained.is_language_model else config.target_length
+        if trained.rendering.kind != "text":
+            usual = max(config.data.length - n_prompt, 1)
         return usual if room is None else min(usual, room)
+    if trained.rendering.kind == "picture" and request.max_new > (left := config.data.length - n_prompt):
+        message = f"max_new={request.max_new} is more than is left of a picture of {config.data.length:,} tokens."
+        raise UserError("too_long", message, f"Set max_new={left} or less.")
     if room is not None and request.max_new > room:
         message = f"max_new={request.max_new} is too much: the model has {most:,} positions"
         message += f", and the prompt takes {n_prompt:,}." if n_prompt else "."
@@ -248,8 +280,8 @@ def n_new_of(trained: Trained, given: Given, request: Request) -> int:
     return request.max_new
 
 
-def _choice(request: Request) -> Callable[[Tensor], Tensor]:
-    if not request.draws:
+def _choice(request: Request, *, draws: bool) -> Callable[[Tensor], Tensor]:
+    if not draws:
         return most_likely
     return Draw(
         torch.Generator().manual_seed(request.seed),

@@ -98,7 +98,12 @@ def text_stream(trained: Trained, given: Given) -> Callable[[str], None]:
 
 
 def show_samples(found: Samples, console: Console, *, streamed: bool) -> None:
-    """The samples one after another; of a streamed one, whose text is there already, the end of its line."""
+    """The samples one after another, or the files that hold them; of a streamed text, which is there already, the end
+    of its line."""
+    if found.files:
+        for path in found.files:
+            _write(console, f"{path}\n")
+        return
     if streamed:
         console.print()
         return
