@@ -11,7 +11,7 @@ from efftx.commands.roots import DATA, RESULTS, RUNS
 from efftx.commands.words import refuse_ranks
 from efftx.config_values import Range
 from efftx.errors import UserError
-from efftx.options import SEED, Options, whole, wholes
+from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.training.settings import TrackerConfig
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
   size=      cpu, paper or smoke; without it cpu, or paper for what has no other
   seeds=     such as 0,1,2, in place of the item's own
   jobs=      so many trainings side by side
+  swept=     only the runs of the item's sweep at this value
   tracker.wandb=true, and tracker.project=, entity=, group=, tags=
              mirrors every training; the group is the item where none is given"""
 ROOTS = (RUNS, RESULTS, DATA)
+REAL = Range(-1e300, 1e300)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Runs what the items lack; exit code 1 where a row failed, or a replay no longer gives its record."""
     refuse_ranks("reproduce")
     trackers = [f"tracker.{field.name}" for field in fields(TrackerConfig)]
-    read = Options(words, ("size", "seeds", "jobs", *trackers))
+    read = Options(words, ("size", "seeds", "jobs", "swept", *trackers))
     items, options = read.plain, read.given
     if not items:
         raise UserError(
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     jobs = whole("jobs", options.get("jobs", "1"), Range(1, 1024), "jobs=2 trains two rows at a time.")
     part = _part(arguments.part, verify=arguments.verify)
     seeds = wholes("seeds", options["seeds"], SEED, "For instance seeds=0,1,2.") if "seeds" in options else None
+
+    swept = decimal("swept", options["swept"], REAL, "For instance swept=0.003.") if "swept" in options else None
 
     from efftx.reproduce.experiment import load_experiments, narrow, select
 
@@ -74,6 +78,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             part=part,
             yes=arguments.yes,
             jobs=jobs,
+            swept=swept,
             tracker=[f"{key}={options[key]}" for key in trackers if key in options],
             say=say,
         )

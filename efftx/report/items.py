@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from efftx.report import sentences
 from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
-from efftx.reproduce.experiment import SIZES, Experiment, planned
+from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.records import Record, RecordStore, Verification
+from efftx.reproduce.sweeps import planned
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, s
 def _missing(experiment: Experiment, measured: Measured) -> str:
     """What a full table at this size still lacks; empty where it lacks nothing."""
     size = measured.size
-    plan = planned(experiment, size)
+    plan = [(run.row, run.seed) for run in planned(experiment, size) if run.value is None]
     there = {(r.row, r.seed): r for r in measured.records}
     absent = [place for place in plan if place not in there]
     if absent:

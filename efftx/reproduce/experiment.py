@@ -15,7 +15,7 @@ from typing import Any
 from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
-from efftx.reproduce.gates import GATE_SEED, Gate
+from efftx.reproduce.gates import Gate
 from efftx.reproduce.gates import troubles as gate_troubles
 from efftx.reproduce.published import Published
 from efftx.reproduce.published import troubles as published_troubles
@@ -80,6 +80,19 @@ class Derived:
             if self.first_at_most is not None and entry[self.of] <= self.first_at_most:
                 return float(entry["step"])
         return None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Each row is trained at every value of `key` a size names, and recorded at the one that validates best (`sweeps`).
+
+    `metric` and `better` are those of `cell` where they are not given; at a size without values nothing is swept.
+    """
+
+    key: str
+    values: Mapping[str, list[float]]
+    metric: str | None = None
+    better: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,7 @@ class Experiment:
                overrides of a training that comes first, at the same seed, and those a size; the row then starts from
                its weights. Rows with equal ones share it.
     gates      label -> what a model must beat or reach before claims about it are tested (`gates.Gate`).
+    sweep      of one key, over which each row has its own best value, as a fair comparison wants.
     formerly   ids that the item had in earlier releases; asked for by one of them, efftx names the new id.
     chosen     the rows and gates that are run, where not all are (`narrow`).
     head       the comment the file begins with: paper, what it should reach, hardware and time, exact command.
@@ -174,6 +188,7 @@ class Experiment:
     measure: str | None = None
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    sweep: Sweep | None = None
     figure: Mapping[str, Any] | None = None
     gates: Mapping[str, Gate] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -265,18 +280,6 @@ class Experiment:
         return [*self.base, f"size={size}", *self.sizes.get(size, [])]
 
 
-def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -> list[tuple[str, int]]:
-    """Every row and seed that a full table at `size` has, and its gates; `seeds` in place of a row's own, if any."""
-    rows = [
-        (row, seed)
-        for row in experiment.rows_at(size)
-        if (own := experiment.seeds_of(row, size))
-        for seed in (own if seeds is None else seeds)
-    ]
-    whole = [*((name, GATE_SEED) for name in experiment.gates_at(size)), *rows]
-    return [place for place in whole if not experiment.chosen or place[0] in experiment.chosen]
-
-
 def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
     """Every experiment that is shipped, in the folders of `EFFTX_EXPERIMENTS`, and in `extra`, by id, in order of ids.
 
@@ -344,6 +347,8 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         yield "pretraining_sizes: there is no pretraining", ""
     if e.id in e.formerly:
         yield f"formerly: '{e.id}' is the item's id of today", ""
+    if e.sweep:
+        yield from _sweep_troubles(e, e.sweep)
     if not e.rows:
         yield "rows: a table has rows", ""
     if not e.sizes_known():
@@ -379,8 +384,20 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
             yield f"derived.{name}: one of first_at_least and first_at_most is given", ""
 
 
+def _sweep_troubles(e: Experiment, sweep: Sweep) -> Iterable[tuple[str, str]]:
+    if e.kind == "measure":
+        yield "sweep: a measure trains nothing", ""
+    if (better := sweep.better or e.cell.better) not in ("higher", "lower"):
+        yield f"sweep: of two values of {sweep.key} neither 'higher' nor 'lower' is better ('{better}')", ""
+    if (metric := sweep.metric or e.cell.metric) in e.derived:
+        yield f"sweep: '{metric}' is derived from the curve; give sweep.metric, a metric of the validation split", ""
+    for size, values in sweep.values.items():
+        if not values or sorted(set(values)) != values:
+            yield f"sweep.values.{size}: the values of {sweep.key} are given once each, the smallest first", ""
+
+
 def _sizes_named(e: Experiment) -> Iterable[str]:
-    yield from (*e.sizes, *e.pretraining_sizes, *e.seeds, *e.parameters)
+    yield from (*e.sizes, *e.pretraining_sizes, *e.seeds, *e.parameters, *(e.sweep.values if e.sweep else ()))
     for row in e.rows.values():
         yield from (*row.sizes, *row.only, *row.seeds)
     for gate in e.gates.values():

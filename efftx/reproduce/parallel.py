@@ -21,7 +21,7 @@ from efftx.parent import with_parent
 class Task:
     """One row and seed of one item that a process of its own shall run; `again`: its record is stale.
 
-    `options` are further words for the process.
+    `options` are further words for the process; `swept` is the value of the sweep's run that is meant.
     """
 
     id: str
@@ -30,10 +30,12 @@ class Task:
     size: str
     again: bool
     options: tuple[str, ...] = ()
+    swept: float | None = None
 
     def command(self) -> list[str]:
         """The words that a user would type for it."""
         words = ["reproduce", self.id, "--row", self.row, f"seeds={self.seed}", f"size={self.size}", "--yes", "--json"]
+        words += [] if self.swept is None else [f"swept={self.swept!r}"]
         return [sys.executable, "-m", "efftx", *words, *self.options, *(["--stale"] if self.again else [])]
 
 
@@ -115,7 +117,8 @@ def _reading(out: str, task: Task) -> dict[str, Any]:
     except json.JSONDecodeError:
         answer = {"error": {"message": "its process ended without an answer"}}
     if "error" in answer:
-        failure = {"row": task.row, "seed": task.seed, "message": answer["error"]["message"]}
+        swept = {} if task.swept is None else {"swept": task.swept}
+        failure = {"row": task.row, "seed": task.seed, **swept, "message": answer["error"]["message"]}
         return {"ran": 0, "skipped": 0, "failures": [failure]}
     (line,) = answer["items"]
     return {key: line[key] for key in ("ran", "skipped", "failures")}

@@ -22,6 +22,10 @@ from efftx.core.files import DamagedFileError, sweep, writing
 _MEND = "Restore the file, or delete it and run `efftx reproduce` again."
 
 
+SWEEPS = "sweep/"
+"""Where the runs of sweeps lie, below the folder of their item and size."""
+
+
 @dataclass
 class Record:
     """What one run of one row at one seed gave.
@@ -39,6 +43,8 @@ class Record:
     series        a measure's plot data: name -> list of numbers.
     pretraining   of the run that this one started from: `config`, `hash`, `data`, `first_losses`, `metrics` and
                   `weights_sha256`; {} where it started afresh, and then not in the file.
+    swept         of a run of a sweep: `key`, `value` and, where it diverged, `diverged` in words (metrics and curve are
+                  then empty); {} for a row's own record, and then not in the file.
     """
 
     id: str
@@ -58,6 +64,12 @@ class Record:
     command: str = ""
     series: dict[str, list[float]] = field(default_factory=dict)
     pretraining: dict[str, Any] = field(default_factory=dict)
+    swept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float | None:
+        """The value of the sweep that this is a run of."""
+        return self.swept.get("value")
 
 
 @dataclass
@@ -83,29 +95,36 @@ class RecordStore:
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root if root is not None else os.environ.get("EFFTX_RESULTS") or "results")
 
-    def path(self, id: str, row: str, seed: int, size: str) -> Path:
-        """Where the record of one row and seed lies, or would lie."""
-        return self.root / "records" / id / size / f"{slug(row)}-seed{seed}.json"
+    def path(self, id: str, row: str, seed: int, size: str, value: float | None = None) -> Path:
+        """Where the record of one row and seed lies, or would lie; with `value`, of its sweep's run at that."""
+        return self.root / "records" / id / size / _name(row, seed, value)
 
     def write(self, record: Record) -> Path:
         """Write `record`, whole or not at all, and remove the verification of the record that it replaces.
 
         ValueError for what is no record (NaN as a value); UserError where it cannot be written.
         """
-        path = self.path(record.id, record.row, record.seed, record.size)
-        content = {k: v for k, v in asdict(record).items() if v or k != "pretraining"}
+        path = self.path(record.id, record.row, record.seed, record.size, record.value)
+        content = {k: v for k, v in asdict(record).items() if v or k not in ("pretraining", "swept")}
         _write(path, content, Record)
         self._verification_path(record).unlink(missing_ok=True)
         return path
 
-    def read(self, id: str, row: str, seed: int, size: str) -> Record | None:
-        """The record of one row and seed, None where there is none; DamagedFileError."""
-        return self._read_record(self.path(id, row, seed, size))
+    def read(self, id: str, row: str, seed: int, size: str, value: float | None = None) -> Record | None:
+        """The record of a row and seed (of its sweep's run at `value`), None where there is none; DamagedFileError."""
+        return self._read_record(self.path(id, row, seed, size, value))
 
     def read_all(self, id: str) -> list[Record]:
-        """The records of one item at all sizes, in the order of the paths, without the damaged ones."""
+        """The records of one item at all sizes, in the order of the paths, without the damaged ones and the sweeps'."""
+        return self._read_some(self._paths(id))
+
+    def read_sweeps(self, id: str) -> list[Record]:
+        """The records of the runs of an item's sweeps, as `read_all`."""
+        return self._read_some(self._paths(id, SWEEPS))
+
+    def _read_some(self, paths: Iterable[Path]) -> list[Record]:
         found = []
-        for path in self._paths(id):
+        for path in paths:
             try:
                 found.append(self._read_record(path))
             except DamagedFileError:
@@ -115,7 +134,7 @@ class RecordStore:
     def damaged(self, ids: Iterable[str]) -> list[DamagedFileError]:
         """The damaged records of these items, and the damaged files of what replays of theirs said."""
         found = []
-        for path in (path for id in ids for path in self._paths(id)):
+        for path in (path for id in ids for path in (*self._paths(id), *self._paths(id, SWEEPS))):
             try:
                 record = self._read_record(path)
                 if record is not None:
@@ -142,18 +161,22 @@ class RecordStore:
             for folder, _, _ in os.walk(root):
                 sweep(Path(folder))
 
-    def _paths(self, id: str) -> Iterator[Path]:
-        return iter(sorted((self.root / "records" / id).glob("*/*.json")))
+    def _paths(self, id: str, below: str = "") -> Iterator[Path]:
+        return iter(sorted((self.root / "records" / id).glob(f"*/{below}*.json")))
 
     def _read_record(self, path: Path) -> Record | None:
         found = _read(path, Record)
-        if found is not None and path != self.path(found.id, found.row, found.seed, found.size):
+        if found is not None and path != self.path(found.id, found.row, found.seed, found.size, found.value):
             why = f"it says that it is of {found.id}, {found.row}, seed {found.seed}, size {found.size}"
             raise DamagedFileError(path, why, _MEND)
         return found
 
     def _verification_path(self, record: Record) -> Path:
-        return self.root / "verified" / record.id / record.size / f"{slug(record.row)}-seed{record.seed}.json"
+        return self.root / "verified" / record.id / record.size / _name(record.row, record.seed, record.value)
+
+
+def _name(row: str, seed: int, value: float | None) -> str:
+    return f"{slug(row)}-seed{seed}.json" if value is None else f"{SWEEPS}{slug(row)}-seed{seed}-{value!r}.json"
 
 
 def slug(name: str) -> str:

@@ -19,6 +19,7 @@ from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import Record, RecordStore, Verification
 from efftx.reproduce.standing import FRESH, STALE, Standing, measure_parameters, standing
+from efftx.reproduce.sweeps import Run, resolved
 from efftx.reproduce.trainer import Trainer
 
 REPLAYED_STEPS = 3
@@ -65,12 +66,15 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     """
     from efftx.training.devices import environment
 
-    found = standing(experiment, record.row, record.seed, record.size, trainer, store)
+    run = Run(record.row, record.seed, record.value)
+    found = standing(experiment, run, record.size, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
         found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
     if found.word == STALE:
         verification = Verification(record.hash, STALE, found.why, False)
-    elif (replayed := _replayed(experiment, record, trainer)) is None:
+    elif (at := resolved(experiment, run, record.size, store)) is None:
+        verification = Verification(record.hash, NOT_REPLAYABLE, found.why, False)
+    elif (replayed := _replayed(at, record, trainer)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, "a timing comes out differently each time", False)
     else:
         # Only now: the replay sets the number of threads that its losses came from.
@@ -79,7 +83,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         verification = _compare(record, replayed, exact)
         on_cpu = not here["gpu"] and not record.environment.get("gpu")
         if verification.verdict == STALE and not exact and on_cpu and INSTRUCTIONS not in os.environ:
-            verification = _under_other_instructions(record) or verification
+            verification = _under_other_instructions(record, store) or verification
     if not verification.environment:
         here = asdict(environment())
         verification.environment = {key: here[key] for key in _SAID}
@@ -178,21 +182,23 @@ def _compare(record: Record, replayed: _Replayed, exact: bool) -> Verification:
     return Verification(record.hash, FRESH, how, False, again)
 
 
-def _under_other_instructions(record: Record) -> Verification | None:
+def _under_other_instructions(record: Record, store: RecordStore) -> Verification | None:
     """What a replay under another set of vector instructions gave, in a process of its own; None where none is fresh.
 
-    The process is `efftx reproduce --verify` itself on a store that holds this record alone.
+    The process is `efftx reproduce --verify` itself on a store that holds this record alone, and the sweep of its row.
     """
+    sweep = [r for r in store.read_sweeps(record.id) if (r.row, r.size) == (record.row, record.size)]
     for name in INSTRUCTION_SETS:
         with scratch_folder(SCRATCH) as folder:
-            store = RecordStore(folder / "results")
-            store.write(record)
+            alone = RecordStore(folder / "results")
+            for each in [record] if record.value is not None else [*sweep, record]:
+                alone.write(each)
             words = ["reproduce", record.id, "--verify", "--row", record.row]
             words += [f"seeds={record.seed}", f"size={record.size}", "--json"]
-            environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(store.root)})
+            environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(alone.root)})
             command = [sys.executable, "-m", "efftx", *words]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-            found = store.verification(record)
+            found = alone.verification(record)
         if found is not None and found.verdict == FRESH:
             found.why += (
                 f" under PyTorch's '{name}' instructions: under this processor's own a choice falls differently"

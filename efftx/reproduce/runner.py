@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from efftx.core.durations import HOUR, duration
+from efftx.core.scratch import scratch_folder
 from efftx.core.work import Work, current_work, working_on
-from efftx.errors import Interrupted, UserError, nearest
+from efftx.errors import Interrupted, NotFiniteError, UserError, nearest
 from efftx.reproduce import standing as standings
-from efftx.reproduce.experiment import SIZES, Experiment, planned
+from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
-from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
+from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
 from efftx.reproduce.sharing import holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, standing
+from efftx.reproduce.sweeps import Run, lacking, planned, resolved, sweep_seed, sweep_values
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
 
 FREE_HOURS = 24.0
@@ -40,6 +44,7 @@ def reproduce(
     yes: bool = False,
     jobs: int = 1,
     tracker: Sequence[str] = (),
+    swept: float | None = None,
     say: Say = print,
     store: RecordStore | None = None,
     trainer: Trainer | None = None,
@@ -53,9 +58,11 @@ def reproduce(
     yes      needed at size paper where the price of what is left to run is above 24 hours.
     jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
     tracker  overrides such as tracker.wandb=true, of which records know nothing.
+    swept    only the runs of the sweeps at this value.
 
-    `failures` of a line lists `{row, seed, message}`: a row that fails does not stop the others. Raises UserError for
-    an unknown size, for items none of which exist at it, and for a price without `yes`.
+    Sweeps come first; a row whose sweep has a gap is not run at other seeds. `failures` of a line lists `{row, seed,
+    message}`: a row that fails does not stop the others. Raises UserError for an unknown size, for items none of which
+    exist at it or sweep over `swept`, and for a price without `yes`.
     """
     store, trainer = store or RecordStore(), trainer or EfftxTrainer(tracker)
     if size not in SIZES:
@@ -63,6 +70,10 @@ def reproduce(
     if not any(size in e.sizes_known() for e in experiments):
         known = sorted({s for e in experiments for s in e.sizes_known()})
         raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
+    values = sorted({value for e in experiments for row in e.rows_at(size) for value in sweep_values(e, row, size)})
+    if swept is not None and swept not in values:
+        message = f"nothing of this is swept at the value {swept:g} at size {size}"
+        raise UserError("bad_value", message, f"Swept: {', '.join(f'{v:g}' for v in values) or 'nothing'}.")
     store.sweep()
     here = [e for e in experiments if size in e.sizes_known()]
     lines = [_line(e, size) for e in experiments]
@@ -74,34 +85,56 @@ def reproduce(
         _verify(here, size, seeds, part, by_id, trainer, store, say)
         if not stale:
             return lines
-    todo = {e.id: _to_do(e, size, seeds, stale, by_id[e.id], trainer, store, say) for e in here}
     if size == "paper":
-        _ask_price(here, todo, yes, trainer, say)
+        _ask_price(here, {e.id: _unrecorded(e, size, seeds, stale, trainer, store) for e in here}, yes, trainer, say)
+    for of_sweep in (True, False):  # the rows are trained at the values that their sweeps then have chosen
+        todo = {}
+        for e in here:
+            runs = [run for run in planned(e, size, seeds) if (run.value is not None) == of_sweep]
+            if swept is not None:
+                runs = [run for run in runs if run.value == swept]
+            todo[e.id] = _to_do(e, runs, size, stale, by_id[e.id], trainer, store, say)
+        _run_all(here, todo, size, jobs, tracker, by_id, trainer, store, say)
+    return lines
+
+
+def _run_all(
+    experiments: Sequence[Experiment],
+    todo: dict[str, list[tuple[Run, bool]]],
+    size: str,
+    jobs: int,
+    tracker: Sequence[str],
+    by_id: dict[str, dict[str, Any]],
+    trainer: Trainer,
+    store: RecordStore,
+    say: Say,
+) -> None:
+    """Runs what is to do, `jobs` trainings side by side; the lines of `by_id` count what came of it."""
     if jobs > 1:
-        trained = [e for e in here if e.kind == "train"]
+        trained = [e for e in experiments if e.kind == "train"]
         tasks = [
-            Task(e.id, row, seed, size, again, tuple(tracker))
+            Task(e.id, run.row, run.seed, size, again, tuple(tracker), run.value)
             for e in trained
-            for row, seed, again in todo[e.id]
-            if row in e.rows
+            for run, again in todo[e.id]
+            if run.row in e.rows
         ]
         for task, outcome in zip(tasks, run_tasks(tasks, jobs), strict=True):
             line = by_id[task.id]
             line["ran"] += outcome["ran"]
-            line["skipped"] += outcome["skipped"]
+            # Its process finds the sweep of its row recorded, too, which was counted already.
+            line["skipped"] += not (outcome["ran"] or outcome["failures"])
             line["failed"] += len(outcome["failures"])
             line["failures"] += outcome["failures"]
-        todo |= {e.id: [what for what in todo[e.id] if what[0] in e.gates] for e in trained}
-    left = [(experiment, *what) for experiment in here for what in todo[experiment.id]]
+        todo |= {e.id: [(run, again) for run, again in todo[e.id] if run.row in e.gates] for e in trained}
+    left = [(experiment, *what) for experiment in experiments for what in todo[experiment.id]]
     for wait in (False, True):  # what another process has at hand comes last, when that may have recorded it
         others = []
-        for number, (experiment, row, seed, again) in enumerate(left, 1):
-            with working_on(Work(f"{row}, seed {seed}", number, len(left))):
+        for number, (experiment, run, again) in enumerate(left, 1):
+            with working_on(Work(run.told(experiment), number, len(left))):
                 line = by_id[experiment.id]
-                if not _attempt(experiment, row, seed, size, again, line, trainer, store, say, wait=wait):
-                    others.append((experiment, row, seed, again))
+                if not _attempt(experiment, run, size, again, line, trainer, store, say, wait=wait):
+                    others.append((experiment, run, again))
         left = others
-    return lines
 
 
 def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer | None = None) -> dict[str, Any]:
@@ -109,10 +142,19 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer | None
     return standings.state_of(experiment, store, trainer or EfftxTrainer())
 
 
-def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool = False) -> Record:
+def run_row(
+    experiment: Experiment,
+    row: str,
+    seed: int,
+    size: str,
+    trainer: Trainer,
+    again: bool = False,
+    swept: Mapping[str, Any] | None = None,
+) -> Record:
     """Train, evaluate or measure one row at one seed and return its record, not yet written.
 
     `again`: an earlier one was stale, and so may be the run that the row starts from.
+    `swept`: key and value of the sweep that this is a run of; that it diverged is then a result, too.
     """
     from efftx.training.devices import environment
 
@@ -122,21 +164,25 @@ def run_row(experiment: Experiment, row: str, seed: int, size: str, trainer: Tra
     elif experiment.kind == "measure":
         record = _measured(experiment, row, seed, size, trainer)
     else:
-        record = _trained(experiment, row, seed, size, trainer, again)
+        record = _trained(experiment, row, seed, size, trainer, again, dict(swept or {}))
     record.environment = asdict(environment())
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
     which = f"--row {shlex.quote(row)}" if row in experiment.gates else f"seeds={seed}"
     record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={size} {which}"
+    record.command += f" swept={record.value:g}" if record.value is not None else ""
     return record
 
 
-def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool) -> Record:
+def _trained(
+    experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool, swept: dict[str, Any]
+) -> Record:
     config = trainer.compose(experiment.row_overrides(row, size), seed)
     pretraining: dict[str, Any] = {}
+    pretrained_run: Path | None = None
     if before := experiment.pretraining_overrides(row, size):
         pretrained_config = trainer.compose(before, seed)
         pretrained = trainer.grouped(experiment.id).pretrain(pretrained_config, again)
-        result = trainer.grouped(experiment.id).train(config, pretrained=pretrained.run)
+        pretrained_run = pretrained.run
         pretraining = {
             "config": trainer.to_dict(pretrained_config),
             "hash": pretrained.hash,
@@ -145,8 +191,14 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
             "metrics": dict(pretrained.metrics),
             "weights_sha256": pretrained.weights_sha256,
         }
-    else:
-        result = trainer.grouped(experiment.id).train(config)
+    try:
+        result = trainer.grouped(experiment.id).train(config, pretrained=pretrained_run)
+    except NotFiniteError as error:
+        if not swept:
+            raise
+        swept["diverged"] = error.message
+        with scratch_folder(SCRATCH) as folder:
+            result = trainer.train(config, folder / "run", REPLAYED_STEPS, pretrained_run)
     metrics: dict[str, dict[str, float | None]] = {}
     for name, column in experiment.columns_of(row, size).items():
         if column.evaluates:
@@ -169,6 +221,7 @@ def _trained(experiment: Experiment, row: str, seed: int, size: str, trainer: Tr
         metrics=metrics,
         curve=list(result.curve),
         pretraining=pretraining,
+        swept=swept,
         # What an interrupted or shared run had spent before; the caller adds this process's own time.
         wall_seconds=result.timings["train_seconds"] if result.resumed_from is not None else 0.0,
     )
@@ -217,37 +270,77 @@ def _line(experiment: Experiment, size: str) -> dict[str, Any]:
 
 def _to_do(
     experiment: Experiment,
+    runs: Iterable[Run],
     size: str,
-    seeds: list[int] | None,
     stale: bool,
     line: dict[str, Any],
     trainer: Trainer,
     store: RecordStore,
     say: Say,
-) -> list[tuple[str, int, bool]]:
-    """Rows and seeds to run, and whether each must begin anew."""
+) -> list[tuple[Run, bool]]:
+    """Of these runs those to do, and whether each must begin anew."""
     todo = []
-    for row, seed in planned(experiment, size, seeds):
+    gaps: dict[str, str] = {}
+    for run in runs:
         try:
-            found = standing(experiment, row, seed, size, trainer, store)
+            found = standing(experiment, run, size, trainer, store)
+            if run.value is None and run.row not in gaps and sweep_values(experiment, run.row, size):
+                gaps[run.row] = _gap(experiment, run.row, size, trainer, store)
         except UserError as error:
-            _fail(experiment, row, seed, error, line, say)
+            _fail(experiment, run, error, line, say)
             continue
-        if found.word in (MISSING, INCOMPLETE):
-            todo.append((row, seed, False))
+        if found.word in (MISSING, INCOMPLETE) and gaps.get(run.row):
+            _fail(experiment, run, UserError("incomplete_sweep", f"not trained: {gaps[run.row]}"), line, say)
+        elif found.word in (MISSING, INCOMPLETE):
+            todo.append((run, False))
         elif found.word == STALE and stale:
-            todo.append((row, seed, True))
+            # The sweep's own run, which has begun anew before, is the row's at that seed.
+            of_sweep = bool(sweep_values(experiment, run.row, size)) and run.seed == sweep_seed(
+                experiment, run.row, size
+            )
+            todo.append((run, run.value is not None or not of_sweep))
         else:
             line["skipped"] += 1
             if found.word == STALE:
-                say(f"{experiment.id}: {row}, seed {seed} is stale ({found.why}); --stale runs it again")
+                say(f"{experiment.id}: {run.told(experiment)} is stale ({found.why}); --stale runs it again")
     return todo
+
+
+def _unrecorded(
+    experiment: Experiment, size: str, seeds: list[int] | None, stale: bool, trainer: Trainer, store: RecordStore
+) -> list[Run]:
+    """The runs that have no record today (with `stale`: or a stale one), each once: a sweep's own is the row's, too."""
+    wanted = (MISSING, INCOMPLETE, STALE) if stale else (MISSING, INCOMPLETE)
+    found = []
+    for run in planned(experiment, size, seeds):
+        with suppress(UserError):
+            if (
+                not _is_of_sweep(experiment, run, size)
+                and standing(experiment, run, size, trainer, store).word in wanted
+            ):
+                found.append(run)
+    return found
+
+
+def _is_of_sweep(experiment: Experiment, run: Run, size: str) -> bool:
+    """Whether a row's own run is one of its sweep's, which comes first."""
+    swept = run.value is None and bool(sweep_values(experiment, run.row, size))
+    return swept and run.seed == sweep_seed(experiment, run.row, size)
+
+
+def _gap(experiment: Experiment, row: str, size: str, trainer: Trainer, store: RecordStore) -> str:
+    """Why the sweep of `row` chooses no value today, in words; empty where it does."""
+    for run in planned(experiment, size):
+        if run.row == row and run.value is not None:
+            found = standing(experiment, run, size, trainer, store)
+            if found.word == STALE:
+                return f"of its sweep {run.told(experiment)} is stale ({found.why}); --stale runs it again"
+    return lacking(experiment, row, size, store)
 
 
 def _attempt(
     experiment: Experiment,
-    row: str,
-    seed: int,
+    run: Run,
     size: str,
     again: bool,
     line: dict[str, Any],
@@ -257,32 +350,40 @@ def _attempt(
     *,
     wait: bool,
 ) -> bool:
-    """Runs and records a row at a seed; False, unless `wait`, where another process is at it or at a run it shares."""
+    """Does and records a run; False, unless `wait`, where another process is at it or at a run it shares."""
     place = work.place if (work := current_work()) else ""
-    told = f"{experiment.id}: {row}, seed {seed}"
+    told = f"{experiment.id}: {run.told(experiment)}"
     try:
-        with holding(store, experiment.id, row, seed, size, wait=wait) as mine:
+        with holding(store, experiment.id, run.row, run.seed, size, run.value, wait=wait) as mine:
             if not mine:
                 say(f"{told}: another process is at it")
                 return False
-            if standing(experiment, row, seed, size, trainer, store).word == FRESH:
+            if standing(experiment, run, size, trainer, store).word == FRESH:
                 line["skipped"] += 1
                 return True
             say(f"{told}, size {size} {place}".rstrip())
-            old = store.read(experiment.id, row, seed, size) if again else None
-            if old is not None and experiment.kind == "train" and row in experiment.rows:
-                config = trainer.compose(experiment.row_overrides(row, size), seed)
+            at = resolved(experiment, run, size, store)
+            assert at is not None  # no run is to do before its sweep has chosen
+            old = store.read(experiment.id, run.row, run.seed, size, run.value) if again else None
+            if old is not None and experiment.kind == "train" and run.row in experiment.rows:
+                config = trainer.compose(at.row_overrides(run.row, size), run.seed)
                 data, pretrained = old.data, old.pretraining.get("hash")
                 _when_free(lambda: trainer.set_aside(config, data, pretrained), wait=wait)
-            store.write(_when_free(lambda: run_row(experiment, row, seed, size, trainer, again), wait=wait))
+            swept = (
+                {"key": experiment.sweep.key, "value": run.value} if experiment.sweep and run.value is not None else {}
+            )
+            record = _when_free(lambda: run_row(at, run.row, run.seed, size, trainer, again, swept), wait=wait)
+            store.write(record)
             line["ran"] += 1
+            if "diverged" in record.swept:
+                say(f"{told} diverged: {record.swept['diverged']}")
     except Interrupted:
         raise
     except Exception as error:  # the other rows are independent of whatever went wrong here
         if not wait and _in_use(error):
             say(f"{told}: another process is at a run that it shares")
             return False
-        _fail(experiment, row, seed, error, line, say)
+        _fail(experiment, run, error, line, say)
     return True
 
 
@@ -301,12 +402,13 @@ def _in_use(error: Exception) -> bool:
     return isinstance(error, UserError) and error.kind == "run_in_use"
 
 
-def _fail(experiment: Experiment, row: str, seed: int, error: Exception, line: dict[str, Any], say: Say) -> None:
+def _fail(experiment: Experiment, run: Run, error: Exception, line: dict[str, Any], say: Say) -> None:
     message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     hint = f" {error.hint}" if isinstance(error, UserError) and error.hint else ""
     line["failed"] += 1
-    line["failures"].append({"row": row, "seed": seed, "message": message + hint})
-    say(f"{experiment.id}: {row}, seed {seed} failed: {message}{hint}")
+    swept = {} if run.value is None else {"swept": run.value}
+    line["failures"].append({"row": run.row, "seed": run.seed, **swept, "message": message + hint})
+    say(f"{experiment.id}: {run.told(experiment)} failed: {message}{hint}")
 
 
 def _verify(
@@ -321,13 +423,13 @@ def _verify(
 ) -> None:
     for experiment in experiments:
         lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NOT_AT_HAND: 0}
-    places = [(e, row, seed) for e in experiments for row, seed in planned(e, size, seeds)]
-    held = [place for place in places if store.path(place[0].id, place[1], place[2], size).exists()]
+    places = [(e, run) for e in experiments for run in planned(e, size, seeds)]
+    held = [(e, run) for e, run in places if store.path(e.id, run.row, run.seed, size, run.value).exists()]
     first, every = part
-    for experiment, row, seed in held[first - 1 :: every]:
-        line, told = lines[experiment.id], f"{experiment.id}: {row}, seed {seed}"
+    for experiment, run in held[first - 1 :: every]:
+        line, told = lines[experiment.id], f"{experiment.id}: {run.told(experiment)}"
         try:
-            record = store.read(experiment.id, row, seed, size)
+            record = store.read(experiment.id, run.row, run.seed, size, run.value)
             if record is None:
                 continue
             verification = replay(experiment, record, trainer, store)
@@ -338,7 +440,7 @@ def _verify(
             say(f"{told}: {NOT_AT_HAND} ({error.message})")
             continue
         except Exception as error:  # as in _attempt
-            _fail(experiment, row, seed, error, line, say)
+            _fail(experiment, run, error, line, say)
             continue
         line[verification.verdict] += 1
         say(f"{told}: {verification.verdict} ({verification.why})")
@@ -346,7 +448,7 @@ def _verify(
 
 def _ask_price(
     experiments: Iterable[Experiment],
-    todo: dict[str, list[tuple[str, int, bool]]],
+    todo: dict[str, list[Run]],
     yes: bool,
     trainer: Trainer,
     say: Say,
@@ -356,8 +458,8 @@ def _ask_price(
     for experiment in experiments:
         if experiment.kind != "train":
             continue
-        for row in dict.fromkeys(row for row, _, _ in todo[experiment.id] if row in experiment.rows):
-            runs = [seed for r, seed, _ in todo[experiment.id] if r == row]
+        for row in dict.fromkeys(run.row for run in todo[experiment.id] if run.row in experiment.rows):
+            runs = [run.seed for run in todo[experiment.id] if run.row == row]
             hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
             before = tuple(experiment.pretraining_overrides(row, "paper"))
             trained_first = {(before, seed) for seed in runs if before} - shared

@@ -16,12 +16,16 @@ FOLDER = ".locks"
 
 
 @contextmanager
-def holding(store: RecordStore, id: str, row: str, seed: int, size: str, *, wait: bool) -> Iterator[bool]:
+def holding(
+    store: RecordStore, id: str, row: str, seed: int, size: str, value: float | None = None, *, wait: bool
+) -> Iterator[bool]:
     """Whether this process has the row at this seed to itself; with `wait`, once another that has it has ended.
 
-    The lock is the system's: it goes with its process, however that ends. UserError where the store cannot be written.
+    `value`: the run of its sweep at that is meant. The lock is the system's: it goes with its process, however that
+    ends. UserError where the store cannot be written.
     """
-    name = hashlib.sha256(json.dumps([id, row, seed, size]).encode()).hexdigest()[:16]
+    what = [id, row, seed, size, *([] if value is None else [value])]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     lock = FileLock(store.root / FOLDER / f"{name}.lock")
     with writing(store.root, "set EFFTX_RESULTS to another place"):
         (store.root / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
-from efftx.reproduce.experiment import SIZES, Experiment, planned
+from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.sweeps import Run, lacking, planned, resolved
 from efftx.reproduce.trainer import Trainer
 
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
@@ -81,16 +82,19 @@ def composed_from(experiment: Experiment, row: str, size: str, trainer: Trainer)
     return _digest([trainer.sources(), experiment.row_overrides(row, size), columns, *([before] if before else [])])
 
 
-def standing(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, store: RecordStore) -> Standing:
-    """Where the record of one row and seed stands; composes configurations only where needed, trains nothing."""
-    record = store.read(experiment.id, row, seed, size)
+def standing(experiment: Experiment, run: Run, size: str, trainer: Trainer, store: RecordStore) -> Standing:
+    """Where the record of `run` stands; composes configurations only where needed, trains nothing."""
+    record = store.read(experiment.id, run.row, run.seed, size, run.value)
     if record is None:
         return Standing(MISSING)
-    if not record.composed_from or record.composed_from != composed_from(experiment, row, size, trainer):
-        changed = _what_changed(experiment, record, trainer)
+    at = resolved(experiment, run, size, store)
+    if at is None:
+        return Standing(INCOMPLETE, lacking(experiment, run.row, size, store))
+    if not record.composed_from or record.composed_from != composed_from(at, run.row, size, trainer):
+        changed = _what_changed(at, record, trainer)
         if changed:
             return Standing(STALE, f"{changed} is another today")
-    columns = experiment.columns_of(row, size) if row in experiment.rows else ()
+    columns = at.columns_of(run.row, size) if run.row in at.rows else ()
     without = [name for name in columns if name not in record.metrics]
     if without:
         return Standing(INCOMPLETE, f"'{without[0]}' was not evaluated")
@@ -114,17 +118,17 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
     try:
         for size in experiment.sizes_known():
             count = {"of": 0, FRESH: 0, STALE: 0, INCOMPLETE: 0}
-            for row, seed in planned(experiment, size):
+            for run in planned(experiment, size):
                 count["of"] += 1
                 try:
-                    found = standing(experiment, row, seed, size, trainer, store)
+                    found = standing(experiment, run, size, trainer, store)
                 except DamagedFileError as error:
                     damaged.append(error.message)
                     continue
                 if found.word != MISSING:
                     count[found.word] += 1
                 if found.word == STALE:
-                    whys.append(f"{row}, seed {seed}, size {size}: {found.why}")
+                    whys.append(f"{run.told(experiment)}, size {size}: {found.why}")
             if count[FRESH] + count[STALE] + count[INCOMPLETE]:
                 counts[size] = count
         if not counts:

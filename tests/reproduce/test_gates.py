@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Experiment, load_experiments, narrow, planned, read_experiment
+from efftx.reproduce.experiment import Experiment, load_experiments, narrow, read_experiment
 from efftx.reproduce.gates import Gate
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.sweeps import Run, planned
 
 from .fakes import FakeTrainer
 from .test_runner import TABLE
@@ -36,7 +37,7 @@ def gated(e: Experiment, **gates: Gate) -> Experiment:
 def test_a_gate_is_computed_once_recorded_and_listed_like_a_row(tmp_path: Path, plain: Experiment) -> None:
     e, store, trainer = gated(plain), RecordStore(tmp_path), FakeTrainer()
     rows = planned(plain, "cpu")
-    assert planned(e, "cpu") == [("bigram", 0), *rows]
+    assert planned(e, "cpu") == [Run("bigram", 0), *rows]
     (line,) = reproduce([e], "cpu", say=silent, store=store, trainer=trainer)
     assert (line["ran"], line["failed"]) == (len(rows) + 1, 0)
     record = store.read(e.id, "bigram", 0, "cpu")

@@ -12,8 +12,9 @@ import pytest
 from efftx.cli import main
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce import parallel
-from efftx.reproduce.experiment import load_experiments, narrow, planned, select
+from efftx.reproduce.experiment import load_experiments, narrow, select
 from efftx.reproduce.parallel import Task, run_tasks
+from efftx.reproduce.sweeps import planned
 
 
 def tasks(count: int) -> list[Task]:
@@ -87,7 +88,7 @@ def test_a_signal_while_the_pool_is_being_stopped_stops_it_too() -> None:
 def test_an_experiment_is_narrowed_to_the_rows_that_are_asked_for() -> None:
     chosen = select(load_experiments(), ["reformer/table2", "reformer/figure1"])
     (narrowed,) = narrow(chosen, ["LSH-4"])
-    assert (narrowed.id, {row for row, _ in planned(narrowed, "cpu")}) == ("reformer/table2", {"LSH-4"})
+    assert (narrowed.id, {run.row for run in planned(narrowed, "cpu")}) == ("reformer/table2", {"LSH-4"})
     with pytest.raises(UserError, match="LSH-5") as caught:
         narrow(chosen, ["LSH-5"])
     assert "LSH-" in caught.value.hint

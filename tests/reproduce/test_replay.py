@@ -27,7 +27,7 @@ __all__ = ["store"]
 def others(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     """The records that were to be replayed under other vector instructions, where none gives them."""
     asked: list[Record] = []
-    monkeypatch.setattr(module, "_under_other_instructions", asked.append)
+    monkeypatch.setattr(module, "_under_other_instructions", lambda record, store: asked.append(record))
     return asked
 
 
@@ -237,12 +237,12 @@ def test_another_set_of_instructions_is_a_process_that_replays_this_record_alone
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(module.subprocess, "run", run)
-    found = module._under_other_instructions(one)
+    found = module._under_other_instructions(one, RecordStore())
     assert tried == list(INSTRUCTION_SETS)
     assert found is not None
     assert found.why.startswith("within 0.0001 under PyTorch's 'avx2' instructions")
     monkeypatch.setattr(module, "INSTRUCTION_SETS", ("default",))
-    assert module._under_other_instructions(one) is None
+    assert module._under_other_instructions(one, RecordStore()) is None
 
 
 def test_that_process_replays_with_those_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_that_process_replays_with_those_instructions(tmp_path: Path, monkeypatc
     shipped = Path(__file__).parents[2] / "results" / "records" / "reformer/table2/cpu/full-seed0.json"
     content = read_document(shipped, "")
     assert content is not None
-    found = module._under_other_instructions(Record(**content))
+    found = module._under_other_instructions(Record(**content), RecordStore())
     assert found is not None
     assert "under PyTorch's 'default' instructions" in found.why
     assert found.environment["instructions"].startswith("DEFAULT"), "what get_cpu_capability says of it"

@@ -89,10 +89,10 @@ def test_a_row_that_does_not_compose_is_a_failure_with_its_reason(tmp_path: Path
 
 def test_an_interrupt_stops_everything_and_keeps_what_is_done(tmp_path: Path, store: RecordStore) -> None:
     class Stopped(FakeTrainer):
-        def train(self, config, run_dir=None, steps=None):  # type: ignore[no-untyped-def]
+        def train(self, config, *args, **kwargs):  # type: ignore[no-untyped-def]
             if config.keys["row"] == "B":
                 raise Interrupted(130, "stopped")
-            return super().train(config, run_dir, steps)
+            return super().train(config, *args, **kwargs)
 
     with pytest.raises(Interrupted):
         reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=Stopped())
