@@ -30,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
     from efftx.reproduce.experiment import load_experiments, select
+    from efftx.reproduce.papers import load_papers
 
     items = Options(words, ()).plain
     experiments = load_experiments()
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
         from efftx.report.build import check_report
 
-        differences = [*damaged, *check_report(None, list(experiments.values()))]
+        differences = [*damaged, *check_report(None, experiments.values(), papers=load_papers())]
 
         def show_differences(console: Console) -> None:
             if differences:
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         return Outcome({**answer, "damaged": damaged}, show_items, 1 if damaged else 0)
     from efftx.report.build import build_report
 
-    written = build_report(None, list(experiments.values()))
+    written = build_report(None, experiments.values(), papers=load_papers())
     page = RecordStore().root / "report" / "index.html"
     return Outcome(
         {"files": [str(path) for path in written], "page": str(page), "damaged": damaged},

@@ -17,9 +17,14 @@ BADGES = {
 }
 
 
+def badge(verdict: str, count: str = "") -> str:
+    """A verdict's badge as HTML: sign and word, or its sign and a count."""
+    style, sign = BADGES[verdict]
+    return f'<span class="badge {style}">{sign} {count or verdict}</span>'
+
+
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims got which verdict, in the order in which they first occur: `2 holds, 1 not run`."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict.verdict] = counts.get(verdict.verdict, 0) + 1
-    return ", ".join(f"{n} {word}" for word, n in counts.items())
+    """How many claims got which verdict, in the order of BADGES: `2 hold, 1 not run`."""
+    counts = {word: sum(v.verdict == word for v in verdicts) for word in BADGES}
+    plural = {HOLDS: "hold"}
+    return ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word, n in counts.items() if n)

@@ -10,11 +10,13 @@ from pathlib import Path
 from efftx.core.files import sweep, write_atomically, writing
 from efftx.errors import UserError
 from efftx.report import documents, markup
+from efftx.report.chapters import chapters
 from efftx.report.drawings import DRAWN_WITH, drawings
-from efftx.report.items import Item, gather, reading_order
+from efftx.report.items import Item, gather
 from efftx.report.page import page
 from efftx.report.tables import tables
 from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.papers import Paper, reading_order
 from efftx.reproduce.records import RecordStore
 
 FOLDER = "report"
@@ -28,9 +30,9 @@ class Report:
     files: dict[str, str]
 
 
-def compose_report(store: RecordStore, experiments: Iterable[Experiment]) -> Report:
-    """The report that the records under `store` give; nothing is written."""
-    items = [gather(store, experiment) for experiment in reading_order(experiments)]
+def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers: Sequence[Paper] = ()) -> Report:
+    """The report that the records under `store` give, in the order of `papers`; nothing is written."""
+    items = [gather(store, experiment) for experiment in reading_order(experiments, papers)]
     _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
     drawn = {item.slug: [d for measured in item.measured for d in drawings(item, measured)] for item in items}
@@ -41,8 +43,9 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment]) -> Rep
         for drawing in drawn[item.slug]:
             files[f"{drawing.name}.svg"] = drawing.svg
             files[f"{drawing.name}.csv"] = drawing.csv
-    files["README.md"] = documents.index_markdown(items)
-    files["index.html"] = page(items, drawn)
+    by_paper = chapters(items, papers)
+    files["README.md"] = documents.index_markdown(by_paper)
+    files["index.html"] = page(by_paper, drawn)
     return Report(dict(sorted(files.items())))
 
 
@@ -57,7 +60,10 @@ def _ask_for_names_of_their_own(items: Sequence[Item]) -> None:
 
 
 def build_report(
-    store_root: Path | str | None, experiments: Iterable[Experiment], out: Path | None = None
+    store_root: Path | str | None,
+    experiments: Iterable[Experiment],
+    out: Path | None = None,
+    papers: Sequence[Paper] = (),
 ) -> list[Path]:
     """Write the report into `out` (`<results>/report` where none is given) and return what was written.
 
@@ -65,7 +71,7 @@ def build_report(
     there and that this one no longer has are removed last. UserError where it cannot be written.
     """
     store = RecordStore(store_root)
-    report = compose_report(store, experiments)
+    report = compose_report(store, experiments, papers)
     out = out or store.root / FOLDER
     with writing(out, "set EFFTX_RESULTS to another place"):
         store.sweep()
@@ -81,14 +87,17 @@ def build_report(
 
 
 def check_report(
-    store_root: Path | str | None, experiments: Iterable[Experiment], out: Path | None = None
+    store_root: Path | str | None,
+    experiments: Iterable[Experiment],
+    out: Path | None = None,
+    papers: Sequence[Paper] = (),
 ) -> list[str]:
     """What in the committed report is not what the records give, a line a file; empty where it all agrees.
 
     Byte for byte; drawings only where the same matplotlib drew them, otherwise the data that they were drawn from.
     """
     store = RecordStore(store_root)
-    report = compose_report(store, experiments)
+    report = compose_report(store, experiments, papers)
     out = out or store.root / FOLDER
     there = {path.name: path.read_bytes().decode("utf-8", "replace") for path in _files_in(out)} if out.is_dir() else {}
     same_pen = DRAWN_WITH in there.get("index.html", DRAWN_WITH)

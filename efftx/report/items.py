@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from efftx.report import sentences
@@ -126,8 +126,3 @@ def _missing(experiment: Experiment, measured: Measured) -> str:
             if column not in record.metrics:
                 return f"size {size}: {row} was not evaluated under {column}"
     return ""
-
-
-def reading_order(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """Experiments as a reader expects them: paper by paper, figures, then tables, each by its number (2 before 10)."""
-    return sorted(experiments, key=lambda e: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", e.id)])

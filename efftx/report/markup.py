@@ -1,10 +1,11 @@
-"""One table, written five ways: Markdown, LaTeX, CSV, HTML, terminal. Nothing here knows what a table is about."""
+"""One table as Markdown, CSV, HTML and for the terminal (`latex` has LaTeX); nothing here knows what it is about."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Callable
 from html import escape as escape_html
 
 from rich.console import Console
@@ -13,40 +14,20 @@ from rich.text import Text
 
 from efftx.report.grid import Column, Grid, print_text
 from efftx.report.model import Cell, Kind, Table
+from efftx.report.parts import parts, words_columns
 
-LATEX_SPECIALS = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "†": r"$^\dagger$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "²": r"$^2$",
-    "√": r"$\surd$",
-    **{raised: rf"$^{{{plain}}}$" for raised, plain in zip("⁰¹³⁴⁵⁶⁷⁸⁹⁻", "013456789-", strict=True)},
-    "−": r"$-$",
-    "–": "--",
-    "—": "---",
-    "…": r"\ldots{}",
-}
-MARKDOWN_SPECIALS = re.compile(r"[\\`*_\[\]<>|#~&$]|^[-+](?=\s)")
+# What GitHub's Markdown would read as markup where it stands; the rest stays, for people read the source too.
+MARKDOWN_SPECIALS = re.compile(
+    r"""[`|*~$]                            # code, a cell's end, emphasis, deletion, a formula
+    | \\(?=[!-/:-@\[-`{-~]|$)           # a backslash that would escape what follows
+    | (?<![^\W_])_ | _(?![^\W_])         # emphasis, but within a word
+    | \](?=[(\[:]) | \[(?=\^|[ xX]?\])  # a link, a footnote, a box to tick
+    | !(?=\[)
+    | <(?=[A-Za-z/!?]|$) | &(?=\#|\w+;)  # a tag, an entity
+    | ^(?:\#|>|[-+](?=[\s-]|$)|=)       # a heading, a quotation, a list, a rule
+    """,
+    re.VERBOSE,
+)
 MARKDOWN_NUMBER = re.compile(r"^(\d+)([.)])(?=\s)")
 CSV_FORMULA = tuple("=+-@＝＋－＠")
 TERMINAL_STYLES = {
@@ -57,23 +38,17 @@ TERMINAL_STYLES = {
     Kind.MISSING: Style(dim=True, italic=True),
     Kind.WORDS: Style(),
 }
-WIDEST_UNSCALED = 6
 CSV_HEADER = ["row", "column", "kind", "size", "mean", "std", "n"]
-
-
-def escape_latex(text: str) -> str:
-    """`text` in one line, with every character that LaTeX would read as a command made harmless."""
-    return "".join(LATEX_SPECIALS.get(character, character) for character in _one_line(text))
 
 
 def escape_markdown(text: str) -> str:
     """`text` in one line, with every character that Markdown would read as markup or as a cell's end made harmless."""
-    return MARKDOWN_NUMBER.sub(r"\1\\\2", MARKDOWN_SPECIALS.sub(r"\\\g<0>", _one_line(text)))
+    return MARKDOWN_NUMBER.sub(r"\1\\\2", MARKDOWN_SPECIALS.sub(r"\\\g<0>", one_line(text)))
 
 
 def escape_csv(text: str) -> str:
     """`text` in one line, after an apostrophe where a spreadsheet would read it as a formula; a number stays one."""
-    text = _one_line(text)
+    text = one_line(text)
     if not text.lstrip(" \t").startswith(CSV_FORMULA):
         return text
     try:
@@ -84,65 +59,29 @@ def escape_csv(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub Markdown; it has one header row, so a group's name goes before its columns' names."""
-
-    def bold(cell: Cell) -> str:
-        text = escape_markdown(cell.text)
-        return f"**{text}**" if cell.bold else text
-
-    headings = _flat_headings(table)
-    lines = [f"**{escape_markdown(table.subject)}** {escape_markdown(table.caption)}", ""]
-    lines.append(_pipe_row([escape_markdown(heading) for heading in [table.stub, *headings]]))
-    lines.append(_pipe_row([":---", *[":---" if words else "---:" for words in _word_columns(table)]]))
-    for block in table.blocks:
-        if block.heading:
-            lines.append(_pipe_row([f"*{escape_markdown(block.heading)}*", *[""] * len(headings)]))
-        for row in block.rows:
-            lines.append(_pipe_row([escape_markdown(row.label), *[bold(cell) for cell in row.cells]]))
+    """The table as GitHub Markdown, a wide one in parts; it has one header row, so a group's name goes before each."""
+    lines = [f"**{escape_markdown(table.subject)}** {escape_markdown(table.caption)}"]
+    for part in parts(table):
+        lines += ["", *_markdown_rows(part)]
     for note in table.notes:
         lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 
 
-def to_latex(table: Table, label: str) -> str:
-    """The table as a LaTeX float in the booktabs style; `label` is what `\\ref` finds it by, after `tab:`."""
-
+def _markdown_rows(table: Table) -> list[str]:
     def bold(cell: Cell) -> str:
-        text = escape_latex(cell.text)
-        return rf"\textbf{{{text}}}" if cell.bold else text
+        text = escape_markdown(cell.text)
+        return f"**{text}**" if cell.bold else text
 
-    n_columns = len(table.columns)
-    narrow = n_columns <= WIDEST_UNSCALED
-    lines = [
-        "% needs \\usepackage{booktabs}" + ("" if narrow else " and \\usepackage{graphicx}"),
-        r"\begin{table}[t]",
-        r"  \centering",
-        rf"  \caption{{{escape_latex(f'{table.subject} {table.caption}')}}}",
-        rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', label)}}}",
-        *([] if narrow else [r"  \resizebox{\linewidth}{!}{%"]),
-        rf"  \begin{{tabular}}{{l{''.join('l' if words else 'r' for words in _word_columns(table))}}}",
-        r"    \toprule",
-    ]
-    if table.spans:
-        spans, rules, start = [], [], 2
-        for span in table.spans:
-            spans.append(rf"\multicolumn{{{span.width}}}{{c}}{{{escape_latex(span.heading)}}}")
-            rules.append(rf"\cmidrule(lr){{{start}-{start + span.width - 1}}}")
-            start += span.width
-        lines += [rf"    & {' & '.join(spans)} \\", f"    {' '.join(rules)}"]
-    headings = [_first_of_line(table.stub), *(escape_latex(heading) for heading in table.columns)]
-    lines.append(rf"    {' & '.join(headings)} \\")
+    headings = _flat_headings(table)
+    lines = [_pipe_row([escape_markdown(heading) for heading in [table.stub, *headings]])]
+    lines.append(_pipe_row([":---", *[":---" if words else "---:" for words in words_columns(table)]]))
     for block in table.blocks:
-        lines.append(r"    \midrule")
         if block.heading:
-            heading = escape_latex(block.heading)
-            lines.append(rf"    \multicolumn{{{n_columns + 1}}}{{l}}{{\textit{{{heading}}}}} \\")
+            lines.append(_pipe_row([f"*{escape_markdown(block.heading)}*", *[""] * len(headings)]))
         for row in block.rows:
-            lines.append(rf"    {' & '.join([_first_of_line(row.label), *[bold(cell) for cell in row.cells]])} \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}" + ("" if narrow else "}")]
-    for note in table.notes:
-        lines += ["", rf"  {{\footnotesize {escape_latex(note)}}}"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+            lines.append(_pipe_row([escape_markdown(row.label), *[bold(cell) for cell in row.cells]]))
+    return lines
 
 
 def to_csv(tables: list[Table]) -> str:
@@ -167,14 +106,34 @@ def rows_to_csv(header: list[str], rows: list[list[str]]) -> str:
     return out.getvalue()
 
 
-def to_html(table: Table) -> str:
-    """The table as accessible HTML: a caption, and a scope on every heading."""
+def to_html(table: Table, link: Callable[[Cell], str] = lambda cell: "") -> str:
+    """The table as accessible HTML, of a wide one the parts after the first numbers folded; then the notes.
+
+    `link` gives the anchor that a cell leads to, "" for none. Every table has a caption, every heading a scope.
+    """
+    lines = []
+    shown = False
+    for part in parts(table):
+        if shown:
+            columns = ", ".join(part.columns)
+            lines.append(f"<details><summary>More columns: {escape_html(columns)}</summary>")
+        lines += _html_table(part, link)
+        if shown:
+            lines.append("</details>")
+        shown = shown or not all(words_columns(part))
+    lines += [f'<p class="note">{escape_html(note)}</p>' for note in table.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _html_table(table: Table, link: Callable[[Cell], str]) -> list[str]:
     stub_height = 2 if table.spans else 1
-    lines = ['<div class="scroll">', "<table>", f"<caption>{escape_html(table.caption)}</caption>", "<thead>"]
+    label = escape_html(table.caption)
+    lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">', "<table>"]
+    lines += [f"<caption>{label}</caption>", "<thead>"]
     lines.append(f'<tr><th scope="col" rowspan="{stub_height}">{escape_html(table.stub)}</th>')
     headings = "".join(
         f'<th scope="col"{" class=words" if words else ""}>{escape_html(heading)}</th>'
-        for heading, words in zip(table.columns, _word_columns(table), strict=True)
+        for heading, words in zip(table.columns, words_columns(table), strict=True)
     )
     if table.spans:
         for span in table.spans:
@@ -191,17 +150,15 @@ def to_html(table: Table) -> str:
             heading = escape_html(block.heading)
             lines.append(f'<tr class="block"><th scope="rowgroup" colspan="{width}">{heading}</th></tr>')
         for row in block.rows:
-            cells = "".join(_html_cell(cell) for cell in row.cells)
+            cells = "".join(_html_cell(cell, link) for cell in row.cells)
             lines.append(f'<tr><th scope="row">{escape_html(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")
-    lines += ["</table>", "</div>"]
-    lines += [f'<p class="note">{escape_html(note)}</p>' for note in table.notes]
-    return "\n".join(lines) + "\n"
+    return [*lines, "</table>", "</div>"]
 
 
 def to_terminal(table: Table, console: Console) -> None:
     """Prints the table, as wide as the console: caption, numbers, then what stands in words (too wide), notes."""
-    shown = [i for i, words in enumerate(_word_columns(table)) if not words]
+    shown = [i for i, words in enumerate(words_columns(table)) if not words]
     headings = _flat_headings(table)
     grid = Grid([Column(table.stub), *(Column(headings[i], numbers=True) for i in shown)])
     for block in table.blocks:
@@ -221,7 +178,7 @@ def to_terminal(table: Table, console: Console) -> None:
 
 
 def _words_below(table: Table) -> list[str]:
-    columns = [i for i, words in enumerate(_word_columns(table)) if words]
+    columns = [i for i, words in enumerate(words_columns(table)) if words]
     rows = {row.label: row for block in table.blocks for row in block.rows if any(row.cells[i].text for i in columns)}
     lines = []
     for label, row in rows.items():
@@ -230,24 +187,14 @@ def _words_below(table: Table) -> list[str]:
     return lines
 
 
-def _first_of_line(text: str) -> str:
-    """`text` as the first cell of a line: a bracket or a star there would belong to the command that ends the last."""
-    return ("{}" if text.lstrip().startswith(("[", "*")) else "") + escape_latex(text)
-
-
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` without line breaks of any kind."""
     return re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
 
 
 def _flat_headings(table: Table) -> list[str]:
     groups = [span.heading for span in table.spans for _ in range(span.width)] or [""] * len(table.columns)
     return [f"{group}: {heading}" if group else heading for group, heading in zip(groups, table.columns, strict=True)]
-
-
-def _word_columns(table: Table) -> list[bool]:
-    """Which columns hold words and not numbers, and are set to the left."""
-    rows = [row for block in table.blocks for row in block.rows]
-    return [all(row.cells[i].kind is Kind.WORDS for row in rows) for i in range(len(table.columns))]
 
 
 def _pipe_row(cells: list[str]) -> str:
@@ -258,6 +205,9 @@ def _exact(number: float | None) -> str:
     return "" if number is None else repr(float(number))
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: Cell, link: Callable[[Cell], str]) -> str:
     text = escape_html(cell.text)
-    return f'<td class="{cell.kind.value}">{f"<strong>{text}</strong>" if cell.bold else text}</td>'
+    text = f"<strong>{text}</strong>" if cell.bold else text
+    if anchor := link(cell):
+        text = f'<a href="#{escape_html(anchor)}">{text}</a>'
+    return f'<td class="{cell.kind.value}">{text}</td>'

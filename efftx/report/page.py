@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from efftx.report import figures, markup
-from efftx.report.badges import BADGES, tally
-from efftx.report.documents import margin_reason
+from efftx.report.badges import BADGES, badge, tally
+from efftx.report.chapters import Chapter
 from efftx.report.drawings import DRAWN_WITH, Drawing
-from efftx.report.items import Item, Measured
-from efftx.report.provenance import HEADINGS, provenance
+from efftx.report.items import Item
+from efftx.report.section import section
 from efftx.report.stylesheet import STYLESHEET
-from efftx.report.tables import tables
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
-
-STATES = {"recorded": "holds", "stale": "fails", "partial": "open", "not run": "notrun"}
-# Inline SVG takes its colours from the page, so that it can be read in the dark as well.
-THEMED = {
-    figures.INK: "var(--ink)",
-    figures.FAINT: "var(--faint)",
-    "#dddddd": "var(--rule)",
-    "#ffffff": "var(--paper)",
-    **{colour.lower(): f"var(--line-{i})" for i, colour in enumerate(figures.PALETTE)},
-}
+from efftx.report.summary import summary
 
 
-def page(items: Sequence[Item], drawn: Mapping[str, Sequence[Drawing]]) -> str:
-    """The page: what there is and what became of each claim first, then item by item; `drawn` by the item's slug."""
-    sections = "\n".join(_section(item, drawn.get(item.slug, ())) for item in items)
+def page(chapters: Sequence[Chapter], drawn: Mapping[str, Sequence[Drawing]]) -> str:
+    """The page: what became of each claim first, then paper by paper and item by item; `drawn` by the item's slug."""
+    body = "\n".join(_chapter(chapter, drawn) for chapter in chapters)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -44,17 +30,13 @@ def page(items: Sequence[Item], drawn: Mapping[str, Sequence[Drawing]]) -> str:
 <body>
 <header>
 <h1>Tables and figures, measured</h1>
-<p>Every table and figure as <code>efftx</code> measured it, the published values beside it in columns
+<p>Every table and figure of the papers as <code>efftx</code> measured it, the published values beside it in columns
 or rows of their own. A result names its size and its data; a small run supports or contradicts a direction,
 a ratio or an ordering, and is no attempt at the paper's number.</p>
 </header>
 <main>
-<section aria-labelledby="overview">
-<h2 id="overview">Overview</h2>
-{_overview(items)}
-{_legend()}
-</section>
-{sections}
+{summary(chapters)}
+{body}
 </main>
 <footer><p>Made from the records by <code>efftx report</code>; figures drawn with {DRAWN_WITH}.</p></footer>
 </body>
@@ -62,117 +44,46 @@ a ratio or an ordering, and is no attempt at the paper's number.</p>
 """
 
 
-def _overview(items: Sequence[Item]) -> str:
+def _chapter(chapter: Chapter, drawn: Mapping[str, Sequence[Drawing]]) -> str:
+    source = f"<p>{escape(chapter.paper.source)}</p>" if chapter.paper.source else ""
+    sections = "\n".join(section(item, chapter.number_of(item), drawn.get(item.slug, ())) for item in chapter.items)
+    return (
+        f'<section class="paper" aria-labelledby="{chapter.slug}">\n'
+        f'<h2 id="{chapter.slug}">{escape(chapter.paper.title)}</h2>\n{source}\n{_contents(chapter)}\n{sections}\n'
+        "</section>"
+    )
+
+
+def _contents(chapter: Chapter) -> str:
+    """Every table and figure that the paper prints, in its order, the missing ones too; then our own."""
     rows = []
-    for item in items:
-        badges = " ".join(_badge(v.verdict, title=v.says, short=True) for v in item.verdicts)
-        sizes = ", ".join(m.size for m in item.measured) or "–"
-        rows.append(
-            f'<tr><th scope="row"><a href="#{item.slug}">{escape(item.experiment.id)}</a></th>'
-            f"<td class='words'>{escape(item.experiment.caption)}</td>"
-            f"<td class='words'>{_state(item)}</td><td class='words'>{sizes}</td>"
-            f'<td class="words"><span class="badges" role="img" aria-label="{escape(tally(item.verdicts))}">'
-            f"{badges or '–'}</span></td></tr>"
+    for entry in chapter.entries:
+        here = (
+            "<br>".join(_link(item) for item in entry.items)
+            or f'<span class="none">{escape(entry.printed.missing)}</span>'
         )
+        rows.append(_row(entry.number, entry.printed.caption, here, entry.items))
+    rows += [_row("ours", item.experiment.caption, _link(item), [item]) for item in chapter.own]
+    heads = "".join(
+        f'<th scope="col">{heading}</th>' for heading in ("in the paper", "what it shows", "here", "claims")
+    )
     return (
-        '<div class="scroll"><table class="overview"><caption>All items, with their claims at the largest size '
-        'that was run</caption>\n<thead><tr><th scope="col">item</th><th scope="col">what it shows</th>'
-        '<th scope="col">state</th>'
-        '<th scope="col">sizes</th><th scope="col">claims</th></tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
+        '<table class="contents"><caption>Every table and figure of the paper, and what is ours</caption>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
     )
 
 
-def _legend() -> str:
-    meanings = {
-        HOLDS: "its test over the seeds rejects the opposite at 5 %, Holm over the comparisons of the claim",
-        CONTRADICTED: "the test of the opposite does",
-        UNDECIDED: "neither does, or there are fewer than three seeds",
-        NOT_TESTED: "no model beat the trivial answer",
-        NOT_RUN: "a cell it speaks of has no record",
-    }
-    rows = "\n".join(f"<li>{_badge(word)} {meaning}</li>" for word, meaning in meanings.items())
-    return f'<ul class="legend" aria-label="What the verdicts mean">\n{rows}\n</ul>'
+def _link(item: Item) -> str:
+    state = "" if item.state == "recorded" else f" ({item.state})"
+    return f'<a href="#{item.slug}">{escape(item.experiment.id)}</a>{state}'
 
 
-def _section(item: Item, drawn: Sequence[Drawing]) -> str:
-    experiment = item.experiment
-    parts = [f'<section class="item" aria-labelledby="{item.slug}">']
-    parts.append(
-        f'<h2 id="{item.slug}"><span class="id">{escape(experiment.id)}</span> {escape(experiment.caption)}</h2>'
-    )
-    parts.append(f'<p class="state">{_state(item)}{f" {escape(item.why)}" if item.why else ""}</p>')
-    parts += [markup.to_html(table) for table in tables(item)]
-    parts += [_figure(drawing) for drawing in drawn]
-    for where, verdicts in [(f", size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
-        if verdicts:
-            parts.append(_claims(f"Claims{where}", verdicts))
-    if experiment.notes:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in experiment.notes)
-        parts.append(f"<h3>Notes</h3>\n<ul>{notes}</ul>")
-    if experiment.head:
-        parts.append(f"<details><summary>About this experiment</summary><pre>{escape(experiment.head)}</pre></details>")
-    parts += [_records(measured) for measured in item.measured]
-    parts.append('<p class="top"><a href="#overview">Overview</a></p>')
-    return "\n".join([*parts, "</section>"])
-
-
-def _state(item: Item) -> str:
-    return f'<span class="badge {STATES[item.state]}">{item.state}</span>'
-
-
-def _badge(verdict: str, title: str = "", short: bool = False) -> str:
-    style, sign = BADGES[verdict]
-    tip = f' title="{escape(f"{title}: {verdict}")}"' if title else ""
-    text = sign if short else f"{sign} {verdict}"
-    return f'<span class="badge {style}"{tip}>{text}</span>'
-
-
-def _claims(heading: str, verdicts: Sequence[Verdict]) -> str:
-    lines = "\n".join(
-        f'<li>{_badge(v.verdict)} <span class="says">{escape(v.says)}</span><br>'
-        f'<span class="why">{escape(v.why + margin_reason(v))}</span></li>'
-        for v in verdicts
-    )
-    return f'<h3>{escape(heading)}</h3>\n<ul class="claims">\n{lines}\n</ul>'
-
-
-def _figure(drawing: Drawing) -> str:
+def _row(number: str, caption: str, here: str, items: Sequence[Item]) -> str:
+    verdicts = [verdict for item in items for verdict in item.verdicts]
+    counts = {word: sum(v.verdict == word for v in verdicts) for word in BADGES}
+    badges = " ".join(badge(word, str(count)) for word, count in counts.items() if count)
+    told = f'<span class="badges" role="img" aria-label="{tally(verdicts)}">{badges}</span>' if badges else ""
     return (
-        f'<figure id="{drawing.name}">\n{inline_svg(drawing)}\n<figcaption>{escape(drawing.caption)} '
-        f"Data: <code>{drawing.name}.csv</code></figcaption>\n</figure>"
-    )
-
-
-def inline_svg(drawing: Drawing) -> str:
-    """The drawing as an element of the page: titled, in the page's colours, its inner names unlike any other's."""
-    svg = drawing.svg[drawing.svg.index("<svg") :]
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2)
-    svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: THEMED.get(m.group().lower(), m.group()), svg, flags=re.IGNORECASE)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{drawing.name}.\1"', svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{drawing.name}.\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{drawing.name}.\1)", svg)
-    title = f"{drawing.name}.title"
-    head = f'<svg role="img" aria-labelledby="{title}"'
-    return (
-        svg.replace("<svg", head, 1).replace(">", f'><title id="{title}">{escape(drawing.subject)}</title>', 1).strip()
-    )
-
-
-def _records(measured: Measured) -> str:
-    found = provenance(measured)
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(line[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in line[1:])}</tr>'
-        for line in found.lines
-    )
-    machines = "".join(f"<li>machine {letter}: {escape(text)}</li>" for letter, text in found.machines)
-    commands = escape("\n".join(found.commands))
-    n = len(found.lines)
-    return (
-        f"<details><summary>Records at size {measured.size} ({n})</summary>\n"
-        f'<div class="scroll"><table class="records"><caption>Records at size {measured.size}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n"
-        f"<ul>{machines}</ul>\n<pre>{commands}</pre></details>"
+        f'<tr><th scope="row">{escape(number)}</th><td class="words">{escape(" ".join(caption.split()))}</td>'
+        f'<td class="words">{here}</td><td class="words">{told}</td></tr>'
     )

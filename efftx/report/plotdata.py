@@ -85,7 +85,8 @@ def plot(item: Item, measured: Measured) -> Plot | None:
 def _caption(experiment: Experiment, measured: Measured) -> str:
     """What is drawn: at which size, on which data, over how many seeds."""
     data = f" on {measured.data}" if measured.data else ""
-    counts = sorted({len([r for r in measured.records if r.row == row]) for row in {r.row for r in measured.records}})
+    rows = [record.row for record in measured.records if "gate" not in record.config]
+    counts = sorted({rows.count(row) for row in rows})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     spread = "one seed" if counts == [1] else f"bands ± one sample standard deviation, n = {seeds} seeds"
     return f"Measured at size {measured.size}{data}; {spread}."

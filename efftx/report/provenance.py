@@ -35,6 +35,25 @@ def provenance(measured: Measured) -> Provenance:
     return Provenance(tuple(lines), tuple((letter, text) for text, letter in letters.items()), tuple(commands))
 
 
+def counted(measured: Measured) -> str:
+    """What there is, and what is counted: `19 records at size cpu: 6 rows, 3 seeds each, 1 gate`."""
+    seeds: dict[str, int] = {}
+    gates = 0
+    for record in measured.records:
+        if "gate" in record.config:
+            gates += 1
+        else:
+            seeds[record.row] = seeds.get(record.row, 0) + 1
+    told = [f"{len(seeds)} row{'s' if len(seeds) > 1 else ''}"] if seeds else []
+    if seeds:
+        fewest, most = min(seeds.values()), max(seeds.values())
+        each = f"{most}" if fewest == most else f"{fewest} to {most}"
+        told.append(f"{each} seed{'s' if most > 1 else ''}{' each' if len(seeds) > 1 else ''}")
+    told += [f"{gates} gate{'s' if gates > 1 else ''}"] if gates else []
+    plural = "s" if len(measured.records) > 1 else ""
+    return f"{len(measured.records)} record{plural} at size {measured.size}: {', '.join(told)}"
+
+
 def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:
     data = f"{record.data.get('name', '')} ({record.data.get('variant', '')})" if record.data else numbers.UNDEFINED
     return (

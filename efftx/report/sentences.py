@@ -1,4 +1,4 @@
-"""Why a verdict is what it is, in one sentence: both sides with spread, their difference, its interval, n, p."""
+"""What decided a verdict: one plain sentence with its numbers and interval, and all of its comparisons at length."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import math
 from collections.abc import Sequence
 
 from efftx.report import numbers
+from efftx.report.units import scale, time_unit
 from efftx.reproduce.claim_language import AS_GOOD_AS, EXACT
 from efftx.reproduce.claims import Verdict
 from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, UNDECIDED, Comparison, Side
-from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.experiment import Claim, Experiment
 from efftx.reproduce.significance import MIN_SEEDS, MOST_SEEDS
 
 _COUNTED = {
     HOLDS: ("holds", "hold"),
     CONTRADICTED: ("is contradicted", "are contradicted"),
     UNDECIDED: ("is undecided", "are undecided"),
+}
+_TESTS = {
+    "better": "one-sided t test, seed paired with seed",
+    "at least": "one-sided t test against the stated value",
+    "as good as": "t test that the difference is not beyond the margin, seed paired with seed",
+    "exact": "met by every seed or not; no test",
 }
 
 
@@ -25,7 +32,7 @@ def why(verdict: Verdict, experiment: Experiment) -> str:
     if not comparisons:
         return verdict.why
     same = [c for c in comparisons if c.outcome == verdict.verdict] or list(comparisons)
-    text = comparison(_telling(same), experiment, len(comparisons))
+    text = short(_telling(same), experiment)
     if len(comparisons) > 1:
         text = f"{_counted(comparisons)}; {'the closest: ' if len(same) > 1 else ''}{text}"
     if verdict.untested:
@@ -33,47 +40,95 @@ def why(verdict: Verdict, experiment: Experiment) -> str:
     return text
 
 
-def _counted(comparisons: Sequence[Comparison]) -> str:
-    counts = {outcome: sum(c.outcome == outcome for c in comparisons) for outcome in _COUNTED}
-    told = ", ".join(f"{n} {_COUNTED[outcome][n > 1]}" for outcome, n in counts.items() if n)
-    return f"of {len(comparisons)} comparisons {told}"
+def how_tested(claim: Claim) -> str:
+    """How the claim is tested, in words: the kind of test, the margin and why it is that large."""
+    margin = f"; margin {claim.margin:g}" if claim.margin is not None else ""
+    return f"{claim.kind}: {_TESTS[claim.kind]}{margin}{f' ({claim.reason})' if claim.reason else ''}"
 
 
-def comparison(c: Comparison, experiment: Experiment, n_tests: int) -> str:
-    """One comparison as a sentence: `LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval ...`."""
-    shared, names = _names(c)
-    left, right = (_side(side, name, experiment) for side, name in zip((c.left, c.right), names, strict=True))
-    difference, interval = c.difference, c.interval
-    below = difference < 0
-    if math.isinf(difference):
-        text = f"{left} against {right}"
-    elif difference == 0:
-        text = f"{left} is equal to {right}"
+def formula(claim: Claim) -> str:
+    """The claim's expression in one line, and what its free names stand for."""
+    return " ".join(claim.holds_if.split()) + (f" where {claim.where}" if claim.where else "")
+
+
+def details(verdict: Verdict, experiment: Experiment) -> list[str]:
+    """Every comparison of the claim at length, each with its outcome where there are several."""
+    comparisons = verdict.comparisons
+    told = [at_length(c, experiment, len(comparisons)) for c in comparisons]
+    if len(told) < 2:
+        return told
+    return [f"{c.outcome}: {text}" for c, text in zip(comparisons, told, strict=True)]
+
+
+def short(c: Comparison, experiment: Experiment) -> str:
+    """One comparison as a sentence: `LSH-4 is 15.0 points below LSH-1 (at one round), 95 % interval ..., 3 seeds`."""
+    shared, (left, right) = _names(c, experiment)
+    where = f" ({shared})" if shared and c.left.place and c.left.place[1] else ""
+    if shared and not where:
+        left = f"{shared}: {left}"
+    if c.left.place and not c.right.measured and not math.isinf(c.difference):
+        left = f"{left} is {_value(c.left, experiment)}"
+        text = f"{left}, {_difference(c, experiment)} {right}" if c.difference else f"{left}, equal to {right}"
     else:
-        digits = numbers.decimals((interval[1] - interval[0]) / 2 if interval else 0.0)
-        told = numbers.with_decimals(abs(difference), digits)
-        text = f"{left} is {told}{_unit(c, told)} {'below' if below else 'above'} {right}"
-        if interval:
-            low, high = (-interval[1], -interval[0]) if below else interval
-            text += f", 95 % interval {numbers.with_decimals(low, digits)} to {numbers.with_decimals(high, digits)}"
-    parts = [f"{shared}: {text}" if shared else text]
+        text = _compared(c, experiment, left, right) + where
+    return text + _ending(c, experiment, brief=True)
+
+
+def at_length(c: Comparison, experiment: Experiment, n_tests: int) -> str:
+    """One comparison with the mean and spread of both sides, its interval, margin, n and p."""
+    shared, names = _names(c, experiment)
+    left, right = (
+        f"{name} ({_value(side, experiment)})" if side.measured else name
+        for side, name in zip((c.left, c.right), names, strict=True)
+    )
+    text = _compared(c, experiment, left, right)
+    if c.kind != EXACT and c.p is not None:
+        p = f", one-sided p {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else "")
+    else:
+        p = ""
+    return f"{f'{shared}: ' if shared else ''}{text}{_ending(c, experiment, brief=False, p=p)}"
+
+
+def _compared(c: Comparison, experiment: Experiment, left: str, right: str) -> str:
+    if math.isinf(c.difference):
+        return f"{left} against {right}"
+    return f"{left} is {_difference(c, experiment)} {right}" if c.difference else f"{left} is equal to {right}"
+
+
+def _difference(c: Comparison, experiment: Experiment) -> str:
+    """`15.0 points below`."""
+    unit, factor = time_unit(c.unit, abs(c.difference))
+    told = numbers.with_decimals(abs(c.difference) * factor, _decimals(c, factor))
+    return f"{told}{_unit(unit, told)} {'below' if c.difference < 0 else 'above'}"
+
+
+def _decimals(c: Comparison, factor: float) -> int | None:
+    return numbers.decimals((c.interval[1] - c.interval[0]) / 2 * factor) if c.interval else None
+
+
+def _ending(c: Comparison, experiment: Experiment, *, brief: bool, p: str = "") -> str:
+    """Interval, margin, seeds, and what would decide it."""
+    parts = []
+    unit, factor = time_unit(c.unit, abs(c.difference))
+    if c.interval and c.difference and math.isfinite(c.difference):
+        low, high = (-c.interval[1], -c.interval[0]) if c.difference < 0 else c.interval
+        ends = [numbers.with_decimals(end * factor, _decimals(c, factor)) for end in (low, high)]
+        parts.append(f"95 % interval {ends[0]} to {ends[1]}")
     if c.kind == AS_GOOD_AS and c.margin is not None:
-        parts.append(f"margin {c.margin:g}{_unit(c, f'{c.margin:g}')}")
+        parts.append(f"margin {c.margin * factor:g}{_unit(unit, f'{c.margin * factor:g}')}")
     parts.append(f"{c.n} seed{'s' if c.n != 1 else ''}")
     if c.kind == EXACT:
         parts.append("exact")
-    elif c.p is not None:
-        parts.append(f"one-sided p {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else ""))
-    return ", ".join(parts) + _what_would_decide(c)
+    return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
 
 
-def _unit(c: Comparison, told: str) -> str:
+def _unit(unit: str, told: str) -> str:
     """The unit after a difference that reads `told`: percentages differ by points, ratios have none."""
-    unit = {"%": "point" if told == "1" else "points", "x": ""}.get(c.unit, c.unit)
+    unit = {"%": "point" if told == "1" else "points", "x": ""}.get(unit, unit)
     return f" {unit}" if unit else ""
 
 
-def _what_would_decide(c: Comparison) -> str:
+def _what_would_decide(c: Comparison, brief: bool) -> str:
     if c.outcome != UNDECIDED or c.kind == EXACT:
         return ""
     if c.n < MIN_SEEDS:
@@ -81,10 +136,34 @@ def _what_would_decide(c: Comparison) -> str:
     if c.p_for is None:
         return "; some seeds never reached it, so there is no mean to test"
     if c.seeds is not None:
-        return f"; about {c.seeds:,} seeds would decide it (80 % power at this difference and spread)"
+        return f"; about {c.seeds:,} seeds would decide it" + (
+            "" if brief else " (80 % power at this difference and spread)"
+        )
     if c.differences.std() == 0.0:
         return "; equal in every seed"
-    return f"; more than {MOST_SEEDS:,} seeds would be needed to decide it at this difference and spread"
+    return f"; more than {MOST_SEEDS:,} seeds would be needed to decide it" + (
+        "" if brief else " at this difference and spread"
+    )
+
+
+def _counted(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons came out how, and what each is of: `all 6 comparisons hold (one a row)`."""
+    n = len(comparisons)
+    counts = {outcome: sum(c.outcome == outcome for c in comparisons) for outcome in _COUNTED}
+    of_what = _of_what(comparisons)
+    for outcome, (_, plural) in _COUNTED.items():
+        if counts[outcome] == n:
+            return f"{'both' if n == 2 else f'all {n}'} comparisons{of_what} {plural}"
+    told = ", ".join(f"{n} {_COUNTED[outcome][n > 1]}" for outcome, n in counts.items() if n)
+    return f"of {n} comparisons{of_what} {told}"
+
+
+def _of_what(comparisons: Sequence[Comparison]) -> str:
+    """What the free names of the claim ran over: ` (3 rows, 2 columns)`; empty where there are none."""
+    names = dict.fromkeys(name for c in comparisons for name in c.binding)
+    ranges = {name: len({c.binding[name] for c in comparisons if name in c.binding}) for name in names}
+    told = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in ranges.items())
+    return f" ({told})" if told else ""
 
 
 def _telling(same: list[Comparison]) -> Comparison:
@@ -92,27 +171,35 @@ def _telling(same: list[Comparison]) -> Comparison:
     return max(same, key=lambda c: (c.p if c.p is not None else -1.0, c.seeds or 0, -abs(c.difference)))
 
 
-def _names(c: Comparison) -> tuple[str, tuple[str, str]]:
+def _names(c: Comparison, experiment: Experiment) -> tuple[str, tuple[str, str]]:
     """What both sides share (row or column), and what each is called beside it."""
     if c.left.place and c.right.place:
         (row, column), (other_row, other_column) = c.left.place, c.right.place
         if column == other_column:
-            return f"column {column}" if column else "", (row, other_row)
+            return column, (experiment.label(row), experiment.label(other_row))
         if row == other_row:
-            return f"row {row}", (column, other_column)
-    return "", (c.left.words, c.right.words)
+            return experiment.label(row), (column, other_column)
+    return "", (_called(c.left, experiment), _called(c.right, experiment))
 
 
-def _side(side: Side, name: str, experiment: Experiment) -> str:
-    if not side.measured:
-        return name
+def _called(side: Side, experiment: Experiment) -> str:
+    """A side by itself: `speed-up of LSH-4`."""
+    if not side.place:
+        return side.words
+    row, column = side.place
+    return f"{column} of {experiment.label(row)}" if column else experiment.label(row)
+
+
+def _value(side: Side, experiment: Experiment) -> str:
+    """A side's mean and spread in the cell's format; times in the unit of their size."""
     if math.isinf(side.mean):
-        return f"{name} (never)"
-    if side.place:
-        told = numbers.mean_and_spread(side.mean, side.std, experiment.cell_of(*side.place))
-    else:
-        told = f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
-    return f"{name} ({told})"
+        return "never"
+    if not side.place:
+        return f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
+    scaled = scale(experiment.cell_of(*side.place), [side.mean])
+    factor, form = scaled.factor, scaled.form
+    told = numbers.mean_and_spread(side.mean * factor, None if side.std is None else side.std * factor, form)
+    return told + (f" {form.unit}" if factor != 1.0 else "")
 
 
 def _p(p: float) -> str:

@@ -7,7 +7,7 @@ wider ones put them into a block of rows of their own above.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from efftx.evaluation.metrics import heading
@@ -15,6 +15,9 @@ from efftx.report import numbers
 from efftx.report.curves import curves_table
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
+from efftx.report.units import Scale, scale
+from efftx.reproduce.cells import CellValue
+from efftx.reproduce.experiment import Cell as CellFormat
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.gating import MissingRecordError, gate_value
 
@@ -25,6 +28,9 @@ PUBLISHED_HEADING = {
 }
 OTHERS_HEADING = "In the paper alone, not run here"
 UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
+MEASURED_BOUND = (
+    "above 100 % by the error of the rate that it is a share of, which is itself measured, apart, in the same process"
+)
 
 
 def tables(item: Item) -> list[Table]:
@@ -34,10 +40,10 @@ def tables(item: Item) -> list[Table]:
     return made if curves is None else [*made, curves]
 
 
-def _caption(experiment: Experiment, measured: Measured | None) -> str:
+def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> str:
     """What the cells are: size, data variant, metric, over how many seeds the spread is."""
     cell = experiment.cell
-    about = heading(cell.metric, cell.unit)
+    about = heading("time" if cell.metric == "seconds" else cell.metric, unit)
     if cell.better != "none":
         about += f", {cell.better} is better"
     if measured is None:
@@ -51,9 +57,11 @@ def _caption(experiment: Experiment, measured: Measured | None) -> str:
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else next(iter(experiment.sizes_known()), "")
     columns = experiment.columns_at(size)
-    ours, theirs, trivial = _Measured(experiment, measured, size), _Published(experiment), _Gates(experiment, measured)
+    scales = _Scales(experiment, measured.cells if measured else {}, size)
+    ours = _Measured(experiment, measured, size, scales)
+    theirs, trivial = _Published(experiment, scales), _Gates(experiment, measured, scales)
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
-    headings = tuple(_heading(experiment, column, size) for column in columns)
+    headings = tuple(_heading(experiment, column, size, scales) for column in columns)
     labels = list(experiment.rows_at(size))
     measured_heading = f"Measured, size {size}" if measured else "Measured"
     published_heading = PUBLISHED_HEADING[experiment.published.source] if experiment.published else ""
@@ -64,7 +72,9 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         return tuple(Cell(text.get(head, ""), Kind.WORDS) for head in text_heads)
 
     def line(row: str, *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> Row:
-        return Row(row, words(row) + tuple(make(row, column) for make, shown in parts for column in shown))
+        return Row(
+            experiment.label(row), words(row) + tuple(make(row, column) for make, shown in parts for column in shown)
+        )
 
     def trivial_rows(filler: int) -> tuple[Row, ...]:
         blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
@@ -81,7 +91,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         spans = [Span(published_heading, len(printed_columns)), Span(measured_heading, len(columns))]
         if text_heads:
             spans.insert(0, Span("", len(text_heads)))
-        headings = tuple(_heading(experiment, column, size) for column in printed_columns) + headings
+        headings = tuple(_heading(experiment, column, size, scales) for column in printed_columns) + headings
         filler = len(printed_columns)
     else:
         blocks, spans, filler = [], [], 0
@@ -94,7 +104,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         blocks.append(Block("Gates: what a model must beat", trivial_rows(filler)))
     return Table(
         subject=_sentence(experiment.caption),
-        caption=_caption(experiment, measured),
+        caption=_caption(experiment, measured, scales.of(experiment.cell).form.unit),
         stub=stub,
         columns=tuple(text_heads) + headings,
         blocks=tuple(blocks),
@@ -107,11 +117,32 @@ def _not_run_here(row: str, column: str) -> Cell:
     return Cell(numbers.UNDEFINED, Kind.MISSING)
 
 
+class _Scales:
+    """The unit and format of all cells of one form, measured and published, chosen by the smallest of their values."""
+
+    def __init__(self, experiment: Experiment, measured: Mapping[tuple[str, str], CellValue], size: str) -> None:
+        values: dict[CellFormat, list[float]] = {}
+        for row in experiment.rows_at(size):
+            for column in experiment.columns_of(row, size):
+                found = measured.get((row, column))
+                published = experiment.published.of(row, column) if experiment.published else None
+                both = (found.mean if found else None, published)
+                values.setdefault(experiment.cell_of(row, column), []).extend(v for v in both if v is not None)
+        for row, printed in (experiment.published.others if experiment.published else {}).items():
+            for column, value in printed.items():
+                values.setdefault(experiment.cell_of(row, column), []).append(value)
+        self._scales = {form: scale(form, found) for form, found in values.items()}
+
+    def of(self, form: CellFormat) -> Scale:
+        """The scale of the cells of `form`."""
+        return self._scales.get(form) or Scale(form)
+
+
 class _Measured:
     """Cells of what was run: mean, spread, n where it differs from cell to cell; the clear best of a column bold."""
 
-    def __init__(self, experiment: Experiment, measured: Measured | None, size: str) -> None:
-        self.experiment, self.measured, self.size = experiment, measured, size
+    def __init__(self, experiment: Experiment, measured: Measured | None, size: str, scales: _Scales) -> None:
+        self.experiment, self.measured, self.size, self.scales = experiment, measured, size, scales
         self.cells = measured.cells if measured else {}
         self.usual = _usual_count(measured) if measured else 0
 
@@ -123,7 +154,9 @@ class _Measured:
             return Cell(numbers.NOT_RUN, Kind.MISSING, row, column, self.size, n=0)
         if found.mean is None:
             return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=found.n)
-        text = numbers.mean_and_spread(found.mean, found.std, self.experiment.cell_of(row, column))
+        scaled = self.scales.of(self.experiment.cell_of(row, column))
+        std = None if found.std is None else found.std * scaled.factor
+        text = numbers.mean_and_spread(found.mean * scaled.factor, std, scaled.form)
         text += "" if found.n == self.usual else f" (n = {found.n})"
         best = self._is_clear_best(row, column)
         return Cell(text, Kind.MEASURED, row, column, self.size, found.mean, found.std, found.n, bold=best)
@@ -145,8 +178,8 @@ class _Measured:
 class _Published:
     """Cells of what the paper prints."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.published = experiment, experiment.published
+    def __init__(self, experiment: Experiment, scales: _Scales) -> None:
+        self.experiment, self.published, self.scales = experiment, experiment.published, scales
 
     def __call__(self, row: str, column: str) -> Cell:
         value = self.published.of(row, column) if self.published else None
@@ -155,15 +188,17 @@ class _Published:
         source = self.published.source_of(row, column)
         kind = Kind.VERIFIED if source == "verified" else Kind.UNVERIFIED
         spread = self.published.spread_of(row, column)
-        text = numbers.published(value, source, self.experiment.cell_of(row, column), spread)
+        scaled = self.scales.of(self.experiment.cell_of(row, column))
+        spread = None if spread is None else spread * scaled.factor
+        text = numbers.published(value * scaled.factor, source, scaled.form, spread)
         return Cell(text, kind, row, column, mean=value)
 
 
 class _Gates:
     """Cells of what a model must beat or reach: one value, in every column where some model meets it."""
 
-    def __init__(self, experiment: Experiment, measured: Measured | None) -> None:
-        self.experiment, self.measured = experiment, measured
+    def __init__(self, experiment: Experiment, measured: Measured | None, scales: _Scales) -> None:
+        self.experiment, self.measured, self.scales = experiment, measured, scales
 
     def __call__(self, name: str, column: str) -> Cell:
         e, gate = self.experiment, self.experiment.gates[name]
@@ -178,17 +213,19 @@ class _Gates:
             return Cell(numbers.NOT_RUN, Kind.MISSING)
         if value is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        return Cell(numbers.number(value, form), Kind.BASELINE, name, column, mean=value)
+        scaled = self.scales.of(form)
+        text = numbers.number(value * scaled.factor, scaled.form)
+        return Cell(text, Kind.BASELINE, name, column, "" if gate.value is not None else size, mean=value)
 
 
-def _heading(experiment: Experiment, column: str, size: str) -> str:
+def _heading(experiment: Experiment, column: str, size: str, scales: _Scales) -> str:
     """A column's name, with the unit where it is not the table's; the metric where a table has but one column."""
+    tables = scales.of(experiment.cell).form
     if not column:
-        return heading(experiment.cell.metric, experiment.cell.unit)
-    forms = {experiment.cell_of(row, column) for row in experiment.rows_at(size)}
-    units = {form.unit for form in forms if form != experiment.cell}
+        return heading(tables.metric, tables.unit)
+    units = {scales.of(experiment.cell_of(row, column)).form.unit for row in experiment.rows_at(size)} - {tables.unit}
     unit = units.pop() if len(units) == 1 else ""
-    return f"{column} ({unit})" if unit and unit != experiment.cell.unit else column
+    return f"{column} ({unit})" if unit else column
 
 
 def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
@@ -201,17 +238,33 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         notes.append(_sentence(experiment.published.note))
     for found in measured.cells.values() if measured else ():
         if found.note:
-            place = f"{found.row}, {found.column}" if found.column else found.row
+            row = experiment.label(found.row)
+            place = f"{row}, {found.column}" if found.column else row
             notes.append(f"{place}: {_sentence(found.note)}")
     for crossing in measured.crossings if measured else ():
-        notes.append(_crossing_note(crossing.between, crossing.x, crossing.published, crossing.why))
+        first, second = map(experiment.label, crossing.between)
+        notes.append(_crossing_note((first, second), crossing.x, crossing.published, crossing.why))
+    notes += [
+        f"{name}: {_sentence(spec.note)}"
+        for name, spec in experiment.columns.items()
+        if spec.note and (not measured or any(column == name for _, column in measured.cells))
+    ]
+    notes += _above_bounds(experiment, measured)
     if measured and any(cell.bold for cell in _all_cells(experiment, measured)):
         notes.append("Bold: better than every other row of its column (one-sided t tests, seeds paired, Holm, 5 %).")
     return notes
 
 
+def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str]:
+    """What a share above 100 % of a measured bound means, one note for all columns that have one."""
+    found = measured.cells.values() if measured else ()
+    shares = [c for c in found if experiment.cell_of(c.row, c.column).metric.startswith("share_of_")]
+    above = dict.fromkeys(c.column for c in shares if c.mean is not None and c.mean > 100)
+    return [f"{column}: {MEASURED_BOUND}." for column in above]
+
+
 def _all_cells(experiment: Experiment, measured: Measured) -> list[Cell]:
-    make = _Measured(experiment, measured, measured.size)
+    make = _Measured(experiment, measured, measured.size, _Scales(experiment, {}, measured.size))
     rows = experiment.rows_at(measured.size)
     return [make(row, column) for row in rows for column in experiment.columns_of(row, measured.size)]
 

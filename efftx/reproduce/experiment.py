@@ -25,6 +25,8 @@ from efftx.reproduce.records import slug
 SIZES = ("paper", "cpu", "smoke")
 DEFAULT_SEEDS = (0,)
 NOT_IN_FILE = {"in_file": False}
+PAPERS = "papers.yaml"
+"""Beside the experiments: what each paper prints (see `papers`)."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class ColumnSpec:
     sizes            further overrides a size; only: the sizes at which the column exists ([]: all).
     cell             its own metric, unit, direction and format, where they differ from the table's.
     parameters       what a measure is given for this column.
+    note             printed under the table: what a reader needs in order to read the column.
 
     A column without overrides and without carry reads the metrics of the training run itself.
     """
@@ -116,6 +119,7 @@ class ColumnSpec:
     only: list[str] = field(default_factory=list)
     cell: Cell | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @staticmethod
     def shorthand() -> str:
@@ -134,7 +138,8 @@ class Row:
 
     sizes, only as for a column; `seeds` a size in place of the experiment's (none: not run at that size); `columns` in
     place of the experiment's; `pretraining` is added to the experiment's;
-    `text` is printed before the cells, column heading -> words (the formulas of a complexity table).
+    `text` is printed before the cells, column heading -> words (the formulas of a complexity table); `label` is the
+    row's name on the page, where what was run is not what the paper's row is called.
     """
 
     overrides: list[str] = field(default_factory=list)
@@ -145,6 +150,7 @@ class Row:
     columns: Mapping[str, ColumnSpec] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
 
     @staticmethod
     def shorthand() -> str:
@@ -242,6 +248,11 @@ class Experiment:
         """All columns of the printed table, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows_at(size) for name in self.columns_of(row, size)))
 
+    def label(self, row: str) -> str:
+        """What `row` is called on the page."""
+        spec = self.rows.get(row)
+        return spec.label or row if spec else row
+
     def cell_of(self, row: str, column: str) -> Cell:
         """The cell's format, in a row of ours or of the paper's: the column's own if it has one, else the table's."""
         own = self.rows[row].columns if row in self.rows else None
@@ -256,7 +267,7 @@ class Experiment:
     def row_overrides(self, row: str, size: str) -> list[str]:
         """What trains `row` at every seed: base, the size's preset, the size's overrides, the row's, the row's here."""
         spec = self.rows[row]
-        return [*self._common(size), *spec.overrides, *spec.sizes.get(size, [])]
+        return [*self.common_overrides(size), *spec.overrides, *spec.sizes.get(size, [])]
 
     def pretraining_overrides(self, row: str, size: str) -> list[str]:
         """What trains the run that `row` starts from, in the order of `row_overrides`; empty where it starts afresh."""
@@ -268,7 +279,7 @@ class Experiment:
     def column_overrides(self, row: str, column: str, size: str) -> list[str]:
         """What evaluates `row` under `column`."""
         spec = self.columns_of(row, size)[column]
-        below = self._common(size) if spec.instead_of_row else self.row_overrides(row, size)
+        below = self.common_overrides(size) if spec.instead_of_row else self.row_overrides(row, size)
         return [*below, *spec.overrides, *spec.sizes.get(size, [])]
 
     def carry_of(self, row: str, column: str, size: str) -> str | None:
@@ -276,7 +287,8 @@ class Experiment:
         carry = self.columns_of(row, size)[column].carry
         return carry.get(row) if isinstance(carry, Mapping) else carry
 
-    def _common(self, size: str) -> list[str]:
+    def common_overrides(self, size: str) -> list[str]:
+        """What every row is composed from: the base, the size's preset, the size's overrides."""
         return [*self.base, f"size={size}", *self.sizes.get(size, [])]
 
 
@@ -294,7 +306,7 @@ def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError("missing_file", f"{folder}: no such folder of experiments", "See EFFTX_EXPERIMENTS.")
-        for path in sorted(folder.rglob("*.yaml")):
+        for path in sorted(path for path in folder.rglob("*.yaml") if path.name != PAPERS):
             experiment = read_experiment(path)
             if experiment.id in found:
                 raise UserError(

@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 import pytest
 
 from efftx.errors import UserError
+from efftx.report.badges import BADGES
 from efftx.report.build import compose_report
-from efftx.report.page import BADGES
+from efftx.report.chapters import Spent
+from efftx.report.items import gather
 from efftx.reproduce import comparisons
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
 from efftx.reproduce.gates import Gate
+from efftx.reproduce.papers import Paper, Printed
 from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore, Verification
 
@@ -76,7 +79,7 @@ def test_every_anchor_leads_somewhere_and_no_name_is_given_twice(page: str) -> N
     targets = {(a.get("href") or a.get("xlink:href") or "")[1:] for _, a in tags if "href" in a or "xlink:href" in a}
     targets |= set(re.findall(r"url\(#([^)]+)\)", page))
     assert targets <= set(names)
-    assert {"paper-table2", "paper-table3", "overview"} <= targets
+    assert {"paper-table2", "paper-table3", "paper-paper", "summary"} <= targets
 
 
 def test_every_table_has_a_caption_every_heading_a_scope_every_drawing_a_title(page: str) -> None:
@@ -146,30 +149,96 @@ def test_items_that_would_write_the_same_files_are_refused(store: RecordStore) -
 
 def test_verdicts_stand_at_the_top_and_at_the_item(page: str) -> None:
     top, _, below = page.partition('<section class="item"')
-    assert 'title="full attention is better at 8: holds"' in top
-    assert 'title="full attention is better at 8: undecided"' in top
-    assert re.search(r"✓ holds</span> <span class=\"says\">full attention is better at 8</span>", below)
+    says = '<span class="says">full attention is better at 8</span>'
+    for badge, item in (("✓ holds", "table2"), ("≈ undecided", "table3")):
+        link = f'<a href="#paper-{item}">paper/{item}</a>'
+        assert f'{badge}</span> {link} {says}<span class="why">Full is 10' in top
+    assert f"✓ holds</span> {says}" in below
 
 
-def test_the_records_are_told_with_hash_data_machine_and_command(page: str) -> None:
+def test_the_paper_s_claims_stand_apart_from_ours_and_are_not_folded(full_store: RecordStore) -> None:
+    theirs = Claim("the paper says so", "better", 'cell["Full", "at 8"] > cell["LSH", "at 8"]', by="paper")
+    top, _, _ = page_of(full_store, make_experiment(claims=[theirs, *make_experiment().claims])).partition(
+        '<section class="item"'
+    )
+    paper, _, ours = top.partition("<details>")
+    assert "The paper's claims (1)" in paper
+    assert "the paper says so" in paper
+    assert "full attention is better at 8" not in paper
+    assert "Our claims (1: 1 holds)" in ours
+    assert "full attention is better at 8" in ours
+
+
+def test_every_table_of_a_paper_is_listed_in_its_order_the_missing_ones_too(full_store: RecordStore) -> None:
+    shows = {"Table 9": Printed("Nine", missing="no item yet"), "Table 2": Printed("Two", ["paper/table2"])}
+    own = make_experiment(id="paper/extra", caption="Our own")
+    experiments = [own, make_experiment()]
+    text = compose_report(full_store, experiments, [Paper("A paper", "Somebody", shows, "paper")]).files["index.html"]
+    contents = text[text.index('<table class="contents">') :]
+    places = [contents.index(f'<th scope="row">{number}</th>') for number in ("Table 9", "Table 2", "ours")]
+    assert places == sorted(places)
+    assert '<span class="none">no item yet</span>' in contents
+    assert "1 of 2 shown" in text
+    assert text.index('<h3 id="paper-table2"><span class="id">Table 2 ') < text.index('<h3 id="paper-extra">')
+
+
+def test_a_state_is_told_only_where_something_is_wrong(page: str) -> None:
+    assert ">recorded<" not in page
+    assert page.count('<p class="state">') == 1  # table3 has two of six runs
+    assert '<span class="badge open">partial</span> size cpu: 2 of 6 runs</p>' in page
+
+
+def test_the_formula_of_a_claim_is_folded_away(page: str) -> None:
+    folded = re.findall(r'<details class="test">.*?</details>', page, re.DOTALL)
+    assert len(folded) == 2
+    assert "cell[&quot;Full&quot;, &quot;at 8&quot;] &gt; cell[&quot;LSH&quot;, &quot;at 8&quot;]" in folded[0]
+    assert "one-sided t test" in folded[0]
+    assert "one-sided p" in folded[0]
+    assert "one-sided p" not in re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+
+
+def test_the_records_are_told_with_overrides_hash_data_machine_and_command(page: str) -> None:
     record = make_record("LSH", 1)
-    assert record.hash[:12] in page
-    assert "abababababab" in page
+    assert f"<code>{record.hash[:12]}</code>" in page
+    assert "sha-256 <code>abababababab</code>" in page
     assert "1.2 min" in page
     assert "machine A: A processor; threads 2; torch 2.13.0; allocator A=1</li>" in page
-    assert page.count("<td>0123456789ab with changes</td>") == 8
+    assert page.count("code <code>0123456789ab with changes</code>") == 8
     assert "git" not in page
     assert "efftx reproduce paper/table2 size=cpu seeds=0,1,2" in page
+    assert "6 records at size cpu: 2 rows, 3 seeds each</summary>" in page
+    assert "2 records at size cpu: 2 rows, 1 seed each</summary>" in page
 
 
-def test_what_a_replay_said_stands_at_the_record(full_store: RecordStore) -> None:
+def test_a_measured_cell_leads_to_its_records(full_store: RecordStore) -> None:
+    text = page_of(full_store, make_experiment(rows={"Full": Row(["a=1"]), "LSH": Row(["a=2"])}))
+    assert '<td class="measured"><a href="#paper-table2-cpu-records-lsh">81.0 ± 1.0</a></td>' in text
+    there = text[text.index('<div id="paper-table2-cpu-records-lsh">') :].partition("</div>")[0]
+    assert "<code>a=2</code>" in there
+    assert there.count("<li>seed ") == 3
+    assert '<td class="published">12.3</td>' in text
+
+
+def test_what_a_replay_said_stands_at_the_record_and_is_counted(full_store: RecordStore) -> None:
     fresh, stale = make_record("Full", 0), make_record("Full", 1)
     full_store.write_verification(fresh, Verification(fresh.hash, "fresh", "bit for bit", True))
     full_store.write_verification(stale, Verification(stale.hash, "stale", "was 1, is 2", True))
     text = page_of(full_store, make_experiment())
-    assert "<td>comes out bit for bit</td>" in text
-    assert "<td>stale: was 1, is 2</td>" in text
-    assert text.count("<td>not yet</td>") == 4
+    assert "replayed: comes out bit for bit</li>" in text
+    assert "replayed: stale: was 1, is 2</li>" in text
+    assert text.count("replayed: not yet</li>") == 4
+    assert "1 came out again,\n1 no longer come out,\n4 not replayed yet" in text
+
+
+def test_hours_of_one_training_that_two_items_show_count_once(full_store: RecordStore) -> None:
+    again = make_experiment(id="paper/table3")
+    for row in ("Full", "LSH"):
+        for seed in range(3):
+            full_store.write(make_record(row, seed, id="paper/table3"))
+    items = [gather(full_store, e) for e in (make_experiment(), again)]
+    once, both = Spent.of(items[:1]), Spent.of(items)
+    assert (once.records, both.records) == (6, 12)
+    assert both.hours == once.hours == pytest.approx(sum(r.wall_seconds for r in items[0].measured[0].records) / 3600)
 
 
 def test_an_item_that_was_not_run_says_so(store: RecordStore) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from efftx.report.sentences import why
+from efftx.report.sentences import details, formula, how_tested, why
 from efftx.reproduce.claims import judge
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
 from efftx.reproduce.records import Record
@@ -40,25 +40,41 @@ def sentence(kind: str, holds_if: str, margin: float | None = None, n: int = 3, 
     return why(verdict, e)
 
 
-def test_a_verdict_is_one_sentence_with_spread_interval_seeds_and_p() -> None:
+def at_length(kind: str, holds_if: str, margin: float | None = None) -> list[str]:
+    e = experiment(Claim("so", kind, holds_if, "", margin))
+    (verdict,) = judge(e, records(), "cpu")
+    return details(verdict, e)
+
+
+def test_a_verdict_is_one_sentence_with_difference_interval_and_seeds() -> None:
     # D = -15.5, -14.6, -14.9: mean -15.0, std 0.4583; 4.3027 * 0.4583 / sqrt(3) = 1.1384; t = 56.7.
-    told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]')
-    assert told == (
-        "column LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, "
+    claim = ("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]')
+    assert sentence(*claim) == "LSH-4 is 15.0 points below LSH-1 (LSH-1), 95 % interval 13.9 to 16.1, 3 seeds"
+    assert at_length(*claim) == [
+        "LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, "
         "3 seeds, one-sided p = 0.00016"
-    )
+    ]
+
+
+def test_rows_go_by_their_labels() -> None:
+    e = experiment(Claim("so", "better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]'))
+    e = replace(e, rows={"LSH-4": Row(label="LSH, 4 rounds"), "LSH-1": Row()})
+    (verdict,) = judge(e, records(), "cpu")
+    assert why(verdict, e).startswith("LSH, 4 rounds is 15.0 points below LSH-1 (LSH-1)")
 
 
 def test_sides_of_one_row_are_called_by_their_columns() -> None:
     told = sentence("better", 'cell["LSH-1", "LSH-4"] > cell["LSH-1", "LSH-1"]')
-    assert told.startswith(
-        "row LSH-1: LSH-4 (99.0 ± 0.0) is 9.70 points above LSH-1 (89.3 ± 0.2), 95 % interval 9.20 to 10.20"
-    )
+    assert told.startswith("LSH-4 is 9.70 points above LSH-1 (LSH-1), 95 % interval 9.20 to 10.20")
+    (told,) = at_length("better", 'cell["LSH-1", "LSH-4"] > cell["LSH-1", "LSH-1"]')
+    assert told.startswith("LSH-1: LSH-4 (99.0 ± 0.0) is 9.70 points above LSH-1 (89.3 ± 0.2), 95 %")
 
 
-def test_a_constant_and_a_product_are_written_as_they_stand() -> None:
+def test_a_product_is_written_as_it_stands_and_a_value_against_a_constant_is_told() -> None:
     told = sentence("at least", '2 * cell["LSH-1", "LSH-1"] >= 178')
-    assert told.startswith("2 × LSH-1, LSH-1 (178.6 ± 0.4) is 0.60 points above 178, 95 % interval -0.39 to 1.59")
+    assert told.startswith("2 × LSH-1, LSH-1 is 0.60 points above 178, 95 % interval -0.39 to 1.59")
+    told = sentence("at least", 'cell["LSH-1", "LSH-1"] >= 50')
+    assert told == "LSH-1 of LSH-1 is 89.3 ± 0.2, 39.30 points above 50, 95 % interval 38.80 to 39.80, 3 seeds"
 
 
 def test_a_margin_stands_in_the_unit_of_the_difference() -> None:
@@ -69,30 +85,54 @@ def test_a_margin_stands_in_the_unit_of_the_difference() -> None:
 
 def test_several_comparisons_are_counted_and_the_closest_is_told() -> None:
     told = sentence("better", 'cell["LSH-4", column] > cell["LSH-1", column]')
-    assert told.startswith("of 2 comparisons 1 holds, 1 is contradicted; column LSH-1: LSH-4 (74.3")
+    assert told.startswith("of 2 comparisons (2 columns) 1 holds, 1 is contradicted; LSH-4 is 15.0 points below")
     told = sentence("at least", "cell[row, column] > 50")
-    assert told.startswith("of 4 comparisons 4 hold; the closest: LSH-4, LSH-1 (74.3 ± 0.3) is 24.30 points above 50")
-    assert told.endswith("(Holm over 4)")
+    assert told.startswith(
+        "all 4 comparisons (2 rows, 2 columns) hold; the closest: LSH-1 of LSH-4 is 74.3 ± 0.3, 24.30 points above 50"
+    )
+    told = at_length("at least", "cell[row, column] > 50")
+    assert len(told) == 4
+    assert all(line.startswith("holds: ") and line.endswith("(Holm over 4)") for line in told)
+    told = sentence("at least", 'cell["LSH-4", "LSH-1"] > 50 and cell["LSH-1", "LSH-1"] > 50')
+    assert told.startswith("both comparisons hold; the closest:")
 
 
 def test_what_is_undecided_says_how_many_seeds_would_decide_it() -> None:
     # Half a standard deviation above: 27 seeds.
-    told = sentence("at least", 'cell["LSH-1", "LSH-1"] > 89.2')
-    assert told.endswith("; about 27 seeds would decide it (80 % power at this difference and spread)")
+    claim = ("at least", 'cell["LSH-1", "LSH-1"] > 89.2')
+    assert sentence(*claim).endswith("; about 27 seeds would decide it")
+    assert at_length(*claim)[0].endswith("; about 27 seeds would decide it (80 % power at this difference and spread)")
 
 
 def test_too_few_seeds_are_named() -> None:
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]', n=2)
     assert told.endswith("2 seeds; too few seeds, a verdict needs 3")
     told = sentence("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]', n=1)
-    assert (
-        told == "column LSH-1: LSH-4 (74.0) is 15.5 points below LSH-1 (89.5), 1 seed; too few seeds, a verdict needs 3"
-    )
+    assert told == "LSH-4 is 15.5 points below LSH-1 (LSH-1), 1 seed; too few seeds, a verdict needs 3"
 
 
 def test_equal_values_are_called_equal() -> None:
     told = sentence("at least", 'cell["LSH-1", "LSH-4"] > 99')
-    assert told == "LSH-1, LSH-4 (99.0 ± 0.0) is equal to 99, 3 seeds, one-sided p = 0.5; equal in every seed"
+    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, equal to 99, 3 seeds; equal in every seed"
+
+
+def test_a_time_is_told_in_the_unit_of_its_size() -> None:
+    seconds = {"cell": Cell("accuracy", "s", "lower", "{:.4f}")}
+    e = experiment(Claim("so", "better", 'cell["LSH-4", "LSH-1"] < cell["LSH-1", "LSH-1"]'), **seconds)
+    found = [
+        replace(r, metrics={c: {"accuracy": v["accuracy"] / 1e5} for c, v in r.metrics.items()}) for r in records()
+    ]
+    (verdict,) = judge(e, found, "cpu")
+    assert why(verdict, e) == "LSH-4 is 150 µs below LSH-1 (LSH-1), 95 % interval 139 to 161, 3 seeds"
+
+
+def test_the_formula_and_the_test_are_told_apart_from_the_sentence() -> None:
+    claim = Claim("so", "as good as", "cell[row]\n  >= cell['a']", "row != 'a'", 0.5, "as the paper says")
+    assert formula(claim) == "cell[row] >= cell['a'] where row != 'a'"
+    assert how_tested(claim) == (
+        "as good as: t test that the difference is not beyond the margin, seed paired with seed; margin 0.5 "
+        "(as the paper says)"
+    )
 
 
 @pytest.mark.parametrize(("unit", "told"), [("nats/token", " nats/token below"), ("x", "0 below"), ("", "0 below")])
@@ -107,4 +147,4 @@ def test_a_ratio_has_no_unit() -> None:
 
 def test_what_is_exact_has_no_interval_and_no_p() -> None:
     told = sentence("exact", 'cell["LSH-1", "LSH-4"] >= 98')
-    assert told == "LSH-1, LSH-4 (99.0 ± 0.0) is 1 point above 98, 3 seeds, exact"
+    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, 1 point above 98, 3 seeds, exact"

@@ -1,0 +1,51 @@
+"""Times in the unit of their size: 0.0000532 s is 53.2 µs, and a whole column shares one unit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from efftx.reproduce.experiment import Cell
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+_LEAST = 0.1  # of a column's unit
+_FORMAT = re.compile(r"\{:,?\.(\d+)([feg])\}")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What values are multiplied by before they are written in `form`."""
+
+    form: Cell
+    factor: float = 1.0
+
+
+def time_unit(unit: str, smallest: float, least: float = 1.0) -> tuple[str, float]:
+    """The unit of which `smallest`, given in `unit`, is at least `least`, and the factor; what is no time keeps its."""
+    if unit not in _SECONDS or not 0 < smallest < math.inf:
+        return unit, 1.0
+    seconds = smallest * _SECONDS[unit]
+    chosen = next((name for name, size in _SECONDS.items() if seconds >= least * size), "ns")
+    exponent = round(math.log10(_SECONDS[unit] / _SECONDS[chosen]))
+    return chosen, 10.0**exponent
+
+
+def scale(form: Cell, values: Iterable[float]) -> Scale:
+    """The unit and format for cells of `form` with these values, chosen by the smallest of them that is not 0.
+
+    As many digits are written as in the given unit; of a format with an exponent as many as it gives the smallest.
+    """
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    unit, factor = time_unit(form.unit, min(sizes, default=0.0), _LEAST)
+    found = _FORMAT.fullmatch(form.format)
+    if unit == form.unit or not found:
+        return Scale(form)
+    digits = int(found[1])
+    if found[2] == "f":
+        decimals = digits - round(math.log10(factor))
+    else:
+        significant = digits + (found[2] == "e")
+        decimals = significant - 1 - math.floor(math.log10(min(sizes) * factor))
+    return Scale(replace(form, unit=unit, format=f"{{:,.{max(0, decimals)}f}}"), factor)
