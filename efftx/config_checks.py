@@ -139,6 +139,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
         (f"positions.{key}", lambda c: c.positions.kind == "digits", "positions.kind is not digits")
         for key in ("bases", "n_digits", "start_from_zero", "base_dropout")
     ),
+    ("evaluation.min_context", lambda c: c.objective == "lm", "only a language model reads on from row to row"),
     ("data.length", lambda c: find_source(c.data.name).row_length is None, "a row is one picture, of data.side pixels"),
     ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),
     ("data.noise", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
@@ -292,6 +293,20 @@ def _check_evaluation(config: Config) -> None:
         raise _bad(
             f"evaluation.batches=0 is the whole split, and those of data={config.data.name} have no end.",
             "Say how many batches to evaluate, such as evaluation.batches=8.",
+        )
+    if not (context := config.evaluation.min_context):
+        return
+    if context >= config.data.length:
+        raise _bad(
+            f"evaluation.min_context={context} leaves nothing to score of rows of data.length={config.data.length}.",
+            f"Set it to at most {config.data.length - 1}; 0 gives the first token of a row no context.",
+        )
+    source = find_source(config.data.name)
+    if source.endless or source.row_length is not None:
+        raise _bad(
+            f"evaluation.min_context={context}: rows of data={config.data.name} each stand alone, and none has a "
+            "context before it.",
+            "Leave it out, or take a text.",
         )
 
 

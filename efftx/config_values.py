@@ -101,6 +101,7 @@ RANGES: dict[str, Range] = {
     "evaluation.every": _STEPS,
     "evaluation.batches": Range(0, 10**6),
     "evaluation.stop_at_accuracy": Range(0, 100),
+    "evaluation.min_context": _TOKENS,
     "checkpoint.every": _STEPS,
     "checkpoint.keep": Range(1, _MOST_ROWS),
     "seed": Range(0, MOST_SEED),

@@ -6,7 +6,7 @@ Shape suffixes: B rows of a batch, L symbols of a row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,13 +52,15 @@ class Windows:
 
     Training windows start anywhere in the train split, or where they are `whole` at a multiple of their length; row i
     of a batch does not depend on the batch size.
-    Valid and test are cut into consecutive windows; the last one is moved back to end with the split.
+    Valid and test are cut into consecutive windows, each of which begins with the last `overlap` symbols of the one
+    before; the last one is moved back to end with the split.
     `UserError` if a split is shorter than `length`, which the message calls `length_is`.
     """
 
-    def __init__(self, corpus: Corpus, length: int, length_is: str, *, whole: bool = False) -> None:
+    def __init__(self, corpus: Corpus, length: int, length_is: str, *, whole: bool = False, overlap: int = 0) -> None:
         self.corpus = corpus
         self.length = length
+        self.overlap = overlap
         self._step = length if whole else 1
         shortest = min(SPLITS, key=lambda split: len(corpus.arrays[split]))
         if (n := len(corpus.arrays[shortest])) < length:
@@ -79,7 +81,7 @@ class Windows:
         return numbers
 
     def rows(self, split: str, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [B, L] (int64) of batch `step`, and how many of each row's first symbols the window before it had.
+        """Rows [B, L] (int64) of batch `step`, and by how much each was moved back into the one before.
 
         A pure function of its arguments; valid and test ignore `seed`. `UserError` for a symbol that is none.
         """
@@ -89,7 +91,7 @@ class Windows:
         if split == "train":
             wanted = self._step * draw(self.corpus.variant, split, seed, step, batch_size, last // self._step + 1)
         else:
-            wanted = self.length * self.numbers(split, step, batch_size)
+            wanted = (self.length - self.overlap) * self.numbers(split, step, batch_size)
         starts = np.minimum(wanted, last)
         rows_BL = np.empty((len(starts), self.length), dtype=np.int64)
         for row, start in enumerate(starts):
@@ -110,7 +112,7 @@ class Windows:
 
     def n_rows(self, split: str) -> int:
         """Windows that cover a split once."""
-        return -(-len(self.corpus.arrays[split]) // self.length)
+        return -(-(len(self.corpus.arrays[split]) - self.overlap) // (self.length - self.overlap))
 
 
 class LanguageModelRows:
@@ -118,6 +120,7 @@ class LanguageModelRows:
 
     The last window of valid and test has weight 0 where it repeats the one before. `vocabulary` is what the tokens
     mean (None: they are the bytes themselves). `whole`: a split is made of rows, such as pictures, and none is cut.
+    `min_context`: as in `with_minimum_context`.
     """
 
     chance_accuracy = None
@@ -132,12 +135,33 @@ class LanguageModelRows:
         unit: str,
         vocabulary: Vocabulary | None = None,
         whole: bool = False,
+        min_context: int = 0,
     ) -> None:
         self.name, self.variant, self.checksum = corpus.name, corpus.variant, corpus.checksum
         self.notes = corpus.notes
         self.vocab_size, self.unit, self.length = vocab_size, unit, length
         self.vocabulary = vocabulary
-        self._windows = Windows(corpus, length, f"data.length={length}", whole=whole)
+        self._windows = Windows(corpus, length, f"data.length={length}", whole=whole, overlap=min_context)
+
+    def with_minimum_context(self, min_context: int, at_most: int | None) -> LanguageModelRows:
+        """The same valid and test, in rows that slide by `length` - `min_context` symbols.
+
+        The first `min_context` symbols of a row have weight 0, so that every symbol that counts has at least as many
+        before it; it counts once, and the first of a split never (Sparse Transformers, table 3). `at_most`: of a split
+        only so many symbols are read (None: all). ValueError for a context that leaves nothing of a row.
+        """
+        if not 0 <= min_context < self.length:
+            raise ValueError(f"A row of {self.length} symbols cannot have a context of {min_context} before each.")
+        corpus = self._windows.corpus
+        held_out = {split: array if split == "train" else array[:at_most] for split, array in corpus.arrays.items()}
+        return LanguageModelRows(
+            replace(corpus, arrays=held_out),
+            self.length,
+            vocab_size=self.vocab_size,
+            unit=self.unit,
+            vocabulary=self.vocabulary,
+            min_context=min_context,
+        )
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.
@@ -146,8 +170,8 @@ class LanguageModelRows:
         """
         import torch  # here: describing a data set needs none of it
 
-        tokens_BL, repeated_B = self._windows.rows(split, seed, step, batch_size)
-        counts_BL = np.arange(self.length) >= repeated_B[:, None]
+        tokens_BL, moved_B = self._windows.rows(split, seed, step, batch_size)
+        counts_BL = np.arange(self.length) >= moved_B[:, None] + (0 if split == "train" else self._windows.overlap)
         return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(counts_BL.astype(np.float32)))
 
     def n_batches(self, split: str, batch_size: int) -> int | None:

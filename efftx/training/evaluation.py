@@ -13,6 +13,7 @@ from torch import nn
 from efftx.bench.timing import exclusive
 from efftx.core.memory import allocating
 from efftx.data.dataset import Dataset, open_dataset
+from efftx.data.windows import LanguageModelRows
 from efftx.decoding.latency import decoding_latency
 from efftx.errors import NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
@@ -44,10 +45,18 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks.
 
+    A `final` evaluation has the minimum context of `evaluation.min_context`, over the stretch of text that
+    `evaluation.batches` would cover without.
+
     Raises NotFiniteError where one of them is a NaN or an infinity: the weights no longer compute anything.
     """
     measures = (evaluate, evaluate_generation) if final else (evaluate,)
     found: dict[str, float] = {}
+    batches = config.evaluation.batches
+    if final and (context := config.evaluation.min_context):
+        assert isinstance(dataset, LanguageModelRows), "checked with the config"
+        covered = batches * config.training.batch_size * config.data.length
+        dataset, batches = dataset.with_minimum_context(context, covered or None), 0
     rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
     for measure in measures:
         with (
@@ -60,10 +69,12 @@ def evaluate_split(
                 dataset,
                 split,
                 batch_size=config.training.batch_size,
-                batches=config.evaluation.batches,
+                batches=batches,
                 device=device,
                 before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
             )
+    if final and config.evaluation.min_context:
+        found["min_context"] = float(config.evaluation.min_context)
     for name, value in found.items():
         if not math.isfinite(value):
             raise NotFiniteError(
