@@ -8,7 +8,7 @@ from torch import Tensor
 
 from efftx.layers.settings import FullConfig, LocalConfig
 from efftx.ops.attention import full_attention
-from efftx.ops.patterns import local_attention
+from efftx.ops.local import local_attention
 
 
 class Pattern(Protocol):

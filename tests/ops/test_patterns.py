@@ -1,9 +1,11 @@
-"""Local attention: chunk by chunk and naive are one function; and it is the authors'."""
+"""Index sets of the Sparse Transformer's patterns, their block forms, and what they reach."""
 
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +13,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.ops.attention import full_attention
-from efftx.ops.patterns import local_attention, local_attention_naive
-from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
+from efftx.ops import key_sets
+from efftx.ops.attention import full_attention_naive
+from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
+from efftx.ops.patterns import attention_naive, index_set, unreachable
+from efftx.ops.strided import Column, StridedUnion, Window
+from tests.tolerances import ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 SCALE = 0.7
+SETS = {
+    "window": Window(4),
+    "window of one": Window(1),
+    "column": Column(4),
+    "strided": StridedUnion(4),
+    "strided, stride 1": StridedUnion(1),
+    "own block": OwnBlock(4),
+    "summaries": Summaries(4, 3, 1),
+    "summaries, two": Summaries(6, 4, 2),
+    "summaries, inner": Summaries(6, 2, 2),
+    "fixed": FixedUnion(4, 3, 1),
+    "fixed, wide": FixedUnion(6, 4, 2),
+    "fixed, inner": FixedUnion(6, 2, 2),
+    "fixed, uneven": FixedUnion(7, 4, 3),
+    "fixed, all of a block": FixedUnion(3, 0, 3),
+}
 
 
-def queries_keys_values(length: int, heads: int = 2) -> list[Tensor]:
+def queries_keys_values(length: int, heads: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(length)
-    return [torch.randn(2, heads, length, w, dtype=torch.float64, generator=generator) for w in (5, 5, 4)]
+    return [torch.randn(2, heads, length, 5, dtype=dtype, generator=generator) for _ in range(3)]
 
 
 def padding(length: int) -> Tensor:
@@ -28,110 +49,220 @@ def padding(length: int) -> Tensor:
     return torch.arange(length) < torch.tensor([[length // 8], [length - length // 3]])
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("chunk_len", [1, 4, 8, 50])
-@pytest.mark.parametrize("length", [1, 3, 8, 9, 20, 31])
-def test_it_gives_the_naive_values_and_gradients(length: int, chunk_len: int, causal: bool) -> None:
-    leaves = queries_keys_values(length)
-    for exclude_self, mask in itertools.product([False, True], [None, padding(length)]):
-        options = {"scale": SCALE, "chunk_len": chunk_len, "causal": causal, "exclude_self": exclude_self}
-        options["key_mask_BL"] = mask
-        actual = values_and_gradients(lambda q, k, v, o=options: local_attention(q, k, v, **o), *leaves)
-        expected = values_and_gradients(lambda q, k, v, o=options: local_attention_naive(q, k, v, **o), *leaves)
-        assert_all_close(actual, expected, ROUNDING, "values grad_q grad_k grad_v")
+def both_forms(pattern: Any, length: int, causal: bool, exclude_self: bool, mask: Tensor | None, **more: Any):
+    """The block form and the oracle, as functions of queries, keys and values."""
+    layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
+    seen = index_set(partial(pattern.sees, causal=causal), length)[None]
+    fast: Callable[..., Tensor] = lambda q, k, v: key_sets.attend(  # noqa: E731
+        q, k, v, layout, scale=SCALE, causal=causal, key_mask_BL=mask, **more
+    )
+    slow: Callable[..., Tensor] = lambda q, k, v: attention_naive(  # noqa: E731
+        q, k, v, seen_HLL=seen, scale=SCALE, exclude_self=exclude_self, key_mask_BL=mask
+    )
+    return fast, slow
 
 
-@given(length=st.integers(1, 40), chunk_len=st.integers(1, 12), place=st.integers(0, 39))
-@settings(max_examples=40, deadline=None)
-def test_a_key_is_seen_from_its_own_chunk_and_the_next_and_never_from_before(
-    length: int, chunk_len: int, place: int
-) -> None:
-    place %= length
-    q, k, v = queries_keys_values(length, heads=1)
-    other = v.clone()
-    other[:, :, place] += 1.0
-    options = {"scale": SCALE, "chunk_len": chunk_len}
-    changed = (local_attention(q, k, other, **options) != local_attention(q, k, v, **options)).any(-1)[0, 0]
-    end = (place // chunk_len + 2) * chunk_len
-    assert changed.tolist() == [place <= query < end for query in range(length)]
+@pytest.mark.parametrize("length", [1, 3, 4, 6, 8, 13, 31])
+@pytest.mark.parametrize("name", SETS)
+def test_the_block_form_gives_the_index_sets_values_and_gradients(name: str, length: int) -> None:
+    for causal, exclude_self in itertools.product([True, False], [False, True]):
+        for mask in [None] if causal else [None, padding(length)]:
+            leaves = queries_keys_values(length)
+            fast, slow = both_forms(SETS[name], length, causal, exclude_self, mask)
+            assert_all_close(
+                values_and_gradients(fast, *leaves),
+                values_and_gradients(slow, *leaves),
+                ROUNDING,
+                f"values,{causal},{exclude_self} grad_q grad_k grad_v",
+            )
 
 
-@given(length=st.integers(1, 40), chunk_len=st.integers(1, 12), place=st.integers(0, 39))
-@settings(max_examples=40, deadline=None)
-def test_a_key_is_seen_from_its_own_chunk_and_both_neighbours_and_not_around_the_ends(
-    length: int, chunk_len: int, place: int
-) -> None:
-    place %= length
-    q, k, v = queries_keys_values(length, heads=1)
-    other = v.clone()
-    other[:, :, place] += 1.0
-    options = {"scale": SCALE, "chunk_len": chunk_len, "causal": False}
-    changed = (local_attention(q, k, other, **options) != local_attention(q, k, v, **options)).any(-1)[0, 0]
-    assert changed.tolist() == [abs(place // chunk_len - query // chunk_len) <= 1 for query in range(length)]
+@pytest.mark.parametrize("name", SETS)
+def test_plain_products_give_the_same(name: str) -> None:
+    for causal, exclude_self, length in itertools.product([True, False], [False, True], [1, 13]):
+        mask = None if causal else padding(length)
+        layout = SETS[name].layout(length, causal=causal, exclude_self=exclude_self)
+        valid = None
+        if mask is not None:
+            valid = layout.blocks(mask[:, None, :, None].expand(-1, 2, -1, 1))
+        leaves = queries_keys_values(length)
+        plain = values_and_gradients(
+            lambda q, k, v, o=(layout, SCALE, valid, True, 0.0): key_sets._plain(q, k, v, *o), *leaves
+        )
+        _, slow = both_forms(SETS[name], length, causal, exclude_self, mask)
+        assert_all_close(plain, values_and_gradients(slow, *leaves), ROUNDING, "values grad_q grad_k grad_v")
 
 
-@pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_one_chunk_is_full_attention(causal: bool, exclude_self: bool) -> None:
-    q, k, v = queries_keys_values(13)
-    options = {"scale": SCALE, "causal": causal, "exclude_self": exclude_self, "key_mask_BL": padding(13)}
-    actual = local_attention(q, k, v, chunk_len=13, **options)
-    assert_close(actual, full_attention(q, k, v, **options), ROUNDING)
+def test_an_index_set_of_everything_is_full_attention() -> None:
+    q, k, v = queries_keys_values(9)
+    everything = torch.ones(9, 9, dtype=torch.bool).tril()[None]
+    for exclude_self in (False, True):
+        found = attention_naive(q, k, v, seen_HLL=everything, scale=SCALE, exclude_self=exclude_self)
+        assert_close(found, full_attention_naive(q, k, v, scale=SCALE, exclude_self=exclude_self), ROUNDING)
 
 
-@pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_padding_is_not_seen_and_a_query_without_any_key_gets_zeros(causal: bool, exclude_self: bool) -> None:
-    q, k, v = queries_keys_values(22)
-    mask = torch.arange(22) < torch.tensor([[0], [6]])
-    options = {"scale": SCALE, "chunk_len": 4, "causal": causal, "exclude_self": exclude_self, "key_mask_BL": mask}
-    other_k, other_v = (x.masked_fill(~mask[:, None, :, None], 50.0) for x in (k, v))
-    out = local_attention(q, k, v, **options)
-    assert torch.equal(out, local_attention(q, other_k, other_v, **options))
-    assert not out[0].any()
-    # Six real tokens lie in two chunks: the third chunk still sees the second, and later ones see nothing.
-    assert out[1, :, :12].any(-1).all()
-    assert not out[1, :, 12:].any()
+@given(length=st.integers(1, 60), stride=st.integers(1, 20), place=st.integers(0, 59))
+@settings(max_examples=100, deadline=None)
+def test_strided_sets_are_the_papers(length: int, stride: int, place: int) -> None:
+    i = place % length
+    window, column, union = (
+        set(index_set(p(stride).sees, length)[i].nonzero()[:, 0].tolist()) for p in (Window, Column, StridedUnion)
+    )
+    assert window == set(range(max(0, i - stride + 1), i + 1))
+    assert column == {j for j in range(i + 1) if (i - j) % stride == 0}
+    assert union == window | column
+    assert len(union) <= stride + -(-length // stride) - 1
 
 
-def test_it_runs_on_the_meta_device() -> None:
-    q, k, v = (x.to("meta").requires_grad_() for x in queries_keys_values(22))
-    mask = torch.empty(2, 22, dtype=torch.bool, device="meta")
-    out = local_attention(q, k, v, scale=SCALE, chunk_len=4, causal=False, exclude_self=True, key_mask_BL=mask)
-    out.sum().backward()
-    assert out.shape == v.shape
+@given(length=st.integers(1, 60), stride=st.integers(1, 20), part=st.integers(1, 20), place=st.integers(0, 59))
+@settings(max_examples=100, deadline=None)
+def test_fixed_sets_are_the_papers(length: int, stride: int, part: int, place: int) -> None:
+    i, c = place % length, 1 + part % stride
+    sets = (OwnBlock(stride), Summaries(stride, stride - c, c), FixedUnion(stride, stride - c, c))
+    own, summaries, union = (set(index_set(p.sees, length)[i].nonzero()[:, 0].tolist()) for p in sets)
+    assert own == {j for j in range(i + 1) if j // stride == i // stride}
+    assert summaries == {j for j in range(i + 1) if j % stride in range(stride - c, stride)}
+    assert union == own | summaries
+    assert len(union) <= stride + c * (-(-length // stride) - 1)
 
 
-def test_inputs_may_be_views_with_any_strides() -> None:
-    contiguous = queries_keys_values(9)
-    views = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in contiguous]
-    assert not views[0].is_contiguous()
-    actual = local_attention(*views, scale=SCALE, chunk_len=4)
-    assert_close(actual, local_attention_naive(*contiguous, scale=SCALE, chunk_len=4), ROUNDING)
+def reached(*patterns: Any) -> bool:
+    return not unreachable([index_set(p.sees, 64) for p in patterns]).any()
 
 
-def test_dropout_takes_whole_weights_and_keeps_the_mean() -> None:
+def test_two_layers_of_strided_reach_every_earlier_position_in_either_order() -> None:
+    assert reached(Window(8), Column(8))
+    assert reached(Column(8), Window(8))
+    assert not reached(Window(8), Window(8))
+
+
+def test_two_layers_of_fixed_reach_every_earlier_position_with_the_own_block_first() -> None:
+    assert reached(OwnBlock(8), Summaries(8, 6, 2))
+    lost = unreachable([index_set(p.sees, 64) for p in (Summaries(8, 6, 2), OwnBlock(8))])
+    assert lost.sum() > 64 * 65 // 4
+
+
+def test_two_merged_layers_reach_every_earlier_position() -> None:
+    assert reached(StridedUnion(8), StridedUnion(8))
+    assert reached(FixedUnion(8, 6, 2), FixedUnion(8, 6, 2))
+
+
+def test_a_query_without_any_summary_sees_itself() -> None:
+    q, k, v = queries_keys_values(9)
+    out = key_sets.attend(q, k, v, Summaries(4, 3, 1).layout(9), scale=SCALE, causal=True)
+    assert_close(out[:, :, :3], v[:, :, :3], ROUNDING)
+
+
+def test_work_is_skipped() -> None:
+    """Scores computed, over those of a causal head: the count of keys, and the masked halves of the small parts."""
+    length, stride, c = 12_288, 128, 32
+    dense = length * (length + 1) / 2
+    assert dense / StridedUnion(stride).layout(length).scores > 25
+    assert dense / Window(stride).layout(length).scores > 30
+    assert dense / Column(stride).layout(length).scores > 120
+    # The paper's keys, l + c (n / l - 1), would be 3.9 times fewer.
+    assert dense / FixedUnion(stride, stride - c, c).layout(length).scores > 3.6
+
+
+@pytest.mark.parametrize("pattern", [StridedUnion(4), FixedUnion(6, 4, 2)], ids=str)
+def test_inputs_may_be_views_with_any_strides(pattern: Any) -> None:
+    leaves = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in queries_keys_values(13)]
+    assert not leaves[0].is_contiguous()
+    fast, slow = both_forms(pattern, 13, True, False, None)
+    assert_all_close(
+        values_and_gradients(fast, *leaves),
+        values_and_gradients(slow, *leaves),
+        ROUNDING,
+        "values grad_q grad_k grad_v",
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pattern", [StridedUnion(4), FixedUnion(6, 4, 2), Summaries(4, 3, 1)], ids=str)
+def test_other_floats(pattern: Any, dtype: torch.dtype) -> None:
+    leaves = queries_keys_values(13, dtype=dtype)
+    fast, _ = both_forms(pattern, 13, True, True, None)
+    _, slow = both_forms(pattern, 13, True, True, None)
+    found = values_and_gradients(fast, *leaves)
+    exact = values_and_gradients(slow, *(x.double() for x in leaves))
+    allowed = {torch.float64: 8 * torch.finfo(dtype).eps + 5e-6}
+    assert all(x.dtype == dtype for x in found)
+    # The cotangent is rounded to the dtype too.
+    assert_close(found[0].double(), exact[0], allowed)
+    assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("pattern", [StridedUnion(4), FixedUnion(6, 4, 2)], ids=str)
+def test_dropout_takes_whole_weights_and_keeps_the_mean(pattern: Any) -> None:
     torch.manual_seed(0)
     q = k = torch.zeros(1, 1, 64, 2)
-    v = torch.ones(1, 1, 64, 1)
-    drawn = torch.stack([local_attention(q, k, v, scale=1.0, chunk_len=16, dropout=0.5) for _ in range(50)])
+    v = torch.ones(1, 1, 64, 2)
+    layout = pattern.layout(64)
+    drawn = torch.stack([key_sets.attend(q, k, v, layout, scale=1.0, causal=True, dropout=0.5) for _ in range(50)])
     assert drawn[:, ..., 0, 0].unique().tolist() == [0.0, 2.0]
     assert abs(float(drawn.mean()) - 1.0) < 0.05
 
 
-def test_an_empty_chunk_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one position"):
-        local_attention(*queries_keys_values(3), scale=1.0, chunk_len=0)
+@pytest.mark.parametrize("pattern", [StridedUnion(4), FixedUnion(6, 4, 2), Summaries(4, 3, 1)], ids=str)
+def test_it_runs_on_the_meta_device(pattern: Any) -> None:
+    q, k, v = (x.to("meta").requires_grad_() for x in queries_keys_values(22))
+    mask = torch.empty(2, 22, dtype=torch.bool, device="meta")
+    for causal, exclude_self in itertools.product([True, False], [False, True]):
+        layout = pattern.layout(22, causal=causal, exclude_self=exclude_self)
+        out = key_sets.attend(q, k, v, layout, scale=SCALE, causal=causal, key_mask_BL=None if causal else mask)
+        out.sum().backward()
+        assert out.shape == v.shape
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_it_gives_the_authors_outputs_and_gradients(golden, dtype: torch.dtype) -> None:
-    arrays = golden("self_attention_causal_chunked", dtype)
-    leaves = {name: arrays[name].requires_grad_() for name in ("x", "w.w_q", "w.w_k", "w.w_v", "w.w_o")}
-    q, k, v = (torch.einsum("blD,hDd->bhld", leaves["x"], leaves[f"w.w_{n}"]) for n in "qkv")
-    out = local_attention(q, k, v, scale=1.0 / math.sqrt(q.shape[-1]), chunk_len=16)
-    y = torch.einsum("bhlv,hvD->blD", out, leaves["w.w_o"])
-    y.backward(arrays["grad_out"])
-    assert_close(y, arrays["y"], GOLDEN, "y")
-    for name, leaf in leaves.items():
-        assert_close(leaf.grad, arrays[f"grad_{name}"], GOLDEN, f"grad_{name}")
+def saved_bytes(pattern: Any, length: int) -> int:
+    leaves = [x.float().requires_grad_() for x in queries_keys_values(length)]
+    seen: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        key_sets.attend(*leaves, pattern.layout(length), scale=SCALE, causal=True)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("pattern", [StridedUnion(16), FixedUnion(16, 12, 4)], ids=str)
+def test_what_is_saved_grows_with_the_length_alone(pattern: Any) -> None:
+    short, long = (saved_bytes(pattern, length) for length in (256, 1024))
+    assert long == 4 * short
+
+
+def test_parts_share_no_key() -> None:
+    """Each query meets each key of its set in exactly one part, and no other key in any."""
+    length = 26
+    for pattern, causal, exclude_self in itertools.product(SETS.values(), [True, False], [False, True]):
+        layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
+        place = layout.blocks(torch.arange(length).view(1, 1, -1, 1).double())
+        counts = torch.zeros(length, length)
+        real = layout.blocks(torch.ones(1, 1, length, 1, dtype=torch.bool))
+        for part in layout.parts:
+            _count(counts, part, place, real)
+        expected = index_set(partial(pattern.sees, causal=causal), length)
+        if exclude_self:
+            expected = expected & ~torch.eye(length, dtype=torch.bool)
+        assert torch.equal(counts, expected.float()), (pattern, causal, exclude_self)
+
+
+def _count(counts: Tensor, part: key_sets.Part, place: Tensor, real: Tensor) -> None:
+    queries, keys = part.queries.pack(place)[0, ..., 0], part.keys.pack(place)[0, ..., 0]
+    query_is_real, key_is_real = part.queries.pack(real)[0, ..., 0], part.keys.pack(real)[0, ..., 0]
+    own: Sequence[int] = range(queries.shape[1])
+    for p in range(queries.shape[0]):
+        k = p if keys.shape[0] > 1 else 0
+        for i, j in itertools.product(own, range(keys.shape[1])):
+            seen = part.sees is None or bool(part.sees(torch.tensor(i), torch.tensor(j)))
+            if seen and (j <= i or not part.causal) and query_is_real[p, i] and key_is_real[k, j]:
+                counts[int(queries[p, i]), int(keys[k, j])] += 1
+
+
+def test_the_private_kernel_takes_a_merged_result_back() -> None:
+    """PyTorch's fused kernel for the CPU: two parts against their merged output give the whole's gradients."""
+    q, k, v = queries_keys_values(16)
+    fast, slow = both_forms(StridedUnion(16), 16, True, False, None)
+    assert_all_close(values_and_gradients(fast, q, k, v), values_and_gradients(slow, q, k, v), ROUNDING, "values q k v")

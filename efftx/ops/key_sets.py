@@ -1,0 +1,321 @@
+"""Softmax over the union of disjoint sets of keys, each a batch of small dense problems: work that is really skipped.
+
+A row of L tokens is cut in n blocks of l. A part takes a rectangle of queries (blocks by offsets) and one of keys, and
+lays each out as P separate problems; the parts' results are merged by their log-sum-exps, and the backward pass runs
+every part once more against the merged result, so that no score is stored (Sparse Transformer, section 5.2: there the
+sets are blocks of one sparse matrix).
+
+Legend: B batch, H heads, L length, d width of queries, keys and values; N batch times heads, n blocks of l; a part has
+P problems of Q queries and K keys; E any width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efftx.ops.patterns import Sees
+
+HIDDEN = -1e30
+"""The score of a hidden key: finite, for a row of nothing else must not be NaN, and weightless beside any other."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The offsets `first` .. `end` of the blocks `first_block` .. `end_block` of a row, laid out as problems.
+
+    `rows`: a problem a block. `columns`: one an offset, over the blocks. `joined`: a single one. `groups`: one for
+    each `width` offsets, over the blocks; the last is filled up with empty places.
+    """
+
+    first_block: int
+    end_block: int
+    first: int
+    end: int
+    layout: str = "rows"
+    width: int = 0
+
+    @property
+    def problems(self) -> tuple[int, int]:
+        """The number of problems, and the positions of each."""
+        n, m = self.end_block - self.first_block, self.end - self.first
+        if self.layout == "groups":
+            return ceil(m / self.width), n * self.width
+        return {"rows": (n, m), "columns": (m, n), "joined": (1, n * m)}[self.layout]
+
+    def region(self, x_NnlE: Tensor) -> Tensor:
+        """The rectangle as a view."""
+        return x_NnlE[:, self.first_block : self.end_block, self.first : self.end]
+
+    def pack(self, x_NnlE: Tensor) -> Tensor:
+        """The rectangle as problems, (N, P, Q, E); a view for rows and columns."""
+        x = self.region(x_NnlE)
+        if self.layout == "rows":
+            return x
+        if self.layout == "columns":
+            return x.transpose(1, 2)
+        if self.layout == "joined":
+            return x.reshape(x.shape[0], 1, -1, x.shape[-1])
+        groups, _ = self.problems
+        x = F.pad(x, (0, 0, 0, groups * self.width - x.shape[2]))
+        return x.unflatten(2, (groups, self.width)).transpose(1, 2).flatten(2, 3)
+
+    def unpack(self, y_NPQE: Tensor) -> Tensor:
+        """What `pack` laid out, as the rectangle again."""
+        n, m = self.end_block - self.first_block, self.end - self.first
+        if self.layout == "rows":
+            return y_NPQE
+        if self.layout == "columns":
+            return y_NPQE.transpose(1, 2)
+        if self.layout == "joined":
+            return y_NPQE.reshape(-1, n, m, y_NPQE.shape[-1])
+        return y_NPQE.unflatten(2, (n, self.width)).transpose(1, 2).flatten(2, 3)[:, :, :m]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Queries and their keys: all of a problem's, with `causal` those up to a query's own place, or those it `sees`.
+
+    `sees` compares places inside a problem.
+    """
+
+    queries: Cut
+    keys: Cut
+    causal: bool = False
+    sees: Sees | None = None
+
+    @property
+    def scores(self) -> int:
+        """Scores computed for a head of one row, hidden ones included; a causal problem skips what lies later."""
+        (n_problems, n_queries), (_, n_keys) = self.queries.problems, self.keys.problems
+        return n_problems * (n_queries * (n_queries + 1) // 2 if self.causal else n_queries * n_keys)
+
+    def hidden(self, valid_Nnl1: Tensor | None, like: Tensor) -> Tensor | None:
+        """What is added to the scores, (N or 1, P or 1, Q or 1, K), or None; `valid_Nnl1` False on keys of nobody."""
+        if self.sees is None and valid_Nnl1 is None:
+            return None
+        (_, n_queries), (_, n_keys) = self.queries.problems, self.keys.problems
+        seen = like.new_ones(1, 1, 1, 1, dtype=torch.bool)
+        if self.sees is not None:
+            query, key = (torch.arange(n, device=like.device) for n in (n_queries, n_keys))
+            seen = self.sees(query[:, None], key[None, :])[None, None]
+        if valid_Nnl1 is not None:
+            seen = seen & self.keys.pack(valid_Nnl1).transpose(2, 3)
+        return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, _hidden(like.dtype))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A row in `n_blocks` blocks of `block_len`, and the parts whose keys make up what its queries see.
+
+    `may_be_empty`: a query that no part gives a key sees itself.
+    """
+
+    block_len: int
+    n_blocks: int
+    parts: tuple[Part, ...]
+    may_be_empty: bool = False
+
+    @property
+    def scores(self) -> int:
+        """Scores computed for a head of one row."""
+        return sum(part.scores for part in self.parts)
+
+    def blocks(self, x_BHLE: Tensor) -> Tensor:
+        """(B, H, L, E) -> (N, n, l, E), zeros behind the end."""
+        length = self.block_len * self.n_blocks
+        x = F.pad(x_BHLE, (0, 0, 0, length - x_BHLE.shape[2]))
+        return x.reshape(-1, self.n_blocks, self.block_len, x.shape[-1])
+
+    def row(self, x_NnlE: Tensor, like_BHLE: Tensor) -> Tensor:
+        """(N, n, l, E) -> (B, H, L, E)."""
+        batch, heads, length = like_BHLE.shape[:3]
+        return x_NnlE.reshape(batch, heads, -1, x_NnlE.shape[-1])[:, :, :length]
+
+
+def attend(
+    q_BHLd: Tensor,
+    k_BHLd: Tensor,
+    v_BHLd: Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    causal: bool,
+    key_mask_BL: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention of every query over the keys that the parts give it, (B, H, L, d).
+
+    The parts of a causal layout show no query what is behind the row's end; another's are told here, as they are what
+    `key_mask_BL` hides. A query without any key gets its own value, or zeros where it is hidden itself. On a CPU each
+    part is one call of PyTorch's fused kernel; elsewhere, and with `dropout`, plain products compute its scores.
+    """
+    q_BHLd, k_BHLd = q_BHLd.to(v_BHLd.dtype), k_BHLd.to(v_BHLd.dtype)  # under autocast they may differ
+    valid = None
+    if not causal:
+        real_B1L1 = torch.ones_like(q_BHLd[:1, :1, :, :1], dtype=torch.bool)
+        if key_mask_BL is not None:
+            real_B1L1 = key_mask_BL[:, None, :, None].expand(-1, q_BHLd.shape[1], -1, -1)
+        valid = layout.blocks(real_B1L1)
+    may_be_empty = layout.may_be_empty or key_mask_BL is not None
+    if dropout or q_BHLd.device.type not in ("cpu", "meta") or k_BHLd.shape[-1] != v_BHLd.shape[-1]:
+        return _plain(q_BHLd, k_BHLd, v_BHLd, layout, scale, valid, may_be_empty, dropout)
+    out: Tensor = _Fused.apply(q_BHLd, k_BHLd, v_BHLd, layout, scale, valid, may_be_empty)
+    return out
+
+
+class _Fused(torch.autograd.Function):
+    """`attend` by the CPU's flash kernel, which gives log-sum-exps and takes them back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BHLd: Tensor,
+        k_BHLd: Tensor,
+        v_BHLd: Tensor,
+        layout: Layout,
+        scale: float,
+        valid: Tensor | None,
+        may_be_empty: bool,
+    ) -> Tensor:
+        q, k, v = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd))
+        hidden = [part.hidden(valid, q) for part in layout.parts]
+        out = lse = None
+        for part, mask in zip(layout.parts, hidden, strict=True):
+            out_part, lse_part = _forward_kernel(part, q, k, v, mask, scale)
+            out_part, lse_part = part.queries.unpack(out_part), part.queries.unpack(lse_part[..., None])
+            if out is None or lse is None:
+                if out_part.shape == v.shape:
+                    out, lse = out_part.to(lse_part.dtype), lse_part
+                    continue
+                out = torch.zeros_like(v, dtype=lse_part.dtype)
+                lse = torch.full_like(out[..., :1], HIDDEN)
+            _merge(part.queries.region(out), part.queries.region(lse), out_part, lse_part)
+        if out is None or lse is None:
+            out, lse = torch.zeros_like(v), torch.full_like(v[..., :1], HIDDEN)
+        if may_be_empty:
+            empty = lse < _hidden(q.dtype) / 2
+            out = torch.where(empty, v if valid is None else v * valid, out)
+            lse = lse.masked_fill(empty, -HIDDEN)  # so that the backward pass gives its keys no weight
+        out = out.to(v.dtype)
+        ctx.save_for_backward(q_BHLd, k_BHLd, v_BHLd, out, lse)
+        ctx.layout, ctx.scale, ctx.hidden, ctx.valid, ctx.may_be_empty = layout, scale, hidden, valid, may_be_empty
+        return layout.row(out, v_BHLd)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BHLd: Tensor) -> tuple[Tensor | None, ...]:
+        q_BHLd, k_BHLd, v_BHLd, out, lse = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        q, k, v, grad = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd, grad_BHLd))
+        grads = [torch.zeros_like(x) for x in (q, k, v)]
+        if ctx.may_be_empty:
+            own = grad.masked_fill(lse < -HIDDEN / 2, 0.0)
+            grads[2] += own if ctx.valid is None else own * ctx.valid
+        for part, mask in zip(layout.parts, ctx.hidden, strict=True):
+            cuts = (part.queries, part.keys, part.keys)
+            for total, cut, given in zip(
+                grads, cuts, _backward_kernel(part, grad, q, k, v, out, lse, mask, ctx.scale), strict=True
+            ):
+                if given.shape[1] != cut.problems[0]:  # one set of keys for all problems
+                    given = given.sum(1, keepdim=True)
+                cut.region(total).add_(cut.unpack(given))
+        return (*(layout.row(g, q_BHLd) for g in grads), None, None, None, None)
+
+
+def _merge(out: Tensor, lse: Tensor, out_part: Tensor, lse_part: Tensor) -> None:
+    """Into `out` and its log-sum-exp, in place, those of further keys."""
+    both = torch.logaddexp(lse, lse_part)
+    out.mul_((lse - both).exp_()).addcmul_(out_part.to(out.dtype), (lse_part - both).exp_())
+    lse.copy_(both)
+
+
+def _problems(part: Part, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part's queries, keys and values, (N, P, Q or K, d); keys that all problems share are not copied."""
+    n_problems, _ = part.queries.problems
+    q, k, v = part.queries.pack(q), part.keys.pack(k), part.keys.pack(v)
+    return q, k.expand(-1, n_problems, -1, -1), v.expand(-1, n_problems, -1, -1)
+
+
+def _forward_kernel(
+    part: Part, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Outputs (N, P, Q, d) and log-sum-exps (N, P, Q). A private operator of PyTorch: it is called here and below."""
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *_problems(part, q, k, v), 0.0, part.causal, attn_mask=mask, scale=scale
+    )
+    return found
+
+
+def _backward_kernel(
+    part: Part,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the part's queries, keys and values, given the merged output and log-sum-exp of all parts."""
+    pack = part.queries.pack
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        pack(grad),
+        *_problems(part, q, k, v),
+        pack(out),
+        pack(lse).squeeze(-1),
+        0.0,
+        part.causal,
+        attn_mask=mask,
+        scale=scale,
+    )
+    return found
+
+
+def _plain(
+    q_BHLd: Tensor,
+    k_BHLd: Tensor,
+    v_BHLv: Tensor,
+    layout: Layout,
+    scale: float,
+    valid: Tensor | None,
+    may_be_empty: bool,
+    dropout: float,
+) -> Tensor:
+    """`attend` by matrix products and autograd, the scores of every part at once in memory."""
+    q, k, v = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLv))
+    scores, sums = [], []
+    for part in layout.parts:
+        q_part, k_part, _ = _problems(part, q, k, v)
+        found = q_part @ k_part.transpose(-1, -2) * scale
+        mask = part.hidden(valid, found)
+        if part.causal:
+            found = found.masked_fill(~found.new_ones(found.shape[-2:], dtype=torch.bool).tril(), _hidden(q.dtype))
+        found = found if mask is None else found + mask
+        scores.append(found)
+        sums.append(_everywhere(part.queries, found.logsumexp(-1, keepdim=True), q, HIDDEN))
+    lse = torch.stack([torch.full_like(q[..., :1], HIDDEN), *sums]).logsumexp(0)
+    out = torch.zeros_like(v)
+    for part, found in zip(layout.parts, scores, strict=True):
+        weights = F.dropout((found - part.queries.pack(lse)).exp(), dropout, training=dropout > 0)
+        out = out + _everywhere(part.queries, weights @ _problems(part, q, k, v)[2], q, 0.0)
+    if may_be_empty:
+        kept = v if valid is None else v * valid
+        out = torch.where(lse < _hidden(q.dtype) / 2, F.dropout(kept, dropout, training=dropout > 0), out)
+    return layout.row(out, v_BHLv)
+
+
+def _everywhere(cut: Cut, y_NPQE: Tensor, like_Nnld: Tensor, rest: float) -> Tensor:
+    """Results of a part's queries as (N, n, l, E), with `rest` for those of no problem of it."""
+    whole = like_Nnld.new_full((*like_Nnld.shape[:3], y_NPQE.shape[-1]), rest)
+    cut.region(whole).copy_(cut.unpack(y_NPQE))
+    return whole
+
+
+def _hidden(dtype: torch.dtype) -> float:
+    return max(HIDDEN, torch.finfo(dtype).min / 2)
