@@ -35,6 +35,7 @@ from efftx.errors import UserError, nearest
 from efftx.evaluation.settings import EvaluationConfig
 from efftx.layers.settings import (
     ChunkingConfig,
+    FixedConfig,
     FullConfig,
     InitConfig,
     LocalConfig,
@@ -45,6 +46,7 @@ from efftx.layers.settings import (
     SparseLossConfig,
     SparseQKVConfig,
     SRUConfig,
+    StridedConfig,
 )
 from efftx.shipped import shipped
 from efftx.training.settings import (
@@ -94,6 +96,8 @@ class Config:
     full: FullConfig = field(default_factory=FullConfig)
     lsh: LSHConfig = field(default_factory=LSHConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
+    strided: StridedConfig = field(default_factory=StridedConfig)
+    fixed: FixedConfig = field(default_factory=FixedConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     reversible: ReversibleConfig = field(default_factory=ReversibleConfig)
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import partial
 from math import prod
 
 from efftx.config import Config
@@ -17,6 +18,7 @@ from efftx.layers.settings import (
     SparseFFConfig,
     SparseQKVConfig,
     SRUConfig,
+    check_pattern,
     check_positions,
     check_sparse_ff,
     check_sparse_loss,
@@ -25,7 +27,7 @@ from efftx.layers.settings import (
 from efftx.models.sizes import authors_d_ff, is_sparse
 from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_optimizer, check_schedule
 
-ATTENTION = ("full", "lsh", "local")
+ATTENTION = ("full", "lsh", "local", "strided", "fixed")
 POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
 BRIDGES = ("streams", "merged")
@@ -53,6 +55,7 @@ def check_config(config: Config) -> None:
     vocab_size = _check_data(config)
     _check_shapes(config)
     _check_lsh(config)
+    _check_patterns(config)
     _check_sparse(config, vocab_size)
     _check_evaluation(config)
     check_optimizer(config.optimizer)
@@ -100,12 +103,15 @@ def _node(node: str, strength: str, config_class: type) -> list[tuple[str, Calla
     return [(f"{node}.{key}", on, f"{node}.{strength} is 0") for key in others]
 
 
+def _attends(config: Config, kind: str) -> bool:
+    return kind in config.attention
+
+
 _CONVOLVES = ("multiplicative_convolution", "convolution")
 _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
-    ("lsh", lambda c: "lsh" in c.attention, "no layer's attention is lsh"),
+    *((kind, partial(_attends, kind=kind), f"no layer's attention is {kind}") for kind in ATTENTION),
     ("lsh.padding_in_chunks", lambda c: c.stack != "decoder", "a decoder alone reads no padding"),
-    ("local", lambda c: "local" in c.attention, "no layer's attention is local"),
-    ("full", lambda c: "full" in c.attention, "no layer's attention is full"),
+    ("local.chunk_len", lambda c: not c.local.window, "local.window takes the place of chunks"),
     ("share_qk", lambda c: set(c.attention) != {"lsh"}, "lsh attention always shares queries and keys"),
     ("n_encoder_layers", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
     ("d_ff_rule", is_sparse, "every layer is dense"),
@@ -308,6 +314,14 @@ def _check_evaluation(config: Config) -> None:
             "context before it.",
             "Leave it out, or take a text.",
         )
+
+
+def _check_patterns(config: Config) -> None:
+    for kind in ("strided", "fixed"):
+        if kind in config.attention:
+            check_pattern(kind, getattr(config, kind), config.n_heads, config.decoder_length)
+            if config.stack != "decoder":
+                check_pattern(kind, getattr(config, kind), config.n_heads, config.data.length)
 
 
 def _check_lsh(config: Config) -> None:

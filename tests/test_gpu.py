@@ -31,6 +31,11 @@ COMMON = ("size=smoke", "data=stdlib", "data.length=64", "dropout=0")
 DECODERS = {
     "transformer": ("model=transformer",),
     "local": ("model=transformer", "attention=[local]", "local.chunk_len=16", "share_qk=true"),
+    "local window": ("model=transformer", "attention=[local]", "local.window=16"),
+    "strided": ("model=transformer", "attention=[strided]", "share_qk=true"),
+    "strided, merged": ("model=transformer", "attention=[strided]", "strided.mode=merged"),
+    "fixed": ("model=transformer", "attention=[fixed]"),
+    "fixed by head": ("model=transformer", "attention=[fixed]", "fixed.mode=heads", "fixed.c=1"),
     "reversible": ("model=reformer", "attention=[full]"),
     "sparse": ("model=scaling", "stack=decoder", "objective=lm"),
     "sparse loss and SRU": ("model=scaling", "stack=decoder", "objective=lm", "sparse_loss.S=4", "sru.n_layers=1"),

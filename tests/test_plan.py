@@ -19,7 +19,8 @@ from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config import Config, compose
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
-from efftx.layers.settings import CONTROLLERS
+from efftx.layers.patterns import make_pattern
+from efftx.layers.settings import CONTROLLERS, FullConfig, LocalConfig
 from efftx.models.build import ATTENTION, build_model, build_on_meta
 from efftx.plan import parameters_by_component, plan, price
 from efftx.plan.attention import AttentionShape
@@ -106,6 +107,15 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=reformer", "lsh.n_hashes=3", "lsh.n_buckets=[4,4]"],
         ["model=reformer", "lsh.n_hashes=1", "data.length=60"],
         ["model=transformer", "attention=[local,full]", "local.chunk_len=16"],
+        ["model=transformer", "attention=[local]", "local.window=16"],
+        ["model=transformer", "attention=[strided]", "data.length=60", "strided.stride=8"],
+        ["model=transformer", "attention=[strided]", "strided.stride=8", "strided.mode=merged", "share_qk=true"],
+        ["model=reformer", "attention=[strided,fixed]", "fixed.c=3", "strided.mode=heads"],
+        ["model=transformer", "attention=[fixed]", "data.length=60", "fixed.stride=16", "fixed.c=4"],
+        ["model=transformer", "attention=[fixed]", "fixed.mode=interleaved", "share_qk=true"],
+        ["model=transformer", "attention=[fixed]", "fixed.mode=heads", "fixed.stride=8", "fixed.c=3"],
+        ["model=scaling", "attention=[strided]", "strided.mode=merged"],
+        ["model=scaling", "attention=[fixed]", "share_qk=true"],
         ["model=transformer", "sparse_qkv.S=4"],
         ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.kernel=paper", "sparse_qkv.output=convolution"],
         ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.concat_input=true", "sparse_qkv.output=dense"],
@@ -172,19 +182,25 @@ def test_scores_are_counted_as_they_are_computed() -> None:
     def shape(kind: str, **given: Any) -> AttentionShape:
         return AttentionShape(kind, length=128, d_model=64, n_heads=4, d_head=16, **given)
 
-    assert shape("full").keys == 64.5
-    assert shape("full", query_block=128).keys == 128
-    assert shape("full", query_block=32).keys == (32 + 64 + 96 + 128) / 4
-    assert shape("full", query_block=96).keys == (96 * 96 + 32 * 128) / 128
-    assert shape("local", chunk_len=16).keys == 32
+    full = {"pattern": make_pattern("full", FullConfig(), 128)}
+    local = {"pattern": make_pattern("local", LocalConfig(16), 128)}
+
+    def blocks(query_block: int) -> dict[str, Any]:
+        return {"pattern": make_pattern("full", FullConfig(query_block), 128)}
+
+    assert shape("full", **full).keys == 64.5
+    assert shape("full", **blocks(128)).keys == 128
+    assert shape("full", **blocks(32)).keys == (32 + 64 + 96 + 128) / 4
+    assert shape("full", **blocks(96)).keys == (96 * 96 + 32 * 128) / 128
+    assert shape("local", **local).keys == 32
     assert shape("lsh", chunk_len=16, n_hashes=4).keys == 4 * 32
     assert shape("lsh", chunk_len=128, n_hashes=1).keys == 128
-    assert shape("full", causal=False).keys == shape("full", causal=False, query_block=32).keys == 128
-    assert shape("local", chunk_len=16, causal=False).keys == 48
+    assert shape("full", causal=False, **full).keys == shape("full", causal=False, **blocks(32)).keys == 128
+    assert shape("local", causal=False, **local).keys == 48
     assert shape("lsh", chunk_len=16, n_hashes=4, causal=False).keys == 4 * 48
     assert shape("lsh", chunk_len=64, n_hashes=1, causal=False).keys == 128
     assert shape("cross", causal=False, memory_length=40).keys == 40
-    assert AttentionShape("local", length=100, d_model=64, n_heads=4, d_head=16, chunk_len=64).keys == 128 * 1.28
+    assert make_pattern("local", LocalConfig(64), 100).keys(100) == 128 * 1.28
 
 
 def test_components_add_up_to_the_parameters_of_the_model() -> None:
@@ -342,6 +358,13 @@ def test_terraformers_attention_runs_over_inputs_and_targets_joined() -> None:
             "sparse_qkv.variant=multiplicative",
             "sparse_qkv.output=multiplicative_convolution",
         ],
+        ["model=transformer", "n_layers=4", "d_ff=64", "attention=[strided]"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "attention=[strided]", "strided.mode=merged", "share_qk=true"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "attention=[fixed]"],
+        ["model=transformer", "n_layers=4", "d_ff=64", "attention=[fixed]", "fixed.sub_blocks=2"],
+        ["model=transformer", "attention=[fixed]", "reversible.enabled=true", "d_ff=64"],
+        ["model=scaling", "attention=[strided]", "strided.mode=merged", "n_layers=3", "d_ff=64"],
+        ["model=scaling", "attention=[fixed]", "n_layers=3", "d_ff=64"],
         ["model=transformer", "sparse_ff.N=8", "dropout=0", "sparse_ff.multiply_by_controller=true"],
         ["model=transformer", "sparse_ff.N=8", "sparse_ff.form=paper"],
         ["model=transformer", "sparse_ff.N=8", "sparse_ff.controller=frozen"],

@@ -18,7 +18,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
-from efftx.layers.patterns import Full
+from efftx.layers.patterns import Full, Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.settings import FullConfig
 from efftx.ops.lsh_hashing import auto_buckets
@@ -55,18 +55,22 @@ class Case:
     def shape(self) -> AttentionShape:
         """What is counted of it."""
         hashed = self.kind == "lsh"
-        block = {"full": self.length, "memory_efficient": min(self.query_block, self.length)}.get(self.kind, 0)
         return AttentionShape(
             kind="lsh" if hashed else "full",
             length=self.length,
             d_model=self.d_model,
             n_heads=self.n_heads,
             d_head=self.d_head,
-            query_block=block,
+            pattern=None if hashed else self.pattern(),
             chunk_len=self.chunk_len if hashed else 0,
             n_hashes=self.n_hashes,
             n_buckets=tuple(auto_buckets(self.length, self.chunk_len)) if hashed else (),
         )
+
+    def pattern(self) -> Pattern:
+        """What a query sees, of softmax attention."""
+        block = {"full": self.length, "memory_efficient": min(self.query_block, self.length)}.get(self.kind, 0)
+        return Full(FullConfig(query_block=block))
 
     def peer_shape(self) -> PeerShape:
         """What a peer is asked for."""
@@ -90,8 +94,7 @@ class Case:
                 )
                 layer = LSHAttention(config, projections, attention_dropout=0.0)
             else:
-                pattern = Full(FullConfig(query_block=self.shape().query_block))
-                layer = SoftmaxAttention(pattern, projections, d_head=self.d_head, attention_dropout=0.0)
+                layer = SoftmaxAttention(self.pattern(), projections, d_head=self.d_head, attention_dropout=0.0)
         materialize(layer, device, seed)
         return layer
 

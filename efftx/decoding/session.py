@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from efftx.core.memory import available_memory
 from efftx.decoding.stack import StackStepper, reorder, sum_by_component
 from efftx.errors import UserError
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Lap, Place
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
@@ -231,9 +232,14 @@ class CachedSession:
         across = [core for core in cores if isinstance(core, CrossAttention)]
         own = [core for core in cores if hasattr(core, "project")]
         n_own = self.capacity + (0 if across else n_inputs)  # without cross-attention the inputs stand in front
-        n_numbers = n_own * sum(core.project.n_heads * core.d_head for core in own)
+        n_numbers = sum(_kept(core, n_own) * core.project.n_heads * core.d_head for core in own)
         n_numbers += n_inputs * sum(core.query.n_heads * core.d_head for core in across)
-        return 2 * self.batch * n_numbers * self.prepared.embedding.element_size()
+        return 2 * self.batch * round(n_numbers) * self.prepared.embedding.element_size()
+
+
+def _kept(core: Any, n_tokens: int) -> float:
+    """Tokens whose keys an attention layer keeps of `n_tokens`, the mean over its heads."""
+    return core.pattern.cached(n_tokens) if isinstance(core, SoftmaxAttention) else float(n_tokens)
 
 
 def _table(positions: nn.Module | None, capacity: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from efftx.layers.cache import Cache, KeyValueCache, Place
+from efftx.layers.cache import Cache, KeyValueCache, Place, SlotCache
 from efftx.layers.matrix import Read
 from efftx.layers.patterns import Pattern
 from efftx.layers.projections import DenseQKV
@@ -67,14 +67,14 @@ class SoftmaxAttention(nn.Module):
 class AttentionCache(Cache):
     """Keys and values, and what the projections keep."""
 
-    def __init__(self, kv: KeyValueCache, projections: Any) -> None:
+    def __init__(self, kv: KeyValueCache | SlotCache, projections: Any) -> None:
         self.kv = kv
         self.projections = projections
+        self.for_program = kv.for_program
 
     def fill_at_random(self, n: int) -> None:
         """Fill the cache with random keys and values for `n` tokens, for a timing."""
-        for kept in (self.kv.k_BHTd, self.kv.v_BHTv):
-            kept[:, :, :n].normal_()
+        self.kv.fill_at_random(n)
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
@@ -90,20 +90,19 @@ class SoftmaxStepper:
     """
 
     def __init__(self, layer: Any, pattern: Pattern, *, int8: bool) -> None:
-        self._layer, self._first = layer, pattern.first
+        self._layer, self._pattern = layer, pattern
         self.projections = layer.project.stepper(int8=int8)
         self._scale, self._shared = layer.scale, layer.project.share_qk
 
     def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache:
         """Room for `capacity` tokens a row, of the dtype and on the device of `like`."""
-        d_head = self._layer.d_head
-        kv = KeyValueCache(batch, self.projections.n_heads, capacity, d_head, d_head, like)
+        kv = self._pattern.new_cache(batch, self.projections.n_heads, capacity, self._layer.d_head, like)
         return AttentionCache(kv, self.projections.new_state(batch))
 
     def prefill(self, x_BLD: Tensor, cache: AttentionCache, n_B: Tensor | None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""
         q, k, v = self.projections.prefill(x_BLD, cache.projections, n_B)
-        cache.kv.fill(unit_key(q) if k is None else k, v)
+        cache.kv.fill(unit_key(q) if k is None else k, v, n_B)
         out: Tensor = self.projections.output_of_prompt(self._layer.attend(q, k, v, None), cache.projections, n_B)
         return out
 
@@ -112,13 +111,15 @@ class SoftmaxStepper:
         q, k, v = self.projections.step(x_BD, cache.projections)
         place.lap("QKV")
         cache.kv.write(place, unit_key(q) if k is None else k, v)
-        out = cache.kv.attend(q, place, scale=self._scale, exclude_self=self._shared, first=self._first)
+        out = cache.kv.attend(q, place, scale=self._scale, exclude_self=self._shared)
         place.lap("attention")
         y: Tensor = self.projections.output(out, cache.projections, place)
         return y
 
     def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations; raises NotCompiledError where the projections are none."""
+        """One token of one row as operations; raises NotCompiledError where projections or pattern are none."""
+        if not self._pattern.in_order:
+            raise NotCompiledError("Keys that are not kept in their order.")
         d_model, n_heads = x.weight.numel(), self.projections.n_heads
         q, k, v = self.projections.compile(program, x)
         last = self.projections.compile_output
@@ -126,10 +127,11 @@ class SoftmaxStepper:
         if last is None and n_heads * self._layer.d_head != d_model:
             raise NotCompiledError("Heads that are not the model's width.")
         put = program.attend(q, (k, v), n_heads, heads, scale=self._scale, adds=last is None)
-        first, shared = self._first, self._shared
+        shared = self._shared
 
         def bind(cache: AttentionCache, n: int) -> None:
-            start = first(n)
+            assert isinstance(cache.kv, KeyValueCache)
+            start = cache.kv.first(n)
             put(cache.kv.k_BHTd, cache.kv.v_BHTv, n, start, max(n, start + 1) if shared else n + 1)
 
         program.each_step(bind)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftx.ops.attention import attention_step
+from efftx.ops.slots import Slots
 
 
 def no_lap(component: str, moment: float | None = None) -> None:
@@ -73,17 +74,38 @@ class Cache:
             kept.copy_(kept.index_select(0, rows_B))
 
 
+def from_the_first(position: Any) -> Any:
+    """A token sees all before it: 0 for every position, an int or a tensor of them."""
+    return position * 0
+
+
 class KeyValueCache(Cache):
     """Keys and values of all positions so far, preallocated for T of them.
 
-    A pattern of attention decides which of them a token sees (`attend`'s `first`); the cache keeps all.
+    `first` maps a position, an int or a tensor of them, to the first that it sees; the cache keeps all.
     """
 
-    def __init__(self, batch: int, n_heads: int, capacity: int, d: int, v: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        batch: int,
+        n_heads: int,
+        capacity: int,
+        d: int,
+        v: int,
+        like: Tensor,
+        *,
+        first: Callable[[Any], Any] = from_the_first,
+    ) -> None:
+        self.first = first
         self.k_BHTd = like.new_zeros(batch, n_heads, capacity, d)
         self.v_BHTv = like.new_zeros(batch, n_heads, capacity, v)
 
-    def fill(self, k_BHLd: Tensor, v_BHLv: Tensor) -> None:
+    def fill_at_random(self, n: int) -> None:
+        """Random keys and values of `n` tokens, for a timing."""
+        for kept in self.tensors():
+            kept[:, :, :n].normal_()
+
+    def fill(self, k_BHLd: Tensor, v_BHLv: Tensor, n_B: Tensor | None = None) -> None:
         """The prompt's keys and values; what lies beyond a row's own length is never seen, and written over."""
         length = k_BHLd.shape[2]
         self.k_BHTd[:, :, :length] = k_BHLd
@@ -99,15 +121,13 @@ class KeyValueCache(Cache):
             self.k_BHTd[row_B, :, place.n_B] = k_BHd
             self.v_BHTv[row_B, :, place.n_B] = v_BHv
 
-    def attend(
-        self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool, first: Callable[[Any], Any]
-    ) -> Tensor:
+    def attend(self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool) -> Tensor:
         """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, 1, v).
 
-        `exclude_self`: itself only for want of others. `first` maps a position, an int or a tensor of them.
+        `exclude_self`: itself only for want of others.
         """
         if place.n_B is None:
-            start = first(place.n)
+            start = self.first(place.n)
             n_seen = place.n + 1 - start
             if exclude_self and n_seen > 1:
                 n_seen -= 1
@@ -116,13 +136,107 @@ class KeyValueCache(Cache):
         end = place.n + 1
         position_1T = torch.arange(end, device=q_BHd.device)[None, :]
         n_B1 = place.n_B[:, None]
-        seen_BT = (position_1T >= first(n_B1)) & (position_1T <= n_B1)
+        seen_BT = (position_1T >= self.first(n_B1)) & (position_1T <= n_B1)
         if exclude_self:
             others_BT = seen_BT & (position_1T != n_B1)
             seen_BT = torch.where(others_BT.any(1, keepdim=True), others_BT, seen_BT)
         return attention_step(
             q_BHd.unsqueeze(2), self.k_BHTd[:, :, :end], self.v_BHTv[:, :, :end], scale=scale, seen_BT=seen_BT
         )
+
+
+class SlotCache(Cache):
+    """Keys and values of what the sets of some heads may still see, and no others; head h has set h mod their number.
+
+    `areas`: for each set the ways to keep keys (`ops.slots`) that its tokens look into, one behind the other.
+    """
+
+    for_program = False
+
+    def __init__(self, areas: Sequence[Sequence[Slots]], batch: int, n_heads: int, d: int, like: Tensor) -> None:
+        self._areas = areas
+        self._heads = [slice(i, None, len(areas)) for i in range(len(areas))]
+        self._kept = []
+        for heads, slots in zip(self._heads, areas, strict=True):
+            n = len(range(n_heads)[heads])
+            self._kept.append([like.new_zeros(2, batch, n, area.size, d) for area in slots])
+        self._new: tuple[Tensor, Tensor] | None = None
+
+    def tensors(self) -> Sequence[Tensor]:
+        """Keys and values of each area, (B, heads, S, d)."""
+        return [part for areas in self._kept for kept in areas for part in kept]
+
+    def fill_at_random(self, n: int) -> None:
+        """Random keys and values, for a timing."""
+        for kept in self.tensors():
+            kept.normal_()
+
+    def fill(self, k_BHLd: Tensor, v_BHLd: Tensor, n_B: Tensor | None = None) -> None:
+        """What is kept of a prompt's keys and values; row b has n_B[b] tokens, or all have L."""
+        lengths = [k_BHLd.shape[2]] if n_B is None else n_B.tolist()
+        for b, n in enumerate(lengths):
+            rows = slice(None) if n_B is None else slice(b, b + 1)
+            for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
+                for area, kept in zip(slots, areas, strict=True):
+                    place = {slot: position for position in range(n) for slot in area.put(position)}
+                    if not place:
+                        continue
+                    slot, position = (torch.tensor([*x], device=k_BHLd.device) for x in (place, place.values()))
+                    for into, given in zip(kept, (k_BHLd, v_BHLd), strict=True):
+                        into[rows, :, slot] = given[rows, heads].index_select(2, position)
+
+    def write(self, place: Place, k_BHd: Tensor, v_BHd: Tensor) -> None:
+        """One token's key and value, where each row stands."""
+        self._new = k_BHd, v_BHd
+        for rows, n in _rows(place):
+            for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
+                for area, kept in zip(slots, areas, strict=True):
+                    for slot in area.put(n):
+                        for into, given in zip(kept, self._new, strict=True):
+                            into[rows, :, slot] = given[rows, heads]
+
+    def attend(self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool) -> Tensor:
+        """Softmax attention of the token at `place`, already written, over what it sees: (B, H, 1, d).
+
+        Itself only for want of others where `exclude_self`, and wherever its set holds no key.
+        """
+        assert self._new is not None
+        out_BHd = torch.empty_like(q_BHd)
+        for rows, n in _rows(place):
+            for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
+                k, v, seen = _keys(slots, [kept[:, rows] for kept in areas], n, exclude_self)
+                if k.shape[2] == 0 or (seen is not None and not seen.any()):
+                    out_BHd[rows, heads] = self._new[1][rows, heads]
+                    continue
+                seen_1T = None if seen is None else seen[None]
+                out = attention_step(q_BHd[rows, heads, None], k, v, scale=scale, seen_BT=seen_1T)
+                out_BHd[rows, heads] = out[:, :, 0]
+        return out_BHd.unsqueeze(2)
+
+
+def _rows(place: Place) -> list[tuple[slice, int]]:
+    """The rows that stand at one position, with it: all, or each for itself where they differ."""
+    if place.n_B is None:
+        return [(slice(None), place.n)]
+    return [(slice(b, b + 1), n) for b, n in enumerate(place.n_B.tolist())]
+
+
+def _keys(
+    slots: Sequence[Slots], areas: Sequence[Tensor], n: int, exclude_self: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values (B, H, T, d) that position `n` sees, views where they lie side by side, and which count, (T)."""
+    spans, hidden, before = [], None, 0
+    for area, kept in zip(slots, areas, strict=True):
+        first, end = area.seen(n)
+        own = area.own(n) if exclude_self else None
+        if own is not None and own == end - 1:
+            end -= 1
+        elif own is not None:
+            hidden = before + own - first
+        before += end - first
+        spans.append(kept[:, :, :, first:end])
+    k, v = spans[0] if len(spans) == 1 else torch.cat(spans, 3)
+    return k, v, None if hidden is None else torch.arange(before, device=k.device) != hidden
 
 
 class RecentInputs(Cache):

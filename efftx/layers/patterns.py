@@ -1,18 +1,50 @@
-"""Patterns of attention: which keys a query may see, how to attend to them, and which cached ones a new token needs."""
+"""Patterns of attention: which keys a query may see, how to attend to them, and which cached ones a new token needs.
+
+Shape suffixes: B batch, H heads, L length, d, v widths of a head.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from efftx.layers.settings import FullConfig, LocalConfig
+from efftx.layers.cache import KeyValueCache, SlotCache
+from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
+from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
+from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
 from efftx.ops.local import local_attention
+from efftx.ops.slots import Slots
+from efftx.ops.strided import Column, StridedUnion, Window
+
+
+class KeySet(Protocol):
+    """The keys of one head's queries: as an index set, as blocks of work, and as slots of a cache."""
+
+    def sees(self, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
+        """Whether queries may see keys; positions that broadcast."""
+        ...
+
+    def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> key_sets.Layout:
+        """The parts of a row of `length` tokens."""
+        ...
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """How the keys are kept that tokens up to `capacity` may see."""
+        ...
 
 
 class Pattern(Protocol):
-    """What softmax attention asks of a pattern. Shape suffixes: B batch, H heads, L length, d, v widths of a head."""
+    """What softmax attention asks of a pattern.
+
+    `in_order`: the cache keeps keys one behind the other, and a token sees the last of them without a gap.
+    """
+
+    in_order: bool
 
     def attend(
         self,
@@ -29,13 +61,27 @@ class Pattern(Protocol):
         """The heads' outputs (B, H, L, v); `exclude_self` and `key_mask_BL` as in `ops.attention.full_attention`."""
         ...
 
-    def first(self, position: Any) -> Any:
-        """The first position that a causal query at `position` sees; an int or a tensor of them."""
+    def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
+        """The index set of a head: whether queries may see keys; positions that broadcast."""
+        ...
+
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+        """Scores computed for a query in the mean over a row and the heads, masked and padded ones included."""
+        ...
+
+    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache | SlotCache:
+        """An empty cache of what causal tokens up to `capacity` may see, of the dtype and on the device of `like`."""
+        ...
+
+    def cached(self, capacity: int) -> float:
+        """Keys that it keeps, the mean over the heads."""
         ...
 
 
 class Full:
     """A query sees every position or, if causal, those up to its own."""
+
+    in_order = True
 
     def __init__(self, config: FullConfig) -> None:
         self.query_block = config.query_block
@@ -44,13 +90,36 @@ class Full:
         """The heads' outputs (B, H, L, v), by query block where the config says so."""
         return full_attention(q_BHLd, k_BHLd, v_BHLv, query_block=self.query_block, **how)
 
-    def first(self, position: Any) -> Any:
-        """0 for every position."""
-        return position * 0
+    def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
+        """All, or those up to the query's own."""
+        return key <= query if causal else (key == key) & (query == query)
+
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+        """(L + 1) / 2, which the causal kernel does not skip; by query block the last position of each query's block.
+
+        Without causality L.
+        """
+        if not causal:
+            return length
+        block = min(self.query_block, length)
+        if not block:
+            return (length + 1) / 2
+        lasts = range(block, length + block, block)
+        return sum(min(last, length) * (min(last, length) - last + block) for last in lasts) / length
+
+    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
+        """All keys."""
+        return KeyValueCache(batch, n_heads, capacity, d, d, like)
+
+    def cached(self, capacity: int) -> float:
+        """All."""
+        return capacity
 
 
 class Local:
     """A query sees its own chunk of positions, the one before and, unless causal, the one after."""
+
+    in_order = True
 
     def __init__(self, config: LocalConfig) -> None:
         self.chunk_len = config.chunk_len
@@ -59,17 +128,114 @@ class Local:
         """The heads' outputs (B, H, L, v), chunk by chunk."""
         return local_attention(q_BHLd, k_BHLd, v_BHLv, chunk_len=self.chunk_len, **how)
 
+    def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
+        """Chunks that differ by one at most."""
+        near = (query // self.chunk_len - key // self.chunk_len).abs() <= 1
+        return near & (key <= query) if causal else near
+
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+        """Two chunks, or three without causality, for each of the padded length."""
+        n_chunks = -(-length // self.chunk_len)
+        return (2 if causal else 3) * self.chunk_len * n_chunks * self.chunk_len / length
+
+    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
+        """All keys."""
+        return KeyValueCache(batch, n_heads, capacity, d, d, like, first=self.first)
+
+    def cached(self, capacity: int) -> float:
+        """All, though a token sees few."""
+        return capacity
+
     def first(self, position: Any) -> Any:
         """Where the chunk before that of `position` begins."""
         first = (position // self.chunk_len - 1) * self.chunk_len
         return first.clamp(min=0) if isinstance(first, Tensor) else max(0, first)
 
 
-PATTERNS = {"full": Full, "local": Local}
-"""Every kind of softmax attention, by the name of its node of the configuration."""
+class ByHead:
+    """Head h sees the set h mod the number of `sets`."""
+
+    in_order = False
+
+    def __init__(self, sets: Sequence[KeySet]) -> None:
+        self.sets = tuple(sets)
+
+    def attend(
+        self,
+        q_BHLd: Tensor,
+        k_BHLd: Tensor,
+        v_BHLv: Tensor,
+        *,
+        scale: float,
+        causal: bool,
+        exclude_self: bool,
+        key_mask_BL: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        """The heads' outputs (B, H, L, v), each set's heads together."""
+        outs, period = [], len(self.sets)
+        for i, its in enumerate(self.sets):
+            layout = its.layout(q_BHLd.shape[2], causal=causal, exclude_self=exclude_self)
+            q, k, v = (x[:, i::period] for x in (q_BHLd, k_BHLd, v_BHLv))
+            outs.append(
+                key_sets.attend(q, k, v, layout, scale=scale, causal=causal, key_mask_BL=key_mask_BL, dropout=dropout)
+            )
+        return outs[0] if period == 1 else torch.stack(outs, 2).flatten(1, 2)
+
+    def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
+        """The index set of the head's own set."""
+        return self.sets[head % len(self.sets)].sees(query, key, causal=causal)
+
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+        """What the parts of every set compute."""
+        layouts = (its.layout(length, causal=causal, exclude_self=exclude_self) for its in self.sets)
+        return fmean(layout.scores for layout in layouts) / length
+
+    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> SlotCache:
+        """What the sets' later tokens may still see."""
+        return SlotCache([its.cached(capacity) for its in self.sets], batch, n_heads, d, like)
+
+    def cached(self, capacity: int) -> float:
+        """The slots of every set."""
+        return fmean(sum(area.size for area in its.cached(capacity)) for its in self.sets)
 
 
-def make_pattern(kind: str, config: Any) -> Pattern:
+def _local(config: LocalConfig, length: int, index: int) -> Pattern:
+    return ByHead([Window(config.window)]) if config.window else Local(config)
+
+
+def _strided(config: StridedConfig, length: int, index: int) -> Pattern:
+    stride = config.stride_of(length)
+    made: dict[str, Callable[[], KeySet]] = {
+        "first": lambda: Window(stride),
+        "second": lambda: Column(stride),
+        "merged": lambda: StridedUnion(stride),
+    }
+    return ByHead([made[part]() for part in in_layer(config.mode, index)])
+
+
+def _fixed(config: FixedConfig, length: int, index: int) -> Pattern:
+    stride, c = config.stride_of(length), config.c_of(length)
+    made: dict[str, Callable[[int], KeySet]] = {
+        "first": lambda s: OwnBlock(stride),
+        "second": lambda s: Summaries(stride, s, c),
+        "merged": lambda s: FixedUnion(stride, s, c),
+    }
+    # Sub-blocks are counted from the end of the block, as in the authors' code.
+    places = [stride - (i + 1) * c for i in range(config.sub_blocks)]
+    return ByHead([made[part](s) for s in places for part in in_layer(config.mode, index)])
+
+
+PATTERNS: dict[str, Callable[[Any, int, int], Pattern]] = {
+    "full": lambda config, length, index: Full(config),
+    "local": _local,
+    "strided": _strided,
+    "fixed": _fixed,
+}
+"""Every kind of softmax attention, by the name of its node of the configuration: the node, the length of the model's
+rows, and how many layers of the kind the stack has before this one."""
+
+
+def make_pattern(kind: str, config: Any, length: int, index: int = 0) -> Pattern:
     """The pattern of that kind; `config` is its node."""
-    pattern: Pattern = PATTERNS[kind](config)
-    return pattern
+    return PATTERNS[kind](config, length, index)

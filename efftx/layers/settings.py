@@ -1,5 +1,6 @@
 """The keys of every mechanism, and what they may be; apart from the layers, so that reading them needs no torch."""
 
+import math
 from dataclasses import dataclass, field
 
 from efftx.errors import UserError, nearest
@@ -45,9 +46,103 @@ class LSHConfig:
 
 @dataclass
 class LocalConfig:
-    """`chunk_len`: positions in a chunk; a query sees its own, the one before and, unless causal, the one after."""
+    """Neighbours alone: the authors' chunks (Reformer), or a window (Sparse Transformer).
+
+    `chunk_len`: positions in a chunk; a query sees its own, the one before and, unless causal, the one after. `window`
+    above 0 instead: it sees the last `window` positions, its own among them, and unless causal as many after it.
+    """
 
     chunk_len: int = 128
+    window: int = 0
+
+
+MODES = ("interleaved", "merged", "heads", "first", "second")
+"""How the two factors of a pattern are used (Sparse Transformer, section 4.1): one a layer in turn, both in one head,
+one a head in turn; or only one of them."""
+
+
+@dataclass
+class StridedConfig:
+    """The last `stride` positions, and every `stride`-th one before (Sparse Transformer, section 4.3).
+
+    `stride` 0: the power of two nearest to the square root of the row's length. `mode`: see `MODES`; the window is the
+    first factor, the column the second.
+    """
+
+    stride: int = 0
+    mode: str = "interleaved"
+
+    def stride_of(self, length: int) -> int:
+        """The stride in rows of `length` tokens."""
+        return self.stride or near_root(length)
+
+
+@dataclass
+class FixedConfig:
+    """A block of `stride` positions, and of every earlier one a summary of `c` (Sparse Transformer, section 4.3).
+
+    `stride` 0: as for strided attention; `c` 0: a quarter of the stride. `sub_blocks` above 1: as many heads in turn
+    take different summaries, counted from the end of the block. `mode`: see `MODES`; the block is the first factor, the
+    summaries the second.
+    """
+
+    stride: int = 0
+    c: int = 0
+    sub_blocks: int = 1
+    mode: str = "merged"
+
+    def stride_of(self, length: int) -> int:
+        """The stride in rows of `length` tokens."""
+        return self.stride or near_root(length)
+
+    def c_of(self, length: int) -> int:
+        """The summary width in rows of `length` tokens."""
+        return self.c or max(1, self.stride_of(length) // 4)
+
+
+def near_root(length: int) -> int:
+    """The power of two nearest to the square root of `length`, by ratio."""
+    return int(2 ** round(math.log2(max(1, length)) / 2))
+
+
+def in_layer(mode: str, index: int) -> tuple[str, ...]:
+    """Which factors the heads of a layer take in turn, `merged` being both; `index` of its kind stand before it."""
+    if mode == "interleaved":
+        return (("first", "second")[index % 2],)
+    return ("first", "second") if mode == "heads" else (mode,)
+
+
+def check_pattern(kind: str, config: StridedConfig | FixedConfig, n_heads: int, length: int) -> None:
+    """Raises UserError for a pattern that rows of `length` tokens or `n_heads` heads cannot have."""
+    if config.mode not in MODES:
+        raise UserError("bad_value", f"{kind}.mode={config.mode} is not known.", nearest(config.mode, MODES))
+    stride = config.stride_of(length)
+    if stride > length:
+        raise UserError(
+            "bad_value",
+            f"{kind}.stride={stride} is longer than a row of {length} tokens: there would be nothing a stride away.",
+            f"Take {kind}.stride={near_root(length)}, near the square root of the length, or 0 for that.",
+        )
+    turns = 2 if config.mode == "heads" else 1
+    if isinstance(config, FixedConfig):
+        c = config.c_of(length)
+        if c * config.sub_blocks > stride:
+            several = f"fixed.sub_blocks={config.sub_blocks} summaries of " if config.sub_blocks > 1 else ""
+            raise UserError(
+                "bad_value",
+                f"{several}fixed.c={c} positions do not fit into a block of fixed.stride={stride}.",
+                "Take a smaller fixed.c.",
+            )
+        turns *= config.sub_blocks
+    if n_heads % turns:
+        what = [f"{kind}.mode=heads"] if config.mode == "heads" else []
+        what += [f"fixed.sub_blocks={config.sub_blocks}"] if isinstance(config, FixedConfig) else []
+        raise UserError(
+            "bad_value",
+            f"n_heads={n_heads} is not divisible by {turns}, the sets of keys that the heads take in turn "
+            f"({' with '.join(what)}).",
+            f"Take n_heads divisible by {turns}.",
+        )
 
 
 MAX_POSITIONS = 2**62

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -37,9 +37,10 @@ def _projections(config: Config, *, share_qk: bool, causal: bool) -> DenseQKV | 
     return DenseQKV(config.d_model, config.n_heads, config.width_of_head, share_qk=share_qk, bias=config.attention_bias)
 
 
-def _softmax(kind: str, config: Config, causal: bool) -> nn.Module:
+def _softmax(kind: str, config: Config, causal: bool, index: int) -> nn.Module:
+    length = config.decoder_length if causal else config.data.length
     return SoftmaxAttention(
-        make_pattern(kind, getattr(config, kind)),
+        make_pattern(kind, getattr(config, kind), length, index),
         _projections(config, share_qk=config.share_qk, causal=causal),
         d_head=config.width_of_head,
         attention_dropout=config.attention_dropout,
@@ -47,7 +48,7 @@ def _softmax(kind: str, config: Config, causal: bool) -> nn.Module:
     )
 
 
-def _lsh(config: Config, causal: bool) -> nn.Module:
+def _lsh(config: Config, causal: bool, index: int) -> nn.Module:
     return LSHAttention(
         config.lsh,
         _projections(config, share_qk=True, causal=causal),
@@ -57,11 +58,12 @@ def _lsh(config: Config, causal: bool) -> nn.Module:
     )
 
 
-ATTENTION: dict[str, Callable[[Config, bool], nn.Module]] = {
+ATTENTION: dict[str, Callable[[Config, bool, int], nn.Module]] = {
     **{kind: partial(_softmax, kind) for kind in PATTERNS},
     "lsh": _lsh,
 }
-"""How each kind of attention is made, causal or not; the kinds of a stack's layers cycle through the config's list."""
+"""How each kind of attention is made, causal or not, behind so many layers of the kind in the same stack; the kinds of
+a stack's layers cycle through the config's list."""
 
 
 def build_on_meta(config: Config, vocab_size: int) -> Model:
@@ -129,11 +131,8 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
         _positions(config, config.data.length),
         _positions(config, config.target_length),
         [
-            Block(
-                attention=_attention(config, config.attention[i % len(config.attention)], causal=False),
-                feedforward=_feedforward(config, d_ff, i),
-            )
-            for i in range(n_encoder_layers(config))
+            Block(attention=branch, feedforward=_feedforward(config, d_ff, i))
+            for i, branch in enumerate(_self_attention(config, n_encoder_layers(config), causal=False))
         ],
         junction,
         _decoder_blocks(config, d_ff),
@@ -149,20 +148,28 @@ def _positions(config: Config, length: int) -> nn.Module | None:
 
 
 def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
-    blocks = []
+    blocks, attention = [], _self_attention(config, config.n_layers, config.attention_per_block, causal=True)
     for i in range(config.n_layers):
-        kind = config.attention[i % len(config.attention)]
-        branches = {"attention": _attention(config, kind, causal=True)}
+        branches = {"attention": next(attention)}
         for j in range(2, config.attention_per_block + 1):
-            branches[f"attention_{j}"] = _attention(config, kind, causal=True)
+            branches[f"attention_{j}"] = next(attention)
         if config.stack == "encoder_decoder":
             branches["cross_attention"] = _cross_attention(config)
         blocks.append(Block(**branches, feedforward=_feedforward(config, d_ff, i)))
     return blocks
 
 
-def _attention(config: Config, kind: str, *, causal: bool) -> Branch:
-    return Branch(config.d_model, ATTENTION[kind](config, causal), config.dropout, reads=reads_keys, kind=kind)
+def _self_attention(config: Config, n_layers: int, per_block: int = 1, *, causal: bool) -> Iterator[Branch]:
+    """The branches of a stack, those of a block one after the other."""
+    for kind, index in layers_of_kind(config, n_layers, per_block):
+        core = ATTENTION[kind](config, causal, index)
+        yield Branch(config.d_model, core, config.dropout, reads=reads_keys, kind=kind)
+
+
+def layers_of_kind(config: Config, n_layers: int, per_block: int = 1) -> list[tuple[str, int]]:
+    """The kind of each self-attention of a stack, and how many of that kind stand before it."""
+    kinds = [config.attention[i % len(config.attention)] for i in range(n_layers) for _ in range(per_block)]
+    return [(kind, kinds[:i].count(kind)) for i, kind in enumerate(kinds)]
 
 
 def _cross_attention(config: Config) -> Branch:

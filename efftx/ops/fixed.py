@@ -16,6 +16,7 @@ from torch import Tensor
 
 from efftx.ops.key_sets import Cut, Layout, Part
 from efftx.ops.patterns import is_another, is_earlier, is_not_later
+from efftx.ops.slots import Block, Slots, SummariesAndBlock, SummaryKeys
 from efftx.ops.strided import own_block
 
 
@@ -34,6 +35,10 @@ class OwnBlock:
         """A dense problem a block."""
         n = ceil(length / self.stride)
         return Layout(self.stride, n, own_block(self.stride, n, causal, exclude_self), may_be_empty=exclude_self)
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """One block."""
+        return (Block(self.stride),)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class Summaries:
         queries, keys = Cut(0, n, self.s, self.stride), Cut(0, n, self.s, self.s + self.c)
         own = Part(queries, keys, sees=is_earlier if exclude_self else is_not_later)
         return Layout(self.stride, n, (own, *_earlier_summaries(self, n)), may_be_empty=True)
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """The summaries alone."""
+        return (SummaryKeys(self.stride, self.s, self.c, capacity),)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class FixedUnion:
                 sees = _differs_by(first) if exclude_self else None
                 parts += (Part(Cut(0, n, 0, self.stride), Cut(0, n, first, end), sees=sees),)
         return Layout(self.stride, n, parts, may_be_empty=exclude_self)
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """The summaries and one block, side by side."""
+        return (SummariesAndBlock(self.stride, self.s, self.c, capacity),)
 
 
 def _earlier_summaries(summaries: Summaries, n: int) -> tuple[Part, ...]:

@@ -48,6 +48,11 @@ class Cut:
             return ceil(m / self.width), n * self.width
         return {"rows": (n, m), "columns": (m, n), "joined": (1, n * m)}[self.layout]
 
+    @property
+    def copies(self) -> bool:
+        """Whether `pack` copies: a problem lies in several blocks."""
+        return self.layout in ("joined", "groups")
+
     def region(self, x_NnlE: Tensor) -> Tensor:
         """The rectangle as a view."""
         return x_NnlE[:, self.first_block : self.end_block, self.first : self.end]

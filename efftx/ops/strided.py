@@ -15,6 +15,7 @@ from torch import Tensor
 
 from efftx.ops.key_sets import Cut, Layout, Part
 from efftx.ops.patterns import is_another, is_earlier, is_later
+from efftx.ops.slots import Columns, Ring, Slots
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Window:
         """A query's own block, and of the one before what is not too far back."""
         stride, n = _blocks(self.stride, length)
         return Layout(stride, n, window_parts(stride, n, causal, exclude_self), may_be_empty=exclude_self)
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """A ring."""
+        return (Ring(min(self.stride, capacity)),)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,10 @@ class Column:
         everything = Cut(0, n, 0, stride, "columns")
         return Layout(stride, n, (Part(everything, everything, causal=causal),))
 
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """All keys, by column."""
+        return (Columns(self.stride, capacity),)
+
 
 @dataclass(frozen=True)
 class StridedUnion:
@@ -70,6 +79,10 @@ class StridedUnion:
         stride, n = _blocks(self.stride, length)
         parts = window_parts(stride, n, causal, exclude_self) + _others_of_column(stride, n, causal)
         return Layout(stride, n, parts, may_be_empty=exclude_self)
+
+    def cached(self, capacity: int) -> tuple[Slots, ...]:
+        """The window's ring, and all keys by column."""
+        return *Window(self.stride).cached(capacity), Columns(self.stride, capacity, with_own=False)
 
 
 def _blocks(stride: int, length: int) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from efftx.config import Config
+from efftx.layers.patterns import PATTERNS, Full, Pattern, make_pattern
+from efftx.layers.settings import FullConfig
 from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.plan.projections import query_flops, sparse_qkv_flops
@@ -20,9 +22,9 @@ makes them again (one product) and forms the gradients of weights, values, queri
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """One attention layer at one length. `query_block` is of `full` only, `chunk_len` of `local` and `lsh`,
-    `n_hashes` and `n_buckets` (factors) of `lsh`, which always shares queries and keys; `memory_length` tokens of the
-    encoder are read by `cross` alone. `sparse` are sparse projections, None dense ones."""
+    """One attention layer at one length. `pattern` is that of softmax attention; `chunk_len`, `n_hashes` and
+    `n_buckets` (factors) are of `lsh`, which always shares queries and keys; `memory_length` tokens of the encoder are
+    read by `cross` alone. `sparse` are sparse projections, None dense ones."""
 
     kind: str
     length: int
@@ -30,7 +32,7 @@ class AttentionShape:
     n_heads: int
     d_head: int
     share_qk: bool = True
-    query_block: int = 0
+    pattern: Pattern | None = None
     chunk_len: int = 0
     n_hashes: int = 0
     n_buckets: tuple[int, ...] = ()
@@ -50,36 +52,24 @@ class AttentionShape:
 
     @property
     def window(self) -> int:
-        """Chunks that a chunk sees, itself among them: fewer where hash attention has fewer in all."""
+        """Chunks that a chunk of hash attention sees, itself among them: fewer where there are fewer in all."""
         most = 2 if self.causal else 3
-        if self.kind != "lsh":
-            return most
         return min(most, max(1, self.n_hashes * self.padded_length // self.chunk_len))
 
     @property
     def keys(self) -> float:
         """Scores computed for a query in the mean, masked and padded ones included, all rounds together.
 
-        full      (L + 1) / 2: the fused causal kernel skips what lies later
-        full, b   queries in blocks of b: the mean of the last position of each query's block
-        local     2 m, for each of the padded L
-        lsh       n_hashes 2 m, for each of the padded L (m where there is one chunk in all)
-        cross     the encoder's E
-
-        In an encoder L for full attention, 3 m for the others.
+        Softmax attention: what its pattern says. lsh: n_hashes 2 m, for each of the padded L (m where there is one
+        chunk in all; 3 m in an encoder). cross: the encoder's E.
         """
-        length, m = self.length, self.chunk_len
         if self.kind == "cross":
             return self.memory_length
-        if self.kind == "full":
-            if not self.causal:
-                return length
-            if not self.query_block:
-                return (length + 1) / 2
-            lasts = range(self.query_block, length + self.query_block, self.query_block)
-            return sum(min(last, length) * (min(last, length) - last + self.query_block) for last in lasts) / length
-        rounds = self.n_hashes if self.kind == "lsh" else 1
-        return rounds * self.window * m * self.padded_length / length
+        if self.pattern is not None:
+            return self.pattern.keys(self.length, causal=self.causal, exclude_self=self.share_qk)
+        if self.kind != "lsh":
+            return 0.0  # a mechanism of one's own
+        return self.n_hashes * self.window * self.chunk_len * self.padded_length / self.length
 
     @property
     def dense_keys(self) -> float:
@@ -117,27 +107,27 @@ class AttentionShape:
         return self.length * (projections + scores + self.hashing_flops)
 
 
-def shape_of_layer(config: Config, kind: str, length: int, *, causal: bool = True) -> AttentionShape:
-    """The shape of the config's self-attention layers of one kind, over `length` tokens.
+def shape_of_layer(config: Config, kind: str, length: int, index: int = 0, *, causal: bool = True) -> AttentionShape:
+    """The shape of one of the config's self-attention layers over `length` tokens, behind `index` of its kind.
 
     Hash attention of at most `lsh.full_below` tokens is full attention that shares queries and keys.
     """
-    lsh, local = config.lsh, config.local
-    share_qk = config.share_qk or kind == "lsh"
-    query_block = min(config.full.query_block, length) if kind == "full" else 0
-    if kind == "lsh" and length <= lsh.full_below:
-        kind = "full"
+    lsh = config.lsh
+    hashed = kind == "lsh" and length > lsh.full_below
+    pattern: Pattern | None = Full(FullConfig()) if kind == "lsh" else None
+    if kind in PATTERNS:
+        pattern = make_pattern(kind, getattr(config, kind), length, index)
     return AttentionShape(
-        kind=kind,
+        kind="full" if kind == "lsh" and not hashed else kind,
         length=length,
         d_model=config.d_model,
         n_heads=config.n_heads,
         d_head=config.width_of_head,
-        share_qk=share_qk,
-        query_block=query_block,
-        chunk_len={"lsh": lsh.chunk_len, "local": local.chunk_len}.get(kind, 0),
-        n_hashes=lsh.n_hashes if kind == "lsh" else 0,
-        n_buckets=tuple(lsh.n_buckets or auto_buckets(length, lsh.chunk_len)) if kind == "lsh" else (),
+        share_qk=config.share_qk or kind == "lsh",
+        pattern=None if hashed else pattern,
+        chunk_len=lsh.chunk_len if hashed else 0,
+        n_hashes=lsh.n_hashes if hashed else 0,
+        n_buckets=tuple(lsh.n_buckets or auto_buckets(length, lsh.chunk_len)) if hashed else (),
         causal=causal,
         sparse=config.sparse_qkv if config.sparse_qkv.S and (causal or config.sparse_qkv.encoder) else None,
     )

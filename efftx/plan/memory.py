@@ -18,6 +18,7 @@ from torch import nn
 
 from efftx.config import Config
 from efftx.config_hash import device_kind
+from efftx.layers.patterns import ByHead, Full, Local
 from efftx.layers.sparse_ff import rank_of
 from efftx.models.streams import merged_width
 from efftx.ops.lsh_runs import tile_scores
@@ -232,7 +233,7 @@ def _projections(config: Config, shape: AttentionShape, tokens: float) -> float:
 def _core(config: Config, shape: AttentionShape, tokens: float) -> _Held:
     """Queries, keys, values and the heads' output of one layer."""
     d, w = tokens * shape.d_model, tokens * shape.width
-    size, rows, m = _element_bytes(config), config.training.batch_size, shape.chunk_len
+    size, rows = _element_bytes(config), config.training.batch_size
     if shape.kind == "cross":
         memory = w * shape.memory_length / shape.length
         # The output once more with the rows that read nothing set to zero; the gradients of the encoder's output.
@@ -242,16 +243,33 @@ def _core(config: Config, shape: AttentionShape, tokens: float) -> _Held:
         # Queries, values, the output, and once more for its projection; both gradients, and the incoming one.
         return _Held(4 * w + held.saved, 3 * w + held.backward)
     masked = 0.0 if shape.causal else w  # the output with empty rows set to zero
-    if shape.kind == "local":
+    pattern = shape.pattern
+    if isinstance(pattern, Local):
         # Windows hold every key and value two or three times.
-        mask = 0.0 if shape.causal else size * rows * shape.n_heads * shape.padded_length * m * 3.0 * shape.share_qk
-        return _Held((3 + 2 * shape.window) * w + masked + mask, (2 + 2 * shape.window) * w + d)
-    if shape.query_block:
-        scores = size * rows * shape.n_heads * shape.query_block * shape.length
+        window, m = 2 if shape.causal else 3, pattern.chunk_len
+        padded = ceil(shape.length / m) * m
+        mask = 0.0 if shape.causal else size * rows * shape.n_heads * padded * m * 3.0 * shape.share_qk
+        return _Held((3 + 2 * window) * w + masked + mask, (2 + 2 * window) * w + d)
+    if isinstance(pattern, ByHead):
+        return _by_head(pattern, shape, w, masked)
+    if isinstance(pattern, Full) and pattern.query_block:
+        scores = size * rows * shape.n_heads * min(pattern.query_block, shape.length) * shape.length
         return _Held((3 + shape.share_qk) * w + masked, 5 * w + 3.0 * scores)
     # Shared queries and keys: the normalised key, and the output joined to the first token's, or a mask of its own.
     bias = 0.0 if shape.causal or not shape.share_qk else float(size * rows * shape.length**2)
     return _Held((5 if shape.share_qk else 4) * w + masked + bias, 3 * w + d)
+
+
+def _by_head(pattern: ByHead, shape: AttentionShape, w: float, masked: float) -> _Held:
+    """Queries, keys, values, the output and its copy.
+
+    Backward one set of keys at a time: all of them in blocks, their gradients, and those of one part; queries that lie
+    in several blocks of a part's problem are copied.
+    """
+    share = w / len(pattern.sets)
+    layouts = [its.layout(shape.length, causal=shape.causal, exclude_self=shape.share_qk) for its in pattern.sets]
+    copies = 3.5 if any(part.queries.copies for layout in layouts for part in layout.parts) else 0.0
+    return _Held((5 + shape.share_qk) * w + masked, 3 * w + (8 + copies) * share)
 
 
 def _lsh(config: Config, shape: AttentionShape) -> _Held:

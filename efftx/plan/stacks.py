@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from efftx.config import Config
-from efftx.models.build import d_ff_of, n_encoder_layers
+from efftx.models.build import d_ff_of, layers_of_kind, n_encoder_layers
 from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
 
 
@@ -38,21 +38,18 @@ def tokens_of_row(config: Config) -> int:
 def stacks(config: Config) -> list[Stack]:
     """The encoder, where there is one, and the decoder."""
     length = config.decoder_length
-    decoder = []
-    for kind in _kinds(config, config.n_layers):
-        block = [shape_of_layer(config, kind, length)] * config.attention_per_block
-        if config.stack == "encoder_decoder":
+    n = config.attention_per_block
+    layers = [shape_of_layer(config, kind, length, index) for kind, index in layers_of_kind(config, config.n_layers, n)]
+    blocks = [layers[i : i + n] for i in range(0, len(layers), n)]
+    if config.stack == "encoder_decoder":
+        for block in blocks:
             block.append(shape_of_cross_attention(config, length, input_length(config)))
-        decoder.append(tuple(block))
-    found = [Stack(length, tuple(decoder))]
+    found = [Stack(length, tuple(tuple(block) for block in blocks))]
     if config.stack == "decoder":
         return found
     inputs = input_length(config)
     encoder = tuple(
-        (shape_of_layer(config, kind, inputs, causal=False),) for kind in _kinds(config, n_encoder_layers(config))
+        (shape_of_layer(config, kind, inputs, index, causal=False),)
+        for kind, index in layers_of_kind(config, n_encoder_layers(config))
     )
     return [Stack(inputs, encoder), *found]
-
-
-def _kinds(config: Config, n_layers: int) -> list[str]:
-    return [config.attention[i % len(config.attention)] for i in range(n_layers)]

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from efftx.layers.lsh import LSHCache
+    from efftx.layers.patterns import Pattern
 
 Parameters = Mapping[str, Any]
 
-KINDS = ("full", "local", "lsh")
+KINDS = ("full", "local", "strided", "fixed", "lsh")
 REPLAYED = 3
 
 
@@ -28,7 +29,8 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
     """Seconds a token of one attention layer with shared queries and keys, projections included, against the context.
 
     `parameters`: d_model, n_heads, d_head, warm_up and tokens (steps that are not counted, and that are), compared_at
-    (tokens); `own`: attention (`full`, `local`, `lsh`), chunk_len, n_hashes. The caches hold random keys and values,
+    (tokens); `own`: attention (`full`, `local`, `strided`, `fixed`, `lsh`) and the keys of its node (chunk_len,
+    n_hashes, stride, c, mode, ...). The caches hold random keys and values,
     the inputs are Gaussian, the batch is 1. A column with `context` has the median `seconds`, `cache_megabytes` (10^6
     bytes of all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a column
     without has the last two at the longest context. Every column has `time_exponent`, fitted over the contexts, and how
@@ -150,9 +152,12 @@ class _Decoding:
         counted = range(self._context, self._context + self._tokens)
         if self._given["attention"] == "lsh":
             return distinct_candidates(self.cache, counted)
-        chunk_len = int(self._given["chunk_len"]) if self._given["attention"] == "local" else 0
-        firsts = [max(0, (n // chunk_len - 1) * chunk_len) if chunk_len else 0 for n in counted]
-        return statistics.fmean(n - first for n, first in zip(counted, firsts, strict=True))
+        import torch
+
+        pattern, n_heads = _pattern(self._given), int(self._given["n_heads"])
+        position = torch.arange(counted.stop)
+        seen = (pattern.sees(head, torch.tensor(n), position[:n]).sum() for n in counted for head in range(n_heads))
+        return float(sum(seen)) / (len(counted) * n_heads)
 
 
 def distinct_candidates(cache: LSHCache, tokens: range) -> float:
@@ -185,9 +190,7 @@ def _layer(given: Parameters, seed: int) -> Any:
     from efftx.layers.attention import SoftmaxAttention
     from efftx.layers.initialize import materialize
     from efftx.layers.lsh import LSHAttention, LSHConfig
-    from efftx.layers.patterns import Full, Local
     from efftx.layers.projections import DenseQKV
-    from efftx.layers.settings import FullConfig, LocalConfig
 
     kind, d_head = str(given["attention"]), int(given["d_head"])
     if kind not in KINDS:
@@ -199,8 +202,19 @@ def _layer(given: Parameters, seed: int) -> Any:
             hashing = LSHConfig(n_hashes=int(given["n_hashes"]), chunk_len=int(given["chunk_len"]))
             layer = LSHAttention(hashing, projections, attention_dropout=0.0)
         else:
-            local = kind == "local"
-            pattern = Local(LocalConfig(chunk_len=int(given["chunk_len"]))) if local else Full(FullConfig())
-            layer = SoftmaxAttention(pattern, projections, d_head=d_head, attention_dropout=0.0)
+            layer = SoftmaxAttention(_pattern(given), projections, d_head=d_head, attention_dropout=0.0)
     materialize(layer, torch.device("cpu"), seed)
     return layer.eval()
+
+
+def _pattern(given: Parameters) -> Pattern:
+    """The pattern of softmax attention, from the keys of its node among `given`."""
+    from dataclasses import fields
+
+    from efftx.layers.patterns import make_pattern
+    from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
+
+    kind = str(given["attention"])
+    node = {"full": FullConfig, "local": LocalConfig, "strided": StridedConfig, "fixed": FixedConfig}[kind]
+    keys = {field.name: given[field.name] for field in fields(node) if field.name in given}
+    return make_pattern(kind, node(**keys), max(_contexts(given)))

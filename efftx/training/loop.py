@@ -19,6 +19,7 @@ from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
 from efftx.models.build import Model, build_model, dense_parameters
 from efftx.models.carry import carry_weights
+from efftx.models.reach import unreached
 from efftx.models.sizes import unequal
 from efftx.training import devices
 from efftx.training.checkpoint import (
@@ -114,7 +115,7 @@ def train(
             scaler = devices.grad_scaler(device, dtype)
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
             size_note = unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size))
-            notes += [size_note] if size_note else []
+            notes += [note for note in (size_note, unreached(config)) if note]
             state, resumed_from = _resume(run, model, optimizer, scaler, notes)
             if config.pretrained is not None and resumed_from is None:
                 load_pretrained(model, Path(config.pretrained), dataset)

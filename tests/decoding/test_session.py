@@ -11,6 +11,7 @@ from torch import Tensor
 from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
+from efftx.layers.cache import SlotCache
 from efftx.models.build import build_model
 from tests.tolerances import ROUNDING, assert_close
 
@@ -24,6 +25,38 @@ DECODERS = {
     "local": ("model=transformer", "attention=[local]", "local.chunk_len=8"),
     "local, shared QK": ("model=transformer", "attention=[local]", "local.chunk_len=8", "share_qk=true"),
     "local of one": ("model=transformer", "attention=[local]", "local.chunk_len=1", "share_qk=true"),
+    "local window": ("model=transformer", "attention=[local]", "local.window=5"),
+    "local window, shared QK": ("model=transformer", "attention=[local]", "local.window=5", "share_qk=true"),
+    "strided": ("model=transformer", "attention=[strided]", "strided.stride=5"),
+    "strided, shared QK": ("model=transformer", "attention=[strided]", "strided.stride=5", "share_qk=true"),
+    "strided, merged": ("model=transformer", "attention=[strided]", "strided.stride=5", "strided.mode=merged"),
+    "strided, merged, shared QK": (
+        "model=transformer",
+        "attention=[strided]",
+        "strided.stride=5",
+        "strided.mode=merged",
+        "share_qk=true",
+    ),
+    "strided by head": ("model=transformer", "attention=[strided,full]", "strided.stride=5", "strided.mode=heads"),
+    "strided of one": ("model=transformer", "attention=[strided]", "strided.stride=1", "strided.mode=merged"),
+    "fixed": ("model=transformer", "attention=[fixed]", "fixed.stride=6", "fixed.c=2"),
+    "fixed, shared QK": ("model=transformer", "attention=[fixed]", "fixed.stride=6", "fixed.c=2", "share_qk=true"),
+    "fixed, interleaved": ("model=transformer", "attention=[fixed]", "fixed.stride=6", "fixed.mode=interleaved"),
+    "fixed, interleaved, shared QK": (
+        "model=transformer",
+        "attention=[fixed]",
+        "fixed.stride=6",
+        "fixed.mode=interleaved",
+        "share_qk=true",
+    ),
+    "fixed, own sub-blocks": (
+        "model=transformer",
+        "attention=[fixed]",
+        "fixed.stride=6",
+        "fixed.c=2",
+        "fixed.sub_blocks=2",
+    ),
+    "fixed by head": ("model=transformer", "attention=[fixed]", "fixed.stride=7", "fixed.c=3", "fixed.mode=heads"),
     "reversible, concatenated": ("model=reformer", "attention=[full]", "n_layers=3"),
     "reversible, mean": ("model=reformer", "attention=[full,local]", "reversible.merge=mean"),
     "axial positions": (
@@ -96,6 +129,8 @@ PAIRS = {
     "Terraformer": ("model=terraformer", "attention=[full]"),
     "Terraformer, short": ("model=terraformer", "lsh.full_below=200"),
     "Terraformer, merged encoder": ("model=terraformer", "attention=[full]", "reversible.encoder=merged"),
+    "strided and fixed": ("model=scaling", "attention=[strided,fixed]", "strided.stride=4", "share_qk=true"),
+    "Terraformer, fixed": ("model=terraformer", "attention=[fixed]", "fixed.stride=5", "fixed.mode=interleaved"),
     "concatenated, one stream": ("model=terraformer", "attention=[full]", "reversible.enabled=false"),
 }
 
@@ -408,4 +443,6 @@ def test_the_bytes_of_keys_and_values_are_told_beforehand(name: str) -> None:
     cores = [cache.core for kept in session._caches for cache in kept if cache.core is not None]
     kept = [core.kv if hasattr(core, "kv") else core for core in cores]
     names = ("k_BHTd", "v_BHTv", "k_BHEd", "v_BHEd")
-    assert told == sum(getattr(one, name).nbytes for one in kept for name in names if hasattr(one, name))
+    slots = [t for one in kept if isinstance(one, SlotCache) for t in one.tensors()]
+    arrays = [getattr(one, name) for one in kept for name in names if hasattr(one, name)]
+    assert told == sum(t.nbytes for t in (*slots, *arrays))

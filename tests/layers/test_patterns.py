@@ -1,14 +1,20 @@
-"""Softmax attention over the `local` pattern."""
+"""Softmax attention over patterns: local, strided, fixed."""
 
 from __future__ import annotations
+
+import itertools
+from functools import partial
 
 import pytest
 import torch
 
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.patterns import Full, Local
+from efftx.layers.patterns import Full, Local, make_pattern
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig, LocalConfig
+from efftx.layers.settings import MODES, FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.ops.fixed import FixedUnion
+from efftx.ops.patterns import attention_naive, index_set
+from efftx.ops.strided import Column, Window
 from tests.tolerances import ROUNDING, assert_close
 
 
@@ -64,3 +70,66 @@ def test_dropout_is_for_training_only() -> None:
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))
+
+
+PATTERNS = {
+    "full": FullConfig(),
+    "local": LocalConfig(chunk_len=4),
+    "local window": LocalConfig(window=5),
+    **{f"strided, {mode}": StridedConfig(stride=5, mode=mode) for mode in MODES},
+    **{f"fixed, {mode}": FixedConfig(stride=6, c=2, mode=mode) for mode in MODES},
+    "fixed, own sub-blocks": FixedConfig(stride=6, c=2, sub_blocks=2),
+    "fixed, own sub-blocks by head": FixedConfig(stride=7, c=1, sub_blocks=2, mode="heads"),
+}
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_head_attends_to_its_index_set(name: str, index: int) -> None:
+    pattern = make_pattern(name.split()[0].strip(","), PATTERNS[name], 20, index)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 20, 5, dtype=torch.float64, generator=generator) for _ in range(3))
+    for causal, exclude_self in itertools.product([True, False], [False, True]):
+        seen = torch.stack([index_set(partial(pattern.sees, head, causal=causal), 20) for head in range(4)])
+        mask = None if causal else torch.arange(20) < torch.tensor([[20], [7]])
+        how = {"scale": 0.7, "exclude_self": exclude_self, "key_mask_BL": mask}
+        found = pattern.attend(q, k, v, causal=causal, dropout=0.0, **how)
+        assert_close(found, attention_naive(q, k, v, seen_HLL=seen, **how), ROUNDING, f"{causal} {exclude_self}")
+        assert pattern.keys(20, causal=causal, exclude_self=exclude_self) > 0
+
+
+def test_interleaved_layers_take_the_factors_in_turn() -> None:
+    layers = [make_pattern("strided", StridedConfig(stride=4), 16, index) for index in range(3)]
+    assert [layer.sets for layer in layers] == [(Window(4),), (Column(4),), (Window(4),)]
+
+
+def test_sub_blocks_are_counted_from_the_end_of_the_block() -> None:
+    pattern = make_pattern("fixed", FixedConfig(stride=8, c=2, sub_blocks=3), 64)
+    assert pattern.sets == (FixedUnion(8, 6, 2), FixedUnion(8, 4, 2), FixedUnion(8, 2, 2))
+
+
+def test_the_stride_of_its_own_is_near_the_square_root_and_the_summaries_a_quarter() -> None:
+    strides = {length: StridedConfig().stride_of(length) for length in (1, 2, 64, 1024, 3072, 12_288)}
+    assert strides == {1: 1, 2: 1, 64: 8, 1024: 32, 3072: 64, 12_288: 128}
+    assert [FixedConfig().c_of(length) for length in (1, 64, 12_288)] == [1, 2, 32]
+    assert FixedConfig(stride=96, c=5).stride_of(64) == 96
+
+
+@pytest.mark.parametrize("name", [n for n in PATTERNS if n not in ("full", "local")])
+def test_a_new_token_looks_at_its_own_keys_alone(name: str) -> None:
+    """As many cached keys as its index set holds, and those keys."""
+    pattern = make_pattern(name.split()[0].strip(","), PATTERNS[name], 40)
+    place = torch.arange(40, dtype=torch.float64)
+    for head, keys in enumerate(pattern.sets):
+        areas = keys.cached(40)
+        kept = [torch.full((area.size,), -1.0, dtype=torch.float64) for area in areas]
+        for n in range(40):
+            seen = []
+            for area, slots in zip(areas, kept, strict=True):
+                for slot in area.put(n):
+                    slots[slot] = place[n]
+                first, end = area.seen(n)
+                seen += slots[first:end].int().tolist()
+                own = area.own(n)
+                assert own is None or slots[own] == n
+            assert sorted(seen) == index_set(partial(pattern.sees, head), 40)[n].nonzero()[:, 0].tolist()

@@ -27,6 +27,8 @@ SMALL = {"d_model": 16, "n_heads": 2, "d_head": 8, "warm_up": 2, "tokens": 8, "c
 ROWS: dict[str, dict[str, Any]] = {
     "Full": {"attention": "full"},
     "Local": {"attention": "local", "chunk_len": 8},
+    "Strided": {"attention": "strided", "stride": 8, "mode": "merged"},
+    "Fixed": {"attention": "fixed", "stride": 8, "c": 2},
     "LSH": {"attention": "lsh", "chunk_len": 8, "n_hashes": 2},
 }
 
@@ -48,9 +50,13 @@ def test_keys_and_bytes_are_those_of_the_pattern() -> None:
     at = {row: context_time(SMALL, 0, row, own)["metrics"] for row, own in ROWS.items()}
     assert at["Full"]["128"]["keys"] == 128 + 3.5, "tokens 128 to 135 see all before them"
     assert at["Local"]["128"]["keys"] == at["Local"]["64"]["keys"] == 8 + 3.5, "a chunk, and what its own has so far"
+    assert at["Strided"]["128"]["keys"] == 7 + 16, "seven just before, and every eighth of those before"
+    assert at["Fixed"]["128"]["keys"] == 3.5 + 2 * 16, "what its own block has so far, and two of every block before"
     assert 1 <= at["LSH"]["128"]["keys"] <= 2 * 2 * 8
     keys_and_values = 2 * 2 * 136 * 8 * 4
     assert at["Full"]["128"]["cache_megabytes"] == at["Local"]["128"]["cache_megabytes"] == keys_and_values / 1e6
+    slots = {row: at[row]["128"]["cache_megabytes"] * 1e6 / (keys_and_values / 136) for row in ("Strided", "Fixed")}
+    assert slots == pytest.approx({"Strided": 8 + 136, "Fixed": 2 * 17 + 8})
     # 136 // 8 chunks have 34 buckets: rotations of 17 columns, and rings of 16 places with their counts.
     rings, rotations = 2 * 2 * 34 * (16 + 1) * 4, 2 * 8 * 2 * 17 * 4
     assert at["LSH"]["128"]["cache_megabytes"] == (keys_and_values + rings + rotations) / 1e6
@@ -66,7 +72,7 @@ def test_a_contexts_seconds_are_the_median_of_the_counted_tokens(monkeypatch: py
     assert metrics["exponent"]["time_exponent"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("row", ["Full", "Local"])
+@pytest.mark.parametrize("row", ["Full", "Local", "Strided", "Fixed"])
 def test_without_hashing_steps_are_the_pass_over_the_whole_sequence(row: str) -> None:
     metrics = context_time(SMALL, 0, row, ROWS[row])["metrics"]["exponent"]
     assert metrics["distance_from_training"] < 1e-6
