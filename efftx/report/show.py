@@ -45,12 +45,13 @@ def item_json(experiment: Experiment, store_root: Path | str | None = None) -> d
     found = [cell for measured in item.measured for cell in measured.cells.values()]
     if not item.measured:
         found = cells(experiment, [], next(iter(experiment.sizes_known()), ""))
+    found += published_alone(experiment, {cell.row for cell in found})
     size = item.foremost.size if item.foremost else None
     return {
         "id": experiment.id,
         "state": item.state,
         "why": item.why,
-        "cells": [_cell_json(cell) for cell in [*found, *published_alone(experiment)]],
+        "cells": [_cell_json(cell) for cell in found],
         "published_curves": dict(experiment.published.curves) if experiment.published else {},
         "claims": [_claim_json(verdict, size) for verdict in item.verdicts],
     }

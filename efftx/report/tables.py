@@ -26,7 +26,7 @@ PUBLISHED_HEADING = {
     "verified": "Published",
     "unverified": f"Published, unverified {numbers.UNVERIFIED_MARK}",
 }
-OTHERS_HEADING = "In the paper alone, not run here"
+OTHERS_HEADING = "In the paper alone, not run at this size"
 UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
 MEASURED_BOUND = (
     "above 100 % by the error of the rate that it is a share of, which is itself measured, apart, in the same process"
@@ -65,7 +65,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     labels = list(experiment.rows_at(size))
     measured_heading = f"Measured, size {size}" if measured else "Measured"
     published_heading = PUBLISHED_HEADING[experiment.published.source] if experiment.published else ""
-    others = list(experiment.published.others) if experiment.published else []
+    others = [row for row in experiment.published.rows() if row not in labels] if experiment.published else []
 
     def words(row: str) -> tuple[Cell, ...]:
         text = experiment.rows[row].text if row in experiment.rows else {}

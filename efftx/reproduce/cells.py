@@ -72,15 +72,13 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
     return found
 
 
-def published_alone(experiment: Experiment) -> list[CellValue]:
-    """The cells of the rows that only the paper has."""
-    published = experiment.published
-    if published is None:
-        return []
+def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellValue]:
+    """The paper's cells outside `rows`, those that are shown with what was measured."""
+    published, shown = experiment.published, set(rows)
     return [
-        CellValue(row, column, "", None, None, 0, published=value, published_source=published.source)
-        for row, values in published.others.items()
-        for column, value in values.items()
+        CellValue(row, column, "", None, None, 0, published=value, published_source=published.source_of(row, column))
+        for row, column, value in (published.cells() if published else ())
+        if published and row not in shown
     ]
 
 

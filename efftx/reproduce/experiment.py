@@ -424,7 +424,8 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
     check_kind(parsed, claim.holds_if, claim.kind, claim.margin)
     columns = {c for row in e.rows for c in e.cells_of(row)}
     for table, index in parsed.lookups:
-        known = [e.gates if table == "gate" else e.rows, columns]
+        printed = e.published.others if table == "published" and e.published else {}
+        known = [e.gates if table == "gate" else [*e.rows, *printed], columns]
         for item, names in zip(index, known, strict=False):
             if not isinstance(item, Name) and item not in names:
                 message = f"the claim '{claim.says}': {table} has no '{item}'"

@@ -51,10 +51,18 @@ class Published:
         """Whether the paper has a value in this row."""
         return bool(self.values.get(row) or self.unverified.get(row) or self.others.get(row))
 
+    def cells(self) -> list[tuple[str, str, float]]:
+        """Row, column and value of every cell, those of `others` last."""
+        tables = (self.values, self.unverified, self.others)
+        return [(row, column, value) for t in tables for row, found in t.items() for column, value in found.items()]
+
+    def rows(self) -> list[str]:
+        """The rows in which the paper has a value, those of `others` last."""
+        return list(dict.fromkeys(row for row, _, _ in self.cells()))
+
     def columns(self) -> set[str]:
         """The columns in which the paper has a value."""
-        tables = (self.values, self.unverified, self.others)
-        return {column for table in tables for values in table.values() for column in values}
+        return {column for _, column, _ in self.cells()}
 
     def some_unverified(self) -> bool:
         """Whether a value was not read in the paper."""

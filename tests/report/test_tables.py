@@ -7,9 +7,11 @@ import pytest
 
 from efftx.report.items import gather
 from efftx.report.model import Cell, Kind, Table
+from efftx.report.show import item_json
 from efftx.report.tables import tables
 from efftx.reproduce.experiment import Cell as CellFormat
-from efftx.reproduce.experiment import ColumnSpec, Experiment, Published, Row
+from efftx.reproduce.experiment import ColumnSpec, Experiment, Row
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore
 
 from .conftest import make_experiment, make_record
@@ -193,7 +195,7 @@ def test_an_unverified_value_beside_verified_ones_is_marked_alone(full_store: Re
 def test_a_row_that_only_the_paper_has_stands_apart_and_is_never_called_not_run(full_store: RecordStore) -> None:
     only = Published("verified", {"Full": {"at 8": 12.34}}, others={"Theirs": {"at 8": 56.78}})
     table = only_table(full_store, make_experiment(published=only))
-    (apart,) = [block for block in table.blocks if block.heading == "In the paper alone, not run here"]
+    (apart,) = [block for block in table.blocks if block.heading == "In the paper alone, not run at this size"]
     assert [row.label for row in apart.rows] == ["Theirs"]
     assert [cell.text for cell in apart.rows[0].cells] == ["56.8", "–", "–"]
 
@@ -223,3 +225,13 @@ def test_the_papers_curves_are_a_table_of_their_own(full_store: RecordStore) -> 
         ("sparse", ["–", "1.0"]),
     ]
     assert "was measured here" in table.caption
+
+
+def test_a_row_of_another_size_keeps_the_papers_value(full_store: RecordStore) -> None:
+    rows = {"Full": Row(), "LSH": Row(), "Wide": Row(only=["paper"])}
+    wide = make_experiment(rows=rows, published=Published("verified", {"Wide": {"at 8": 12.34}}))
+    table = only_table(full_store, wide)
+    assert [row.label for row in table.blocks[1].rows] == ["Wide"]
+    assert texts(table, Kind.VERIFIED) == {("Wide", "at 8"): "12.3"}
+    found = item_json(wide, full_store.root)["cells"]
+    assert [cell["published"] for cell in found if cell["row"] == "Wide"] == [12.34]

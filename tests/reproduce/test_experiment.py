@@ -237,3 +237,12 @@ def test_a_row_of_the_papers_alone_and_its_curves_are_read(tmp_path: Path) -> No
 def test_a_claim_is_the_papers_or_ours_and_only_a_paper_is_quoted(tmp_path: Path, given: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_experiment(write(tmp_path, SMALL.replace("says: so,", f"says: so, {given},")))
+
+
+def test_a_claim_may_ask_for_what_only_the_paper_has(tmp_path: Path) -> None:
+    text = SMALL.replace("values: {A: {x: 99}}", "others: {C: {x: 99}}")
+    claim = 'holds_if: \'cell[row, "x"] > published["C", "x"]\''
+    e = read_experiment(write(tmp_path, text.replace("holds_if: 'cell[row, \"x\"] > 1'", claim)))
+    assert "published" in e.claims[0].holds_if
+    with pytest.raises(UserError, match="cell has no 'C'"):
+        read_experiment(write(tmp_path, text.replace('cell[row, "x"]', 'cell["C", "x"]'), "other"))

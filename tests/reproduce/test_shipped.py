@@ -13,6 +13,7 @@ from efftx.reproduce.claim_language import KINDS
 from efftx.reproduce.claims import judge
 from efftx.reproduce.experiment import Experiment, load_experiments, select
 from efftx.reproduce.measures import measure_named
+from efftx.reproduce.reading import read_yaml
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
 from efftx.reproduce.trainer import EfftxTrainer
@@ -50,6 +51,23 @@ def test_no_claim_writes_noise_and_every_margin_has_its_reason(e: Experiment) ->
         assert claim.kind in KINDS
         assert "noise" not in claim.holds_if
         assert (claim.margin is None) == (not claim.reason), claim.says
+
+
+@pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
+def test_every_claim_says_whose_it_is_and_no_published_value_is_unread(e: Experiment) -> None:
+    _, content = read_yaml(Path(e.path))
+    assert all("by" in claim for claim in content.get("claims", []))
+    assert e.published is None or not e.published.some_unverified()
+
+
+def test_figure_3_and_table_2_show_the_same_runs_and_figure_1_shares_two_of_them() -> None:
+    one, three, two = (EXPERIMENTS[f"scaling/{name}"] for name in ("figure1", "figure3", "table2"))
+    assert list(three.rows) == list(two.rows)
+    for size in ("paper", "cpu"):
+        for row in three.rows_at(size):
+            assert three.row_overrides(row, size) == two.row_overrides(row, size)
+    assert set(one.row_overrides("dense", "cpu")) == set(three.row_overrides("dense", "cpu"))
+    assert set(one.row_overrides("+ Sparse FF", "cpu")) == set(three.row_overrides("N = 16", "cpu"))
 
 
 @pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "train"], ids=lambda e: e.id)
