@@ -18,10 +18,12 @@ from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
-from efftx.layers.patterns import Full, Pattern
+from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.settings import FullConfig
+from efftx.ops.fixed import FixedUnion
 from efftx.ops.lsh_hashing import auto_buckets
+from efftx.ops.strided import Column, StridedUnion, Window
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.attention import AttentionShape
 from efftx.training.devices import resolve_device
@@ -31,9 +33,13 @@ ROUNDS = (1, 2, 4, 8)
 LENGTHS = (1024, 4096, 16384)
 QUERY_BLOCK = 256
 D_MODEL, N_HEADS, D_HEAD, CHUNK_LEN = 256, 4, 64, 64
-KINDS = ("full", "memory_efficient", "sdpa", "lsh")
-"""full: the whole score matrix at once; memory_efficient: by query block (the paper's baseline); sdpa: PyTorch's
-fused kernel; lsh. All share queries and keys, as the paper's layer does."""
+SETS = ("window", "column", "strided", "fixed")
+KINDS = ("full", "memory_efficient", "sdpa", "lsh", *SETS)
+"""full: the whole score matrix at once; memory_efficient: by query block (Reformer's baseline); sdpa: PyTorch's fused
+kernel; lsh; window and column, the factors of strided attention, and strided and fixed with both in one head."""
+SPARSE = {"sparse-dense": "sdpa", **{f"sparse-{kind}": kind for kind in SETS}}
+"""The Sparse Transformer's layer on text: 8 heads of 64, stride 128, c 32, queries and keys of their own. The others
+are Reformer's, which shares them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,9 @@ class Case:
     n_hashes: int = 0
     later: bool = False
     peer: str | None = None
+    share_qk: bool = True
+    stride: int = 128
+    c: int = 32
 
     def shape(self) -> AttentionShape:
         """What is counted of it."""
@@ -61,6 +70,7 @@ class Case:
             d_model=self.d_model,
             n_heads=self.n_heads,
             d_head=self.d_head,
+            share_qk=self.share_qk,
             pattern=None if hashed else self.pattern(),
             chunk_len=self.chunk_len if hashed else 0,
             n_hashes=self.n_hashes,
@@ -69,6 +79,14 @@ class Case:
 
     def pattern(self) -> Pattern:
         """What a query sees, of softmax attention."""
+        sets: dict[str, Callable[[], KeySet]] = {
+            "window": lambda: Window(self.stride),
+            "column": lambda: Column(self.stride),
+            "strided": lambda: StridedUnion(self.stride),
+            "fixed": lambda: FixedUnion(self.stride, self.stride - self.c, self.c),
+        }
+        if self.kind in sets:
+            return ByHead([sets[self.kind]()])
         block = {"full": self.length, "memory_efficient": min(self.query_block, self.length)}.get(self.kind, 0)
         return Full(FullConfig(query_block=block))
 
@@ -83,7 +101,7 @@ class Case:
                 torch.manual_seed(seed)
                 return make_peer(self.peer, self.peer_shape(), device)
         with torch.device("meta"):
-            projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=True, bias=False)
+            projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=self.share_qk, bias=False)
             layer: nn.Module
             if self.kind == "lsh":
                 config = LSHConfig(
@@ -102,7 +120,7 @@ class Case:
 def case_names() -> list[str]:
     """Every name that `names=` takes, in the order of the rows."""
     lsh = [f"lsh-{n}{form}" for n in ROUNDS for form in ("", "-later")]
-    return ["full", "full-block", "full-sdpa", *lsh, *(f"{peer}-lsh-{n}" for peer in PEERS for n in ROUNDS)]
+    return ["full", "full-block", "full-sdpa", *lsh, *SPARSE, *(f"{peer}-lsh-{n}" for peer in PEERS for n in ROUNDS)]
 
 
 def case_of(name: str, length: int) -> Case:
@@ -110,6 +128,8 @@ def case_of(name: str, length: int) -> Case:
     full = {"full": "full", "full-block": "memory_efficient", "full-sdpa": "sdpa"}
     if name in full:
         return Case(full[name], length)
+    if name in SPARSE:
+        return Case(SPARSE[name], length, d_model=512, n_heads=8, share_qk=False)
     peer, _, rest = name.rpartition("lsh-")
     n_hashes, _, form = rest.partition("-")
     peer = peer.removesuffix("-")
@@ -121,7 +141,8 @@ def bench_attention(options: Options) -> dict[str, Any]:
 
     Options: lengths, names, repeats, pass (forward, forward+backward), device. Each row has, beside the keys of
     every bench, rounds, form, spread, share_of_dense (scores computed over those of dense causal attention),
-    ratio_to_bound, ratio_to_peer (seconds over those of the faster peer at the same rounds and length), like_for_like.
+    ratio_to_bound, ratio_to_peer (seconds over those of the faster peer at the same rounds and length), ratio_to_dense
+    (a sparse pattern's seconds over those of sparse-dense at the same length), like_for_like.
     """
     names = options.names("names", case_names(), [n for n in case_names() if n != "full"])
     lengths = options.numbers("lengths", LENGTHS, LENGTH)
@@ -142,6 +163,7 @@ def bench_attention(options: Options) -> dict[str, Any]:
                 skipped.append({"name": name, "length": length, "why": why})
         rows += measure(cases, which, repeats=repeats, device=device) if cases else []
     add_ratio_to_peer(rows)
+    add_ratio_to_dense(rows)
     versions = {peer.package: peer.version for peer in PEERS.values()}
     return {
         "bench": "attention",
@@ -233,11 +255,20 @@ def add_ratio_to_peer(rows: Sequence[dict[str, Any]]) -> None:
         row["faster_peer"] = None if fastest is None else fastest["name"]
 
 
+def add_ratio_to_dense(rows: Sequence[dict[str, Any]]) -> None:
+    """Writes `ratio_to_dense` into the rows of the Sparse Transformer's layer: below 1 is faster; None for others."""
+    for row in rows:
+        dense = [
+            r for r in rows if r["name"] == "sparse-dense" and (r["length"], r["pass"]) == (row["length"], row["pass"])
+        ]
+        row["ratio_to_dense"] = row["seconds"] / dense[0]["seconds"] if dense and row["name"] in SPARSE else None
+
+
 def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """`{"seconds", "spread", "peak_bytes", "bound_seconds", ...}` of one layer, for experiments.
 
-    Keys: attention (full, memory_efficient, sdpa, lsh), length; and batch, d_model, n_heads, d_head, query_block,
-    chunk_len, n_hashes, later, pass, repeats, warm_up, seed, device where they differ from the defaults.
+    Keys: attention (one of `KINDS`), length; and batch, d_model, n_heads, d_head, query_block, chunk_len, n_hashes,
+    later, share_qk, stride, c, pass, repeats, warm_up, seed, device where they differ from the defaults.
     """
     given = dict(parameters)
     kind = str(given.pop("attention"))
@@ -249,6 +280,7 @@ def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
     repeats, warm_up, seed = (int(given.pop(k, v)) for k, v in (("repeats", 3), ("warm_up", 1), ("seed", 0)))
     device = resolve_device(str(given.pop("device", "auto")))
     numbers = {"length", "batch", "d_model", "n_heads", "d_head", "query_block", "chunk_len", "n_hashes", "later"}
+    numbers |= {"share_qk", "stride", "c"}
     unknown = sorted(given.keys() - numbers)
     if unknown:
         raise UserError("unknown_key", f"A timing of attention has no '{unknown[0]}'.", nearest(unknown[0], numbers))

@@ -42,6 +42,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         **_SHARED,
         "scores / dense": lambda row: f"{row['share_of_dense']:.2f}",
         "x faster peer": _ratio("ratio_to_peer"),
+        "x dense": _ratio("ratio_to_dense"),
     },
     "memory": {
         "model": lambda row: str(row["name"]),
@@ -83,6 +84,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if result["bench"] == "attention":
         lines += [f"{note}: {', '.join(names)}" for note, names in _peer_notes(result).items()]
         lines.append("'=' is the form that the peers compute: across buckets, duplicates allowed.")
+        if any(row["ratio_to_dense"] for row in result["rows"]):
+            lines.append("sparse-: d_model 512, 8 heads, stride 128, c 32, queries and keys of their own.")
     for name, ratio in result.get("flatness", {}).items():
         lines.append(f"{name}: the largest peak over all depths is {ratio:.3f} of the smallest.")
     shape = result.get("layer") or result.get("model")

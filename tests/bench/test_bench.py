@@ -82,7 +82,34 @@ def test_every_name_is_a_case_and_says_what_it_is() -> None:
     assert layer.config.attend_across_buckets
     assert layer.config.allow_duplicates
     layer = case_of("full-block", 512).make(CPU, 0)
-    assert (layer.query_block, layer.project.share_qk) == (attention.QUERY_BLOCK, True)
+    assert (layer.pattern.query_block, layer.project.share_qk) == (attention.QUERY_BLOCK, True)
+
+
+def test_patterns_stand_beside_dense_attention_of_the_same_layer() -> None:
+    names = ["sparse-dense", "sparse-window", "sparse-column", "sparse-strided", "sparse-fixed"]
+    result = bench.run("attention", ["lengths=300", f"names=full-sdpa,{','.join(names)}", "repeats=1"])
+    json.dumps(result)
+    other, *rows = result["rows"]
+    assert [row["name"] for row in rows] == names
+    assert other["ratio_to_dense"] is None
+    for row in rows:
+        assert row["ratio_to_dense"] == row["seconds"] / rows[0]["seconds"]
+        assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
+    shares = [row["share_of_dense"] for row in rows]
+    assert shares[0] == 1.0
+    # 3 blocks of 128: a column has 3 keys at most; a window its block and half of the one before, which is masked.
+    assert shares[2] == 3 * 4 / 2 * 128 / (300 * 301 / 2)
+    assert shares[3] > shares[1]
+    assert "stride 128" in printed(result)
+
+
+def test_what_a_pattern_holds_is_linear_in_the_length() -> None:
+    for kind in attention.SETS:
+        peaks = [
+            peak_bytes(case.make(CPU, 0), input_of(case, CPU, 0), backward=True)
+            for case in (Case(kind, n, d_model=16, n_heads=2, d_head=8, stride=16, c=4) for n in (1024, 2048))
+        ]
+        assert peaks[1] < 2.1 * peaks[0], kind
 
 
 def test_the_peak_of_a_layer_is_what_can_be_counted_by_hand() -> None:
@@ -185,6 +212,10 @@ SIZES = {"d_model": 32, "n_heads": 2, "d_head": 16, "repeats": 1, "warm_up": 1, 
         {"attention": "memory_efficient", "query_block": 32},
         {"attention": "sdpa"},
         {"attention": "lsh", "n_hashes": 2, "chunk_len": 16},
+        {"attention": "window", "stride": 16},
+        {"attention": "column", "stride": 16, "share_qk": False},
+        {"attention": "strided", "stride": 16},
+        {"attention": "fixed", "stride": 16, "c": 4},
     ],
 )
 def test_an_experiment_gets_seconds_and_bytes(row: dict[str, Any]) -> None:
