@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from efftx.reproduce.claim_language import parse
 from efftx.reproduce.claims import Verdict, judge
-from efftx.reproduce.comparisons import Evaluator
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Derived, Experiment, Row
 from efftx.reproduce.gates import Gate
 from efftx.reproduce.published import Published
@@ -94,20 +90,6 @@ def test_what_neither_test_rejects_is_undecided_and_says_how_many_seeds_would_de
     found = verdict(experiment(f'cell["A", "x"] {symbol} cell["B", "x"]'), pair([1.0, -1.0, 1.5]))
     assert found.verdict == "undecided"
     assert found.comparisons[0].seeds == 45
-
-
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_of_equal_models_one_in_twenty_is_called_better(n: int) -> None:
-    generator = np.random.default_rng(n)
-    e, held, asked = experiment(A_OVER_B), 0, parse(A_OVER_B).tree
-    assert isinstance(asked, ast.Compare)
-    for _ in range(3_000):
-        a, b = generator.normal(size=(2, n))
-        evaluator = Evaluator(e, e.claims[0], {}, {("A", "x"): dict(enumerate(a)), ("B", "x"): dict(enumerate(b))})
-        comparison = evaluator.compare(asked.left, asked.ops[0], asked.comparators[0])
-        assert comparison.p_for is not None
-        held += comparison.p_for <= 0.05
-    assert held / 3_000 == pytest.approx(0.05, abs=0.01)
 
 
 @pytest.mark.parametrize(
