@@ -24,9 +24,11 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.report.terminal import show_list
     from efftx.reproduce.records import RecordStore
     from efftx.reproduce.runner import state_of
+    from efftx.reproduce.standing import not_readable
 
     store = RecordStore()
     states = [state_of(experiment, store) for experiment in chosen]
     for error in store.damaged(experiment.id for experiment in chosen):
         say(f"Left out: {error.message} {error.hint}")
+    states += [not_readable(file) for file in experiments.unreadable if file.is_meant(items)]
     return Outcome({"items": states}, lambda console: show_list(states, console))

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     from efftx.reproduce.records import RecordStore
 
-    errors = RecordStore().damaged(experiment.id for experiment in chosen or experiments.values())
+    errors: list[UserError] = [file.error for file in experiments.unreadable if file.is_meant(items)]
+    errors += RecordStore().damaged(experiment.id for experiment in chosen or experiments.values())
     damaged = [error.message for error in errors]
     for error in errors:
         say(f"Left out: {error.message} {error.hint}")

@@ -57,7 +57,11 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     from efftx.reproduce.experiment import load_experiments, narrow, select
 
-    experiments = select(load_experiments(), items)
+    every = load_experiments()
+    experiments = select(every, items)
+    unreadable = [file for file in every.unreadable if file.is_meant(items)]
+    for file in unreadable:
+        say(f"Left out: {file.error.message} {file.error.hint}")
     chosen = narrow(experiments, arguments.row) if arguments.row else experiments
 
     from efftx.report.terminal import show_reproduced
@@ -92,7 +96,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         show_reproduced(lines, console)
 
     failed = any(line["failed"] or (line.get("stale") and not arguments.stale) for line in lines)
-    return Outcome({"items": lines}, show, 1 if failed else 0)
+    return Outcome({"items": lines}, show, 1 if failed or unreadable else 0)
 
 
 def _part(given: str | None, *, verify: bool) -> tuple[int, int]:

@@ -83,7 +83,8 @@ def at_length(c: Comparison, experiment: Experiment, n_tests: int) -> str:
     )
     text = _compared(c, experiment, left, right)
     if c.kind != EXACT and c.p is not None:
-        p = f", one-sided p {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else "")
+        of = " of the opposite" if c.p_of == "opposite" else ""
+        p = f", one-sided p{of} {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else "")
     else:
         p = ""
     return f"{f'{shared}: ' if shared else ''}{text}{_ending(c, experiment, brief=False, p=p)}"
@@ -129,8 +130,10 @@ def _unit(unit: str, told: str) -> str:
 
 
 def _what_would_decide(c: Comparison, brief: bool) -> str:
-    if c.outcome != UNDECIDED or c.kind == EXACT:
+    if c.outcome != UNDECIDED:
         return ""
+    if c.kind == EXACT:
+        return "; it differs from seed to seed, so that nothing exact can be said: another kind of claim tests it"
     if c.n < MIN_SEEDS:
         return f"; too few seeds, a verdict needs {MIN_SEEDS}"
     if c.p_for is None:

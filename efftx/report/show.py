@@ -96,6 +96,7 @@ def _comparison_json(c: Comparison) -> dict[str, Any]:
         "interval": list(interval) if interval else None,
         "n": c.n,
         "p": c.p,
+        "p_of": c.p_of,
         "outcome": c.outcome,
         "seeds": c.seeds,
     }

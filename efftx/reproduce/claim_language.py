@@ -12,7 +12,7 @@ The claim's `kind` says how its comparisons are tested over the seeds; nothing i
     better       measured against measured, with < or > (<=, >=)
     as good as   with <= or >=: no worse than by `margin`; with ==: within `margin` on both sides
     at least     measured against a constant, a published value or a gate, above or below it
-    exact        what no seed can move: counts, closed forms, exponents of counts
+    exact        what no seed can move: counts, closed forms, exponents of counts; with == equal in every seed
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ def check_kind(parsed: Parsed, text: str, kind: str, margin: float | None) -> No
 def _check_sides(left: ast.expr, symbol: str, right: ast.expr, text: str, kind: str) -> None:
     asked = f"{ast.unparse(left)} {symbol} {ast.unparse(right)}"
     n_measured = sum(any(isinstance(n, ast.Name) and n.id == "cell" for n in ast.walk(side)) for side in (left, right))
-    if (symbol == "==") and kind != AS_GOOD_AS:
-        raise _refuse(text, f"== asks for kind '{AS_GOOD_AS}' and its margin")
+    if symbol == "==" and kind not in (AS_GOOD_AS, EXACT):
+        raise _refuse(text, f"== asks for kind '{AS_GOOD_AS}' and its margin, or for kind '{EXACT}'")
+    if kind == AS_GOOD_AS and (slack := _slack(left) or _slack(right)):
+        raise _refuse(text, f"'{slack}' and the margin allow for the same difference: only one of them is meant")
     if kind == AS_GOOD_AS and symbol in "<>":
         raise _refuse(text, f"kind '{AS_GOOD_AS}' compares with <=, >= or ==")
     if n_measured == 0:
@@ -93,6 +95,40 @@ def _check_sides(left: ast.expr, symbol: str, right: ast.expr, text: str, kind: 
         raise _refuse(text, f"one side of `{asked}` is not measured: that is kind '{AT_LEAST}'")
     if kind == AT_LEAST and n_measured != 1:
         raise _refuse(text, f"both sides of `{asked}` are measured: that is kind '{BETTER}'")
+
+
+def _slack(side: ast.expr) -> str:
+    """A constant that a side adds to or takes from what it compares, as it is written; empty where there is none."""
+    match side:
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
+            for term in (left, right):
+                if not any(isinstance(node, ast.Subscript) for node in ast.walk(term)):
+                    return f"{'-' if isinstance(op, ast.Sub) and term is right else '+'} {ast.unparse(term)}"
+            return _slack(left) or _slack(right)
+        case ast.UnaryOp(operand=operand):
+            return _slack(operand)
+    return ""
+
+
+def _constant(node: ast.expr) -> float | None:
+    """The value of an expression that looks nothing up; None for any other, and where it divides by zero."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.UnaryOp(op=op, operand=operand):
+            value = _constant(operand)
+            return value if value is None or isinstance(op, ast.UAdd) else -value
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _constant(left), _constant(right)
+            if a is None or b is None or (isinstance(op, ast.Div) and b == 0.0):
+                return None
+            return {ast.Add: a + b, ast.Sub: a - b, ast.Mult: a * b}[type(op)] if not isinstance(op, ast.Div) else a / b
+        case ast.Call(func=ast.Name(id=name), args=args):
+            values = [value for value in map(_constant, args) if value is not None]
+            if len(values) < len(args):
+                return None
+            return abs(values[0]) if name == "abs" else min(values) if name == "min" else max(values)
+    return None
 
 
 def parse_where(text: str, free: dict[str, str]) -> ast.expr | None:
@@ -184,6 +220,8 @@ def _check_expression(node: ast.expr, text: str, lookups: list[tuple[str, tuple[
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), left=left, right=right):
             _check_expression(left, text, lookups)
             _check_expression(right, text, lookups)
+            if isinstance(node.op, ast.Div) and _constant(right) == 0.0:
+                raise _refuse(text, f"'{ast.unparse(node)}' divides by zero")
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS and args:
             if name == "abs" and len(args) != 1:
                 raise _refuse(text, "abs takes one value")

@@ -7,7 +7,8 @@ what is tested:
     at least     the same test against a constant, a published value or a gate
     as good as   with <= or >=: one-sided, that D is not on the wrong side by the margin or more;
                  with ==: two one-sided tests, that D lies within the margin
-    exact        no test: the comparison is met by every seed, or it is not
+    exact        no test: the comparison is met by every seed, or it is not; one that every seed meets by another
+                 difference is not exact, and undecided
 
 A comparison is contradicted where the test of its opposite rejects: better, where the other side is better; as good as,
 where D is beyond the margin.
@@ -53,7 +54,9 @@ class Side:
 
 @dataclass
 class Comparison:
-    """What the seeds say of one comparison; `p` is Holm's, of the outcome or, undecided, of the claim itself.
+    """What the seeds say of one comparison.
+
+    `p` is Holm's, one-sided: of the claim, or of its opposite where that is what the seeds show (`p_of`).
 
     `difference` is left - right; `interval` its 95 % interval, None below two seeds and for what is exact or infinite.
     `seeds` would decide an undecided one at 80 % power; None where that is out of reach or nothing varies.
@@ -77,6 +80,11 @@ class Comparison:
     seeds: int | None = None
 
     @property
+    def p_of(self) -> str | None:
+        """What `p` is the probability for: the `claim`, or its `opposite` where the claim is contradicted."""
+        return None if self.p is None else "opposite" if self.outcome == CONTRADICTED else "claim"
+
+    @property
     def difference(self) -> float:
         """The mean of left - right."""
         return float(np.mean(self.differences))
@@ -91,8 +99,14 @@ class Comparison:
     def test(self) -> None:
         """Fill in the two one-sided p; of what is exact the outcome. Too few seeds leave it undecided."""
         if self.kind == EXACT:
+            if self.symbol == "==":
+                self.outcome = HOLDS if np.all(np.abs(self.differences) <= self.resolution) else CONTRADICTED
+                return
             met = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[self.symbol]
-            self.outcome = HOLDS if np.all(met(self.differences, 0.0)) else CONTRADICTED
+            if not np.all(met(self.differences, 0.0)):
+                self.outcome = CONTRADICTED
+            elif self.n < 2 or not self._varies():
+                self.outcome = HOLDS
             return
         if self.n < MIN_SEEDS:
             return
@@ -114,7 +128,8 @@ class Comparison:
         return upper_tail(sample, bound, self.resolution)
 
     def _varies(self) -> bool:
-        return float(np.std(self.differences, ddof=1)) > self.resolution
+        finite = bool(np.all(np.isfinite(self.differences)))
+        return finite and float(np.std(self.differences, ddof=1)) > self.resolution
 
     def decide(self, p_for: float, p_against: float, n_tests: int) -> None:
         """The outcome from the two adjusted p; of an undecided one also the seeds that would decide it."""
@@ -213,7 +228,7 @@ class Evaluator:
             case ast.Mult():
                 return a * b
         if np.any(b == 0):
-            raise NotJudgedError(NOT_RUN, f"{ast.unparse(node)} divides by zero")
+            raise NotJudgedError(NOT_TESTED, f"{ast.unparse(node.right)} is 0, so that {ast.unparse(node)} is nothing")
         return a / b
 
     def _looked_up(self, node: ast.Subscript, seeds: list[int]) -> Sample:

@@ -7,7 +7,7 @@ calls a function of the registry in `measures` instead. Names of rows and column
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -292,35 +292,79 @@ class Experiment:
         return [*self.base, f"size={size}", *self.sizes.get(size, [])]
 
 
-def load_experiments(extra: Path | None = None) -> dict[str, Experiment]:
-    """Every experiment that is shipped, in the folders of `EFFTX_EXPERIMENTS`, and in `extra`, by id, in order of ids.
+@dataclass(frozen=True)
+class Unreadable:
+    """A user's file that is no experiment: `id` is its item's as far as it can be told, else `folder/file`."""
 
-    Raises UserError naming the file and the key where one cannot be read, or where two files give the same id.
+    id: str
+    error: UserError
+
+    def is_meant(self, items: Collection[str]) -> bool:
+        """Whether `items` name it: its id, its paper, or all; no items mean all."""
+        return not items or any(item in ("all", self.id, self.id.partition("/")[0]) for item in items)
+
+
+class Experiments(dict[str, Experiment]):
+    """Experiments by id, in order of ids; `unreadable` are the files of a user's own that are left out."""
+
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+def load_experiments(extra: Path | None = None) -> Experiments:
+    """Every experiment that is shipped, in the folders of `EFFTX_EXPERIMENTS`, and in `extra`.
+
+    A user's file that cannot be read, or gives an id that another has, is left out and kept beside the others. Raises
+    UserError where a folder is none, and for a file that is shipped.
     """
     from efftx.shipped import shipped
 
-    folders = [shipped("experiments")]
-    folders += [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
+    folders = [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
     folders += [extra] if extra is not None else []
-    found: dict[str, Experiment] = {}
+    found = {e.id: e for e in map(read_experiment, _files_in(shipped("experiments")))}
+    unreadable = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError("missing_file", f"{folder}: no such folder of experiments", "See EFFTX_EXPERIMENTS.")
-        for path in sorted(path for path in folder.rglob("*.yaml") if path.name != PAPERS):
-            experiment = read_experiment(path)
-            if experiment.id in found:
-                raise UserError(
-                    "bad_experiment", f"{path}: {found[experiment.id].path} has the id '{experiment.id}' too"
-                )
-            found[experiment.id] = experiment
-    return dict(sorted(found.items()))
+        for path in _files_in(folder):
+            try:
+                experiment = read_experiment(path)
+                if experiment.id in found:
+                    message = f"{path}: {found[experiment.id].path} has the id '{experiment.id}' too"
+                    raise UserError("bad_experiment", message)
+            except UserError as error:
+                unreadable.append(Unreadable(_id_of(path), error))
+            else:
+                found[experiment.id] = experiment
+    experiments = Experiments(sorted(found.items()))
+    experiments.unreadable = tuple(unreadable)
+    return experiments
 
 
-def select(experiments: Mapping[str, Experiment], items: Iterable[str]) -> list[Experiment]:
-    """The experiments that `items` name: an id, a paper, or `all`; UserError with the nearest name for any other."""
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.yaml") if path.name != PAPERS)
+
+
+def _id_of(path: Path) -> str:
+    """The id that a file gives, which may be no experiment otherwise; else its folder and name."""
+    try:
+        _, content = read_yaml(path)
+    except UserError:
+        content = {}
+    id = content.get("id")
+    return id if isinstance(id, str) else f"{path.parent.name}/{path.stem}"
+
+
+def select(experiments: Experiments, items: Collection[str]) -> list[Experiment]:
+    """The experiments that `items` name: an id, a paper, or `all`; UserError with the nearest name for any other.
+
+    For an item whose file cannot be read it is that file's error.
+    """
     chosen: dict[str, Experiment] = {}
     for item in items:
         hits = {id: e for id, e in experiments.items() if item in ("all", id, e.paper)}
+        for file in experiments.unreadable:
+            if item == file.id or (not hits and file.is_meant([item])):
+                raise file.error
         if not hits:
             for e in experiments.values():
                 if item in e.formerly:

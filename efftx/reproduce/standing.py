@@ -10,7 +10,7 @@ from typing import Any
 
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
-from efftx.reproduce.experiment import SIZES, Experiment
+from efftx.reproduce.experiment import SIZES, Experiment, Unreadable
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.sweeps import Run, lacking, planned, resolved
@@ -145,6 +145,12 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
     line |= {"state": state, "sizes": list(counts), "records": counts, "damaged": damaged}
     whys = damaged or (whys if state == "stale" else [])
     return {**line, "why": whys[0]} if whys else line
+
+
+def not_readable(file: Unreadable) -> dict[str, Any]:
+    """The line of `efftx list` of an item whose file cannot be read."""
+    line: dict[str, Any] = {"id": file.id, "paper": file.id.partition("/")[0], "caption": "", "runs_at": []}
+    return {**line, "state": "not runnable", "why": file.error.message, "sizes": [], "records": {}, "damaged": []}
 
 
 def _what_changed(experiment: Experiment, record: Record, trainer: Trainer) -> str:

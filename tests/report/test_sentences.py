@@ -52,7 +52,7 @@ def test_a_verdict_is_one_sentence_with_difference_interval_and_seeds() -> None:
     assert sentence(*claim) == "LSH-4 is 15.0 points below LSH-1 (LSH-1), 95 % interval 13.9 to 16.1, 3 seeds"
     assert at_length(*claim) == [
         "LSH-1: LSH-4 (74.3 ± 0.3) is 15.0 points below LSH-1 (89.3 ± 0.2), 95 % interval 13.9 to 16.1, "
-        "3 seeds, one-sided p = 0.00016"
+        "3 seeds, one-sided p of the opposite = 0.00016"
     ]
 
 

@@ -96,6 +96,13 @@ def test_a_restriction_is_read_as_it_stands() -> None:
     assert admits(parse_where("  ", {}), {})
 
 
+@pytest.mark.parametrize("divisor", ["0", "0.0", "-0", "(1 - 1)", "(2 * 0)", "min(0, 1)", "abs(3 - 3)"])
+def test_a_division_by_zero_is_refused_where_it_is_read(divisor: str) -> None:
+    with pytest.raises(UserError, match="divides by zero"):
+        parse(f'cell["A"] / {divisor} > 1')
+    assert parse(f'cell["A"] / (cell["B"] * {divisor}) > 1')
+
+
 def test_who_writes_noise_is_told_of_the_kind() -> None:
     with pytest.raises(UserError, match="the claim's kind says"):
         parse('cell["A", "x"] > cell["B", "x"] + noise')
@@ -110,7 +117,10 @@ def test_who_writes_noise_is_told_of_the_kind() -> None:
         ('cell["A"] > cell["B"]', "at least", None, "that is kind 'better'"),
         ('1 > published["A"]', "at least", None, "nothing of"),
         ('cell["A"] == cell["B"]', "better", None, "asks for kind 'as good as'"),
-        ('cell["A"] == cell["B"]', "exact", None, "asks for kind 'as good as'"),
+        ('cell["A"] == 3', "at least", None, "or for kind 'exact'"),
+        ('cell["A"] >= cell["B"] - 1', "as good as", 1.0, "'- 1' and the margin"),
+        ('cell["A"] + 0.5 * 2 >= cell["B"]', "as good as", 1.0, r"'\+ 0.5 \* 2' and the margin"),
+        ('-(cell["A"] - 1) == cell["B"]', "as good as", 1.0, "'- 1' and the margin"),
         ('cell["A"] > cell["B"]', "as good as", 1.0, "compares with <=, >= or =="),
         ('cell["A"] >= cell["B"]', "as good as", None, "a margin"),
         ('cell["A"] >= cell["B"]', "better", 1.0, "a margin"),
@@ -132,6 +142,8 @@ def test_a_kind_goes_with_its_comparisons_and_its_margin(text: str, kind: str, m
         ('cell["A"] <= cell["B"]', "as good as", 0.02),
         ('cell["A"] == cell["B"]', "as good as", 0.02),
         ('cell["A"] < cell["B"] and cell["A"] >= 1', "exact", None),
+        ('cell["A"] == cell["B"] and cell["A"] == 1 + 1', "exact", None),
+        ('cell["A"] - cell["B"] <= cell["C"]', "as good as", 0.02),
     ],
 )
 def test_what_goes_together_is_taken(text: str, kind: str, margin: float | None) -> None:

@@ -147,6 +147,37 @@ def test_what_no_seed_can_move_needs_one_seed_and_no_test() -> None:
     assert verdict(every, pair([5.0, 5.0, -0.1])).verdict == "contradicted", "every seed, not their mean"
 
 
+def test_what_differs_from_seed_to_seed_is_not_exact_though_every_seed_meets_it() -> None:
+    found = verdict(experiment(A_OVER_B, "exact"), pair([5.0, 5.0, 4.0]))
+    assert (found.verdict, found.comparisons[0].p, found.comparisons[0].seeds) == ("undecided", None, None)
+
+
+def test_exactly_equal_is_equal_in_every_seed() -> None:
+    e = experiment('cell["A", "x"] == cell["B", "x"]', "exact")
+    same = {"x": [1.0, 2.5, 3.0]}
+    assert verdict(e, {"A": same, "B": same}).verdict == "holds"
+    assert verdict(e, {"A": same, "B": {"x": [1.0, 2.5, 3.001]}}).verdict == "contradicted"
+    third = {"x": [0.1 + 0.2]}
+    assert verdict(e, {"A": third, "B": {"x": [0.3]}}).verdict == "holds", "but for rounding"
+    assert verdict(experiment('cell["A", "x"] == 2', "exact"), {"A": {"x": [2.0, 2.0]}}).verdict == "holds"
+
+
+def test_a_measured_zero_that_is_divided_by_is_told() -> None:
+    e = experiment('cell["A", "x"] / cell["B", "x"] > cell["B", "x"]')
+    found = verdict(e, {"A": {"x": [1.0, 2.0, 3.0]}, "B": {"x": [1.0, 0.0, 1.0]}})
+    assert found.verdict == "not tested here"
+    assert found.why.startswith("cell['B', 'x'] is 0")
+
+
+def test_the_p_of_a_contradicted_claim_is_its_opposites_and_says_so() -> None:
+    table = {"A": {"x": [3.0, 4.0, 5.0]}, "B": {"x": [1.0, 2.0, 3.5]}}
+    for symbol, of in ((">", "claim"), ("<", "opposite")):
+        (comparison,) = verdict(experiment(f'cell["A", "x"] {symbol} cell["B", "x"]'), table).comparisons
+        assert comparison.p_of == of
+        assert comparison.p == pytest.approx(0.5 - 11 / (2 * math.sqrt(123)))
+    assert verdict(experiment(A_OVER_B), pair([1.0])).comparisons[0].p_of is None
+
+
 def test_holm_asks_more_of_several_comparisons() -> None:
     a = [1.0, 2.0, 3.0]  # t = 2 sqrt(3), p 0.0371: enough alone
     b = [1.0, 1.001, 0.999]

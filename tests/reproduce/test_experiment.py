@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from efftx.cli import main
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Derived, load_experiments, read_experiment, select
+from efftx.reproduce.experiment import Derived, Experiments, load_experiments, read_experiment, select
 from efftx.reproduce.gates import Gate
 
 SMALL = """\
@@ -58,13 +60,13 @@ def test_a_value_is_either_verified_or_not(tmp_path: Path) -> None:
 def test_an_id_of_an_earlier_release_is_answered_with_the_new_one(tmp_path: Path) -> None:
     e = read_experiment(write(tmp_path, SMALL.replace("caption:", "formerly: [paper/old]\ncaption:")))
     with pytest.raises(UserError, match="'paper/old' is called paper/item now"):
-        select({e.id: e}, ["paper/old"])
+        select(Experiments({e.id: e}), ["paper/old"])
 
 
 def test_an_old_id_that_is_another_items_today_is_that_item(tmp_path: Path) -> None:
     e = read_experiment(write(tmp_path, SMALL.replace("caption:", "formerly: [paper/other]\ncaption:")))
     other = read_experiment(write(tmp_path, SMALL.replace("paper/item", "paper/other"), "other"))
-    assert select({e.id: e, other.id: other}, ["paper/other"]) == [other]
+    assert select(Experiments({e.id: e, other.id: other}), ["paper/other"]) == [other]
 
 
 def test_an_item_was_not_formerly_what_it_is(tmp_path: Path) -> None:
@@ -173,11 +175,58 @@ def test_the_users_own_experiments_stand_beside_the_shipped(tmp_path: Path, monk
     assert set(load_experiments(tmp_path)) == {*shipped, "paper/item"}
 
 
-def test_one_id_in_two_files_is_refused(tmp_path: Path) -> None:
+def test_of_two_files_with_one_id_the_second_is_left_out_and_its_item_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, name="again")
+    found = load_experiments(tmp_path)
     with pytest.raises(UserError, match="has the id 'paper/item' too"):
-        load_experiments(tmp_path)
+        select(found, ["paper/item"])
+    assert select(found, ["reformer/table2"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "id"),
+    [
+        ("id: paper/broken\nkind: [\n", "own/broken"),
+        (f"{SMALL.replace('paper/item', 'paper/broken')}surplus: 1\n", "paper/broken"),
+        (SMALL.replace("paper/item", "paper/broken").replace("> 1", "> 1 / 0"), "paper/broken"),
+        ("", "own/broken"),
+    ],
+)
+def test_a_users_file_that_cannot_be_read_stops_its_own_item_alone(tmp_path: Path, broken: str, id: str) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "broken.yaml").write_text(broken)
+    write(folder)
+    shipped, found = load_experiments(), load_experiments(folder)
+    assert set(found) == {*shipped, "paper/item"}
+    assert [file.id for file in found.unreadable] == [id]
+    assert "broken.yaml" in found.unreadable[0].error.message
+    assert select(found, ["reformer/table2", "paper/item"])
+    assert len(select(found, ["all"])) == len(found)
+    with pytest.raises(UserError, match=r"broken\.yaml"):
+        select(found, [id])
+
+
+def test_commands_name_a_users_file_that_cannot_be_read_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "broken.yaml").write_text("id: own/broken\nrows: 3\n")
+    monkeypatch.setenv("EFFTX_EXPERIMENTS", str(tmp_path / "own"))
+    monkeypatch.setenv("EFFTX_RESULTS", str(tmp_path / "results"))
+    assert main(["list", "--json"]) == 0
+    (line,) = [i for i in json.loads(capsys.readouterr().out)["items"] if i["id"] == "own/broken"]
+    assert line["state"] == "not runnable"
+    assert "broken.yaml" in line["why"]
+    assert main(["report", "reformer/table2"]) == 0
+    assert "broken.yaml" not in capsys.readouterr().err
+    for words in (["report", "own/broken"], ["reproduce", "own/broken", "size=smoke"], ["list", "own"]):
+        assert main(words) == 2
+        told = capsys.readouterr()
+        assert "broken.yaml" in told.err + told.out
+    assert main(["report", "--json"]) == 1
+    assert "broken.yaml" in json.loads(capsys.readouterr().out)["damaged"][0]
 
 
 def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
