@@ -114,6 +114,7 @@ RANGES: dict[str, Range] = {
     "data.length": Range(1, _MOST_TOKENS),
     "data.target_length": _TOKENS,
     "data.side": Range(1, 2**10),
+    "data.rate": Range(1000, 192_000),
 }
 """The range of each number of the schema, of each entry where the key is a list.
 

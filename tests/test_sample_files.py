@@ -15,11 +15,13 @@ from efftx.cli import main
 from efftx.data.dataset import open_dataset
 from efftx.data.pictures import PicturesConfig
 from efftx.data.samples import resolve_path
+from efftx.data.sound import wav_of
 
 SIDE = 4
 RUNS = {
     "transformer": ["model=transformer", "data=photos"],
     "reformer": ["model=reformer", "data=photos", "attention=[local,lsh]"],
+    "music": ["model=transformer", "data=music", "data.length=64"],
     "text": ["model=transformer", "data=duplicate"],
 }
 
@@ -109,6 +111,18 @@ def test_a_picture_of_ones_own_is_completed(sampled: Sampled) -> None:
     first, second = (one["given"] for one in found["samples"])
     assert first == second
     assert len(first) == 24
+
+
+def test_sounds_are_drawn_and_continued_each_in_a_file(sampled: Sampled, tmp_path: Path) -> None:
+    found = sampled("music", "n=2", f"out={tmp_path / 'a.wav'}")
+    assert found["kind"] == "sound"
+    assert found["files"] == [str(tmp_path / "a-1.wav"), str(tmp_path / "a-2.wav")]
+    assert [len(one["tokens"]) for one in found["samples"]] == [64, 64]
+    written = [(tmp_path / f"a-{i}.wav").read_bytes() for i in (1, 2)]
+    assert written == [wav_of(np.array(one["tokens"]), 12_000) for one in found["samples"]]
+    going_on = sampled("music", f"data.path={tmp_path / 'a-1.wav'}", "complete=0.75")
+    assert np.abs(np.array(going_on["samples"][0]["given"]) - found["samples"][0]["tokens"][:48]).max() <= 1
+    assert len(going_on["samples"][0]["tokens"]) == 16
 
 
 def test_the_terminal_gets_the_files_path_and_nothing_else(

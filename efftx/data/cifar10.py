@@ -35,7 +35,7 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 """That of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz, 170,052,171 bytes."""
 N_VALID = 2000
-"""The paper's 48,000 and 2,000 (section 7.1)."""
+"""The paper trains on 48,000 and validates on 2,000."""
 SPLIT_SEED = 11172018
 """That of the authors' later code, which holds out the first of this permutation."""
 _SIDE = 32

@@ -31,6 +31,7 @@ _MODULES = {
     "imagenet64": "efftx.data.imagenet64",
     "images": "efftx.data.pictures",
     "jsonl": "efftx.data.jsonl",
+    "music": "efftx.data.music",
     "photos": "efftx.data.photos",
     "stdlib": "efftx.data.stdlib",
     "summarization": "efftx.data.summarization",

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from efftx.data.arrays import read_array, read_header
 from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.json_lines import read_rows
 from efftx.data.picture import read_picture, square_of
@@ -95,7 +96,7 @@ def _member(file: IO[bytes], name: str, place: str, done: Counter[str]) -> Itera
     if kind == ".npz":
         yield from _npz(file, place, done)
     elif kind == ".npy":
-        yield from _pictures_of(*_header(file, place), file, place, done)
+        yield from _pictures_of(*read_header(file, place), file, place, done)
     else:
         content = file.read(_MOST_FILE_BYTES + 1)
         if len(content) > _MOST_FILE_BYTES:
@@ -131,42 +132,15 @@ def _npz(file: IO[bytes], place: str, done: Counter[str]) -> Iterator[np.ndarray
             message = f"{place} holds no array called images or data."
             raise UserError("bad_picture", message, f"It holds: {', '.join(names[:20])}." if names else HINT)
         with archive.open(f"{named[0]}.npy") as member:
-            yield from _pictures_of(*_header(member, f"{place}, {named[0]}"), member, f"{place}, {named[0]}", done)
+            yield from _pictures_of(*read_header(member, f"{place}, {named[0]}"), member, f"{place}, {named[0]}", done)
 
 
 def _packed(archive: zipfile.ZipFile, place: str, done: Counter[str]) -> Iterator[np.ndarray]:
-    packed, offsets = (_whole(archive, name, f"{place}, {name}") for name in ("jpeg", "offsets"))
+    packed, offsets = (read_array(archive, name, f"{place}, {name}") for name in ("jpeg", "offsets"))
     if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu":
         raise UserError("bad_picture", f"{place}: jpeg must be bytes and offsets whole numbers, in one row each.", HINT)
     for number, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
         yield read_picture(packed[start:end].tobytes(), f"{place}, picture {number}", done)
-
-
-def _whole(archive: zipfile.ZipFile, name: str, place: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as member:
-        shape, dtype = _header(member, place)
-        n_bytes = math.prod(shape) * dtype.itemsize
-        content = member.read(n_bytes) if n_bytes <= archive.getinfo(f"{name}.npy").file_size else b""
-        if len(content) < n_bytes:
-            raise UserError("damaged_file", f"{place} ends before its array does.", "Get the file again.")
-        return np.frombuffer(content, dtype).reshape(shape)
-
-
-def _header(file: IO[bytes], place: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array that begins in `file`, which then stands before its first byte."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-        shape, by_column, dtype = read(file)
-    except (ValueError, KeyError) as error:
-        raise UserError("damaged_file", f"{place} is no array of NumPy: {error}.", "Get the file again.") from error
-    if dtype.hasobject:
-        message = f"{place} is an array of Python objects, which are never unpickled: that could run any program."
-        raise UserError("bad_picture", message, "Save it as uint8: numpy.stack(pictures).astype(numpy.uint8).")
-    if by_column and len(shape) > 1:
-        message = f"{place} is stored column by column."
-        raise UserError("bad_picture", message, "Save numpy.ascontiguousarray of it.")
-    return shape, dtype
 
 
 def _pictures_of(

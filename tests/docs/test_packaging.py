@@ -21,6 +21,8 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"efftx", "tests"}
 PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py"}
+OPTIONAL = {"soundfile": "efftx/data/sound.py"}
+"""What an extra brings, and the one file that imports it, on use."""
 PEER_IMPORTS = {"transformers": "transformers", "reformer_pytorch": "reformer-pytorch"}
 """Where they are not installed nobody can tell which distribution an import comes from."""
 TOOLS = {
@@ -75,6 +77,8 @@ def _files(folder: str) -> list[Path]:
 def test_every_import_of_the_package_is_declared_and_every_declared_dependency_imported() -> None:
     found = _distributions(_files("efftx"))
     peers = {_name(requirement) for requirement in EXTRAS["peers"]}
+    assert {name: found.pop(name) for name in OPTIONAL} == OPTIONAL
+    assert {_name(requirement) for requirement in EXTRAS["audio"]} == set(OPTIONAL)
     undeclared = {name: path for name, path in found.items() if name not in _declared() | peers}
     assert not undeclared
     assert _declared() - set(found) == set(), "declared, but imported nowhere"

@@ -1,0 +1,41 @@
+"""Arrays of NumPy in files that a user gives: their headers are read first, and objects are never unpickled."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from typing import IO, Any
+
+import numpy as np
+
+from efftx.errors import UserError
+
+
+def read_header(file: IO[bytes], place: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array that begins in `file`, which then stands before its first byte.
+
+    `UserError`, which calls it `place`, for what is no array, for Python objects, and for one stored column by column.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, by_column, dtype = read(file)
+    except (ValueError, KeyError) as error:
+        raise UserError("damaged_file", f"{place} is no array of NumPy: {error}.", "Get the file again.") from error
+    if dtype.hasobject:
+        message = f"{place} is an array of Python objects, which are never unpickled: that could run any program."
+        raise UserError("bad_array", message, "Save it as numbers: numpy.stack(arrays).astype(numpy.uint8).")
+    if by_column and len(shape) > 1:
+        raise UserError("bad_array", f"{place} is stored column by column.", "Save numpy.ascontiguousarray of it.")
+    return shape, dtype
+
+
+def read_array(archive: zipfile.ZipFile, name: str, place: str) -> np.ndarray:
+    """A whole array of an .npz; `UserError` as `read_header`, and where the file ends before the array does."""
+    with archive.open(f"{name}.npy") as member:
+        shape, dtype = read_header(member, place)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        content = member.read(n_bytes) if n_bytes <= archive.getinfo(f"{name}.npy").file_size else b""
+        if len(content) < n_bytes:
+            raise UserError("damaged_file", f"{place} ends before its array does.", "Get the file again.")
+        return np.frombuffer(content, dtype).reshape(shape)
