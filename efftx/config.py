@@ -51,6 +51,7 @@ from efftx.layers.settings import (
 from efftx.shipped import shipped
 from efftx.training.settings import (
     CheckpointConfig,
+    EMAConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrackerConfig,
@@ -110,6 +111,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

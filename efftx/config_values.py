@@ -103,6 +103,7 @@ RANGES: dict[str, Range] = {
     "schedule.warmup": _STEPS,
     "schedule.steps": _STEPS,
     "schedule.floor": _STEPS,
+    "ema.decay": _RATE,
     "evaluation.every": _STEPS,
     "evaluation.batches": Range(0, 10**6),
     "evaluation.stop_at_accuracy": Range(0, 100),

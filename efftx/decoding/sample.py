@@ -30,6 +30,7 @@ from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
 from efftx.training.checkpoint import load_latest
+from efftx.training.ema import evaluated_weights
 from efftx.training.pretrained import read_vocabulary_file
 from efftx.training.run_directory import CONFIG_FILE, read_config, runs_root
 
@@ -147,7 +148,7 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     rendering = source.rendering(config.data, config.objective, read_vocabulary_file(run))
     model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
     try:
-        carry_weights(model, checkpoint.model, None)
+        carry_weights(model, evaluated_weights(checkpoint), None)
     except UserError as error:
         message = f"The checkpoint of {run} is not of the model in its {CONFIG_FILE} (model={config.model})."
         raise UserError(error.kind, f"{message} {error.message}", "Put the run's own files back together.") from error

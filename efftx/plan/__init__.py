@@ -147,7 +147,7 @@ def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> 
     held = {
         "parameters": parameter_bytes(parameters, dtype),
         "gradients": parameter_bytes(trained, dtype),
-        "optimizer_state": optimizer_bytes(config.optimizer.name, trained),
+        "optimizer_state": optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0),
         "activations": activation_bytes(config, vocab_size),
         "replay_state": replay_bytes(config, vocab_size),
     }

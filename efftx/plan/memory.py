@@ -32,10 +32,14 @@ RANDOM_STATE_BYTES = 5056
 """PyTorch's CPU generator."""
 
 
-def optimizer_bytes(name: str, parameters: Iterable[nn.Parameter]) -> int:
-    """Moments of every parameter: two of its size for adam and adamw, row and column means for adafactor; float32."""
+def optimizer_bytes(name: str, parameters: Iterable[nn.Parameter], *, average: bool = False) -> int:
+    """Moments of every parameter: two of its size for adam and adamw, row and column means for adafactor; float32.
+
+    `average`: the moving average of the parameters beside them.
+    """
     total = 0
     for p in parameters:
+        total += p.numel() * average
         if name != "adafactor":
             total += 2 * p.numel() + 1  # both moments, and the number of steps
         elif p.dim() < 2:

@@ -21,6 +21,7 @@ from efftx.evaluation.generation import evaluate_generation
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.training import devices
+from efftx.training.ema import evaluated_weights
 from efftx.training.pretrained import final_checkpoint, with_vocabulary_of
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     dataset = open_dataset(config.data, config.objective)
     checkpoint = final_checkpoint(run)
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-    carry_weights(model, checkpoint.model, carry)
+    carry_weights(model, evaluated_weights(checkpoint), carry)
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
 
 

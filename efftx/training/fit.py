@@ -44,7 +44,7 @@ def refuse_too_large(config: Config, device: torch.device, *, when_empty: bool =
     parameters = list(build_on_meta(config, vocab_size).parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = parameter_bytes(parameters, dtype) + parameter_bytes(trained, dtype)
-    held += optimizer_bytes(config.optimizer.name, trained)
+    held += optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0)
     if held > free:
         what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
         embedding = 2 * vocab_size * config.d_model if hasattr(config.data, "vocab_size") else 0

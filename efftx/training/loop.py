@@ -30,6 +30,7 @@ from efftx.training.checkpoint import (
     save_meta,
     weights_sha256,
 )
+from efftx.training.ema import Average
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
@@ -116,9 +117,11 @@ def train(
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
             size_note = unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size))
             notes += [note for note in (size_note, unreached(config)) if note]
-            state, resumed_from = _resume(run, model, optimizer, scaler, notes)
+            average = Average(model, config.ema.decay)
+            state, resumed_from = _resume(run, model, optimizer, scaler, average, notes)
             if config.pretrained is not None and resumed_from is None:
                 load_pretrained(model, Path(config.pretrained), dataset)
+                average.begin()
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
@@ -148,7 +151,8 @@ def train(
         def validate() -> None:
             """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
             progress.doing("validating")
-            found = evaluate_split(model, dataset, "valid", config, device, dtype)
+            with average.in_place():
+                found = evaluate_split(model, dataset, "valid", config, device, dtype)
             state.curve.append({"step": state.step, **found})
             named = {f"valid_{name}": value for name, value in found.items()}
             run.log(state.step, named)
@@ -176,6 +180,7 @@ def train(
                     _stop_not_finite(run, step, nats, grad_norm, state)
                 scaler.step(optimizer)
                 scaler.update()
+                average.update()
                 optimizer.zero_grad(set_to_none=True)
 
             state.step = step
@@ -194,7 +199,7 @@ def train(
             # Written before anything is evaluated, so that nothing that happens there can lose a step.
             evaluates = _lacks_validation(state, config, total)
             if stop.asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                _save(run, model, optimizer, scaler, state, config)
+                _save(run, model, optimizer, scaler, average, state, config)
             if evaluates and not stop.asked:
                 validate()
             ended = step == total or _reached(state, config)
@@ -203,7 +208,8 @@ def train(
                 raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
 
         progress.doing("evaluating")
-        metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
+        with average.in_place():
+            metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
         digest_of_weights = weights_sha256(dict(model.named_parameters()))
         result = TrainResult(
             run=path,
@@ -300,6 +306,7 @@ def _save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: Average,
     state: _State,
     config: Config,
 ) -> None:
@@ -313,7 +320,7 @@ def _save(
             run.checkpoints,
             state.step,
             tensors,
-            capture_optimizer(optimizer),
+            average.captured(capture_optimizer(optimizer)),
             _meta(state, scaler, logs),
             keep=config.checkpoint.keep,
         )
@@ -344,6 +351,7 @@ def _resume(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: Average,
     notes: list[str],
 ) -> tuple[_State, int | None]:
     checkpoint = load_latest(run.checkpoints, on_damage=notes.append)
@@ -351,7 +359,7 @@ def _resume(
     if checkpoint is None:
         return _State(), None
     carry_weights(model, checkpoint.model, None)
-    restore_optimizer(optimizer, checkpoint.optimizer)
+    restore_optimizer(optimizer, average.restored(checkpoint.optimizer))
     if checkpoint.meta["scaler"]:
         scaler.load_state_dict(checkpoint.meta["scaler"])
     notes.append(f"going on from step {checkpoint.step} of {run.path}")

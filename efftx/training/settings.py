@@ -118,6 +118,16 @@ def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
 
 
 @dataclass
+class EMAConfig:
+    """`decay` of the moving average of the weights that evaluations and samples take; 0 takes the weights themselves.
+
+    The authors' later code has 0.999.
+    """
+
+    decay: float = 0.0
+
+
+@dataclass
 class CheckpointConfig:
     """A checkpoint every `every` steps (0: none but those), before every evaluation and at the end.
 
