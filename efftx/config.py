@@ -41,6 +41,7 @@ from efftx.layers.settings import (
     LocalConfig,
     LSHConfig,
     PositionsConfig,
+    RecomputeConfig,
     ReversibleConfig,
     SparseFFConfig,
     SparseLossConfig,
@@ -101,6 +102,7 @@ class Config:
     fixed: FixedConfig = field(default_factory=FixedConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     reversible: ReversibleConfig = field(default_factory=ReversibleConfig)
+    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     sparse_ff: SparseFFConfig = field(default_factory=SparseFFConfig)
     sparse_qkv: SparseQKVConfig = field(default_factory=SparseQKVConfig)

@@ -246,6 +246,11 @@ def _check_shapes(config: Config) -> None:
             "tie_embeddings=true needs a head as wide as the embedding: reversible.merge=concat doubles it.",
             "Use reversible.merge=mean, or tie_embeddings=false.",
         )
+    if config.recompute.enabled and config.reversible.enabled:
+        raise _bad(
+            "recompute.enabled=true and reversible.enabled=true both do without stored activations.",
+            "Switch one of them off: a reversible block runs again in the backward pass anyway.",
+        )
     positions, length = config.positions, max(config.data.length, config.target_length)
     if positions.kind == "axial":
         shape, dims = positions.axial_shape, positions.axial_dims

@@ -7,6 +7,7 @@ Shape suffixes: S pixels of a picture's side; the last axis is red, green, blue.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections import Counter
@@ -89,10 +90,20 @@ def prepare_pictures(pictures: Pictures, config: PicturesConfig) -> Prepared:
     return replace(prepared, meta=prepared.meta | {"notes": [*pictures.notes, *prepared.meta["notes"]]})
 
 
+class PictureRows(LanguageModelRows):
+    """Rows of one picture each."""
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Height, width and colours of each."""
+        side = math.isqrt(self.length // 3)
+        return side, side, 3
+
+
 def open_pictures(prepared: Prepared, config: PicturesConfig) -> Dataset:
     """Rows of one picture each, every byte of which is a target."""
     corpus = open_corpus(prepared, "uint8", n_symbols=256, symbols="bytes")
-    return LanguageModelRows(corpus, row_length(config), vocab_size=256, unit="bits/dim", whole=True)
+    return PictureRows(corpus, row_length(config), vocab_size=256, unit="bits/dim", whole=True)
 
 
 def write_split(folder: Path, split: str, pictures: Iterable[np.ndarray]) -> int:

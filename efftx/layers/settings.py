@@ -419,6 +419,13 @@ class SRUConfig:
 
 
 @dataclass
+class RecomputeConfig:
+    """`enabled` keeps of each block its input alone, and runs it again in the backward pass: the same bits."""
+
+    enabled: bool = False
+
+
+@dataclass
 class ReversibleConfig:
     """`enabled` runs two streams without stored activations. `merge` joins them before the logits.
 

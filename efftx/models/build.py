@@ -24,6 +24,7 @@ from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memor
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
 from efftx.models.ends import Head, TokenEmbedding
+from efftx.models.recompute import recompute
 from efftx.models.sizes import dense_counterpart, resolved_d_ff
 from efftx.models.streams import merged_width
 from efftx.models.terraformer import Concatenated
@@ -80,6 +81,9 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)
+    if config.recompute.enabled:
+        for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
+            recompute(block)
     return model
 
 

@@ -46,7 +46,8 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, parameters = ctx.saved_tensors[: ctx.n_inputs], ctx.saved_tensors[ctx.n_inputs :]
+        saved = ctx.saved_tensors  # read once: a recomputed block rebuilds them for each reading
+        inputs, parameters = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
         leaves = tuple(
             p.detach().requires_grad_(need)
             for p, need in zip(parameters, ctx.needs_input_grad[5 + ctx.n_inputs :], strict=True)

@@ -115,15 +115,20 @@ def _stages(config: Config, vocab_size: int) -> list[float]:
 
 
 def _plain_stages(config: Config, vocab_size: int) -> list[float]:
-    """Every branch keeps its input, the residual stream, and what it saves."""
+    """Every branch keeps its input, the residual stream, and what it saves; with recompute those of one block at a
+    time, and every block its input.
+    """
     below, stages = 0.0, []
     for stack in stacks(config):
         d = _stream(config, stack.length)
         below += d * (config.dropout > 0)
         for block in stack.blocks:
+            before = below
             for held in _branches(config, stack, block):
                 below += d + held.saved
                 stages.append(below + d + held.backward)
+            if config.recompute.enabled:
+                below = before + d
         below += _junction_saved(config)
     saved, backward = _head(config, vocab_size)
     return [*stages, below + _stream(config, config.target_length) + saved + backward]

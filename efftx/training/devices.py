@@ -102,13 +102,32 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return contextlib.nullcontext()
 
 
+LEAST_SCALE = 2.0**10
+
+
+class LossScaler(torch.amp.GradScaler):
+    """Dynamic loss scaling: a step with an infinity or a NaN is skipped and halves the scale, 1000 good ones double it.
+
+    It begins at 2^16 and never falls below 2^10 (Sparse Transformers; the bounds are those of the authors' code).
+    """
+
+    def __init__(self, device: str, *, enabled: bool = True) -> None:
+        super().__init__(device, init_scale=2.0**16, growth_interval=1000, enabled=enabled)
+
+    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
+        """Takes the step's outcome into account, after `step`."""
+        super().update(new_scale)
+        if self.is_enabled() and self.get_scale() < LEAST_SCALE:
+            super().update(LEAST_SCALE)
+
+
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Loss scaling as in Sparse Transformers: 2^16 at first, doubled after 1000 good steps; off except for float16.
+    """Loss scaling as in Sparse Transformers (`LossScaler`), which is off except for float16.
 
     Switched off it hands loss, gradients and step through untouched, so that a loop needs no second path.
     """
     enabled = dtype is torch.float16 and device.type == "cuda"
-    return torch.amp.GradScaler(device.type, init_scale=2.0**16, growth_interval=1000, enabled=enabled)
+    return LossScaler(device.type, enabled=enabled)
 
 
 def set_determinism(threads: int | None) -> int:

@@ -25,8 +25,10 @@ from efftx.cli import main
 from efftx.config import compose
 from efftx.data.dataset import find_source, open_dataset
 from efftx.data.picture import box_filter, grid_png, read_picture, square_of, told
-from efftx.data.pictures import Picture, PicturesConfig
+from efftx.data.pictures import Picture, PictureRows, PicturesConfig
 from efftx.errors import UserError
+from efftx.evaluation.compressed import png_bits
+from efftx.evaluation.trivial import Question, trivial_answer
 
 SIDE = 4
 
@@ -308,6 +310,17 @@ def test_a_training_row_is_one_whole_picture_drawn_alike_whatever_the_batch(tmp_
     assert (dataset.batch("train", 1, 3, 200).tokens_BL.numpy() != rows).any()
     assert bool((dataset.batch("test", 0, 0, 2).weights_BL == 1).all())
     assert dataset.n_batches("train", 2) is None
+
+
+def test_the_trivial_answers_to_pictures_are_a_table_of_bytes_and_their_png(tmp_path: Path) -> None:
+    every = pictures(40)
+    dataset = open_dataset(config(in_array(tmp_path, every)))
+    assert isinstance(dataset, PictureRows)
+    assert dataset.picture_shape == (SIDE, SIDE, 3)
+    found = trivial_answer(dataset, Question("compressed", codec="png"))
+    assert found["bits_per_dim"] == pytest.approx(png_bits(every[38:]))
+    table = trivial_answer(dataset, Question("ngram", order=1))["bits_per_dim"]
+    assert 7 < table < 10  # random bytes
 
 
 def test_files_named_by_split_are_the_splits(tmp_path: Path) -> None:

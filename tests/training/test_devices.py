@@ -18,6 +18,7 @@ from efftx import device_names
 from efftx.errors import UserError
 from efftx.training import devices
 from efftx.training.devices import (
+    LossScaler,
     autocast,
     dtype_note,
     environment,
@@ -244,3 +245,39 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", "")
     assert devices._git_state(tmp_path) == (None, None)
+
+
+def test_the_loss_scale_halves_at_an_infinity_doubles_after_a_thousand_good_steps_and_has_a_floor():
+    scaler = LossScaler("cpu")
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def step(factor):
+        before = weight.item()
+        optimizer.zero_grad()
+        scaler.scale((weight * factor).sum()).backward()
+        scaler.unscale_(optimizer)
+        gradient = weight.grad.item()
+        scaler.step(optimizer)
+        scaler.update()
+        return gradient, weight.item() - before
+
+    assert step(0.25) == (0.25, -0.125)
+    assert scaler.get_scale() == 2**16
+    for expected in (2**15, 2**14):
+        assert step(float("inf"))[1] == 0  # skipped
+        assert scaler.get_scale() == expected
+    for _ in range(999):
+        step(0.0)
+    assert scaler.get_scale() == 2**14
+    step(0.0)
+    assert scaler.get_scale() == 2**15
+    for _ in range(5):
+        step(0.0)
+    for expected in (2**14, 2**13, 2**12, 2**11, 2**10, 2**10, 2**10):
+        assert step(float("nan"))[1] == 0
+        assert scaler.get_scale() == expected
+    again = LossScaler("cpu")
+    again.load_state_dict(scaler.state_dict())
+    assert again.get_scale() == 2**10
+    assert step(0.5)[0] == 0.5
