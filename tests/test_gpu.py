@@ -17,9 +17,13 @@ from torch import Tensor
 from efftx.cli import main
 from efftx.config import compose
 from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.layers.patterns import ByHead, KeySet
 from efftx.models.build import build_model
+from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
+from efftx.ops.flex import is_for
 from efftx.ops.lsh import lsh_attention
-from tests.tolerances import REBUILT_GRADIENT, ROUNDING, assert_close, values_and_gradients
+from efftx.ops.strided import Column, StridedUnion, Window
+from tests.tolerances import REBUILT_GRADIENT, ROUNDING, TF32, assert_close, values_and_gradients
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -93,6 +97,31 @@ def test_step_by_step_is_the_full_pass(name: str) -> None:
     for i in range(5, 20):
         assert_close(logits, full[:, i], ROUNDING, f"token {i}")
         logits = session.step(tokens[:, i].cuda())
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("length", [128, 300])
+@pytest.mark.parametrize("name", ["window", "strided", "strided by head", "fixed", "fixed by head"])
+def test_flex_attention_gives_the_cpus_values_and_gradients(name: str, length: int, exclude_self: bool) -> None:
+    """In float32, which the compiled kernel takes; float64 runs by plain products."""
+    sets: dict[str, list[KeySet]] = {
+        "window": [Window(32)],
+        "strided": [StridedUnion(32)],
+        "strided by head": [Window(32), Column(32)],
+        "fixed": [FixedUnion(32, 24, 8)],
+        "fixed by head": [OwnBlock(32), Summaries(32, 28, 4)],
+    }
+    pattern = ByHead(sets[name])
+    how = {"scale": 0.2, "causal": True, "exclude_self": exclude_self, "key_mask_BL": None, "dropout": 0.0}
+    generator = torch.Generator().manual_seed(2)
+    leaves = [torch.randn(2, 4, length, 64, generator=generator) for _ in range(3)]
+    expected = values_and_gradients(lambda q, k, v: pattern.attend(q, k, v, **how), *(t.double() for t in leaves))
+    assert is_for(leaves[0].cuda())
+    out = pattern.attend(*(own := [t.cuda().requires_grad_() for t in leaves]), **how)
+    cotangent = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    found = [out.detach(), *torch.autograd.grad(out, own, cotangent.float().cuda())]
+    for got, wanted in zip(found, expected, strict=True):
+        assert_close(got.cpu().double(), wanted, TF32)
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -19,6 +19,9 @@ GOLDEN = {torch.float64: 5e-6, torch.float32: 1e-5}
 REBUILT_GRADIENT = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Gradients from inputs rebuilt by subtraction through 12 layers: the roundings of all layers above add up."""
 
+TF32 = {torch.float64: 5e-3}
+"""A GPU's matrix products of float32 may keep ten bits of each factor: against float64 a few units of 2^-10."""
+
 CHECKPOINT_LOGITS = 1e-4
 """Logits of trained weights, about 10 to 20 large, in float32: the authors' own run differs from float64 by 3e-5."""
 

@@ -6,6 +6,7 @@ Shape suffixes: B batch, H heads, L length, d, v widths of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedC
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
+from efftx.ops.flex import attend_flex, is_for
 from efftx.ops.local import local_attention
 from efftx.ops.slots import Slots
 from efftx.ops.strided import Column, StridedUnion, Window
@@ -27,6 +29,10 @@ class KeySet(Protocol):
 
     def sees(self, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
         """Whether queries may see keys; positions that broadcast."""
+        ...
+
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
         ...
 
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> key_sets.Layout:
@@ -172,7 +178,10 @@ class ByHead:
         key_mask_BL: Tensor | None,
         dropout: float,
     ) -> Tensor:
-        """The heads' outputs (B, H, L, v), each set's heads together."""
+        """The heads' outputs (B, H, L, v), each set's heads together; all at once where FlexAttention's kernel runs."""
+        if causal and not dropout and is_for(q_BHLd):
+            sees = partial(self.sees_some, exclude_self=exclude_self)
+            return attend_flex(q_BHLd, k_BHLd, v_BHLv, sees, key=(self.sets, exclude_self), scale=scale)
         outs, period = [], len(self.sets)
         for i, its in enumerate(self.sets):
             layout = its.layout(q_BHLd.shape[2], causal=causal, exclude_self=exclude_self)
@@ -185,6 +194,17 @@ class ByHead:
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
         """The index set of the head's own set."""
         return self.sets[head % len(self.sets)].sees(query, key, causal=causal)
+
+    def sees_some(self, head: Tensor, query: Tensor, key: Tensor, *, exclude_self: bool) -> Tensor:
+        """Whether causal queries see keys: themselves where they see no other, and else as `exclude_self` says.
+
+        As `key_sets.attend` has it; of tensors alone, for FlexAttention.
+        """
+        own, found = query == key, query != query
+        for i, its in enumerate(self.sets):
+            seen = its.sees(query, key) & ~own if exclude_self else its.sees(query, key)
+            found = found | ((head % len(self.sets) == i) & (seen | (own & ~its.sees_others(query))))
+        return found
 
     def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
         """What the parts of every set compute."""

@@ -31,6 +31,10 @@ class OwnBlock:
         seen = query // self.stride == key // self.stride
         return seen & (key <= query) if causal else seen
 
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return query % self.stride > 0
+
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """A dense problem a block."""
         n = ceil(length / self.stride)
@@ -54,6 +58,10 @@ class Summaries:
         offset = key % self.stride
         seen = (offset >= self.s) & (offset < self.s + self.c) & (query == query)
         return seen & (key <= query) if causal else seen
+
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return query > self.s
 
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """The summaries of a query's own block, and those of the others."""
@@ -85,6 +93,10 @@ class FixedUnion:
         """The index set."""
         own = OwnBlock(self.stride).sees(query, key, causal=causal)
         return own | self._summaries.sees(query, key, causal=causal)
+
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return OwnBlock(self.stride).sees_others(query) | self._summaries.sees_others(query)
 
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """The own block, and the summaries of the other blocks; unless causal, the others' are joined to its own."""

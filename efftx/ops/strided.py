@@ -29,6 +29,10 @@ class Window:
         distance = query - key
         return (distance < self.stride) & ((distance >= 0) if causal else (distance > -self.stride))
 
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return (query > 0) & (self.stride > 1)
+
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """A query's own block, and of the one before what is not too far back."""
         stride, n = _blocks(self.stride, length)
@@ -49,6 +53,10 @@ class Column:
         """The index set."""
         seen = (query - key) % self.stride == 0
         return seen & (key <= query) if causal else seen
+
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return query >= self.stride
 
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """Positions of equal remainder are dense problems, one behind the other's stride."""
@@ -73,6 +81,10 @@ class StridedUnion:
         """The index set."""
         window, column = Window(self.stride), Column(self.stride)
         return window.sees(query, key, causal=causal) | column.sees(query, key, causal=causal)
+
+    def sees_others(self, query: Tensor) -> Tensor:
+        """Whether a causal query sees another position than its own."""
+        return query > 0
 
     def layout(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> Layout:
         """The window, and the rest of the column."""
