@@ -11,7 +11,7 @@ from efftx.core.files import sweep, write_atomically, writing
 from efftx.errors import UserError
 from efftx.report import documents, markup
 from efftx.report.chapters import chapters
-from efftx.report.drawings import DRAWN_WITH, drawings
+from efftx.report.drawings import DRAWN_WITH, all_drawings
 from efftx.report.items import Item, gather
 from efftx.report.page import page
 from efftx.report.tables import tables
@@ -35,7 +35,7 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers
     items = [gather(store, experiment) for experiment in reading_order(experiments, papers)]
     _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
-    drawn = {item.slug: [d for measured in item.measured for d in drawings(item, measured)] for item in items}
+    drawn = {item.slug: all_drawings(item) for item in items}
     for item in items:
         files[f"{item.slug}.md"] = documents.item_markdown(item, drawn[item.slug])
         files[f"{item.slug}.tex"] = documents.item_latex(item)

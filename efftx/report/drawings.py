@@ -9,7 +9,7 @@ import matplotlib
 from efftx.report import figures
 from efftx.report.illustrations import illustrate
 from efftx.report.items import Item, Measured
-from efftx.report.plotdata import plot, to_csv
+from efftx.report.plotdata import Plot, panels, paper_plot, to_csv
 
 DRAWN_WITH = f"matplotlib {matplotlib.__version__}"
 
@@ -25,16 +25,31 @@ class Drawing:
     csv: str
 
 
-def drawings(item: Item, measured: Measured) -> list[Drawing]:
-    """The figures of `item` at one size: the plot of its lines, then its illustration, where it asks for them."""
-    name = f"{item.slug}-{measured.size}"
+def all_drawings(item: Item) -> list[Drawing]:
+    """The figures of `item` size by size, and beside the largest size's the paper's own figure."""
     found = []
-    lines = plot(item, measured)
-    if lines is not None:
-        found.append(Drawing(name, lines.subject, lines.caption, figures.draw(lines), to_csv(lines)))
+    paper = paper_plot(item)
+    for measured in item.measured:
+        found += drawings(item, measured)
+        if paper is not None:
+            found.append(_drawn(item.slug, paper))
+            paper = None
+    return [*found, _drawn(item.slug, paper)] if paper is not None else found
+
+
+def drawings(item: Item, measured: Measured) -> list[Drawing]:
+    """The figures of `item` at one size: the panels of its plot, then its illustration, where it asks for them."""
+    name = f"{item.slug}-{measured.size}"
+    found = [_drawn(name, lines) for lines in panels(item, measured)]
     illustration = illustrate(item, measured)
     if illustration is not None:
         word = str((item.experiment.figure or {})["draw"]).replace("_", "-")
         data = illustration.data
         found.append(Drawing(f"{name}-{word}", data.subject, data.caption, illustration.svg, to_csv(data)))
     return found
+
+
+def _drawn(name: str, plot: Plot) -> Drawing:
+    subject = f"{plot.subject.rstrip('.')} ({plot.title})." if plot.title else plot.subject
+    full = f"{name}-{plot.panel}" if plot.panel else name
+    return Drawing(full, subject, plot.caption, figures.draw(plot), to_csv(plot))

@@ -1,38 +1,45 @@
-"""Plots as SVG: equal numbers give equal bytes, everyone can tell the colours apart, the text reads at half a page.
+"""Plots as SVG: equal numbers give equal bytes, everyone can tell the lines apart, the text reads on a telephone.
 
-Lines are named at their ends, not in a box; measured lines are full with filled markers, the paper's dashed and hollow.
+A line is named at its end, and a thinner one joins the two; measured lines are full with filled markers, the paper's
+dashed and hollow. No two lines of a figure have the same colour.
 """
 
 from __future__ import annotations
 
+import colorsys
 import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from efftx.report.plotdata import Line, Plot
+from efftx.report.plotdata import Line, Plot, Point
 
-# Okabe and Ito's palette without its yellow, which is too pale on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe and Ito's palette without its yellow, which is too pale on white; then darker ones of Paul Tol's muted palette.
+# Whoever does not tell two of them apart has the markers.
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
+    *("#882255", "#999933", "#332288", "#7F7F7F", "#661100"),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, FAINT = "#222222", "#888888"
-WIDTH, HEIGHT = 5.0, 3.0  # inches; at half a page (3.2 in) 8 pt text is still 5.6 pt
-LABEL_CHARACTERS, LABEL_HEIGHT, LETTER = 20, 0.05, 0.0105  # letters a line; of the axes' height; of the width
-FARTHEST = 0.12  # how far a name may stand from the end of its line, of the axes' height
-PAPER = "paper, read off the plot"
+WIDTH, HEIGHT = 4.2, 3.0  # inches: 403 px, so that 8.5 pt are 9.5 px on a telephone
+SMALL, TEXT = 8.5, 9.0  # points
+LABEL_CHARACTERS, LABEL_HEIGHT, LETTER = 18, 0.13, 0.0155  # letters a line; inches; of the width
+BELOW, ABOVE = 0.5, 0.42  # inches around the axes
 STYLE: Any = {
     "svg.hashsalt": "efftx",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
-    "font.size": 8.0,
+    "font.size": TEXT,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
@@ -46,8 +53,8 @@ STYLE: Any = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "path.simplify": False,
 }
 
@@ -69,38 +76,56 @@ def to_svg(figure: Figure) -> str:
 
 
 def draw(plot: Plot) -> str:
-    """The plot as SVG text."""
+    """The plot as SVG text; taller where its names need the room."""
     with style():
-        figure = Figure(figsize=(WIDTH, HEIGHT))
-        axes = figure.add_axes((0.13, 0.17, 0.78 - LETTER * _longest(plot), 0.75))
-        _draw_lines(axes, plot)
+        names = dict.fromkeys(line.label for line in plot.lines)
+        lines = sum(len(_wrapped(name)) + 0.25 for name in names)
+        tall = max(HEIGHT - BELOW - ABOVE, LABEL_HEIGHT * lines)
+        height = tall + BELOW + ABOVE
+        figure = Figure(figsize=(WIDTH, height))
+        bottom, top = BELOW / height, 1 - ABOVE / height
+        axes = figure.add_axes((0.15, bottom, 0.74 - LETTER * _longest(plot), top - bottom))
+        figure.text(0.02, 1 - 0.12 / height, plot.title, fontsize=TEXT, weight="bold", va="center", parse_math=False)
+        _draw_lines(axes, plot, LABEL_HEIGHT / tall)
         return to_svg(figure)
 
 
-def _draw_lines(axes: Axes, plot: Plot) -> None:
+def _draw_lines(axes: Axes, plot: Plot, label_height: float) -> None:
     """Lines, bands, names of the rows at the right, and above the axes what full and dashed or a marker alone mean."""
     names = list(dict.fromkeys(line.label for line in plot.lines))
-    looks = dict(zip(names, islice(cycle(zip(PALETTE, MARKERS, strict=True)), len(names)), strict=True))
-    ends: dict[str, float] = {}
+    looks = looks_of(plot.names if len(plot.names) <= len(PALETTE) and plot.names else names)
+    ends: dict[str, Point] = {}
     for line in plot.lines:
         colour, marker = looks[line.label]
         look = _look(plot, line)
         if look.get("marker") == "o":
             look["marker"] = marker
-        axes.plot([p.x for p in line.points], [p.y for p in line.points], color=colour, **look)
+        (drawn,) = axes.plot([p.x for p in line.points], [p.y for p in line.points], color=colour, **look)
+        drawn.set_gid(f"row-{names.index(line.label)}-{line.series or line.kind}".replace(" ", "-"))
         if line.kind == "measured":
             _band(axes, line, colour, plot.log_y)
-        ends.setdefault(line.label, line.points[-1].y)
+        ends.setdefault(line.label, line.points[-1])
     _scales(axes, plot)
-    _name_rows(axes, ends, looks)
+    _name_rows(axes, ends, {name: looks[name] for name in names}, label_height)
     axes.set_xlabel(plot.x_label, parse_math=False)
     axes.set_ylabel(plot.y_label, parse_math=False)
     _explain(axes, plot)
 
 
+def looks_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name; no two colours are equal, beyond the palette they go round the hues."""
+    n_more = max(0, len(names) - len(PALETTE))
+    more = [to_hex(colorsys.hsv_to_rgb(i / max(n_more, 1), 0.9, 0.55 + 0.2 * (i % 2))) for i in range(n_more)]
+    return dict(zip(names, zip([*PALETTE, *more], cycle(MARKERS), strict=False), strict=False))
+
+
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, LABEL_CHARACTERS) or [""]
+
+
 def _longest(plot: Plot) -> int:
     """Letters of the longest line of a row's name."""
-    return max(len(text) for line in plot.lines for text in textwrap.wrap(line.label, LABEL_CHARACTERS) or [""])
+    return max(len(text) for line in plot.lines for text in _wrapped(line.label))
 
 
 def _look(plot: Plot, line: Line) -> dict[str, Any]:
@@ -134,7 +159,8 @@ def _scales(axes: Axes, plot: Plot) -> None:
             axes.set_xticks(xs, [_short(x) for x in xs])
             axes.minorticks_off()
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 3, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(float(x))))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 3, 5, 10]))
     if plot.log_y:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
@@ -151,29 +177,24 @@ def _short(x: float) -> str:
     return f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}"
 
 
-def _name_rows(axes: Axes, ends: dict[str, float], looks: dict[str, tuple[str, str]]) -> None:
-    """Each row's name at the right of the axes: at the height of its last point, moved apart where names would touch.
-
-    Where the lines end too close together for that to say which is which, the names stand in the order of the rows.
-    """
+def _name_rows(axes: Axes, ends: dict[str, Point], looks: dict[str, tuple[str, str]], height: float) -> None:
+    """Each row's name at the right of the axes, in the order of the lines' ends, joined to the end that it names."""
+    axes.get_xlim(), axes.get_ylim()  # settles the limits, by which points are placed
     transform = axes.transData + axes.transAxes.inverted()
-    x_end = axes.get_xlim()[1]
-    texts = {name: textwrap.fill(name, LABEL_CHARACTERS) for name in ends}
-    heights = {name: LABEL_HEIGHT * (texts[name].count("\n") + 1.25) for name in ends}
-    wanted = {name: float(transform.transform((x_end, y))[1]) for name, y in ends.items()}
-    names = sorted(ends, key=lambda name: wanted[name])
-    places = dict(zip(names, _apart([wanted[n] for n in names], [heights[n] for n in names]), strict=True))
-    at_ends = all(abs(places[name] - wanted[name]) <= FARTHEST for name in names)
-    if not at_ends:
-        tops = [1.0 - sum(heights[n] for n in list(ends)[:i]) for i in range(len(ends))]
-        places = {name: top - heights[name] / 2 for name, top in zip(ends, tops, strict=True)}
+    texts = {name: "\n".join(_wrapped(name)) for name in ends}
+    heights = {name: height * (texts[name].count("\n") + 1.25) for name in ends}
+    at = {name: tuple(map(float, transform.transform((end.x, end.y)))) for name, end in ends.items()}
+    names = sorted(ends, key=lambda name: at[name][1])
+    tall = [heights[name] for name in names]
+    places = dict(zip(names, _within(_apart([at[name][1] for name in names], tall), tall), strict=True))
     for name, (colour, marker) in looks.items():
-        place = places[name]
-        xs, ys = ([1.0, 1.05], [wanted[name], place]) if at_ends else ([1.03, 1.09], [place, place])
-        axes.plot(xs, ys, color=colour, linewidth=1.0, transform=axes.transAxes, clip_on=False)
-        axes.plot([1.06], [place], marker, color=colour, transform=axes.transAxes, clip_on=False)
-        look: dict[str, Any] = {"va": "center", "fontsize": 7.0, "linespacing": 1.0, "parse_math": False}
-        axes.text(1.10, place, texts[name], transform=axes.transAxes, **look)
+        (x, y), place = at[name], places[name]
+        axes.plot(
+            [x, max(x, 1.0), 1.05], [y, y, place], color=colour, linewidth=0.6, transform=axes.transAxes, clip_on=False
+        )
+        axes.plot([1.07], [place], marker, color=colour, transform=axes.transAxes, clip_on=False)
+        look: dict[str, Any] = {"va": "center", "fontsize": SMALL, "linespacing": 1.0, "parse_math": False}
+        axes.text(1.105, place, texts[name], transform=axes.transAxes, **look)
 
 
 def _apart(wanted: list[float], heights: list[float]) -> list[float]:
@@ -195,6 +216,20 @@ def _apart(wanted: list[float], heights: list[float]) -> list[float]:
     return places
 
 
+def _within(places: list[float], heights: list[float]) -> list[float]:
+    """Places pushed between the bottom and the top of the axes, where the labels have room; from the top first."""
+    found = list(places)
+    ceiling = 1.0
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], ceiling - heights[i] / 2)
+        ceiling = found[i] - heights[i] / 2
+    floor = 0.0
+    for i, height in enumerate(heights):
+        found[i] = max(found[i], floor + height / 2)
+        floor = found[i] + height / 2
+    return found
+
+
 def _extent(group: list[int], wanted: list[float], heights: list[float]) -> tuple[float, float]:
     total = sum(heights[i] for i in group)
     centre = sum(wanted[i] for i in group) / len(group)
@@ -208,7 +243,7 @@ def _explain(axes: Axes, plot: Plot) -> None:
         sorts.setdefault((line.kind, line.series), line)
     if len(sorts) == 1:
         return
-    words = {"measured": "measured", "published": PAPER, "published-unverified": f"{PAPER}, unverified"}
+    words = {"measured": "measured", "published": "the paper's", "published-unverified": "the paper's, unverified"}
     handles = [
         Line2D([], [], color=INK, label=series or words[kind], **_look(plot, line))
         for (kind, series), line in sorts.items()
@@ -219,7 +254,7 @@ def _explain(axes: Axes, plot: Plot) -> None:
         bbox_to_anchor=(-0.02, 1.01),
         ncols=len(handles),
         frameon=False,
-        fontsize=7.0,
+        fontsize=SMALL,
         borderaxespad=0.0,
         handlelength=2.6,
     )

@@ -44,7 +44,7 @@ LATEX_SPECIALS = {
     "”": "''",
     "␣": r"\textvisiblespace{}",
 }
-WIDEST_UNSCALED = 80  # characters of a row that fit a line of the usual 10 points
+WIDEST_UNSCALED = 66  # characters of a row that fit a line of the usual 10 points
 
 
 def escape_latex(text: str) -> str:

@@ -129,7 +129,7 @@ def _html_table(table: Table, link: Callable[[Cell], str]) -> list[str]:
     stub_height = 2 if table.spans else 1
     label = escape_html(table.caption)
     lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">', "<table>"]
-    lines += [f"<caption>{label}</caption>", "<thead>"]
+    lines += [f"<caption><span>{label}</span></caption>", "<thead>"]
     lines.append(f'<tr><th scope="col" rowspan="{stub_height}">{escape_html(table.stub)}</th>')
     headings = "".join(
         f'<th scope="col"{" class=words" if words else ""}>{escape_html(heading)}</th>'

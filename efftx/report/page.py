@@ -67,8 +67,9 @@ def _contents(chapter: Chapter) -> str:
     heads = "".join(
         f'<th scope="col">{heading}</th>' for heading in ("in the paper", "what it shows", "here", "claims")
     )
+    caption = "Every table and figure of the paper, and what is ours"
     return (
-        '<table class="contents"><caption>Every table and figure of the paper, and what is ours</caption>\n'
+        f'<table class="contents"><caption><span>{caption}</span></caption>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
     )
 

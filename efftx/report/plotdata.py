@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -42,7 +43,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines and what their axes are called; `subject` and `caption` as for a table."""
+    """One panel: lines of one quantity and what their axes are called; `subject` and `caption` as for a table.
+
+    `panel` goes behind the item in the figure's name; `title` stands above it. `names` are the rows, in their order, by
+    which lines have the same colours in every panel of an item.
+    """
 
     subject: str
     caption: str
@@ -51,6 +56,27 @@ class Plot:
     lines: tuple[Line, ...]
     log_x: bool = False
     log_y: bool = False
+    panel: str = ""
+    title: str = ""
+    names: tuple[str, ...] = ()
+
+
+def panels(item: Item, measured: Measured) -> list[Plot]:
+    """The plot at one size as panels of one quantity each: where `figure.panels` is true, one for each name in `y`.
+
+    `y_label` is then a list like `y`. A panel with a value of 0 has no logarithmic axis.
+    """
+    whole = plot(item, measured)
+    if whole is None or not (item.experiment.figure or {}).get("panels"):
+        return [whole] if whole else []
+    found = []
+    figure = item.experiment.figure or {}
+    for i, series in enumerate(dict.fromkeys(line.series for line in whole.lines)):
+        lines = [replace(line, series="") for line in whole.lines if line.series == series]
+        own = {**figure, "y_label": figure["y_label"][i]} if isinstance(figure.get("y_label"), list) else figure
+        panel = _plot(item.experiment, own, lines, whole.caption, whole.title)
+        found.append(replace(panel, panel=re.sub(r"[^a-z0-9]+", "-", series.lower())))
+    return found
 
 
 def plot(item: Item, measured: Measured) -> Plot | None:
@@ -66,19 +92,64 @@ def plot(item: Item, measured: Measured) -> Plot | None:
         message = f"{item.experiment.id}: figure.over: there is no plot over '{over}'"
         raise UserError("bad_experiment", message, nearest(over, _LINES))
     lines = _LINES[over](item.experiment, measured, figure)
-    if not any(line.kind == "measured" for line in lines):
+    if not lines:
         return None
-    cell = item.experiment.cell
+    return _plot(item.experiment, figure, lines, _caption(item.experiment, measured), f"measured, size {measured.size}")
+
+
+def paper_plot(item: Item) -> Plot | None:
+    """The paper's own figure, from what was read off its plot: its series on its axes; None where there is nothing."""
+    experiment, figure, paper = item.experiment, item.experiment.figure, item.experiment.published
+    if figure is None or paper is None or "over" not in figure:
+        return None
+    kind = "published" if paper.source == "verified" else "published-unverified"
+    if paper.curves:
+        lines = [
+            Line(series, kind, tuple(Point(float(x), value) for x, value in sorted(points.items())))
+            for series, points in paper.curves.items()
+        ]
+        caption = "The paper's own curves, at its size and on its data, read off its plot."
+        own = {**figure, "log_x": False, "log_y": False, "x_label": heading("step", "")}
+        own["y_label"] = heading(experiment.cell.metric, experiment.cell.unit)
+        return replace(_plot(experiment, own, lines, caption, "the paper's"), panel="published")
+    if figure["over"] != "columns" or str(figure.get("y", experiment.cell.metric)) != experiment.cell.metric:
+        return None
+    lines = _readings(experiment, figure, kind)
+    caption = f"The paper's own figure. {' '.join(paper.note.split())}".strip()
+    return replace(_plot(experiment, figure, lines, caption, "the paper's"), panel="published") if lines else None
+
+
+def _readings(experiment: Experiment, figure: Mapping[str, Any], kind: str) -> list[Line]:
+    """The published values of the rows over the columns' parameter, each column once whatever the size."""
+    x, lines = str(figure["x"]), []
+    for row in experiment.rows:
+        own = experiment.rows[row].columns
+        columns = experiment.columns if own is None else own
+        places = {name: float(spec.parameters[x]) for name, spec in columns.items() if x in spec.parameters}
+        paper = experiment.published
+        values = {at: paper.of(row, name) if paper else None for name, at in places.items()}
+        points = tuple(Point(at, float(value)) for at, value in sorted(values.items()) if value is not None)
+        if points:
+            lines.append(Line(row, kind, points))
+    return lines
+
+
+def _plot(experiment: Experiment, figure: Mapping[str, Any], lines: list[Line], caption: str, title: str) -> Plot:
+    cell = experiment.cell
     y = str(figure.get("y", cell.metric)) if not isinstance(figure.get("y"), list) else ""
     default_y = heading(y, cell.unit if y == cell.metric else "")
+    rows = tuple(experiment.label(row) for row in experiment.rows)
+    labelled = tuple(replace(line, label=experiment.label(line.label)) for line in lines)
     return Plot(
-        subject=f"{' '.join(item.experiment.caption.split()).rstrip('.')}.",
-        caption=_caption(item.experiment, measured),
+        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
+        caption=caption,
         x_label=str(figure.get("x_label", heading(str(figure.get("x", "step")), ""))),
         y_label=str(figure.get("y_label", default_y)),
-        lines=tuple(lines),
+        lines=labelled,
         log_x=bool(figure.get("log_x", False)),
-        log_y=bool(figure.get("log_y", False)),
+        log_y=bool(figure.get("log_y", False)) and all(p.y > 0 for line in lines for p in line.points),
+        title=title,
+        names=rows if all(line.label in rows for line in labelled) else (),
     )
 
 
@@ -112,7 +183,6 @@ def _over_curve(experiment: Experiment, measured: Measured, figure: Mapping[str,
 
 
 def _over_columns(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
-    """Measured lines, and beside them the paper's readings where the figure shows the table's own metric."""
     x, y = str(figure["x"]), str(figure.get("y", experiment.cell.metric))
     places = {
         row: {
@@ -131,16 +201,7 @@ def _over_columns(experiment: Experiment, measured: Measured, figure: Mapping[st
                 found.append((place, float(value)))
         return found
 
-    lines = _line_a_row(experiment, measured, points_of)
-    paper = experiment.published
-    if paper is None or y != experiment.cell.metric:
-        return lines
-    kind = "published" if paper.source == "verified" else "published-unverified"
-    for row, columns in places.items():
-        readings = sorted((at, paper.of(row, name)) for name, at in columns.items() if paper.of(row, name) is not None)
-        if readings:
-            lines.append(Line(row, kind, tuple(Point(at, float(value)) for at, value in readings if value is not None)))
-    return lines
+    return _line_a_row(experiment, measured, points_of)
 
 
 def _over_series(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:

@@ -9,7 +9,7 @@ STYLESHEET = """\
   --good: #0a6b45; --good-back: #dff3ea; --bad: #9c2f10; --bad-back: #fbe5dd; --open: #7a5600; --open-back: #fbf0d6;
   --none: #5d6269; --none-back: #eceef0;
   --line-0: #0072b2; --line-1: #d55e00; --line-2: #009e73; --line-3: #cc79a7; --line-4: #56b4e9; --line-5: #e69f00;
-  --line-6: #000000;
+  --line-6: #000000; --line-7: #882255; --line-8: #999933; --line-9: #332288; --line-10: #7f7f7f; --line-11: #661100;
 }
 @media screen and (prefers-color-scheme: dark) {
   :root {
@@ -18,7 +18,7 @@ STYLESHEET = """\
     --good: #7fdcb2; --good-back: #12382a; --bad: #ff9f80; --bad-back: #46201a; --open: #f0c766; --open-back: #3d3112;
     --none: #b4bac2; --none-back: #2c3138;
     --line-0: #4aa8e0; --line-1: #f08a45; --line-2: #35c79c; --line-3: #dd9cc0; --line-4: #8fd0f5; --line-5: #f2bd4b;
-    --line-6: #e6e6e6;
+    --line-6: #e6e6e6; --line-7: #c96a9b; --line-8: #b9b952; --line-9: #8f84e8; --line-10: #a3a3a3; --line-11: #c9735f;
   }
 }
 * { box-sizing: border-box; }
@@ -38,20 +38,22 @@ section.paper { border-top: 3px solid var(--ink); padding-top: 1.25rem; margin-t
 section.item { border-top: 1px solid var(--rule); padding-top: 1rem; margin-top: 2.5rem; }
 section.item h3 { margin-top: 0; }
 /* A shadow at the side where more of a table is, and a bar that does not hide: sideways scrolling shows itself. */
-.scroll { overflow-x: auto; margin: 1rem 0 0.25rem; scrollbar-width: thin; scrollbar-color: var(--faint) var(--shade);
+.scroll { container-type: inline-size; overflow-x: auto; margin: 1rem 0 0.25rem;
+  scrollbar-width: thin; scrollbar-color: var(--faint) var(--shade);
   background: linear-gradient(to right, var(--paper) 30%, transparent) left / 3rem 100% no-repeat local,
     linear-gradient(to left, var(--paper) 30%, transparent) right / 3rem 100% no-repeat local,
     linear-gradient(to right, var(--dim), transparent) left / 0.8rem 100% no-repeat scroll,
     linear-gradient(to left, var(--dim), transparent) right / 0.8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums;
   border-bottom: 1.5px solid var(--ink); }
-caption { text-align: left; color: var(--ink); padding: 0 0 0.5rem; font-size: 0.9rem; max-width: 46rem; }
+caption { text-align: left; color: var(--ink); padding: 0 0 0.5rem; font-size: 0.9rem; }
+caption span { display: block; max-width: min(46rem, 100cqw); }
 thead tr:first-child th, thead tr:first-child td { border-top: 1.5px solid var(--ink); }
 thead { border-bottom: 1px solid var(--ink); }
 th, td { padding: 0.26rem 0.6rem; vertical-align: top; }
 th { font-weight: 600; text-align: right; }
 thead tr:first-child th:first-child, tbody th { text-align: left; padding-left: 0.3rem; }
-tbody th[scope="row"] { font-weight: 500; white-space: nowrap; }
+tbody th[scope="row"] { font-weight: 500; min-width: 5rem; }
 tbody + tbody { border-top: 1px solid var(--rule); }
 thead th { vertical-align: bottom; }
 th[scope="colgroup"] { text-align: center; border-bottom: 1px solid var(--rule); }
@@ -75,8 +77,16 @@ td.baseline, td.missing { color: var(--faint); }
 td.missing { font-style: italic; }
 tbody tr:hover :is(td, th[scope="row"]) { background: var(--shade); }
 .totals th { text-align: left; }
+@media (max-width: 40rem) {
+  .totals, .totals tbody, .totals tr, .totals th[scope="row"], .totals td { display: block; }
+  .totals thead { display: none; }
+  .totals tr { border-top: 1px solid var(--rule); padding: 0.3rem 0; }
+  .totals td::before { content: attr(data-label) ": "; color: var(--faint); }
+  .totals td.words { white-space: normal; }
+  .contents th, .contents td { padding: 0.26rem 0.3rem; }
+}
 .badges { display: inline-flex; flex-wrap: wrap; gap: 0.2rem; }
-.records { font-size: 0.85rem; }
+.records { font-size: 0.85rem; overflow-wrap: anywhere; }
 .records ul { margin: 0.2rem 0 0.6rem; padding-left: 1.25rem; }
 .records p { margin: 0.4rem 0 0; overflow-wrap: anywhere; }
 .records :target, div:target { background: var(--shade); outline: 2px solid var(--link); }

@@ -20,6 +20,7 @@ MEANINGS = {
     NOT_TESTED: "a model in it has not passed its gate: it has not beaten a trivial answer",
     NOT_RUN: "a cell it speaks of has no record",
 }
+HEADINGS = ("its claims", "our claims", "tables and figures", "records", "replays", "machine hours")
 TRUST = (
     f"A verdict comes from a test over seeds at one level, {100 * LEVEL:.0f} %, corrected over all comparisons of its "
     "claim (Holm); what is exact is counted and not tested. Models are compared only where each of them has beaten the "
@@ -43,15 +44,16 @@ def summary(chapters: Sequence[Chapter]) -> str:
 
 
 def _totals(chapters: Sequence[Chapter]) -> str:
-    headings = ("paper", "its claims", "our claims", "tables and figures", "records", "replays", "machine hours")
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in ("paper", *HEADINGS))
     rows = [_row(f'<a href="#{chapter.slug}">{escape(chapter.paper.title)}</a>', [chapter]) for chapter in chapters]
     if len(chapters) > 1:
         rows.append(_row("all", chapters))
     caption = "Claims with their verdicts, what is shown of each paper, and what it took"
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table class="totals">'
-        f"<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
+        f"<caption><span>{caption}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(rows)
+        + "\n</tbody>"
         "</table></div>"
     )
 
@@ -67,7 +69,8 @@ def _row(name: str, chapters: Sequence[Chapter]) -> str:
         escape(spent.replayed.replace(", ", ",\n")) or "–",
         f"{spent.hours:.1f}" if spent.records else "–",
     ]
-    return f'<tr><th scope="row">{name}</th>{"".join(f"<td class=words>{cell}</td>" for cell in cells)}</tr>'
+    told = [f'<td class="words" data-label="{label}">{cell}</td>' for label, cell in zip(HEADINGS, cells, strict=True)]
+    return f'<tr><th scope="row">{name}</th>{"".join(told)}</tr>'
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:

@@ -38,6 +38,8 @@ def test_the_report_is_documents_data_figures_an_index_and_a_page(full_store: Re
         "index.html",
         "paper-table2-cpu.csv",
         "paper-table2-cpu.svg",
+        "paper-table2-published.csv",
+        "paper-table2-published.svg",
         "paper-table2.csv",
         "paper-table2.md",
         "paper-table2.tex",
@@ -121,7 +123,7 @@ def test_two_processes_write_the_same_bytes(full_store: RecordStore, tmp_path: P
             [sys.executable, "-c", PROGRAM, str(full_store.root), str(out)], env=environment, check=True, cwd=root
         )
         written.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert len(written[0]) == 7
+    assert len(written[0]) == 9
     assert written[0] == written[1]
 
 

@@ -44,13 +44,29 @@ def test_a_drawing_bears_no_date_and_its_text_is_paths() -> None:
     assert not re.search(r"20\d\d-\d\d-\d\d", svg)
 
 
-def test_text_is_legible_at_half_a_page() -> None:
-    half_page = 3.2  # inches
-    assert 7.0 * half_page / figures.WIDTH >= 4.4  # points, the smallest text
+def test_text_is_legible_on_a_telephone() -> None:
+    assert figures.SMALL / 72 * 350 / figures.WIDTH >= 9.0  # pixels, the smallest text in 350 of them
 
 
-def test_more_rows_than_colours_can_still_be_drawn() -> None:
-    assert draw(make_plot(len(figures.PALETTE) + 2)).startswith("<?xml")
+@pytest.mark.parametrize("n_lines", [1, 7, 12, 13, 40])
+def test_no_two_lines_have_the_same_colour(n_lines: int) -> None:
+    names = [f"row {i}" for i in range(n_lines)]
+    looks = figures.looks_of(names)
+    assert list(looks) == names
+    assert len({colour.lower() for colour, _ in looks.values()}) == n_lines
+    svg = draw(make_plot(n_lines, title="measured"))
+    strokes = dict(re.findall(r'<g id="row-(\d+)-measured">\s*<path [^>]*?stroke: (#[0-9a-f]{6})', svg))
+    assert len(set(strokes.values())) == len(strokes) == n_lines
+
+
+def test_a_row_has_its_colour_in_every_panel() -> None:
+    colours = {}
+    for names in (("LSH-0", "LSH-1", "LSH-2"), ("other", "LSH-0", "LSH-1", "LSH-2")):
+        svg = draw(make_plot(3, names=names))
+        colours[names] = re.findall(r'<g id="row-\d+-measured">\s*<path [^>]*?stroke: (#[0-9a-f]{6})', svg)
+    first, second = colours.values()
+    assert first == [colour.lower() for colour in figures.PALETTE[:3]]
+    assert second == [colour.lower() for colour in figures.PALETTE[1:4]]
 
 
 @pytest.mark.parametrize(("log_x", "log_y"), [(False, False), (True, False), (False, True)])
@@ -95,3 +111,14 @@ def test_names_that_would_touch_share_the_way() -> None:
 )
 def test_a_tick_is_written_short(x: float, written: str) -> None:
     assert figures._short(x) == written
+
+
+@given(st.lists(st.floats(0.02, 0.2), min_size=1, max_size=12), st.data())
+def test_names_stay_between_bottom_and_top_where_they_fit(heights: list[float], data: st.DataObject) -> None:
+    heights = [height / max(1.0, sum(heights)) for height in heights]
+    wanted = sorted(data.draw(st.floats(0, 1)) for _ in heights)
+    placed = list(zip(figures._within(figures._apart(wanted, heights), heights), heights, strict=True))
+    assert placed[0][0] - placed[0][1] / 2 >= -1e-9
+    assert placed[-1][0] + placed[-1][1] / 2 <= 1 + 1e-9
+    for (low, low_height), (high, high_height) in pairwise(placed):
+        assert low + low_height / 2 <= high - high_height / 2 + 1e-9
