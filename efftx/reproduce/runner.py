@@ -295,10 +295,7 @@ def _to_do(
             todo.append((run, False))
         elif found.word == STALE and stale:
             # The sweep's own run, which has begun anew before, is the row's at that seed.
-            of_sweep = bool(sweep_values(experiment, run.row, size)) and run.seed == sweep_seed(
-                experiment, run.row, size
-            )
-            todo.append((run, run.value is not None or not of_sweep))
+            todo.append((run, not _is_of_sweep(experiment, run, size)))
         else:
             line["skipped"] += 1
             if found.word == STALE:
