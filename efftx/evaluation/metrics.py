@@ -10,13 +10,14 @@ NAMES = {
     "log_perplexity": "log-perplexity",
     "sequence_accuracy": "whole sequences",
     "unit_agreement": "agreement",
+    "flops_per_token": "FLOPs a token",
 }
 """What a metric is called where people read it; of any other its own name, with spaces."""
 
 _UNITS = {
     "log_perplexity": "nats/token",
     "loss": "nats/token",
-    **dict.fromkeys(("accuracy", "sequence_accuracy", "unit_agreement", "dead_units"), "%"),
+    **dict.fromkeys(("accuracy", "sequence_accuracy", "unit_agreement", "dead_units", "controller_share"), "%"),
 }
 
 

@@ -29,6 +29,10 @@ class AxialPositions(nn.Module):
         for table in self.tables:
             nn.init.normal_(table, std=self.std)
 
+    def active_parameters(self) -> int:
+        """One row of each table."""
+        return sum(table.shape[1] for table in self.tables)
+
     def forward(self, length: int, batch: int = 1) -> Tensor:
         """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
         axes = []
@@ -50,6 +54,10 @@ class LearnedPositions(nn.Module):
     def reset_parameters(self) -> None:
         """A Gaussian table."""
         nn.init.normal_(self.table, std=self.std)
+
+    def active_parameters(self) -> int:
+        """One row."""
+        return self.table.shape[1]
 
     def forward(self, length: int, batch: int = 1) -> Tensor:
         """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""

@@ -82,6 +82,12 @@ class SparseFF(nn.Module):
         for name in (name for name in ("c_bias", "b2", "b1") if name in own):
             nn.init.normal_(own[name], std=1e-6)
 
+    def active_parameters(self) -> int:
+        """Rows of one unit in every block, b2, and all that chooses the unit: the controller, or W1 for the oracle."""
+        own, n = dict(self.named_parameters()), self.config.N
+        whole = {"c1", "c2", "c_bias", "b2"} | ({"w1", "b1"} if self.config.controller == "oracle" else set())
+        return sum(p.numel() if name in whole else p.numel() // n for name, p in own.items())
+
     def output_matrices(self) -> list[Tensor]:
         """What writes to the residual stream."""
         return [self.w2]

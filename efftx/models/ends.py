@@ -31,6 +31,10 @@ class TokenEmbedding(nn.Module):
         """Gaussian rows."""
         nn.init.normal_(self.weight, std=self.std)
 
+    def active_parameters(self) -> int:
+        """One row, or all where the same matrix gives the logits."""
+        return self.weight.numel() if self.tied else self.weight.shape[1]
+
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) token ids -> (B, L, d_model)."""
         return F.embedding(tokens_BL, self.weight)

@@ -34,12 +34,12 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     """What training `config` takes: nothing is run, no data set is opened.
 
     `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak.
-    Gives parameters and parameters_by_component (in sum the same), parameters_dense (of the same model with every
-    sparse part and the SRU off and d_ff as given; None where nothing is sparse), flops_per_token (forward), its parts,
-    training_flops_per_token, training_flops, memory_bytes (by kind, `total` last; activations also as they would be
-    with and without `reversible`), tokens, hours, hours_by_device, memory_by_device (where it is known; of the CPU that
-    the config asks for it is this machine's) and fits. A token of an encoder-decoder is an input or a
-    target token: a row has `data.length` of the one and the target length of the other, and the FLOPs of a row are
+    Gives parameters and parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense
+    (of the same model with every sparse part and the SRU off and d_ff as given; None where nothing is sparse),
+    flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
+    activations also as they would be with and without `reversible`), tokens, hours, hours_by_device, memory_by_device
+    (where it is known; of the CPU that the config asks for it is this machine's) and fits. A token of an
+    encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the other, and the FLOPs of a row are
     divided by both together. Evaluations are not counted; memory is that of one process. Raises UserError for an
     unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
@@ -65,6 +65,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     return {
         "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
+        "active_parameters": active_parameters(model),
         "parameters_dense": None if dense is None else _n_parameters(build_on_meta(dense, vocab_size)),
         "flops_per_token": sum(forward.values()),
         "flops_per_token_by_component": forward,
@@ -84,6 +85,34 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
         "memory_by_device": held,
         "fits": {name: memories[devices[name].kind]["total"] <= size for name, size in held.items()},
     }
+
+
+def costs(config: Config) -> dict[str, float]:
+    """What stands beside a model's quality: parameters, active_parameters, flops_per_token, controller_share.
+
+    `active_parameters` are those that one token reads: of an embedding or a table of positions one row, of a sparse
+    feed-forward layer one unit a block and what chooses it, of all else everything (of an encoder-decoder in both
+    stacks). `flops_per_token` is `plan`'s, forward as in training, which multiplies whole matrices;
+    `controller_share` is the share of the parameters, in %, that choose units of sparse feed-forward layers.
+    """
+    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    model = build_on_meta(config, vocab_size)
+    parts = parameters_by_component(model)
+    choosing = sum(count for name, count in parts.items() if name.endswith(("_controller", "_controller_frozen")))
+    return {
+        "parameters": _n_parameters(model),
+        "active_parameters": active_parameters(model),
+        "flops_per_token": sum(flops_by_component(config, vocab_size).values()),
+        "controller_share": 100.0 * choosing / _n_parameters(model),
+    }
+
+
+def active_parameters(model: nn.Module) -> int:
+    """The parameters that one token reads, as the layers that do not read all of theirs state it."""
+    stating: list[Any] = [module for module in model.modules() if hasattr(module, "active_parameters")]
+    stated = {id(parameter) for module in stating for parameter in module.parameters()}
+    rest = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in stated)
+    return rest + sum(module.active_parameters() for module in stating)
 
 
 def price(config: Config) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
     total = result["memory_bytes"]["total"]
     peak = f"at {result['utilisation'] * 100:g} % of peak"
     titles = {
-        f"{result['parameters']:,} parameters{_beside_dense(result)}": parts,
+        f"{result['parameters']:,} parameters{_beside_dense(result)}{_active(result)}": parts,
         f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
         f"{bytes_text(total)} of memory, one process": memory,
         f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs, {peak}": hours,
@@ -60,6 +60,10 @@ def _fit(result: Mapping[str, Any], name: str) -> str:
         return f"no, {needed / held:.3g} times its {held / 1e9:.0f} GB"
     share = 100 * needed / held
     return f"yes, {'less than 1' if share < 1 else f'{share:.0f}'} % of {held / 1e9:.0f} GB"
+
+
+def _active(result: Mapping[str, Any]) -> str:
+    return f"; a token reads {result['active_parameters']:,}"
 
 
 def _beside_dense(result: Mapping[str, Any]) -> str:

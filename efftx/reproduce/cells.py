@@ -85,7 +85,10 @@ def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellVal
 def values_of(
     experiment: Experiment, records: Sequence[Record], size: str, row: str, column: str
 ) -> dict[int, float | None]:
-    """seed -> value of one cell, seeds in order; a metric derived from the curve is derived here, from the record."""
+    """seed -> value of one cell, seeds in order; a metric derived from the curve is derived here, from the record.
+
+    A cost (`records.COSTS`) is the trained configuration's own, whatever the column evaluates.
+    """
     metric = experiment.cell_of(row, column).metric
     derived = experiment.derived.get(metric)
     values: dict[int, float | None] = {}
@@ -94,6 +97,8 @@ def values_of(
             continue
         if derived is not None:
             values[record.seed] = derived.value(record.curve)
+        elif metric in record.costs:
+            values[record.seed] = record.costs[metric]
         elif metric in record.metrics.get(column, {}):
             values[record.seed] = record.metrics[column][metric]
     return values

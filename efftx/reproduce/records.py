@@ -22,6 +22,9 @@ from efftx.core.files import DamagedFileError, sweep, writing
 _MEND = "Restore the file, or delete it and run `efftx reproduce` again."
 
 
+COSTS = ("parameters", "active_parameters", "flops_per_token", "controller_share")
+"""Metrics that a configuration has without any training; see `plan.costs`."""
+
 SWEEPS = "sweep/"
 """Where the runs of sweeps lie, below the folder of their item and size."""
 
@@ -43,6 +46,7 @@ class Record:
     series        a measure's plot data: name -> list of numbers.
     pretraining   of the run that this one started from: `config`, `hash`, `data`, `first_losses`, `metrics` and
                   `weights_sha256`; {} where it started afresh, and then not in the file.
+    costs         of a training: `plan.costs` of its configuration; {} in records that were made before there were any.
     swept         of a run of a sweep: `key`, `value` and, where it diverged, `diverged` in words (metrics and curve are
                   then empty); {} for a row's own record, and then not in the file.
     """
@@ -64,6 +68,7 @@ class Record:
     command: str = ""
     series: dict[str, list[float]] = field(default_factory=dict)
     pretraining: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
     swept: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +110,7 @@ class RecordStore:
         ValueError for what is no record (NaN as a value); UserError where it cannot be written.
         """
         path = self.path(record.id, record.row, record.seed, record.size, record.value)
-        content = {k: v for k, v in asdict(record).items() if v or k not in ("pretraining", "swept")}
+        content = {k: v for k, v in asdict(record).items() if v or k not in ("pretraining", "costs", "swept")}
         _write(path, content, Record)
         self._verification_path(record).unlink(missing_ok=True)
         return path

@@ -21,7 +21,7 @@ from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
 from efftx.reproduce.sharing import holding
-from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, standing
+from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
 from efftx.reproduce.sweeps import Run, lacking, planned, resolved, sweep_seed, sweep_values
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
 
@@ -221,6 +221,7 @@ def _trained(
         metrics=metrics,
         curve=list(result.curve),
         pretraining=pretraining,
+        costs=trainer.costs(config),
         swept=swept,
         # What an interrupted or shared run had spent before; the caller adds this process's own time.
         wall_seconds=result.timings["train_seconds"] if result.resumed_from is not None else 0.0,
@@ -355,8 +356,13 @@ def _attempt(
             if not mine:
                 say(f"{told}: another process is at it")
                 return False
-            if standing(experiment, run, size, trainer, store).word == FRESH:
+            found = standing(experiment, run, size, trainer, store)
+            if found.word == FRESH:
                 line["skipped"] += 1
+                return True
+            if found.why == UNCOUNTED:
+                _count_costs(experiment, run, size, trainer, store)
+                line["ran"] += 1
                 return True
             say(f"{told}, size {size} {place}".rstrip())
             at = resolved(experiment, run, size, store)
@@ -382,6 +388,18 @@ def _attempt(
             return False
         _fail(experiment, run, error, line, say)
     return True
+
+
+def _count_costs(experiment: Experiment, run: Run, size: str, trainer: Trainer, store: RecordStore) -> None:
+    """Adds to a record, made before there were any, what its configuration costs; its replay stands as it is."""
+    record, at = store.read(experiment.id, run.row, run.seed, size, run.value), resolved(experiment, run, size, store)
+    assert record is not None
+    assert at is not None
+    verification = store.verification(record)
+    record.costs = trainer.costs(trainer.compose(at.row_overrides(run.row, size), run.seed))
+    store.write(record)
+    if verification is not None:
+        store.write_verification(record, verification)
 
 
 def _when_free(act: Callable[[], T], *, wait: bool) -> T:

@@ -12,10 +12,11 @@ from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.reproduce.experiment import SIZES, Experiment, Unreadable
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.records import COSTS, Record, RecordStore
 from efftx.reproduce.sweeps import Run, lacking, planned, resolved
 from efftx.reproduce.trainer import Trainer
 
+UNCOUNTED = "its costs are not counted"
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
 
 
@@ -95,9 +96,12 @@ def standing(experiment: Experiment, run: Run, size: str, trainer: Trainer, stor
         if changed:
             return Standing(STALE, f"{changed} is another today")
     columns = at.columns_of(run.row, size) if run.row in at.rows else ()
-    without = [name for name in columns if name not in record.metrics]
+    costs = [name for name in columns if at.cell_of(run.row, name).metric in COSTS]
+    without = [name for name in columns if name not in (*record.metrics, *costs)]
     if without:
         return Standing(INCOMPLETE, f"'{without[0]}' was not evaluated")
+    if costs and not record.costs:
+        return Standing(INCOMPLETE, UNCOUNTED)
     verification = store.verification(record)
     if verification is not None and verification.verdict == "stale":
         return Standing(STALE, verification.why)

@@ -99,6 +99,9 @@ class Trainer(Protocol):
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """Make the next `train` of `config` begin at step 0; UserError `run_in_use` while its run is worked in."""
 
+    def costs(self, config: Any) -> dict[str, float]:
+        """Parameters, active parameters, FLOPs a token and the controller's share of the model of `config`."""
+
     def hours(self, config: Any) -> float:
         """What training `config` is expected to take on the device it names."""
 
@@ -234,6 +237,12 @@ class EfftxTrainer:
         from efftx.training.run_directory import set_aside
 
         set_aside(self._run_of(config, data, pretrained))
+
+    def costs(self, config: Any) -> dict[str, float]:
+        """`efftx.plan.costs`."""
+        from efftx.plan import costs
+
+        return costs(config)
 
     def hours(self, config: Any) -> float:
         """`efftx.plan`'s price."""

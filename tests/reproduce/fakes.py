@@ -133,6 +133,9 @@ class FakeTrainer:
     def set_aside(self, config: FakeConfig, data: Mapping[str, str], pretrained: str | None = None) -> None:
         self.aside += 1
 
+    def costs(self, config: FakeConfig) -> dict[str, float]:
+        return {"parameters": 100 * float(config.keys["quality"]), "controller_share": 12.5}
+
     def hours(self, config: FakeConfig) -> float:
         return self.price
 

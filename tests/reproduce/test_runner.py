@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import Interrupted, UserError
+from efftx.reproduce.cells import values_of
 from efftx.reproduce.experiment import Experiment, read_experiment
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
@@ -205,3 +206,36 @@ def test_an_unknown_size_is_refused_and_an_undefined_one_too(tmp_path: Path, sto
         reproduce([e], "huge", say=quiet, store=store, trainer=FakeTrainer())
     with pytest.raises(UserError, match="size paper"):
         reproduce([e], "paper", say=quiet, store=store, trainer=FakeTrainer())
+
+
+COSTS = TABLE.replace("  itself: {}\n", '  itself: {}\n  size: {cell: {metric: parameters, format: "{:,.0f}"}}\n')
+
+
+def test_what_a_model_costs_is_a_column_without_any_evaluation(tmp_path: Path, store: RecordStore) -> None:
+    e, trainer = table(tmp_path, COSTS), FakeTrainer()
+    reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    assert len(trainer.evaluated) == 4
+    assert values_of(e, store.read_all("paper/item"), "cpu", "B", "size") == {0: 6000.0, 1: 6000.0}
+    assert state_of(e, store, trainer)["state"] == "recorded"
+
+
+def test_a_record_without_costs_is_read_and_gets_them_untrained_where_a_column_asks(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    plain = table(tmp_path)
+    reproduce([plain], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    for record in store.read_all("paper/item"):
+        record.costs = {}
+        store.write(record)
+    assert "costs" not in store.path("paper/item", "A", 0, "cpu").read_text()
+    reproduce([plain], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    assert state_of(plain, store, FakeTrainer())["state"] == "recorded"
+    e, trainer = table(tmp_path, COSTS), FakeTrainer()
+    assert values_of(e, store.read_all("paper/item"), "cpu", "A", "size") == {}
+    assert state_of(e, store, trainer)["state"] == "partial"
+    (line,) = reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
+    assert (line["ran"], trainer.trained) == (4, [])
+    records = store.read_all("paper/item")
+    assert values_of(e, records, "cpu", "A", "size") == {0: 5000.0, 1: 5000.0}
+    assert all((found := store.verification(record)) and found.verdict == "fresh" for record in records)
+    assert state_of(e, store, trainer)["state"] == "recorded"
