@@ -39,9 +39,9 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
     activations also as they would be with and without `reversible`), tokens, hours, hours_by_device, memory_by_device
     (where it is known; of the CPU that the config asks for it is this machine's) and fits. A token of an
-    encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the other, and the FLOPs of a row are
-    divided by both together. Evaluations are not counted; memory is that of one process. Raises UserError for an
-    unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
+    encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the
+    other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of one
+    process. Raises UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
     if not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
