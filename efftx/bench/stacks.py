@@ -37,6 +37,9 @@ VARIANTS: dict[str, list[str]] = {
 """The rows of table 3 with equal parameters: streams are averaged, queries and keys shared in all of them; `chunking`
 is of the feed-forward and the loss, in eighths of the length. Full attention is PyTorch's fused kernel."""
 
+RECOMPUTED = {"recomputed": ["share_qk=true", "recompute.enabled=true"]}
+"""The transformer whose blocks keep their input alone (Sparse Transformers, figure 4), measured where it is named."""
+
 _SPARSE = ["d_model=256", "d_ff=1024", "d_ff_rule=given", "sparse_ff.N=16"]
 ENCODER_DECODERS: dict[str, list[str]] = {
     "scaling": ["model=scaling", *_SPARSE],
@@ -51,7 +54,7 @@ def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
 
     With an encoder `length` is its tokens.
     """
-    words = {**VARIANTS, **ENCODER_DECODERS}[name]
+    words = {**VARIANTS, **RECOMPUTED, **ENCODER_DECODERS}[name]
     own = [word for word in words if word != "chunking"]
     if name in ENCODER_DECODERS:
         own += [f"n_encoder_layers={depth}", f"data.target_length={max(1, length // 2)}"]
@@ -70,7 +73,7 @@ def bench_memory(options: Options) -> dict[str, Any]:
     replay_bytes (buckets and random states, not in the peak), planned_bytes (what `efftx plan` estimates) and
     ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
     """
-    names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
+    names = options.names("names", [*VARIANTS, *RECOMPUTED, *ENCODER_DECODERS], list(VARIANTS))
     depths = options.numbers("depths", (4, 8, 16, 24), RANGES["n_layers"])
     lengths = options.numbers("lengths", (1024,), LENGTH)
     batch = options.number("batch", 2, RANGES["training.batch_size"])
@@ -105,7 +108,7 @@ def bench_train(options: Options) -> dict[str, Any]:
     Options: names, depths, lengths, batch, repeats, device. Rows have, beside the keys of every bench, depth, batch,
     tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
     """
-    names = options.names("names", [*VARIANTS, *ENCODER_DECODERS], list(VARIANTS))
+    names = options.names("names", [*VARIANTS, *RECOMPUTED, *ENCODER_DECODERS], list(VARIANTS))
     depths = options.numbers("depths", (3,), RANGES["n_layers"])
     lengths = options.numbers("lengths", (1024,), LENGTH)
     batch = options.number("batch", 2, RANGES["training.batch_size"])

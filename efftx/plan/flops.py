@@ -17,7 +17,9 @@ for each token that the part reads:
 
 Training counts a product's backward pass as two more of its size, that of the scores as 2.5 (they are made again),
 hashing once. A reversible stack runs its layers forward once more, without hashing; a sliced (`chunking`) feed-forward
-or loss runs forward once more inside its own backward pass. Positions (2 d a base of `digits`) are left out.
+or loss runs forward once more inside its own backward pass. A recomputed block runs forward once more with its hashing,
+up to the last tensor that its backward pass needs: of a dense feed-forward without dropout the second product is not.
+Positions (2 d a base of `digits`) are left out.
 """
 
 from __future__ import annotations
@@ -62,20 +64,23 @@ def _row(config: Config, vocab_size: int) -> tuple[dict[str, float], dict[str, f
         forward[name] += flops
         training[name] += flops * passes
 
-    again = 1.0 if config.reversible.enabled else 0.0
+    recomputed = float(config.recompute.enabled)
+    again = 1.0 if config.reversible.enabled else recomputed
     d, f, u = config.d_model, config.d_ff, config.sru.d
     for stack in stacks(config):
         for block in stack.blocks:
             for shape in block:
                 count("attention_projections", stack.length * shape.projection_flops, 3.0 + again)
                 count("attention_scores", stack.length * shape.score_flops, 1.0 + SCORE_BACKWARD + again)
-                count("hashing", stack.length * shape.hashing_flops, 1.0)
-            ff_passes = 3.0 + again + is_sliced(config.chunking.ff, stack.length)
+                count("hashing", stack.length * shape.hashing_flops, 1.0 + recomputed)
+            sliced = is_sliced(config.chunking.ff, stack.length)
+            ends_early = not (config.dropout or sliced or config.sparse_ff.N or config.sru.n_layers)
+            ff_passes = 3.0 + again + sliced - 0.5 * recomputed * ends_early
             count("feedforward", stack.length * 4.0 * d * f, ff_passes)
             if config.sparse_ff.N and config.sparse_ff.has_controller:
                 rank = rank_of(config.sparse_ff, d, f)
                 # A frozen one is not differentiated, and runs again only for its probabilities: choices are kept.
-                frozen = ff_passes - 2.0 if config.sparse_ff.multiply_by_controller else 1.0
+                frozen = ff_passes - 2.0 if config.sparse_ff.multiply_by_controller else 1.0 + recomputed
                 passes = ff_passes if config.sparse_ff.learns else frozen
                 count("feedforward_controller", stack.length * 2.0 * rank * (d + f), passes)
             if config.sru.n_layers:

@@ -260,6 +260,16 @@ def test_reversible_memory_stays_flat_in_depth_and_ordinary_memory_grows() -> No
     assert "of the smallest" in printed(result)
 
 
+def test_recomputed_blocks_add_their_input_a_block_and_no_more() -> None:
+    rows = bench.run("memory", ["names=transformer,recomputed", "depths=3,9", "lengths=64", "batch=2"])["rows"]
+    stored, recomputed = ([row for row in rows if row["name"] == name] for name in ("transformer", "recomputed"))
+    input_bytes = 4 * 2 * 64 * 256
+    assert recomputed[1]["peak_bytes"] - recomputed[0]["peak_bytes"] == 6 * input_bytes
+    assert stored[1]["peak_bytes"] - stored[0]["peak_bytes"] > 6 * 8 * input_bytes
+    for row in recomputed:
+        assert row["planned_bytes"] == pytest.approx(row["peak_bytes"], rel=0.2)
+
+
 def test_encoder_decoders_are_measured_with_inputs_and_targets() -> None:
     result = bench.run("memory", ["names=scaling,terraformer", "depths=1,3", "lengths=64", "batch=1"])
     peak = {(row["name"], row["depth"]): row["peak_bytes"] for row in result["rows"]}
