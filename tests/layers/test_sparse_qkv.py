@@ -15,9 +15,11 @@ from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import Full
+from efftx.layers.projections import merge_heads
 from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, FullConfig, SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.ops.attention import full_attention
+from efftx.ops.module_convolution import module_convolution_naive
 from efftx.ops.replay import Replay
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -131,6 +133,39 @@ def test_the_800m_models_layer_has_169152_weights_and_168128_without_the_shared_
     assert layer.multiplicative is not None
     assert layer.multiplicative.bias is not None
     assert n_parameters(layer) - layer.multiplicative.bias.numel() == 168_128
+
+
+def test_with_the_papers_kernel_it_has_the_192704_weights_of_section_3_2() -> None:
+    layer = on_meta(SparseQKVConfig(S=16, F=3, kernel="paper"))
+    assert layer.multiplicative is not None
+    assert layer.multiplicative.bias is not None
+    assert n_parameters(layer) - layer.multiplicative.bias.numel() == 192_704
+    kernels = [layer.get_parameter(f"{name}.kernel") for name in "qkv"]
+    assert {tuple(kernel.shape) for kernel in kernels} == {(3, 3, 64, 64)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_queries_keys_and_values_and_their_gradients_are_those_of_the_loops(kernel: str) -> None:
+    layer = SparseQKV(SparseQKVConfig(S=4, F=3, kernel=kernel), 24, 3, share_qk=False).double()
+    materialize(layer, torch.device("cpu"), 0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 24, dtype=torch.float64, generator=generator, requires_grad=True)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+
+    def by_loops() -> list[Tensor]:
+        h_BLSm = layer.multiplicative(x).unflatten(-1, (4, 6))  # type: ignore[misc]
+        maps = [layer.get_submodule(name) for name in "qkv"]
+        return [module_convolution_naive(h_BLSm, m.kernel, m.bias).flatten(2) for m in maps]  # type: ignore[arg-type]
+
+    found = []
+    for heads in ([merge_heads(head) for head in layer(x)], by_loops()):
+        cotangents = torch.randn(3, 2, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        leaves = [x, *layer.parameters()]
+        found.append([*heads, *torch.autograd.grad(heads, leaves, list(cotangents))])
+    for actual, expected in zip(*found, strict=True):
+        assert_close(actual, expected, ROUNDING)
 
 
 # At d_model 1024, S 16 and F 3: M = 64; the multiplicative layer has 1024 (16 + 64) + 1024 weights.
