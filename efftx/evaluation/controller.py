@@ -22,9 +22,10 @@ NOISE_SEED = 1_000_033
 def controller_statistics(
     model: nn.Module, tokens_BL: Tensor, weights_BL: Tensor, inputs_BE: Tensor | None = None
 ) -> dict[str, float]:
-    """`unit_agreement` and `dead_units` in % over one batch and all sparse feed-forward layers; {} without such layers.
+    """Three shares in % over one batch and all sparse feed-forward layers; {} without such layers.
 
     `unit_agreement`: blocks in which the choice with training's Gumbel noise is the one without, over all tokens.
+    `oracle_agreement`: blocks in which it is the unit of the largest pre-activation, 100 / N by chance.
     `dead_units`: units that no token chooses without noise. Padding does not count: tokens 0 of the encoder and, beside
     an encoder, targets of weight 0. The pass is one of its own, in the mode the model is in, without head and loss; the
     random state of the caller is left as it was.
@@ -34,15 +35,16 @@ def controller_statistics(
         return {}
     device = tokens_BL.device
     generator = torch.Generator(device).manual_seed(NOISE_SEED)
-    agreeing = choices = dead = units = 0.0
+    agreeing = largest = choices = dead = units = 0.0
 
     def look(name: str, layer: SparseFF, x_BKD: Tensor, replay: object = None, ids_BK: Tensor | None = None) -> None:
-        nonlocal agreeing, choices, dead, units
+        nonlocal agreeing, largest, choices, dead, units
         quiet_BKG, noisy_BKG = layer.choices(x_BKD, generator, ids_BK)
         is_token_BK = _is_token(name, x_BKD.shape[1], tokens_BL, weights_BL, inputs_BE)
         quiet_TG, noisy_TG = quiet_BKG[is_token_BK], noisy_BKG[is_token_BK]
         found = choice_statistics(quiet_TG, noisy_TG, layer.config.N)
         agreeing += float(found.agreement) * quiet_TG.numel()
+        largest += float((quiet_TG == layer.largest(x_BKD)[is_token_BK]).sum())
         choices += quiet_TG.numel()
         dead += float((found.n_chosen == 0).sum())
         units += found.n_chosen.numel()
@@ -57,7 +59,11 @@ def controller_statistics(
     finally:
         for handle in hooks:
             handle.remove()
-    return {"unit_agreement": 100.0 * agreeing / choices, "dead_units": 100.0 * dead / units}
+    return {
+        "unit_agreement": 100.0 * agreeing / choices,
+        "oracle_agreement": 100.0 * largest / choices,
+        "dead_units": 100.0 * dead / units,
+    }
 
 
 def _is_token(name: str, n_positions: int, tokens_BL: Tensor, weights_BL: Tensor, inputs_BE: Tensor | None) -> Tensor:

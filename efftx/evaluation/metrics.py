@@ -10,6 +10,7 @@ NAMES = {
     "log_perplexity": "log-perplexity",
     "sequence_accuracy": "whole sequences",
     "unit_agreement": "agreement",
+    "oracle_agreement": "agreement with the oracle",
     "flops_per_token": "FLOPs a token",
 }
 """What a metric is called where people read it; of any other its own name, with spaces."""
@@ -17,7 +18,9 @@ NAMES = {
 _UNITS = {
     "log_perplexity": "nats/token",
     "loss": "nats/token",
-    **dict.fromkeys(("accuracy", "sequence_accuracy", "unit_agreement", "dead_units", "controller_share"), "%"),
+    **dict.fromkeys(
+        ("accuracy", "sequence_accuracy", "unit_agreement", "oracle_agreement", "dead_units", "controller_share"), "%"
+    ),
 }
 
 

@@ -123,6 +123,11 @@ class SparseFF(nn.Module):
         quiet = self._unlearned(dict(self.named_parameters()), x_BLD, token_BL)
         return quiet, quiet
 
+    @torch.no_grad()
+    def largest(self, x_BLD: Tensor) -> Tensor:
+        """The units of the largest pre-activations, (B, L, d_ff / N): what `controller=oracle` would choose."""
+        return choose_units(self._pre_activations(dict(self.named_parameters()), x_BLD))
+
     def _toss(self, device: torch.device) -> Tensor:
         return torch.rand((), device=device) < self.config.quant_prob
 
@@ -146,7 +151,7 @@ class SparseFF(nn.Module):
         if self.config.controller == "frozen":
             return choose_units(self._frozen_logits(own, x_BLD) if logits is None else logits)
         if self.config.controller == "oracle":
-            return choose_units(self._pre_activations(own, x_BLD))
+            return self.largest(x_BLD)
         return hashed_units(_given(token_BL), own["w1"].shape[0] // n, n, self.salt)
 
     def _pre_activations(self, own: Mapping[str, Tensor], x_BLD: Tensor) -> Tensor:

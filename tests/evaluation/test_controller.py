@@ -62,7 +62,22 @@ def test_logits_far_apart_are_never_overturned_and_three_units_of_four_are_dead(
     model, given = made(name)
     assert len(controllers(model)) >= 1
     set_logits(model, [30.0, 0.0, 0.0, 0.0])
-    assert controller_statistics(model, *given) == {"unit_agreement": 100.0, "dead_units": 100.0 * (N - 1) / N}
+    found = controller_statistics(model, *given)
+    assert found.pop("oracle_agreement") == pytest.approx(100 / N, abs=10)
+    assert found == {"unit_agreement": 100.0, "dead_units": 100.0 * (N - 1) / N}
+
+
+def test_a_controller_that_is_the_first_matrix_chooses_as_the_oracle() -> None:
+    model, given = made("decoder", "sparse_ff.rank=32", "sparse_ff.form=paper")
+    with torch.no_grad():
+        for layer in controllers(model):
+            layer.b1.normal_()
+            layer.c1.copy_(torch.eye(32))
+            layer.c2.copy_(layer.w1)
+            layer.c_bias.copy_(layer.b1)
+    assert controller_statistics(model, *given)["oracle_agreement"] == 100.0
+    oracle, given = made("decoder", "sparse_ff.controller=oracle")
+    assert controller_statistics(oracle, *given)["oracle_agreement"] == 100.0
 
 
 @pytest.mark.parametrize("name", MODELS)
