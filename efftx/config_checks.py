@@ -125,7 +125,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     *_node("sru", "n_layers", SRUConfig),
     *(
         (f"sparse_ff.{key}", lambda c: c.sparse_ff.has_controller, "this sparse_ff.controller has no weights")
-        for key in ("rank", "multiply_by_controller")
+        for key in ("rank", "multiply_by_controller", "token_bias")
     ),
     *(
         (f"sparse_ff.{key}", lambda c: c.sparse_ff.learns, "only a learned controller is trained")

@@ -81,6 +81,7 @@ RANGES: dict[str, Range] = {
     "chunking.loss": _TOKENS,
     "sparse_ff.N": Range(0, _MOST_WIDTH),
     "sparse_ff.temperature": Range(0, 1e6),
+    "sparse_ff.token_bias": Range(0, 1e6),
     "sparse_ff.quant_prob": _SHARE,
     "sparse_qkv.S": Range(0, _MOST_WIDTH),
     "sparse_qkv.F": _WIDTH,

@@ -240,7 +240,8 @@ class SparseFFConfig:
     `first_bias` are the one or the other half of that difference. `controller`, which chooses the units: `learned`;
     `frozen`, as it was initialised; `oracle`, the largest pre-activation of each block, which reads all of W1 and so
     bounds what a choice can reach; `token`, a fixed hash of the token at that position. The last three train with the
-    hard mask and no noise.
+    hard mask and no noise. `token_bias`, ours, is added to the logits of the units that the same hash names: between a
+    learned controller, at 0, and the hash alone.
 
     `rank` of the controller: `code` d_ff / N as the authors' code, `paper` d_model / N, or a number. Training: Gumbel
     noise times `temperature` on the choice, and the hard mask with probability `quant_prob`, one coin a call, else the
@@ -251,6 +252,7 @@ class SparseFFConfig:
     N: int = 0
     form: str = "code"
     controller: str = "learned"
+    token_bias: float = 0.0
     rank: str = "code"
     temperature: float = 0.1
     quant_prob: float = 0.3
@@ -276,6 +278,11 @@ class SparseFFConfig:
     def learns(self) -> bool:
         """Whether training changes the controller, by a noisy and partly soft mask."""
         return self.controller not in ("frozen", "oracle", "token")
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether the token at a position has a say in the choice."""
+        return self.controller == "token" or bool(self.has_controller and self.token_bias)
 
 
 def rank_of(config: SparseFFConfig, d_model: int, d_ff: int) -> int:

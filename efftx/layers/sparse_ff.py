@@ -28,6 +28,7 @@ from efftx.ops.sparse_ff import (
     sparse_ff_masked,
     training_hidden,
     training_mask,
+    with_token_bias,
 )
 
 
@@ -100,7 +101,7 @@ class SparseFF(nn.Module):
         tosses = self.training and self.config.learns
         hard = choose(replay, "hard", partial(self._toss, x_BLD.device)) if tosses else None
         parameters = dict(self.named_parameters())
-        read = (x_BLD,) if self.config.controller != "token" else (x_BLD, _given(token_BL))
+        read = (x_BLD, _given(token_BL)) if self.config.reads_ids else (x_BLD,)
         if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
             return self._run(parameters, partial(choose, replay), hard, *read)
 
@@ -118,7 +119,7 @@ class SparseFF(nn.Module):
         The noise is drawn from `generator`, or from the random state; a choice that is not learned has none.
         """
         if self.config.learns:
-            logits = controller_logits(x_BLD, self.c1, self.c2, self.c_bias, self.config.N)
+            logits = self._logits(dict(self.named_parameters()), x_BLD, token_BL)
             return choose_units(logits), self._choose(logits, generator)
         quiet = self._unlearned(dict(self.named_parameters()), x_BLD, token_BL)
         return quiet, quiet
@@ -138,21 +139,25 @@ class SparseFF(nn.Module):
         uniform = torch.rand(logits_BLGN.shape, dtype=dtype, device=logits_BLGN.device, generator=generator)
         return choose_units(logits_BLGN, uniform, self.config.temperature)
 
-    @torch.no_grad()
-    def _frozen_logits(self, own: Mapping[str, Tensor], x_BLD: Tensor) -> Tensor:
-        return controller_logits(x_BLD, own["c1"], own["c2"], own["c_bias"], self.config.N)
+    def _logits(self, own: Mapping[str, Tensor], x_BLD: Tensor, token_BL: Tensor | None) -> Tensor:
+        n, bias = self.config.N, self.config.token_bias
+        with torch.set_grad_enabled(self.config.learns and torch.is_grad_enabled()):
+            logits = controller_logits(x_BLD, own["c1"], own["c2"], own["c_bias"], n)
+            return with_token_bias(logits, self._hashed(own, token_BL), bias) if bias else logits
+
+    def _hashed(self, own: Mapping[str, Tensor], token_BL: Tensor | None) -> Tensor:
+        return hashed_units(_given(token_BL), own["w1"].shape[0] // self.config.N, self.config.N, self.salt)
 
     @torch.no_grad()
     def _unlearned(
         self, own: Mapping[str, Tensor], x_BLD: Tensor, token_BL: Tensor | None, logits: Tensor | None = None
     ) -> Tensor:
         """The units that a frozen controller (of `logits` where they are known), the oracle or the hash chooses."""
-        n = self.config.N
         if self.config.controller == "frozen":
-            return choose_units(self._frozen_logits(own, x_BLD) if logits is None else logits)
+            return choose_units(self._logits(own, x_BLD, token_BL) if logits is None else logits)
         if self.config.controller == "oracle":
             return self.largest(x_BLD)
-        return hashed_units(_given(token_BL), own["w1"].shape[0] // n, n, self.salt)
+        return self._hashed(own, token_BL)
 
     def _pre_activations(self, own: Mapping[str, Tensor], x_BLD: Tensor) -> Tensor:
         return F.linear(x_BLD, own["w1"], own.get("b1")).unflatten(-1, (-1, self.config.N))
@@ -173,11 +178,11 @@ class SparseFF(nn.Module):
             index = make_choice("units", lambda: choose_units(dense))
             return chosen_output(dense, own["w2"], own["b2"], index, dropout=dropout)
         if not self.config.learns:
-            logits = self._frozen_logits(own, x_BLD) if multiply else None
+            logits = self._logits(own, x_BLD, token_BL) if multiply else None
             index = make_choice("units", lambda: self._unlearned(own, x_BLD, token_BL, logits))
             factor = None if logits is None else chosen_probability(logits, index)
             return sparse_ff_masked(x_BLD, own["w1"], own["w2"], own["b2"], index, n, factor, b1, dropout=dropout)
-        logits = controller_logits(x_BLD, own["c1"], own["c2"], own["c_bias"], n)
+        logits = self._logits(own, x_BLD, token_BL)
         if hard is None:
             index = make_choice("units", lambda: choose_units(logits))
             factor = chosen_probability(logits, index) if multiply else None
@@ -196,7 +201,7 @@ class SparseFF(nn.Module):
 
 def _given(token_BL: Tensor | None) -> Tensor:
     if token_BL is None:
-        raise ValueError("sparse_ff.controller=token chooses by the tokens at the layer's positions: none were given.")
+        raise ValueError("This controller chooses by the tokens at the layer's positions: none were given.")
     return token_BL
 
 
@@ -257,14 +262,23 @@ class SparseFFStepper:
     def _choose(self, x_BD: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         # Blocks of all rows of the batch one after the other: a view more costs as much as a sum.
         logits_SN = self._c2_of(self._c1_of(x_BD)).view(-1, self._n)
+        if self._config.token_bias:
+            logits_SN = with_token_bias(logits_SN, self._hashed(place), self._config.token_bias)
         index_S = torch.max(logits_SN, -1)[1]
         place.lap("controller")
         return index_S, logits_SN
 
+    def _hashed(self, place: Place) -> Tensor:
+        n_blocks, salt = self._n_units // self._n, self._layer.salt
+        return hashed_units(_given(place.token_B), n_blocks, self._n, salt).flatten()
+
     def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations; raises NotCompiledError in int8 and where probabilities multiply."""
-        if self._int8 or self._multiply:
-            raise NotCompiledError("Int8 rows, or the controller's probabilities.")
+        """One token of one row as operations.
+
+        Raises NotCompiledError in int8, where probabilities multiply, and where the token has a say.
+        """
+        if self._int8 or self._multiply or self._config.token_bias:
+            raise NotCompiledError("Int8 rows, the controller's probabilities, or the token's hash.")
         layer = self._layer
         parameters = [w.detach() for w in (layer.c1, layer.c2, layer.c_bias, layer.w1, layer.w2, layer.b2)]
         program.sparse_ff(x, parameters, self._n, y, self._b1)
@@ -328,12 +342,11 @@ class TokenStepper(SparseFFStepper):
     """The units of the token's hash: no controller is read."""
 
     def _lay_out_choice(self, matrix: type[FloatMatrix] | type[Int8Matrix]) -> None:
-        self._n_blocks = self._n_units // self._n
+        """There is no controller."""
 
     def _choose(self, x_BD: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        """By the tokens of `place`; there are no logits."""
-        index_BG = hashed_units(_given(place.token_B), self._n_blocks, self._n, self._layer.salt)
-        return index_BG.flatten(), x_BD
+        """By the tokens of `place`; there are no logits, and nothing reads what stands for them."""
+        return self._hashed(place), x_BD
 
     def compile(self, program: Program, x: Normed, y: Stream) -> None:
         """Raises NotCompiledError: programs know no tokens."""

@@ -209,5 +209,5 @@ def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
             chunk_len=config.chunking.ff,
         )
     beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None
-    reads = reads_ids if config.sparse_ff.N and config.sparse_ff.controller == "token" else reads_tokens
+    reads = reads_ids if config.sparse_ff.N and config.sparse_ff.reads_ids else reads_tokens
     return Branch(config.d_model, core, config.dropout, reads=reads, beside=beside)

@@ -44,6 +44,12 @@ def controller_logits(x_TD: Tensor, c1_RD: Tensor, c2_UR: Tensor, bias_U: Tensor
     return F.linear(F.linear(x_TD, c1_RD), c2_UR, bias_U).unflatten(-1, (-1, n))
 
 
+def with_token_bias(logits_TGN: Tensor, index_TG: Tensor, bias: float) -> Tensor:
+    """The logits, `bias` larger at one unit of every block: at those that the token's hash names."""
+    _check_index(index_TG, logits_TGN.shape)
+    return logits_TGN + bias * F.one_hot(index_TG.long(), logits_TGN.shape[-1]).to(logits_TGN.dtype)
+
+
 def choose_units(logits_TGN: Tensor, uniform_TGN: Tensor | None = None, temperature: float = 0.0) -> Tensor:
     """The element with the largest logit in every block, (T, G), the first of equals; the smallest integer type for N.
 
@@ -216,11 +222,13 @@ def sparse_ff_naive(
     multiply_by_controller: bool = False,
     b1_U: Tensor | None = None,
     mask_after: bool = False,
+    index_TG: Tensor | None = None,
+    token_bias: float = 0.0,
 ) -> Tensor:
     """The whole layer by loops over tokens (one leading dimension), blocks and units: the oracle.
 
     `hard` None is evaluation; True and False are the two kinds of training step. `mask_after` and `b1_U` are those of
-    `training_hidden`.
+    `training_hidden`; the logits at `index_TG` are `token_bias` larger.
     """
     outputs = []
     for t, x_D in enumerate(x_TD):
@@ -228,7 +236,9 @@ def sparse_ff_naive(
         out_D = b2_D
         for g in range(w1_UD.shape[0] // n):
             units = range(g * n, (g + 1) * n)
-            odds = torch.stack([(torch.dot(c2_UR[u], low_R) + bias_U[u]).exp() for u in units])
+            named = None if index_TG is None else g * n + int(index_TG[t, g])
+            logits = [torch.dot(c2_UR[u], low_R) + bias_U[u] + token_bias * (u == named) for u in units]
+            odds = torch.stack(logits).exp()
             soft = odds / odds.sum()
             score = soft.detach().log()
             if uniform_TGN is not None:

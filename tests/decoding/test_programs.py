@@ -53,6 +53,7 @@ WITHOUT = {
     "blocks of 4": ("model=scaling", "stack=decoder", "sparse_ff.N=4", "sparse_qkv.S=0"),
     "the input in the values": ("model=scaling", "stack=decoder", "sparse_qkv.concat_input=true", *SPARSE),
     "oracle": ("model=scaling", "stack=decoder", "sparse_ff.controller=oracle", *SPARSE),
+    "token bias": ("model=scaling", "stack=decoder", "sparse_ff.token_bias=1", *SPARSE),
     "by token": ("model=scaling", "stack=decoder", "sparse_ff.controller=token", *SPARSE),
     "multiplied": ("model=scaling", "stack=decoder", "sparse_ff.multiply_by_controller=true", *SPARSE),
     "multiplicative output": ("model=scaling", "stack=decoder", "sparse_qkv.output=multiplicative", *SPARSE),

@@ -88,6 +88,13 @@ DECODERS = {
         "sparse_ff.controller=frozen",
         "sparse_ff.multiply_by_controller=true",
     ),
+    "sparse FF, token bias": (
+        "model=scaling",
+        "stack=decoder",
+        "sparse_qkv.S=0",
+        "sparse_ff.token_bias=1",
+        "sparse_ff.multiply_by_controller=true",
+    ),
     "sparse FF, oracle": (
         "model=scaling",
         "stack=decoder",
@@ -126,6 +133,7 @@ PAIRS = {
     "reversible cross-attention": ("model=scaling", "reversible.enabled=true", "reversible.merge=mean"),
     "sparse, by token": ("model=scaling", *BY_TOKEN),
     "Terraformer, by token": ("model=terraformer", "attention=[full]", *BY_TOKEN),
+    "Terraformer, token bias": ("model=terraformer", "attention=[full]", "sparse_ff.token_bias=0.5"),
     "Terraformer": ("model=terraformer", "attention=[full]"),
     "Terraformer, short": ("model=terraformer", "lsh.full_below=200"),
     "Terraformer, merged encoder": ("model=terraformer", "attention=[full]", "reversible.encoder=merged"),

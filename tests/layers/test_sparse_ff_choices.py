@@ -80,6 +80,31 @@ def test_the_papers_form_in_slices_changes_neither_values_nor_gradients(mode: st
     assert_same(results[1], results[0])
 
 
+@pytest.mark.parametrize("chunk_len", [0, 4])
+@pytest.mark.parametrize("quant_prob", [0.0, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_token_bias_is_added_to_the_logits_of_the_units_that_the_hash_names(
+    training: bool, quant_prob: float, chunk_len: int
+) -> None:
+    keys = {"token_bias": 0.7, "temperature": 0.0, "quant_prob": quant_prob, "salt": 2, "chunk_len": chunk_len}
+    own, x = layer(**keys).train(training), example()
+    named = F.one_hot(hashed_units(TOKENS, 6, N, 2).long(), N).double()
+    logits = controller_logits(x, own.c1, own.c2, own.c_bias, N) + 0.7 * named
+    soft = training and quant_prob == 0.0
+    mask = logits.softmax(-1) if soft else F.one_hot(logits.argmax(-1), N).double()
+    expected = F.relu(F.linear(x, own.w1) * mask.flatten(-2)) @ own.w2 + own.b2
+    assert_close(own(x, None, TOKENS), expected, ROUNDING)
+    assert torch.equal(own.choices(x, None, TOKENS)[0].long(), logits.argmax(-1))
+    with pytest.raises(ValueError, match="chooses by the tokens"):
+        own(x)
+
+
+def test_a_frozen_controller_takes_a_token_bias_too() -> None:
+    own, x = layer(controller="frozen", token_bias=100.0), example()
+    named = F.one_hot(hashed_units(TOKENS, 6, N, 0).long(), N).flatten(-2)
+    assert_close(own(x, None, TOKENS), F.relu(F.linear(x, own.w1)) * named @ own.w2 + own.b2, ROUNDING)
+
+
 def test_a_mask_after_the_relu_teaches_the_controller_from_units_that_were_not_chosen() -> None:
     found = [output_and_gradients(layer(quant_prob=1.0, temperature=0.0, form=f), example()) for f in ("code", "paper")]
     assert relative_error(found[1]["y"], found[0]["y"]) < 1e-4, "b1 starts near 0"
@@ -157,10 +182,18 @@ def test_an_encoder_and_its_decoder_see_their_own_tokens_and_a_joined_decoder_bo
             assert torch.equal(ids, inputs if name.startswith("encoder") else own), name
 
 
-@pytest.mark.parametrize("controller", ["frozen", "oracle", "token"])
-def test_a_reversible_stack_of_unlearned_choices_has_the_gradients_of_the_stored_one(controller: str) -> None:
+CHOICES = {
+    "frozen": ("sparse_ff.controller=frozen",),
+    "oracle": ("sparse_ff.controller=oracle",),
+    "token": ("sparse_ff.controller=token",),
+    "learned": ("sparse_ff.token_bias=2", "sparse_ff.temperature=0", "sparse_ff.quant_prob=1"),
+}
+
+
+@pytest.mark.parametrize("controller", CHOICES)
+def test_a_reversible_stack_that_chooses_without_noise_has_the_gradients_of_the_stored_one(controller: str) -> None:
     """The streams of a reversible stack, run under ordinary automatic differentiation."""
-    words = [word for word in DECODER if "controller" not in word] + [f"sparse_ff.controller={controller}"]
+    words = [word for word in DECODER if "controller" not in word] + [*CHOICES[controller]]
     model = built(*words, "reversible.enabled=true", "n_layers=3")
     tokens = torch.randint(30, (2, 16), generator=torch.Generator().manual_seed(1))
     model(tokens, losses=True)[0].sum().backward()

@@ -116,6 +116,11 @@ def encoder(model: Model) -> torch.nn.Module:
             ("sparse_ff.N=4", "sparse_ff.controller=frozen", "sparse_ff.quant_prob=1"),
             "'sparse_ff.quant_prob' would change nothing",
         ),
+        (
+            ("sparse_ff.N=4", "sparse_ff.controller=token", "sparse_ff.token_bias=1"),
+            "'sparse_ff.token_bias' would change nothing",
+        ),
+        (("sparse_ff.N=4", "sparse_ff.token_bias=-1"), "sparse_ff.token_bias=-1 must not be negative"),
         (("sparse_ff.N=4", "sparse_ff.controller=orakel"), "sparse_ff.controller=orakel is not known"),
         (("sparse_ff.N=4", "sparse_ff.form=code2"), "sparse_ff.form=code2 is not known"),
     ],

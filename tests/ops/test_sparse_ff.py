@@ -24,6 +24,7 @@ from efftx.ops.sparse_ff import (
     sparse_ff_selected,
     training_hidden,
     training_mask,
+    with_token_bias,
 )
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
@@ -53,11 +54,15 @@ def fast(
     multiply: bool = False,
     form: str = "masked",
     mask_after: bool = False,
+    named: Tensor | None = None,
+    token_bias: float = 0.0,
 ) -> Tensor:
     """The ops put together, under the arguments of the oracle; a seventh weight is b1."""
     c1, c2, bias, w1, w2, b2, *first = weights
     b1 = first[0] if first else None
     logits = controller_logits(x, c1, c2, bias, n)
+    if named is not None:
+        logits = with_token_bias(logits, named, token_bias)
     index = choose_units(logits, uniform, temperature)
     if hard is None:
         factor = chosen_probability(logits, index) if multiply else None
@@ -76,9 +81,12 @@ def naive(
     temperature: float = 0.0,
     multiply: bool = False,
     mask_after: bool = False,
+    named: Tensor | None = None,
+    token_bias: float = 0.0,
 ) -> Tensor:
     options = {"hard": hard, "uniform_TGN": uniform, "temperature": temperature, "multiply_by_controller": multiply}
     options |= {"mask_after": mask_after, "b1_U": weights[6] if len(weights) > 6 else None}
+    options |= {"index_TG": named, "token_bias": token_bias}
     return sparse_ff_naive(x, *weights[:6], n, **options)
 
 
@@ -191,6 +199,30 @@ def test_the_papers_form_has_the_values_and_gradients_of_the_loops(
     for form in FORMS if kind == "evaluation" else ["masked"]:
         actual = values_and_gradients(lambda *leaves, form=form: fast(*leaves, form=form, **options), *leaves)
         assert_all_close(actual, expected, ROUNDING, f"{NAMES} grad_b1" if biased else NAMES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("token_bias", [0.5, 3.0])
+def test_a_bias_at_the_tokens_units_has_the_values_and_gradients_of_the_loops(token_bias: float, kind: str) -> None:
+    leaves = tensors(9, 5, 3, 4, 6)
+    named = hashed_units(torch.arange(9), 4, 6, salt=1)
+    options = {"n": 6, "hard": KINDS[kind], "multiply": True, "named": named, "token_bias": token_bias}
+    if kind != "evaluation":
+        options |= {"uniform": uniform_numbers(9, 4, 6), "temperature": 1.0}
+    expected = expected_values(leaves, options)
+    for form in FORMS if kind == "evaluation" else ["masked"]:
+        actual = values_and_gradients(lambda *leaves, form=form: fast(*leaves, form=form, **options), *leaves)
+        assert_all_close(actual, expected, ROUNDING, NAMES)
+
+
+def test_a_bias_moves_choices_from_the_learned_ones_to_the_hashes() -> None:
+    logits = torch.randn(500, 4, 8, generator=torch.Generator().manual_seed(0))
+    named = hashed_units(torch.arange(500), 4, 8, salt=0)
+    shares = [(choose_units(with_token_bias(logits, named, b)) == named).float().mean() for b in (0.0, 1.0, 2.0, 100.0)]
+    assert float(shares[0]) == pytest.approx(1 / 8, abs=0.04)
+    assert shares == sorted(shares)
+    assert float(shares[-1]) == 1.0
+    assert len(set(map(float, shares))) == 4
 
 
 @pytest.mark.parametrize("hard", [True, False])
