@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftx.config import compose
+from efftx.layers.cache import Place
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.ends import shift_right
@@ -226,3 +227,52 @@ def test_training_leaves_a_frozen_controller_as_it_was() -> None:
     for name, p in model.named_parameters():
         controls = name.rpartition(".")[2] in ("c1", "c2", "c_bias")
         assert torch.equal(p, before[name]) == controls, name
+
+
+STEPS = {
+    "code": {},
+    "paper": {"form": "paper"},
+    "frozen, multiplied": {"controller": "frozen", "form": "first_bias", "multiply_by_controller": True},
+    "oracle": {"controller": "oracle", "form": "paper"},
+    "token": {"controller": "token", "form": "paper"},
+    "token bias": {"token_bias": 1.0},
+}
+
+
+def on_the_grid(own: SparseFF) -> SparseFF:
+    """Weights of which int8 rounds none: whole 128ths, the largest of a row 127 of them."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.copy_(torch.randint(-127, 128, parameter.shape, generator=generator) / 128)
+            parameter[..., 0] = 127 / 128
+    return own
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_is_the_layer_for_one_token_in_float_and_int8(kind: str, batch: int, int8: bool) -> None:
+    # Of a width that 16 does not divide, int8 products are in float32.
+    own = on_the_grid(layer(N, 12, 48, dtype=torch.float32, salt=1, **STEPS[kind])).eval()
+    x = torch.randn(batch, 12, generator=torch.Generator().manual_seed(batch))
+    tokens, place = torch.arange(batch) + 5, Place(0)
+    place.token_B = tokens
+    y = own.stepper(int8=int8).step(x, None, place)
+    assert_close(y, own(x[:, None], None, tokens[:, None])[:, 0], ROUNDING)
+
+
+def test_a_step_reads_the_controller_and_one_row_a_block_and_the_oracle_all_of_the_first_matrix() -> None:
+    n_rows, width, rank = 12, 12, 12
+    controller = rank * width + 48 * rank + 48
+    rows = (2 * n_rows + 1) * width
+    expected = {
+        "code": controller + rows,
+        "paper": controller + rows + n_rows,
+        "oracle": 48 * width + 48 + (n_rows + 1) * width,
+        "token": rows + n_rows,
+    }
+    for kind, n_weights in expected.items():
+        reads = layer(N, width, 48, dtype=torch.float32, **STEPS[kind]).stepper().reads()
+        assert sum(read.weights for read in reads) == n_weights, kind
+        assert sum(read.bytes for read in reads) == 4 * n_weights, kind
