@@ -17,7 +17,7 @@ from typing import NoReturn
 import efftx
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import Outcome, as_json, console, tolerate_any_console
-from efftx.commands.roots import check_roots
+from efftx.commands.roots import NATIVE, check_roots, check_switch
 from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
 from efftx.core.memory import allocating
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
@@ -93,14 +93,25 @@ def _run(words: list[str], json: bool) -> int:
         else:
             module = COMMANDS[command].load()
             check_roots(getattr(module, "ROOTS", ()))
+            check_switch(NATIVE)
             less = getattr(module, "LESS_MEMORY", "a smaller data.length or a smaller d_model")
             with allocating(f"`efftx {command}` found none left", less):
                 outcome = module.run(arguments, rest)
-    if json:
-        print(as_json(outcome.json))
-    else:
-        outcome.show(console())
-    sys.stdout.flush()
+    try:
+        if json:
+            print(as_json(outcome.json))
+        else:
+            outcome.show(console())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if not json:  # else stdout is tried once more, for the error
+            _discard_stdout()
+        message = f"What `efftx {command}` prints cannot be written: {error.strerror or error}."
+        raise UserError("cannot_write", message, "Free some space there, or send the output elsewhere.") from error
     return outcome.exit_code
 
 

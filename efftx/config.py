@@ -28,7 +28,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from efftx.config_errors import SHOW_ALL, as_user_error, first_lines, unresolved
 from efftx.config_files import check_own_files
-from efftx.config_values import check_types, check_values
+from efftx.config_values import check_given, check_types, check_values, plain_kind
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
 from efftx.errors import UserError, nearest
@@ -447,6 +447,16 @@ def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | 
             if key.rpartition(".")[2] in ("resume", "resume_from", "restart"):
                 hint = "The same command again goes on from its last checkpoint; run_dir= says where a run lives."
             raise UserError("unknown_key", f"There is no key '{key}'.", hint)
+        elif not override.is_sweep_override():
+            check_given(_kind_of, key, override.value(), str(override.input_line).partition("=")[2])
+
+
+def _kind_of(key: str) -> Any:
+    node, _, rest = key.partition(".")
+    if node != "data":
+        return plain_kind(Config, key)
+    found = {plain_kind(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:

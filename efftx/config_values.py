@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from efftx.errors import UserError
@@ -145,6 +145,40 @@ def check_types(node: Any, prefix: str = "") -> None:
             fits = isinstance(entry, kind) or (kind is float and isinstance(entry, int))
             if (kind is not bool and isinstance(entry, bool)) or not (fits or (optional and entry is None)):
                 raise UserError("bad_type", f"{key}={value!r} is not {_WORDS[kind]}.", "Write the value out.")
+
+
+def check_given(kind_of: Callable[[str], Any], key: str, value: Any, word: str = "") -> None:
+    """Raises UserError for an override whose value OmegaConf would read as another, or refuse in words of its own.
+
+    True or false is wanted where the key is a switch (2 is neither, which OmegaConf takes for true), a number without
+    point or exponent where it is a whole one. `kind_of` gives a key's plain type, `word` is the value as written.
+    """
+    if isinstance(value, dict):
+        for name, own in value.items():
+            check_given(kind_of, f"{key}.{name}", own)
+        return
+    kind, said = kind_of(key), word or value
+    if isinstance(value, str) and "${" in value:
+        return
+    if kind is bool and not isinstance(value, bool) and str(value).lower() not in _SWITCHES:
+        raise UserError("bad_type", f"{key}={said} is neither true nor false.", f"Write {key}=true or {key}=false.")
+    if kind is int and isinstance(value, float):
+        whole = math.isfinite(value) and value.is_integer() and abs(value) < 10**21
+        hint = f"Write {key}={int(value)}." if whole else "Write a number without a point or an exponent."
+        raise UserError("bad_type", f"{key}={said} is not written as a whole number.", hint)
+
+
+_SWITCHES = ("true", "yes", "y", "on", "1", "false", "no", "n", "off", "0", "null", "none")
+"""What OmegaConf reads as a truth value; null is refused by its own words."""
+
+
+def plain_kind(schema: Any, key: str) -> Any:
+    """The plain type of one key; None where the schema has none of that name, or a list or a node of keys."""
+    name, _, rest = key.partition(".")
+    kind, is_list, _ = _kinds(schema).get(name, (None, False, False))
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return plain_kind(kind, rest) if rest else None
+    return None if is_list or rest else kind
 
 
 _KINDS: dict[Any, dict[str, tuple[Any, bool, bool]]] = {}

@@ -234,10 +234,35 @@ def test_a_full_stdout_is_one_message(words: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "efftx", *words]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
-    assert "No space left" in done.stderr
+    assert "prints cannot be written: No space left on device." in done.stderr
+    assert "Free some space there" in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(("value", "code"), [("7", 2), ("yes", 2), ("", 0), ("0", 0), ("1", 0)])
+def test_a_switch_of_the_environment_is_0_or_1(
+    value: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFTX_NATIVE", value)
+    assert main(["data", "list", "--json"]) == code
+    assert (f"EFFTX_NATIVE={value} is neither 0 nor 1." in capsys.readouterr().out) == (code == 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["data=text", "data.path=no-such-file"], "data.path=no-such-file does not exist."),
+        (["data=c4", "data.path=no-such-*.jsonl"], "data.path=no-such-*.jsonl does not exist."),
+        (["data=c4", "data.path=efftx:samples/c5"], "Did you mean 'efftx:samples/c4'?"),
+        (["model=reformer", "data=duplicate", "data.path=no-such-file"], "data=duplicate reads no file"),
+    ],
+)
+def test_a_plan_wants_the_data_that_it_names(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "size=smoke", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["plan", "size=smoke", "data=c4", "data.path=efftx:samples/c4"]) == 0
 
 
 def test_a_word_of_any_length_is_quoted_shortened(capsys: pytest.CaptureFixture[str]) -> None:

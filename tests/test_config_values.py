@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from efftx.cli import main
 from efftx.config import Config, compose, from_dict, known_keys, to_dict
 from efftx.config_checks import check_config
-from efftx.config_values import RANGES, check_values, values_of
+from efftx.config_values import RANGES, check_values, plain_kind, values_of
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError
 
@@ -182,3 +182,48 @@ def test_a_device_composes_whatever_the_machine_has(device: str, fits: bool) -> 
     else:
         with pytest.raises(UserError, match="is not a device"):
             compose(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "message", "hint"),
+    [
+        ("training.steps=1e3", "training.steps=1e3 is not written as a whole", "Write training.steps=1000."),
+        (
+            "data.n_symbols=1.5",
+            "data.n_symbols=1.5 is not written as a whole number.",
+            "without a point or an exponent",
+        ),
+        ("reversible.enabled=2", "reversible.enabled=2 is neither true nor false.", "Write reversible.enabled=true or"),
+        ("reversible={enabled: 2}", "reversible.enabled=2 is neither true nor false.", ""),
+        ('share_qk="yes please"', 'share_qk="yes please" is neither true nor false.', ""),
+        ("tracker.wandb=-1", "tracker.wandb=-1 is neither true nor false.", ""),
+        (
+            "training.steps=0",
+            "training.steps=0 trains nothing, and schedule.name=cosine falls",
+            "schedule.name=constant",
+        ),
+    ],
+)
+def test_what_a_switch_and_a_whole_number_are_is_said_of_the_word_itself(word: str, message: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["model=reformer", "data=duplicate", "size=smoke", word])
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_every_switch_takes_the_words_that_omegaconf_reads_and_no_number_else() -> None:
+    for word, value in {"true": True, "yes": True, "1": True, "off": False, "0": False, "False": False}.items():
+        assert compose(
+            ["model=transformer", "size=smoke", "data=duplicate", f"reversible.enabled={word}"]
+        ).reversible == (type(Config().reversible)(enabled=value))
+    switches = [key for key in known_keys() if plain_kind(Config, key) is bool]
+    assert len(switches) >= 6
+    for key in switches:
+        with pytest.raises(UserError, match=f"{key}=7 is neither true nor false"):
+            compose([f"{key}=7"])
+
+
+@pytest.mark.parametrize("word", ["training.steps=${seed}", "reversible.enabled=${share_qk}"])
+def test_a_reference_to_another_key_is_left_to_be_resolved(word: str) -> None:
+    own = ["model=transformer", "data=duplicate", "size=smoke", "seed=3", "schedule.warmup=0", word]
+    assert compose(own).training.steps == (3 if "seed" in word else compose(own[:-1]).training.steps)

@@ -17,15 +17,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
-    """Counts what a configuration costs; size=paper where no size is given."""
+    """Counts what a configuration costs; size=paper where no size is given. No data is read, but has to be there."""
     from efftx.config import compose, parse_overrides
 
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
 
+    from efftx.data.samples import check_path
     from efftx.plan import plan
     from efftx.plan.table import print_plan
 
+    check_path(config.data)
     options = {"device": arguments.on, "utilisation": arguments.utilisation}
     result = plan(config, **{key: value for key, value in options.items() if value is not None})
     return Outcome(result, lambda console: print_plan(result, console))

@@ -1,4 +1,4 @@
-"""The folders that a command reads or writes without being told: EFFTX_RUNS, EFFTX_RESULTS, EFFTX_DATA."""
+"""What the environment tells a command: the folders EFFTX_RUNS, EFFTX_RESULTS and EFFTX_DATA, and switches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from efftx.errors import UserError
 
 RUNS, RESULTS, DATA = "EFFTX_RUNS", "EFFTX_RESULTS", "EFFTX_DATA"
+NATIVE = "EFFTX_NATIVE"
 _USUAL = {RUNS: "runs", RESULTS: "results"}
 
 
@@ -22,6 +23,13 @@ def check_roots(names: Iterable[str]) -> None:
         if trouble:
             told = f"{name}={path}" if os.environ.get(name) else f"the folder '{path}'"
             raise UserError("bad_root", f"{told} cannot be used: {trouble}.", f"Set {name} to a folder.")
+
+
+def check_switch(name: str) -> None:
+    """UserError where a variable that switches something is set to neither 0 nor 1."""
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise UserError("bad_value", f"{name}={value} is neither 0 nor 1.", f"Set {name}=0 or {name}=1, or unset it.")
 
 
 def _trouble(path: str) -> str:

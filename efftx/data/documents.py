@@ -29,11 +29,16 @@ class DocumentsConfig(TextConfig, SpanCorruptionConfig):
 
 @dataclass(frozen=True)
 class Documents:
-    """Where documents come from: `identity` (SHA-256) tells them from others, `read(split)` gives their texts.
+    """Where documents come from: which they are, and how they are read.
 
-    `read` gives None for a place without a text. `name` is the data set's, `facts` are licence and origin; `called` is
-    what the variant says of them, from the number of documents a split. `notes` are what a user should hear of them,
-    `at_most` (0: all) how many of a user's own are read.
+    name      of the data set.
+    identity  SHA-256 in hex, another for other documents.
+    facts     licence and origin of the data set.
+    read      gives the texts of a split in order, and None for a line or file that holds no text.
+    called    the words for them in the variant, from the number of documents in each split.
+    comma     stands in the variant between those words and the vocabulary's name.
+    notes     sentences for the user, about what was left out, say.
+    at_most   so many of a user's own documents are read (0: all).
     """
 
     name: str
@@ -43,6 +48,7 @@ class Documents:
     called: Callable[[dict[str, int]], str]
     notes: tuple[str, ...] = ()
     at_most: int = 0
+    comma: str = ","
 
 
 def prepare_documents(config: VocabularyConfig, documents: Documents) -> tuple[Prepared, Vocabulary]:
@@ -57,7 +63,7 @@ def prepare_documents(config: VocabularyConfig, documents: Documents) -> tuple[P
         documents.identity,
         vocabulary,
         documents.read,
-        lambda counts: f"{documents.name}[{documents.called(counts)},{vocabulary.name}]",
+        lambda counts: f"{documents.name}[{documents.called(counts)}{documents.comma}{vocabulary.name}]",
         documents.facts,
     )
     notes = [*documents.notes, *prepared.meta.get("notes", ())]
@@ -96,6 +102,7 @@ def local_documents(
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
         notes=(*notes, *files.notes),
         at_most=config.n_documents,
+        comma=", ",
     )
 
 

@@ -127,7 +127,11 @@ def locked(key: str) -> Iterator[None]:
 
 
 def _sweep(own: str) -> None:
-    """Remove the folders that killed processes left half-written; of `own` the lock is ours, of others nobody's."""
+    """Remove the half-written folders of killed processes.
+
+    The caller holds the lock of the key `own`; a folder of another key goes if its lock is free, so that no process is
+    writing it now.
+    """
     for folder in prepared_root().glob(".*.tmp"):
         key = folder.name.removeprefix(".").rsplit(".", 2)[0]
         with contextlib.suppress(OSError):  # in use (Timeout is one), or another user's, who alone can remove it

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efftx.data.dataset import DataConfig
+from efftx.data.dataset import DataConfig, find_source, refuse_path
 from efftx.data.prepared import data_root
-from efftx.data.text_files import kind_of, local_path
+from efftx.data.text_files import find_files, kind_of, local_path
 from efftx.errors import UserError, nearest
 
 PREFIX = "efftx:samples/"
@@ -57,3 +57,16 @@ def find_path(config: DataConfig, hint: str) -> Path:
     if kind_of(path) == "missing":
         raise UserError("missing_file", f"data.path={config.path} does not exist.", hint)
     return path
+
+
+def check_path(config: DataConfig) -> None:
+    """`UserError` where `data.path` is given and nothing lies there, or the data set reads no file; reads none."""
+    source = find_source(config.name)
+    if config.path is None:
+        return
+    if source.prepare is None:
+        refuse_path(config)
+    if is_sample(config.path):
+        resolve_path(config.path, config.name)
+    else:
+        find_files(config.path, "Nothing is read of it to plan; the training will want it.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
 from efftx.data.dataset import Dataset, Source
 from efftx.data.document_files import SPLIT_OF
-from efftx.data.documents import LICENCE, Documents, counted_documents, identity_of, prepare_documents
+from efftx.data.documents import LICENCE, Documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.rendering import Rendering
@@ -168,8 +168,9 @@ def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared,
         identity=identity,
         facts=facts,
         read=text.paragraphs,
-        called=lambda counts: f"{text.called} {counted_documents(counts)}{text.rule}",
+        called=lambda counts: f"{text.called} {sum(text.sizes):,} bytes{text.rule}",
         notes=(*notes, *text.notes),
+        comma=", ",
     )
     return prepare_documents(config, documents)
 

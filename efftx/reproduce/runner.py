@@ -20,7 +20,7 @@ from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
-from efftx.reproduce.sharing import holding
+from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
 from efftx.reproduce.sweeps import Run, lacking, planned, resolved, sweep_seed, sweep_values
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
@@ -110,6 +110,8 @@ def _run_all(
     say: Say,
 ) -> None:
     """Runs what is to do, `jobs` trainings side by side; the lines of `by_id` count what came of it."""
+    if any(todo.values()):
+        check_writable(store)
     if jobs > 1:
         trained = [e for e in experiments if e.kind == "train"]
         tasks = [
@@ -440,6 +442,8 @@ def _verify(
         lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NOT_AT_HAND: 0}
     places = [(e, run) for e in experiments for run in planned(e, size, seeds)]
     held = [(e, run) for e, run in places if store.path(e.id, run.row, run.seed, size, run.value).exists()]
+    if held:
+        check_writable(store)
     first, every = part
     for experiment, run in held[first - 1 :: every]:
         line, told = lines[experiment.id], f"{experiment.id}: {run.told(experiment)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,15 @@ from efftx.core.files import writing
 from efftx.reproduce.records import RecordStore
 
 FOLDER = ".locks"
+ELSEWHERE = "set EFFTX_RESULTS to another place"
+
+
+def check_writable(store: RecordStore) -> None:
+    """UserError where the store cannot be written: said once, before anything is run for it."""
+    with writing(store.root, ELSEWHERE):
+        (store.root / FOLDER).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store.root / FOLDER):
+            pass
 
 
 @contextmanager
@@ -27,7 +37,7 @@ def holding(
     what = [id, row, seed, size, *([] if value is None else [value])]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     lock = FileLock(store.root / FOLDER / f"{name}.lock")
-    with writing(store.root, "set EFFTX_RESULTS to another place"):
+    with writing(store.root, ELSEWHERE):
         (store.root / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=-1 if wait else 0)

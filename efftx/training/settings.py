@@ -109,6 +109,12 @@ def check_schedule(config: ScheduleConfig, total_steps: int) -> None:
             f"schedule.floor={config.floor} has no effect: the warm-up ends no earlier, at {config.warmup}.",
             "Leave schedule.floor at 0, or make schedule.warmup less.",
         )
+    if falls and not config.steps and not total_steps:
+        raise UserError(
+            "bad_value",
+            f"training.steps=0 trains nothing, and schedule.name={config.name} falls over the steps of the training.",
+            "Give a step or more; for the model as it was initialised, add schedule.name=constant schedule.warmup=0.",
+        )
     if falls and not config.steps and total_steps <= config.warmup:
         raise UserError(
             "bad_value",

@@ -86,7 +86,7 @@ def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Pat
     assert set(rows) == {"lm", "span_corruption"}
     for objective, dataset in rows.items():
         assert (dataset.name, notes_of(dataset)) == ("jsonl", (not_known(str(folder), "C4"),))
-        assert re.fullmatch(own("60+8+7 documents,bytes"), dataset.variant)
+        assert re.fullmatch(own("60+8+7 documents, bytes"), dataset.variant)
         assert dataset.unit == "nats/token"
         assert dataset.vocab_size == find_source("c4").vocab_size(config(folder), objective) == 359
     assert len({dataset.checksum for dataset in rows.values()}) == 1
@@ -97,7 +97,7 @@ def test_both_objectives_have_one_table_one_variant_and_one_checksum(folder: Pat
 def test_a_vocabulary_is_trained_on_the_training_documents(folder: Path) -> None:
     keys = {"tokenizer": "bpe", "vocab_size": 300}
     dataset = open_dataset(config(folder, 8, **keys))
-    assert re.fullmatch(own("60+8+7 documents,bpe-300"), dataset.variant)
+    assert re.fullmatch(own("60+8+7 documents, bpe-300"), dataset.variant)
     assert dataset.vocab_size == 400
     batch = dataset.batch("valid", 0, 0, 1)
     assert dataset.vocabulary.decode(batch.tokens_BL[0].tolist()) in TEXTS["valid"][0]  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ def test_one_file_is_split_90_5_5_by_documents(folder: Path) -> None:
     (folder / "all.jsonl").write_bytes(lines(TEXTS["train"]))
     dataset = open_dataset(config(folder / "all.jsonl"))
     (digest,) = re.findall("sha256:([0-9a-f]{12}) ", dataset.variant)
-    assert dataset.variant == f"jsonl[all.jsonl sha256:{digest} 54+3+3 documents, 90/5/5,bytes]"
+    assert dataset.variant == f"jsonl[all.jsonl sha256:{digest} 54+3+3 documents, 90/5/5, bytes]"
     assert hashlib.sha256((folder / "all.jsonl").read_bytes()).hexdigest().startswith(digest)
     assert text_of(dataset, "valid") == "".join(f"{text}|" for text in TEXTS["train"][54:57])
     assert text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["train"][57:])
@@ -147,7 +147,7 @@ def test_the_usual_place_is_read_without_a_path(folder: Path, root: Path) -> Non
     root.mkdir()
     folder.rename(root / "c4")
     dataset = open_dataset(config(None))
-    assert re.fullmatch(own("60+8+7 documents,bytes"), dataset.variant)
+    assert re.fullmatch(own("60+8+7 documents, bytes"), dataset.variant)
     assert notes_of(dataset) == (not_known(None, "C4"),)
 
 
@@ -237,7 +237,7 @@ def test_a_missing_path_and_a_negative_number_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_row_longer_than_a_split_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="longer than the test split of " + own("60+8+7 documents,bytes")):
+    with pytest.raises(UserError, match="longer than the test split of " + own("60+8+7 documents, bytes")):
         open_dataset(config(folder, 2000))
 
 
@@ -247,7 +247,7 @@ def test_it_is_listed_and_its_damage_is_seen(folder: Path) -> None:
     assert [row["state"] for row in verify("c4")] == ["not prepared"]
     (row,) = verify("jsonl")
     assert row["state"] == "verified"
-    assert re.fullmatch(own("60+8+7 documents,bytes"), row["variant"])
+    assert re.fullmatch(own("60+8+7 documents, bytes"), row["variant"])
     assert row["bytes"] == sum(len(text) for texts in TEXTS.values() for text in texts)
     prepared.path("valid").write_bytes(b"?")
     assert [row["state"] for row in verify("jsonl")] == ["damaged"]
@@ -272,7 +272,7 @@ def test_files_as_the_hub_has_them_are_read_from_its_own_folders(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(gzip.compress(lines(texts)))
     dataset = open_dataset(config(tmp_path))
-    assert " 60+4+4 documents, validation halved,bytes]" in dataset.variant
+    assert " 60+4+4 documents, validation halved, bytes]" in dataset.variant
     assert text_of(dataset, "valid") + text_of(dataset, "test") == "".join(f"{text}|" for text in TEXTS["valid"])
     one = open_dataset(config(tmp_path / "en" / "c4-train.00000-of-01024.json.gz"))
     assert one.variant.startswith("jsonl[c4-train.00000-of-01024.json.gz sha256:")

@@ -34,7 +34,7 @@ def test_documents_are_read_under_the_key_that_is_named(file: Path) -> None:
     dataset = open_dataset(config(file))
     assert dataset.name == "jsonl"
     assert dataset.variant.startswith("jsonl[my.jsonl sha256:")
-    assert dataset.variant.endswith(" body 36+2+2 documents, 90/5/5,bytes]")
+    assert dataset.variant.endswith(" body 36+2+2 documents, 90/5/5, bytes]")
     first = dataset.batch("test", 0, 0, 1).tokens_BL[0].tolist()
     assert bytes(token - 3 for token in first) == ROWS[38]["body"].encode()[:16]  # type: ignore[attr-defined]
     assert notes_of(dataset) == ()

@@ -91,7 +91,7 @@ def test_paragraphs_are_documents_in_a_vocabulary_of_pieces(tmp_path: Path) -> N
     paragraphs = [f"Paragraph {i}\nof two lines." for i in range(60)]
     write(tmp_path / "my.txt", "\r\n\r\n\n".join(paragraphs).encode())
     dataset = open_dataset(config(tmp_path / "my.txt", 8, tokenizer="bpe", vocab_size=280))
-    assert re.fullmatch(r"text\[my\.txt sha256:[0-9a-f]{12} 54\+3\+3 documents, 90/5/5,bpe-280\]", dataset.variant)
+    assert re.fullmatch(r"text\[my\.txt sha256:[0-9a-f]{12} 1,845 bytes, 90/5/5, bpe-280\]", dataset.variant)
     assert (dataset.vocab_size, dataset.unit) == (380, "nats/token")
     tokens: list[int] = []
     for step in range(dataset.n_batches("test", 1) or 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce import runner
+from efftx.reproduce import runner, sharing
 from efftx.reproduce.experiment import Experiment, read_experiment
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
@@ -152,3 +153,30 @@ def test_no_training_outlives_a_killed_reproduce(tmp_path: Path) -> None:
     parent.communicate()
     wait_until(lambda: all(is_gone(pid) for pid in children))
     assert not (tmp_path / "results" / "records").exists(), "they were ended, and had not come to their own end"
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_store_that_cannot_be_written_is_said_once_before_anything_is_run(
+    experiment: Experiment, store: RecordStore, verify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if verify:
+        reproduce([experiment], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    monkeypatch.setattr(sharing.tempfile, "TemporaryFile", _read_only)
+    trainer, said = FakeTrainer(), list[str]()
+    with pytest.raises(UserError, match=r"cannot write under .*results: Read-only file system") as caught:
+        reproduce([experiment], "cpu", verify=verify, say=said.append, store=store, trainer=trainer)
+    assert "EFFTX_RESULTS" in caught.value.hint
+    assert (trainer.trained, said) == ([], [])
+
+
+def test_a_store_that_lacks_nothing_need_not_be_writable(
+    experiment: Experiment, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduce([experiment], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    monkeypatch.setattr(sharing.tempfile, "TemporaryFile", _read_only)
+    (line,) = reproduce([experiment], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    assert (line["skipped"], line["failed"]) == (4, 0)
+
+
+def _read_only(**_: Any) -> Any:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -109,6 +109,7 @@ def test_a_step_before_the_first_is_a_fault_of_the_caller():
         (ScheduleConfig("rsqrt", warmup=5, floor=5), 10, "schedule.floor=5 has no effect"),
         (ScheduleConfig("cosine", warmup=10), 10, "leaves no step"),
         (ScheduleConfig("linear", warmup=11), 10, "leaves no step"),
+        (ScheduleConfig("cosine", warmup=0), 0, "training.steps=0 trains nothing"),
     ],
 )
 def test_a_wrong_schedule_is_refused_by_name(config, total, says):

@@ -1,0 +1,84 @@
+"""Hours and what fits go by the device that is named; a plan is JSON and prints all that it counts."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from efftx.config import Config, compose
+from efftx.errors import UserError
+from efftx.plan import plan, price
+from efftx.plan.hardware import DEVICES
+from efftx.plan.table import print_plan
+
+CPU = torch.device("cpu")
+
+
+KEYS = {"parameters", "parameters_by_component", "flops_per_token", "memory_bytes", "tokens", "hours"}
+
+
+def _smoke(*overrides: str) -> Config:
+    return compose(["data=stdlib", "size=smoke", *overrides])
+
+
+def test_hours_are_flops_over_the_devices_rate_at_the_stated_utilisation() -> None:
+    config = _smoke("model=transformer", "training.accumulation=3")
+    planned = plan(config, device="a100", utilisation=0.5)
+    assert planned["training_flops"] == planned["tokens"] * planned["training_flops_per_token"]
+    assert planned["tokens"] == 6 * 3 * 2 * 64, "steps, micro-batches, rows, tokens of a row"
+    assert planned["hours"] == pytest.approx(planned["training_flops"] / (19.5e12 * 0.5) / 3600)
+    assert planned["hours"] == planned["hours_by_device"]["a100"]
+    assert set(planned) >= KEYS
+
+
+def test_the_price_is_that_of_the_device_that_the_config_asks_for() -> None:
+    config = _smoke("model=transformer", "device=cpu", "threads=4")
+    assert price(config)["device"] == "cpu-4-core"
+    assert price(config)["hours"] == plan(config, device="cpu-4-core")["hours"]
+    assert price(config)["hours"] == pytest.approx(plan(config, device="cpu-2-core")["hours"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"device": "a10"}, "a100"),
+        ({"device": "cpu-0-core"}, "cpu-2-core"),
+        ({"utilisation": 0.0}, ""),
+        ({"utilisation": 1.5}, ""),
+    ],
+)
+def test_a_wrong_device_or_utilisation_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        plan(_smoke("model=transformer"), **given)
+    assert told in error.value.hint
+
+
+def test_a_device_without_a_rate_for_the_dtype_is_refused_and_not_listed() -> None:
+    config = _smoke("model=transformer", "dtype=bfloat16")
+    with pytest.raises(UserError, match="dtype=bfloat16"):
+        plan(config, device="v100")
+    assert "v100" not in plan(config, device="h100")["hours_by_device"]
+
+
+@pytest.mark.parametrize("model", ["reformer", "scaling", "terraformer"])
+def test_a_plan_is_json_and_prints_every_component_and_device(model: str) -> None:
+    planned = plan(_smoke(f"model={model}"), device="v100")
+    json.dumps(planned)
+    out = io.StringIO()
+    print_plan(planned, Console(file=out, width=120))
+    for word in (*planned["parameters_by_component"], *planned["hours_by_device"], f"{planned['parameters']:,}"):
+        assert word in out.getvalue()
+
+
+def test_what_fits_goes_by_each_devices_own_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["model=reformer", "data=enwik8", "size=paper", "data.length=65536", "training.batch_size=1"])
+    between = (plan(config, device="cpu-2-core")["memory_bytes"]["total"] + 1) / 1e9
+    small = {name: replace(DEVICES["h100"], name=name, memory_bytes=between * 1e9) for name in ("h100", "cpu-9-core")}
+    monkeypatch.setattr("efftx.plan.DEVICES", small)
+    assert plan(config, device="cpu-2-core")["fits"] == {"h100": False, "cpu-9-core": True}
