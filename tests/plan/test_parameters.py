@@ -181,7 +181,7 @@ def test_a_new_kind_of_attention_has_its_weights_under_its_own_name(monkeypatch:
             super().__init__()
             self.mix = nn.Linear(d_model, d_model, bias=False)
 
-    monkeypatch.setitem(ATTENTION, "local", lambda config, causal: Mean(config.d_model))
+    monkeypatch.setitem(ATTENTION, "local", lambda config, causal, index: Mean(config.d_model))
     config = _smoke("model=transformer", "attention=[full,local]", "n_layers=4")
     found = parameters_by_component(build_on_meta(config, 23))
     assert found["local"] == 2 * config.d_model**2
