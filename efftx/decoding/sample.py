@@ -148,7 +148,7 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     rendering = source.rendering(config.data, config.objective, read_vocabulary_file(run))
     model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
     try:
-        carry_weights(model, evaluated_weights(checkpoint), None)
+        carry_weights(model, evaluated_weights(checkpoint, config.ema.decay), None)
     except UserError as error:
         message = f"The checkpoint of {run} is not of the model in its {CONFIG_FILE} (model={config.model})."
         raise UserError(error.kind, f"{message} {error.message}", "Put the run's own files back together.") from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from efftx.errors import UserError
 from efftx.training.checkpoint import Checkpoint, OptimizerState
 
 _KEY = "ema"
@@ -62,7 +63,15 @@ class Average:
         return replace(state, tensors=own)
 
 
-def evaluated_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights that a checkpoint is evaluated and sampled by: the average where it has one, else those trained."""
+def evaluated_weights(checkpoint: Checkpoint, decay: float) -> dict[str, Tensor]:
+    """The weights that a checkpoint is evaluated and sampled by: those trained, or with a `decay` their average.
+
+    UserError where there is none, since the training had no decay.
+    """
+    if not decay:
+        return checkpoint.model
     average = {name: checkpoint.optimizer.tensors.get(f"{name}.{_KEY}") for name in checkpoint.model}
+    if all(tensor is None for tensor in average.values()):
+        message = f"ema.decay={decay:g}, but the checkpoint {checkpoint.path} has no moving average of its weights."
+        raise UserError("other_config", message, "Train with ema.decay, or evaluate with ema.decay=0.")
     return {name: checkpoint.model[name] if tensor is None else tensor for name, tensor in average.items()}

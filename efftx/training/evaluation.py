@@ -102,7 +102,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     dataset = open_dataset(config.data, config.objective)
     checkpoint = final_checkpoint(run)
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-    carry_weights(model, evaluated_weights(checkpoint), carry)
+    carry_weights(model, evaluated_weights(checkpoint, config.ema.decay), carry)
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
 
 

@@ -89,16 +89,19 @@ def test_evaluations_and_samples_take_it_and_the_training_does_not_know_of_it(tm
     assert found.metrics["loss"] != plain.metrics["loss"]
     assert [point["loss"] for point in found.curve] != [point["loss"] for point in plain.curve]
     assert evaluate_run(found.run, config) == found.metrics
+    assert evaluate_run(found.run, compose(BASE)) == plain.metrics
     checkpoint = load_latest(found.run / "checkpoints")
     assert checkpoint is not None
     sampled = load_run(found.run, Request(), print).model
-    averaged = evaluated_weights(checkpoint)
+    averaged = evaluated_weights(checkpoint, 0.5)
     for name, parameter in sampled.named_parameters():
         assert torch.equal(parameter, averaged[name])
     assert any(not torch.equal(averaged[name], tensor) for name, tensor in checkpoint.model.items())
     bare = load_latest(plain.run / "checkpoints")
     assert bare is not None
-    assert evaluated_weights(bare) == bare.model
+    assert evaluated_weights(bare, 0.0) == bare.model
+    with pytest.raises(UserError, match=r"ema\.decay=0\.5, but the checkpoint .* has no moving average"):
+        evaluate_run(plain.run, config)
 
 
 def test_the_average_is_that_of_the_weights_after_every_step(tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path: Path, monkeyp
     ends = [load_latest(tmp_path / name / "checkpoints") for name in ("whole", "killed")]
     assert ends[0] is not None
     assert ends[1] is not None
-    sums = {weights_sha256(evaluated_weights(end)) for end in ends if end is not None}
+    sums = {weights_sha256(evaluated_weights(end, 0.5)) for end in ends if end is not None}
     assert len(sums) == 1
 
 
