@@ -25,6 +25,7 @@ EACH = {
     "plan": ["plan", *SMALL],
     "sample": ["sample", "RUN", "max_new=3"],
     "data": ["data", "list"],
+    "power": ["power", "reformer/table2"],
     "list": ["list", "scaling"],
 }
 WRONG = {
@@ -36,6 +37,7 @@ WRONG = {
     "plan": ["plan", "d_model=a"],
     "sample": ["sample", "nowhere"],
     "data": ["data", "prepare", "nope"],
+    "power": ["power", "nope"],
     "list": ["list", "nope"],
 }
 

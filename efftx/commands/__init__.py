@@ -36,6 +36,7 @@ COMMANDS = {
         Command("plan", "Parameters, FLOPs, memory, hours; nothing is run.", composes=True),
         Command("sample", "Write text from the newest checkpoint of a run."),
         Command("data", "List, prepare or verify the data sets.", composes=True),
+        Command("power", "What seeds can see, and what more of them would cost."),
         Command("list", "Every table and figure, its state, and at which size."),
     )
 }

@@ -69,25 +69,17 @@ def judge(experiment: Experiment, records: Sequence[Record], size: str) -> list[
 
 
 def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, claim: Claim) -> Verdict:
-    parsed = parse(claim.holds_if)
-    bindings = _bindings(experiment, size, claim, parsed)
-    if not bindings:
+    judged, unjudged = _judgements(experiment, records, size, claim)
+    if not judged and not any(unjudged.values()):
         return Verdict(claim, NOT_RUN, f"nothing of it is defined at size {size}")
-    judged: list[_Judgement] = []
-    unjudged: dict[str, list[str]] = {NOT_RUN: [], NOT_TESTED: []}
-    for binding in bindings:
-        try:
-            judged.append(_Judgement(experiment, records, size, claim, parsed, binding))
-        except NotJudgedError as error:
-            unjudged[error.verdict].append(error.why)
-    comparisons = tuple(comparison for judgement in judged for comparison in judgement.comparisons.values())
+    comparisons = _comparisons(judged)
     if whys := list(dict.fromkeys(unjudged[NOT_RUN])):
         more = f" (and {len(whys) - 1} more)" if len(whys) > 1 else ""
         return Verdict(claim, NOT_RUN, whys[0] + more)
     if not judged:
         return Verdict(claim, NOT_TESTED, unjudged[NOT_TESTED][0])
     if claim.kind != EXACT:
-        named = [str(index[0]) for table, index in parsed.lookups if table == "gate"]
+        named = [str(index[0]) for table, index in judged[0].parsed.lookups if table == "gate"]
         try:
             failed = not_passed(experiment, records, size, _places(judged), named)
         except MissingRecordError as error:
@@ -100,12 +92,49 @@ def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, c
     return Verdict(claim, verdict, "", comparisons, len(unjudged[NOT_TESTED]))
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """The comparisons of a claim of which both sides are recorded, the rows in them, and what is missing, in words."""
+
+    claim: Claim
+    comparisons: tuple[Comparison, ...]
+    rows: tuple[str, ...]
+    missing: str = ""
+
+
+def recorded(experiment: Experiment, records: Sequence[Record], size: str, claim: Claim) -> Recorded:
+    """The comparisons of one claim, none of them decided, whether or not their models pass their gates."""
+    judged, unjudged = _judgements(experiment, records, size, claim)
+    missing = [*unjudged[NOT_RUN], *unjudged[NOT_TESTED]]
+    why = missing[0] if missing and not judged else "" if judged else f"nothing of it is defined at size {size}"
+    return Recorded(claim, _comparisons(judged), tuple(_places(judged)), why)
+
+
 def _places(judged: Sequence[_Judgement]) -> dict[str, list[str]]:
     """The columns of each row that a claim looks into."""
     places: dict[str, list[str]] = {}
     for row, column in dict.fromkeys(place for judgement in judged for place in judgement.cells):
         places.setdefault(row, []).append(column)
     return places
+
+
+def _judgements(
+    experiment: Experiment, records: Sequence[Record], size: str, claim: Claim
+) -> tuple[list[_Judgement], dict[str, list[str]]]:
+    """One judgement a binding, and why others have none: NOT_RUN and NOT_TESTED -> reasons."""
+    parsed = parse(claim.holds_if)
+    judged: list[_Judgement] = []
+    unjudged: dict[str, list[str]] = {NOT_RUN: [], NOT_TESTED: []}
+    for binding in _bindings(experiment, size, claim, parsed):
+        try:
+            judged.append(_Judgement(experiment, records, size, claim, parsed, binding))
+        except NotJudgedError as error:
+            unjudged[error.verdict].append(error.why)
+    return judged, unjudged
+
+
+def _comparisons(judged: Sequence[_Judgement]) -> tuple[Comparison, ...]:
+    return tuple(comparison for judgement in judged for comparison in judgement.comparisons.values())
 
 
 def _decide_together(comparisons: Sequence[Comparison]) -> None:

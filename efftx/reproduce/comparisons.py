@@ -139,10 +139,10 @@ class Comparison:
             self.outcome, self.p = CONTRADICTED, p_against
         else:
             self.outcome, self.p = UNDECIDED, p_for
-            self.seeds = self._seeds(LEVEL / n_tests)
+            self.seeds = self.seeds_needed(LEVEL / n_tests)
 
-    def _seeds(self, level: float) -> int | None:
-        """As many as find the mean that these seeds gave, with the spread that they gave."""
+    def seeds_needed(self, level: float) -> int | None:
+        """As many as find, at 80 % power, the mean that these seeds gave with the spread that they gave."""
         if not np.all(np.isfinite(self.differences)) or not self._varies():
             return None
         spread = float(np.std(self.differences, ddof=1))

@@ -14,6 +14,7 @@ from typing import Any
 
 from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
+from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
 from efftx.reproduce.gates import Gate
 from efftx.reproduce.gates import troubles as gate_troubles
@@ -74,7 +75,7 @@ class Derived:
 
     def value(self, curve: list[dict[str, float]]) -> float | None:
         """The first step of `curve` at the level, None where it was never reached."""
-        for entry in sorted(curve, key=lambda e: e["step"]):
+        for entry in map(with_log_perplexity, sorted(curve, key=lambda e: e["step"])):
             if self.of not in entry:
                 continue
             if self.first_at_least is not None and entry[self.of] >= self.first_at_least:

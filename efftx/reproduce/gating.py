@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
+from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.cells import values_of
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.gates import HIGHEST, LOWEST, p_of_passing
@@ -27,7 +28,7 @@ def gate_value(experiment: Experiment, records: Sequence[Record], size: str, nam
         return gate.value
     for record in records:
         if (record.id, record.row, record.size) == (experiment.id, name, size):
-            return record.metrics.get("", {}).get(metric)
+            return with_log_perplexity(record.metrics.get("", {})).get(metric)
     raise MissingRecordError(f"no record of the gate '{name}'")
 
 
@@ -74,6 +75,8 @@ def _failed(
         values = {seed: math.nan if value is None else value for seed, value in found.items()}
         met.append((p_of_passing(values, gate, bar, cell.better), column, statistics.fmean(values.values()), bar, cell))
     if not met:
+        if experiment.gates[name].is_computed and not asked:
+            raise MissingRecordError(f"the gate '{name}' says nothing of what {row} is measured by")
         return ""
     p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))
     if p * len(met) <= LEVEL:

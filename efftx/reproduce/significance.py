@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,15 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
     shift = (effect * math.sqrt(n) - critical * ratio) / math.sqrt(2.0)
     found = np.array([0.5 * math.erfc(-s) for s in shift])
     return float(np.sum(found * density) / np.sum(density))
+
+
+@cache
+def detectable(n: int, level: float = LEVEL) -> float:
+    """The mean, in standard deviations above its bound, that a one-sided t test over `n` seeds finds at 80 % power."""
+    high = 1.0
+    while power(high, n, level) < POWER:
+        high *= 2.0
+    return _root(lambda effect: power(effect, n, level) - POWER, 0.0, high)
 
 
 def seeds_to_decide(*effects: float, level: float = LEVEL) -> int | None:

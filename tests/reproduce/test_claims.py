@@ -366,6 +366,13 @@ def test_a_computed_gate_is_read_from_its_record_in_the_metric_of_the_cell() -> 
         assert judge(e, [*records(table), gate], "cpu")[0].verdict == expected
 
 
+def test_a_gate_that_says_nothing_of_what_models_are_measured_by_is_not_passed_unseen() -> None:
+    e = experiment(NO_WORSE, gates={"bigram": Gate("ngram", order=2)})
+    gate = replace(record("bigram", 0, {}), metrics={"": {"bits_per_dim": 2.0}})
+    (found,) = judge(e, [*records(pair_of(40, 31)), gate], "cpu")
+    assert (found.verdict, found.why) == ("not run", "the gate 'bigram' says nothing of what A is measured by")
+
+
 def test_what_is_exact_has_no_gate_before_it() -> None:
     e = experiment('cell["A", "x"] >= cell["B", "x"]', "exact", gates=CHANCE)
     assert verdict(e, pair_of(0.5, 0.5)).verdict == "holds"

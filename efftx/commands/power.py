@@ -1,0 +1,60 @@
+"""`efftx power`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from efftx.commands.outcome import Outcome, say
+from efftx.commands.roots import RESULTS
+from efftx.errors import UserError, nearest
+from efftx.options import Options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """efftx power ITEM... [size=cpu]
+ITEM is a table or figure (reformer/table2), a paper (reformer), or all.
+From the spreads of its records, for every claim: the difference that 3, 5, 10
+and 20 seeds find at 80 % power, the seeds that its margin or the measured
+difference needs, and the hours that those beyond the recorded ones cost.
+  size=      cpu, paper or smoke; without it cpu, or paper for what has no other"""
+ROOTS = (RESULTS,)
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """Says what seeds can see; nothing is run."""
+    read = Options(words, ("size",))
+    if not read.plain:
+        raise UserError(
+            "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
+        )
+
+    from efftx.reproduce.experiment import SIZES, load_experiments, select
+
+    size = read.given.get("size")
+    if size is not None and size not in SIZES:
+        raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
+    chosen = select(load_experiments(), read.plain)
+
+    from efftx.report.power import power_json, show_power
+    from efftx.reproduce.power import powers
+    from efftx.reproduce.records import RecordStore
+
+    store = RecordStore()
+    for error in store.damaged(experiment.id for experiment in chosen):
+        say(f"Left out: {error.message} {error.hint}")
+    sizes = [size or experiment.usual_size() for experiment in chosen]
+    items = [(e, at) for e, at in zip(chosen, sizes, strict=True) if at in e.sizes_known()]
+    found = [(e, at, powers(e, store.read_all(e.id), at)) for e, at in items]
+    if not found:
+        raise UserError("unknown_size", f"nothing of this is defined at size {size}", "`efftx list` names the sizes.")
+    answers = [power_json(*item) for item in found]
+
+    def show(console: Console) -> None:
+        for i, item in enumerate(found):
+            if i:
+                console.print()
+            show_power(*item, console)
+
+    return Outcome(answers[0] if len(answers) == 1 else {"items": answers}, show)

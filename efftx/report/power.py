@@ -1,0 +1,96 @@
+"""What seeds can see, as `efftx power` prints it and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from efftx.core.durations import HOUR, duration
+from efftx.report import numbers
+from efftx.report.grid import Column, Grid, print_text
+from efftx.reproduce.claim_language import AS_GOOD_AS
+from efftx.reproduce.comparisons import Comparison
+from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.power import SEEDS, Power
+from efftx.reproduce.significance import LEVEL, MOST_SEEDS
+from efftx.reproduce.significance import POWER as AIM
+
+
+def show_power(experiment: Experiment, size: str, found: Sequence[Power], console: Console) -> None:
+    """One table, a line a claim by its number, above the claims themselves with what is told of each."""
+    print_text(console, f"{experiment.id}, size {size}: what seeds can see at {AIM:.0%} power", style="bold")
+    headings = [f"{n} seeds see" for n in SEEDS] + ["seeds needed", "hours more"]
+    table = Grid([Column("claim"), *(Column(heading, numbers=True) for heading in headings)])
+    for number, power in enumerate(found, 1):
+        if power.sees is not None:
+            seen = [f"{numbers.three_digits(difference)}" for difference in power.sees.values()]
+            table.row(str(number), *seen, _seeds(power), _hours(power))
+    if any(power.sees is not None for power in found):
+        table.print(console)
+    for number, power in enumerate(found, 1):
+        print_text(console, f"{number}. {power.claim.kind}: {power.claim.says}", hanging=3)
+        print_text(console, _told(power), indent=3)
+
+
+def power_json(experiment: Experiment, size: str, found: Sequence[Power]) -> dict[str, Any]:
+    """`{id, size, power, level, claims}`, of every claim the fields of `Power` in plain JSON."""
+    return {
+        "id": experiment.id,
+        "size": size,
+        "power": AIM,
+        "level": LEVEL,
+        "claims": [_claim_json(power) for power in found],
+    }
+
+
+def _claim_json(power: Power) -> dict[str, Any]:
+    c = power.hardest
+    return {
+        "says": power.claim.says,
+        "kind": power.claim.kind,
+        "margin": power.claim.margin,
+        "why": power.why,
+        "comparisons": power.comparisons,
+        "hardest": _between(c) if c else None,
+        "n": power.n,
+        "difference": c.difference if c else None,
+        "spread": power.spread if c else None,
+        "unit": c.unit if c else "",
+        "sees": {str(n): difference for n, difference in (power.sees or {}).items()},
+        "seeds_for_margin": power.margin_seeds,
+        "seeds_for_difference": power.seeds,
+        "hours_a_seed": power.hours_a_seed,
+        "hours": power.hours,
+    }
+
+
+def _told(power: Power) -> str:
+    c = power.hardest
+    if c is None or power.sees is None:
+        return f"{power.why}."
+    unit = f" {c.unit}" if c.unit else ""
+    told = f"{_between(c)}: spread {numbers.three_digits(power.spread)}{unit} over {c.n} seeds"
+    if power.comparisons > 1:
+        told += f", the largest of {power.comparisons} comparisons, each at {LEVEL:.0%} / {power.comparisons}"
+    if power.claim.kind == AS_GOOD_AS:
+        told += f"; margin {c.margin:g}{unit}: {_count(power.margin_seeds)} if there is no difference"
+    told += f"; as measured: {_count(power.seeds)}"
+    return f"{told}; {duration(power.hours_a_seed * HOUR)} a seed."
+
+
+def _between(c: Comparison) -> str:
+    return f"{c.left.words} {c.symbol} {c.right.words}"
+
+
+def _count(seeds: int | None) -> str:
+    return f"more than {MOST_SEEDS:,} seeds" if seeds is None else f"{seeds:,} seeds"
+
+
+def _seeds(power: Power) -> str:
+    return f"> {MOST_SEEDS:,}" if power.seeds_asked is None else f"{power.seeds_asked:,}"
+
+
+def _hours(power: Power) -> str:
+    return "–" if power.hours is None else numbers.three_digits(power.hours)

@@ -1,0 +1,116 @@
+"""What seeds can see: from the recorded spreads, the differences that a claim's tests find, and what more would cost.
+
+All at 80 % power and the claims' own level, 5 % over the comparisons of one claim.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from efftx.core.durations import HOUR
+from efftx.reproduce.claim_language import AS_GOOD_AS, EXACT
+from efftx.reproduce.claims import Recorded, recorded
+from efftx.reproduce.comparisons import Comparison
+from efftx.reproduce.experiment import Claim, Experiment
+from efftx.reproduce.records import Record
+from efftx.reproduce.significance import LEVEL, detectable, seeds_to_decide
+
+SEEDS = (3, 5, 10, 20)
+"""The numbers of seeds of which it is said what they can see."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the tests of one claim can see.
+
+    comparisons   how many there are; Holm's correction asks of each up to LEVEL over this.
+    hardest       the comparison whose seeds spread most, None where there is nothing to test (`why` says why).
+    spread        its standard deviation over the seeds, in its unit.
+    sees          seeds -> the difference (beyond the margin, where there is one) that they find at 80 % power.
+    margin_seeds  seeds that show *as good as* if there is no difference at all; None for other kinds, and where more
+                  than `significance.MOST_SEEDS` would be needed.
+    seeds         seeds that decide the claim if the differences are those that were measured; None where they are out
+                  of reach.
+    hours_a_seed  of all the rows that the claim compares, from the records' wall times.
+    """
+
+    claim: Claim
+    comparisons: int = 0
+    hardest: Comparison | None = None
+    spread: float = 0.0
+    sees: Mapping[int, float] | None = None
+    margin_seeds: int | None = None
+    seeds: int | None = None
+    hours_a_seed: float = 0.0
+    why: str = ""
+
+    @property
+    def n(self) -> int:
+        """Seeds that the hardest comparison has."""
+        return self.hardest.n if self.hardest else 0
+
+    @property
+    def seeds_asked(self) -> int | None:
+        """The seeds that are priced: those that the margin needs, or else the measured differences."""
+        return self.margin_seeds if self.claim.kind == AS_GOOD_AS else self.seeds
+
+    @property
+    def hours(self) -> float | None:
+        """What the seeds beyond the recorded ones cost."""
+        return None if self.seeds_asked is None else max(0, self.seeds_asked - self.n) * self.hours_a_seed
+
+
+def powers(experiment: Experiment, records: Sequence[Record], size: str) -> list[Power]:
+    """What the tests of every claim of `experiment` can see, from its records at `size`, whatever the gates say."""
+    return [_power(recorded(experiment, records, size, claim), records, size) for claim in experiment.claims]
+
+
+def _power(found: Recorded, records: Sequence[Record], size: str) -> Power:
+    claim, m = found.claim, len(found.comparisons)
+    hours = _hours_a_seed(found.rows, records, size)
+    if claim.kind == EXACT:
+        return Power(claim, m, hours_a_seed=hours, why="exact: no number of seeds changes it")
+    if found.missing:
+        return Power(claim, m, hours_a_seed=hours, why=found.missing)
+    several = [c for c in found.comparisons if c.n > 1 and np.all(np.isfinite(c.differences))]
+    if not several:
+        return Power(claim, m, hours_a_seed=hours, why="a spread takes two seeds that reached it")
+    hardest = max(several, key=_spread)
+    spread, level = _spread(hardest), LEVEL / m
+    if spread <= hardest.resolution:
+        return Power(claim, m, hardest, hours_a_seed=hours, why="nothing varies from seed to seed")
+    margin = [_margin_seeds(c, level) for c in several] if claim.kind == AS_GOOD_AS else [None]
+    needed = [c.seeds_needed(level) for c in several if _spread(c) > c.resolution]
+    return Power(
+        claim,
+        m,
+        hardest,
+        spread,
+        {n: detectable(n, level) * spread for n in SEEDS},
+        None if None in margin else max(seeds for seeds in margin if seeds is not None),
+        None if None in needed else max(seeds for seeds in needed if seeds is not None),
+        hours,
+    )
+
+
+def _spread(c: Comparison) -> float:
+    return float(np.std(c.differences, ddof=1))
+
+
+def _margin_seeds(c: Comparison, level: float) -> int | None:
+    """Seeds that keep a true difference of 0 within the margin."""
+    spread = _spread(c)
+    if spread <= c.resolution or c.margin is None:
+        return 0
+    effect = c.margin / spread
+    return seeds_to_decide(*([effect, effect] if c.symbol == "==" else [effect]), level=level)
+
+
+def _hours_a_seed(rows: Sequence[str], records: Sequence[Record], size: str) -> float:
+    """The mean wall time of each row, added up."""
+    times = [[r.wall_seconds for r in records if r.row == row and r.size == size] for row in rows]
+    return sum(statistics.fmean(of_row) for of_row in times if of_row) / HOUR
