@@ -18,7 +18,7 @@ from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
-from efftx.reproduce.records import Record, RecordStore
+from efftx.reproduce.records import COSTS, Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
@@ -175,6 +175,14 @@ def run_row(
     return record
 
 
+def _check_metric(experiment: Experiment, row: str, column: str, metrics: Mapping[str, Any]) -> None:
+    """UserError where an evaluation lacks what its cell shows: the cell would look as if it had not been run."""
+    metric = experiment.cell_of(row, column).metric
+    if metric not in (*metrics, *experiment.derived, *COSTS):
+        message = f"{experiment.id}: the evaluation of '{row}', '{column}', gives no '{metric}'."
+        raise UserError("bad_experiment", message, f"It gives {', '.join(sorted(metrics))}.")
+
+
 def _trained(
     experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer, again: bool, swept: dict[str, Any]
 ) -> Record:
@@ -209,6 +217,8 @@ def _trained(
             metrics[name] = dict(trainer.evaluate(result.run, under, carry))
         else:
             metrics[name] = dict(result.metrics)
+        if "diverged" not in swept:
+            _check_metric(experiment, row, name, metrics[name])
     return Record(
         id=experiment.id,
         row=row,

@@ -81,6 +81,16 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, store: Record
     assert store.read("paper/item", "A", 0, "cpu") is None
 
 
+def test_an_evaluation_without_the_metric_of_its_cell_is_a_failure_and_not_a_cell_that_was_not_run(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    e = table(tmp_path, TABLE.replace("metric: accuracy", "metric: log_perplexity"))
+    (line,) = reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    assert line["failed"] == 2
+    message = line["failures"][0]["message"]
+    assert "the evaluation of 'A', 'itself', gives no 'log_perplexity'. It gives accuracy." in message
+
+
 def test_a_row_that_does_not_compose_is_a_failure_with_its_reason(tmp_path: Path, store: RecordStore) -> None:
     e = table(tmp_path, TABLE.replace("[row=A,", "[impossible=1, row=A,"))
     (line,) = reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
