@@ -97,7 +97,8 @@ def values_of(
         if (record.id, record.row, record.size) != (experiment.id, row, size):
             continue
         if derived is not None:
-            values[record.seed] = derived.value(record.curve)
+            if derived.is_in(record.curve):
+                values[record.seed] = derived.value(record.curve)
         elif metric in record.costs:
             values[record.seed] = record.costs[metric]
         elif metric in (found := with_log_perplexity(record.metrics.get(column, {}))):

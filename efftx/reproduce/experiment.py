@@ -64,20 +64,29 @@ class Claim:
 
 @dataclass(frozen=True)
 class Derived:
-    """A metric taken from a run's validation curve: the first step at which `of` reached a level.
+    """A metric taken from a run's validation curve: the first step at which `of` reached a level, or `of` at a step.
 
-    A run that never reached it has the value None, which is a result and not a gap.
+    A run that never reached the level has the value None, which is a result and not a gap.
     """
 
     of: str
     first_at_least: float | None = None
     first_at_most: float | None = None
+    at_step: int | None = None
+
+    def is_in(self, curve: list[dict[str, float]]) -> bool:
+        """Whether `curve` can give it: a value at a step needs an evaluation at that step."""
+        return self.at_step is None or any(
+            e["step"] == self.at_step and self.of in e for e in map(with_log_perplexity, curve)
+        )
 
     def value(self, curve: list[dict[str, float]]) -> float | None:
-        """The first step of `curve` at the level, None where it was never reached."""
+        """The value at the step, or the first step of `curve` at the level, None where it was never reached."""
         for entry in map(with_log_perplexity, sorted(curve, key=lambda e: e["step"])):
             if self.of not in entry:
                 continue
+            if entry["step"] == self.at_step:
+                return float(entry[self.of])
             if self.first_at_least is not None and entry[self.of] >= self.first_at_least:
                 return float(entry["step"])
             if self.first_at_most is not None and entry[self.of] <= self.first_at_most:
@@ -437,8 +446,9 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         except (ValueError, IndexError, KeyError, AttributeError) as error:
             yield f"cell.format: '{cell.format}' does not format a number ({error})", ""
     for name, derived in e.derived.items():
-        if (derived.first_at_least is None) == (derived.first_at_most is None):
-            yield f"derived.{name}: one of first_at_least and first_at_most is given", ""
+        given = (derived.first_at_least, derived.first_at_most, derived.at_step)
+        if sum(one is not None for one in given) != 1:
+            yield f"derived.{name}: one of first_at_least, first_at_most and at_step is given", ""
 
 
 def _sweep_troubles(e: Experiment, sweep: Sweep) -> Iterable[tuple[str, str]]:

@@ -101,6 +101,14 @@ def crossing_table() -> Experiment:
     )
 
 
+def test_a_value_at_a_step_is_that_evaluations_and_absent_where_there_was_none() -> None:
+    at = ColumnSpec(cell=Cell(metric="at_20"))
+    e = table(columns={"at 20": at}, derived={"at_20": Derived("accuracy", at_step=20)})
+    curve = [{"step": 10, "accuracy": 1.0}, {"step": 20, "accuracy": 2.0}, {"step": 30, "accuracy": 3.0}]
+    (cell,) = cells(e, [replace(record("A", 0, {}), curve=curve), replace(record("A", 1, {}), curve=curve[:1])], "cpu")
+    assert cell.values == {0: 2.0}
+
+
 def test_lines_cross_where_their_logarithms_do() -> None:
     # A grows with the length, B is flat: 1, 4 against 3, 3 cross at 3000.
     (found,) = crossings(crossing_table(), lines([1.0, 4.0], [3.0, 3.0]), "cpu")
