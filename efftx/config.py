@@ -48,6 +48,7 @@ from efftx.layers.settings import (
     SparseQKVConfig,
     SRUConfig,
     StridedConfig,
+    near_root,
 )
 from efftx.shipped import shipped
 from efftx.training.settings import (
@@ -72,7 +73,9 @@ class Config:
     offers, seq2seq pairs or span corruption. `n_layers`: decoder layers, or the only ones; `n_encoder_layers`: as many
     where null. `attention_per_block`: attention sub-layers before each feed-forward of the decoder. `d_ff_rule`: given;
     authors (their explicit sizes where sparse QKV saves weights); equal (d_ff at which the whole model has as many
-    parameters as the dense one that `d_ff` describes). `pretrained`: the directory of a finished run whose last weights
+    parameters as the dense one that `d_ff` describes). `d_qk`: the width of a head's queries and keys, at most that of
+    its values, `d_head`, which null stands for. `dropout_at`: everywhere (embeddings, hidden units, residual joins, the
+    head's input) or residual (the joins alone). `pretrained`: the directory of a finished run whose last weights
     the training starts from (`training.pretrained`).
     """
 
@@ -88,11 +91,13 @@ class Config:
     d_ff_rule: str = "given"
     n_heads: int = MISSING
     d_head: int | None = None
+    d_qk: int | None = None
     activation: str = "relu"
     attention: list[str] = field(default_factory=lambda: ["full"])
     share_qk: bool = False
     attention_bias: bool = False
     dropout: float = 0.0
+    dropout_at: str = "everywhere"
     attention_dropout: float = 0.0
     tie_embeddings: bool = False
     full: FullConfig = field(default_factory=FullConfig)
@@ -136,6 +141,25 @@ class Config:
         if self.objective == "lm":
             return self.data.length
         return data_sets.find_source(self.data.name).target_length(self.data, self.objective)
+
+    @property
+    def inner_dropout(self) -> float:
+        """Dropout of embeddings, hidden units and the head's input: none where it is at the residual joins alone."""
+        return self.dropout if self.dropout_at == "everywhere" else 0.0
+
+    def grid(self, length: int) -> list[int]:
+        """The grid of factorized positions for rows of `length` tokens, the slowest axis first."""
+        if self.positions.axial_shape:
+            return self.positions.axial_shape
+        side = getattr(self.data, "side", None)
+        if side:
+            return [side, side, 3]
+        stride = near_root(length)
+        if "strided" in self.attention:
+            stride = self.strided.stride_of(length)
+        elif "fixed" in self.attention:
+            stride = self.fixed.stride_of(length)
+        return [-(-length // stride), stride]
 
     @property
     def decoder_length(self) -> int:

@@ -28,7 +28,8 @@ from efftx.models.sizes import authors_d_ff, is_sparse
 from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_optimizer, check_schedule
 
 ATTENTION = ("full", "lsh", "local", "strided", "fixed")
-POSITIONS = ("axial", "learned", "sinusoidal", "digits", "none")
+DROPOUT_AT = ("everywhere", "residual")
+POSITIONS = ("axial", "factorized", "learned", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
 BRIDGES = ("streams", "merged")
 D_FF_RULES = ("given", "authors", "equal")
@@ -108,6 +109,8 @@ def _attends(config: Config, kind: str) -> bool:
 
 
 _CONVOLVES = ("multiplicative_convolution", "convolution")
+_GRIDS = ("axial", "factorized")
+_TABLES = ("learned", *_GRIDS)
 _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     *((kind, partial(_attends, kind=kind), f"no layer's attention is {kind}") for kind in ATTENTION),
     ("lsh.padding_in_chunks", lambda c: c.stack != "decoder", "a decoder alone reads no padding"),
@@ -131,14 +134,17 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
         (f"sparse_ff.{key}", lambda c: c.sparse_ff.learns, "only a learned controller is trained")
         for key in ("temperature", "quant_prob")
     ),
-    ("init.position_std", lambda c: c.positions.kind in ("learned", "axial"), "positions have no Gaussian table"),
+    ("init.zero_logits", lambda c: not (c.tie_embeddings or c.sparse_loss.S), "no dense matrix is the logits' own"),
+    ("init.position_std", lambda c: c.positions.kind in _TABLES, "positions have no Gaussian table"),
     ("sparse_qkv.F", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant of sparse_qkv has no convolution"),
     ("sparse_qkv.kernel", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant has no convolution"),
     ("sparse_qkv.rank", lambda c: c.sparse_qkv.variant == "low_rank", "sparse_qkv.variant is not low_rank"),
     ("sparse_qkv.average_qk", lambda c: c.share_qk or "lsh" in c.attention, "queries and keys are not shared"),
     ("sparse_qkv.cross", lambda c: c.stack == "encoder_decoder", "only an encoder_decoder has cross-attention"),
     ("sparse_qkv.encoder", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
-    ("positions.axial_shape", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
+    ("positions.axial_shape", lambda c: c.positions.kind in _GRIDS, "positions.kind is neither axial nor factorized"),
+    ("positions.before_shift", lambda c: c.positions.kind != "none", "positions.kind is none"),
+    ("dropout_at", lambda c: c.dropout > 0, "dropout is 0"),
     ("positions.axial_dims", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
     ("positions.max_len", lambda c: c.positions.kind == "learned", "positions.kind is not learned"),
     *(
@@ -181,6 +187,7 @@ def check_names(config: Config) -> None:
     """Raises UserError, with the nearest known one, for a choice that does not exist."""
     choices = {
         "activation": (config.activation, ACTIVATIONS),
+        "dropout_at": (config.dropout_at, DROPOUT_AT),
         "positions.kind": (config.positions.kind, POSITIONS),
         "reversible.merge": (config.reversible.merge, MERGES),
         "reversible.encoder": (config.reversible.encoder, BRIDGES),
@@ -265,12 +272,30 @@ def _check_shapes(config: Config) -> None:
             )
         if sum(dims) != config.d_model:
             raise _bad(f"positions.axial_dims={dims} add up to {sum(dims)}, but d_model={config.d_model}.")
+    if positions.kind == "factorized" and prod(config.grid(length)) < length:
+        raise _bad(
+            f"positions.axial_shape={config.grid(length)} holds {prod(config.grid(length))} positions, and a row has "
+            f"{length} tokens.",
+            "Choose a shape whose product is the length, or leave positions.axial_shape out.",
+        )
+    if config.d_qk is not None:
+        _check_narrow_queries(config, config.d_qk)
     if positions.kind == "learned" and positions.max_len and positions.max_len < length:
         raise _bad(f"positions.max_len={positions.max_len} is less than data.length={length}.")
     if positions.kind == "digits":
         check_positions(positions, config.d_model, length)
     if positions.kind == "sinusoidal" and config.d_model % 2:
         raise _bad(f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.")
+
+
+def _check_narrow_queries(config: Config, d_qk: int) -> None:
+    if d_qk > config.width_of_head:
+        raise _bad(f"d_qk={d_qk} is wider than a head's values, {config.width_of_head}.", "Lower d_qk, or give d_head.")
+    if config.sparse_qkv.S or config.share_qk or "lsh" in config.attention:
+        raise _bad(
+            f"d_qk={d_qk} is of queries and keys that have dense matrices of their own each.",
+            "Leave d_qk out, or set sparse_qkv.S=0 and share_qk=false with attention other than lsh.",
+        )
 
 
 def _check_sparse(config: Config, vocab_size: int) -> None:
@@ -280,8 +305,6 @@ def _check_sparse(config: Config, vocab_size: int) -> None:
         n = config.sparse_ff.N
         d_ff = max(1, config.d_ff // n) * n if config.d_ff_rule == "equal" else authors
         check_sparse_ff(config.sparse_ff, config.d_model, d_ff)
-        if config.activation != "relu":
-            raise _bad(f"activation={config.activation}: the sparse feed-forward (sparse_ff.N) is always relu.")
     if config.sparse_qkv.S:
         check_sparse_qkv(config.sparse_qkv, config.d_model, config.n_heads)
         if config.width_of_head * config.n_heads != config.d_model:

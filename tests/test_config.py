@@ -27,7 +27,7 @@ DATA = sorted(path.stem for path in (shipped("conf") / "data").glob("*.yaml"))
 
 def allowed(model: str, data: str) -> bool:
     """A decoder models plain text; an encoder-decoder maps pairs, or corrupts the spans of plain text."""
-    reads = {"lm"} if model in ("transformer", "reformer") else {"span_corruption", "seq2seq"}
+    reads = {"lm"} if model in ("transformer", "reformer", "sparse_transformer") else {"span_corruption", "seq2seq"}
     return bool(reads & set(find_source(data).objectives))
 
 
@@ -83,7 +83,7 @@ def test_every_mechanisms_key_is_live_in_the_default_model(key: str) -> None:
 @pytest.mark.parametrize(
     "strength", ["sparse_ff.N=4", "sparse_qkv.S=4", "sparse_loss.S=2", "sru.n_layers=1", "reversible.enabled=true"]
 )
-@pytest.mark.parametrize("model", ["transformer", "reformer", "scaling", "terraformer"])
+@pytest.mark.parametrize("model", ["transformer", "reformer", "sparse_transformer", "scaling", "terraformer"])
 def test_a_strength_key_switches_its_mechanism_on_in_any_family(model: str, strength: str) -> None:
     more = ["reversible.merge=mean"] if strength.startswith("reversible") else []
     config = compose([f"model={model}", "size=smoke", strength, *more])

@@ -40,6 +40,7 @@ DECODERS = {
     "strided, merged": ("model=transformer", "attention=[strided]", "strided.mode=merged"),
     "fixed": ("model=transformer", "attention=[fixed]"),
     "fixed by head": ("model=transformer", "attention=[fixed]", "fixed.mode=heads", "fixed.c=1"),
+    "Sparse Transformer": ("model=sparse_transformer", "d_qk=8", "init.zero_logits=false"),
     "reversible": ("model=reformer", "attention=[full]"),
     "sparse": ("model=scaling", "stack=decoder", "objective=lm"),
     "sparse loss and SRU": ("model=scaling", "stack=decoder", "objective=lm", "sparse_loss.S=4", "sru.n_layers=1"),
@@ -149,7 +150,7 @@ def test_hash_attention_of_the_same_buckets_is_that_of_the_cpu(later: bool) -> N
         assert_close(got.cpu(), wanted, ROUNDING)
 
 
-@pytest.mark.parametrize("model", ["reformer", "transformer", "scaling", "terraformer"])
+@pytest.mark.parametrize("model", ["reformer", "transformer", "sparse_transformer", "scaling", "terraformer"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_family_trains(model: str, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"model={model}", "size=smoke", "data=stdlib", "device=cuda", f"dtype={dtype}"]

@@ -23,6 +23,8 @@ TEXT = "".join(f"paragraph {i} of a text with words enough, {i * i} of them.\n\n
 BASES = {
     "reformer": ["model=reformer", "data=duplicate"],
     "local": ["model=transformer", "attention=[local,full]", "data=duplicate", "optimizer.name=adamw"],
+    "strided": ["model=sparse_transformer", "data=photos", "d_qk=8", "strided.mode=merged"],
+    "fixed": ["model=sparse_transformer", "data=duplicate", "attention=[fixed,local]", "local.window=8"],
     "digits": ["model=scaling", *DIGITS, "positions.kind=digits", "optimizer.name=adafactor", "schedule.name=rsqrt"],
     "sparse": ["model=terraformer", "sparse_ff.N=4", "sparse_qkv.S=4", "sparse_loss.S=2", "sru.n_layers=1"],
     "low rank": ["model=scaling", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank", "schedule.name=linear"],
@@ -36,7 +38,7 @@ BASES = {
 }
 LABELS = {"model", "size"}
 """What a run is called by: no code reads it, and a preset has been chosen by it."""
-WITHIN = {"threads", "d_head", "n_encoder_layers"}
+WITHIN = {"threads", "d_head", "n_encoder_layers", "dropout_at"}
 """Read through a property of the configuration itself."""
 
 

@@ -24,7 +24,13 @@ from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
 from efftx.training.optimizers import make_optimizer
 
 CPU = torch.device("cpu")
-FLOP_TOLERANCE = {"transformer": 1e-9, "reformer": 0.01, "scaling": 1e-9, "terraformer": 0.01}
+FLOP_TOLERANCE = {
+    "transformer": 1e-9,
+    "sparse_transformer": 1e-9,
+    "reformer": 0.01,
+    "scaling": 1e-9,
+    "terraformer": 0.01,
+}
 """The same products; hash attention also computes one window of chunks between two sequences that share a run, and
 shared queries and keys in the fused kernel one query less."""
 MEMORY_TOLERANCE = 0.2
@@ -110,6 +116,8 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=transformer", "attention=[fixed]", "fixed.mode=heads", "fixed.stride=8", "fixed.c=3"],
         ["model=scaling", "attention=[strided]", "strided.mode=merged"],
         ["model=scaling", "attention=[fixed]", "share_qk=true"],
+        ["model=sparse_transformer", "dropout=0.1"],
+        ["model=sparse_transformer", "d_qk=4", "attention=[fixed,full]", "fixed.c=1"],
         ["model=transformer", "sparse_qkv.S=4"],
         ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.kernel=paper", "sparse_qkv.output=convolution"],
         ["model=transformer", "sparse_qkv.S=4", "sparse_qkv.concat_input=true", "sparse_qkv.output=dense"],
@@ -223,6 +231,7 @@ def test_scores_are_counted_as_they_are_computed() -> None:
             "sparse_qkv.output=multiplicative_convolution",
         ],
         ["model=transformer", "n_layers=4", "d_ff=64", "attention=[strided]"],
+        ["model=transformer", "n_layers=3", "dropout=0.1", "dropout_at=residual", "activation=gelu_sigmoid"],
         ["model=transformer", "n_layers=4", "d_ff=64", "attention=[strided]", "strided.mode=merged", "share_qk=true"],
         ["model=transformer", "n_layers=4", "d_ff=64", "attention=[fixed]"],
         ["model=transformer", "n_layers=4", "d_ff=64", "attention=[fixed]", "fixed.sub_blocks=2"],

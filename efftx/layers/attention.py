@@ -37,7 +37,7 @@ class SoftmaxAttention(nn.Module):
         self.pattern = pattern
         self.project = projections
         self.d_head = d_head
-        self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(d_head)
+        self.scale = 1.0 if projections.share_qk else 1.0 / math.sqrt(projections.d_qk)
         self.attention_dropout = attention_dropout
 
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:

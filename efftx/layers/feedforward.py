@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,8 +19,9 @@ from efftx.ops.replay import Replay
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
 }
-"""`gelu` is the tanh approximation, as in the authors' code."""
+"""`gelu` is the tanh approximation, as in the Reformer authors' code; `gelu_sigmoid` the Sparse Transformer's."""
 
 
 class _TwoLayers(nn.Module):

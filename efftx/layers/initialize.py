@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -53,6 +56,16 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
                 "Give it a method `reset_parameters(self)` that sets every weight and buffer it owns, those of an "
                 "nn.Linear in it as well.",
             )
+
+
+def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:
+    """Draws the matrices of all linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for block in blocks:
+            for layer in block.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=math.sqrt(variance / layer.in_features))
 
 
 def _floating(module: nn.Module) -> dict[str, torch.Tensor]:

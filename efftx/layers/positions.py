@@ -43,6 +43,57 @@ class AxialPositions(nn.Module):
         return torch.cat(axes, dim=-1).reshape(prod(self.shape), -1)[:length]
 
 
+class FactorizedPositions(nn.Module):
+    """One table an axis of a grid, each d_model wide, added up (Sparse Transformer, section 5.3).
+
+    Table i has shape (shape[i], d_model), Gaussian of deviation `std` / sqrt(number of axes) at the start.
+    """
+
+    def __init__(self, shape: list[int], d_model: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.std = std / math.sqrt(len(shape))
+        self.shape = tuple(shape)
+        self.tables = nn.ParameterList(torch.empty(n, d_model) for n in shape)
+
+    def reset_parameters(self) -> None:
+        """Gaussian tables."""
+        for table in self.tables:
+            nn.init.normal_(table, std=self.std)
+
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
+        total: Tensor | None = None
+        for i, table in enumerate(self.tables):
+            view = [1] * len(self.shape) + [table.shape[1]]
+            view[i] = table.shape[0]
+            total = table.view(view) if total is None else total + table.view(view)
+        assert total is not None
+        return total.reshape(prod(self.shape), -1)[:length]
+
+
+class ShiftedPositions(nn.Module):
+    """Positions that are added before the decoder's shift: place i gets that of token i - 1, which it reads.
+
+    Place 0 gets a vector of its own, `std` its deviation at the start. (It is added to the embedding of the 0 that
+    stands in front, where the authors' code puts the vector alone.)
+    """
+
+    def __init__(self, positions: nn.Module, d_model: int, std: float) -> None:
+        super().__init__()
+        self.positions, self.std = positions, std
+        self.start = nn.Parameter(torch.empty(d_model))
+
+    def reset_parameters(self) -> None:
+        """A Gaussian vector."""
+        nn.init.normal_(self.start, std=self.std)
+
+    def forward(self, length: int, batch: int = 1) -> Tensor:
+        """Those of places 0 .. length - 1, (length, d_model), or with the batch first where the positions have it."""
+        rest: Tensor = self.positions(max(length - 1, 1), batch)
+        start = self.start.expand(*rest.shape[:-2], 1, -1)
+        return torch.cat([start, rest], dim=-2)[..., :length, :]
+
+
 class LearnedPositions(nn.Module):
     """One table of shape (max_len, d_model), Gaussian of deviation `std` at the start."""
 
@@ -150,22 +201,28 @@ def most_positions(config: PositionsConfig, length: int) -> int | None:
     """The longest sequence that the embedding made for `length` can serve; None where it has no end."""
     match config.kind:
         case "axial":
-            return prod(config.axial_shape)
+            return prod(config.axial_shape) + config.before_shift
+        case "factorized":
+            return (prod(config.axial_shape) if config.axial_shape else length) + config.before_shift
         case "learned":
-            return config.max_len or length
+            return (config.max_len or length) + config.before_shift
         case "digits":
             return countable_positions(config.bases, config.n_digits) - 1
     return None
 
 
-def make_positions(config: PositionsConfig, d_model: int, length: int, std: float = 1.0) -> nn.Module | None:
+def make_positions(
+    config: PositionsConfig, d_model: int, length: int, std: float = 1.0, grid: list[int] | None = None
+) -> nn.Module | None:
     """The position embedding that `config` names, for sequences of at most `length`; None for kind `none`.
 
-    `std` is the deviation at which Gaussian tables start.
+    `std` is the deviation at which Gaussian tables start, `grid` that of factorized ones where the config has none.
     """
     match config.kind:
         case "axial":
             return AxialPositions(config.axial_shape, config.axial_dims, std)
+        case "factorized":
+            return FactorizedPositions(config.axial_shape or grid or [length], d_model, std)
         case "learned":
             return LearnedPositions(config.max_len or length, d_model, std)
         case "sinusoidal":

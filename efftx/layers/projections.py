@@ -5,12 +5,13 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, E widt
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.cache import Place
 from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import Read, joined, matrix_of
-from efftx.native.program import Normed, Program, Stream, buffer
+from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 
 
 def split_heads(x_BLE: Tensor, n_heads: int) -> Tensor:
@@ -27,19 +28,23 @@ class DenseQKV(nn.Module):
     """Queries, keys and values of all heads, and the output projection.
 
     With `share_qk` one projection gives queries and keys alike (`qk`), and `forward` returns no key. Weights: d_model x
-    (n_heads d_head) each, and back; no biases unless asked for, as in the authors' LSH layer.
+    (n_heads d_head) each, and back; no biases unless asked for, as in the authors' LSH layer. Queries and keys of their
+    own may be `d_qk` a head narrower than the values (Sparse Transformer, "half-size"): zeros fill them up.
     """
 
-    def __init__(self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool, d_qk: int | None = None
+    ) -> None:
         super().__init__()
         self.n_heads, self.d_head = n_heads, d_head
+        self.d_qk = d_head if d_qk is None else d_qk
         self.share_qk = share_qk
         width = n_heads * d_head
         if share_qk:
             self.qk = nn.Linear(d_model, width, bias=bias)
         else:
-            self.q = nn.Linear(d_model, width, bias=bias)
-            self.k = nn.Linear(d_model, width, bias=bias)
+            self.q = nn.Linear(d_model, n_heads * self.d_qk, bias=bias)
+            self.k = nn.Linear(d_model, n_heads * self.d_qk, bias=bias)
         self.v = nn.Linear(d_model, width, bias=bias)
         self.o = nn.Linear(width, d_model, bias=bias)
 
@@ -69,7 +74,8 @@ class DenseQKV(nn.Module):
         return DenseQKVStepper(self, int8=int8)
 
     def _heads(self, x_BLE: Tensor) -> Tensor:
-        return split_heads(x_BLE, self.n_heads)
+        x_BHLd = split_heads(x_BLE, self.n_heads)
+        return F.pad(x_BHLd, (0, self.d_head - x_BHLd.shape[-1])) if x_BHLd.shape[-1] < self.d_head else x_BHLd
 
 
 class DenseQKVStepper:
@@ -98,6 +104,13 @@ class DenseQKVStepper:
 
     def step(self, x_BD: Tensor, state: None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, d_model) -> q, k, v of shape (B, H, d); k is None under share_qk."""
+        layer = self._layer
+        if layer.d_qk < layer.d_head:
+            narrow = self.n_heads * layer.d_qk
+            q, k, v = self._qkv_of(x_BD).split([narrow, narrow, self.n_heads * layer.d_head], 1)
+            q, k, v = (x.unflatten(1, (self.n_heads, -1)) for x in (q, k, v))
+            q, k = (F.pad(x, (0, layer.d_head - layer.d_qk)) for x in (q, k))
+            return q, k, v
         parts = self._qkv_of(x_BD).view(x_BD.shape[0], self._n_parts, self.n_heads, -1).unbind(1)
         return (parts[0], None, parts[1]) if self.share_qk else (parts[0], parts[1], parts[2])
 
@@ -109,6 +122,8 @@ class DenseQKVStepper:
 
     def compile(self, program: Program, x: Normed) -> tuple[Tensor, Tensor | None, Tensor]:
         """The product of one row as an operation; where its queries, keys and values will be, (H d) each."""
+        if self._layer.d_qk < self._layer.d_head:
+            raise NotCompiledError("Queries and keys that are narrower than values.")
         qkv_E = buffer("qkv", self._n_outputs)
         self._qkv.compile(program, x, qkv_E, "QKV")
         parts = qkv_E.chunk(self._n_parts)

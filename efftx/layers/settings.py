@@ -159,20 +159,29 @@ class InitConfig:
     `embedding_std` of the token table, null for 1, or d_model^-0.5 where it is tied to the logits; `position_std` of
     learned and axial position tables. `residual`: `depth` starts the matrices that write to the residual stream
     1 / sqrt(branches of their stack) smaller, 1 / sqrt(2 n_layers) in a plain decoder (GPT-2; Sparse Transformer,
-    section 6), `none` as they are.
+    section 6), `none` as they are. `weights` above 0: the matrices of the blocks are Gaussian of variance `weights` /
+    d_in in place of Glorot-uniform (Sparse Transformer: 0.125, which its code reads as the variance where the paper
+    writes N(0, 0.125 / sqrt(d_in))). `zero_logits`: the layer to the logits starts at zero, and the first loss at the
+    logarithm of the vocabulary.
     """
 
     embedding_std: float | None = None
     position_std: float = 1.0
     residual: str = "none"
+    weights: float = 0.0
+    zero_logits: bool = False
 
 
 @dataclass
 class PositionsConfig:
-    """`kind`: axial, learned, sinusoidal, digits or none.
+    """`kind`: axial, factorized, learned, sinusoidal, digits or none.
 
     `axial_shape` the grid that the sequence is laid out on, row by row; `axial_dims` the width of each axis' table, in
-    sum d_model; `max_len` rows of a learned table, 0 for the data's length. The rest is for digits: positions written
+    sum d_model. `factorized` adds up one table an axis, each d_model wide; its grid is `axial_shape`, or where that is
+    empty a picture's rows, columns and channels, and of anything else rows as long as the attention's stride.
+    `max_len` rows of a learned table, 0 for the data's length. `before_shift`: the decoder's tokens get their positions
+    before they are shifted, so that a place has the position of the token it reads, and the first a vector of its own
+    (Sparse Transformer). The rest is for digits: positions written
     in each of `bases` with `n_digits` digits. In training a row starts from position 0 with the probability
     `start_from_zero`, else anywhere, and loses a base with the probability `base_dropout`. The defaults are the
     authors' (`FixedBasePositionalEncoding`: one row in 2, one in 100).
@@ -182,6 +191,7 @@ class PositionsConfig:
     axial_shape: list[int] = field(default_factory=list)
     axial_dims: list[int] = field(default_factory=list)
     max_len: int = 0
+    before_shift: bool = False
     bases: list[int] = field(default_factory=lambda: [11, 13, 14, 15])
     n_digits: int = 8
     start_from_zero: float = 0.5
@@ -221,7 +231,7 @@ def countable_positions(bases: list[int], n_digits: int) -> int:
     return min(min(bases) ** n_digits, MAX_POSITIONS)
 
 
-ACTIVATIONS = ("relu", "gelu")
+ACTIVATIONS = ("relu", "gelu", "gelu_sigmoid")
 
 RANKS = ("code", "paper")
 

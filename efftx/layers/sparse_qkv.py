@@ -39,6 +39,7 @@ class SparseQKV(nn.Module):
         super().__init__()
         check_sparse_qkv(config, d_model, n_heads)
         self.n_heads, self.d_head = n_heads, d_model // n_heads
+        self.d_qk = self.d_head
         self.share_qk = share_qk
         self.average_qk = config.average_qk
         self.S = config.S

@@ -12,10 +12,10 @@ from efftx.config import Config
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
-from efftx.layers.initialize import materialize
+from efftx.layers.initialize import materialize, redraw
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import PATTERNS, make_pattern
-from efftx.layers.positions import make_positions
+from efftx.layers.positions import ShiftedPositions, make_positions
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
@@ -35,7 +35,14 @@ Model = Decoder | EncoderDecoder
 def _projections(config: Config, *, share_qk: bool, causal: bool) -> DenseQKV | SparseQKV:
     if config.sparse_qkv.S and (causal or config.sparse_qkv.encoder):
         return SparseQKV(config.sparse_qkv, config.d_model, config.n_heads, share_qk=share_qk)
-    return DenseQKV(config.d_model, config.n_heads, config.width_of_head, share_qk=share_qk, bias=config.attention_bias)
+    return DenseQKV(
+        config.d_model,
+        config.n_heads,
+        config.width_of_head,
+        share_qk=share_qk,
+        bias=config.attention_bias,
+        d_qk=config.d_qk,
+    )
 
 
 def _softmax(kind: str, config: Config, causal: bool, index: int) -> nn.Module:
@@ -78,6 +85,9 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     """The model of `config` with its first weights, drawn from `config.seed`, on `device`, in training mode."""
     model = build_on_meta(config, vocab_size).to(dtype)
     materialize(model, device, config.seed)
+    if config.init.weights:
+        for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
+            redraw(blocks, config.init.weights, device, config.seed)
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)
@@ -114,17 +124,18 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     head = Head(
         merged_width(config.d_model, config.reversible),
         vocab_size,
-        config.dropout,
+        config.inner_dropout,
+        zero=config.init.zero_logits,
         tied_to=embedding if config.tie_embeddings else None,
         sparse_loss=config.sparse_loss,
     )
     if config.stack == "decoder":
         return Decoder(
             embedding,
-            _positions(config, config.data.length),
+            _positions(config, config.data.length, shifted=config.positions.before_shift),
             _decoder_blocks(config, d_ff),
             head,
-            dropout=config.dropout,
+            dropout=config.inner_dropout,
             reversible=config.reversible,
             loss_chunk_len=config.chunking.loss,
         )
@@ -133,7 +144,7 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     return EncoderDecoder(
         embedding,
         _positions(config, config.data.length),
-        _positions(config, config.target_length),
+        _positions(config, config.target_length, shifted=config.positions.before_shift),
         [
             Block(attention=branch, feedforward=_feedforward(config, d_ff, i))
             for i, branch in enumerate(_self_attention(config, n_encoder_layers(config), causal=False))
@@ -141,14 +152,16 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
         junction,
         _decoder_blocks(config, d_ff),
         head,
-        dropout=config.dropout,
+        dropout=config.inner_dropout,
         reversible=config.reversible,
         loss_chunk_len=config.chunking.loss,
     )
 
 
-def _positions(config: Config, length: int) -> nn.Module | None:
-    return make_positions(config.positions, config.d_model, length, config.init.position_std)
+def _positions(config: Config, length: int, *, shifted: bool = False) -> nn.Module | None:
+    std = config.init.position_std
+    made = make_positions(config.positions, config.d_model, length, std, config.grid(length))
+    return ShiftedPositions(made, config.d_model, std) if shifted and made is not None else made
 
 
 def _decoder_blocks(config: Config, d_ff: int) -> list[Block]:
@@ -198,14 +211,14 @@ def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
     core: nn.Module
     if config.sparse_ff.N:
         core = SparseFF(
-            config.sparse_ff, config.d_model, d_ff, dropout=config.dropout, chunk_len=config.chunking.ff, salt=i
+            config.sparse_ff, config.d_model, d_ff, dropout=config.inner_dropout, chunk_len=config.chunking.ff, salt=i
         )
     else:
         core = FeedForward(
             config.d_model,
             d_ff,
             activation=config.activation,
-            dropout=config.dropout,
+            dropout=config.inner_dropout,
             chunk_len=config.chunking.ff,
         )
     beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None

@@ -67,6 +67,7 @@ class Head(nn.Module):
         dropout: float,
         *,
         sparse_loss: SparseLossConfig,
+        zero: bool = False,
         tied_to: TokenEmbedding | None = None,
     ) -> None:
         super().__init__()
@@ -75,16 +76,18 @@ class Head(nn.Module):
         self.dropout = dropout
         if tied_to is not None:
             self.linear.weight = tied_to.weight
-        self.tied = tied_to is not None
+        self.tied, self.zero = tied_to is not None, zero
 
     def reset_parameters(self) -> None:
-        """Glorot-uniform weight where it is the head's own, zero bias; a sparse loss layer starts itself."""
+        """Glorot-uniform weight, or a zero one, where it is the head's own, zero bias; a sparse loss starts itself."""
         if not isinstance(self.linear, nn.Linear):
             return
         if self.tied:
             nn.init.zeros_(self.linear.bias)
         else:
             glorot_(self.linear)
+            if self.zero:
+                nn.init.zeros_(self.linear.weight)
 
     def forward(self, h_BLE: Tensor) -> Tensor:
         """(B, L, width) -> logits (B, L, vocabulary)."""

@@ -39,6 +39,7 @@ class AttentionShape:
     causal: bool = True
     memory_length: int = 0
     sparse: SparseQKVConfig | None = None
+    d_qk: int | None = None
 
     @property
     def width(self) -> int:
@@ -88,6 +89,8 @@ class AttentionShape:
             return own + 2 * dense * self.memory_length / self.length
         if self.sparse is not None:
             return sparse_qkv_flops(self.sparse, self.d_model, self.length, share_qk=self.share_qk)
+        if self.d_qk is not None:
+            return 4.0 * self.d_model * (self.n_heads * self.d_qk + self.width)
         return dense * (3 if self.share_qk else 4)
 
     @property
@@ -129,6 +132,7 @@ def shape_of_layer(config: Config, kind: str, length: int, index: int = 0, *, ca
         n_hashes=lsh.n_hashes if hashed else 0,
         n_buckets=tuple(lsh.n_buckets or auto_buckets(length, lsh.chunk_len)) if hashed else (),
         causal=causal,
+        d_qk=config.d_qk,
         sparse=config.sparse_qkv if config.sparse_qkv.S and (causal or config.sparse_qkv.encoder) else None,
     )
 

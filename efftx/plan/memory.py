@@ -121,7 +121,7 @@ def _plain_stages(config: Config, vocab_size: int) -> list[float]:
     below, stages = 0.0, []
     for stack in stacks(config):
         d = _stream(config, stack.length)
-        below += d * (config.dropout > 0)
+        below += d * (config.inner_dropout > 0)
         for block in stack.blocks:
             before = below
             for held in _branches(config, stack, block):
@@ -172,7 +172,7 @@ def _head(config: Config, vocab_size: int) -> tuple[float, float]:
     if is_sliced(config.chunking.loss, length):
         part = config.chunking.loss / length
         return 0.0, width * (2 + 3 * part) + 3 * logits + 3 * matrix
-    return width * (2 if config.dropout > 0 else 1) + logits + matrix, 2.0 * logits
+    return width * (2 if config.inner_dropout > 0 else 1) + logits + matrix, 2.0 * logits
 
 
 def _branches(config: Config, stack: Stack, block: tuple[AttentionShape, ...]) -> list[_Held]:
@@ -196,14 +196,14 @@ def _feedforward(config: Config, length: int, tokens: float) -> _Held:
             4 + config.sparse_ff.multiply_by_controller,
             n_weights + rank * (config.d_model + config.d_ff),
         )
-    hidden = f * (times + (2 if dropout else 0)) + tokens * rank
+    hidden = f * (times + (2 if config.inner_dropout > 0 else 0)) + tokens * rank
     saved = d + (d if dropout else 0) + _recurrent(config, tokens)
     if is_sliced(config.chunking.ff, length):
         part = config.chunking.ff / length
         # Gradients of the weights: those of the slice before are there until the next ones are, the larger half first.
         slices = 1.5 * _element_bytes(config) * n_weights
         return _Held(saved, part * (hidden + 2 * f) + 2 * d + slices)
-    return _Held(saved + hidden, d + f if dropout else 2 * f)
+    return _Held(saved + hidden, d + f if config.inner_dropout > 0 else 2 * f)
 
 
 def _recurrent(config: Config, tokens: float) -> float:

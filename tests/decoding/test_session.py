@@ -57,6 +57,14 @@ DECODERS = {
         "fixed.sub_blocks=2",
     ),
     "fixed by head": ("model=transformer", "attention=[fixed]", "fixed.stride=7", "fixed.c=3", "fixed.mode=heads"),
+    "Sparse Transformer": ("model=sparse_transformer", "init.zero_logits=false"),
+    "narrow queries, positions before the shift": (
+        "model=sparse_transformer",
+        "d_qk=8",
+        "attention=[fixed,full]",
+        "positions.kind=digits",
+        "init.zero_logits=false",
+    ),
     "reversible, concatenated": ("model=reformer", "attention=[full]", "n_layers=3"),
     "reversible, mean": ("model=reformer", "attention=[full,local]", "reversible.merge=mean"),
     "axial positions": (

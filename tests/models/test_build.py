@@ -17,6 +17,7 @@ FORMS = {
     "transformer by query block": ("model=transformer", "full.query_block=16", "share_qk=true", "attention_bias=true"),
     "transformer, tied": ("model=transformer", "tie_embeddings=true", "positions.kind=sinusoidal", "chunking.loss=16"),
     "transformer, local": ("model=transformer", "attention=[local,full]", "positions.kind=learned", "dropout=0.1"),
+    "sparse transformer": ("model=sparse_transformer", "dropout=0.1", "init.zero_logits=false", "d_qk=8"),
     "reformer": ("model=reformer", "dropout=0.1", "attention_dropout=0.1"),
     "reformer, later form": ("model=reformer", "lsh.attend_across_buckets=true", "lsh.allow_duplicates=true"),
     "reformer, mixed": ("model=reformer", "attention=[local,local,lsh,local]", "n_layers=4", "positions.kind=none"),
