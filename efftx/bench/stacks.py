@@ -49,16 +49,27 @@ ENCODER_DECODERS: dict[str, list[str]] = {
 are measured where they are named, for Reformer's table has no encoder."""
 
 
+_ENWIK8 = ["model=sparse_transformer", "d_model=512", "d_ff=2048", "n_heads=8", "d_head=64"]
+SPARSE: dict[str, list[str]] = {
+    "sparse-dense": [*_ENWIK8, "attention=[full]"],
+    "sparse-strided": [*_ENWIK8, "attention=[strided]", "strided.mode=interleaved"],
+    "sparse-fixed": [*_ENWIK8, "attention=[fixed]", "fixed.mode=merged"],
+}
+"""The Sparse Transformer at its width on enwik8: d_model 512, d_ff 2048, 8 heads, strides near the square root of the
+length (128 and c 32 at 12,288). Measured where they are named; with sparse-dense first the ratios are to it."""
+NAMED = {**RECOMPUTED, **ENCODER_DECODERS, **SPARSE}
+
+
 def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
-    """The config of one row: d_model 256, d_ff 1024, 4 heads of 64, no dropout, learned positions.
+    """The config of one row: d_model 256, d_ff 1024, 4 heads of 64, no dropout, learned positions, unless it says so.
 
     With an encoder `length` is its tokens.
     """
-    words = {**VARIANTS, **RECOMPUTED, **ENCODER_DECODERS}[name]
+    words = {**VARIANTS, **NAMED}[name]
     own = [word for word in words if word != "chunking"]
     if name in ENCODER_DECODERS:
         own += [f"n_encoder_layers={depth}", f"data.target_length={max(1, length // 2)}"]
-    else:
+    elif name not in SPARSE:
         own = ["model=transformer", *own]
     if "chunking" in words:
         own += [f"chunking.{part}={max(1, length // _SLICES)}" for part in ("ff", "loss")]
@@ -73,7 +84,7 @@ def bench_memory(options: Options) -> dict[str, Any]:
     replay_bytes (buckets and random states, not in the peak), planned_bytes (what `efftx plan` estimates) and
     ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
     """
-    names = options.names("names", [*VARIANTS, *RECOMPUTED, *ENCODER_DECODERS], list(VARIANTS))
+    names = options.names("names", [*VARIANTS, *NAMED], list(VARIANTS))
     depths = options.numbers("depths", (4, 8, 16, 24), RANGES["n_layers"])
     lengths = options.numbers("lengths", (1024,), LENGTH)
     batch = options.number("batch", 2, RANGES["training.batch_size"])
@@ -108,7 +119,7 @@ def bench_train(options: Options) -> dict[str, Any]:
     Options: names, depths, lengths, batch, repeats, device. Rows have, beside the keys of every bench, depth, batch,
     tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
     """
-    names = options.names("names", [*VARIANTS, *RECOMPUTED, *ENCODER_DECODERS], list(VARIANTS))
+    names = options.names("names", [*VARIANTS, *NAMED], list(VARIANTS))
     depths = options.numbers("depths", (3,), RANGES["n_layers"])
     lengths = options.numbers("lengths", (1024,), LENGTH)
     batch = options.number("batch", 2, RANGES["training.batch_size"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from efftx import bench
-from efftx.bench import attention, peers, timing
+from efftx.bench import attention, peers, stacks, timing
 from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, input_of, peak_bytes
 from efftx.bench.stacks import peak_of_step, variant
 from efftx.config import compose
@@ -279,6 +279,22 @@ def test_encoder_decoders_are_measured_with_inputs_and_targets() -> None:
     assert replay["terraformer", 3] == 3 * replay["terraformer", 1] > 0
     config = variant("terraformer", depth=3, length=64, batch=1)
     assert (config.n_layers, config.n_encoder_layers, config.data.length, config.target_length) == (3, 3, 64, 32)
+
+
+def test_a_step_of_the_sparse_transformer_is_timed_beside_the_dense_one() -> None:
+    names = ["sparse-dense", "sparse-strided", "sparse-fixed"]
+    rows = bench.run("train", [f"names={','.join(names)}", "depths=2", "lengths=256", "batch=1", "repeats=1"])["rows"]
+    assert [row["name"] for row in rows] == names
+    dense, *sparse = rows
+    for row in sparse:
+        assert row["ratio_to_first"] == row["seconds"] / dense["seconds"]
+        assert row["flops"] < dense["flops"]
+        assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
+    configs = [stacks.variant(name, depth=2, length=12_288, batch=1) for name in names]
+    assert [config.attention for config in configs] == [["full"], ["strided"], ["fixed"]]
+    assert {(c.d_model, c.n_heads, c.fixed.stride_of(12_288), c.fixed.c_of(12_288)) for c in configs} == {
+        (512, 8, 128, 32)
+    }
 
 
 def test_a_training_step_of_every_variant_is_timed() -> None:

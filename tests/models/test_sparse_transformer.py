@@ -34,6 +34,7 @@ PAPER = {
 def test_the_papers_models_have_the_papers_sizes(preset: str) -> None:
     data, matrices, printed = PAPER[preset]
     config = compose(["model=sparse_transformer", f"data={data}", "size=paper", f"preset=sparse_transformer/{preset}"])
+    assert config.recompute.enabled
     model = build_on_meta(config, 256)
     blocks = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2]
     assert sum(p.numel() for p in blocks) == pytest.approx(matrices, abs=0.05e6)
