@@ -44,7 +44,7 @@ def item_json(experiment: Experiment, store_root: Path | str | None = None) -> d
     item = gather(RecordStore(store_root), experiment)
     found = [cell for measured in item.measured for cell in measured.cells.values()]
     if not item.measured:
-        found = cells(experiment, [], next(iter(experiment.sizes_known()), ""))
+        found = cells(experiment, [], experiment.usual_size())
     found += published_alone(experiment, {cell.row for cell in found})
     size = item.foremost.size if item.foremost else None
     return {

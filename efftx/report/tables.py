@@ -55,7 +55,7 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
 
 
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
-    size = measured.size if measured else next(iter(experiment.sizes_known()), "")
+    size = measured.size if measured else experiment.usual_size()
     columns = experiment.columns_at(size)
     scales = _Scales(experiment, measured.cells if measured else {}, size)
     ours = _Measured(experiment, measured, size, scales)

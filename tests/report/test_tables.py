@@ -235,3 +235,9 @@ def test_a_row_of_another_size_keeps_the_papers_value(full_store: RecordStore) -
     assert texts(table, Kind.VERIFIED) == {("Wide", "at 8"): "12.3"}
     found = item_json(wide, full_store.root)["cells"]
     assert [cell["published"] for cell in found if cell["row"] == "Wide"] == [12.34]
+
+
+def test_what_was_not_run_is_shown_at_the_size_that_it_would_be_run_at(store: RecordStore) -> None:
+    rows = {"Small": Row(only=["cpu"]), "Wide": Row(only=["paper"])}
+    unrun = make_experiment(rows=rows, published=None, gates={}, claims=[], sizes={"paper": [], "cpu": []})
+    assert [row.label for row in only_table(store, unrun).blocks[-1].rows] == ["Small"]
