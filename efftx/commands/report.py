@@ -11,7 +11,11 @@ from efftx.errors import UserError
 from efftx.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
+
+    from efftx.reproduce.experiment import Experiment
 
 EPILOG = """efftx report [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
@@ -21,10 +25,13 @@ ROOTS = (RESULTS,)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--check."""
+    """--check, --against and --html."""
     parser.add_argument(
         "--check", action="store_true", help="fail if the committed report is not what the records give"
     )
+
+    parser.add_argument("--against", metavar="OTHER", help="set another results folder beside this one")
+    parser.add_argument("--html", metavar="PAGE", help="with --against: write both on one page")
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
@@ -43,6 +50,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     damaged = [error.message for error in errors]
     for error in errors:
         say(f"Left out: {error.message} {error.hint}")
+    if arguments.html and not arguments.against:
+        raise UserError("bad_command", "--html goes with --against.", "Without it `efftx report` writes its page.")
+    if arguments.against:
+        return _against(arguments, chosen or list(experiments.values()))
     if arguments.check:
         if items:
             raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
@@ -78,3 +89,22 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         lambda console: console.print(f"{len(written)} files; the page is {page}", markup=False),
         1 if damaged else 0,
     )
+
+
+def _against(arguments: argparse.Namespace, experiments: Sequence[Experiment]) -> Outcome:
+    """Two results folders side by side."""
+    from pathlib import Path
+
+    from efftx.core.files import write_atomically, writing
+    from efftx.report import against
+    from efftx.reproduce.records import RecordStore
+
+    here, there = RecordStore(), Path(arguments.against)
+    found = against.compare(here, there, experiments)
+    answer = against.as_json(here, there, found)
+    if arguments.html:
+        page = Path(arguments.html)
+        with writing(page, "give another path"):
+            write_atomically(page, against.html(here, there, found).encode())
+        answer["page"] = str(page)
+    return Outcome(answer, lambda console: against.print_against(found, console))

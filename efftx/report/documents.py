@@ -9,6 +9,7 @@ from efftx.report import latex, markup, sentences
 from efftx.report.badges import tally
 from efftx.report.chapters import OURS, PAPER, Chapter
 from efftx.report.drawings import Drawing
+from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item, Measured
 from efftx.report.provenance import HEADINGS, counted, provenance
 from efftx.report.tables import tables
@@ -22,7 +23,7 @@ def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:
     if item.state != "recorded":
         parts.append(f"State: **{item.state}**{f' – {escape(item.why)}' if item.why else ''}\n")
     parts += _claims(item)
-    parts += [markup.to_markdown(table) for table in tables(item)]
+    parts += [markup.to_markdown(table) for table in [*tables(item), *sweep_tables(item)]]
     parts += [
         f"![{escape(d.subject)}]({d.name}.svg)\n\n{escape(d.caption)} Data: [{d.name}.csv]({d.name}.csv)\n"
         for d in drawn
@@ -39,7 +40,9 @@ def item_latex(item: Item) -> str:
     labels = [f"{item.slug}-{measured.size}" for measured in item.measured] or [item.slug]
     if item.experiment.published and item.experiment.published.curves:
         labels.append(f"{item.slug}-published")
-    return "\n".join(latex.to_latex(table, label) for table, label in zip(tables(item), labels, strict=True))
+    swept = sweep_tables(item)
+    labels += [f"{item.slug}-sweep{f'-{i}' if i else ''}" for i in range(len(swept))]
+    return "\n".join(latex.to_latex(t, label) for t, label in zip([*tables(item), *swept], labels, strict=True))
 
 
 def index_markdown(chapters: Sequence[Chapter]) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from efftx.errors import UserError
 from efftx.report import sentences
 from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.records import Record, RecordStore, Verification
-from efftx.reproduce.sweeps import planned
+from efftx.reproduce.sweeps import Choice, chosen, planned
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Measured:
     cells: Mapping[tuple[str, str], CellValue]
     verdicts: tuple[Verdict, ...]
     crossings: tuple[Crossing, ...]
+    choices: tuple[Choice, ...] = ()
 
     @property
     def data(self) -> str:
@@ -87,10 +90,20 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
                 cells={(c.row, c.column): c for c in cells(experiment, here, size)},
                 verdicts=tuple(replace(v, why=sentences.why(v, experiment)) for v in judge(experiment, here, size)),
                 crossings=tuple(crossings(experiment, here, size)),
+                choices=_choices(store, experiment, size),
             )
         )
     state, why = _state(experiment, measured)
     return Item(experiment, state, why, tuple(measured))
+
+
+def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Choice, ...]:
+    """The value of each row that was swept to the end, with the scores of all."""
+    found = []
+    for row in experiment.rows_at(size):
+        with contextlib.suppress(UserError):  # a damaged record, which is told apart
+            found.append(chosen(experiment, row, size, store))
+    return tuple(choice for choice in found if choice is not None)
 
 
 def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, str]:

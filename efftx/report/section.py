@@ -9,6 +9,7 @@ from html import escape
 from efftx.report import figures, markup, sentences
 from efftx.report.badges import badge
 from efftx.report.drawings import Drawing
+from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item, Measured
 from efftx.report.model import Cell, Kind
 from efftx.report.provenance import counted, provenance
@@ -42,6 +43,10 @@ def section(item: Item, number: str, drawn: Sequence[Drawing]) -> str:
         if verdicts:
             parts.append(_claims(item, f"Claims{where}", verdicts))
     parts += [markup.to_html(table, lambda cell: _record_of(item, cell)) for table in tables(item)]
+    parts += [
+        f"<details><summary>The sweep behind it</summary>\n{markup.to_html(table)}</details>"
+        for table in sweep_tables(item)
+    ]
     parts += [_figures(drawn)] if drawn else []
     if experiment.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in experiment.notes)

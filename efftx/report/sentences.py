@@ -66,6 +66,8 @@ def short(c: Comparison, experiment: Experiment) -> str:
     where = f" ({shared})" if shared and c.left.place and c.left.place[1] else ""
     if shared and not where:
         left = f"{shared}: {left}"
+    if c.left.place and right.startswith("the paper's "):
+        right = f"the paper's {_value(c.right, experiment, c.left)}"
     if c.left.place and not c.right.measured and not math.isinf(c.difference):
         left = f"{left} is {_value(c.left, experiment)}"
         text = f"{left}, {_difference(c, experiment)} {right}" if c.difference else f"{left}, equal to {right}"
@@ -193,15 +195,17 @@ def _called(side: Side, experiment: Experiment) -> str:
     return f"{column} of {experiment.label(row)}" if column else experiment.label(row)
 
 
-def _value(side: Side, experiment: Experiment) -> str:
-    """A side's mean and spread in the cell's format; times in the unit of their size."""
+def _value(side: Side, experiment: Experiment, like: Side | None = None) -> str:
+    """A side's mean and spread in the format of its cell, or of that of `like`; times in the unit of their size."""
     if math.isinf(side.mean):
         return "never"
-    if not side.place:
+    place = (like or side).place
+    if not place:
         return f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
-    scaled = scale(experiment.cell_of(*side.place), [side.mean])
+    scaled = scale(experiment.cell_of(*place), [side.mean])
     factor, form = scaled.factor, scaled.form
-    told = numbers.mean_and_spread(side.mean * factor, None if side.std is None else side.std * factor, form)
+    std = None if side.std is None or like else side.std * factor
+    told = numbers.mean_and_spread(side.mean * factor, std, form)
     return told + (f" {form.unit}" if factor != 1.0 else "")
 
 

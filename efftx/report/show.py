@@ -10,6 +10,7 @@ from rich.console import Console
 
 from efftx.report import markup
 from efftx.report.badges import BADGES
+from efftx.report.fairness import sweep_tables
 from efftx.report.grid import print_text
 from efftx.report.items import gather
 from efftx.report.tables import tables
@@ -26,7 +27,7 @@ def print_item(experiment: Experiment, store_root: Path | str | None = None, *, 
     """Print an item's tables, published beside measured, and its claims with their verdicts."""
     item = gather(RecordStore(store_root), experiment)
     print_text(console, f"{experiment.id}: {item.state}{f' ({item.why})' if item.why else ''}", style="bold")
-    for table in tables(item):
+    for table in [*tables(item), *sweep_tables(item)]:
         console.print()
         markup.to_terminal(table, console)
     for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:

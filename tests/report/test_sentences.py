@@ -7,6 +7,7 @@ import pytest
 from efftx.report.sentences import details, formula, how_tested, why
 from efftx.reproduce.claims import judge
 from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
+from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record
 
 from .conftest import make_experiment, make_record
@@ -75,6 +76,13 @@ def test_a_product_is_written_as_it_stands_and_a_value_against_a_constant_is_tol
     assert told.startswith("2 × LSH-1, LSH-1 is 0.60 points above 178, 95 % interval -0.39 to 1.59")
     told = sentence("at least", 'cell["LSH-1", "LSH-1"] >= 50')
     assert told == "LSH-1 of LSH-1 is 89.3 ± 0.2, 39.30 points above 50, 95 % interval 38.80 to 39.80, 3 seeds"
+
+
+def test_a_published_value_is_told_as_the_papers() -> None:
+    e = experiment(Claim("so", "at least", 'cell["LSH-1", "LSH-1"] >= published["LSH-1", "LSH-1"]'))
+    e = replace(e, published=Published("verified", {"LSH-1": {"LSH-1": 77.9}}))
+    (verdict,) = judge(e, records(), "cpu")
+    assert why(verdict, e).startswith("LSH-1 of LSH-1 is 89.3 ± 0.2, 11.40 points above the paper's 77.9, 95 %")
 
 
 def test_a_margin_stands_in_the_unit_of_the_difference() -> None:
