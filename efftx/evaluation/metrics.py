@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
-
-T = TypeVar("T")
 
 NAMES = {
     "bits_per_dim": "bits/dim",
@@ -37,14 +34,6 @@ def heading(metric: str, unit: str | None = None) -> str:
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics in the paper's unit: the loss in nats is left out where another unit says the same."""
     return {name: value for name, value in metrics.items() if name != "loss" or len(metrics) == 1}
-
-
-def with_log_perplexity(metrics: Mapping[str, T]) -> Mapping[str, T]:
-    """The metrics, and the loss in nats a token under the name log_perplexity too, if it has another unit's alone.
-
-    So that a model of bytes, whose loss is told in bits/dim, can stand in a table of log-perplexities.
-    """
-    return {"log_perplexity": metrics["loss"], **metrics} if "loss" in metrics else metrics
 
 
 def bits_per_dim(nats: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from efftx.errors import UserError, nearest
-from efftx.evaluation.metrics import heading, with_log_perplexity
+from efftx.evaluation.metrics import heading
 from efftx.report.items import Item, Measured
 from efftx.report.markup import rows_to_csv
 from efftx.reproduce.experiment import Experiment
@@ -177,11 +177,7 @@ def _over_curve(experiment: Experiment, measured: Measured, figure: Mapping[str,
     x, y = str(figure.get("x", "step")), str(figure.get("y", experiment.cell.metric))
 
     def points_of(record: Record) -> list[tuple[float, float]]:
-        return [
-            (float(e[x]), float(e[y]))
-            for e in map(with_log_perplexity, record.curve)
-            if x in e and e.get(y) is not None
-        ]
+        return [(float(e[x]), float(e[y])) for e in record.curve if x in e and e.get(y) is not None]
 
     return _line_a_row(experiment, measured, points_of)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.records import Record
 
@@ -101,8 +100,8 @@ def values_of(
                 values[record.seed] = derived.value(record.curve)
         elif metric in record.costs:
             values[record.seed] = record.costs[metric]
-        elif metric in (found := with_log_perplexity(record.metrics.get(column, {}))):
-            values[record.seed] = found[metric]
+        elif metric in record.metrics.get(column, {}):
+            values[record.seed] = record.metrics[column][metric]
     return values
 
 

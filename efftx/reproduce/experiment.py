@@ -14,7 +14,6 @@ from typing import Any
 
 from efftx.config_values import MOST_SEED
 from efftx.errors import UserError, nearest
-from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
 from efftx.reproduce.gates import Gate
 from efftx.reproduce.gates import troubles as gate_troubles
@@ -76,13 +75,11 @@ class Derived:
 
     def is_in(self, curve: list[dict[str, float]]) -> bool:
         """Whether `curve` can give it: a value at a step needs an evaluation at that step."""
-        return self.at_step is None or any(
-            e["step"] == self.at_step and self.of in e for e in map(with_log_perplexity, curve)
-        )
+        return self.at_step is None or any(e["step"] == self.at_step and self.of in e for e in curve)
 
     def value(self, curve: list[dict[str, float]]) -> float | None:
         """The value at the step, or the first step of `curve` at the level, None where it was never reached."""
-        for entry in map(with_log_perplexity, sorted(curve, key=lambda e: e["step"])):
+        for entry in sorted(curve, key=lambda e: e["step"]):
             if self.of not in entry:
                 continue
             if entry["step"] == self.at_step:

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
-from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.cells import values_of
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.gates import HIGHEST, LOWEST, p_of_passing
@@ -28,7 +27,7 @@ def gate_value(experiment: Experiment, records: Sequence[Record], size: str, nam
         return gate.value
     for record in records:
         if (record.id, record.row, record.size) == (experiment.id, name, size):
-            return with_log_perplexity(record.metrics.get("", {})).get(metric)
+            return record.metrics.get("", {}).get(metric)
     raise MissingRecordError(f"no record of the gate '{name}'")
 
 

@@ -263,6 +263,9 @@ def _trivial(experiment: Experiment, name: str, seed: int, size: str, trainer: T
     asked = experiment.gates[name].asked()
     config = trainer.compose(experiment.row_overrides(experiment.gate_row(name, size), size), seed)
     answer = trainer.trivial(config, asked)
+    met = {column: cell.metric for column, cell in experiment.cells_of(experiment.gate_row(name, size)).items()}
+    for column in experiment.gates[name].meets(met, experiment.cell.metric):
+        _check_metric(experiment, experiment.gate_row(name, size), column, answer.metrics)
     return Record(
         id=experiment.id,
         row=name,

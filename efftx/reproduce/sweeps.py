@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from efftx.errors import UserError, nearest
-from efftx.evaluation.metrics import with_log_perplexity
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.gates import GATE_SEED
 from efftx.reproduce.records import RecordStore
@@ -109,7 +108,7 @@ def chosen(experiment: Experiment, row: str, size: str, store: RecordStore) -> C
         record = store.read(experiment.id, row, seed, size, value)
         if record is None:
             return None
-        last = with_log_perplexity(record.curve[-1]) if record.curve else {}
+        last = record.curve[-1] if record.curve else {}
         if record.curve and metric not in last:
             message = f"{experiment.id}: {row}: validation gave no '{metric}' to choose a value of {sweep.key} by"
             raise UserError("bad_experiment", message, nearest(metric, last))

@@ -13,7 +13,6 @@ from efftx.evaluation.metrics import (
     in_unit,
     log_perplexity,
     perplexity,
-    with_log_perplexity,
 )
 
 
@@ -74,9 +73,3 @@ def test_an_unknown_unit_is_refused() -> None:
 )
 def test_a_metric_has_one_name_and_one_unit(metric: str, unit: str | None, told: str) -> None:
     assert heading(metric, unit) == told
-
-
-def test_the_loss_in_nats_is_a_log_perplexity_whatever_unit_it_is_told_in() -> None:
-    assert with_log_perplexity({"loss": 1.5, "bits_per_dim": 2.2})["log_perplexity"] == 1.5
-    assert with_log_perplexity({"loss": 1.5, "log_perplexity": 1.4})["log_perplexity"] == 1.4
-    assert with_log_perplexity({"accuracy": 3.0}) == {"accuracy": 3.0}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -121,13 +120,3 @@ def test_lines_that_do_not_cross_say_so() -> None:
     assert (found.x, found.why) == (None, "A stays below B from 1000 to 4000")
     (found,) = crossings(crossing_table(), [], "cpu")
     assert (found.x, found.why) == (None, "not run")
-
-
-def test_models_of_bytes_stand_in_a_table_of_log_perplexities_with_their_loss_in_nats() -> None:
-    e = table(cell=Cell("log_perplexity", "nats/token", "lower"), columns={})
-    of_bytes = replace(record("A", 0, {}), metrics={"": {"loss": 1.25, "bits_per_dim": 1.8}})
-    (cell,) = cells(e, [of_bytes], "cpu")
-    assert cell.mean == 1.25
-    assert (
-        Derived("log_perplexity", first_at_most=1.3).value([{"step": 9, "loss": 1.4}, {"step": 10, "loss": 1.2}]) == 10
-    )

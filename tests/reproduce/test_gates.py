@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Experiment, load_experiments, narrow, read_experiment
+from efftx.reproduce.experiment import Cell, Experiment, load_experiments, narrow, read_experiment
 from efftx.reproduce.gates import Gate
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
@@ -63,6 +63,13 @@ def test_a_gate_is_stale_where_its_data_or_its_replay_is_another(tmp_path: Path,
     changed = replace(chosen, gates={"bigram": Gate("ngram", order=3)})
     (line,) = reproduce([changed], "cpu", stale=True, say=silent, store=store, trainer=trainer)
     assert line["ran"] == 1
+
+
+def test_a_gate_that_says_nothing_of_what_models_are_measured_by_fails(tmp_path: Path, plain: Experiment) -> None:
+    e = gated(replace(plain, cell=Cell("bits_per_dim", "bits/dim", "lower")))
+    (line,) = reproduce(narrow([e], ["bigram"]), "cpu", say=silent, store=RecordStore(tmp_path), trainer=FakeTrainer())
+    assert line["failed"] == 1
+    assert "gives no 'bits_per_dim'. It gives accuracy, loss." in line["failures"][0]["message"]
 
 
 def test_constants_and_levels_are_not_run(plain: Experiment) -> None:

@@ -330,15 +330,3 @@ def test_side_by_side_the_rows_wait_for_their_sweeps(
     assert main(words) == 0
     (line,) = json.loads(capsys.readouterr().out)["items"]
     assert (line["ran"], line["skipped"], line["failed"]) == (0, 4, 0)
-
-
-def test_a_rate_is_chosen_by_log_perplexity_where_the_curve_has_the_loss_alone(
-    tmp_path: Path, store: RecordStore
-) -> None:
-    text = TABLE.replace("metric: accuracy", "metric: log_perplexity").replace("better: higher", "better: lower")
-    e = table(tmp_path, text)
-    reproduce([e], "cpu", say=quiet, store=store, trainer=Tuned())
-    for row, best in (("A", 0.003), ("B", 0.01)):
-        choice = chosen(e, row, "cpu", store)
-        assert choice is not None
-        assert choice.value == best
