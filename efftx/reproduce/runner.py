@@ -5,12 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from efftx.core.durations import HOUR, duration
 from efftx.core.scratch import scratch_folder
 from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, NotFiniteError, UserError, nearest
@@ -18,14 +16,14 @@ from efftx.reproduce import standing as standings
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
+from efftx.reproduce.price import ask_price, tell_left, unrecorded
 from efftx.reproduce.records import COSTS, Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
-from efftx.reproduce.sweeps import Run, lacking, planned, resolved, sweep_seed, sweep_values
+from efftx.reproduce.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
 from efftx.reproduce.trainer import EfftxTrainer, Trainer
 
-FREE_HOURS = 24.0
 LOOK_AGAIN = 1.0
 """Seconds between two tries at a run directory that another process holds."""
 
@@ -86,7 +84,7 @@ def reproduce(
         if not stale:
             return lines
     if size == "paper":
-        _ask_price(here, {e.id: _unrecorded(e, size, seeds, stale, trainer, store) for e in here}, yes, trainer, say)
+        ask_price(here, {e.id: unrecorded(e, size, seeds, stale, trainer, store) for e in here}, yes, trainer, say)
     for of_sweep in (True, False):  # the rows are trained at the values that their sweeps then have chosen
         todo = {}
         for e in here:
@@ -94,6 +92,9 @@ def reproduce(
             if swept is not None:
                 runs = [run for run in runs if run.value == swept]
             todo[e.id] = _to_do(e, runs, size, stale, by_id[e.id], trainer, store, say)
+        if any(todo.values()) and swept is None:
+            for e in here:
+                tell_left(e, unrecorded(e, size, seeds, stale, trainer, store), size, jobs, trainer, store, say)
         _run_all(here, todo, size, jobs, tracker, by_id, trainer, store, say)
     return lines
 
@@ -311,34 +312,12 @@ def _to_do(
             todo.append((run, False))
         elif found.word == STALE and stale:
             # The sweep's own run, which has begun anew before, is the row's at that seed.
-            todo.append((run, not _is_of_sweep(experiment, run, size)))
+            todo.append((run, not is_of_sweep(experiment, run, size)))
         else:
             line["skipped"] += 1
             if found.word == STALE:
                 say(f"{experiment.id}: {run.told(experiment)} is stale ({found.why}); --stale runs it again")
     return todo
-
-
-def _unrecorded(
-    experiment: Experiment, size: str, seeds: list[int] | None, stale: bool, trainer: Trainer, store: RecordStore
-) -> list[Run]:
-    """The runs that have no record today (with `stale`: or a stale one), each once: a sweep's own is the row's, too."""
-    wanted = (MISSING, INCOMPLETE, STALE) if stale else (MISSING, INCOMPLETE)
-    found = []
-    for run in planned(experiment, size, seeds):
-        with suppress(UserError):
-            if (
-                not _is_of_sweep(experiment, run, size)
-                and standing(experiment, run, size, trainer, store).word in wanted
-            ):
-                found.append(run)
-    return found
-
-
-def _is_of_sweep(experiment: Experiment, run: Run, size: str) -> bool:
-    """Whether a row's own run is one of its sweep's, which comes first."""
-    swept = run.value is None and bool(sweep_values(experiment, run.row, size))
-    return swept and run.seed == sweep_seed(experiment, run.row, size)
 
 
 def _gap(experiment: Experiment, row: str, size: str, trainer: Trainer, store: RecordStore) -> str:
@@ -476,32 +455,3 @@ def _verify(
             continue
         line[verification.verdict] += 1
         say(f"{told}: {verification.verdict} ({verification.why})")
-
-
-def _ask_price(
-    experiments: Iterable[Experiment],
-    todo: dict[str, list[Run]],
-    yes: bool,
-    trainer: Trainer,
-    say: Say,
-) -> None:
-    total = 0.0
-    shared: set[tuple[tuple[str, ...], int]] = set()
-    for experiment in experiments:
-        if experiment.kind != "train":
-            continue
-        for row in dict.fromkeys(run.row for run in todo[experiment.id] if run.row in experiment.rows):
-            runs = [run.seed for run in todo[experiment.id] if run.row == row]
-            hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
-            before = tuple(experiment.pretraining_overrides(row, "paper"))
-            trained_first = {(before, seed) for seed in runs if before} - shared
-            if trained_first:
-                shared |= trained_first
-                hours += trainer.hours(trainer.compose(before, runs[0])) * len(trained_first)
-            say(f"{experiment.id}: {row}, {len(runs)} run(s): {duration(hours * HOUR)}")
-            total += hours
-    if total > 0:
-        say(f"price at the paper's size: {duration(total * HOUR)} on this device")
-    if total > FREE_HOURS and not yes:
-        message = f"this would take {duration(total * HOUR)}, more than {FREE_HOURS:.0f} h"
-        raise UserError("needs_yes", message, "Add --yes to run it all the same, or choose size=cpu.")

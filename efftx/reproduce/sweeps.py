@@ -79,6 +79,12 @@ def sweep_seed(experiment: Experiment, row: str, size: str) -> int | None:
     return next(iter(experiment.seeds_of(row, size)), None)
 
 
+def is_of_sweep(experiment: Experiment, run: Run, size: str) -> bool:
+    """Whether a row's own run is one of its sweep's, which comes first."""
+    swept = run.value is None and bool(sweep_values(experiment, run.row, size))
+    return swept and run.seed == sweep_seed(experiment, run.row, size)
+
+
 def at_value(experiment: Experiment, row: str, size: str, value: float) -> Experiment:
     """The item with `row` at this value of the sweep, and without the sweep."""
     assert experiment.sweep is not None

@@ -1,0 +1,51 @@
+"""What is left to run and how long that takes is told before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efftx.reproduce.price import tell_left, unrecorded
+from efftx.reproduce.records import RecordStore
+from efftx.reproduce.runner import reproduce
+
+from .fakes import FakeTrainer
+from .test_runner import quiet, store, table
+from .test_sweeps import TABLE as SWEPT
+from .test_sweeps import Tuned
+
+__all__ = ["store"]
+
+
+def test_what_is_left_is_told_with_its_hours(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path), []
+    reproduce([e], "cpu", say=said.append, store=store, trainer=FakeTrainer(price=1.5))
+    assert said[0] == "paper/item: 4 runs left, about 6.0 h by efftx plan"
+    said.clear()
+    reproduce([e], "cpu", say=said.append, store=store, trainer=FakeTrainer(price=1.5))
+    assert not any("left" in text for text in said)
+
+
+def test_recorded_runs_tell_the_hours_of_those_left_and_side_by_side_they_take_less(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    e, said = table(tmp_path), []
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    for record, seconds in zip(store.read_all("paper/item"), (1800.0, 5400.0), strict=True):
+        record.wall_seconds = seconds
+        store.write(record)
+    trainer = FakeTrainer(price=99.0)
+    left = unrecorded(e, "cpu", [1, 2], False, trainer, store)
+    tell_left(e, left, "cpu", 2, trainer, store, said.append)
+    assert said == ["paper/item: 4 runs left, about 2.0 h by 2 records, 2 side by side"]
+
+
+def test_a_run_of_a_sweep_and_the_rows_own_are_counted_once(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path, SWEPT), []
+    reproduce([e], "cpu", say=said.append, store=store, trainer=Tuned(price=1.0))
+    assert said[0] == "paper/item: 10 runs left, about 10.0 h by efftx plan"
+
+
+def test_seconds_of_work_are_not_worth_telling(tmp_path: Path, store: RecordStore) -> None:
+    said: list[str] = []
+    reproduce([table(tmp_path)], "cpu", say=said.append, store=store, trainer=FakeTrainer(price=0.001))
+    assert not any("left" in text for text in said)
