@@ -47,15 +47,16 @@ class Decoder(nn.Module):
         return merge(streams, self.reversible.merge)
 
     def forward(
-        self, tokens_BL: Tensor, *, losses: bool = False, replays: Replays | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self, tokens_BL: Tensor, *, losses: bool = False, hits: bool = True, replays: Replays | None = None
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Logits (B, L, vocabulary); row t predicts token t. `replays`: for every block one for each branch.
 
         With `losses` instead the cross entropy in nats and whether the most likely token is right, (B, L) float and
-        bool. A training step asks for them here, so that what wraps the model (DDP, FSDP2, compilation) sees the pass.
+        bool (None without `hits`). A training step asks for them here, so that what wraps the model (DDP, FSDP2,
+        compilation) sees the pass.
         """
         h = self.hidden(tokens_BL, replays)
         if losses:
-            return self.head.losses(h, tokens_BL, self.loss_chunk_len)
+            return self.head.losses(h, tokens_BL, self.loss_chunk_len, hits=hits)
         logits: Tensor = self.head(h)
         return logits

@@ -130,14 +130,20 @@ class EncoderDecoder(nn.Module):
         return streams, context
 
     def forward(
-        self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False, **held: Replays | None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self,
+        tokens_BL: Tensor,
+        inputs_BE: Tensor,
+        *,
+        losses: bool = False,
+        hits: bool = True,
+        **held: Replays | None,
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Logits (B, L, vocabulary) for target tokens (B, L) given the encoder's tokens (B, E), 0 where padded.
 
-        With `losses` the losses and hits of a decoder's. `held` are `hidden`'s replays.
+        With `losses` the losses and, with `hits`, the hits of a decoder's. `held` are `hidden`'s replays.
         """
         h = self.hidden(tokens_BL, inputs_BE, **held)
         if losses:
-            return self.head.losses(h, tokens_BL, self.loss_chunk_len)
+            return self.head.losses(h, tokens_BL, self.loss_chunk_len, hits=hits)
         logits: Tensor = self.head(h)
         return logits

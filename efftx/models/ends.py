@@ -94,23 +94,28 @@ class Head(nn.Module):
         logits: Tensor = self.linear(F.dropout(self.norm(h_BLE), self.dropout, self.training))
         return logits
 
-    def losses(self, h_BLE: Tensor, targets_BL: Tensor, chunk_len: int = 0) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, h_BLE: Tensor, targets_BL: Tensor, chunk_len: int = 0, *, hits: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool.
 
-        With `chunk_len` the logits of so many positions exist at a time.
+        With `chunk_len` the logits of so many positions exist at a time; without `hits` the second is None, which
+        spares a pass over the logits.
         """
         if not chunk_len or chunk_len >= targets_BL.shape[1]:
-            return _losses(self(h_BLE), targets_BL)
+            found = _losses(self(h_BLE), targets_BL, hits)
+        else:
 
-        def one_slice(parameters: Mapping[str, Tensor], h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            return _losses(functional_call(self, dict(parameters), (h,)), targets)
+            def one_slice(parameters: Mapping[str, Tensor], h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+                return _losses(functional_call(self, dict(parameters), (h,)), targets, hits)
 
-        nll, correct = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
-        return nll, correct
+            found = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
+        return (found[0], found[1]) if hits else (found[0], None)
 
 
-def _losses(logits_BLV: Tensor, targets_BL: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(logits_BLV: Tensor, targets_BL: Tensor, hits: bool) -> tuple[Tensor, ...]:
     # Half precision is too coarse for a log-softmax over a vocabulary.
     logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
     nll = F.cross_entropy(logits.flatten(0, 1), targets_BL.flatten(), reduction="none")
-    return nll.view_as(targets_BL), logits_BLV.argmax(-1) == targets_BL
+    nll = nll.view_as(targets_BL)
+    return (nll, logits_BLV.argmax(-1) == targets_BL) if hits else (nll,)

@@ -46,7 +46,7 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
     counts alike, whichever micro-batch it is in. None: the batch's own, for its mean.
     """
     inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
-    nll, _ = model(batch.tokens_BL, *inputs, losses=True)
+    nll, _ = model(batch.tokens_BL, *inputs, losses=True, hits=False)  # nobody reads the accuracy of training
     return weighted_mean(nll, batch.weights_BL, total)
 
 

@@ -68,6 +68,17 @@ def test_the_losses_are_the_cross_entropy_of_the_logits(build, tokens) -> None:
     assert torch.equal(correct, logits.argmax(-1) == given)
 
 
+@pytest.mark.parametrize("slices", [(), ("chunking.loss=10",)])
+def test_without_hits_the_losses_are_the_same_bits(build, tokens, slices: tuple[str, ...]) -> None:
+    model = build("model=transformer", *slices).eval()
+    given = tokens()
+    nll, correct = model(given, losses=True)
+    alone, none = model(given, losses=True, hits=False)
+    assert torch.equal(alone, nll)
+    assert correct is not None
+    assert none is None
+
+
 def losses_and_gradients(model: Decoder, given: Tensor) -> dict[str, Tensor | None]:
     torch.manual_seed(3)
     nll, correct = model(given, losses=True)

@@ -20,7 +20,7 @@ from efftx.training import evaluation, loop, tracking
 from efftx.training.evaluation import EVALUATION_SEED
 from efftx.training.loop import train
 from efftx.training.run_directory import read_metrics
-from efftx.training.step import clip_gradients
+from efftx.training.step import clip_gradients, loss_of
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "dropout=0"]
 
@@ -45,6 +45,20 @@ def test_gradients_are_scaled_down_to_the_limit_together_and_never_up(limit: flo
     assert parameters[1].grad.tolist() == pytest.approx([-12.0 * scale], rel=1e-5)
     if scale == 1.0 and limit != 13.0:
         assert parameters[1].grad.tolist() == [-12.0], "not a bit is touched below the limit"
+
+
+@pytest.mark.parametrize("family", ["transformer", "scaling"])
+def test_a_step_computes_no_accuracy(family: str) -> None:
+    asked: list[Any] = []
+
+    def model(*tokens: torch.Tensor, **options: Any) -> tuple[torch.Tensor, None]:
+        asked.append((len(tokens), options))
+        return torch.ones(2, 3), None
+
+    inputs = torch.ones(2, 5, dtype=torch.int64) if family == "scaling" else None
+    batch = Batch(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), inputs)
+    assert loss_of(model, batch).item() == 1.0  # type: ignore[arg-type]
+    assert asked == [(1 if inputs is None else 2, {"losses": True, "hits": False})]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
