@@ -17,6 +17,7 @@ from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
+from efftx.layers.positions import off_the_grid
 from efftx.models.build import Model, build_model, dense_parameters
 from efftx.models.carry import carry_weights
 from efftx.models.reach import unreached
@@ -116,7 +117,8 @@ def train(
             scaler = devices.grad_scaler(device, dtype)
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
             size_note = unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size))
-            notes += [note for note in (size_note, unreached(config)) if note]
+            grid_note = off_the_grid(config.positions, getattr(dataset, "picture_shape", None))
+            notes += [note for note in (size_note, unreached(config), grid_note) if note]
             average = Average(model, config.ema.decay)
             state, resumed_from = _resume(run, model, optimizer, scaler, average, notes)
             if config.pretrained is not None and resumed_from is None:

@@ -18,6 +18,7 @@ from efftx.layers.positions import (
     SinusoidalPositions,
     make_positions,
     most_positions,
+    off_the_grid,
 )
 from efftx.layers.settings import check_positions
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
@@ -274,3 +275,22 @@ def test_the_longest_sequence_has_as_many_positions_and_one_more_is_too_many(
 @pytest.mark.parametrize("kind", ["sinusoidal", "none"])
 def test_other_positions_have_no_end(kind: str) -> None:
     assert most_positions(PositionsConfig(kind), 6) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "grid", "told"),
+    [
+        ("axial", [32, 32], "[16,48]"),
+        ("axial", [16, 48], None),
+        ("axial", [4, 4, 48], None),
+        ("axial", [16, 16, 3], None),
+        ("factorized", [16, 3, 17], "[16,16,3]"),
+        ("factorized", [], None),
+        ("learned", [32, 32], None),
+    ],
+)
+def test_a_grid_that_is_not_the_pictures_is_told_with_one_that_is(kind: str, grid: list[int], told: str | None) -> None:
+    note = off_the_grid(PositionsConfig(kind, axial_shape=grid), (16, 16, 3))
+    assert (note is None) == (told is None)
+    assert told is None or (note is not None and f"rows of 48 bytes: {told} would" in note)
+    assert off_the_grid(PositionsConfig(kind, axial_shape=grid), None) is None
