@@ -6,7 +6,8 @@ T(h) how many different tokens follow it,
     P_k(w | h) = (max(c(h w) - D_k, 0) + D_k T(h) P_{k-1}(w | h')) / N(h)
 
 where h' lacks the oldest token of h and P_0 is uniform; a context that was never seen has P_{k-1}. The discounts D_k
-are chosen on validation tokens, one order after the other.
+are chosen on validation tokens, one order after the other; an order with which validation is no better, as where almost
+every context is new, is left out: P_k = P_{k-1}.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ class NGram:
             raise ValueError(f"an n-gram model has an order from 1 to {HIGHEST_ORDER}, not {order}")
         self.vocab_size, self.order = vocab_size, order
         self._tables = [self._count(train, k) for k in range(1, order + 1)]
-        self.discounts: list[float] = []
+        self.discounts: list[float | None] = []
         found, lower = self._look_up(valid), np.full(len(self._targets(valid)), 1.0 / vocab_size)
         for k in range(order):
+            without = (float(-np.log(lower).sum()), None)
             tried = [(float(-np.log(_interpolated(found[k], d, lower)).sum()), d) for d in DISCOUNTS]
-            self.discounts.append(min(tried)[1])
+            self.discounts.append(min(without, *tried, key=lambda one: one[0])[1])
             lower = _interpolated(found[k], self.discounts[k], lower)
 
     def probabilities(self, tokens: Tokens) -> NDArray[np.float64]:
@@ -126,7 +128,9 @@ def _at(keys: NDArray[np.uint64], values: NDArray[np.int64], wanted: NDArray[np.
     return np.where(keys[place] == wanted, values[place], 0).astype(np.float64)
 
 
-def _interpolated(found: _Found, discount: float, lower: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolated(found: _Found, discount: float | None, lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    if discount is None:
+        return lower
     seen = found.context > 0
     total = np.where(seen, found.context, 1.0)
     higher = (np.maximum(found.gram - discount, 0.0) + discount * found.followers * lower) / total

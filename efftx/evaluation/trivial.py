@@ -131,7 +131,7 @@ def _ngram(dataset: Dataset, question: Question) -> dict[str, float]:
     train = _training(dataset, order)
     model = NGram(train, valid, vocab_size, order)
     nats = model.nats(test, counts)
-    told = {f"discount_{k}": d for k, d in enumerate(model.discounts, 1)}
+    told = {f"discount_{k}": d for k, d in enumerate(model.discounts, 1) if d is not None}
     return {"loss": nats, **in_unit(nats, dataset.unit), **told, "training_tokens": float((train != vocab_size).sum())}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ import pytest
 from efftx.evaluation.ngram import NGram, marked
 
 
-def naive(train: list[int], context: list[int], token: int, vocab_size: int, discounts: list[float]) -> float:
+def naive(
+    train: list[int], context: list[int], token: int, vocab_size: int, discounts: Sequence[float | None]
+) -> float:
     """The definition, term by term: counted anew for every question."""
     p = 1.0 / vocab_size
     for k, discount in enumerate(discounts, 1):
+        if discount is None:
+            continue
         h = tuple(context[len(context) - (k - 1) :])
         grams = Counter(tuple(train[i - k + 1 : i + 1]) for i in range(k - 1, len(train)) if train[i] != vocab_size)
         total = sum(n for gram, n in grams.items() if gram[:-1] == h)
@@ -89,6 +94,14 @@ def test_the_discounts_are_the_best_of_validation() -> None:
     for discount in (0.05, 0.5, 0.95):
         model.discounts[1] = discount
         assert model.nats(valid) >= chosen - 1e-12
+
+
+def test_an_order_that_does_not_help_on_validation_is_left_out() -> None:
+    generator = np.random.default_rng(5)
+    train, valid, test = (generator.integers(0, 200, n) for n in (1500, 400, 400))
+    unigram, trigram = (NGram(train, valid, 200, order) for order in (1, 3))
+    assert trigram.discounts[1:] == [None, None]
+    assert trigram.nats(test) == unigram.nats(test)
 
 
 def test_a_higher_order_knows_more_of_a_text_with_memory() -> None:
