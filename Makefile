@@ -7,7 +7,7 @@ DEMO ?= demo
 EXTRAS ?= dev
 PINS ?= constraints/dev.txt
 
-.PHONY: demo test lint types report smoke soak wheel clean
+.PHONY: demo test lint types report smoke gpu soak wheel clean
 
 $(BIN)/efftx: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ types: $(BIN)/efftx
 # Every item at the size that only proves the path, in roots of its own.
 smoke: $(BIN)/efftx
 	EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs $(BIN)/efftx reproduce all size=smoke
+
+# What one H100-class card gives in nine minutes, into results/; the same again goes on from there. See .ci/gpu.
+gpu: $(BIN)/efftx
+	EFFTX=$(abspath $(BIN))/efftx .ci/gpu
 
 # Flips one bit in every kind of file that efftx reads back, FLIPS times each, and kills KILLS commands at random moments:
 # ten minutes of processor time. Fails where anything was silently wrong, lost, left behind or ended in a traceback.

@@ -422,7 +422,7 @@ def _started_from(config: Config, run: Path) -> Config:
 
 
 def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:
-    """`${by_size:a,b,c}` in a data set's file: the value at size paper, cpu and smoke; cpu's at a user's own size."""
+    """`${by_size:a,b,c}` in a data set's file: the value at size paper, cpu (and gpu, or a user's own) and smoke."""
     return {"paper": paper, "smoke": smoke}.get(_root_.size, cpu)
 
 

@@ -124,12 +124,12 @@ def price(config: Config) -> dict[str, Any]:
 def default_device(config: Config) -> str:
     """The name of the device that the config would run on here: so many CPU cores, or the GPU that is in the machine.
 
-    A GPU that has no name of its own among the devices counts as an a100.
+    A GPU that has no name of its own among the devices counts as an a100; size=gpu is meant for an h100.
     """
     if device_kind(config.device) == "cpu":
         return cpu(config.n_threads).name
     found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    return next((name for name in DEVICES if name in found), "a100")
+    return next((name for name in DEVICES if name in found), "h100" if config.size == "gpu" else "a100")
 
 
 def parameters_by_component(model: nn.Module) -> dict[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from efftx.errors import UserError
 from efftx.report import sentences
-from efftx.reproduce.cells import CellValue, Crossing, cells, crossings
+from efftx.reproduce.cells import CellValue, Crossing, cells, crossings, of_one_device
 from efftx.reproduce.claims import NOT_RUN, Verdict, judge
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.records import Record, RecordStore, Verification
@@ -18,7 +18,10 @@ from efftx.reproduce.sweeps import Choice, chosen, planned
 
 @dataclass(frozen=True)
 class Measured:
-    """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`."""
+    """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`.
+
+    They are of one device; those of others are `elsewhere`.
+    """
 
     size: str
     records: tuple[Record, ...]
@@ -27,6 +30,7 @@ class Measured:
     verdicts: tuple[Verdict, ...]
     crossings: tuple[Crossing, ...]
     choices: tuple[Choice, ...] = ()
+    elsewhere: tuple[Record, ...] = ()
 
     @property
     def data(self) -> str:
@@ -82,6 +86,7 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
         )
         if not here:
             continue
+        here, elsewhere = of_one_device(here)
         measured.append(
             Measured(
                 size=size,
@@ -91,6 +96,7 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
                 verdicts=tuple(replace(v, why=sentences.why(v, experiment)) for v in judge(experiment, here, size)),
                 crossings=tuple(crossings(experiment, here, size)),
                 choices=_choices(store, experiment, size),
+                elsewhere=tuple(elsewhere),
             )
         )
     state, why = _state(experiment, measured)

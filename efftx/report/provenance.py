@@ -51,7 +51,8 @@ def counted(measured: Measured) -> str:
         told.append(f"{each} seed{'s' if most > 1 else ''}{' each' if len(seeds) > 1 else ''}")
     told += [f"{gates} gate{'s' if gates > 1 else ''}"] if gates else []
     plural = "s" if len(measured.records) > 1 else ""
-    return f"{len(measured.records)} record{plural} at size {measured.size}: {', '.join(told)}"
+    left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
+    return f"{len(measured.records)} record{plural} at size {measured.size}: {', '.join(told)}{left_out}"
 
 
 def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:
@@ -72,9 +73,11 @@ def _line(record: Record, verification: Verification | None, letter: str, code: 
 def _replayed(verification: Verification | None) -> str:
     if verification is None:
         return "not yet"
+    code = Environment.of(verification.environment).code
+    by = f", by {code}" if code else ""
     if verification.verdict == "fresh":
-        return f"comes out {verification.why}"
-    return f"{verification.verdict}: {verification.why}"
+        return f"comes out {verification.why}{by}"
+    return f"{verification.verdict}: {verification.why}{by}"
 
 
 def _letter(index: int) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.records import Record
+
+CPU = "CPU"
 
 
 @dataclass
@@ -40,6 +43,23 @@ class Crossing:
     x: float | None
     published: float | None
     why: str
+
+
+def of_one_device(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """The records that make one table, and those that are left out: a table never mixes devices.
+
+    The device with the most records stays, at a tie that of the first. A device is a GPU by its name, or any CPU; what
+    is counted of the data (a gate) is the same on all of them and stays.
+    """
+    devices = Counter(device_of(record) for record in records if "gate" not in record.config)
+    chosen = devices.most_common(1)[0][0] if devices else CPU
+    kept = [record for record in records if "gate" in record.config or device_of(record) == chosen]
+    return kept, [record for record in records if record not in kept]
+
+
+def device_of(record: Record) -> str:
+    """The GPU that a record was made on, or `CPU`."""
+    return str(record.environment.get("gpu") or CPU)
 
 
 def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:

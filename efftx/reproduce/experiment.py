@@ -22,7 +22,7 @@ from efftx.reproduce.published import troubles as published_troubles
 from efftx.reproduce.reading import build, read_yaml
 from efftx.reproduce.records import slug
 
-SIZES = ("paper", "cpu", "smoke")
+SIZES = ("paper", "gpu", "cpu", "smoke")
 DEFAULT_SEEDS = (0,)
 NOT_IN_FILE = {"in_file": False}
 PAPERS = "papers.yaml"

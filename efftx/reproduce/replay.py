@@ -61,8 +61,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, under
     one of INSTRUCTION_SETS where a choice falls differently under this processor's own; counts always bit for bit. Of a
     record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
-    run's weights are still here. NotAtHandError, and nothing
-    stored, where the record's data or GPU is not at hand.
+    run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
     from efftx.training.devices import environment
 
@@ -108,6 +107,7 @@ def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Repl
 def _trivial(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
     overrides = experiment.row_overrides(experiment.gate_row(record.row, record.size), record.size)
     answer = trainer.trivial(trainer.compose(overrides, record.seed), experiment.gates[record.row].asked())
+    _check_data(record.data, answer.data)
     return _Replayed(record.first_losses, list(answer.metrics.values()))
 
 

@@ -113,6 +113,10 @@ def _run_all(
     """Runs what is to do, `jobs` trainings side by side; the lines of `by_id` count what came of it."""
     if any(todo.values()):
         check_writable(store)
+        if size == "gpu":
+            from efftx.training.devices import resolve_device
+
+            resolve_device("cuda")  # said once, and not of every row
     if jobs > 1:
         trained = [e for e in experiments if e.kind == "train"]
         tasks = [

@@ -112,7 +112,7 @@ def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer) -> di
     """One line of `efftx list`: `{id, paper, caption, state, sizes, runs_at, records, damaged}`, and maybe `why`.
 
     `sizes` have records, `runs_at` are all at which the item is defined. The state is that of the sizes
-    that carry evidence, paper and cpu; a smoke run counts only where there is no other.
+    that carry evidence, paper, gpu and cpu; a smoke run counts only where there is no other.
     """
     line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
     line["runs_at"] = experiment.sizes_known()

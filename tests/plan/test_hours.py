@@ -82,3 +82,10 @@ def test_what_fits_goes_by_each_devices_own_tiles(monkeypatch: pytest.MonkeyPatc
     small = {name: replace(DEVICES["h100"], name=name, memory_bytes=between * 1e9) for name in ("h100", "cpu-9-core")}
     monkeypatch.setattr("efftx.plan.DEVICES", small)
     assert plan(config, device="cpu-2-core")["fits"] == {"h100": False, "cpu-9-core": True}
+
+
+def test_size_gpu_is_priced_on_the_card_that_it_is_meant_for() -> None:
+    assert plan(compose(["model=transformer", "data=stdlib", "size=gpu"]))["device"] == "h100"
+    assert plan(compose(["model=transformer", "data=stdlib", "size=cpu", "device=cuda"]))["device"] == "a100"
+    at_all = [plan(compose([f"model={model}", "size=gpu", "data=c4"])) for model in ("scaling", "terraformer")]
+    assert all(planned["hours"] < 0.25 for planned in at_all), "minutes a training"

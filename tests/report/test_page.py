@@ -241,6 +241,15 @@ def test_hours_of_one_training_that_two_items_show_count_once(full_store: Record
     assert both.hours == once.hours == pytest.approx(sum(r.wall_seconds for r in items[0].measured[0].records) / 3600)
 
 
+def test_records_of_another_device_stand_in_no_table_and_are_counted(full_store: RecordStore) -> None:
+    other = make_record("Full", 1)
+    full_store.write(replace(other, environment={**other.environment, "gpu": "A card"}))
+    text = page_of(full_store, make_experiment())
+    assert "5 records at size cpu: 2 rows, 2 to 3 seeds each; 1 made on another device, left out" in text
+    (cell,) = [c for c in gather(full_store, make_experiment()).measured[0].cells.values() if c.row == "Full"][:1]
+    assert sorted(cell.values) == [0, 2]
+
+
 def test_an_item_that_was_not_run_says_so(store: RecordStore) -> None:
     text = page_of(store, make_experiment())
     assert '<span class="badge notrun">not run</span>' in text

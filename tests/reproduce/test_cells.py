@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from efftx.reproduce.cells import cells, crossings
+from efftx.reproduce.cells import cells, crossings, of_one_device
 from efftx.reproduce.experiment import Cell, ColumnSpec, Derived, Experiment, Row
 from efftx.reproduce.published import Published
 from efftx.reproduce.records import Record
@@ -121,3 +121,18 @@ def test_lines_that_do_not_cross_say_so() -> None:
     assert (found.x, found.why) == (None, "A stays below B from 1000 to 4000")
     (found,) = crossings(crossing_table(), [], "cpu")
     assert (found.x, found.why) == (None, "not run")
+
+
+def test_a_table_is_of_one_device_and_what_is_counted_belongs_to_all() -> None:
+    def made_on(gpu: str | None, seed: int, row: str = "A") -> Record:
+        return record(row, seed, {"x": float(seed)}, environment={"gpu": gpu})
+
+    first, second, third = made_on("card", 0), made_on(None, 1), made_on("card", 2)
+    gate = replace(made_on(None, 0, "unigram"), config={"gate": "ngram"})
+    assert of_one_device([first, second, third, gate]) == ([first, third, gate], [second])
+    (cell,) = cells(table(), of_one_device([first, second, third])[0], "cpu")
+    assert (cell.values, cell.n) == ({0: 0.0, 2: 2.0}, 2)
+    assert of_one_device([second, first]) == ([second], [first]), "at a tie the first"
+    assert of_one_device([first, made_on("another card", 1)]) == ([first], [made_on("another card", 1)])
+    assert of_one_device([gate]) == ([gate], [])
+    assert of_one_device([]) == ([], [])

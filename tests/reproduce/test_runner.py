@@ -249,3 +249,20 @@ def test_a_record_without_costs_is_read_and_gets_them_untrained_where_a_column_a
     assert values_of(e, records, "cpu", "A", "size") == {0: 5000.0, 1: 5000.0}
     assert all((found := store.verification(record)) and found.verdict == "fresh" for record in records)
     assert state_of(e, store, trainer)["state"] == "recorded"
+
+
+def test_size_gpu_without_a_card_is_one_message_before_anything_is_run(
+    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, trainer = table(tmp_path, TABLE.replace("cpu: [steps=9]", "cpu: [steps=9], gpu: [steps=9]")), FakeTrainer()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="PyTorch finds no CUDA device") as caught:
+        reproduce([e], "gpu", say=quiet, store=store, trainer=trainer)
+    assert (caught.value.kind, trainer.trained) == ("no_device", [])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "card")
+    (line,) = reproduce([e], "gpu", say=quiet, store=store, trainer=trainer)
+    assert line["ran"] == 2
+    assert {record.environment["gpu"] for record in store.read_all("paper/item")} == {"card"}
+    assert state_of(e, store, trainer)["sizes"] == ["gpu"]
