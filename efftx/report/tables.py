@@ -76,9 +76,11 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
             experiment.label(row), words(row) + tuple(make(row, column) for make, shown in parts for column in shown)
         )
 
+    gates = [n for n, gate in experiment.gates.items() if not gate.is_computed or n in experiment.gates_at(size)]
+
     def trivial_rows(filler: int) -> tuple[Row, ...]:
         blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
-        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in experiment.gates)
+        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in gates)
 
     notes = _notes(experiment, measured)
     stub = "row" if experiment.kind == "measure" else "model"
@@ -100,7 +102,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
             printed = tuple(line(row, (theirs, columns)) for row in rows)
             blocks.append(Block(published_heading, printed))
         blocks.append(Block(measured_heading, tuple(line(row, (ours, columns)) for row in labels)))
-    if experiment.gates:
+    if gates:
         blocks.append(Block("Gates: what a model must beat", trivial_rows(filler)))
     return Table(
         subject=_sentence(experiment.caption),

@@ -11,6 +11,7 @@ from efftx.report.show import item_json
 from efftx.report.tables import tables
 from efftx.reproduce.experiment import Cell as CellFormat
 from efftx.reproduce.experiment import ColumnSpec, Experiment, Row
+from efftx.reproduce.gates import Gate
 from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore
 
@@ -120,6 +121,12 @@ def test_the_trivial_answer_stands_in_a_block_of_its_own(full_store: RecordStore
     table = only_table(full_store, experiment)
     assert table.blocks[-1].heading == "Gates: what a model must beat"
     assert texts(table, Kind.BASELINE) == {("chance", "at 2"): "1.0", ("chance", "at 8"): "1.0"}
+
+
+def test_a_gate_before_rows_that_are_not_run_at_a_size_is_not_shown_there(full_store: RecordStore) -> None:
+    gates = {"chance": Gate("constant", 1.0), "here": Gate("majority"), "paper": Gate("majority", only=["paper"])}
+    table = only_table(full_store, make_experiment(gates=gates))
+    assert [row.label for row in table.blocks[-1].rows] == ["chance", "here"]
 
 
 def test_the_trivial_answer_is_silent_about_other_metrics(full_store: RecordStore) -> None:
