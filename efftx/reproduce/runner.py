@@ -120,7 +120,8 @@ def _run_all(
     if jobs > 1:
         trained = [e for e in experiments if e.kind == "train"]
         tasks = [
-            Task(e.id, run.row, run.seed, size, again, tuple(tracker), run.value)
+            # Its process knows a stale row at its sweep's seed, too, by --stale alone.
+            Task(e.id, run.row, run.seed, size, again or is_of_sweep(e, run, size), tuple(tracker), run.value)
             for e in trained
             for run, again in todo[e.id]
             if run.row in e.rows

@@ -12,7 +12,9 @@ import pytest
 from efftx.cli import main
 from efftx.core.files import DamagedFileError
 from efftx.errors import NotFiniteError, UserError
+from efftx.reproduce import runner
 from efftx.reproduce.experiment import Experiment, read_experiment
+from efftx.reproduce.parallel import Task
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce, state_of
 from efftx.reproduce.sweeps import chosen
@@ -330,3 +332,25 @@ def test_side_by_side_the_rows_wait_for_their_sweeps(
     assert main(words) == 0
     (line,) = json.loads(capsys.readouterr().out)["items"]
     assert (line["ran"], line["skipped"], line["failed"]) == (0, 4, 0)
+
+
+def test_side_by_side_a_stale_row_is_run_again_at_the_sweeps_seed_too(
+    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, asked = table(tmp_path), []
+    run(e, store, Tuned())
+    run(e, store, Tuned(offset=1.0), verify=True)
+
+    def in_this_process(tasks: list[Task], jobs: int) -> list[dict[str, Any]]:
+        asked.extend(tasks)
+        options = [(replace(e, chosen=(t.row,)), [t.seed], t.again, t.swept) for t in tasks]
+        return [
+            run(at, store, today, seeds=seeds, stale=stale, swept=swept) | {"returncode": 0}
+            for at, seeds, stale, swept in options
+        ]
+
+    monkeypatch.setattr(runner, "run_tasks", in_this_process)
+    today = Tuned(offset=1.0)
+    line = run(e, store, today, stale=True, jobs=2)
+    assert (len(asked), line["ran"], line["failed"]) == (12, 12, 0)
+    assert run(e, store, today, verify=True)["fresh"] == 12
