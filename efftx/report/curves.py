@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from efftx.evaluation.metrics import heading
 from efftx.report import numbers
 from efftx.report.model import Block, Cell, Kind, Row, Table
+from efftx.report.plotdata import paper_quantity
 from efftx.reproduce.experiment import Experiment
 
 
@@ -23,7 +23,7 @@ def curves_table(experiment: Experiment) -> Table | None:
         return Cell(numbers.published(value, published.source, experiment.cell), kind, series, str(step), mean=value)
 
     rows = tuple(Row(series, tuple(cell(series, step) for step in steps)) for series in published.curves)
-    about = heading(experiment.cell.metric, experiment.cell.unit)
+    about = paper_quantity(experiment)
     return Table(
         subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=f"The paper's own curves, read off its plot: {about}. No value in this table was measured here.",

@@ -27,7 +27,7 @@ from efftx.report.plotdata import Line, Plot, Point
 # Whoever does not tell two of them apart has the markers.
 PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
-    *("#882255", "#999933", "#332288", "#7F7F7F", "#661100"),
+    *("#882255", "#999933", "#332288", "#7F7F7F", "#661100", "#AA4499"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 INK, FAINT = "#222222", "#888888"

@@ -110,13 +110,19 @@ def paper_plot(item: Item) -> Plot | None:
         ]
         caption = "The paper's own curves, at its size and on its data, read off its plot."
         own = {**figure, "log_x": False, "log_y": False, "x_label": heading("step", "")}
-        own["y_label"] = heading(experiment.cell.metric, experiment.cell.unit)
+        own["y_label"] = paper_quantity(experiment)
         return replace(_plot(experiment, own, lines, caption, "the paper's"), panel="published")
     if figure["over"] != "columns" or str(figure.get("y", experiment.cell.metric)) != experiment.cell.metric:
         return None
     lines = _readings(experiment, figure, kind)
     caption = f"The paper's own figure. {' '.join(paper.note.split())}".strip()
     return replace(_plot(experiment, figure, lines, caption, "the paper's"), panel="published") if lines else None
+
+
+def paper_quantity(experiment: Experiment) -> str:
+    """What the paper's curves show: `figure.paper_y_label`, or the table's own metric where it is the same."""
+    default = heading(experiment.cell.metric, experiment.cell.unit)
+    return str((experiment.figure or {}).get("paper_y_label", default))
 
 
 def _readings(experiment: Experiment, figure: Mapping[str, Any], kind: str) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from efftx.report import numbers
@@ -18,6 +19,7 @@ _COUNTED = {
     CONTRADICTED: ("is contradicted", "are contradicted"),
     UNDECIDED: ("is undecided", "are undecided"),
 }
+_NUMBER = re.compile(r"-?[\d,.]+(e-?\d+)?")
 _TESTS = {
     "better": "one-sided t test, seed paired with seed",
     "at least": "one-sided t test against the stated value",
@@ -63,6 +65,7 @@ def details(verdict: Verdict, experiment: Experiment) -> list[str]:
 def short(c: Comparison, experiment: Experiment) -> str:
     """One comparison as a sentence: `LSH-4 is 15.0 points below LSH-1 (at one round), 95 % interval ..., 3 seeds`."""
     shared, (left, right) = _names(c, experiment)
+    right += f" {c.unit}" if _NUMBER.fullmatch(right) and c.unit not in ("", "x") else ""
     where = f" ({shared})" if shared and c.left.place and c.left.place[1] else ""
     if shared and not where:
         left = f"{shared}: {left}"

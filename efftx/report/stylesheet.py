@@ -10,6 +10,7 @@ STYLESHEET = """\
   --none: #5d6269; --none-back: #eceef0;
   --line-0: #0072b2; --line-1: #d55e00; --line-2: #009e73; --line-3: #cc79a7; --line-4: #56b4e9; --line-5: #e69f00;
   --line-6: #000000; --line-7: #882255; --line-8: #999933; --line-9: #332288; --line-10: #7f7f7f; --line-11: #661100;
+  --line-12: #aa4499;
 }
 @media screen and (prefers-color-scheme: dark) {
   :root {
@@ -19,6 +20,7 @@ STYLESHEET = """\
     --none: #b4bac2; --none-back: #2c3138;
     --line-0: #4aa8e0; --line-1: #f08a45; --line-2: #35c79c; --line-3: #dd9cc0; --line-4: #8fd0f5; --line-5: #f2bd4b;
     --line-6: #e6e6e6; --line-7: #c96a9b; --line-8: #b9b952; --line-9: #8f84e8; --line-10: #a3a3a3; --line-11: #c9735f;
+    --line-12: #d47fc6;
   }
 }
 * { box-sizing: border-box; }

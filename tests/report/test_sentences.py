@@ -73,9 +73,9 @@ def test_sides_of_one_row_are_called_by_their_columns() -> None:
 
 def test_a_product_is_written_as_it_stands_and_a_value_against_a_constant_is_told() -> None:
     told = sentence("at least", '2 * cell["LSH-1", "LSH-1"] >= 178')
-    assert told.startswith("2 × LSH-1, LSH-1 is 0.60 points above 178, 95 % interval -0.39 to 1.59")
+    assert told.startswith("2 × LSH-1, LSH-1 is 0.60 points above 178 %, 95 % interval -0.39 to 1.59")
     told = sentence("at least", 'cell["LSH-1", "LSH-1"] >= 50')
-    assert told == "LSH-1 of LSH-1 is 89.3 ± 0.2, 39.30 points above 50, 95 % interval 38.80 to 39.80, 3 seeds"
+    assert told == "LSH-1 of LSH-1 is 89.3 ± 0.2, 39.30 points above 50 %, 95 % interval 38.80 to 39.80, 3 seeds"
 
 
 def test_a_published_value_is_told_as_the_papers() -> None:
@@ -96,7 +96,7 @@ def test_several_comparisons_are_counted_and_the_closest_is_told() -> None:
     assert told.startswith("of 2 comparisons (2 columns) 1 holds, 1 is contradicted; LSH-4 is 15.0 points below")
     told = sentence("at least", "cell[row, column] > 50")
     assert told.startswith(
-        "all 4 comparisons (2 rows, 2 columns) hold; the closest: LSH-1 of LSH-4 is 74.3 ± 0.3, 24.30 points above 50"
+        "all 4 comparisons (2 rows, 2 columns) hold; the closest: LSH-1 of LSH-4 is 74.3 ± 0.3, 24.30 points above 50 %"
     )
     told = at_length("at least", "cell[row, column] > 50")
     assert len(told) == 4
@@ -121,7 +121,7 @@ def test_too_few_seeds_are_named() -> None:
 
 def test_equal_values_are_called_equal() -> None:
     told = sentence("at least", 'cell["LSH-1", "LSH-4"] > 99')
-    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, equal to 99, 3 seeds; equal in every seed"
+    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, equal to 99 %, 3 seeds; equal in every seed"
 
 
 def test_a_time_is_told_in_the_unit_of_its_size() -> None:
@@ -155,4 +155,4 @@ def test_a_ratio_has_no_unit() -> None:
 
 def test_what_is_exact_has_no_interval_and_no_p() -> None:
     told = sentence("exact", 'cell["LSH-1", "LSH-4"] >= 98')
-    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, 1 point above 98, 3 seeds, exact"
+    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, 1 point above 98 %, 3 seeds, exact"
