@@ -142,6 +142,6 @@ def _missing(experiment: Experiment, measured: Measured) -> str:
         return f"size {size}: {len(plan) - len(absent)} of {len(plan)} runs"
     for (row, _), record in there.items():
         for column in experiment.columns_of(row, size) if row in experiment.rows else ():
-            if column not in record.metrics:
+            if column not in record.metrics and experiment.cell_of(row, column).metric not in record.costs:
                 return f"size {size}: {row} was not evaluated under {column}"
     return ""

@@ -17,7 +17,7 @@ from efftx.report.build import build_report, check_report
 from efftx.report.documents import item_latex
 from efftx.report.items import gather
 from efftx.report.show import item_json, print_item
-from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.experiment import Cell, ColumnSpec, Experiment
 from efftx.reproduce.published import Published
 from efftx.reproduce.records import RecordStore, Verification
 
@@ -155,6 +155,15 @@ def test_the_state_counts_the_runs(
     found = item_json(experiment, full_store.root)
     assert found["state"] == state
     assert found["why"] == (f"size cpu: {6 - len(missing)} of 6 runs" if missing else "")
+
+
+def test_a_cost_that_the_record_has_needs_no_evaluation(full_store: RecordStore) -> None:
+    cost = ColumnSpec(cell=Cell("parameters"))
+    counted = make_experiment(columns={**make_experiment().columns, "parameters": cost})
+    assert gather(full_store, counted).state == "partial"
+    for record in full_store.read_all(counted.id):
+        full_store.write(replace(record, costs={"parameters": 9.0}))
+    assert gather(full_store, counted).state == "recorded"
 
 
 def test_a_smoke_run_does_not_make_an_item_recorded_where_there_is_another(full_store: RecordStore) -> None:
