@@ -23,14 +23,17 @@ def tanh_gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-@pytest.mark.parametrize(("activation", "function"), [("relu", lambda x: x.clamp(min=0)), ("gelu", tanh_gelu)])
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [("relu", lambda x: x.clamp(min=0)), ("gelu", tanh_gelu), ("gelu_sigmoid", lambda x: x / (1 + (-1.702 * x).exp()))],
+)
 def test_it_is_two_linear_layers_around_the_activation(activation: str, function) -> None:
     own = layer(0, activation=activation)
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     w1, w2 = own.layers.w1, own.layers.w2
     expected = function(x @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias
     assert_close(own(x), expected, ROUNDING)
-    assert set(ACTIVATIONS) == set(settings.ACTIVATIONS) == {"relu", "gelu"}
+    assert set(ACTIVATIONS) == set(settings.ACTIVATIONS) == {"relu", "gelu", "gelu_sigmoid"}
 
 
 @pytest.mark.parametrize("chunk_len", [1, 4, 11, 12, 100])
