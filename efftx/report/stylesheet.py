@@ -80,7 +80,7 @@ td.missing { font-style: italic; }
 tbody tr:hover :is(td, th[scope="row"]) { background: var(--shade); }
 .totals th { text-align: left; }
 @media (max-width: 40rem) {
-  .totals, .totals tbody, .totals tr, .totals th[scope="row"], .totals td { display: block; }
+  .totals, .totals caption, .totals tbody, .totals tr, .totals th[scope="row"], .totals td { display: block; }
   .totals thead { display: none; }
   .totals tr { border-top: 1px solid var(--rule); padding: 0.3rem 0; }
   .totals td::before { content: attr(data-label) ": "; color: var(--faint); }
