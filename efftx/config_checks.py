@@ -305,6 +305,11 @@ def _check_sparse(config: Config, vocab_size: int) -> None:
         n = config.sparse_ff.N
         d_ff = max(1, config.d_ff // n) * n if config.d_ff_rule == "equal" else authors
         check_sparse_ff(config.sparse_ff, config.d_model, d_ff)
+        if config.compile and config.sparse_ff.reads_ids:
+            raise _bad(
+                "compile=true: the code that PyTorch compiles for units chosen by the token ends the process.",
+                "Use compile=false, or sparse_ff.controller and sparse_ff.token_bias as they are by default.",
+            )
     if config.sparse_qkv.S:
         check_sparse_qkv(config.sparse_qkv, config.d_model, config.n_heads)
         if config.width_of_head * config.n_heads != config.d_model:

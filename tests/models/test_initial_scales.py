@@ -121,6 +121,8 @@ def encoder(model: Model) -> torch.nn.Module:
             "'sparse_ff.token_bias' would change nothing",
         ),
         (("sparse_ff.N=4", "sparse_ff.token_bias=-1"), "sparse_ff.token_bias=-1 must not be negative"),
+        (("sparse_ff.N=4", "sparse_ff.controller=token", "compile=true"), "chosen by the token ends the process"),
+        (("sparse_ff.N=4", "sparse_ff.token_bias=4", "compile=true"), "chosen by the token ends the process"),
         (("sparse_ff.N=4", "sparse_ff.controller=orakel"), "sparse_ff.controller=orakel is not known"),
         (("sparse_ff.N=4", "sparse_ff.form=code2"), "sparse_ff.form=code2 is not known"),
     ],
