@@ -116,7 +116,7 @@ def test_the_tour_is_walked(newcomer: Path, capsys: pytest.CaptureFixture[str]) 
     found = commands(shell("A tour"))
     assert len(found) >= 30
     assert {command.split()[1] for command in found} == {
-        *("list", "report", "reproduce", "train", "ablate", "plan", "bench", "sample", "data")
+        *("list", "report", "power", "reproduce", "train", "ablate", "plan", "bench", "sample", "data")
     }
     for case in DEFAULT:
         case_named(case)
