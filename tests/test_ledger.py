@@ -25,6 +25,8 @@ BASES = {
     "local": ["model=transformer", "attention=[local,full]", "data=duplicate", "optimizer.name=adamw"],
     "strided": ["model=sparse_transformer", "data=photos", "d_qk=8", "strided.mode=merged"],
     "fixed": ["model=sparse_transformer", "data=duplicate", "attention=[fixed,local]", "local.window=8"],
+    "pictures": ["model=transformer", "data=imagenet64", "data.path=efftx:samples/photos"],
+    "sound": ["model=transformer", "data=music"],
     "digits": ["model=scaling", *DIGITS, "positions.kind=digits", "optimizer.name=adafactor", "schedule.name=rsqrt"],
     "sparse": ["model=terraformer", "sparse_ff.N=4", "sparse_qkv.S=4", "sparse_loss.S=2", "sru.n_layers=1"],
     "low rank": ["model=scaling", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank", "schedule.name=linear"],
