@@ -124,7 +124,7 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["size=huge"], "unknown_size", "smoke"),
         (["preset=reformer/enwik8_2021"], "unknown_preset", "reformer/enwik8_2020"),
         (["d_model=wide"], "bad_type", "Integer"),
-        (["n_layers=1.5"], "bad_type", "Integer"),
+        (["n_layers=1.5"], "bad_type", "whole number"),
         (["optimizer.lr=fast"], "bad_type", "Float"),
         (["lsh=3"], "bad_type", "lsh"),
         (["lsh.n_hashes=1,2"], "sweep", "efftx ablate"),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 EPILOG = """efftx reproduce ITEM... [size=cpu] [seeds=0,1,2] [jobs=1]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
 `efftx list` names them. Behind it stand key=value words:
-  size=      cpu, gpu, paper or smoke; without it cpu, or paper for what has no other
+  size=      cpu, gpu, paper or smoke; without it cpu, or paper where there is
+             no other
   seeds=     such as 0,1,2, in place of the item's own
   jobs=      so many trainings side by side
   swept=     only the runs of the item's sweep at this value

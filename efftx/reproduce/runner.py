@@ -92,6 +92,12 @@ def reproduce(
             if swept is not None:
                 runs = [run for run in runs if run.value == swept]
             todo[e.id] = _to_do(e, runs, size, stale, by_id[e.id], trainer, store, say)
+        if any(todo.values()):  # what would fail in every row is said once, and before anything else
+            check_writable(store)
+            if size == "gpu":
+                from efftx.training.devices import resolve_device
+
+                resolve_device("cuda")
         if any(todo.values()) and swept is None:
             for e in here:
                 tell_left(e, unrecorded(e, size, seeds, stale, trainer, store), size, jobs, trainer, store, say)
@@ -111,12 +117,6 @@ def _run_all(
     say: Say,
 ) -> None:
     """Runs what is to do, `jobs` trainings side by side; the lines of `by_id` count what came of it."""
-    if any(todo.values()):
-        check_writable(store)
-        if size == "gpu":
-            from efftx.training.devices import resolve_device
-
-            resolve_device("cuda")  # said once, and not of every row
     if jobs > 1:
         trained = [e for e in experiments if e.kind == "train"]
         tasks = [

@@ -42,7 +42,7 @@ class Rows:
 class Guess(nn.Module):
     """Loses one nat at token 7 and three at any other."""
 
-    def forward(self, tokens_BL: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens_BL: Tensor, *, losses: bool = False, hits: bool = True) -> tuple[Tensor, Tensor]:
         assert not self.training
         assert not torch.is_grad_enabled()
         right = tokens_BL == 7
@@ -129,9 +129,11 @@ class Pairs(Rows):
 class Reads(Guess):
     """Guesses, and insists on the inputs."""
 
-    def forward(self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens_BL: Tensor, inputs_BE: Tensor, *, losses: bool = False, hits: bool = True
+    ) -> tuple[Tensor, Tensor]:
         assert torch.equal(inputs_BE, torch.full((2, 3), 5))
-        return super().forward(tokens_BL, losses=losses)
+        return super().forward(tokens_BL, losses=losses, hits=hits)
 
 
 def test_text_to_text_also_counts_whole_rows() -> None:
