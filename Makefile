@@ -17,7 +17,7 @@ $(BIN)/efftx: pyproject.toml $(wildcard constraints/*.txt)
 # Two models that copy numbers, three seeds each, trained here and now and judged; the Reformer's figure 1, and the page.
 demo: $(BIN)/efftx
 	$(PYTHON) -c "import shutil; shutil.rmtree('$(DEMO)', ignore_errors=True)"
-	@echo "Training two rows of scaling/table4, three seeds, two at a time: a few minutes on two cores."
+	@echo "Training two rows of scaling/table4, three seeds, two at a time: about three minutes on two cores."
 	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx reproduce reformer/figure1 > /dev/null
 	EFFTX_RESULTS=$(DEMO)/results EFFTX_RUNS=$(DEMO)/runs $(BIN)/efftx reproduce scaling/table4 \
 		--row 'Transformer, copy' --row 'Terraformer, copy' jobs=2
