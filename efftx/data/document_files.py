@@ -20,7 +20,7 @@ _DOCUMENTS = re.compile(r".+\.(jsonl|json|ndjson|parquet)(\.gz|\.xz|\.bz2|\.zip)
 SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What files call a split -> the split."""
 N_NAMED = 3
-"""So many of the files that are left out are named."""
+"""The most left-out files that a note names."""
 _SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?=[^a-z]|$)")
 
 # Split -> the files that it is a part of, from which per cent of their documents, and to which.

@@ -23,7 +23,7 @@ CONSTANT, LOWEST, HIGHEST = "constant", "at least", "at most"
 COMPUTED = ("ngram", "compressed", "majority", "naive_bayes", "jaccard", "lead", "copy")
 KINDS = (CONSTANT, LOWEST, HIGHEST, *COMPUTED)
 GATE_SEED = 0
-"""A gate is no matter of chance: it is computed once."""
+"""The seed in the record of a computed gate, which is deterministic."""
 
 
 @dataclass(frozen=True)
