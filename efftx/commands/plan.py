@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
-    """Counts what a configuration costs; size=paper where no size is given. The data is not read, but a data.path must exist."""
+    """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
     from efftx.config import compose, parse_overrides
 
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
