@@ -143,6 +143,15 @@ HEAVY = ("torch", "datasets", "wandb", "matplotlib", "transformers", "tokenizers
     ],
 )
 def test_a_quick_answer_imports_nothing_heavy(words: list[str], absent: tuple[str, ...]) -> None:
+    assert_imports_none(words, absent)
+
+
+def test_the_list_of_all_committed_records_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFTX_RESULTS", str(Path(__file__).parent.parent / "results"))
+    assert_imports_none(["list"], HEAVY)
+
+
+def assert_imports_none(words: list[str], absent: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom efftx.cli import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
