@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
 from efftx.errors import UserError, nearest
-from efftx.report import figures, sparse_drawings
+from efftx.report import figures, pattern_drawings, sparse_drawings
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
 from efftx.reproduce.experiment import Experiment
@@ -93,6 +93,20 @@ def permutation(experiment: Experiment, measured: Measured) -> Illustration | No
     return Illustration(sparse_drawings.permutation_plot(experiment, record.row, record.series), svg)
 
 
+def connectivity(experiment: Experiment, measured: Measured) -> Illustration | None:
+    """Sparse Transformer, figure 3: the positions that outputs are connected with, a panel a pattern.
+
+    Drawn from the records with the series `connectivity` and `query`, one a row, in the order of the rows.
+    """
+    found = {r.row: r for r in reversed(measured.records) if "connectivity" in r.series}
+    records = [found[row] for row in experiment.rows if row in found]
+    if not records:
+        return None
+    with figures.style():
+        svg = pattern_drawings.draw_connectivity(experiment, records)
+    return Illustration(pattern_drawings.connectivity_plot(experiment, records), svg)
+
+
 def _draw_circles(figure: Figure, circle: Mapping[str, list[float]]) -> None:
     """Two rows (the near pair, the far pair) of one circle a rotation, coloured by the bucket of each direction."""
     for i, pair in enumerate(("far", "near")):
@@ -158,6 +172,7 @@ def _rotation(circle: Mapping[str, list[float]], rotation: int) -> Line:
 
 _ILLUSTRATIONS: dict[str, Callable[[Experiment, Measured], Illustration | None]] = {
     "angular_lsh": angular_lsh,
+    "connectivity": connectivity,
     "permutation": permutation,
     "sparse_ff": sparse_ff,
 }

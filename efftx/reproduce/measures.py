@@ -16,8 +16,8 @@ import numpy as np
 
 from efftx.errors import UserError, nearest
 from efftx.reproduce.decoding_measures import context_time, first_steps
+from efftx.reproduce.pattern_measures import connectivity
 from efftx.reproduce.scaling_measures import (
-    counted_weights,
     first_losses,
     multiplicative_layer,
     selected_units,
@@ -50,6 +50,16 @@ def measure_named(name: str) -> Measure:
     if name not in MEASURES:
         raise UserError("unknown_measure", f"there is no measure '{name}'", nearest(name, MEASURES))
     return MEASURES[name]
+
+
+def every_number_of(run: Run) -> Replay:
+    """The replay of a measure whose metrics are the same under every column and always come out the same: all of it."""
+
+    def replay(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+        found = run({**parameters, "columns": {"": {}}}, seed, row, own)["metrics"][""]
+        return [float(value) for _, value in sorted(found.items())]
+
+    return replay
 
 
 def attention_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -248,7 +258,8 @@ MEASURES: dict[str, Measure] = {
     "collision_probability": Measure(collision_probability, first_collisions),
     "context_time": Measure(context_time, first_steps),
     "selected_units": Measure(selected_units, first_losses),
-    "multiplicative_layer": Measure(multiplicative_layer, counted_weights),
+    "connectivity": Measure(connectivity, every_number_of(connectivity)),
+    "multiplicative_layer": Measure(multiplicative_layer, every_number_of(multiplicative_layer)),
     "token_time": Measure(token_time, recount=token_counts),
     "width_time": Measure(width_time, recount=width_counts),
     "training_memory": Measure(training_memory, shallowest_memory),

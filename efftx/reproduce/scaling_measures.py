@@ -115,16 +115,6 @@ def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Param
     return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
 
 
-def counted_weights(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
-    """What a replay of `multiplicative_layer` compares: all its numbers."""
-    return [
-        value
-        for _, value in sorted(
-            multiplicative_layer({**parameters, "columns": [""]}, seed, row, own)["metrics"][""].items()
-        )
-    ]
-
-
 def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """Peak activation bytes of one training step against depth at one length, and against length at one depth.
 

@@ -15,7 +15,6 @@ from efftx.reproduce import scaling_measures
 from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.scaling_measures import (
-    counted_weights,
     multiplicative_layer,
     selected_units,
     shallowest_memory,
@@ -114,7 +113,9 @@ def test_multiplicative_and_convolution_cost_what_the_paper_s_sizes_say() -> Non
 
 def test_the_same_seed_gives_the_same_numbers_again() -> None:
     own = {"d_model": 16, "S": 4}
-    assert counted_weights({"draws": 2}, 3, "row", own) == counted_weights({"draws": 2}, 3, "row", own)
+    again = measure_named("multiplicative_layer").replay
+    assert again is not None
+    assert again({"draws": 2}, 3, "row", own) == again({"draws": 2}, 3, "row", own)
 
 
 def test_memory_is_read_at_every_depth_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
