@@ -68,6 +68,17 @@ def style() -> Iterator[None]:
         yield
 
 
+def frame(axes: Axes, columns: float, rows: float) -> None:
+    """Axes as a frame around cells, the first row on top: no grid, no ticks."""
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(True)
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text without date or creator, so that it depends on nothing but what is drawn."""
     out = io.StringIO()

@@ -77,13 +77,7 @@ def _codes(series: Mapping[str, list[float]]) -> tuple[list[int], int]:
 
 def _panel(figure: Figure, place: tuple[float, float, float, float], n: int) -> Axes:
     axes = figure.add_axes(place, facecolor=COLOURS[0])
-    axes.set_xlim(0, n)
-    axes.set_ylim(n, 0)
-    axes.grid(False)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(True)
+    figures.frame(axes, n, n)
     return axes
 
 

@@ -99,13 +99,8 @@ def draw_selection(found: Selection) -> str:
 
 def _panel(figure: Figure, bottom: float, height: float, n_blocks: int) -> Axes:
     axes = figure.add_axes((LEFT, bottom, RIGHT - LEFT, height))
-    axes.set_xlim(0, n_blocks)
-    axes.grid(False)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    figures.frame(axes, n_blocks, 1)
     axes.tick_params(length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(True)
     return axes
 
 
@@ -176,13 +171,7 @@ def draw_permutation(series: Mapping[str, list[float]]) -> str:
     for k, (rows, title, below) in enumerate(panels):
         n_columns = len(rows[0])
         axes = figure.add_axes((left, bottom, cell * n_columns, cell * size * ratio))
-        axes.set_xlim(0, n_columns)
-        axes.set_ylim(size, 0)
-        axes.grid(False)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(True)
+        figures.frame(axes, n_columns, size)
         for i in range(1, size):
             axes.plot([0, n_columns], [i, i], color="#dddddd", linewidth=0.5)
         for j in range(1, n_columns):
