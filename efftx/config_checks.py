@@ -29,7 +29,7 @@ from efftx.training.settings import OPTIMIZER_KEYS, SCHEDULES, check_optimizer, 
 
 ATTENTION = ("full", "lsh", "local", "strided", "fixed")
 DROPOUT_AT = ("everywhere", "residual")
-POSITIONS = ("axial", "factorized", "learned", "sinusoidal", "digits", "none")
+POSITIONS = ("axial", "factorized", "learned", "coupled", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
 BRIDGES = ("streams", "merged")
 D_FF_RULES = ("given", "authors", "equal")
@@ -110,7 +110,8 @@ def _attends(config: Config, kind: str) -> bool:
 
 _CONVOLVES = ("multiplicative_convolution", "convolution")
 _GRIDS = ("axial", "factorized")
-_TABLES = ("learned", *_GRIDS)
+_LENGTHS = ("learned", "coupled")
+_TABLES = (*_LENGTHS, *_GRIDS)
 _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     *((kind, partial(_attends, kind=kind), f"no layer's attention is {kind}") for kind in ATTENTION),
     ("lsh.padding_in_chunks", lambda c: c.stack != "decoder", "a decoder alone reads no padding"),
@@ -144,14 +145,16 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("sparse_qkv.encoder", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
     ("positions.axial_shape", lambda c: c.positions.kind in _GRIDS, "positions.kind is neither axial nor factorized"),
     ("positions.before_shift", lambda c: c.positions.kind != "none", "positions.kind is none"),
+    ("positions.before_shift", lambda c: c.positions.kind != "coupled", "coupled positions are of the token read"),
     ("dropout_at", lambda c: c.dropout > 0, "dropout is 0"),
     ("positions.axial_dims", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
-    ("positions.max_len", lambda c: c.positions.kind == "learned", "positions.kind is not learned"),
+    ("positions.max_len", lambda c: c.positions.kind in _LENGTHS, "positions.kind is neither learned nor coupled"),
     *(
         (f"positions.{key}", lambda c: c.positions.kind == "digits", "positions.kind is not digits")
         for key in ("bases", "n_digits", "start_from_zero", "base_dropout")
     ),
     ("evaluation.min_context", lambda c: c.objective == "lm", "only a language model reads on from row to row"),
+    ("data.stage_steps", lambda c: bool(getattr(c.data, "stages", ())), "data.stages is empty"),
     ("data.length", lambda c: find_source(c.data.name).row_length is None, "a row is one picture, of data.side pixels"),
     ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),
     ("data.noise", lambda c: c.objective == "span_corruption", "the objective corrupts no spans"),
@@ -282,10 +285,25 @@ def _check_shapes(config: Config) -> None:
         _check_narrow_queries(config, config.d_qk)
     if positions.kind == "learned" and positions.max_len and positions.max_len < length:
         raise _bad(f"positions.max_len={positions.max_len} is less than data.length={length}.")
+    if positions.kind == "coupled":
+        _check_coupled(config, length)
     if positions.kind == "digits":
         check_positions(positions, config.d_model, length)
     if positions.kind == "sinusoidal" and config.d_model % 2:
         raise _bad(f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.")
+
+
+def _check_coupled(config: Config, length: int) -> None:
+    if not find_source(config.data.name).separators(config.data):
+        raise _bad(
+            f"positions.kind=coupled: rows of data={config.data.name} hold no numbers whose places could be shared.",
+            "Use data=copy_add or data=duplicate, or positions.kind=learned.",
+        )
+    if 0 < config.positions.max_len <= length:
+        raise _bad(
+            f"positions.max_len={config.positions.max_len} is too few for rows of {length} tokens, counted from 1.",
+            f"Take positions.max_len={length + 1} or more: what is more is room for a row to start later.",
+        )
 
 
 def _check_narrow_queries(config: Config, d_qk: int) -> None:

@@ -28,6 +28,7 @@ BASES = {
     "pictures": ["model=transformer", "data=imagenet64", "data.path=efftx:samples/photos"],
     "sound": ["model=transformer", "data=music"],
     "digits": ["model=scaling", *DIGITS, "positions.kind=digits", "optimizer.name=adafactor", "schedule.name=rsqrt"],
+    "coupled": ["model=scaling", *DIGITS, "positions.kind=coupled", "data.stages=[2,4]", "data.stage_steps=1"],
     "sparse": ["model=terraformer", "sparse_ff.N=4", "sparse_qkv.S=4", "sparse_loss.S=2", "sru.n_layers=1"],
     "low rank": ["model=scaling", "sparse_qkv.S=4", "sparse_qkv.variant=low_rank", "schedule.name=linear"],
     "crossed": ["model=scaling", "sparse_qkv.S=4", "share_qk=true"],

@@ -5,7 +5,7 @@ Shape suffixes: B rows of a batch, L target tokens, E input tokens, N digits of 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,9 @@ class CopyAddConfig(DataConfig):
 
     A question's digits are those of both numbers together. The paper's values: base 10, training up to 128 digits,
     evaluation on 256 to 300 (the authors' lengths 3-129 and 257-301 count the plus as well).
+
+    `stages` is a curriculum: the most digits of training in place of `max_digits`, for `stage_steps` steps each, before
+    those of `max_digits`. The step alone says which stage it is, so that a resumed run goes on in its own.
     """
 
     task: str = "copy"
@@ -33,6 +36,8 @@ class CopyAddConfig(DataConfig):
     max_digits: int = 128
     eval_min_digits: int = 256
     eval_max_digits: int = 300
+    stages: list[int] = field(default_factory=list)
+    stage_steps: int = 1000
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ class CopyAdd:
                     f"data.{prefix}min_digits={low} to data.{prefix}max_digits={high} is no range for task={task}.",
                     f"A question has at least {fewest} digits, and the range begins with its least.",
                 )
+        for most in self.config.stages:
+            if not self.config.min_digits <= most <= self.config.max_digits:
+                raise UserError(
+                    "bad_value",
+                    f"data.stages={self.config.stages}: a stage of {most} digits is not between "
+                    f"data.min_digits={self.config.min_digits} and data.max_digits={self.config.max_digits}.",
+                    "A stage trains on numbers of data.min_digits to so many digits.",
+                )
+        if self.config.stages and self.config.stage_steps < 1:
+            raise UserError("bad_value", f"data.stage_steps={self.config.stage_steps} must be at least 1.")
         inputs = max(self._needs("train")[0], self._needs("valid")[0])
         if self.input_length < inputs:
             raise UserError(
@@ -81,7 +96,9 @@ class CopyAdd:
     def variant(self) -> str:
         """The task with its base and its numbers of digits."""
         trained, evaluated = ("-".join(str(n) for n in self._range(split)) for split in ("train", "valid"))
-        return f"copy_add[{self.config.task},base={self.config.base},digits={trained},evaluation={evaluated}]"
+        stages = ",".join(str(most) for most in self.config.stages)
+        after = f" after {stages} for {self.config.stage_steps} steps each" if stages else ""
+        return f"copy_add[{self.config.task},base={self.config.base},digits={trained}{after},evaluation={evaluated}]"
 
     @property
     def vocab_size(self) -> int:
@@ -122,7 +139,7 @@ class CopyAdd:
         """Batch `step` of a split's stream, a pure function of its arguments; valid and test ignore `seed`."""
         import torch  # here: describing a data set needs none of it
 
-        low, high = self._range(split)
+        low, high = self._range(split, step)
         base = self.config.base
         stream = f"copy_add {self.config.task} base {base} digits {low}-{high}"
 
@@ -139,7 +156,7 @@ class CopyAdd:
             _no_leading_zero(digit_BN, first_B1, n_B1, 1 + drawn("leading", 2, base - 1))
             inputs_BE, n_inputs_B1 = self._with_plus(digit_BN, first_B1), n_B1 + 1
             answer_BN, n_answer_B1 = _add(digit_BN, first_B1, n_B1, base)
-        n_inputs, n_targets = self._needs("train") if split == "train" else (self.input_length, self.length)
+        n_inputs, n_targets = self._needs("train", step) if split == "train" else (self.input_length, self.length)
         targets_BL = _padded(FIRST_DIGIT + answer_BN, n_answer_B1, n_targets)
         np.put_along_axis(targets_BL, n_answer_B1, END, axis=1)
         return Batch(
@@ -152,14 +169,17 @@ class CopyAdd:
         """None: there are always more."""
         return None
 
-    def _range(self, split: str) -> tuple[int, int]:
-        if split == "train":
-            return self.config.min_digits, self.config.max_digits
-        return self.config.eval_min_digits, self.config.eval_max_digits
+    def _range(self, split: str, step: int | None = None) -> tuple[int, int]:
+        """The fewest and the most digits of a split's questions; of training at `step`, or without one at its end."""
+        if split != "train":
+            return self.config.eval_min_digits, self.config.eval_max_digits
+        stages = self.config.stages
+        stage = len(stages) if step is None else min(step // self.config.stage_steps, len(stages)) if stages else 0
+        return self.config.min_digits, [*stages, self.config.max_digits][stage]
 
-    def _needs(self, split: str) -> tuple[int, int]:
-        """Tokens of a split's longest question and of its longest answer with the end: a sum has n digits at most."""
-        high = self._range(split)[1]
+    def _needs(self, split: str, step: int | None = None) -> tuple[int, int]:
+        """Tokens of the longest question, and of the longest answer with the end: a sum has n digits at most."""
+        high = self._range(split, step)[1]
         return high + (self.config.task == "add"), high + 1
 
     def _with_plus(self, digit_BN: np.ndarray, first_B1: np.ndarray) -> np.ndarray:
@@ -243,5 +263,7 @@ SOURCE = Source(
     objectives=("seq2seq",),
     targets=lambda config: open_copy_add(config).length,
     uncut=True,
+    # 0 stands in front of an answer, as the = of a sum does.
+    separators=lambda config: (PADDING, FIRST_DIGIT + config.base),
     endless=True,
 )

@@ -152,7 +152,8 @@ class Source:
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
     `uncut`: rows have `targets` at least, since no answer is cut. `row_length`: tokens of a row where the data set
-    alone says it (a picture's bytes), whatever `data.length` is.
+    alone says it (a picture's bytes), whatever `data.length` is. `separators`: the tokens after which a row counts its
+    places anew, for coupled positions; empty where its numbers have no places to share.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Source:
     endless: bool = False
     uncut: bool = False
     row_length: Callable[[Any], int] | None = None
+    separators: Callable[[Any], tuple[int, ...]] = lambda config: ()
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.

@@ -103,4 +103,5 @@ SOURCE = Source(
     vocab_size=lambda config, objective="lm": open_duplicate(config).vocab_size,
     rendering=lambda config, objective="lm", model=None: Numbers(open_duplicate(config).vocab_size),
     endless=True,
+    separators=lambda config: (0,),
 )

@@ -20,11 +20,13 @@ from efftx.layers.cache import Lap, Place
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
 from efftx.layers.matrix import Read, matrix_of
+from efftx.layers.positions import CoupledPositions
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.block import Context
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import PADDING, EncoderDecoder
 from efftx.models.streams import Streams, merge, split
+from efftx.ops.coupling import coupled_positions, is_separator
 
 
 class PreparedModel:
@@ -97,6 +99,7 @@ class CachedSession:
         self._refuse_too_large()
         with torch.inference_mode():
             self._position_TD = _table(model.positions, capacity)
+        self._position_B: Tensor | None = None  # of each row's last token, where positions are coupled
         self._started = False
 
     @torch.inference_mode()
@@ -116,7 +119,7 @@ class CachedSession:
         ragged = len(set(lengths)) > 1
         x_BLD = torch.nn.functional.embedding(tokens_BL, self.prepared.embedding)
         if self._position_TD is not None:
-            x_BLD = x_BLD + self._position_TD[:longest]
+            x_BLD = x_BLD + self._position_TD[self._positions_of(tokens_BL, n_B)]
         streams, context, before_B = self._enter(x_BLD, tokens_BL)
         end_B = n_B if before_B is None else n_B + before_B
         ragged = ragged or (before_B is not None and bool((before_B != before_B[0]).any()))
@@ -148,8 +151,7 @@ class CachedSession:
             )
         x_BD = self.prepared.embedding.index_select(0, tokens_B)
         if self._position_TD is not None:
-            at = self._tokens.n if self._tokens.n_B is None else self._tokens.n_B
-            x_BD = x_BD + self._position_TD[at]
+            x_BD = x_BD + self._position_TD[self._position_after(tokens_B)]
         self._place.token_B = tokens_B
         streams = self.prepared.stack.step(split(x_BD, self.prepared.model.reversible), self._caches, self._place)
         logits = self._logits(streams)
@@ -167,6 +169,26 @@ class CachedSession:
         reorder(self._caches, rows_B)
         self._place.reorder(rows_B)
         self._tokens.reorder(rows_B)
+        if self._position_B is not None:
+            self._position_B = self._position_B[rows_B]
+
+    def _positions_of(self, tokens_BL: Tensor, n_B: Tensor) -> slice | Tensor:
+        """Where in the table the positions of the prompts' tokens are, of which each row has `n_B`."""
+        positions = self.prepared.model.positions
+        if not isinstance(positions, CoupledPositions):
+            return slice(tokens_BL.shape[1])
+        position_BL = coupled_positions(tokens_BL, positions.separators)
+        self._position_B = position_BL[torch.arange(self.batch, device=n_B.device), n_B - 1]
+        return position_BL
+
+    def _position_after(self, tokens_B: Tensor) -> int | Tensor:
+        """Where in the table the position of each row's next token, `tokens_B`, is."""
+        if self._position_B is None:
+            return self._tokens.n if self._tokens.n_B is None else self._tokens.n_B
+        positions = self.prepared.model.positions
+        assert isinstance(positions, CoupledPositions)
+        self._position_B = torch.where(is_separator(tokens_B, positions.separators), 0, self._position_B + 1)
+        return self._position_B
 
     def _enter(self, x_BLD: Tensor, token_BL: Tensor) -> tuple[Streams, Context, Tensor | None]:
         """The stack's first streams, what its branches read beside them, and the encoder's tokens in front of a row."""

@@ -1,15 +1,17 @@
 """Position embeddings, added to the token embeddings.
 
-Shape suffixes: B batch, L length, D d_model, K bases, n digits, w features a digit.
+Shape suffixes: B batch, L length, T table, D d_model, K bases, n digits, w features a digit.
 """
 
 import math
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.settings import PositionsConfig, countable_positions
+from efftx.ops.coupling import coupled_positions
 
 
 class AxialPositions(nn.Module):
@@ -115,6 +117,30 @@ class LearnedPositions(nn.Module):
         return self.table[:length]
 
 
+class CoupledPositions(LearnedPositions):
+    """A learned table, read at a token's place since the last separator (Cho et al. 2024; see `ops.coupling`).
+
+    One table serves encoder and decoder, so that a digit of the answer shares its position with those it is made of. In
+    training all positions of a row start from a number drawn for the row, as far as the table goes: so each of its
+    entries is trained by rows shorter than it. In evaluation they start from 0.
+    """
+
+    def __init__(self, max_len: int, d_model: int, separators: tuple[int, ...], std: float = 1.0) -> None:
+        super().__init__(max_len, d_model, std)
+        self.separators = separators
+
+    def starts(self, batch: int, longest: int) -> Tensor | None:
+        """In training the first position of each row, (B, 1), for rows of at most `longest` tokens; else None."""
+        if not self.training:
+            return None
+        return torch.randint(self.table.shape[0] - longest, (batch, 1), device=self.table.device)
+
+    def of_tokens(self, tokens_BL: Tensor, start_B1: Tensor | None = None) -> Tensor:
+        """The embeddings at the positions of `tokens`, counted from `start`, (B, L, d_model)."""
+        position_BL = coupled_positions(tokens_BL, self.separators)
+        return F.embedding(position_BL if start_B1 is None else position_BL + start_B1, self.table)
+
+
 class SinusoidalPositions(nn.Module):
     """Sines of p * 10000^(-2j / d_model) in the first half of the features, cosines in the second (authors' code)."""
 
@@ -206,6 +232,8 @@ def most_positions(config: PositionsConfig, length: int) -> int | None:
             return (prod(config.axial_shape) if config.axial_shape else length) + config.before_shift
         case "learned":
             return (config.max_len or length) + config.before_shift
+        case "coupled":
+            return config.max_len - 1 if config.max_len else length
         case "digits":
             return countable_positions(config.bases, config.n_digits) - 1
     return None
@@ -224,11 +252,17 @@ def off_the_grid(config: PositionsConfig, picture_shape: tuple[int, int, int] | 
 
 
 def make_positions(
-    config: PositionsConfig, d_model: int, length: int, std: float = 1.0, grid: list[int] | None = None
+    config: PositionsConfig,
+    d_model: int,
+    length: int,
+    std: float = 1.0,
+    grid: list[int] | None = None,
+    separators: tuple[int, ...] = (),
 ) -> nn.Module | None:
     """The position embedding that `config` names, for sequences of at most `length`; None for kind `none`.
 
-    `std` is the deviation at which Gaussian tables start, `grid` that of factorized ones where the config has none.
+    `std` is the deviation at which Gaussian tables start, `grid` that of factorized ones where the config has none,
+    `separators` the tokens between numbers whose places are coupled.
     """
     match config.kind:
         case "axial":
@@ -237,6 +271,8 @@ def make_positions(
             return FactorizedPositions(config.axial_shape or grid or [length], d_model, std)
         case "learned":
             return LearnedPositions(config.max_len or length, d_model, std)
+        case "coupled":
+            return CoupledPositions(config.max_len or length + 1, d_model, separators, std)
         case "sinusoidal":
             return SinusoidalPositions(d_model)
         case "digits":

@@ -174,17 +174,19 @@ class InitConfig:
 
 @dataclass
 class PositionsConfig:
-    """`kind`: axial, factorized, learned, sinusoidal, digits or none.
+    """`kind`: axial, factorized, learned, coupled, sinusoidal, digits or none.
 
     `axial_shape` the grid that the sequence is laid out on, row by row; `axial_dims` the width of each axis' table, in
     sum d_model. `factorized` adds up one table an axis, each d_model wide; its grid is `axial_shape`, or where that is
     empty a picture's rows, columns and channels, and of anything else rows as long as the attention's stride.
-    `max_len` rows of a learned table, 0 for the data's length. `before_shift`: the decoder's tokens get their positions
-    before they are shifted, so that a place has the position of the token it reads, and the first a vector of its own
-    (Sparse Transformer). The rest is for digits: positions written
-    in each of `bases` with `n_digits` digits. In training a row starts from position 0 with the probability
-    `start_from_zero`, else anywhere, and loses a base with the probability `base_dropout`. The defaults are the
-    authors' (`FixedBasePositionalEncoding`: one row in 2, one in 100).
+    `max_len` rows of a learned table, 0 for the data's length. `coupled` is one learned table for both stacks, read at
+    a token's place in its number, as the data set says where one begins; a row of training starts anywhere in it, so
+    that a table longer than the rows of training is learned as a whole (Cho et al. 2024). `before_shift`: the decoder's
+    tokens get their positions before they are shifted, so that a place has the position of the token it reads, and the
+    first a vector of its own (Sparse Transformer). The rest is for digits: positions written in each of `bases` with
+    `n_digits` digits. In training a row starts from position 0 with the probability `start_from_zero`, else anywhere,
+    and loses a base with the probability `base_dropout`. The defaults are the authors'
+    (`FixedBasePositionalEncoding`: one row in 2, one in 100).
     """
 
     kind: str = "learned"

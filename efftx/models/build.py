@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from efftx.config import Config
+from efftx.data.dataset import find_source
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
@@ -141,10 +142,16 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
         )
     crosses = config.stack == "encoder_decoder"
     junction = (CrossAttended if crosses else Concatenated)(config.d_model, config.reversible)
+    if config.positions.kind == "coupled":
+        # One table: a digit of the answer has the very position of those that it is made of.
+        encoder_positions = positions = _positions(config, max(config.data.length, config.target_length))
+    else:
+        encoder_positions = _positions(config, config.data.length)
+        positions = _positions(config, config.target_length, shifted=config.positions.before_shift)
     return EncoderDecoder(
         embedding,
-        _positions(config, config.data.length),
-        _positions(config, config.target_length, shifted=config.positions.before_shift),
+        encoder_positions,
+        positions,
         [
             Block(attention=branch, feedforward=_feedforward(config, d_ff, i))
             for i, branch in enumerate(_self_attention(config, n_encoder_layers(config), causal=False))
@@ -160,7 +167,9 @@ def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
 
 def _positions(config: Config, length: int, *, shifted: bool = False) -> nn.Module | None:
     std = config.init.position_std
-    made = make_positions(config.positions, config.d_model, length, std, config.grid(length))
+    coupled = config.positions.kind == "coupled"
+    separators = find_source(config.data.name).separators(config.data) if coupled else ()
+    made = make_positions(config.positions, config.d_model, length, std, config.grid(length), separators)
     return ShiftedPositions(made, config.d_model, std) if shifted and made is not None else made
 
 

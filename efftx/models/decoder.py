@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from efftx.models.block import Block, Context, any_reads_ids
-from efftx.models.ends import Head, TokenEmbedding, embed, shift_right
+from efftx.models.ends import Head, TokenEmbedding, coupled_starts, embed, shift_right
 from efftx.models.streams import Replays, ReversibleConfig, merge, run_blocks, split
 
 
@@ -41,7 +41,8 @@ class Decoder(nn.Module):
     def hidden(self, tokens_BL: Tensor, replays: Replays | None = None) -> Tensor:
         """What the head reads: (B, L, d_model), or 2 d_model wide where reversible streams are concatenated."""
         token_BL = shift_right(tokens_BL)
-        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0)
+        start_B1 = coupled_starts(self.positions, token_BL)
+        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0, start_B1)
         context = Context(token_BL=token_BL if self.reads_ids else None)
         streams = run_blocks(self.blocks, split(x, self.reversible), context, replays)
         return merge(streams, self.reversible.merge)

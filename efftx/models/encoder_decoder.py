@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
-from efftx.models.ends import Head, TokenEmbedding, embed, shift_right
+from efftx.models.ends import Head, TokenEmbedding, coupled_starts, embed, shift_right
 from efftx.models.streams import Replays, ReversibleConfig, Streams, merge, run_blocks, split
 
 PADDING = 0
@@ -95,9 +95,9 @@ class EncoderDecoder(nn.Module):
         self.loss_chunk_len = loss_chunk_len
         self.reads_ids = any_reads_ids((*encoder_blocks, *blocks))
 
-    def encode(self, inputs_BE: Tensor, *, replays: Replays | None = None) -> Streams:
-        """What the decoder reads of padded token ids (B, E)."""
-        x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0)
+    def encode(self, inputs_BE: Tensor, *, replays: Replays | None = None, start_B1: Tensor | None = None) -> Streams:
+        """What the decoder reads of padded token ids (B, E); coupled positions count from `start_B1`."""
+        x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0, start_B1)
         context = Context(key_mask_BL=inputs_BE != PADDING, token_BL=inputs_BE if self.reads_ids else None)
         return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, replays))
 
@@ -113,9 +113,10 @@ class EncoderDecoder(nn.Module):
 
         `replays`, `encoder_replays`: for every block one for each branch, where choices are given from outside.
         """
-        encoded = self.encode(inputs_BE, replays=encoder_replays)
+        start_B1 = coupled_starts(self.positions, inputs_BE, tokens_BL)
+        encoded = self.encode(inputs_BE, replays=encoder_replays, start_B1=start_B1)
         token_BL = shift_right(tokens_BL)
-        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0)
+        x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0, start_B1)
         is_token = inputs_BE != PADDING
         streams, context = self.enter(x, token_BL, encoded, inputs_BE)
         streams = run_blocks(self.blocks, streams, context, replays)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.initialize import glorot_
+from efftx.layers.positions import CoupledPositions
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
 from efftx.models.block import LAYER_NORM_EPS
 from efftx.ops.chunking import chunked
@@ -40,13 +41,31 @@ class TokenEmbedding(nn.Module):
         return F.embedding(tokens_BL, self.weight)
 
 
-def embed(tokens_BL: Tensor, embedding: TokenEmbedding, positions: nn.Module | None, dropout: float) -> Tensor:
-    """Token and position embeddings, (B, L, d_model); `dropout` 0 outside training."""
+def embed(
+    tokens_BL: Tensor,
+    embedding: TokenEmbedding,
+    positions: nn.Module | None,
+    dropout: float,
+    start_B1: Tensor | None = None,
+) -> Tensor:
+    """Token and position embeddings, (B, L, d_model); `dropout` 0 outside training.
+
+    `start_B1` are the positions that coupled ones count each row from (`coupled_starts`), None for 0.
+    """
     x: Tensor = embedding(tokens_BL)
-    if positions is not None:
+    if isinstance(positions, CoupledPositions):
+        x = x + positions.of_tokens(tokens_BL, start_B1)
+    elif positions is not None:
         batch, length = tokens_BL.shape
         x = x + positions(length, batch)
     return F.dropout(x, dropout)
+
+
+def coupled_starts(positions: nn.Module | None, *tokens_BL: Tensor) -> Tensor | None:
+    """The position that each row counts from in training, one for all that it is told of; None where none is drawn."""
+    if not isinstance(positions, CoupledPositions):
+        return None
+    return positions.starts(tokens_BL[0].shape[0], max(tokens.shape[1] for tokens in tokens_BL))
 
 
 def shift_right(tokens_BL: Tensor) -> Tensor:

@@ -192,6 +192,31 @@ def test_the_variant_says_what_the_numbers_are() -> None:
     assert paper("add").variant == "copy_add[add,base=10,digits=2-128,evaluation=256-300]"
 
 
+def staged(task: str = "add", steps: int = 3) -> CopyAdd:
+    """A curriculum of 2, then 4, then 2 to 6 digits; `small(task, high=6)` is its last stage alone."""
+    return CopyAdd(replace(small(task, high=6).config, stages=[2, 4], stage_steps=steps))
+
+
+@pytest.mark.parametrize("task", ["copy", "add"])
+def test_a_curriculum_trains_on_the_digits_of_its_stage(task: str) -> None:
+    for step, most in enumerate([2, 2, 2, 4, 4, 4, 6, 6, 6, 6]):
+        batch = staged(task).batch("train", 0, step, 256)
+        alone = small(task, high=most).batch("train", 0, step, 256)
+        assert examples(batch) == examples(alone)
+        assert batch.tokens_BL.shape == alone.tokens_BL.shape  # short questions are not padded for the long ones
+        assert max(sum(2 <= token < 12 for token in question) for question, _ in examples(batch)) == most
+
+
+def test_a_curriculum_leaves_evaluation_and_an_ordinary_training_as_they_are() -> None:
+    for split in ("valid", "test"):
+        assert examples(staged().batch(split, 0, 0, 8)) == examples(small("add", high=6).batch(split, 0, 0, 8))
+    assert staged(steps=3).checksum != staged(steps=4).checksum != small("add", high=6).checksum
+
+
+def test_the_variant_names_the_stages_of_a_curriculum() -> None:
+    assert staged().variant == "copy_add[add,base=10,digits=2-6 after 2,4 for 3 steps each,evaluation=2-6]"
+
+
 def test_it_never_ends_and_is_a_sequence_to_sequence_task() -> None:
     config = CopyAddConfig("copy_add", 301)
     dataset: Dataset = open_dataset(config, "seq2seq")
@@ -218,6 +243,9 @@ def test_it_never_ends_and_is_a_sequence_to_sequence_task() -> None:
         ({"length": 299}, "longest question of 300 tokens"),
         ({"task": "add", "length": 300}, "longest question of 301 tokens"),
         ({"max_digits": 302}, "longest question of 302 tokens"),
+        ({"stages": [64, 129]}, "a stage of 129 digits"),
+        ({"min_digits": 4, "stages": [3]}, "a stage of 3 digits"),
+        ({"stages": [64], "stage_steps": 0}, "data.stage_steps=0"),
     ],
 )
 def test_an_impossible_task_is_refused(keys: dict, says: str) -> None:

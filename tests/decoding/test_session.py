@@ -205,6 +205,35 @@ def test_step_by_step_is_the_full_pass_behind_an_encoder(name: str, lengths: tup
     _check_against_full_pass(model, full, lengths, 6, inputs)
 
 
+COUPLED = {
+    "decoder": ("duplicate", "model=transformer"),
+    "cross-attention": ("copy_add", "model=scaling", "sparse_ff.N=0"),
+    "Terraformer": ("copy_add", "model=terraformer", "attention=[full]"),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_coupled_positions_step_by_step_are_those_of_the_full_pass(name: str) -> None:
+    data, *overrides = COUPLED[name]
+    model = _model((*overrides, "positions.kind=coupled"), data)
+    tokens_BL = torch.randint(0, 14, (3, 16), generator=torch.Generator().manual_seed(7))
+    tokens_BL[:, 9] = torch.tensor([0, 12, 0])  # a separator after the prompts, of a sum the plus as well
+    inputs = () if name == "decoder" else (INPUTS,)
+    with torch.no_grad():
+        full = model(torch.nn.functional.pad(tokens_BL, (0, 1)), *inputs)
+    lengths = torch.tensor([7, 4, 0])
+    session = CachedSession(PreparedModel(model), 17, 3, *inputs)
+    logits = session.start([row[:n].tolist() for row, n in zip(tokens_BL, lengths, strict=True)])
+    rows = torch.arange(3)
+    for i in range(9):
+        assert_close(logits, full[rows, lengths + i], ROUNDING, f"token {i} after the prompt")
+        if i == 4 and name == "decoder":
+            order = torch.tensor([2, 0, 0])
+            session.reorder(order)
+            tokens_BL, full, lengths = tokens_BL[order], full[order], lengths[order]
+        logits = session.step(tokens_BL[rows, lengths + i])
+
+
 LSH = {
     "paper's form": (),
     "duplicates allowed": ("lsh.allow_duplicates=true",),

@@ -82,6 +82,8 @@ def test_a_learned_table_gives_its_first_rows() -> None:
         (PositionsConfig(kind="axial", axial_shape=[4, 8], axial_dims=[6, 10]), [(4, 6), (8, 10)]),
         (PositionsConfig(kind="learned"), [(32, 16)]),
         (PositionsConfig(kind="learned", max_len=50), [(50, 16)]),
+        (PositionsConfig(kind="coupled"), [(33, 16)]),
+        (PositionsConfig(kind="coupled", max_len=50), [(50, 16)]),
         (PositionsConfig(kind="sinusoidal"), []),
         (PositionsConfig(kind="digits"), [(4, 8, 2), (16,)]),
     ],

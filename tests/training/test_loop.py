@@ -38,6 +38,19 @@ FAMILIES = {
         "training.accumulation=2",
     ],
     "scaling": ["model=scaling", "data=c4", "data.path=efftx:samples/c4", "dropout=0.1", "sru.n_layers=1", "sru.d=8"],
+    "curriculum of coupled digits": [
+        "model=scaling",
+        "data=copy_add",
+        "data.task=add",
+        "data.length=16",
+        "data.max_digits=6",
+        "data.stages=[2,4]",
+        "data.stage_steps=20",
+        "data.eval_min_digits=8",
+        "data.eval_max_digits=12",
+        "positions.kind=coupled",
+        "positions.max_len=32",
+    ],
 }
 COMMON = ["size=smoke", "threads=1", "training.steps=60", "checkpoint.every=4", "evaluation.every=10"]
 
