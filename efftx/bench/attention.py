@@ -20,7 +20,7 @@ from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig
+from efftx.layers.settings import FixedConfig, FullConfig
 from efftx.ops.fixed import FixedUnion
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.ops.strided import Column, StridedUnion, Window
@@ -44,7 +44,10 @@ are Reformer's, which shares them."""
 
 @dataclass(frozen=True)
 class Case:
-    """One layer to be measured. `later` is LSH without bucket mask and without correction of duplicates."""
+    """One layer to be measured. `later` is LSH without bucket mask and without correction of duplicates.
+
+    `stride` 0 is near the square root of the length, `c` 0 a quarter of the stride.
+    """
 
     kind: str
     length: int
@@ -79,11 +82,13 @@ class Case:
 
     def pattern(self) -> Pattern:
         """What a query sees, of softmax attention."""
+        node = FixedConfig(self.stride, self.c)
+        stride, c = node.stride_of(self.length), node.c_of(self.length)
         sets: dict[str, Callable[[], KeySet]] = {
-            "window": lambda: Window(self.stride),
-            "column": lambda: Column(self.stride),
-            "strided": lambda: StridedUnion(self.stride),
-            "fixed": lambda: FixedUnion(self.stride, self.stride - self.c, self.c),
+            "window": lambda: Window(stride),
+            "column": lambda: Column(stride),
+            "strided": lambda: StridedUnion(stride),
+            "fixed": lambda: FixedUnion(stride, stride - c, c),
         }
         if self.kind in sets:
             return ByHead([sets[self.kind]()])

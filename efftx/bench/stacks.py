@@ -13,6 +13,7 @@ from efftx.bench.live_bytes import LiveBytes
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
 from efftx.config import Config, compose
 from efftx.config_values import RANGES
+from efftx.layers.attention import SoftmaxAttention
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.streams import Replays
@@ -177,7 +178,7 @@ def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, An
 def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) -> list[dict[str, Any]]:
     calls: dict[str, Callable[[], object]] = {}
     for name, config in configs.items():
-        calls[name] = _step_of(config, device)
+        calls[name] = step_of(config, device)
     product, product_flops = matmul_call(device)
     matmul = "a matrix product"
     with exclusive():
@@ -211,8 +212,9 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
     return rows
 
 
-def _step_of(config: Config, device: torch.device) -> Callable[[], object]:
-    model, batch = model_and_batch(config, device, VOCAB_SIZE)
+def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> Callable[[], object]:
+    """One training step of a fresh model: forward, backward and the optimiser's, always on the same batch."""
+    model, batch = model_and_batch(config, device, vocab_size)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
 
     def step() -> None:
@@ -221,6 +223,23 @@ def _step_of(config: Config, device: torch.device) -> Callable[[], object]:
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def attention_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> Callable[[], object]:
+    """Of that step softmax attention alone, forward and backward in every layer: scores and values, no projections."""
+    model, _ = model_and_batch(config, device, vocab_size)
+    layers = [module for module in model.modules() if isinstance(module, SoftmaxAttention)]
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (4, config.training.batch_size, config.n_heads, config.data.length, layers[0].d_head)
+    q, k, v, grad = torch.randn(shape, generator=generator).to(device).unbind()
+    for x in (q, k, v):
+        x.requires_grad_()
+
+    def passes() -> None:
+        for layer in layers:
+            torch.autograd.grad(layer.attend(q, k, v, None), (q, k, v), grad)
+
+    return passes
 
 
 def model_and_batch(config: Config, device: torch.device, vocab_size: int) -> tuple[Model, tuple[Tensor, ...]]:

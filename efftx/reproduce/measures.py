@@ -16,7 +16,7 @@ import numpy as np
 
 from efftx.errors import UserError, nearest
 from efftx.reproduce.decoding_measures import context_time, first_steps
-from efftx.reproduce.pattern_measures import connectivity
+from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
 from efftx.reproduce.scaling_measures import (
     first_losses,
     multiplicative_layer,
@@ -116,11 +116,16 @@ def counted_entries(parameters: Parameters, seed: int, row: str, own: Parameters
 def score_entries(length: int, given: Parameters) -> float:
     """Scores computed for one forward pass of all heads and examples, masked ones included.
 
-    Full attention: b n_h l^2, whether or not all are kept. LSH: each round has l / m chunks of m queries by 2 m keys,
-    n_r (l / m) m 2m = n_r 2 l^2 / n_c with n_c = l / m chunks: linear in l at a fixed chunk.
+    Full attention: b n_h l^2, whether or not all are kept. A sparse pattern: what its block form computes. LSH: each
+    round has l / m chunks of m queries by 2 m keys, n_r (l / m) m 2m = n_r 2 l^2 / n_c with n_c = l / m chunks: linear
+    in l at a fixed chunk.
     """
-    heads = float(given["batch"]) * float(given["n_heads"])
-    if given["attention"] != "lsh":
+    heads, kind = float(given["batch"]) * float(given["n_heads"]), str(given["attention"])
+    if kind in SPARSE_SETS:
+        bench = importlib.import_module("efftx.bench.attention")
+        pattern = bench.Case(kind, length, stride=int(given["stride"]), c=int(given["c"])).pattern()
+        return heads * length * float(pattern.keys(length))
+    if kind != "lsh":
         return heads * length**2
     chunk = min(int(given["chunk_len"]), length)
     n_chunks = length / chunk
@@ -251,6 +256,8 @@ def _without_columns(parameters: Parameters) -> dict[str, Any]:
 
 
 _DRAWS_AT_ONCE = 10_000
+SPARSE_SETS = ("window", "column", "strided", "fixed")
+"""The attentions of `efftx.bench.attention_time` whose queries see a set of keys."""
 
 MEASURES: dict[str, Measure] = {
     "attention_time": Measure(attention_time, column_entries),
@@ -259,8 +266,10 @@ MEASURES: dict[str, Measure] = {
     "context_time": Measure(context_time, first_steps),
     "selected_units": Measure(selected_units, first_losses),
     "connectivity": Measure(connectivity, every_number_of(connectivity)),
+    "iteration_time": Measure(iteration_time, recount=iteration_counts),
     "multiplicative_layer": Measure(multiplicative_layer, every_number_of(multiplicative_layer)),
     "token_time": Measure(token_time, recount=token_counts),
     "width_time": Measure(width_time, recount=width_counts),
+    "score_memory": Measure(score_memory, every_number_of(score_memory)),
     "training_memory": Measure(training_memory, shallowest_memory),
 }

@@ -35,7 +35,7 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
 
     from efftx.ops.sparse_ff import sparse_ff_selected
 
-    config = _configured(parameters["overrides"], seed)
+    config = configured(parameters["overrides"], seed)
     layer, x_TD, texts = _layer_and_inputs(config, int(own["layer"]), str(parameters["sentence"]))
     index_TG, n = layer.choices(x_TD[None])[0][0].long(), layer.config.N
     n_tokens, n_blocks = index_TG.shape
@@ -71,7 +71,7 @@ def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -
     from efftx.training.loop import train
 
     with scratch_folder("efftx-replay-") as folder:
-        return train(_configured(parameters["overrides"], seed), folder / "run", steps=3).first_losses
+        return train(configured(parameters["overrides"], seed), folder / "run", steps=3).first_losses
 
 
 def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -128,7 +128,11 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
     by_depth = [_peak(parameters, own, seed, depth, int(parameters["at_length"])) for depth in depths]
     by_length = [_peak(parameters, own, seed, int(parameters["at_depth"]), length) for length in lengths]
+    a_layer = (by_depth[-1][0] - by_depth[0][0]) / (depths[-1] - depths[0])
+    config = configured([*parameters["overrides"], *own.get("overrides", [])], seed)
+    activation = 4.0 * config.training.batch_size * int(parameters["at_length"]) * config.d_model
     found = {
+        "tensors_a_layer": a_layer / activation,
         "depth_ratio": by_depth[-1][0] / by_depth[0][0],
         "length_exponent": fitted_exponent(lengths, [peak for peak, _ in by_length]),
         "replay_share": max(100.0 * kept / peak for peak, kept in (*by_depth, *by_length)),
@@ -155,7 +159,8 @@ def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Paramete
     return list(_peak(parameters, own, seed, int(parameters["depths"][0]), int(parameters["at_length"])))
 
 
-def _configured(overrides: Sequence[str], seed: int) -> Config:
+def configured(overrides: Sequence[str], seed: int) -> Config:
+    """The configuration of these overrides at a seed."""
     from efftx.config import compose
 
     return replace(compose(list(overrides)), seed=seed)
@@ -218,7 +223,9 @@ def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length
     from efftx.bench.stacks import peak_of_step
     from efftx.training.devices import resolve_device
 
-    sizes = [f"n_layers={depth}", f"n_encoder_layers={depth}", f"data.length={length}"]
-    config = _configured([*parameters["overrides"], *own.get("overrides", []), *sizes], seed)
+    base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
+    if configured(base, seed).stack != "decoder":
+        sizes.append(f"n_encoder_layers={depth}")
+    config = configured([*base, *sizes], seed)
     peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
     return float(peak), float(kept)

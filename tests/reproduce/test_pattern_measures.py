@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from efftx.bench.stacks import attention_of
+from efftx.bench.timing import Timing
+from efftx.config import compose
+from efftx.layers.patterns import ByHead
 from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.measures import measure_named
-from efftx.reproduce.pattern_measures import connectivity
+from efftx.reproduce.measures import measure_named, score_entries
+from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
+from efftx.reproduce.scaling_measures import training_memory
 
 EXPERIMENTS = load_experiments()
-FIGURE_3 = EXPERIMENTS["sparse/figure3"]
+FIGURE_3, TIME = EXPERIMENTS["sparse/figure3"], EXPERIMENTS["sparse/table2_time"]
 
 
 def by_hand(kind: str, n: int, stride: int, c: int) -> tuple[list[set[int]], list[set[int]]]:
@@ -82,3 +88,111 @@ def test_figure_3_is_replayed_from_every_number_of_it(row: str) -> None:
     assert sorted(measure.replay(columns, 0, row, own)) == sorted(
         measure.run(columns, 0, row, own)["metrics"]["a"].values()
     )
+
+
+def timed_as(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[str]:
+    """Every call is run once and said to have taken these seconds; gives the names of the calls."""
+    called: list[str] = []
+
+    def interleaved(calls: Any, **_: Any) -> dict[str, Timing]:
+        for name, call in calls.items():
+            call()
+            called.append(name)
+        return {name: Timing(seconds[name], 0.0) for name in calls}
+
+    monkeypatch.setattr("efftx.bench.timing.interleaved", interleaved)
+    return called
+
+
+def test_an_iteration_s_speed_up_is_over_the_dense_model_of_the_same_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = timed_as(monkeypatch, {"step": 2.0, "other step": 6.0, "attention": 0.5, "other attention": 3.0})
+    given = {**TIME.parameters["smoke"], "columns": {"a": {}}}
+    metrics = iteration_time(given, 0, "row", TIME.rows["Enwik8 fixed"].parameters)["metrics"]["a"]
+    assert called == ["step", "other step", "attention", "other attention"]
+    assert (metrics["seconds"], metrics["speedup"]) == (2.0, 3.0)
+    assert (metrics["attention_seconds"], metrics["rest_seconds"], metrics["attention_speedup"]) == (0.5, 1.5, 6.0)
+    measure = measure_named("iteration_time")
+    assert measure.recount is not None
+    recorded, again = measure.recount(given, "row", TIME.rows["Enwik8 fixed"].parameters, {"metrics": {"a": metrics}})
+    assert recorded == again
+    assert recorded[0] > 1
+
+
+def test_the_dense_row_is_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = timed_as(monkeypatch, {"step": 2.0, "attention": 0.5})
+    given = {**TIME.parameters["smoke"], "columns": {"a": {}}}
+    metrics = iteration_time(given, 0, "row", TIME.rows["Enwik8 dense"].parameters)["metrics"]["a"]
+    assert called == ["step", "attention"]
+    assert (metrics["speedup"], metrics["attention_speedup"], metrics["work_speedup"]) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "length", "scores"),
+    [("Enwik8 fixed", 12288, 3.838), ("Enwik8 strided", 12288, 51.28), ("CIFAR-10 strided", 3072, 19.45)],
+)
+def test_the_rows_are_the_paper_s_contexts_and_widths(row: str, length: int, scores: float) -> None:
+    own, given = TIME.rows[row].parameters, TIME.parameters["cpu"]
+    config = compose([*given["models"][own["model"]], *own["overrides"]])
+    assert config.data.length == length
+    assert (config.d_model, config.n_heads) == ((512, 8) if "Enwik8" in row else (256, 2))
+    found = iteration_counts(given, row, own, {"metrics": {"": {"score_speedup": 0, "work_speedup": 0}}})[1]
+    assert found[0] == pytest.approx(scores, rel=1e-3)
+
+
+def test_attention_alone_runs_every_layer_s_own_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["model=sparse_transformer", "data=stdlib", "size=smoke", "n_layers=3"])
+    seen: list[str] = []
+    attend = ByHead.attend
+
+    def noted(self: ByHead, q: Any, k: Any, v: Any, **how: Any) -> Any:
+        assert q.shape == (config.training.batch_size, config.n_heads, config.data.length, 16)
+        seen.append(type(self.sets[0]).__name__)
+        return attend(self, q, k, v, **how)
+
+    monkeypatch.setattr(ByHead, "attend", noted)
+    attention_of(config, torch.device("cpu"))()
+    assert seen == ["Window", "Column", "Window"]
+
+
+@pytest.mark.parametrize("length", [5, 64])
+def test_a_layer_that_stores_its_scores_keeps_what_is_counted_and_the_fused_kernel_a_sum_a_query(length: int) -> None:
+    own = {"length": length, "measured": ["stored", "recomputed", "fused"]}
+    given = {"n_layers": 3, "n_heads": 2, "d_head": 16, "columns": {"": {}}}
+    found = score_memory(given, 0, "row", own)["metrics"][""]
+    assert found["stored"] == 4 * length**2 * 2 * 3 / 1e9 == found["stored_measured"]
+    assert found["recomputed"] == found["stored"] / 3
+    assert found["recomputed_measured"] >= found["recomputed"]
+    assert found["fused_measured"] * 1e9 == pytest.approx(3 * 4 * length * 2)
+
+
+def test_the_blog_s_memory_table_is_four_bytes_a_score() -> None:
+    blog = EXPERIMENTS["sparse/memory"]
+    assert blog.published is not None
+    for row, spec in blog.rows_at("paper").items():
+        counted = score_memory(
+            {**blog.parameters["paper"], "columns": {"": {}}}, 0, row, {"length": spec.parameters["length"]}
+        )
+        for column in ("stored", "recomputed"):
+            printed = blog.published.of(row, column)
+            assert printed is not None
+            assert 0.999 <= counted["metrics"][""][column] / printed <= 1.08
+
+
+def test_each_further_block_keeps_its_input_when_recomputed_and_nothing_when_reversible() -> None:
+    e = EXPERIMENTS["sparse/figure4"]
+    given = {**e.parameters["smoke"], "depths": [1, 3], "columns": {"": {}}}
+    kept = {
+        row: training_memory(given, 0, row, spec.parameters)["metrics"][""]["tensors_a_layer"]
+        for row, spec in e.rows.items()
+    }
+    assert kept["stored"] > 15
+    assert kept["recomputed"] == pytest.approx(1.0, abs=0.1)
+    assert kept["reversible"] == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_sparse_layer_s_scores_are_those_of_its_block_form() -> None:
+    given = {"batch": 1, "n_heads": 8, "attention": "strided", "stride": 0, "c": 0}
+    own, before = 128 * 129 // 2 * 96, 128 * 128 * 95
+    column = 128 * (95 * 96 // 2)
+    assert score_entries(12288, given) == 8 * (own + before + column)
+    assert score_entries(12288, {**given, "attention": "sdpa"}) == 8 * 12288**2
