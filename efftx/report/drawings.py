@@ -10,6 +10,7 @@ from efftx.report import figures
 from efftx.report.illustrations import illustrate
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Plot, panels, paper_plot, to_csv
+from efftx.report.trends import trend_plots
 
 DRAWN_WITH = f"matplotlib {matplotlib.__version__}"
 
@@ -38,9 +39,9 @@ def all_drawings(item: Item) -> list[Drawing]:
 
 
 def drawings(item: Item, measured: Measured) -> list[Drawing]:
-    """The figures of `item` at one size: the panels of its plot, then its illustration, where it asks for them."""
+    """The figures of `item` at one size: the panels of its plot, its trend, its illustration, as it asks for them."""
     name = f"{item.slug}-{measured.size}"
-    found = [_drawn(name, lines) for lines in panels(item, measured)]
+    found = [_drawn(name, lines) for lines in (*panels(item, measured), *trend_plots(item, measured))]
     illustration = illustrate(item, measured)
     if illustration is not None:
         word = str((item.experiment.figure or {})["draw"]).replace("_", "-")

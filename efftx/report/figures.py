@@ -182,7 +182,9 @@ def _scales(axes: Axes, plot: Plot) -> None:
 
 
 def _short(x: float) -> str:
-    """A tick's number: 32768 is `32K` (K is 1024 where that is exact), 1500 is `1.5k`."""
+    """A tick's number: 32768 is `32K` (K is 1024 where that is exact), 1500 is `1.5k`, 1,536,000 is `1.54M`."""
+    if x >= 1e6 and x % 2**20:
+        return f"{x / 1e6:.3g}M"
     if x >= 1024 and x % 1024 == 0:
         return f"{x / 1024:g}K"
     return f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}"

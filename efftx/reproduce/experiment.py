@@ -141,7 +141,7 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a training run (its overrides), or one line of a measure (its parameters).
+    """One row: a training run (its overrides), or one line of a measure (its parameters; a training's are for figures).
 
     sizes, only as for a column; `seeds` a size in place of the experiment's (none: not run at that size); `columns` in
     place of the experiment's; `pretraining` is added to the experiment's;
@@ -173,8 +173,8 @@ class Experiment:
                x_label, y_label}`; `over: curve` draws one line a row from the records' curves (x `step`, y a metric),
                `over: columns` one line a row over the columns (x: a key of the columns' parameters, y: a metric),
                `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs
-               of rows and the paper's reading, see `cells.crossings`. `draw` names an illustration of the report,
-               drawn beside the lines or alone.
+               of rows and the paper's reading, see `cells.crossings`. `trend` fits the gap between rows against two
+               sizes, see `trend`. `draw` names an illustration of the report, drawn beside the lines or alone.
     pretraining, pretraining_sizes
                overrides of a training that comes first, at the same seed, and those a size; the row then starts from
                its weights. Rows with equal ones share it.

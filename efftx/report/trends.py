@@ -1,0 +1,99 @@
+"""The figure that `figure.trend` asks for: gaps against one size, a panel an arm, a line a value of the other."""
+
+from __future__ import annotations
+
+import re
+
+from efftx.report import numbers
+from efftx.report.items import Item, Measured
+from efftx.report.plotdata import Line, Plot, Point
+from efftx.reproduce.significance import MIN_SEEDS
+from efftx.reproduce.trend import Estimate, Fit, Gaps, fit, gaps_of
+
+EACH_SEED, FITTED = "each seed", "fitted, with its 95 % interval"
+MINUS = "−"
+
+
+def trend_plots(item: Item, measured: Measured) -> list[Plot]:
+    """One panel an arm: the gap of every seed as points, the fitted plane as lines with half the interval's width.
+
+    Empty where the experiment asks for none or nothing was measured; UserError for a `figure.trend` that cannot be.
+    """
+    trend = (item.experiment.figure or {}).get("trend")
+    if trend is None:
+        return []
+    plots = []
+    for arm, gaps in gaps_of(item.experiment, measured.cells, measured.size).items():
+        title, found = f"{arm} less {trend['against']}", fit(gaps)
+        plots.append(
+            Plot(
+                subject=f"{' '.join(item.experiment.caption.split()).rstrip('.')}.",
+                caption=_caption(title, found, str(trend["over"]), str(trend["beside"]), item.experiment.cell.unit),
+                x_label=str(trend.get("x_label", trend["over"])),
+                y_label=f"gap ({item.experiment.cell.unit})",
+                lines=_lines(gaps, found, str(trend["beside"])),
+                log_x=True,
+                panel="gap-" + re.sub(r"[^a-z0-9]+", "-", arm.lower()),
+                title=f"{title}, size {measured.size}",
+            )
+        )
+    return plots
+
+
+def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:
+    """All points first, so that they are drawn as such, then the lines."""
+    widths = sorted({width for width, _ in gaps})
+    points = [
+        tuple(
+            Point(over, value)
+            for (at, over), of_seed in sorted(gaps.items())
+            if at == width
+            for value in of_seed.values()
+        )
+        for width in widths
+    ]
+    lines = [
+        Line(f"{beside} {width:g}", "measured", of_width, EACH_SEED)
+        for width, of_width in zip(widths, points, strict=True)
+    ]
+    if found is not None:
+        for width in widths:
+            overs = sorted(over for at, over in gaps if at == width)
+            fitted = tuple(_fitted(over, found.at(over, width), found.n) for over in overs)
+            lines.append(Line(f"{beside} {width:g}", "measured", fitted, FITTED))
+    return tuple(lines)
+
+
+def _fitted(over: float, estimate: Estimate, n: int) -> Point:
+    half = None if estimate.interval is None else (estimate.interval[1] - estimate.interval[0]) / 2
+    return Point(over, estimate.mean, half, n)
+
+
+def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:
+    if found is None:
+        return f"{title}: too few places for a line; it takes two values of {over} and two of {beside}, at one seed."
+    told = f"{title}, {found.n} seed{'s' if found.n > 1 else ''}, least squares in the logarithms of both sizes."
+    if found.n < MIN_SEEDS:
+        told += f" An interval takes {MIN_SEEDS} seeds."
+    return " ".join((told, slope(found.over, over, unit), slope(found.beside, beside, unit)))
+
+
+def slope(estimate: Estimate, size: str, unit: str) -> str:
+    """What a doubling of `size` does to the gap, with the interval, and in words where that leaves the sign open."""
+    if estimate.interval is None:
+        return f"The gap changes by {_signed(estimate.mean, None)} {unit} a doubling of {size}."
+    low, high = estimate.interval
+    digits = numbers.decimals((high - low) / 2)
+    told = (
+        f"The gap changes by {_signed(estimate.mean, digits)} {unit} a doubling of {size} "
+        f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)})"
+    )
+    if estimate.includes_zero:
+        return f"{told}: the interval includes 0, so that no trend with {size} is shown."
+    return f"{told}: it {'falls' if estimate.mean < 0 else 'rises'} with {size}."
+
+
+def _signed(value: float, digits: int | None) -> str:
+    """`+0.012` or `−0.012`."""
+    text = numbers.with_decimals(abs(value), digits)
+    return text if not float(re.sub(r"[^0-9.]", "", text)) else f"{MINUS if value < 0 else '+'}{text}"

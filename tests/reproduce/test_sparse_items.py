@@ -1,0 +1,40 @@
+"""The trained items of the Sparse Transformer's paper: what their rows are, at which size."""
+
+from __future__ import annotations
+
+import pytest
+
+from efftx.config import Config, compose
+from efftx.reproduce.experiment import load_experiments
+
+EXPERIMENTS = load_experiments()
+
+
+def config_of(item: str, row: str, size: str) -> Config:
+    return compose(EXPERIMENTS[item].row_overrides(row, size))
+
+
+@pytest.mark.parametrize(("size", "length", "stride", "c"), [("paper", 12_288, 128, 32), ("cpu", 1024, 32, 8)])
+def test_on_text_table_2_has_the_strides_that_go_with_its_rows(size: str, length: int, stride: int, c: int) -> None:
+    fixed, strided = (config_of("sparse/table2", f"text, {kind}", size) for kind in ("fixed", "strided"))
+    assert fixed.data.length == strided.data.length == length
+    assert (fixed.fixed.stride_of(length), fixed.fixed.c_of(length)) == (stride, c)
+    assert strided.strided.stride_of(length) == stride
+
+
+@pytest.mark.parametrize(("size", "side"), [("paper", 32), ("cpu", 16)])
+def test_on_pictures_a_stride_of_table_2_is_a_row_of_pixels(size: str, side: int) -> None:
+    for kind in ("fixed", "strided"):
+        config = config_of("sparse/table2", f"pictures, {kind}", size)
+        assert config.data.length == 3 * side**2
+        assert getattr(config, kind).stride == 3 * side
+
+
+@pytest.mark.parametrize("size", ["paper", "cpu"])
+@pytest.mark.parametrize("data", ["text", "pictures"])
+def test_the_rows_of_table_2_differ_in_their_attention_alone(data: str, size: str) -> None:
+    def but_attention(kind: str) -> set[str]:
+        words = EXPERIMENTS["sparse/table2"].row_overrides(f"{data}, {kind}", size)
+        return {word for word in words if not word.startswith(("attention=", f"{kind}."))}
+
+    assert but_attention("dense") == but_attention("fixed") == but_attention("strided")
