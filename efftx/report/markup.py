@@ -38,6 +38,8 @@ TERMINAL_STYLES = {
     Kind.MISSING: Style(dim=True, italic=True),
     Kind.WORDS: Style(),
 }
+SHORT = 24
+"""Characters of a row's name that a page does not break."""
 CSV_HEADER = ["row", "column", "kind", "size", "mean", "std", "n"]
 
 
@@ -151,7 +153,8 @@ def _html_table(table: Table, link: Callable[[Cell], str]) -> list[str]:
             lines.append(f'<tr class="block"><th scope="rowgroup" colspan="{width}">{heading}</th></tr>')
         for row in block.rows:
             cells = "".join(_html_cell(cell, link) for cell in row.cells)
-            lines.append(f'<tr><th scope="row">{escape_html(row.label)}</th>{cells}</tr>')
+            short = " class=short" if len(row.label) <= SHORT else ""
+            lines.append(f'<tr><th scope="row"{short}>{escape_html(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")
     return [*lines, "</table>", "</div>"]
 

@@ -20,7 +20,12 @@ _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def number(value: float, form: CellFormat) -> str:
     """`value` as the experiment's cell writes it, such as `92.5`; a power of ten is raised, as in `2.6×10⁵`."""
-    return re.sub(r"e([+-]\d+)$", lambda m: f"×10{str(int(m[1])).translate(_RAISED)}", form.format.format(value))
+    return raised(form.format.format(value))
+
+
+def raised(text: str) -> str:
+    """`text` with `2.6e+05` in it written as `2.6×10⁵`."""
+    return re.sub(r"(?<=\d)e([+-]\d+)\b", lambda m: f"×10{str(int(m[1])).translate(_RAISED)}", text)
 
 
 def mean_and_spread(mean: float, std: float | None, form: CellFormat) -> str:

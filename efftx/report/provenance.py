@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from efftx.core.durations import duration
 from efftx.core.environment import Environment
@@ -53,6 +56,22 @@ def counted(measured: Measured) -> str:
     plural = "s" if len(measured.records) > 1 else ""
     left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
     return f"{len(measured.records)} record{plural} at size {measured.size}: {', '.join(told)}{left_out}"
+
+
+def configurations(measured: Measured, row: str) -> list[str]:
+    """The configuration of a row's records, a key a line as on the command line; once for all seeds that share it."""
+    found = ([f"{key}={value}" for key, value in _flat(r.config)] for r in measured.records if r.row == row)
+    return list(dict.fromkeys("\n".join(line for line in lines if not line.startswith("seed=")) for lines in found))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key, dotted, in order, with its value as in JSON, text without quotes."""
+    for key in sorted(config):
+        value = config[key]
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:

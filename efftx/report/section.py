@@ -12,7 +12,7 @@ from efftx.report.drawings import Drawing
 from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item, Measured
 from efftx.report.model import Cell, Kind
-from efftx.report.provenance import counted, provenance
+from efftx.report.provenance import configurations, counted, provenance
 from efftx.report.tables import tables
 from efftx.reproduce.claims import Verdict
 from efftx.reproduce.records import slug
@@ -117,7 +117,9 @@ def _record_of(item: Item, cell: Cell) -> str:
 
 
 def _records(item: Item, measured: Measured) -> str:
-    """Row by row what was run: overrides, each seed's record and its replay; then machines and commands."""
+    """Row by row what was run: overrides, each seed's record and its replay, the whole configuration folded; then
+    machines and commands.
+    """
     experiment, found = item.experiment, provenance(measured)
     parts = [f'<details class="records"><summary>{counted(measured)}</summary>']
     if common := experiment.common_overrides(measured.size) if experiment.kind == "train" else []:
@@ -136,12 +138,19 @@ def _records(item: Item, measured: Measured) -> str:
             if record.row == row
         )
         anchor = _anchor(item, measured.size, row)
-        parts.append(f'<div id="{anchor}"><p><b>{escape(experiment.label(row))}</b>{told}</p>\n<ul>{lines}</ul></div>')
+        whole = "\n".join(_configuration(text) for text in configurations(measured, row))
+        parts.append(
+            f'<div id="{anchor}"><p><b>{escape(experiment.label(row))}</b>{told}</p>\n<ul>{lines}</ul>\n{whole}</div>'
+        )
     parts.append(
         "<ul>" + "".join(f"<li>machine {letter}: {escape(text)}</li>" for letter, text in found.machines) + "</ul>"
     )
     parts.append(f"<pre>{escape(chr(10).join(found.commands))}</pre></details>")
     return "\n".join(parts)
+
+
+def _configuration(text: str) -> str:
+    return f'<details class="config"><summary>the whole configuration</summary><pre>{escape(text)}</pre></details>'
 
 
 def _told(line: Sequence[str]) -> list[str]:

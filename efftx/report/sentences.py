@@ -19,7 +19,7 @@ _COUNTED = {
     CONTRADICTED: ("is contradicted", "are contradicted"),
     UNDECIDED: ("is undecided", "are undecided"),
 }
-_NUMBER = re.compile(r"-?[\d,.]+(e-?\d+)?")
+_NUMBER = re.compile(r"-?[\d,.]+(×10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?")
 _TESTS = {
     "better": "one-sided t test, seed paired with seed",
     "at least": "one-sided t test against the stated value",
@@ -65,7 +65,8 @@ def details(verdict: Verdict, experiment: Experiment) -> list[str]:
 def short(c: Comparison, experiment: Experiment) -> str:
     """One comparison as a sentence: `LSH-4 is 15.0 points below LSH-1 (at one round), 95 % interval ..., 3 seeds`."""
     shared, (left, right) = _names(c, experiment)
-    right += f" {c.unit}" if _NUMBER.fullmatch(right) and c.unit not in ("", "x") else ""
+    is_number = bool(_NUMBER.fullmatch(right))
+    right += f" {c.unit}" if is_number and c.unit not in ("", "x") else ""
     where = f" ({shared})" if shared and c.left.place and c.left.place[1] else ""
     if shared and not where:
         left = f"{shared}: {left}"
@@ -73,7 +74,8 @@ def short(c: Comparison, experiment: Experiment) -> str:
         right = f"the paper's {_value(c.right, experiment, c.left)}"
     if c.left.place and not c.right.measured and not math.isinf(c.difference):
         left = f"{left} is {_value(c.left, experiment)}"
-        text = f"{left}, {_difference(c, experiment)} {right}" if c.difference else f"{left}, equal to {right}"
+        met = left if c.kind == EXACT and is_number else f"{left}, equal to {right}"
+        text = f"{left}, {_difference(c, experiment)} {right}" if c.difference else met
     else:
         text = _compared(c, experiment, left, right) + where
     return text + _ending(c, experiment, brief=True)
@@ -184,17 +186,20 @@ def _names(c: Comparison, experiment: Experiment) -> tuple[str, tuple[str, str]]
     if c.left.place and c.right.place:
         (row, column), (other_row, other_column) = c.left.place, c.right.place
         if column == other_column:
-            return column, (experiment.label(row), experiment.label(other_row))
+            return experiment.column_label(row, column), (experiment.label(row), experiment.label(other_row))
         if row == other_row:
-            return experiment.label(row), (column, other_column)
+            columns = (experiment.column_label(row, column), experiment.column_label(row, other_column))
+            return experiment.label(row), columns
     return "", (_called(c.left, experiment), _called(c.right, experiment))
 
 
 def _called(side: Side, experiment: Experiment) -> str:
-    """A side by itself: `speed-up of LSH-4`."""
+    """A side by itself: `speed-up of LSH-4`, or `LSH-4 (1,024 tokens)` where the column has a name for sentences."""
     if not side.place:
-        return side.words
+        return numbers.raised(side.words)
     row, column = side.place
+    if (label := experiment.column_label(row, column)) != column:
+        return f"{experiment.label(row)} ({label})"
     return f"{column} of {experiment.label(row)}" if column else experiment.label(row)
 
 

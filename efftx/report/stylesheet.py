@@ -57,6 +57,7 @@ th { font-weight: 600; text-align: right; }
 thead tr:first-child th:first-child, tbody th { text-align: left; padding-left: 0.3rem; }
 tbody th[scope="row"] { font-weight: 500; min-width: 5rem; }
 tbody + tbody { border-top: 1px solid var(--rule); }
+tbody th.short { white-space: nowrap; }
 thead th { vertical-align: bottom; }
 th[scope="colgroup"] { text-align: center; border-bottom: 1px solid var(--rule); }
 tr.block th { text-align: left; font-weight: 500; font-style: italic; color: var(--faint); padding-top: 0.5rem; }
@@ -91,6 +92,8 @@ tbody tr:hover :is(td, th[scope="row"]) { background: var(--shade); }
 .records { font-size: 0.85rem; overflow-wrap: anywhere; }
 .records ul { margin: 0.2rem 0 0.6rem; padding-left: 1.25rem; }
 .records p { margin: 0.4rem 0 0; overflow-wrap: anywhere; }
+.config { margin: -0.3rem 0 0.6rem; }
+.config pre { columns: 19rem; margin: 0.3rem 0; font-size: 0.75rem; }
 .records :target, div:target { background: var(--shade); outline: 2px solid var(--link); }
 .note { font-size: 0.85rem; color: var(--faint); margin: 0.3rem 0; }
 .badge { display: inline-block; border-radius: 0.3rem; padding: 0 0.45rem; font-size: 0.8rem; line-height: 1.45rem;
@@ -127,6 +130,7 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9e
   .scroll { overflow: visible; }
   .top { display: none; }
   details::details-content { content-visibility: visible; height: auto; }
+  .config { display: none; }
   .badge { border: 1px solid currentColor; }
 }
 """

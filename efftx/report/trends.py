@@ -11,7 +11,6 @@ from efftx.reproduce.significance import MIN_SEEDS
 from efftx.reproduce.trend import Estimate, Fit, Gaps, fit, gaps_of
 
 EACH_SEED, FITTED = "each seed", "fitted, with its 95 % interval"
-MINUS = "−"
 
 
 def trend_plots(item: Item, measured: Measured) -> list[Plot]:
@@ -94,6 +93,6 @@ def slope(estimate: Estimate, size: str, unit: str) -> str:
 
 
 def _signed(value: float, digits: int | None) -> str:
-    """`+0.012` or `−0.012`."""
+    """`+0.012` or `-0.012`."""
     text = numbers.with_decimals(abs(value), digits)
-    return text if not float(re.sub(r"[^0-9.]", "", text)) else f"{MINUS if value < 0 else '+'}{text}"
+    return text if not float(re.sub(r"[^0-9.]", "", text)) else f"{'-' if value < 0 else '+'}{text}"

@@ -23,7 +23,6 @@ from efftx.reproduce.comparisons import (
     Comparison,
     Evaluator,
     NotJudgedError,
-    cell_name,
 )
 from efftx.reproduce.experiment import Claim, Experiment
 from efftx.reproduce.gating import MissingRecordError, gate_value, not_passed
@@ -196,7 +195,7 @@ class _Judgement:
                 cells[row, column] = {s: math.inf if v is None else v for s, v in values.items()}
         for (row, column), found in cells.items():
             if not found:
-                raise NotJudgedError(NOT_RUN, f"no record of {cell_name(row, column)}")
+                raise NotJudgedError(NOT_RUN, f"no record of {experiment.cell_label(row, column)}")
         evaluator.cells, evaluator.gates = cells, gates
         self.comparisons = {key: evaluator.compare(left, op, right) for key, left, op, right in compared(parsed.tree)}
 

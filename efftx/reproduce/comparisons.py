@@ -264,7 +264,7 @@ class Evaluator:
                 return f"{name}({'; '.join(self._words(arg) for arg in args)})"
             case ast.Subscript():
                 table, index = lookup(node)
-                words = cell_name(*self.place(index))
+                words = self.experiment.cell_label(*self.place(index))
                 return f"the paper's {words}" if table == "published" else words
         raise AssertionError("parse admits no other node")
 
@@ -283,11 +283,6 @@ class Evaluator:
 def lookups(node: ast.expr) -> list[tuple[str, tuple[Name | str, ...]]]:
     """Every table and index that `node` looks into."""
     return [lookup(n) for n in ast.walk(node) if isinstance(n, ast.Subscript)]
-
-
-def cell_name(row: str, column: str) -> str:
-    """A cell as people name it: `row, column`."""
-    return f"{row}, {column}" if column else row
 
 
 def _rounding(*sides: Sample) -> float:

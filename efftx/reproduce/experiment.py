@@ -115,6 +115,7 @@ class ColumnSpec:
     cell             its own metric, unit, direction and format, where they differ from the table's.
     parameters       what a measure is given for this column.
     note             printed under the table: what a reader needs in order to read the column.
+    label            the column's name in a sentence, where its heading alone says too little there.
 
     A column without overrides and without carry reads the metrics of the training run itself.
     """
@@ -127,6 +128,7 @@ class ColumnSpec:
     cell: Cell | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    label: str = ""
 
     @staticmethod
     def shorthand() -> str:
@@ -262,9 +264,22 @@ class Experiment:
 
     def cell_of(self, row: str, column: str) -> Cell:
         """The cell's format, in a row of ours or of the paper's: the column's own if it has one, else the table's."""
-        own = self.rows[row].columns if row in self.rows else None
-        columns = self.columns if own is None else own
+        columns = self._columns_at_any_size(row)
         return columns[column].cell or self.cell if column in columns else self.cell
+
+    def column_label(self, row: str, column: str) -> str:
+        """What `column` of `row` is called in a sentence."""
+        columns = self._columns_at_any_size(row)
+        return columns[column].label or column if column in columns else column
+
+    def cell_label(self, row: str, column: str) -> str:
+        """A cell in a sentence: `row, column`, the row alone where the table has no columns."""
+        told = self.column_label(row, column)
+        return f"{self.label(row)}, {told}" if told else self.label(row)
+
+    def _columns_at_any_size(self, row: str) -> Mapping[str, ColumnSpec]:
+        own = self.rows[row].columns if row in self.rows else None
+        return self.columns if own is None else own
 
     def seeds_of(self, row: str, size: str) -> list[int]:
         """The seeds of `row` at `size`: its own where it has some, else the table's, else one."""

@@ -219,6 +219,24 @@ def test_a_measured_cell_leads_to_its_records(full_store: RecordStore) -> None:
     assert '<td class="published">12.3</td>' in text
 
 
+def test_a_record_leads_to_its_whole_configuration_once_for_all_seeds_of_a_row(store: RecordStore) -> None:
+    config = {"d_model": 32, "optimizer": {"lr": 0.001, "betas": [0.9, 0.98]}, "model": "reformer", "note": "a < b"}
+    for seed in (0, 1, 2):
+        store.write(make_record("LSH", seed, config={**config, "seed": seed}))
+        store.write(make_record("Full", seed, config={"d_model": 64 + (seed == 2)}))
+    text = page_of(store, make_experiment())
+    folds = re.findall(
+        r'<details class="config"><summary>the whole configuration</summary><pre>(.*?)</pre>', text, re.S
+    )
+    assert folds == [
+        "d_model=64",
+        "d_model=65",
+        "d_model=32\nmodel=reformer\nnote=a &lt; b\noptimizer.betas=[0.9, 0.98]\noptimizer.lr=0.001",
+    ]
+    there = text[text.index('<div id="paper-table2-cpu-records-lsh">') :].partition("</div>")[0]
+    assert folds[2] in there
+
+
 def test_what_a_replay_said_stands_at_the_record_and_is_counted(full_store: RecordStore) -> None:
     fresh, stale = make_record("Full", 0), make_record("Full", 1)
     full_store.write_verification(fresh, Verification(fresh.hash, "fresh", "bit for bit", True))

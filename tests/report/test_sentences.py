@@ -71,6 +71,37 @@ def test_sides_of_one_row_are_called_by_their_columns() -> None:
     assert told.startswith("LSH-1: LSH-4 (99.0 ± 0.0) is 9.70 points above LSH-1 (89.3 ± 0.2), 95 %")
 
 
+LABELLED = {"LSH-1": ColumnSpec(label="1 round"), "LSH-4": ColumnSpec(label="4 rounds")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "holds_if", "says"),
+    [
+        ("better", 'cell["LSH-4", "LSH-1"] > cell["LSH-1", "LSH-1"]', "LSH-4 is 15.0 points below LSH-1 (1 round),"),
+        ("better", 'cell["LSH-1", "LSH-4"] > cell["LSH-1", "LSH-1"]', "4 rounds is 9.70 points above 1 round (LSH-1),"),
+        ("at least", 'cell["LSH-1", "LSH-1"] >= 50', "LSH-1 (1 round) is 89.3 ± 0.2, 39.30 points above 50 %,"),
+        ("better", '2 * cell["LSH-1", "LSH-1"] > 178', "2 × LSH-1, 1 round is 0.60 points above 178 %,"),
+        ("better", 'cell["LSH-1", "none"] > 1', "no record of LSH-1, nothing yet"),
+    ],
+)
+def test_a_column_goes_by_its_name_for_sentences(kind: str, holds_if: str, says: str) -> None:
+    e = experiment(Claim("so", kind, holds_if))
+    e = replace(e, columns={**LABELLED, "none": ColumnSpec(label="nothing yet")})
+    (verdict,) = judge(e, records(), "cpu")
+    assert why(verdict, e).startswith(says)
+
+
+def test_what_is_exactly_what_it_should_be_is_told_once() -> None:
+    told = sentence("exact", 'cell["LSH-1", "LSH-4"] == 99')
+    assert told == "LSH-4 of LSH-1 is 99.0 ± 0.0, 3 seeds, exact"
+    told = sentence("exact", 'cell["LSH-1", "LSH-4"] <= 2 * cell["LSH-1", "LSH-4"] - 99')
+    assert told == "LSH-4 of LSH-1 is equal to 2 × LSH-1, LSH-4 - 99, 3 seeds, exact"
+
+
+def test_a_small_number_of_a_claim_is_written_as_a_power_of_ten() -> None:
+    assert " 1×10⁻⁵ %, " in sentence("at least", 'cell["LSH-1", "LSH-1"] >= 0.00001')
+
+
 def test_a_product_is_written_as_it_stands_and_a_value_against_a_constant_is_told() -> None:
     told = sentence("at least", '2 * cell["LSH-1", "LSH-1"] >= 178')
     assert told.startswith("2 × LSH-1, LSH-1 is 0.60 points above 178 %, 95 % interval -0.39 to 1.59")

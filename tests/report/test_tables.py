@@ -101,6 +101,20 @@ def test_published_values_of_a_wide_table_have_rows_of_their_own(full_store: Rec
     assert not table.spans
 
 
+def test_without_values_of_the_papers_the_caption_alone_says_what_was_measured(full_store: RecordStore) -> None:
+    table = only_table(full_store, make_experiment(published=None))
+    assert [block.heading for block in table.blocks] == ["", "Gates: what a model must beat"]
+    assert table.caption.startswith("Measured at size cpu on ")
+
+
+def test_a_variant_that_begins_with_its_name_says_it_once_and_lengths_stand_in_their_order(store: RecordStore) -> None:
+    for seed, length in enumerate((1024, 128, 256)):
+        data = {"name": "duplicate", "variant": f"duplicate[length={length}]", "checksum": "ab"}
+        store.write(make_record("Full", seed, data=data))
+    caption = only_table(store, make_experiment()).caption
+    assert "on duplicate[length=128], duplicate[length=256], duplicate[length=1024]: " in caption
+
+
 def test_every_size_has_a_table_of_its_own(full_store: RecordStore) -> None:
     full_store.write(make_record("Full", 0, size="smoke"))
     made = tables(gather(full_store, make_experiment(sizes={"cpu": [], "smoke": []})))

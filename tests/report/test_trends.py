@@ -76,7 +76,7 @@ def test_each_seed_is_a_point_and_the_fit_a_line_a_width(tmp_path) -> None:
 def test_the_caption_says_which_slope_is_told_from_0(tmp_path) -> None:
     item = gather(store(tmp_path), experiment())
     (plot,) = trend_plots(item, item.measured[0])
-    assert "−0.0200 nats/token a doubling of tokens (95 % interval −0.0225 to −0.0175): it falls" in plot.caption
+    assert "-0.0200 nats/token a doubling of tokens (95 % interval -0.0225 to -0.0175): it falls" in plot.caption
     assert "includes 0, so that no trend with width is shown" in plot.caption
     (drawing,) = drawings(item, item.measured[0])
     assert drawing.name == "scaling-gap-cpu-gap-learned"
@@ -111,5 +111,5 @@ def test_a_slope_that_rises_is_said_to_and_an_interval_around_0_decides_nothing(
         "width."
     )
     assert slope(Estimate(-0.001, (-0.012, 0.01)), "tokens", "%").endswith(
-        "(95 % interval −0.012 to +0.010): the interval includes 0, so that no trend with tokens is shown."
+        "(95 % interval -0.012 to +0.010): the interval includes 0, so that no trend with tokens is shown."
     )
