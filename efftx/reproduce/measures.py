@@ -24,6 +24,7 @@ from efftx.reproduce.scaling_measures import (
     shallowest_memory,
     training_memory,
 )
+from efftx.reproduce.size_measures import counted_parameters, model_size
 from efftx.reproduce.token_time import token_counts, token_time, width_counts, width_time
 
 Parameters = Mapping[str, Any]
@@ -264,6 +265,7 @@ MEASURES: dict[str, Measure] = {
     "attention_cost": Measure(attention_cost, counted_entries),
     "collision_probability": Measure(collision_probability, first_collisions),
     "context_time": Measure(context_time, first_steps),
+    "model_size": Measure(model_size, counted_parameters),
     "selected_units": Measure(selected_units, first_losses),
     "connectivity": Measure(connectivity, every_number_of(connectivity)),
     "iteration_time": Measure(iteration_time, recount=iteration_counts),

@@ -6,6 +6,7 @@ import pytest
 
 from efftx.config import Config, compose
 from efftx.reproduce.experiment import load_experiments
+from efftx.reproduce.size_measures import model_size
 
 EXPERIMENTS = load_experiments()
 
@@ -38,3 +39,27 @@ def test_the_rows_of_table_2_differ_in_their_attention_alone(data: str, size: st
         return {word for word in words if not word.startswith(("attention=", f"{kind}."))}
 
     assert but_attention("dense") == but_attention("fixed") == but_attention("strided")
+
+
+@pytest.mark.parametrize(
+    ("row", "matrices", "parameters"),
+    [
+        # Per layer 2 d (d qk) + 2 d^2 + 2 d^2 ff: the sheet's 58.7M, 94.4M and 151.0M.
+        ("CIFAR-10, strided", 128 * (2 * 256 * 128 + 2 * 256**2 + 2 * 256 * 512), 59_197_184),
+        ("enwik8, fixed", 30 * (4 * 512**2 + 2 * 512 * 2048), 94_950_144),
+        ("ImageNet64, strided", 48 * (4 * 512**2 + 2 * 512 * 2048), 151_645_440),
+    ],
+)
+def test_table_1_counts_the_papers_three_models(row: str, matrices: int, parameters: int) -> None:
+    e = EXPERIMENTS["sparse/table1_parameters"]
+    found = model_size({**e.parameters["paper"], "columns": {"": {}}}, 0, row, e.rows[row].parameters)["metrics"][""]
+    assert (found["matrices"], found["parameters"]) == (matrices, parameters)
+    assert found["rest"] == parameters - matrices
+
+
+def test_table_1_shows_runs_of_table_2() -> None:
+    one, two = (EXPERIMENTS[f"sparse/table{n}"] for n in (1, 2))
+    assert one.sweep == two.sweep
+    for size in ("paper", "cpu"):
+        for row, same in (("CIFAR-10, strided", "pictures, strided"), ("enwik8, fixed", "text, fixed")):
+            assert set(one.row_overrides(row, size)) == set(two.row_overrides(same, size))

@@ -1,0 +1,31 @@
+"""The measure of a model's size: nothing is trained, the model stands on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Parameters = Mapping[str, Any]
+
+
+def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """How many parameters a configuration has, in all and by the sheet's arithmetic (Sparse Transformer, table 1).
+
+    `parameters`, `own`: overrides. Metrics, the same under every column: `parameters`, and of them `matrices`, those of
+    the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
+    """
+    from efftx.config import compose
+    from efftx.data.dataset import find_source
+    from efftx.models.build import build_on_meta
+
+    config = compose([*parameters["overrides"], *own.get("overrides", [])])
+    model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
+    total = sum(p.numel() for p in model.parameters())
+    matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
+    found = {"parameters": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
+    return {"metrics": dict.fromkeys(parameters["columns"], found)}
+
+
+def counted_parameters(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `model_size` compares: all its numbers."""
+    return list(model_size({**parameters, "columns": [""]}, seed, row, own)["metrics"][""].values())
