@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from efftx.config import Config, compose
@@ -63,3 +65,21 @@ def test_table_1_shows_runs_of_table_2() -> None:
     for size in ("paper", "cpu"):
         for row, same in (("CIFAR-10, strided", "pictures, strided"), ("enwik8, fixed", "text, fixed")):
             assert set(one.row_overrides(row, size)) == set(two.row_overrides(same, size))
+
+
+def test_table_3_evaluates_the_fixed_model_of_table_2() -> None:
+    two, three = EXPERIMENTS["sparse/table2"], EXPERIMENTS["sparse/table3"]
+    assert three.sweep == two.sweep
+    for size in ("paper", "cpu"):
+        assert set(three.row_overrides("fixed", size)) == set(two.row_overrides("text, fixed", size))
+
+
+@pytest.mark.parametrize("size", ["paper", "cpu", "smoke"])
+def test_a_column_of_table_3_is_that_part_of_the_row(size: str) -> None:
+    e = EXPERIMENTS["sparse/table3"]
+    for column in e.columns_of("fixed", size):
+        if "/" not in column:
+            continue
+        config = compose(e.column_overrides("fixed", column, size))
+        wanted = config.data.length * Fraction(column)
+        assert config.evaluation.min_context == (wanted if size != "smoke" else int(wanted))
