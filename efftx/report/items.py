@@ -15,6 +15,9 @@ from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.records import Record, RecordStore, Verification
 from efftx.reproduce.sweeps import Choice, chosen, planned
 
+MOST_VARIANTS = 4
+"""A caption names no more variants of data than these."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -34,9 +37,14 @@ class Measured:
 
     @property
     def data(self) -> str:
-        """The data sets and variants behind these records, in words; empty for a measure, which has none."""
+        """The data sets and variants behind these records, in words; empty for a measure, which has none.
+
+        Of more than MOST_VARIANTS only how many: each record names its own.
+        """
         trained = (r for r in self.records if r.data and "gate" not in r.config)
         named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in trained}
+        if len(named) > MOST_VARIANTS:
+            return f"{len(named)} variants of {' and '.join(sorted({name for name, _ in named}))}"
         return ", ".join(sorted((_data_words(*pair) for pair in named), key=_by_number))
 
     @property

@@ -84,5 +84,5 @@ def _failed(
     what = f"is not {gate.kind} {told} ({name})" if gate.kind in (LOWEST, HIGHEST) else f"does not beat {name} ({told})"
     beyond = (mean > bar) == (cell.better == "higher") and mean != bar
     close = f", p = {min(1.0, p * len(met)):.2g}" if beyond else ""
-    where = f", {column}" if column and gate.columns else ""
-    return f"{row}{where} ({cell.format.format(mean)}) {what}{close}"
+    model = experiment.cell_label(row, column) if gate.columns else experiment.label(row)
+    return f"{model} ({cell.format.format(mean)}) {what}{close}"

@@ -115,6 +115,13 @@ def test_a_variant_that_begins_with_its_name_says_it_once_and_lengths_stand_in_t
     assert "on duplicate[length=128], duplicate[length=256], duplicate[length=1024]: " in caption
 
 
+def test_many_variants_are_counted_in_a_caption(store: RecordStore) -> None:
+    for seed in range(5):
+        data = {"name": "copy_add", "variant": f"copy_add[digits={seed}]", "checksum": "ab"}
+        store.write(make_record("Full", seed, data=data))
+    assert "at size cpu on 5 variants of copy_add: " in only_table(store, make_experiment()).caption
+
+
 def test_every_size_has_a_table_of_its_own(full_store: RecordStore) -> None:
     full_store.write(make_record("Full", 0, size="smoke"))
     made = tables(gather(full_store, make_experiment(sizes={"cpu": [], "smoke": []})))
