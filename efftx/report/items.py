@@ -45,7 +45,7 @@ class Measured:
         named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in trained}
         if len(named) > MOST_VARIANTS:
             return f"{len(named)} variants of {' and '.join(sorted({name for name, _ in named}))}"
-        return ", ".join(sorted((_data_words(*pair) for pair in named), key=_by_number))
+        return ", ".join(sorted((data_words(*pair) for pair in named), key=_by_number))
 
     @property
     def stale(self) -> tuple[tuple[Record, str], ...]:
@@ -82,16 +82,16 @@ class Item:
         return tuple(Verdict(claim, NOT_RUN, "no record yet") for claim in self.experiment.claims)
 
 
-def _data_words(name: str, variant: str) -> str:
+def _by_number(text: str) -> list[tuple[int, str]]:
+    """A key that sorts the numbers within texts as numbers: 256 before 1024."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def data_words(name: str, variant: str) -> str:
     """A data set and its variant, the name once: `duplicate[length=256]`, `c4 (train-00000)`."""
     if not variant:
         return name
     return variant if variant.startswith(name) else f"{name} ({variant})"
-
-
-def _by_number(text: str) -> list[tuple[int, str]]:
-    """A key that sorts the numbers within texts as numbers: 256 before 1024."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
 
 
 def gather(store: RecordStore, experiment: Experiment) -> Item:

@@ -10,7 +10,7 @@ from typing import Any
 from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
-from efftx.report.items import Measured
+from efftx.report.items import Measured, data_words
 from efftx.reproduce.records import Record, Verification
 
 HASH_LENGTH = 12
@@ -75,7 +75,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:
-    data = f"{record.data.get('name', '')} ({record.data.get('variant', '')})" if record.data else numbers.UNDEFINED
+    data = data_words(record.data.get("name", ""), record.data.get("variant", "")) or numbers.UNDEFINED
     return (
         record.row,
         str(record.seed),
