@@ -351,9 +351,18 @@ def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
     return sorted(set(keys))
 
 
+SPARSE_PATTERNS = {"strided", "fixed"}
+NAMES_ATTENTION = {"model", "attention", "preset@_global_"}
+"""Where none of these is given, a key of a sparse pattern means the Sparse Transformer with that pattern."""
+
+
 def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:
     register_schema()
     words = [str(o.input_line) for o in parsed]
+    keys = {str(o.key_or_group) for o in parsed}
+    patterns = {key.partition(".")[0] for key in keys} & SPARSE_PATTERNS
+    if patterns and not keys & NAMES_ATTENTION:
+        words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
     extra = [f"file://{Path(d).resolve()}" for d in config_dirs]
     for folder in config_dirs:
         if not Path(folder).is_dir():

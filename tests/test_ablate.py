@@ -108,6 +108,18 @@ def test_a_preset_can_follow_the_model() -> None:
 # ---- points that fail
 
 
+def test_a_key_of_a_sparse_pattern_alone_means_the_family_that_has_patterns() -> None:
+    points = plan_points(["strided.stride=32,64,128", "size=smoke"])
+    assert [(p.config.model, p.config.strided.stride, p.config.data.length) for p in points] == [
+        ("sparse_transformer", stride, 128) for stride in (32, 64, 128)
+    ]
+    assert compose(["fixed.c=4", "attention=[fixed]", "size=smoke"]).model == "terraformer"
+    fixed = compose(["fixed.c=4", "size=smoke"])
+    assert (fixed.model, fixed.attention, fixed.fixed.c) == ("sparse_transformer", ["fixed"], 4)
+    with pytest.raises(UserError, match="no layer's attention is strided"):
+        compose(["model=transformer", "strided.stride=8", "size=smoke"])
+
+
 def test_a_failed_point_says_what_train_says_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ BASES = {
     "transformer": ["model=transformer", "data=duplicate"],
     "terraformer": ["model=terraformer"],
     "scaling": ["model=scaling", *DIGITS],
+    "sparse_transformer": ["model=sparse_transformer"],
 }
 IMPOSSIBLE = [
     ("transformer", "d_model=33 d_head=null positions.kind=none", "divisible"),
@@ -63,6 +64,7 @@ IMPOSSIBLE = [
     ("reformer", "lsh.n_buckets=[3]", "even number"),
     ("reformer", "lsh.chunk_len=0", "at least 1"),
     ("reformer", "positions.axial_shape=[4,4]", "16 positions"),
+    ("sparse_transformer", "data=photos data.side=8 positions.axial_shape=[4,4,3]", "48 positions, and a row has 192"),
     ("reformer", "positions.axial_dims=[1,2]", "add up to 3"),
     ("reformer", "positions.axial_shape=[64]", "one positive entry"),
     ("terraformer", "data.target_length=5", "too small"),

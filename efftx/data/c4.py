@@ -20,8 +20,7 @@ from efftx.data.hub import HubRows
 from efftx.data.json_lines import read_texts
 from efftx.data.known_files import are, not_known
 from efftx.data.prepared import Prepared
-from efftx.data.samples import LICENCE as SAMPLES_LICENCE
-from efftx.data.samples import is_sample, resolve_path
+from efftx.data.samples import is_sample, licence_and_origin, resolve_path
 from efftx.data.text_files import kind_of, sums_of
 from efftx.data.tokenizer import text_rendering, text_vocab_size
 
@@ -93,7 +92,7 @@ def _local(path: Path, config: C4Config) -> Documents:
     return Documents(
         name="c4",
         identity=identity_of("folder" if path.is_dir() else "file", *sums, config.n_documents),
-        facts={"licence": SAMPLES_LICENCE if sample else LICENCE, "origin": "efftx" if sample else "local files"},
+        facts=licence_and_origin(config.path, LICENCE),
         read=lambda split: files.read(split, read_texts, config.n_documents or None),
         called=lambda counts: f"{config.path} " * sample + counted_documents(counts) + files.rule,
         notes=files.notes,

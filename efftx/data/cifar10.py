@@ -57,7 +57,7 @@ def prepare_cifar10(config: PicturesConfig) -> Prepared:
         )
     files = find_pictures(str(path))
     notes = (not_known(config.path, "CIFAR-10"),)
-    return prepare_pictures(own_pictures(files, sums_of(files.all, _HINT), config.side, notes), config)
+    return prepare_pictures(own_pictures(config, files, sums_of(files.all, _HINT), notes), config)
 
 
 def published(read: Callable[[str], Iterator[np.ndarray]], version: str, origin: str, side: int) -> Pictures:

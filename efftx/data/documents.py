@@ -13,6 +13,7 @@ from efftx.data.document_files import DocumentFiles
 from efftx.data.json_lines import read_texts
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
+from efftx.data.samples import licence_and_origin
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.token_corpus import open_tokens, prepare_tokens
 from efftx.data.tokenizer import TextConfig, VocabularyConfig, open_vocabulary
@@ -97,7 +98,7 @@ def local_documents(
     return Documents(
         name="jsonl",
         identity=identity_of(own, field, files.rule, *sums, config.n_documents),
-        facts={"licence": LICENCE, "origin": "local files"},
+        facts=licence_and_origin(config.path, LICENCE),
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
         notes=(*notes, *files.notes),

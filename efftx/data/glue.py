@@ -12,14 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from efftx.data import samples
 from efftx.data.dataset import Source
 from efftx.data.hub import HubRows
 from efftx.data.json_lines import PARQUET, read_rows, whole_text
 from efftx.data.known_files import are, not_known, own_files
 from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
-from efftx.data.samples import find_path, is_sample, resolve_path
+from efftx.data.samples import find_path, is_sample, licence_and_origin, resolve_path
 from efftx.data.text_files import read_lines, sums_of
 from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
@@ -190,8 +189,8 @@ def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
             unique = list(dict.fromkeys(zip(files, sums, strict=True)))
             called = f"{own_files([f for f, _ in unique], [s for _, s in unique])} in the form of {config.task}"
         notes = () if known else (not_known(config.path, f"GLUE's {config.task}"),)
-        rule, origin = [called], "efftx" if sample else "local files"
-        licence = samples.LICENCE if sample else LICENCE
+        rule = [called]
+        licence, origin = licence_and_origin(config.path, LICENCE).values()
     tables = "+".join(part.called for part in parts.values())
     return prepare_pairs(
         config,

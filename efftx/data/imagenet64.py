@@ -190,7 +190,7 @@ def prepare_imagenet64(config: ImageNetConfig) -> Prepared:
         by_sum = dict(zip(sums, files.all, strict=True))
         return prepare_pictures(published(config, side, [by_sum[a.sha256] for a in one.archives(side)]), config)
     notes = (not_known(config.path, "ImageNet64 of either edition"),)
-    return prepare_pictures(own_pictures(files, sums, config.side, notes), config)
+    return prepare_pictures(own_pictures(config, files, sums, notes), config)
 
 
 def _hint(edition: Edition, side: int) -> str:

@@ -17,10 +17,9 @@ from efftx.data.picture import box_filter
 from efftx.data.picture_files import read_pixels
 from efftx.data.pictures import Pictures, PicturesConfig, counted, picture_source, prepare_pictures, write_split
 from efftx.data.prepared import SPLITS, Prepared
-from efftx.data.samples import PREFIX, resolve_path
+from efftx.data.samples import PHOTOS_LICENCE, PREFIX, resolve_path
 from efftx.data.text_files import sums_of
 
-LICENCE = "public domain and CC0; samples/photos/LICENCE.txt names the photographers"
 CUTTING = 64
 """Pixels of a cutting's side; a larger `data.side` takes larger ones."""
 
@@ -48,7 +47,7 @@ def prepare_photos(config: PicturesConfig) -> Prepared:
         identity=identity_of("photos", CUTTING, *sums),
         write=write,
         called=counted,
-        facts={"licence": LICENCE, "origin": "efftx"},
+        facts={"licence": PHOTOS_LICENCE, "origin": "efftx"},
     )
     return prepare_pictures(pictures, config)
 
@@ -64,4 +63,4 @@ def _cuttings(path: Path, side: int, *, half: bool) -> Iterator[np.ndarray]:
                 yield box_filter(pixels[top : top + size, left : left + size], side)
 
 
-SOURCE = picture_source("photos", LICENCE, "photos", prepare_photos)
+SOURCE = picture_source("photos", PHOTOS_LICENCE, "photos", prepare_photos)

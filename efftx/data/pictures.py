@@ -28,7 +28,7 @@ from efftx.data.picture import grid_png, square_of, told
 from efftx.data.picture_files import HINT, find_pictures, read_pixels, read_squares
 from efftx.data.prepared import SPLITS, Prepared, prepare_once
 from efftx.data.rendering import Rendering
-from efftx.data.samples import find_path
+from efftx.data.samples import find_path, licence_and_origin
 from efftx.data.text_files import local_path, sums_of
 from efftx.data.windows import LanguageModelRows, open_corpus
 from efftx.errors import UserError
@@ -127,9 +127,11 @@ def hold_out(folder: Path, count: int, n_bytes: int, n_valid: int) -> dict[str, 
     return {"train": n_train, "valid": count - n_train}
 
 
-def own_pictures(files: DocumentFiles, sums: Sequence[str], side: int, notes: tuple[str, ...] = ()) -> Pictures:
+def own_pictures(
+    config: PicturesConfig, files: DocumentFiles, sums: Sequence[str], notes: tuple[str, ...] = ()
+) -> Pictures:
     """The pictures in a user's own files, by the splits that their names say; a record calls them images."""
-    called = own_files(files.all, sums)
+    called, side = own_files(files.all, sums), config.side
 
     def write(folder: Path) -> tuple[dict[str, int], list[str]]:
         done: Counter[str] = Counter()
@@ -147,7 +149,7 @@ def own_pictures(files: DocumentFiles, sums: Sequence[str], side: int, notes: tu
         identity=identity_of(called, files.rule, *sums),
         write=write,
         called=lambda counts: f"{called} {counted(counts)}{files.rule}",
-        facts={"licence": LICENCE, "origin": "local files"},
+        facts=licence_and_origin(config.path, LICENCE),
         notes=(*notes, *files.notes),
     )
 
@@ -239,7 +241,7 @@ def picture_source(
 def prepare_images(config: PicturesConfig) -> Prepared:
     """The user's pictures as arrays of bytes, prepared once."""
     files = find_pictures(str(find_path(config, HINT)))
-    return prepare_pictures(own_pictures(files, sums_of(files.all, HINT), config.side), config)
+    return prepare_pictures(own_pictures(config, files, sums_of(files.all, HINT)), config)
 
 
 SOURCE = picture_source("images", LICENCE, "images", prepare_images)

@@ -1,6 +1,7 @@
 """Samples of text that ship with the package, so that every experiment runs without a download; and where files lie.
 
-The texts in `samples/` were written for efftx and share its licence. A score on them says nothing but that all works.
+The texts in `samples/` were written for efftx and share its licence; the photographs have their own. A score on them
+says nothing but that all works.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ from efftx.errors import UserError, nearest
 
 PREFIX = "efftx:samples/"
 LICENCE = "Apache-2.0, written for efftx"
+PHOTOS_LICENCE = "public domain and CC0; samples/photos/LICENCE.txt names the photographers"
 _FOLDER = Path(__file__).parent / "samples"
 
 
 def is_sample(path: str | None) -> bool:
     """Whether `data.path` means the package's own files: `efftx:` and a name."""
     return path is not None and path.startswith("efftx:")
+
+
+def licence_and_origin(path: str | None, own: str) -> dict[str, str]:
+    """What a prepared set keeps of where its files come from: the package's licence, or `own` for a user's files."""
+    if not is_sample(path):
+        return {"licence": own, "origin": "local files"}
+    return {"licence": PHOTOS_LICENCE if path == f"{PREFIX}photos" else LICENCE, "origin": "efftx"}
 
 
 def resolve_path(path: str | None, name: str) -> Path | None:

@@ -103,7 +103,8 @@ def _decoded(file: IO[bytes], path: Path, rate: int) -> np.ndarray:
             blocks = [block.mean(1) for block in sound.blocks(_BLOCK, dtype="float64", always_2d=True)]
             source_rate = int(sound.samplerate)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        why = str(error).partition("\n")[0].rstrip(".")
+        # Its words begin with the object that it was given: `Error opening <_io.BufferedReader ...>: `.
+        why = str(error).partition("\n")[0].rpartition(">: ")[2].rstrip(".")
         raise UserError("bad_sound", f"{path} is no sound that can be read: {why}.", HINT) from error
     wave_N = np.concatenate(blocks) if blocks else np.empty(0)
     if not np.isfinite(wave_N).all():

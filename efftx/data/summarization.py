@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efftx.data import samples
 from efftx.data.dataset import Source
 from efftx.data.document_files import DocumentFiles, find_documents
 from efftx.data.hub import HubRows
@@ -14,7 +13,7 @@ from efftx.data.json_lines import read_rows, whole_text
 from efftx.data.known_files import are, not_known, own_files
 from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
-from efftx.data.samples import is_sample, require_path, resolve_path
+from efftx.data.samples import is_sample, licence_and_origin, require_path, resolve_path
 from efftx.data.text_files import kind_of, sums_of
 from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
@@ -97,8 +96,7 @@ def _local(config: SummarizationConfig) -> Corpus:
         rule=[corpus, files.rule],
         read=lambda split: files.read(split, read_documents),
         called=lambda counts: f"{corpus} {counted(counts)} documents{rule}",
-        licence=samples.LICENCE if sample else LICENCE,
-        origin="efftx" if sample else "local files",
+        **licence_and_origin(config.path, LICENCE),
         notes=(*(() if sample or known else (not_known(config.path, config.corpus),)), *files.notes),
     )
 

@@ -14,7 +14,7 @@ from efftx.data.documents import LICENCE, Documents, identity_of, prepare_docume
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.rendering import Rendering
-from efftx.data.samples import require_path
+from efftx.data.samples import licence_and_origin, require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import find_files, kind_of, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
@@ -148,7 +148,7 @@ def open_text(config: TextFilesConfig, objective: str = "lm", notes: tuple[str, 
 
 def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared, Vocabulary | None]:
     text = read_own_text(require_path(config, _HINT))
-    facts = {"licence": LICENCE, "origin": "local files"}
+    facts: dict[str, str] = licence_and_origin(config.path, LICENCE)
     digest = hashlib.sha256(b"".join(text.splits.values())).hexdigest()
     # The names are in the variant, so that the same bytes under another name are another corpus.
     identity = identity_of(text.called, digest, *text.sizes)

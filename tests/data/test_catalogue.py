@@ -8,6 +8,8 @@ from efftx.data.c4 import C4Config
 from efftx.data.catalogue import list_data, prepare, verify
 from efftx.data.dataset import DataConfig, find_source, names
 from efftx.data.duplicate import DuplicateConfig
+from efftx.data.pictures import PicturesConfig
+from efftx.data.samples import licence_and_origin
 from efftx.errors import UserError
 
 KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why", "notes"}
@@ -60,6 +62,18 @@ def test_a_row_has_the_licence_of_the_data_that_was_prepared() -> None:
     (row,) = verify("c4")
     assert row["licence"] != find_source("c4").licence
     assert "efftx" in row["licence"]
+
+
+def test_the_package_s_photographs_have_their_own_licence_whatever_set_reads_them() -> None:
+    prepare(PicturesConfig("images", 192, path="efftx:samples/photos", side=8))
+    (row,) = verify("images")
+    assert row["licence"].startswith("public domain and CC0")
+    assert licence_and_origin("efftx:samples/glue", "ours") == {
+        "licence": "Apache-2.0, written for efftx",
+        "origin": "efftx",
+    }
+    assert licence_and_origin("pictures", "theirs") == {"licence": "theirs", "origin": "local files"}
+    assert licence_and_origin(None, "theirs")["licence"] == "theirs"
 
 
 def test_what_is_generated_needs_no_file() -> None:

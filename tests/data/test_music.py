@@ -169,7 +169,7 @@ def too_short(folder: Path) -> None:
 
 BAD: list[tuple[Callable[[Path], None], str]] = [
     (zeros, "holds no sound: it has no samples"),
-    (no_sound, "is no sound that can be read"),
+    (no_sound, "is no sound that can be read: Format not recognised."),
     (cut_short, "is no sound that can be read"),
     (not_a_number, "holds a NaN or an infinity"),
     (objects, "never unpickled"),
