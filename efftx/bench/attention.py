@@ -147,7 +147,9 @@ def bench_attention(options: Options) -> dict[str, Any]:
     Options: lengths, names, repeats, pass (forward, forward+backward), device. Each row has, beside the keys of
     every bench, rounds, form, spread, share_of_dense (scores computed over those of dense causal attention),
     ratio_to_bound, ratio_to_peer (seconds over those of the faster peer at the same rounds and length), ratio_to_dense
-    (a sparse pattern's seconds over those of sparse-dense at the same length), like_for_like.
+    (a sparse pattern's seconds over those of sparse-dense at the same length), like_for_like; of the Sparse
+    Transformer's layer also what is no projection: alone_seconds, alone_bound_seconds and alone_times_dense
+    (sparse-dense's alone_seconds over them: how many times as fast).
     """
     names = options.names("names", case_names(), [n for n in case_names() if n != "full"])
     lengths = options.numbers("lengths", LENGTHS, LENGTH)
@@ -198,6 +200,8 @@ def measure(
     layers = {name: case.make(device, seed).train(backward) for name, case in cases.items()}
     for name, case in cases.items():
         calls[name] = _pass_of(layers[name], input_of(case, device, seed), backward)
+        if name in SPARSE:
+            calls[_alone(name)] = heads_pass([layers[name]], case.batch, case.n_heads, case.length, seed, backward)
     product, product_flops = matmul_call(device)
     matmul = "a matrix product"
     with exclusive():
@@ -209,6 +213,8 @@ def measure(
     for name, case in cases.items():
         shape = case.shape()
         flops = case.batch * shape.flops(backward=backward)
+        score_flops = case.batch * shape.flops_of_scores(backward=backward)
+        alone = timed.get(_alone(name))
         bound = flops / flops_per_second
         rows.append(
             {
@@ -228,6 +234,8 @@ def measure(
                 "ratio_to_bound": timed[name].seconds / bound,
                 "matmul_flops_per_second": flops_per_second,
                 "share_of_dense": shape.keys / shape.dense_keys,
+                "alone_seconds": alone and alone.seconds,
+                "alone_bound_seconds": score_flops / flops_per_second if alone else None,
                 "note": PEERS[case.peer].note if case.peer else "",
             }
         )
@@ -261,12 +269,15 @@ def add_ratio_to_peer(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_ratio_to_dense(rows: Sequence[dict[str, Any]]) -> None:
-    """Writes `ratio_to_dense` into the rows of the Sparse Transformer's layer: below 1 is faster; None for others."""
+    """Writes `ratio_to_dense` (below 1 is faster) and `alone_times_dense` (above 1 is) into the rows of the Sparse
+    Transformer's layer; None for others."""
     for row in rows:
         dense = [
             r for r in rows if r["name"] == "sparse-dense" and (r["length"], r["pass"]) == (row["length"], row["pass"])
         ]
-        row["ratio_to_dense"] = row["seconds"] / dense[0]["seconds"] if dense and row["name"] in SPARSE else None
+        beside = dense[0] if dense and row["name"] in SPARSE else None
+        row["ratio_to_dense"] = row["seconds"] / beside["seconds"] if beside else None
+        row["alone_times_dense"] = beside["alone_seconds"] / row["alone_seconds"] if beside else None
 
 
 def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,6 +322,30 @@ def _pass_of(layer: nn.Module, x_BLD: Tensor, backward: bool, *, keep_gradients:
             layer.zero_grad(set_to_none=True)
 
     return forward_and_backward
+
+
+def heads_pass(
+    layers: Sequence[Any], batch: int, n_heads: int, length: int, seed: int, backward: bool
+) -> Callable[[], object]:
+    """Attention of `layers` (`SoftmaxAttention`) to random heads, one after the other: scores and values alone."""
+    device = next(layers[0].parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    shape = (4, batch, n_heads, length, layers[0].d_head)
+    q, k, v, grad = torch.randn(shape, generator=generator).to(device).unbind()
+    for x in (q, k, v):
+        x.requires_grad_(backward)
+
+    def passes() -> None:
+        for layer in layers:
+            out = layer.attend(q, k, v, None)
+            if backward:
+                torch.autograd.grad(out, (q, k, v), grad)
+
+    return passes
+
+
+def _alone(name: str) -> str:
+    return f"{name}, heads alone"
 
 
 def _refuse_too_large(case: Case) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efftx.bench.attention import BOTH
+from efftx.bench.attention import BOTH, heads_pass
 from efftx.bench.live_bytes import LiveBytes
 from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
 from efftx.config import Config, compose
@@ -227,19 +227,10 @@ def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) 
 
 def attention_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> Callable[[], object]:
     """Of that step softmax attention alone, forward and backward in every layer: scores and values, no projections."""
-    model, _ = model_and_batch(config, device, vocab_size)
+    model = build_model(config, vocab_size, device).train()
     layers = [module for module in model.modules() if isinstance(module, SoftmaxAttention)]
-    generator = torch.Generator().manual_seed(config.seed)
-    shape = (4, config.training.batch_size, config.n_heads, config.data.length, layers[0].d_head)
-    q, k, v, grad = torch.randn(shape, generator=generator).to(device).unbind()
-    for x in (q, k, v):
-        x.requires_grad_()
-
-    def passes() -> None:
-        for layer in layers:
-            torch.autograd.grad(layer.attend(q, k, v, None), (q, k, v), grad)
-
-    return passes
+    batch, length = config.training.batch_size, config.data.length
+    return heads_pass(layers, batch, config.n_heads, length, config.seed, backward=True)
 
 
 def model_and_batch(config: Config, device: torch.device, vocab_size: int) -> tuple[Model, tuple[Tensor, ...]]:

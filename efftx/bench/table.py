@@ -43,6 +43,9 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         "scores / dense": lambda row: f"{row['share_of_dense']:.2f}",
         "x faster peer": _ratio("ratio_to_peer"),
         "x dense": _ratio("ratio_to_dense"),
+        "heads alone": lambda row: "" if row["alone_seconds"] is None else _seconds(row, "alone_seconds"),
+        "their bound": lambda row: "" if row["alone_seconds"] is None else _seconds(row, "alone_bound_seconds"),
+        "times as fast": _ratio("alone_times_dense"),
     },
     "memory": {
         "model": lambda row: str(row["name"]),
@@ -86,6 +89,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         lines.append("'=' is the form that the peers compute: across buckets, duplicates allowed.")
         if any(row["ratio_to_dense"] for row in result["rows"]):
             lines.append("sparse-: d_model 512, 8 heads, stride 128, c 32, queries and keys of their own.")
+            lines.append("Heads alone: scores and values without projections; 'times as fast' as sparse-dense's.")
     for name, ratio in result.get("flatness", {}).items():
         lines.append(f"{name}: the largest peak over all depths is {ratio:.3f} of the smallest.")
     shape = result.get("layer") or result.get("model")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,12 +13,13 @@ from efftx.layers.initialize import glorot_
 from efftx.layers.matrix import FloatMatrix, Read, matrix_of
 from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.chunking import chunked
+from efftx.ops.gelu import gelu_sigmoid
 from efftx.ops.replay import Replay
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_sigmoid": gelu_sigmoid,
 }
 """`gelu` is the tanh approximation, as in the Reformer authors' code; `gelu_sigmoid` the Sparse Transformer's."""
 

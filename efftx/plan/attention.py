@@ -103,11 +103,14 @@ class AttentionShape:
         """FLOPs a token of the rotations: 2 d_head (sum of the factors / 2) a head and round. Never run backward."""
         return float(self.width * sum(self.n_buckets) * self.n_hashes)
 
+    def flops_of_scores(self, *, backward: bool) -> float:
+        """FLOPs of scores and weighted values for one row of L tokens, forward or forward and backward."""
+        return self.length * self.score_flops * (1 + SCORE_BACKWARD if backward else 1)
+
     def flops(self, *, backward: bool) -> float:
         """FLOPs of the whole layer for one row of L tokens, forward or forward and backward."""
         projections = self.projection_flops * (3 if backward else 1)
-        scores = self.score_flops * (1 + SCORE_BACKWARD if backward else 1)
-        return self.length * (projections + scores + self.hashing_flops)
+        return self.length * (projections + self.hashing_flops) + self.flops_of_scores(backward=backward)
 
 
 def shape_of_layer(config: Config, kind: str, length: int, index: int = 0, *, causal: bool = True) -> AttentionShape:

@@ -91,9 +91,13 @@ def test_patterns_stand_beside_dense_attention_of_the_same_layer() -> None:
     json.dumps(result)
     other, *rows = result["rows"]
     assert [row["name"] for row in rows] == names
-    assert other["ratio_to_dense"] is None
+    assert (other["ratio_to_dense"], other["alone_seconds"], other["alone_times_dense"]) == (None, None, None)
     for row in rows:
         assert row["ratio_to_dense"] == row["seconds"] / rows[0]["seconds"]
+        assert row["alone_times_dense"] == rows[0]["alone_seconds"] / row["alone_seconds"]
+        # Four projections of d 512, forward and twice as much backward, are what the whole layer has beside its heads.
+        heads = row["alone_bound_seconds"] * row["matmul_flops_per_second"]
+        assert row["flops"] - heads == pytest.approx(300 * 3 * 4 * 2 * 512 * 512)
         assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
     shares = [row["share_of_dense"] for row in rows]
     assert shares[0] == 1.0
