@@ -107,7 +107,7 @@ def quick(command: str, folder: Path) -> list[str]:
             "memory": ["names=transformer,reversible", "depths=1,2"],
             "train": ["names=transformer,reversible", "depths=1", "repeats=1"],
         }
-        words = [word for word in words if not word.startswith("lengths=")] + ["lengths=64", *fewer[words[0]]]
+        words = [w for w in words if not w.startswith(("lengths=", "names="))] + ["lengths=64", *fewer[words[0]]]
     return [name, *words]
 
 
