@@ -59,11 +59,11 @@ def test_one_seed_of_every_row_comes_first_and_the_card_is_named(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert words == [
         "reproduce scaling/trend size=gpu seeds=0 jobs=4",
-        "reproduce reformer/figure5b size=gpu seeds=0",
+        "reproduce reformer/figure5b sparse/table2_time sparse/crossover size=gpu seeds=0",
         "bench attention device=cuda pass=forward lengths=1024,4096,16384 --json",
         "bench attention device=cuda pass=forward+backward lengths=1024,4096,16384 --json",
         "reproduce scaling/trend size=gpu jobs=4",
-        "reproduce reformer/figure5b size=gpu",
+        "reproduce reformer/figure5b sparse/table2_time sparse/crossover size=gpu",
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "attention-forward+backward.json",
@@ -73,7 +73,7 @@ def test_one_seed_of_every_row_comes_first_and_the_card_is_named(tmp_path: Path)
 
 def test_the_items_that_it_asks_for_are_there_at_size_gpu() -> None:
     experiments = load_experiments()
-    for id in ("scaling/trend", "reformer/figure5b"):
+    for id in ("scaling/trend", "reformer/figure5b", "sparse/table2_time", "sparse/crossover"):
         assert "gpu" in experiments[id].sizes_known()
         assert len(experiments[id].seeds["gpu"]) >= 3
 
