@@ -34,8 +34,12 @@ def mean_and_spread(mean: float, std: float | None, form: CellFormat) -> str:
 
 
 def published(value: float, source: str | None, form: CellFormat, spread: float | None = None) -> str:
-    """A paper's value and the spread printed beside it; one that nobody read in the paper carries a dagger."""
-    text = mean_and_spread(value, spread, form)
+    """A paper's value and the spread printed beside it; one that nobody read in the paper carries a dagger.
+
+    A digit too many is rounded as people do, 0.85 to 0.9, where the nearest binary number lies below the half.
+    """
+    up = 1.0 + 1e-12
+    text = mean_and_spread(value * up, None if spread is None else spread * up, form)
     return text if source == "verified" else f"{text} {UNVERIFIED_MARK}"
 
 

@@ -130,7 +130,8 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.9e
   .scroll { overflow: visible; }
   .top { display: none; }
   details::details-content { content-visibility: visible; height: auto; }
-  .config { display: none; }
+  /* What a reader of the page unfolds to check is left to the page: a printed table is to be read. */
+  .test, .records > :not(summary) { display: none; }
   .badge { border: 1px solid currentColor; }
 }
 """

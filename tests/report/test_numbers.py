@@ -8,6 +8,12 @@ from efftx.reproduce.experiment import Cell
 PERCENT = Cell("accuracy", "%", "higher", "{:.1f}")
 
 
+def test_a_papers_digit_too_many_is_rounded_as_people_do() -> None:
+    assert numbers.published(92.6, "verified", PERCENT, 0.85) == "92.6 ± 0.9"
+    assert numbers.published(0.25, "verified", PERCENT, 0.72) == "0.3 ± 0.7"
+    assert numbers.published(-0.85, "verified", PERCENT) == "-0.9"
+
+
 def test_a_mean_and_its_spread_are_written_in_the_cells_format() -> None:
     assert numbers.mean_and_spread(92.46, 0.25, PERCENT) == "92.5 ± 0.2"
 

@@ -115,6 +115,15 @@ def test_a_variant_that_begins_with_its_name_says_it_once_and_lengths_stand_in_t
     assert "on duplicate[length=128], duplicate[length=256], duplicate[length=1024]: " in caption
 
 
+def test_where_only_gates_are_computed_the_caption_says_no_more(store: RecordStore) -> None:
+    gate = replace(make_record("Full", 0), row="unigram", config={"gate": {"kind": "ngram", "order": 1}})
+    e = make_experiment(gates={"unigram": Gate("ngram", order=1)})
+    store.write(gate)
+    assert only_table(store, e).caption == (
+        "At size cpu only the gates are computed so far. Cells: accuracy (%), higher is better."
+    )
+
+
 def test_many_variants_are_counted_in_a_caption(store: RecordStore) -> None:
     for seed in range(5):
         data = {"name": "copy_add", "variant": f"copy_add[digits={seed}]", "checksum": "ab"}
@@ -249,7 +258,7 @@ def test_the_papers_curves_are_a_table_of_their_own(full_store: RecordStore) -> 
     assert not texts(measured, Kind.VERIFIED)
     assert table.columns == ("step 400", "step 500")
     assert [(row.label, [cell.text for cell in row.cells]) for row in table.blocks[0].rows] == [
-        ("baseline", ["1.5", "1.2"]),
+        ("baseline", ["1.5", "1.3"]),
         ("sparse", ["–", "1.0"]),
     ]
     assert "was measured here" in table.caption

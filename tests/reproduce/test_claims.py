@@ -351,6 +351,9 @@ def test_a_level_that_is_to_be_reached_stands_before_other_columns() -> None:
     assert verdict(e, {"A": {**longer_a, **solved}, "B": {**longer_b, **solved}}).verdict == "holds"
     found = verdict(e, {"A": {**longer_a, **not_solved}, "B": {**longer_b, **solved}})
     assert (found.verdict, found.why) == ("not tested here", "A, as trained (98.40) is not at least 99.00 (learned)")
+    named = replace(e, columns={**e.columns, "as trained": replace(e.columns["as trained"], label="lengths trained")})
+    found = verdict(named, {"A": {**longer_a, **not_solved}, "B": {**longer_b, **solved}})
+    assert found.why == "A, lengths trained (98.40) is not at least 99.00 (learned)"
     e = experiment(
         'cell["A", "as trained"] >= 95', "at least", columns=("longer", "as trained"), gates={"learned": gate}
     )
