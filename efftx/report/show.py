@@ -14,6 +14,7 @@ from efftx.report.fairness import sweep_tables
 from efftx.report.grid import print_text
 from efftx.report.items import gather
 from efftx.report.tables import tables
+from efftx.report.trends import trend_plots, trends_json
 from efftx.reproduce.cells import CellValue, cells, published_alone
 from efftx.reproduce.claims import Verdict
 from efftx.reproduce.comparisons import Comparison
@@ -30,6 +31,9 @@ def print_item(experiment: Experiment, store_root: Path | str | None = None, *, 
     for table in [*tables(item), *sweep_tables(item)]:
         console.print()
         markup.to_terminal(table, console)
+    for plot in (plot for measured in item.measured for plot in trend_plots(item, measured)):
+        console.print()
+        print_text(console, plot.caption)
     for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
         if verdicts:
             console.print()
@@ -41,7 +45,7 @@ def print_item(experiment: Experiment, store_root: Path | str | None = None, *, 
 
 
 def item_json(experiment: Experiment, store_root: Path | str | None = None) -> dict[str, Any]:
-    """An item as one JSON object: `id`, `state`, `cells` of all sizes with records, `claims` at the foremost one."""
+    """An item as JSON: `id`, `state`, `cells` and `trends` of all sizes with records, `claims` at the foremost one."""
     item = gather(RecordStore(store_root), experiment)
     found = [cell for measured in item.measured for cell in measured.cells.values()]
     if not item.measured:
@@ -55,6 +59,7 @@ def item_json(experiment: Experiment, store_root: Path | str | None = None) -> d
         "cells": [_cell_json(cell) for cell in found],
         "published_curves": dict(experiment.published.curves) if experiment.published else {},
         "claims": [_claim_json(verdict, size) for verdict in item.verdicts],
+        "trends": [trend for measured in item.measured for trend in trends_json(item, measured)],
     }
 
 

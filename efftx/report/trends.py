@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
@@ -37,6 +38,28 @@ def trend_plots(item: Item, measured: Measured) -> list[Plot]:
             )
         )
     return plots
+
+
+def trends_json(item: Item, measured: Measured) -> list[dict[str, Any]]:
+    """The fits as JSON: `size`, `arm`, `against`, `n` seeds, and of each size the `mean` and `interval` a doubling."""
+    trend = (item.experiment.figure or {}).get("trend")
+    if trend is None:
+        return []
+    told = []
+    for arm, gaps in gaps_of(item.experiment, measured.cells, measured.size).items():
+        if found := fit(gaps):
+            slopes = {trend["over"]: found.over, trend["beside"]: found.beside}
+            doublings = {name: {"mean": e.mean, "interval": e.interval} for name, e in slopes.items()}
+            told.append(
+                {
+                    "size": measured.size,
+                    "arm": arm,
+                    "against": trend["against"],
+                    "n": found.n,
+                    "a_doubling_of": doublings,
+                }
+            )
+    return told
 
 
 def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from efftx.errors import UserError
 from efftx.report.drawings import drawings
 from efftx.report.items import gather
+from efftx.report.show import item_json, print_item
 from efftx.report.trends import slope, trend_plots
 from efftx.reproduce.experiment import Cell, ColumnSpec, Experiment, Row
 from efftx.reproduce.records import Record, RecordStore
@@ -81,6 +84,18 @@ def test_the_caption_says_which_slope_is_told_from_0(tmp_path) -> None:
     (drawing,) = drawings(item, item.measured[0])
     assert drawing.name == "scaling-gap-cpu-gap-learned"
     assert drawing.svg.startswith("<?xml")
+
+
+def test_the_command_tells_the_trend_in_words_and_in_json(tmp_path) -> None:
+    kept, e = store(tmp_path), experiment()
+    (told,) = item_json(e, kept.root)["trends"]
+    assert (told["size"], told["arm"], told["against"], told["n"]) == ("cpu", "learned", "dense", 3)
+    assert told["a_doubling_of"]["tokens"]["mean"] == pytest.approx(-0.02)
+    assert told["a_doubling_of"]["tokens"]["interval"] == pytest.approx((-0.02248, -0.01752), abs=1e-5)
+    assert told["a_doubling_of"]["width"]["mean"] == pytest.approx(0.0, abs=1e-9)
+    out = io.StringIO()
+    print_item(e, kept.root, console=Console(file=out, width=200))
+    assert "it falls with tokens." in out.getvalue()
 
 
 def test_two_seeds_give_no_interval_and_one_width_no_line(tmp_path) -> None:
