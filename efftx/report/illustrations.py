@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
 from efftx.errors import UserError, nearest
-from efftx.report import figures, pattern_drawings, sparse_drawings
+from efftx.report import figures, pattern_drawings, picture_drawings, sparse_drawings
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
 from efftx.reproduce.experiment import Experiment
+from efftx.reproduce.records import Record
 
 ROTATIONS = 3
 DARK = "#1a1a1a"  # on the pale sectors, by night as well
@@ -98,13 +99,41 @@ def connectivity(experiment: Experiment, measured: Measured) -> Illustration | N
 
     Drawn from the records with the series `connectivity` and `query`, one a row, in the order of the rows.
     """
-    found = {r.row: r for r in reversed(measured.records) if "connectivity" in r.series}
-    records = [found[row] for row in experiment.rows if row in found]
+    records = _first_of_rows(experiment, measured, "connectivity")
     if not records:
         return None
     with figures.style():
         svg = pattern_drawings.draw_connectivity(experiment, records)
     return Illustration(pattern_drawings.connectivity_plot(experiment, records), svg)
+
+
+def attention_maps(experiment: Experiment, measured: Measured) -> Illustration | None:
+    """Sparse Transformer, figure 2: the pixels that heads look at, a column a layer.
+
+    Drawn from the records with the series `map`, `query` and `side`, one a row.
+    """
+    records = _first_of_rows(experiment, measured, "map")
+    if not records:
+        return None
+    return Illustration(picture_drawings.maps_plot(experiment, records), picture_drawings.draw_maps(records))
+
+
+def samples(experiment: Experiment, measured: Measured) -> Illustration | None:
+    """Sparse Transformer, figures 1 and 5: pictures and spectra of sounds that models draw.
+
+    Drawn from the records with the series `rows` and `shape`, one a row.
+    """
+    records = _first_of_rows(experiment, measured, "rows")
+    if not records:
+        return None
+    svg = picture_drawings.draw_samples(experiment, records)
+    return Illustration(picture_drawings.samples_plot(experiment, records), svg)
+
+
+def _first_of_rows(experiment: Experiment, measured: Measured, series: str) -> list[Record]:
+    """The first record of each row that has the series, in the order of the rows."""
+    found = {r.row: r for r in reversed(measured.records) if series in r.series}
+    return [found[row] for row in experiment.rows if row in found]
 
 
 def _draw_circles(figure: Figure, circle: Mapping[str, list[float]]) -> None:
@@ -172,7 +201,9 @@ def _rotation(circle: Mapping[str, list[float]], rotation: int) -> Line:
 
 _ILLUSTRATIONS: dict[str, Callable[[Experiment, Measured], Illustration | None]] = {
     "angular_lsh": angular_lsh,
+    "attention_maps": attention_maps,
     "connectivity": connectivity,
     "permutation": permutation,
+    "samples": samples,
     "sparse_ff": sparse_ff,
 }

@@ -17,6 +17,7 @@ import numpy as np
 from efftx.errors import UserError, nearest
 from efftx.reproduce.decoding_measures import context_time, first_steps
 from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
+from efftx.reproduce.picture_measures import attention_maps, drawn_samples, first_losses_of_samples
 from efftx.reproduce.scaling_measures import (
     first_losses,
     multiplicative_layer,
@@ -261,10 +262,12 @@ SPARSE_SETS = ("window", "column", "strided", "fixed")
 """The attentions of `efftx.bench.attention_time` whose queries see a set of keys."""
 
 MEASURES: dict[str, Measure] = {
+    "attention_maps": Measure(attention_maps, first_losses),
     "attention_time": Measure(attention_time, column_entries),
     "attention_cost": Measure(attention_cost, counted_entries),
     "collision_probability": Measure(collision_probability, first_collisions),
     "context_time": Measure(context_time, first_steps),
+    "drawn_samples": Measure(drawn_samples, first_losses_of_samples),
     "model_size": Measure(model_size, counted_parameters),
     "selected_units": Measure(selected_units, first_losses),
     "connectivity": Measure(connectivity, every_number_of(connectivity)),

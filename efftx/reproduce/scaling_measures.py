@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from efftx.core.scratch import scratch_folder
+from efftx.reproduce.trained_model import trained_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,21 +171,11 @@ def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[Sparse
     """The trained layer, of the encoder if there is one, what it reads of a sentence (T, D), and each token's text."""
     import torch
 
-    from efftx.data.dataset import open_dataset
     from efftx.layers.sparse_ff import SparseFF
-    from efftx.models.build import build_model
-    from efftx.models.carry import carry_weights
     from efftx.models.decoder import Decoder
-    from efftx.training.checkpoint import load_latest
-    from efftx.training.loop import train
 
-    run = train(config).run
-    checkpoint = load_latest(run / "checkpoints", read_only=True)
-    dataset: Any = open_dataset(config.data, config.objective)
-    model = build_model(config, dataset.vocab_size, torch.device("cpu")).eval()
-    if checkpoint is None:
-        raise ValueError(f"{run} holds no weights.")
-    carry_weights(model, checkpoint.model, None)
+    dataset: Any
+    model, dataset = trained_model(config)
     alone = isinstance(model, Decoder)
     blocks = model.blocks if isinstance(model, Decoder) else model.encoder_blocks
     layer = blocks[place].get_submodule("feedforward.core")

@@ -1,0 +1,135 @@
+"""The measures of trained models of pictures and sounds: where their heads look, and what they draw.
+
+See `measures` for what a measure is. Shape suffixes: N rows, L tokens of a row, H heads, D d_model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from efftx.data.sound import mu_law_inverse
+from efftx.reproduce.scaling_measures import configured, first_losses
+from efftx.reproduce.trained_model import trained_model
+
+if TYPE_CHECKING:
+    from efftx.models.decoder import Decoder
+
+Parameters = Mapping[str, Any]
+FRAME = 128
+"""Codes of a frame of a spectrum."""
+AT_ONCE = 4
+"""Pictures whose attention weights are in memory together."""
+
+
+def attention_maps(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Where a layer's heads look in the first test pictures, for what is defined in `evaluation.attention_maps`.
+
+    `parameters`: overrides (a decoder with full attention, which is trained, or taken from its finished run), pictures,
+    query (row and column of the pixel whose map is drawn, as parts of the side); `own`: layer, or uniform: true for
+    what attention to all places alike would have. Metrics, the same under every column: `local`, `row`, `column` and
+    `keys`, the mean over the heads, and `row_head`, `column_head`, of the head that has most. Series `map`: the weights
+    of the pixels for that query, head by head.
+    """
+    import torch
+
+    from efftx.evaluation.attention_maps import attention_weights, map_scores, seen_from, uniform_weights
+    from efftx.layers.attention import SoftmaxAttention
+
+    config = configured(parameters["overrides"], seed)
+    side = math.isqrt(config.data.length // 3)
+    query = [int(part * side) for part in parameters["query"]]
+    place = 3 * (query[0] * side + query[1])
+    if own.get("uniform"):
+        scored = [(map_scores(weights := uniform_weights(config.data.length)), seen_from(weights, place))]
+    else:
+        model, dataset = trained_model(config)
+        decoder: Decoder = model  # type: ignore[assignment]
+        layer = decoder.blocks[int(own["layer"])].get_submodule("attention.core")
+        assert isinstance(layer, SoftmaxAttention)
+        read: list[torch.Tensor] = []
+        hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        scored = []
+        with torch.no_grad():
+            for step in range(int(parameters["pictures"]) // AT_ONCE):
+                decoder.hidden(dataset.batch("test", 0, step, AT_ONCE).tokens_BL)
+                weights = attention_weights(layer, read.pop())
+                scored.append((map_scores(weights), seen_from(weights, place)))
+        hook.remove()
+    score_H = {name: torch.stack([scores[name] for scores, _ in scored]).mean(0) for name in scored[0][0]}
+    found = {name: float(value_H.mean()) for name, value_H in score_H.items()}
+    found |= {f"{name}_head": float(score_H[name].max()) for name in ("row", "column")}
+    map_HSS = torch.stack([seen for _, seen in scored]).mean(0)
+    series = {"map": map_HSS.flatten().tolist(), "query": [float(part) for part in query], "side": [float(side)]}
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": {} if own.get("uniform") else series}
+
+
+def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """What a trained model draws at temperature 1, or how it completes the first part of test rows (figures 1 and 5).
+
+    `parameters`: n rows, and overrides under the names `pictures` and `sounds`; `own`: of, the one or the other, and
+    given, the share of a test row that is given: 0 draws all of it, 1 takes the test row itself. Metrics, the same
+    under every column: `bits`, the model's bits for each byte that is not given (of test rows: of all), and
+    `neighbours`, the mean distance of each such byte from the same colour of the pixel above, or in a sound from the
+    code before.
+    Series: `rows`, the bytes of all, and `shape`: height, width and colours of a picture, or the codes a second; of
+    sounds also `spectrum`.
+    """
+    import torch
+
+    from efftx.decoding.generate import Draw, generate
+    from efftx.decoding.sample import make_session
+    from efftx.training.devices import seed_step
+
+    config, n = configured(parameters[own["of"]], seed), int(parameters["n"])
+    model, dataset = trained_model(config)
+    test_NL = dataset.batch("test", 0, 0, n).tokens_BL
+    length = test_NL.shape[1]
+    n_given = round(float(own["given"]) * length)
+    if n_given == length:
+        with torch.no_grad():
+            nats_NL, _ = model(test_NL, losses=True)
+        rows_NL, bits, first = test_NL.numpy(), float(nats_NL.double().mean()) / math.log(2), 0
+    else:
+        seed_step(seed, 0)
+        session = make_session(model, length, n)
+        prompts = test_NL[:, :n_given].tolist()
+        with torch.no_grad():
+            drawn = generate(session, prompts, Draw(torch.Generator().manual_seed(seed)), length - n_given)
+        rows_NL = np.array([[*start, *told.tokens] for start, told in zip(prompts, drawn, strict=True)])
+        bits = -sum(told.log_probability for told in drawn) / (n * (length - n_given)) / math.log(2)
+        first = n_given
+    shape = list(getattr(dataset, "picture_shape", ())) or [getattr(config.data, "rate", 0)]
+    before = shape[1] * shape[2] if len(shape) == 3 else 1
+    start = max(first, before)
+    apart = np.abs(rows_NL[:, start:].astype(np.int64) - rows_NL[:, start - before : length - before])
+    found = {"bits": bits, "neighbours": float(apart.mean())}
+    series = {
+        "rows": [float(byte) for byte in rows_NL.flatten()],
+        "n": [float(n)],
+        "given": [float(n_given)],
+        "shape": [float(part) for part in shape],
+    }
+    if len(shape) != 3:
+        level_NTF = spectra(rows_NL)
+        series |= {"spectrum": level_NTF.flatten().tolist(), "frames": [float(level_NTF.shape[1])]}
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+def spectra(codes_NL: np.ndarray) -> np.ndarray:
+    """The spectrum of mu-law codes in time, (N, T, F): frames of `FRAME` codes, windowed, decibels above the floor.
+
+    In steps of 3 dB from 0, which is 60 dB or more below the loudest of all.
+    """
+    wave_NTf = mu_law_inverse(codes_NL)[:, : codes_NL.shape[1] // FRAME * FRAME].reshape(len(codes_NL), -1, FRAME)
+    power_NTF = np.abs(np.fft.rfft(wave_NTf * np.hanning(FRAME))[..., 1:]) ** 2
+    decibels_NTF = 10 * np.log10(np.maximum(power_NTF / max(float(power_NTF.max()), 1e-30), 1e-6))
+    return np.floor((decibels_NTF + 60) / 3)
+
+
+def first_losses_of_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `drawn_samples` compares: the losses of the first three steps of the training."""
+    return first_losses({"overrides": parameters[own["of"]]}, seed, row, own)
