@@ -185,7 +185,7 @@ def test_each_further_block_keeps_its_input_when_recomputed_and_nothing_when_rev
         row: training_memory(given, 0, row, spec.parameters)["metrics"][""]["tensors_a_layer"]
         for row, spec in e.rows.items()
     }
-    assert kept["stored"] > 15
+    assert kept["stored"] > 10
     assert kept["recomputed"] == pytest.approx(1.0, abs=0.1)
     assert kept["reversible"] == pytest.approx(0.0, abs=0.05)
 
