@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efftx.config import Config, compose, expand_sweeps, parse_overrides, split_hydra
-from efftx.config_hash import config_hash
+from efftx.config.compose import expand_sweeps, parse_overrides, split_hydra
+from efftx.config.schema import Config
 from efftx.core.work import Work, working_on
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
 from efftx.launch import check_launcher, error_text, launch
+from efftx.machine.devices import check_here
 from efftx.models.build import build_on_meta, dense_parameters
-from efftx.training.devices import check_here
+from efftx.runs.pretrained import compose_run, run_hash
+from efftx.runs.run_directory import default_run_dir, read_result
 from efftx.training.loop import train
-from efftx.training.run_directory import default_run_dir, read_result
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] =
         )
     points = []
     for choice in expand_sweeps(overrides):
-        config = compose(choice, config_dirs=config_dirs)
+        config = compose_run(choice, config_dirs=config_dirs)
         check_here(config)
         dataset = open_dataset(config.data, config.objective)
-        digest = config_hash(config, dataset)
+        digest = run_hash(config, dataset)
         run = default_run_dir(config.model, dataset.name, digest)
         sizes = (_n_parameters(config, dataset.vocab_size), dense_parameters(config, dataset.vocab_size))
         points.append(Point(choice, config, digest, run, *sizes))

@@ -22,13 +22,13 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from efftx.config import parse_overrides, register_schema, to_config
-from efftx.config_hash import config_hash
+from efftx.config.compose import parse_overrides, register_schema, to_config
 from efftx.core.artifact import read_document, write_document
+from efftx.core.shipped import shipped
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.parent import follow
-from efftx.shipped import shipped
+from efftx.runs.pretrained import resolved, run_hash
 from efftx.training.loop import train
 
 LAUNCHER = "hydra/launcher"
@@ -157,8 +157,8 @@ def _job(raw: DictConfig) -> None:
     host, launcher = json.loads(os.environ[LAUNCHED_BY])
     if host == socket.gethostname() and os.getppid() == launcher:
         follow(launcher)
-    config = to_config(raw)
-    digest = config_hash(config, open_dataset(config.data, config.objective))
+    config = resolved(to_config(raw))
+    digest = run_hash(config, open_dataset(config.data, config.objective))
     scratch = Path(os.environ[SCRATCH])
     (scratch / f"{digest}.started").write_text(json.dumps([host, os.getppid(), os.getpid()]))
     try:

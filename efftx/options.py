@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from efftx.config_values import MOST_SEED, Range
-from efftx.device_names import read_device
+from efftx.config.values import MOST_SEED, Range
+from efftx.core.device_names import read_device
 from efftx.errors import UserError, nearest
 
 COUNT = Range(1, 2**31 - 1)

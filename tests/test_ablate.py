@@ -15,11 +15,11 @@ import pytest
 from efftx import launch
 from efftx.ablate import plan_points
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
+from efftx.core.shipped import shipped
 from efftx.errors import UserError
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
-from efftx.shipped import shipped
 
 from .processes import children_of, is_gone, wait_until
 

@@ -288,7 +288,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_left(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("efftx.training.checkpoint.save_file", full)
+    monkeypatch.setattr("efftx.runs.checkpoint.save_file", full)
     code, _, err = run(capsys, "train", *SMALL)
     assert code == 2
     assert "full" in err or "space" in err

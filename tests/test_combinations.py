@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.errors import UserError
 from efftx.training.loop import train
 

@@ -17,8 +17,8 @@ from efftx.commands import COMMANDS
 from efftx.commands.outcome import as_json, console
 from efftx.errors import UserError
 from efftx.options import Options
-from efftx.report.terminal import show_data, show_list
 from efftx.reproduce.records import RecordStore
+from efftx.terminal import show_data, show_list
 
 
 def efftx(*words: str, **surroundings: str) -> subprocess.CompletedProcess[bytes]:

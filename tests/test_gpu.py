@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.layers.patterns import ByHead, KeySet
 from efftx.models.build import build_model

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from efftx.config import Config, compose, known_keys
-from efftx.config_checks import dead_reason, refuse_dead_keys
-from efftx.config_hash import OUTSIDE, hashed_values
+from efftx.config.checks import dead_reason, refuse_dead_keys
+from efftx.config.compose import compose, known_keys
+from efftx.config.hash import OUTSIDE, hashed_values
+from efftx.config.schema import Config
 from efftx.errors import UserError
 from efftx.training.loop import train
 

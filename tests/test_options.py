@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.cli import main
-from efftx.config_values import MOST_SEED, Range
-from efftx.decoding.request import OPTIONS, Request, read_request
+from efftx.config.values import MOST_SEED, Range
 from efftx.errors import UserError
 from efftx.options import COUNT, SEED, Options, decimal, truth, whole, wholes
+from efftx.sampling.request import OPTIONS, Request, read_request
 
 SLIPS = [
     *(["sample", "runs/x", word] for word in ("max_new=0", "max_new=-1", "max_new=100000000000000000000", "max_new=x")),

@@ -12,16 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from efftx.bench.stacks import model_and_batch, peak_of_step
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.data import dataset as data_sets
 from efftx.layers.patterns import make_pattern
 from efftx.layers.settings import FullConfig, LocalConfig
 from efftx.models.build import build_model
+from efftx.optim.optimizers import make_optimizer
 from efftx.plan import plan
 from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
-from efftx.training.optimizers import make_optimizer
 
 CPU = torch.device("cpu")
 FLOP_TOLERANCE = {

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from efftx.bench.live_bytes import LiveBytes
 from efftx.bench.peers import PEERS, PeerShape, make_peer
-from efftx.bench.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.initialize import materialize
@@ -21,12 +20,13 @@ from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.settings import FixedConfig, FullConfig
+from efftx.machine.devices import resolve_device
+from efftx.machine.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.ops.fixed import FixedUnion
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.ops.strided import Column, StridedUnion, Window
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.attention import AttentionShape
-from efftx.training.devices import resolve_device
 
 FORWARD, BOTH = "forward", "forward+backward"
 ROUNDS = (1, 2, 4, 8)

@@ -33,16 +33,16 @@ from efftx.bench.decode_timing import (
     reference_bytes,
 )
 from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_weights, refuse_too_large
-from efftx.bench.timing import exclusive, machine
-from efftx.config import Config
-from efftx.config_values import RANGES, Range
+from efftx.config.schema import Config
+from efftx.config.values import RANGES, Range
 from efftx.decoding.stack import Caches, step_blocks
 from efftx.errors import UserError, nearest
 from efftx.layers.cache import Place, no_lap
 from efftx.layers.matrix import Read
+from efftx.machine.devices import resolve_device
+from efftx.machine.timing import exclusive, machine
 from efftx.models.streams import split
 from efftx.options import LENGTH, REPEATS, SEED, Options
-from efftx.training.devices import resolve_device
 
 DEFAULT = ("800m-dense", "800m-ff64", "800m-qkv", "800m-ff-qkv")
 

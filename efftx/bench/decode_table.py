@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, STEADY_TOKENS, WARM_UP
+from efftx.core.grid import Column, Grid
 from efftx.plan import bytes_text
-from efftx.report.grid import Column, Grid
 
 Row = Mapping[str, Any]
 

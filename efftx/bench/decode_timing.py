@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from efftx.bench.decode_weights import MARGIN
-from efftx.bench.timing import no_garbage_collection
 from efftx.layers.matrix import Read
+from efftx.machine.timing import no_garbage_collection
 from efftx.native.program import reading
 
 PROTOCOLS = ("authors", "steady")

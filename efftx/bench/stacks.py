@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 from efftx.bench.attention import BOTH, heads_pass
 from efftx.bench.live_bytes import LiveBytes
-from efftx.bench.timing import exclusive, interleaved, machine, matmul_call
-from efftx.config import Config, compose
-from efftx.config_values import RANGES
+from efftx.config.compose import compose
+from efftx.config.schema import Config
+from efftx.config.values import RANGES
 from efftx.layers.attention import SoftmaxAttention
+from efftx.machine.devices import resolve_device
+from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.streams import Replays
 from efftx.ops.replay import Replay
+from efftx.optim.optimizers import make_optimizer
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
 from efftx.plan.stacks import tokens_of_row
-from efftx.training.devices import resolve_device
-from efftx.training.optimizers import make_optimizer
 
 VOCAB_SIZE = 256
 _REVERSIBLE = ["reversible.enabled=true", "reversible.merge=mean"]

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from efftx.bench.decode_table import component_table, decode_columns, decode_notes
+from efftx.core.grid import Column, Grid, print_text
 from efftx.plan import bytes_text
-from efftx.report.grid import Column, Grid, print_text
 
 Row = Mapping[str, Any]
 

@@ -16,13 +16,13 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Runs every point; exit code 1 where one failed."""
     refuse_ranks("ablate")
 
-    from efftx.config import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
+    from efftx.config.compose import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
 
     # Before anything heavy is imported: a slip of the hand is answered at once.
     refuse_unknown_keys(parse_overrides(overrides), arguments.config_dir)
 
     from efftx.ablate import ablate
-    from efftx.report.terminal import show_ablation
+    from efftx.terminal import show_ablation
 
     runs = ablate(overrides, config_dirs=arguments.config_dir, say=say)
     keys = swept_keys(split_hydra(overrides)[0])

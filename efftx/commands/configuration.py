@@ -25,7 +25,8 @@ _SHELLS = tuple(
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
-    from efftx.config import compose, expand_sweeps, hydra_words, split_hydra, to_dict
+    from efftx.config.compose import compose, expand_sweeps, hydra_words, split_hydra
+    from efftx.config.schema import to_dict
 
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)
@@ -43,7 +44,8 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
-    from efftx.config import compose, expand_sweeps, hydra_words, run_hydra, split_hydra, to_dict
+    from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra
+    from efftx.config.schema import to_dict
 
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)

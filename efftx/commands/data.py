@@ -25,10 +25,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if not plain or plain[0] not in ACTIONS:
         raise UserError("bad_command", "Say list, prepare NAME or verify [NAME].", nearest("".join(plain[:1]), ACTIONS))
 
-    from efftx.config import compose
+    from efftx.config.compose import compose
     from efftx.data import catalogue
     from efftx.data.dataset import find_source, names
-    from efftx.report.terminal import show_data
+    from efftx.terminal import show_data
 
     action, chosen = plain[0], plain[1:]
     for name in chosen:

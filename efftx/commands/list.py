@@ -21,10 +21,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     experiments = load_experiments()
     chosen = select(experiments, items) if items else list(experiments.values())
 
-    from efftx.report.terminal import show_list
     from efftx.reproduce.records import RecordStore
     from efftx.reproduce.runner import state_of
     from efftx.reproduce.standing import not_readable
+    from efftx.terminal import show_list
 
     store = RecordStore()
     states = [state_of(experiment, store) for experiment in chosen]

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
-    from efftx.config import compose, parse_overrides
+    from efftx.config.compose import compose, parse_overrides
 
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
@@ -26,8 +26,9 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     from efftx.data.samples import check_path
     from efftx.plan import plan
     from efftx.plan.table import print_plan
+    from efftx.runs.pretrained import resolved
 
     check_path(config.data)
     options = {"device": arguments.on, "utilisation": arguments.utilisation}
-    result = plan(config, **{key: value for key, value in options.items() if value is not None})
+    result = plan(resolved(config), **{key: value for key, value in options.items() if value is not None})
     return Outcome(result, lambda console: print_plan(result, console))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from efftx.commands.outcome import Outcome, say
 from efftx.commands.roots import DATA, RESULTS, RUNS
 from efftx.commands.words import refuse_ranks
-from efftx.config_values import Range
+from efftx.config.settings import TrackerConfig
+from efftx.config.values import Range
 from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
-from efftx.training.settings import TrackerConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         say(f"Left out: {file.error.message} {file.error.hint}")
     chosen = narrow(experiments, arguments.row) if arguments.row else experiments
 
-    from efftx.report.terminal import show_reproduced
     from efftx.reproduce.runner import reproduce
+    from efftx.terminal import show_reproduced
 
     # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
     by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}

@@ -36,7 +36,7 @@ LESS_MEMORY = "a smaller max_new or a smaller n"
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Samples from a run; one text is written as it comes."""
-    from efftx.decoding.request import OPTIONS, read_request
+    from efftx.sampling.request import OPTIONS, read_request
 
     options = Options(words, OPTIONS, paths=True)
     runs = options.plain
@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         raise UserError("bad_command", message, hint)
     request = read_request(options.given)
 
-    from efftx.decoding.sample import load_run, n_new_of, read_given, sample
-    from efftx.report.terminal import generation_bar, show_samples, text_stream
+    from efftx.sampling.sample import n_new_of, read_given, sample
+    from efftx.sampling.trained import load_run
+    from efftx.terminal import generation_bar, show_samples, text_stream
 
     trained = load_run(Path(runs[0]), request, say)
     given = read_given(trained, request)

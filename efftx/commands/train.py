@@ -15,13 +15,14 @@ ROOTS = (RUNS, DATA)
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Trains, or shows the result of a run that is done."""
-    from efftx.config import compose
+    from efftx.config.compose import compose
 
     refuse_ranks("train")
     config = compose(overrides, config_dirs=arguments.config_dir)
 
-    from efftx.report.terminal import show_training
+    from efftx.runs.pretrained import resolved
+    from efftx.terminal import show_training
     from efftx.training.loop import train
 
-    result = train(config)
+    result = train(resolved(config))
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))

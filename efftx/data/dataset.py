@@ -182,9 +182,7 @@ class Source:
         if objective == "lm":
             return int(config.length)
         if objective == "span_corruption":
-            from efftx.data.span_corruption import target_length
-
-            return target_length(config)
+            return int(config.n_targets())
         if config.target_length and not self.uncut:
             return int(config.target_length)
         if self.targets is None:

@@ -23,6 +23,18 @@ class SpanCorruptionConfig(DataConfig):
     noise: float = 0.15
     mean_span: float = 3.0
 
+    def n_targets(self) -> int:
+        """Target tokens in a row: `target_length`, or as many as there are; UserError where it is too small."""
+        least = spans_for(self.length, self.noise, self.mean_span).n_targets
+        if 0 < self.target_length < least:
+            raise UserError(
+                "bad_value",
+                f"data.target_length={self.target_length} is too small: data.length={self.length} inputs give "
+                f"{least} targets.",
+                f"Set data.target_length={least} or more, or 0 for just as many.",
+            )
+        return self.target_length or least
+
 
 @dataclass(frozen=True)
 class Spans:
@@ -97,19 +109,6 @@ def spans_for(input_length: int, noise: float, mean_span: float) -> Spans:
     return spans
 
 
-def target_length(config: SpanCorruptionConfig) -> int:
-    """Target tokens in a row: `data.target_length`, or as many as there are; UserError where it is too small."""
-    n_targets = spans_for(config.length, config.noise, config.mean_span).n_targets
-    if 0 < config.target_length < n_targets:
-        raise UserError(
-            "bad_value",
-            f"data.target_length={config.target_length} is too small: data.length={config.length} inputs give "
-            f"{n_targets} targets.",
-            f"Set data.target_length={n_targets} or more, or 0 for just as many.",
-        )
-    return config.target_length or n_targets
-
-
 def noise_mask(keys_BK: np.ndarray, spans: Spans) -> np.ndarray:
     """Which tokens are noise, bool [B, R]: noise and other tokens each fall into as many random segments as spans.
 
@@ -170,7 +169,7 @@ class SpanCorruption:
         self.vocab_size = vocabulary.size
         self.input_length = config.length
         self.spans = spans_for(config.length, config.noise, config.mean_span)
-        self.length = target_length(config)
+        self.length = config.n_targets()
         raw = self.spans.raw
         length_is = f"data.length={config.length} (made of {raw} {corpus.symbols})"
         self._windows = Windows(corpus, raw, length_is)

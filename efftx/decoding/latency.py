@@ -60,7 +60,7 @@ def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: 
 
 def read_rate() -> float:
     """Bytes a second that this process's threads read from memory, measured once a day for each number of threads."""
-    from efftx.training.devices import environment
+    from efftx.machine.devices import environment
 
     here = f"{environment().processor}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from efftx.config import Config
+from efftx.config.schema import Config
+from efftx.config.sizes import dense_counterpart, resolved_d_ff
 from efftx.data.dataset import find_source
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cross_attention import CrossAttention
@@ -26,7 +27,6 @@ from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
 from efftx.models.ends import Head, TokenEmbedding
 from efftx.models.recompute import recompute
-from efftx.models.sizes import dense_counterpart, resolved_d_ff
 from efftx.models.streams import merged_width
 from efftx.models.terraformer import Concatenated
 

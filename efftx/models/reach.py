@@ -8,7 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from efftx.config import Config
+from efftx.config.schema import Config
 from efftx.layers.patterns import PATTERNS, make_pattern
 from efftx.models.build import layers_of_kind
 from efftx.ops.patterns import unreachable

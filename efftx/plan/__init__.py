@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from efftx.config import Config
-from efftx.config_hash import device_kind
+from efftx.config.hash import device_kind
+from efftx.config.schema import Config
+from efftx.config.sizes import dense_counterpart, is_sparse
 from efftx.data.dataset import find_source
 from efftx.errors import UserError
+from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
-from efftx.models.sizes import dense_counterpart, is_sparse
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, hardware, machine_memory, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.stacks import tokens_of_row
-from efftx.training.devices import DTYPES, parameter_dtype
 
 UTILISATION = 0.4
 """The share of a device's peak that a training step is taken to reach."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from efftx.config import Config
+from efftx.config.schema import Config
 from efftx.layers.patterns import PATTERNS, Full, Pattern, make_pattern
 from efftx.layers.settings import FullConfig
 from efftx.layers.sparse_qkv_maps import SparseQKVConfig

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from efftx.config import Config
+from efftx.config.schema import Config
 from efftx.layers.sparse_ff import rank_of
 from efftx.models.streams import merged_width
 from efftx.plan.attention import SCORE_BACKWARD

@@ -16,8 +16,8 @@ from math import ceil
 import torch
 from torch import nn
 
-from efftx.config import Config
-from efftx.config_hash import device_kind
+from efftx.config.hash import device_kind
+from efftx.config.schema import Config
 from efftx.layers.patterns import ByHead, Full, Local
 from efftx.layers.sparse_ff import rank_of
 from efftx.models.streams import merged_width

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from efftx.config import Config
+from efftx.config.schema import Config
 from efftx.models.build import d_ff_of, layers_of_kind, n_encoder_layers
 from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from efftx.core.durations import HOUR, duration
+from efftx.core.grid import Column, Grid, print_text
 from efftx.plan import bytes_text
-from efftx.report.grid import Column, Grid, print_text
 
 
 def print_plan(result: Mapping[str, Any], console: Console) -> None:

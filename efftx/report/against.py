@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from efftx.core.grid import print_text
 from efftx.errors import UserError
 from efftx.report import markup, numbers
 from efftx.report.badges import BADGES, badge
-from efftx.report.grid import print_text
 from efftx.report.items import Measured, gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
 from efftx.report.stylesheet import STYLESHEET

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from efftx.report.grid import Column, Grid, print_text
+from efftx.core.grid import Column, Grid, print_text
 from efftx.report.model import Cell, Kind, Table
 from efftx.report.parts import parts, words_columns
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from efftx.core.durations import HOUR, duration
+from efftx.core.grid import Column, Grid, print_text
 from efftx.report import numbers
-from efftx.report.grid import Column, Grid, print_text
 from efftx.reproduce.claim_language import AS_GOOD_AS
 from efftx.reproduce.comparisons import Comparison
 from efftx.reproduce.experiment import Experiment

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from efftx.core.grid import print_text
 from efftx.report import markup
 from efftx.report.badges import BADGES
 from efftx.report.fairness import sweep_tables
-from efftx.report.grid import print_text
 from efftx.report.items import gather
 from efftx.report.tables import tables
 from efftx.report.trends import trend_plots, trends_json

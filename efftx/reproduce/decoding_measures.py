@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from efftx.errors import UserError, nearest
+from efftx.reproduce.measure import fitted_exponent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,7 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
     import torch
 
     from efftx.bench.decode_weights import last_level_cache
-    from efftx.bench.timing import exclusive, no_garbage_collection
-    from efftx.reproduce.measures import fitted_exponent
+    from efftx.machine.timing import exclusive, no_garbage_collection
 
     given = {**parameters, **own}
     contexts = _contexts(parameters)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from efftx.config_values import MOST_SEED
+from efftx.config.values import MOST_SEED
 from efftx.errors import UserError, nearest
 from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
 from efftx.reproduce.gates import Gate
@@ -338,7 +338,7 @@ def load_experiments(extra: Path | None = None) -> Experiments:
     A user's file that cannot be read, or gives an id that another has, is left out and kept beside the others. Raises
     UserError where a folder is none, and for a file that is shipped.
     """
-    from efftx.shipped import shipped
+    from efftx.core.shipped import shipped
 
     folders = [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
     folders += [extra] if extra is not None else []

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from efftx.errors import UserError, nearest
 from efftx.reproduce.decoding_measures import context_time, first_steps
+from efftx.reproduce.measure import Measure, Parameters, every_number_of, fitted_exponent
 from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
 from efftx.reproduce.picture_measures import attention_maps, drawn_samples, first_losses_of_samples
 from efftx.reproduce.scaling_measures import (
@@ -28,40 +28,12 @@ from efftx.reproduce.scaling_measures import (
 from efftx.reproduce.size_measures import counted_parameters, model_size
 from efftx.reproduce.token_time import token_counts, token_time, width_counts, width_time
 
-Parameters = Mapping[str, Any]
-Run = Callable[[Parameters, int, str, Parameters], dict[str, Any]]
-Replay = Callable[[Parameters, int, str, Parameters], list[float]]
-Recount = Callable[[Parameters, str, Parameters, Mapping[str, Any]], tuple[list[float], list[float]]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """`run` measures; `replay` gives in seconds some numbers that must come out the same each time, if it has any.
-
-    `recount` is for records of timings: from the parameters, the row and its own, and what was recorded (`metrics`,
-    `series`), the counts in it and the same counts made anew, which are the same on every machine.
-    """
-
-    run: Run
-    replay: Replay | None = None
-    recount: Recount | None = None
-
 
 def measure_named(name: str) -> Measure:
     """The measure of the registry called `name`; UserError with the nearest name for any other."""
     if name not in MEASURES:
         raise UserError("unknown_measure", f"there is no measure '{name}'", nearest(name, MEASURES))
     return MEASURES[name]
-
-
-def every_number_of(run: Run) -> Replay:
-    """The replay of a measure whose metrics are the same under every column and always come out the same: all of it."""
-
-    def replay(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
-        found = run({**parameters, "columns": {"": {}}}, seed, row, own)["metrics"][""]
-        return [float(value) for _, value in sorted(found.items())]
-
-    return replay
 
 
 def attention_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -141,11 +113,6 @@ def printed_entries(length: int, given: Parameters) -> float:
         return heads * length**2
     chunk = min(int(given["chunk_len"]), length)
     return heads * float(given["n_hashes"]) * length * (4.0 * chunk) ** 2
-
-
-def fitted_exponent(x: list[int], y: list[float]) -> float:
-    """The slope of log y over log x by least squares."""
-    return float(np.polyfit(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64)), 1)[0])
 
 
 def collision_probability(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from efftx.core.shipped import shipped
 from efftx.errors import UserError
 from efftx.reproduce.experiment import PAPERS, Experiment
 from efftx.reproduce.reading import build, read_yaml
-from efftx.shipped import shipped
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efftx.config import Config
+    from efftx.config.schema import Config
     from efftx.layers.patterns import Pattern
 
 Parameters = Mapping[str, Any]
@@ -63,8 +63,8 @@ def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters)
     over those computed here, and `work_speedup`, the same of all FLOPs of a step.
     """
     from efftx.bench.stacks import attention_of, step_of
-    from efftx.bench.timing import interleaved
-    from efftx.training.devices import resolve_device
+    from efftx.machine.devices import resolve_device
+    from efftx.machine.timing import interleaved
 
     device, vocab_size = resolve_device(str(parameters.get("device", "cpu"))), int(parameters["vocab_size"])
     mine, other = _mine_and_other(parameters, own, seed)

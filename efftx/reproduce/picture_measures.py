@@ -81,8 +81,8 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
     import torch
 
     from efftx.decoding.generate import Draw, generate
-    from efftx.decoding.sample import make_session
-    from efftx.training.devices import seed_step
+    from efftx.machine.devices import seed_step
+    from efftx.sampling.sample import make_session
 
     config, n = configured(parameters[own["of"]], seed), int(parameters["n"])
     model, dataset = trained_model(config)

@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from efftx.core.yaml_files import read_yaml_file
 from efftx.errors import UserError, nearest
-from efftx.yaml_files import read_yaml_file
 
 
 def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:

@@ -63,7 +63,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
     run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
-    from efftx.training.devices import environment
+    from efftx.machine.devices import environment
 
     run = Run(record.row, record.seed, record.value)
     found = standing(experiment, run, record.size, trainer, store)
@@ -148,7 +148,7 @@ def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Repla
 
 def _device_of(record: Record) -> list[str]:
     """The override that replays a record where it was made, on the CPU or on a GPU; none where that happens anyway."""
-    from efftx.training.devices import environment
+    from efftx.machine.devices import environment
 
     here, then = environment().gpu, record.environment.get("gpu")
     if then and not here:

@@ -13,6 +13,7 @@ from efftx.core.scratch import scratch_folder
 from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, NotFiniteError, UserError, nearest
 from efftx.reproduce import standing as standings
+from efftx.reproduce.efftx_trainer import EfftxTrainer
 from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
@@ -22,7 +23,7 @@ from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, 
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
 from efftx.reproduce.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
-from efftx.reproduce.trainer import EfftxTrainer, Trainer
+from efftx.reproduce.trainer import Trainer
 
 LOOK_AGAIN = 1.0
 """Seconds between two tries at a run directory that another process holds."""
@@ -95,7 +96,7 @@ def reproduce(
         if any(todo.values()):  # what would fail in every row is said once, and before anything else
             check_writable(store)
             if size == "gpu":
-                from efftx.training.devices import resolve_device
+                from efftx.machine.devices import resolve_device
 
                 resolve_device("cuda")
         if any(todo.values()) and swept is None:
@@ -164,7 +165,7 @@ def run_row(
     `again`: an earlier one was stale, and so may be the run that the row starts from.
     `swept`: key and value of the sweep that this is a run of; that it diverged is then a result, too.
     """
-    from efftx.training.devices import environment
+    from efftx.machine.devices import environment
 
     start = time.perf_counter()
     if row in experiment.gates:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from efftx.core.scratch import scratch_folder
+from efftx.reproduce.measure import fitted_exponent
 from efftx.reproduce.trained_model import trained_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efftx.config import Config
+    from efftx.config.schema import Config
     from efftx.layers.sparse_ff import SparseFF
 
 Parameters = Mapping[str, Any]
@@ -124,7 +125,6 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     `replay_megabytes` (choices and random states); every column has `depth_ratio`, the peak at the greatest depth over
     that at the least, `length_exponent`, fitted, and `replay_share`, the replay state over the peak (%), at most.
     """
-    from efftx.reproduce.measures import fitted_exponent
 
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
     by_depth = [_peak(parameters, own, seed, depth, int(parameters["at_length"])) for depth in depths]
@@ -162,7 +162,7 @@ def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Paramete
 
 def configured(overrides: Sequence[str], seed: int) -> Config:
     """The configuration of these overrides at a seed."""
-    from efftx.config import compose
+    from efftx.config.compose import compose
 
     return replace(compose(list(overrides)), seed=seed)
 
@@ -212,7 +212,7 @@ def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
 def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> tuple[float, float]:
     """(peak activation bytes, replay bytes) of one training step."""
     from efftx.bench.stacks import peak_of_step
-    from efftx.training.devices import resolve_device
+    from efftx.machine.devices import resolve_device
 
     base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
     if configured(base, seed).stack != "decoder":

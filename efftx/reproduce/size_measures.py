@@ -14,7 +14,7 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     `parameters`, `own`: overrides. Metrics, the same under every column: `parameters`, and of them `matrices`, those of
     the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
     """
-    from efftx.config import compose
+    from efftx.config.compose import compose
     from efftx.data.dataset import find_source
     from efftx.models.build import build_on_meta
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from efftx.errors import UserError
 from efftx.parent import with_parent
+from efftx.reproduce.measure import fitted_exponent
 
 Parameters = Mapping[str, Any]
 TRIES = 3
@@ -71,7 +72,6 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     process. A column with a `width` has block_milliseconds, block_speedup and weights; every column has time_exponent,
     fitted from `fit_from` on, and weights_exponent.
     """
-    from efftx.reproduce.measures import fitted_exponent
 
     widths, kind = [int(width) for width in parameters["widths"]], str(own["kind"])
     kinds = ["dense"] if kind == "dense" else ["dense", "sparse"]

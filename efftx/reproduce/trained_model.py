@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from efftx.config import Config
+    from efftx.config.schema import Config
     from efftx.data.dataset import Dataset
     from efftx.models.build import Model
 
@@ -20,9 +20,9 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
     from efftx.data.dataset import open_dataset
     from efftx.models.build import build_model
     from efftx.models.carry import carry_weights
-    from efftx.training.ema import evaluated_weights
+    from efftx.runs.ema import evaluated_weights
+    from efftx.runs.pretrained import final_checkpoint
     from efftx.training.loop import train
-    from efftx.training.pretrained import final_checkpoint
 
     run = train(config).run
     dataset = open_dataset(config.data, config.objective)

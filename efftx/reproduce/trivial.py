@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from efftx.config import Config
-from efftx.config_hash import hashed_values
+from efftx.config.hash import hashed_values
+from efftx.config.schema import Config
 from efftx.data.dataset import open_dataset
 from efftx.data.glue import GlueConfig, fields_of
 from efftx.data.tokenizer import TextConfig

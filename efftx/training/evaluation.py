@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from efftx.bench.timing import exclusive
 from efftx.core.memory import allocating
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.windows import LanguageModelRows
@@ -18,14 +17,15 @@ from efftx.decoding.latency import decoding_latency
 from efftx.errors import NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.evaluation.generation import evaluate_generation
+from efftx.machine import devices
+from efftx.machine.timing import exclusive
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
-from efftx.training import devices
-from efftx.training.ema import evaluated_weights
-from efftx.training.pretrained import final_checkpoint, with_vocabulary_of
+from efftx.runs.ema import evaluated_weights
+from efftx.runs.pretrained import final_checkpoint, with_vocabulary_of
 
 if TYPE_CHECKING:
-    from efftx.config import Config
+    from efftx.config.schema import Config
 
 EVALUATION_SEED = 1_000_003
 """What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from efftx.config.settings import TrackerConfig
+from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
+from efftx.machine import devices
 from efftx.models.build import Model, build_model, dense_parameters
 from efftx.models.carry import carry_weights
 from efftx.models.reach import unreached
-from efftx.models.sizes import unequal
-from efftx.training import devices
-from efftx.training.checkpoint import (
+from efftx.optim.optimizers import make_optimizer
+from efftx.optim.schedules import learning_rate
+from efftx.runs.checkpoint import (
     capture_optimizer,
     load_latest,
     restore_optimizer,
@@ -31,20 +34,17 @@ from efftx.training.checkpoint import (
     save_meta,
     weights_sha256,
 )
-from efftx.training.ema import Average
+from efftx.runs.ema import Average
+from efftx.runs.pretrained import keep_vocabulary, load_pretrained, run_hash
+from efftx.runs.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
-from efftx.training.optimizers import make_optimizer
-from efftx.training.pretrained import keep_vocabulary, load_pretrained
-from efftx.training.run_directory import RunDirectory, default_run_dir, read_config
-from efftx.training.schedules import learning_rate
-from efftx.training.settings import TrackerConfig
 from efftx.training.step import clip_gradients, loss_of, micro_batches, move, set_learning_rate, total_weight
 from efftx.training.tracking import Progress, StopRequest
 
 if TYPE_CHECKING:
-    from efftx.config import Config
+    from efftx.config.schema import Config
 
 N_FIRST_LOSSES = 3
 """A record keeps the losses of so many first steps, so that a replay takes seconds."""
@@ -88,8 +88,7 @@ def train(
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
-    from efftx.config import to_dict
-    from efftx.config_hash import config_hash
+    from efftx.config.schema import to_dict
 
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
@@ -97,7 +96,7 @@ def train(
     refuse_too_large(config, device, when_empty=True)
     with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
         dataset = open_dataset(config.data, config.objective)
-        digest = config_hash(config, dataset)
+        digest = run_hash(config, dataset)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
     replaying = steps is not None
     total = config.training.steps if steps is None else min(steps, config.training.steps)

@@ -13,11 +13,11 @@ from typing import Any, Self
 
 import torch
 
+from efftx.config.settings import TrackerConfig
 from efftx.core.artifact import read_document, write_document
 from efftx.core.files import DamagedFileError
 from efftx.errors import Interrupted
-from efftx.training.run_directory import read_metrics, read_timings
-from efftx.training.settings import TrackerConfig
+from efftx.runs.run_directory import read_metrics, read_timings
 from efftx.training.tracking import memory_bytes
 
 MIRROR_FILE = "wandb.json"

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from efftx import bench
-from efftx.bench import attention, peers, stacks, timing
+from efftx.bench import attention, peers, stacks
 from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, input_of, peak_bytes
 from efftx.bench.stacks import peak_of_step, variant
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.errors import UserError
+from efftx.machine import timing
 from tests.bench.runs import printed
 
 CPU = torch.device("cpu")

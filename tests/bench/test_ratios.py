@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from efftx import bench
-from efftx.bench import attention, decode, decode_cases, decode_peers, stacks, timing
+from efftx.bench import attention, decode, decode_cases, decode_peers, stacks
 from efftx.bench.attention import BOTH, FORWARD, Case
 from efftx.bench.decode_cases import MEMORY_TOKENS
-from efftx.bench.timing import Timing
+from efftx.machine import timing
+from efftx.machine.timing import Timing
 from tests.bench.runs import decoded
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from efftx.core.environment import Environment
-from efftx.training.devices import environment
+from efftx.machine.devices import environment
 
 RECORDED = {
     "efftx": "0.1.0",

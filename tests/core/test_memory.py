@@ -14,11 +14,11 @@ import torch
 
 from efftx.ablate import ablate
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.core.memory import allocating, is_out_of_memory
 from efftx.errors import OutOfMemory
+from efftx.runs.checkpoint import load_latest
 from efftx.training import evaluation, fit, loop
-from efftx.training.checkpoint import load_latest
 from efftx.training.loop import train
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1"]
@@ -228,7 +228,7 @@ def test_a_command_that_trains_nothing_says_so_too(
     def without(*given: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("efftx.decoding.sample.load_run", without)
+    monkeypatch.setattr("efftx.sampling.sample.load_run", without)
     monkeypatch.setattr("efftx.plan.plan", without)
     words = [str(tmp_path)] if command == "sample" else WORDS
     assert main([command, *words, "--json"]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from efftx.config import register_schema
+from efftx.config.compose import register_schema
 from efftx.data.dataset import DataConfig, find_source
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from efftx.config import compose
-from efftx.config_hash import config_hash
+from efftx.config.compose import compose
+from efftx.config.hash import config_hash
 from efftx.data import enwiki2016
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.enwik8 import Enwik8Config, Published, prepare_enwik8

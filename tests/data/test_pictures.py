@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import find_source, open_dataset
 from efftx.data.picture import box_filter, grid_png, read_picture, square_of, told
 from efftx.data.pictures import Picture, PictureRows, PicturesConfig

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data import known_files
 from efftx.data.catalogue import prepare, verify
 from efftx.data.dataset import find_source, notes_of, open_dataset

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.decoding.full_pass import FullPass
 from efftx.models.build import build_model
 from tests.decoding.tables import Table

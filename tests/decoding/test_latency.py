@@ -15,12 +15,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from efftx.bench.timing import lock_path
 from efftx.cli import main
 from efftx.core.artifact import read_document, write_document
 from efftx.decoding import latency
+from efftx.machine.timing import lock_path
+from efftx.runs.checkpoint import load_latest, weights_sha256
 from efftx.training import evaluation
-from efftx.training.checkpoint import load_latest, weights_sha256
 
 LANGUAGE_MODEL = ["model=reformer", "data=stdlib", "size=smoke", "threads=1"]
 ENCODER_DECODER = ["model=terraformer", "data=stdlib", "size=smoke", "threads=1"]

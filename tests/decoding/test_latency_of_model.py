@@ -12,7 +12,7 @@ import torch
 
 from efftx.decoding import latency
 from efftx.decoding.latency import decoding_latency
-from efftx.training.checkpoint import weights_sha256
+from efftx.runs.checkpoint import weights_sha256
 from tests.decoding.test_session import DECODERS, INPUTS, PAIRS, _full, _model
 
 KEYS = {"decode_ms", "decode_tokens_per_second", "decode_bandwidth_share"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.layers.cache import Place
 from efftx.models.block import ALONE

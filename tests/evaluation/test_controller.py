@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.data.dataset import Batch
 from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.evaluate import evaluate

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.decoding.session import PreparedModel
 from efftx.errors import UserError

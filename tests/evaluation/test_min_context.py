@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.windows import Corpus, LanguageModelRows
 from efftx.errors import UserError

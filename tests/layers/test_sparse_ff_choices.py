@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.layers.cache import Place
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.ends import shift_right
 from efftx.ops.replay import Replay
 from efftx.ops.sparse_ff import controller_logits, hashed_units
-from efftx.training.optimizers import make_optimizer
+from efftx.optim.optimizers import make_optimizer
 from tests.layers.test_sparse_ff import assert_same, example, layer, output_and_gradients, sliced
 from tests.tolerances import REBUILT_GRADIENT, ROUNDING, assert_close, relative_error
 

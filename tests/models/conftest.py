@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.models.build import build_model
 from efftx.models.decoder import Decoder
 

@@ -9,7 +9,7 @@ from efftx.data.dataset import Batch
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import Full, Local
 from efftx.models.build import build_model, build_on_meta
-from efftx.training.optimizers import OptimizerConfig, make_optimizer
+from efftx.optim.optimizers import OptimizerConfig, make_optimizer
 from efftx.training.step import clip_gradients, loss_of, set_learning_rate
 
 FORMS = {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.errors import UserError
 from efftx.models.block import Branch
 from efftx.models.build import Model, build_model

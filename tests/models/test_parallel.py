@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.models.build import build_model
 from efftx.models.decoder import Decoder
 from tests.tolerances import relative_error

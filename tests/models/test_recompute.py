@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from efftx.bench.stacks import peak_of_step
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.data.dataset import Batch
 from efftx.errors import UserError
 from efftx.models.build import build_model

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.errors import UserError
 from efftx.layers.feedforward import ACTIVATIONS

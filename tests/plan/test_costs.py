@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.layers.settings import CONTROLLERS, rank_of
 from efftx.plan import costs, plan
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.errors import UserError
 from efftx.plan import plan, price
 from efftx.plan.hardware import DEVICES

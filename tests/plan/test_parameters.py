@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.data import dataset as data_sets
 from efftx.layers.settings import CONTROLLERS
 from efftx.models.build import ATTENTION, build_model, build_on_meta

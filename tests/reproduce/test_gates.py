@@ -139,7 +139,7 @@ def test_every_item_of_quality_has_gates_before_all_its_rows(e: Experiment) -> N
 
 @pytest.mark.parametrize("e", [e for e in QUALITY.values() if e.gates_at("cpu")], ids=lambda e: e.id)
 def test_the_rows_before_which_a_gate_stands_train_on_the_same_data(e: Experiment) -> None:
-    from efftx.reproduce.trainer import EfftxTrainer
+    from efftx.reproduce.efftx_trainer import EfftxTrainer
 
     trainer = EfftxTrainer()
     for gate in e.gates_at("cpu").values():

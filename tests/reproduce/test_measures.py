@@ -11,10 +11,10 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce.experiment import load_experiments
+from efftx.reproduce.measure import fitted_exponent
 from efftx.reproduce.measures import (
     collision_closed_form,
     collision_probability,
-    fitted_exponent,
     measure_named,
     printed_entries,
     score_entries,

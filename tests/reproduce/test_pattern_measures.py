@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from efftx.bench.stacks import attention_of
-from efftx.bench.timing import Timing
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.layers.patterns import ByHead
+from efftx.machine.timing import Timing
 from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named, score_entries
 from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
@@ -100,7 +100,7 @@ def timed_as(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list
             called.append(name)
         return {name: Timing(seconds[name], 0.0) for name in calls}
 
-    monkeypatch.setattr("efftx.bench.timing.interleaved", interleaved)
+    monkeypatch.setattr("efftx.machine.timing.interleaved", interleaved)
     return called
 
 

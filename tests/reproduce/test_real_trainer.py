@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from efftx.reproduce.efftx_trainer import EfftxTrainer
 from efftx.reproduce.experiment import read_experiment
 from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
-from efftx.reproduce.trainer import EfftxTrainer
 
 TABLE = """\
 id: paper/item

@@ -111,7 +111,7 @@ def test_a_replay_leaves_no_folder(tmp_path: Path, store: RecordStore, monkeypat
 def test_a_replay_says_where_and_by_which_code_it_was_made(
     tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("efftx.training.devices._git_state", lambda root: ("c" * 40, True))
+    monkeypatch.setattr("efftx.machine.devices._git_state", lambda root: ("c" * 40, True))
     e = table(tmp_path)
     reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
     reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from efftx.config import compose, to_dict
+from efftx.config.compose import compose
+from efftx.config.schema import to_dict
 from efftx.layers.sparse_ff import SparseFF, SparseFFConfig
 from efftx.reproduce import scaling_measures
 from efftx.reproduce.experiment import load_experiments

@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.size_measures import model_size
 

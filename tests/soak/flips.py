@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from efftx.cli import main
-from efftx.config import compose, to_dict
+from efftx.config import compositions
+from efftx.config.compose import compose
+from efftx.config.schema import to_dict
 from efftx.core.artifact import checksum_file, read_document
 from efftx.core.cache import cache_root
 from efftx.data.dataset import open_dataset
@@ -25,12 +27,11 @@ from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.decoding import latency
 from efftx.errors import UserError
 from efftx.native import library
-from efftx.reproduce import compositions
 from efftx.reproduce.records import RecordStore, Verification
-from efftx.training.checkpoint import FILES, MANIFEST_FILE, load_latest, weights_sha256
+from efftx.runs.checkpoint import FILES, MANIFEST_FILE, load_latest, weights_sha256
+from efftx.runs.pretrained import read_vocabulary_file
+from efftx.runs.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
 from efftx.training.loop import train
-from efftx.training.pretrained import read_vocabulary_file
-from efftx.training.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING
 
 NOTICED, HARMLESS, WRONG, TRACEBACK = "noticed", "harmless", "silently wrong", "traceback"

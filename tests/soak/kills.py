@@ -24,8 +24,8 @@ from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.records import RecordStore
+from efftx.runs.run_directory import read_config, read_metrics, read_result
 from efftx.training import loop
-from efftx.training.run_directory import read_config, read_metrics, read_result
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING, use_roots
 
 KILLED, TOO_LATE, LOST, TRACEBACK, LITTER = "killed", "too late", "lost", "traceback", "litter"

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from efftx.config import Config, compose
+from efftx.config.compose import compose
+from efftx.config.schema import Config
 from efftx.data.dataset import open_dataset
 from efftx.models.build import build_model
+from efftx.runs.run_directory import read_metrics
 from efftx.training.loop import _accumulate, _batches, train
-from efftx.training.run_directory import read_metrics
 
 CPU = torch.device("cpu")
 QUIET = ["size=smoke", "threads=1", "dtype=float64", "dropout=0", "attention_dropout=0", "training.clip_norm=0"]
@@ -77,7 +78,7 @@ def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_cut(
     name: str, uneven: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the rotations of hash attention, which are drawn anew in every micro-batch, held the same."""
-    monkeypatch.setattr("efftx.training.devices.seed_step", lambda *numbers: torch.manual_seed(0))
+    monkeypatch.setattr("efftx.machine.devices.seed_step", lambda *numbers: torch.manual_seed(0))
     words = words_of(name, uneven)
     loss, gradients = step_of(compose([*words, "training.batch_size=4"]))
     for rows, count in ((2, 2), (1, 4)):

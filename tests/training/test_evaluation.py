@@ -11,13 +11,13 @@ import pytest
 
 from efftx.ablate import ablate
 from efftx.cli import main
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.errors import Interrupted, NotFiniteError, UserError
+from efftx.runs.checkpoint import load_latest
+from efftx.runs.run_directory import read_metrics, read_result
 from efftx.training import evaluation, loop
-from efftx.training.checkpoint import load_latest
 from efftx.training.evaluation import evaluate_run
 from efftx.training.loop import TrainResult, train
-from efftx.training.run_directory import read_metrics, read_result
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "dropout=0.1"]
 SEVEN = [*WORDS, "training.steps=7", "evaluation.every=3"]

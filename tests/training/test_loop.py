@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.errors import NotFiniteError, UserError
+from efftx.runs.run_directory import read_metrics
 from efftx.training.evaluation import evaluate_run
 from efftx.training.loop import train
-from efftx.training.run_directory import read_metrics
 
 FAMILIES = {
     "transformer": ["model=transformer", "data=duplicate", "attention=[full,local]", "training.accumulation=2"],

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from efftx.cli import main
+from efftx.config.settings import TrackerConfig
 from efftx.reproduce.parallel import Task
 from efftx.training import mirror
 from efftx.training.mirror import MIRROR_FILE, Tracker, identity
-from efftx.training.settings import TrackerConfig
 
 SMALL = ["model=reformer", "data=duplicate", "size=smoke", "threads=1"]
 

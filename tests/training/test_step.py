@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.errors import Interrupted, UserError
+from efftx.runs.run_directory import read_metrics
 from efftx.training import evaluation, loop, tracking
 from efftx.training.evaluation import EVALUATION_SEED
 from efftx.training.loop import train
-from efftx.training.run_directory import read_metrics
 from efftx.training.step import clip_gradients, loss_of
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "dropout=0"]

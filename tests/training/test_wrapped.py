@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from efftx.config import compose
+from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.models.build import Model, build_model
 from efftx.training.step import loss_of

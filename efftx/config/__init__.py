@@ -1,0 +1,1 @@
+"""The configuration of a run: its schema, how Hydra composes it, every check, and its hash."""

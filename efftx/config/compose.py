@@ -1,0 +1,350 @@
+"""How a configuration is composed through Hydra from files and `key=value` words, and checked once.
+
+Nothing below ever sees a wrong key, type or combination.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra import main as hydra_main
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from efftx.config.checks import check_config, check_names, refuse_dead_keys
+from efftx.config.hydra_errors import SHOW_ALL, as_user_error, first_lines, unresolved
+from efftx.config.own_files import check_own_files
+from efftx.config.schema import Config
+from efftx.config.values import check_given, check_types, check_values, plain_kind
+from efftx.core.shipped import shipped
+from efftx.data import dataset as data_sets
+from efftx.errors import UserError, nearest
+
+PATHS = ("data.path", "data.tokenizer_path", "pretrained", "run_dir")
+GROUPS = ("model", "data", "size", "preset")
+
+
+def register_schema() -> None:
+    """Makes the dataclasses known to Hydra: the root as `schema`, each data set's node as `data/schema/<name>`."""
+    _register(tuple(data_sets.names()))
+
+
+@cache
+def _register(names: tuple[str, ...]) -> None:
+    OmegaConf.register_new_resolver("by_size", _by_size, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name in names:
+        store.store(group="data/schema", name=name, node=data_sets.find_source(name).config)
+
+
+def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = ()) -> Config:
+    """The checked configuration that Hydra composes from conf/, `config_dirs` and the overrides, in that precedence.
+
+    `preset=reformer/enwik8_2020` is short for Hydra's `preset@_global_=...`. Raises UserError for an unknown key or
+    choice (with the nearest known one), a wrong type, a sweep, an impossible combination, and a key that no active
+    mechanism reads.
+    """
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        if _is_hydras(override):
+            hint = "Leave it out; `efftx ablate` takes hydra/launcher=, and --config-dir a folder of your own."
+            raise UserError(
+                "dead_key", f"'{override.key_or_group}' is Hydra's own and would change nothing here.", hint
+            )
+        if override.is_sweep_override():
+            raise UserError(
+                "sweep",
+                f"'{override.input_line}' names several values, and a run has one.",
+                "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
+            )
+    config = to_config(_compose_raw(parsed, config_dirs))
+    check_names(config)
+    refuse_dead_keys(config, [key for o in parsed if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())])
+    check_config(config)
+    return config
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of `key=value` words; UserError for a word that is none."""
+    words = [_quoted_path(_plain(word)) for word in overrides]
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UserError("bad_override", f"'{word}' is not of the form key=value.", "See `efftx --help`.")
+    try:
+        return list(OverridesParser.create().parse_overrides(words))
+    except HydraException as error:
+        raise UserError("bad_override", first_lines(error), "Quote a value that holds commas or brackets.") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
+        shown = next((word for word in words if len(word) > 1000), words[0])[:60]
+        raise UserError("bad_override", f"'{shown}...' is too long to be read: {error}.") from error
+
+
+def _quoted_path(word: str) -> str:
+    """A word with its path in quotes where Hydra's grammar cannot read it: `~/x`, `my (1).txt`, `日本.txt`."""
+    key, _, value = word.partition("=")
+    if key not in PATHS:
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
+        return f"{key}='{escaped}'"
+    return word
+
+
+def _plain(word: str) -> str:
+    """An override in the one spelling that is read: + and ++ add nothing, for every key has a value."""
+    return re.sub(r"^preset=", "preset@_global_=", re.sub(r"^\+{1,2}", "", word))
+
+
+def expand_sweeps(overrides: Sequence[str]) -> list[list[str]]:
+    """The Cartesian product of overrides such as `lsh.n_hashes=1,2`, as lists of single-valued overrides."""
+    points: list[list[str]] = [[]]
+    for override in parse_overrides(overrides):
+        if not override.is_sweep_override():
+            choices = [str(override.input_line)]
+        elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
+            key = override.get_key_element()
+            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not choices:
+                raise UserError("bad_override", f"'{override.input_line}' names no value.", "List them: key=a,b,c.")
+        else:
+            raise UserError(
+                "bad_override", f"'{override.input_line}' does not list its values.", "List them: key=a,b,c."
+            )
+        points = [[*point, choice] for point in points for choice in choices]
+    return points
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that take several values, in order."""
+    return [o.get_key_element() for o in parse_overrides(overrides) if o.is_sweep_override()]
+
+
+def from_dict(saved: Mapping[str, Any]) -> Config:
+    """The configuration that `to_dict` gave; UserError where it is not one of this version of efftx."""
+    data = saved.get("data")
+    source = data_sets.find_source(str(data.get("name") if isinstance(data, Mapping) else data))
+    try:
+        raw = OmegaConf.structured(Config)
+        raw.data = OmegaConf.structured(source.config(**saved["data"]))
+        merged = OmegaConf.merge(raw, {key: value for key, value in saved.items() if key != "data"})
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError, RecursionError) as error:
+        message = f"A saved configuration is none of this version: {first_lines(error)}."
+        raise UserError("other_config", message, "Use the version of efftx that wrote it, or train again.") from error
+    assert isinstance(config, Config)
+    check_types(config)
+    check_values(config)
+    return config
+
+
+def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command's words into Hydra's own flags, with their values, and overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        takes_value = bool(flags) and flags[-1] in (
+            "--cfg",
+            "-c",
+            "--info",
+            "-i",
+            "--package",
+            "-p",
+            "--shell-completion",
+            "-sc",
+        )
+        (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
+    for flag in ("--info", "-i"):
+        if flag in flags and flags[-1] == flag:
+            flags.append("all")
+    return flags, [_plain(word) for word in overrides]
+
+
+def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> None:
+    """Runs Hydra's own command line with `words`: `--cfg job`, `--info`, `--shell-completion` and the like."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    own = ["hydra.output_subdir=null", "hydra.run.dir=."]
+    folders = ",".join(f"file://{Path(d).resolve()}" for d in config_dirs)
+    own += [f"hydra.searchpath=[{folders}]"] if folders else []
+    previous, sys.argv = sys.argv, ["efftx", *words, *own]
+    try:
+        hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
+    finally:
+        sys.argv = previous
+
+
+def _nothing(config: Any) -> None:
+    """Hydra answers its own flags before it would call this."""
+
+
+def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
+    """Every key of the schema in dotted form, those of all data sets included."""
+    keys = []
+    for item in dataclasses.fields(config_class):
+        name = prefix + item.name
+        if item.name == "data" and config_class is Config:
+            for source in data_sets.names():
+                keys += known_keys(data_sets.find_source(source).config, "data.")
+        elif dataclasses.is_dataclass(item.type):
+            assert isinstance(item.type, type)
+            keys += known_keys(item.type, name + ".")
+        else:
+            keys.append(name)
+    return sorted(set(keys))
+
+
+SPARSE_PATTERNS = {"strided", "fixed"}
+NAMES_ATTENTION = {"model", "attention", "preset@_global_"}
+"""Where none of these is given, a key of a sparse pattern means the Sparse Transformer with that pattern."""
+
+
+def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:
+    register_schema()
+    words = [str(o.input_line) for o in parsed]
+    keys = {str(o.key_or_group) for o in parsed}
+    patterns = {key.partition(".")[0] for key in keys} & SPARSE_PATTERNS
+    if patterns and not keys & NAMES_ATTENTION:
+        words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
+    extra = [f"file://{Path(d).resolve()}" for d in config_dirs]
+    for folder in config_dirs:
+        if not Path(folder).is_dir():
+            raise UserError(
+                "missing_file",
+                f"--config-dir {folder} is not a folder.",
+                "Give the folder that holds model/, data/, ...",
+            )
+    if extra:
+        words.append(f"hydra.searchpath=[{','.join(extra)}]")
+    refuse_unknown_keys(parsed, config_dirs)
+    check_own_files({str(o.key_or_group): str(o.value()) for o in parsed if o.key_or_group in GROUPS}, config_dirs)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+            return hydra_compose("train", overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise as_user_error(error, config_dirs) from error
+    except Exception as error:  # what Hydra lets through of a file or word that it cannot read has no common type
+        why = f"{type(error).__name__}: {first_lines(error)}"
+        raise UserError("bad_value", f"This configuration cannot be composed: {why}", SHOW_ALL) from error
+
+
+def to_config(raw: Any) -> Config:
+    """The typed configuration of what Hydra composed, with `objective=auto` resolved.
+
+    UserError where a value is missing or of a wrong type, and where an interpolation leads nowhere.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(raw))
+        config = None if missing else OmegaConf.to_object(raw)
+    except InterpolationResolutionError as error:
+        raise unresolved(raw, error) from error
+    except RecursionError as error:
+        raise UserError("bad_interpolation", "The configuration's ${...} lead in a circle, or too deep.") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError("bad_value", first_lines(error), SHOW_ALL) from error
+    if missing:
+        raise UserError(
+            "missing_key",
+            f"No value is given for {', '.join(missing)}.",
+            "Set it, or choose a model, data set and size that do.",
+        )
+    assert isinstance(config, Config)
+    check_types(config)
+    if config.objective == "auto":
+        config.objective = _objective_of(config)
+    if row_length := data_sets.find_source(config.data.name).row_length:
+        config.data.length = row_length(config.data)
+    return config
+
+
+def _objective_of(config: Config) -> str:
+    """What `auto` means: lm for a decoder, else pairs where the data set has them, else span corruption."""
+    if config.stack == "decoder":
+        return "lm"
+    return "seq2seq" if "seq2seq" in data_sets.find_source(config.data.name).objectives else "span_corruption"
+
+
+def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:
+    """`${by_size:a,b,c}` in a data set's file: the value at size paper, cpu (and gpu, or a user's own) and smoke."""
+    return {"paper": paper, "smoke": smoke}.get(_root_.size, cpu)
+
+
+def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of efftx's own keys, and those of Hydra's (`hydra/launcher=joblib`, `hydra.launcher.n_jobs=2`)."""
+    parsed = parse_overrides(overrides)
+    own = [str(o.input_line) for o in parsed if not _is_hydras(o)]
+    return own, [str(o.input_line) for o in parsed if _is_hydras(o)]
+
+
+def _is_hydras(override: Override) -> bool:
+    return re.match(r"hydra\b", str(override.key_or_group)) is not None
+
+
+def _keys_of(key: str, value: Any) -> list[str]:
+    """The keys that an override sets: its own, or those inside a node given as a whole, such as `lsh={n_hashes: 4}`.
+
+    Those inside a node that are null, 0 or false are left out: they switch off what the model's own file has there.
+    """
+    if not isinstance(value, dict) or not value:
+        return [key]
+    set_inside = {name: own for name, own in value.items() if own not in (None, 0, False)}
+    return [inner for name, own in set_inside.items() for inner in _keys_of(f"{key}.{name}", own)]
+
+
+def _is_group(override: Override) -> bool:
+    return override.key_or_group in GROUPS
+
+
+def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | Path] = ()) -> None:
+    """Raises UserError, with the nearest known one, for a key or a choice that does not exist; sweeps are not read."""
+    known = known_keys()
+    nodes = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    for override in parsed:
+        key = str(override.key_or_group)
+        if override.is_delete():
+            raise UserError("bad_override", f"'{override.input_line}' would take a key away; every key has a value.")
+        if _is_hydras(override):
+            continue
+        if _is_group(override):
+            if override.is_sweep_override():
+                continue
+            _refuse_unknown_choice(override, config_dirs)
+        elif key not in known and key not in nodes:
+            hint = nearest(key, [*known, *GROUPS], at_most=0) or SHOW_ALL
+            if key.rpartition(".")[2] in ("resume", "resume_from", "restart"):
+                hint = "The same command again goes on from its last checkpoint; run_dir= says where a run lives."
+            raise UserError("unknown_key", f"There is no key '{key}'.", hint)
+        elif not override.is_sweep_override():
+            check_given(_kind_of, key, override.value(), str(override.input_line).partition("=")[2])
+
+
+def _kind_of(key: str) -> Any:
+    node, _, rest = key.partition(".")
+    if node != "data":
+        return plain_kind(Config, key)
+    found = {plain_kind(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:
+    group, value = str(override.key_or_group), str(override.value())
+    if "${" in value:  # preset=${model}/name: Hydra says if there is none of that name
+        return
+    folders = [Path(d) / group for d in (shipped("conf"), *config_dirs)]
+    known = sorted({str(p.relative_to(f).with_suffix("")) for f in folders if f.is_dir() for p in f.rglob("*.yaml")})
+    if value not in known:
+        raise UserError(f"unknown_{group}", f"There is no {group} '{value}'.", nearest(value, known))

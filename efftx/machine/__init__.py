@@ -1,0 +1,1 @@
+"""The machine that computes: devices, precision, determinism, timing."""

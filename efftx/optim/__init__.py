@@ -1,0 +1,1 @@
+"""Optimisers and the courses of their learning rates."""

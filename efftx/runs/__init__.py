@@ -1,0 +1,1 @@
+"""Runs on the disk: directory, checkpoints, average of the weights, and what starts from one."""

@@ -1,0 +1,1 @@
+"""`efftx sample`: what a trained model writes, as text, pictures or sound."""

@@ -1,0 +1,92 @@
+"""What the commands print fits the terminal, and is what was measured."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from efftx.terminal import show_ablation, show_data, show_list
+
+
+def printed(show: Callable[[Console], None], width: int) -> list[str]:
+    out = io.StringIO()
+    show(Console(file=out, width=width))
+    return out.getvalue().split("\n")
+
+
+def ablated(value: int) -> dict[str, Any]:
+    return {
+        "overrides": [f"sparse_ff.N={value}"],
+        "run": f"/runs/of/a[b]/scaling-stdlib-{value:012d}",
+        "hash": "0",
+        "state": "done",
+        "parameters": 50775,
+        "parameters_against_dense": 1.004,
+        "metrics": {"log_perplexity": 5.7743, "accuracy": 12.3456, "sequence_accuracy": 0.5, "unit_agreement": 80.8},
+        "timings": {"tokens_per_second": 140.0, "decode_ms": 0.2},
+        "error": None,
+    }
+
+
+DATA = {
+    "name": "c4",
+    "variant": "c4[3210+40+30 documents,unigram-2000]",
+    "bytes": 123456789,
+    "sha256": "0123456789abcdef" * 4,
+    "licence": "ODC-BY 1.0; the texts are also under Common Crawl's terms of use",
+    "state": "ready",
+    "path": "/a/path[b]/to/the/bytes",
+}
+ITEM = {
+    "id": "reformer/table2",
+    "state": "stale",
+    "why": "[b]LSH-4[/b], seed 0",
+    "sizes": ["cpu"],
+    "runs_at": ["paper", "cpu", "smoke"],
+    "caption": "A caption",
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    ("show", "words"),
+    [
+        (
+            lambda console: show_ablation([ablated(0), ablated(64)], ["sparse_ff.N"], console),
+            ["5.7743", "12.3456", "80.8000", "/runs/of/a[b]/scaling-stdlib-000000000064", "140", "0.20", "done"],
+        ),
+        (
+            lambda console: show_data([DATA], console),
+            ["123,456,789", "0123456789ab", "c4[3210+40+30", "documents,unigram-2000]", "/a/path[b]/to/the/bytes"],
+        ),
+        (
+            lambda console: show_list([ITEM], console),
+            ["reformer/table2", "stale:", "[b]LSH-4[/b],", "(paper,", "smoke)", "caption"],
+        ),
+    ],
+    ids=["ablate", "data", "list"],
+)
+def test_tables_fit_and_break_no_word(show: Callable[[Console], None], words: list[str], width: int) -> None:
+    lines = printed(show, width)
+    assert all(cell_len(line) <= width for line in lines)
+    told = " ".join(lines).split()
+    assert set(words) <= set(told)
+
+
+def test_a_damaged_record_is_counted_in_the_list_and_its_path_is_not_told_there() -> None:
+    path = "/somewhere/results/records/reformer/table2/cpu/lsh-4-seed0.json"
+    damaged = {**ITEM, "state": "partial", "why": f"{path}: it was changed", "damaged": [f"{path}: it was changed"]}
+    told = " ".join(printed(lambda console: show_list([damaged], console), 120))
+    assert "partial; 1 damaged record" in told
+    assert path not in told
+
+
+def test_an_item_that_was_never_run_says_at_which_sizes_it_runs() -> None:
+    fresh = {**ITEM, "state": "not run", "why": "", "sizes": []}
+    lines = printed(lambda console: show_list([fresh], console), 120)
+    assert "not run  – (paper, cpu, smoke)  A caption" in lines[2]
