@@ -42,7 +42,9 @@ def section(item: Item, number: str, drawn: Sequence[Drawing]) -> str:
     for where, verdicts in [(f", size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
         if verdicts:
             parts.append(_claims(item, f"Claims{where}", verdicts))
-    parts += [markup.to_html(table, lambda cell: _record_of(item, cell)) for table in tables(item)]
+    shown = "\n".join(markup.to_html(table, lambda cell: _record_of(item, cell)) for table in tables(item))
+    empty = not item.measured and experiment.published is None
+    parts.append(f"<details><summary>The table that a run fills</summary>\n{shown}</details>" if empty else shown)
     parts += [
         f"<details><summary>The sweep behind it</summary>\n{markup.to_html(table)}</details>"
         for table in sweep_tables(item)

@@ -237,6 +237,14 @@ def test_a_record_leads_to_its_whole_configuration_once_for_all_seeds_of_a_row(s
     assert folds[2] in there
 
 
+def test_a_table_without_any_number_is_folded(store: RecordStore, full_store: RecordStore) -> None:
+    fold = "<details><summary>The table that a run fills</summary>"
+    assert fold not in page_of(full_store, make_experiment(published=None))
+    nothing = RecordStore(full_store.root / "nothing")
+    assert fold not in page_of(nothing, make_experiment())
+    assert fold in page_of(nothing, make_experiment(published=None))
+
+
 def test_what_a_replay_said_stands_at_the_record_and_is_counted(full_store: RecordStore) -> None:
     fresh, stale = make_record("Full", 0), make_record("Full", 1)
     full_store.write_verification(fresh, Verification(fresh.hash, "fresh", "bit for bit", True))

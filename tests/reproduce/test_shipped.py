@@ -54,6 +54,13 @@ def test_no_claim_writes_noise_and_every_margin_has_its_reason(e: Experiment) ->
 
 
 @pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
+def test_every_claim_can_be_read_without_the_one_before_it(e: Experiment) -> None:
+    """The summary sorts claims by their verdicts."""
+    for claim in e.claims:
+        assert not claim.says.startswith(("and ", "so ", "it ", "that ", "such ", "these ")), claim.says
+
+
+@pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
 def test_every_claim_says_whose_it_is_and_no_published_value_is_unread(e: Experiment) -> None:
     _, content = read_yaml(Path(e.path))
     assert all("by" in claim for claim in content.get("claims", []))
