@@ -114,4 +114,4 @@ def test_a_change_that_does_not_fit_is_refused(package: Path) -> None:
     (block,) = [b for b in blocks(PAGE) if b.language == "diff" and b.heading == "Add a data set"]
     apply_changes(block, package)
     with pytest.raises(AssertionError, match="0 places"):
-        apply_changes(type(block)("diff", "+++ efftx/config.py\n no such line\n+more\n", ""), package)
+        apply_changes(type(block)("diff", "+++ efftx/config/schema.py\n no such line\n+more\n", ""), package)
