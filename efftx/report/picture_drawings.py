@@ -52,7 +52,8 @@ def draw_strips(strips: Sequence[Strip]) -> str:
     wide = (WIDTH - LABEL - GAP * most) / most
     body, y = [], 2.0
     for strip in strips:
-        tall = wide * strip.panels[0].shape[0] / strip.panels[0].shape[1]
+        height, width, _ = strip.panels[0].shape
+        tall = wide * min(height / width, 1.0)  # a spectrum has more bands than frames
         if strip.titles:
             y += LINE
         for i, panel in enumerate(strip.panels):

@@ -8,11 +8,12 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from efftx.report.illustrations import illustrate
 from efftx.report.items import gather
-from efftx.report.picture_drawings import draw_strips, shaded, stored_png
+from efftx.report.picture_drawings import Strip, draw_strips, shaded, stored_png
 from efftx.reproduce.records import RecordStore
 
 from .conftest import make_experiment, make_record
@@ -78,8 +79,14 @@ def test_all_zero_is_pale() -> None:
 
 
 def test_equal_numbers_give_equal_bytes_and_names_are_text() -> None:
-    from efftx.report.picture_drawings import Strip
-
     strip = Strip("a < b", (np.zeros((2, 2, 3), np.uint8),), ("1",))
     assert draw_strips([strip]) == draw_strips([strip])
     assert "a &lt; b" in draw_strips([strip])
+
+
+def test_no_panel_is_taller_than_it_is_wide() -> None:
+    strips = [Strip("tall", (np.zeros((64, 2, 3), np.uint8),)), Strip("wide", (np.zeros((2, 8, 3), np.uint8),))]
+    sizes = re.findall(r'<image [^>]*width="([0-9.]+)" height="([0-9.]+)"', draw_strips(strips))
+    (w, h), (wide, low) = ([float(one) for one in size] for size in sizes)
+    assert h == w
+    assert low == pytest.approx(wide / 4, abs=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -114,3 +115,30 @@ def test_a_model_of_table_4_is_the_largest_that_its_memory_holds(
         while fits(overrides, depth, width, most)[1] <= parameters:
             width += step
         assert not fits(overrides, depth, width, most)[0], (depth, width)
+
+
+@pytest.mark.parametrize(
+    ("item", "key"),
+    [
+        ("figure1", "pictures"),
+        ("figure1", "sounds"),
+        ("figure2", "overrides"),
+        ("figure5", "pictures"),
+    ],
+)
+@pytest.mark.parametrize("size", ["cpu", "smoke"])
+def test_the_models_of_the_figures_compose(item: str, key: str, size: str) -> None:
+    compose(EXPERIMENTS[f"sparse/{item}"].parameters[size][key])
+
+
+def test_figure_1_draws_with_the_model_of_table_1() -> None:
+    drawn = compose(EXPERIMENTS["sparse/figure1"].parameters["cpu"]["pictures"])
+    one = EXPERIMENTS["sparse/table1"].row_overrides("ImageNet64, strided", "cpu")
+    assert drawn == compose([*one, "optimizer.lr=0.003"])
+
+
+def test_the_model_of_figure_5_is_twice_as_deep_as_that_of_figure_1() -> None:
+    one, five = (
+        compose(EXPERIMENTS[f"sparse/{item}"].parameters["cpu"]["pictures"]) for item in ("figure1", "figure5")
+    )
+    assert five == replace(one, n_layers=2 * one.n_layers)
