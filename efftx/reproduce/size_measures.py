@@ -11,7 +11,7 @@ Parameters = Mapping[str, Any]
 def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """How many parameters a configuration has, in all and by the sheet's arithmetic (Sparse Transformer, table 1).
 
-    `parameters`, `own`: overrides. Metrics, the same under every column: `parameters`, and of them `matrices`, those of
+    `parameters`, `own`: overrides. Metrics, the same under every column: `total`, and of it `matrices`, those of
     the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
     """
     from efftx.config.compose import compose
@@ -22,7 +22,7 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
     total = sum(p.numel() for p in model.parameters())
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
-    found = {"parameters": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
+    found = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
     return {"metrics": dict.fromkeys(parameters["columns"], found)}
 
 

@@ -58,7 +58,7 @@ def test_the_rows_of_table_2_differ_in_their_attention_alone(data: str, size: st
 def test_table_1_counts_the_papers_three_models(row: str, matrices: int, parameters: int) -> None:
     e = EXPERIMENTS["sparse/table1_parameters"]
     found = model_size({**e.parameters["paper"], "columns": {"": {}}}, 0, row, e.rows[row].parameters)["metrics"][""]
-    assert (found["matrices"], found["parameters"]) == (matrices, parameters)
+    assert (found["matrices"], found["total"]) == (matrices, parameters)
     assert found["rest"] == parameters - matrices
 
 
