@@ -20,7 +20,7 @@ from efftx.reproduce.gates import troubles as gate_troubles
 from efftx.reproduce.published import Published
 from efftx.reproduce.published import troubles as published_troubles
 from efftx.reproduce.reading import build, read_yaml
-from efftx.reproduce.records import slug
+from efftx.reproduce.records import COSTS, slug
 
 SIZES = ("paper", "gpu", "cpu", "smoke")
 DEFAULT_SEEDS = (0,)
@@ -439,6 +439,9 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         if slugs.setdefault(slug(row), row) != row:
             yield f"rows and gates: '{row}' and '{slugs[slug(row)]}' would write the same file", ""
     cells = {row: {column: (cell.metric, cell.better) for column, cell in e.cells_of(row).items()} for row in e.rows}
+    shown = {metric for row in cells.values() for metric, _ in row.values()}
+    if e.kind == "measure" and (counted := sorted(shown & set(COSTS))):
+        yield f"cell.metric: '{counted[0]}' is what the model of a training costs, and a measure has none", ""
     yield from gate_troubles(e.gates, e.kind, cells, e.cell.metric)
     if e.published:
         yield from published_troubles(e.published, e.rows, {column for row in cells.values() for column in row})

@@ -295,3 +295,12 @@ def test_a_claim_may_ask_for_what_only_the_paper_has(tmp_path: Path) -> None:
     assert "published" in e.claims[0].holds_if
     with pytest.raises(UserError, match="cell has no 'C'"):
         read_experiment(write(tmp_path, text.replace('cell[row, "x"]', 'cell["C", "x"]'), "other"))
+
+
+@pytest.mark.parametrize("metric", ["parameters", "flops_per_token"])
+def test_a_measure_shows_nothing_that_is_counted_of_a_training(metric: str, tmp_path: Path) -> None:
+    measure = "id: paper/item\nkind: measure\nmeasure: m\ncaption: c\ncell: {metric: %s}\nrows: {A: {}}\n"
+    text = measure + "parameters: {cpu: {}}\n"
+    assert read_experiment(write(tmp_path, text % "total")).cell.metric == "total"
+    with pytest.raises(UserError, match=f"'{metric}' is what the model of a training costs"):
+        read_experiment(write(tmp_path, text % metric))
