@@ -23,6 +23,13 @@ class Entry:
     printed: Printed
     items: tuple[Item, ...]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether an item has a row that was run; trivial answers alone show nothing of the paper."""
+        return any(
+            record.row in item.experiment.rows for item in self.items for m in item.measured for record in m.records
+        )
+
 
 @dataclass(frozen=True)
 class Chapter:

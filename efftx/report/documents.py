@@ -75,7 +75,7 @@ def totals(chapter: Chapter) -> list[str]:
     for by, whose in ((PAPER, "The paper's claims"), (OURS, "Ours")):
         if claims := chapter.claims(by):
             found.append(f"{whose} ({len(claims)}): {tally([verdict for _, verdict in claims])}.")
-    shown = [entry for entry in chapter.entries if entry.items]
+    shown = [entry for entry in chapter.entries if entry.is_shown]
     if chapter.entries:
         found.append(f"Shown: {len(shown)} of {len(chapter.entries)} tables and figures of the paper.")
     spent = chapter.spent

@@ -61,7 +61,7 @@ def _totals(chapters: Sequence[Chapter]) -> str:
 def _row(name: str, chapters: Sequence[Chapter]) -> str:
     spent = Spent.of(item for chapter in chapters for item in chapter.items)
     entries = [entry for chapter in chapters for entry in chapter.entries]
-    shown = sum(bool(entry.items) for entry in entries)
+    shown = sum(entry.is_shown for entry in entries)
     cells = [
         *(_counts([v for chapter in chapters for _, v in chapter.claims(by)]) for by in (PAPER, OURS)),
         f"{shown} of {len(entries)} shown" if entries else "–",

@@ -170,15 +170,19 @@ def test_the_paper_s_claims_stand_apart_from_ours_and_are_not_folded(full_store:
 
 
 def test_every_table_of_a_paper_is_listed_in_its_order_the_missing_ones_too(full_store: RecordStore) -> None:
-    shows = {"Table 9": Printed("Nine", missing="no item yet"), "Table 2": Printed("Two", ["paper/table2"])}
+    shows = {
+        "Table 9": Printed("Nine", missing="no item yet"),
+        "Table 2": Printed("Two", ["paper/table2"]),
+        "Table 3": Printed("Three", ["paper/unrun"]),
+    }
     own = make_experiment(id="paper/extra", caption="Our own")
-    experiments = [own, make_experiment()]
+    experiments = [own, make_experiment(), make_experiment(id="paper/unrun", caption="Nothing of it was run")]
     text = compose_report(full_store, experiments, [Paper("A paper", "Somebody", shows, "paper")]).files["index.html"]
     contents = text[text.index('<table class="contents">') :]
     places = [contents.index(f'<th scope="row">{number}</th>') for number in ("Table 9", "Table 2", "ours")]
     assert places == sorted(places)
     assert '<span class="none">no item yet</span>' in contents
-    assert "1 of 2 shown" in text
+    assert "1 of 3 shown" in text
     assert text.index('<h3 id="paper-table2"><span class="id">Table 2 ') < text.index('<h3 id="paper-extra">')
 
 
