@@ -20,9 +20,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     refuse_ranks("train")
     config = compose(overrides, config_dirs=arguments.config_dir)
 
-    from efftx.runs.pretrained import resolved
     from efftx.terminal import show_training
     from efftx.training.loop import train
 
-    result = train(resolved(config))
+    result = train(config)
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))

@@ -35,7 +35,7 @@ from efftx.runs.checkpoint import (
     weights_sha256,
 )
 from efftx.runs.ema import Average
-from efftx.runs.pretrained import keep_vocabulary, load_pretrained, run_hash
+from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
 from efftx.runs.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
@@ -83,13 +83,14 @@ def train(
 ) -> TrainResult:
     """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
 
-    A new training starts from the weights of `config.pretrained` where that is given.
+    A new training starts from the weights of `config.pretrained`, in its vocabulary, where that is given.
     `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation then.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
     from efftx.config.schema import to_dict
 
+    config = resolved(config)
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)

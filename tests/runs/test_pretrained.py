@@ -22,7 +22,7 @@ from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.errors import UserError
 from efftx.models.build import build_model
 from efftx.runs.checkpoint import load_latest
-from efftx.runs.pretrained import keep_vocabulary, load_pretrained, read_vocabulary_file
+from efftx.runs.pretrained import compose_run, keep_vocabulary, load_pretrained, read_vocabulary_file, run_hash
 from efftx.training.evaluation import evaluate_run
 from efftx.training.loop import train
 
@@ -38,7 +38,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rte(run: Path, *more: str) -> Config:
-    return compose([*COMMON, *RTE, f"pretrained={run}", *more])
+    return compose_run([*COMMON, *RTE, f"pretrained={run}", *more])
 
 
 def test_the_first_weights_are_those_the_run_ended_with_and_positions_are_cut(pretrained: Path) -> None:
@@ -81,14 +81,14 @@ def test_the_hash_holds_the_runs_own_hash_and_not_its_place(pretrained: Path, tm
     config = rte(pretrained)
     dataset = open_dataset(config.data, config.objective)
     moved = Path(shutil.copytree(pretrained, tmp_path / "moved"))
-    reference = config_hash(config, dataset)
-    assert config_hash(rte(moved), dataset) == reference
+    reference = run_hash(config, dataset)
+    assert run_hash(rte(moved), dataset) == reference
     afresh = compose([*COMMON, *RTE])
     assert config_hash(afresh, dataset) != reference
     document = read_document(moved / "config.json")
     assert config_hash(afresh, dataset, document["hash"]) == reference
     write_document(moved / "config.json", {**document, "hash": "another"})
-    assert config_hash(rte(moved), dataset) != reference
+    assert run_hash(rte(moved), dataset) != reference
 
 
 def test_a_vocabulary_that_has_changed_is_noticed_and_the_same_training_writes_it_anew(
