@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     config = compose(overrides, config_dirs=arguments.config_dir)
 
     from efftx.terminal import show_training
+    from efftx.runs.pretrained import resolved
     from efftx.training.loop import train
 
-    result = train(config)
+    result = train(resolved(config))
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))

@@ -228,7 +228,7 @@ def test_a_command_that_trains_nothing_says_so_too(
     def without(*given: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("efftx.sampling.sample.load_run", without)
+    monkeypatch.setattr("efftx.sampling.trained.load_run", without)
     monkeypatch.setattr("efftx.plan.plan", without)
     words = [str(tmp_path)] if command == "sample" else WORDS
     assert main([command, *words, "--json"]) == 2

@@ -58,7 +58,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> SparseFF:
     x_TD[:, 3:] = torch.randn(6, 3)
     texts = ["of", " the", " people", ",", " by", " the"]
     monkeypatch.setattr(scaling_measures, "_layer_and_inputs", lambda *_: (layer, x_TD, texts))
-    monkeypatch.setattr(scaling_measures, "_configured", lambda *_: None)
+    monkeypatch.setattr(scaling_measures, "configured", lambda *_: None)
     return layer
 
 
@@ -125,8 +125,18 @@ def test_memory_is_read_at_every_depth_and_length(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(scaling_measures, "_peak", peak)
     columns = {"deep": {"depth": 4}, "long": {"length": 20}, "all": {}}
-    given = {"depths": [1, 4], "at_length": 10, "lengths": [10, 20], "at_depth": 2, "columns": columns}
+    small = ["model=transformer", "data=duplicate", "size=smoke", "training.batch_size=2", "d_model=32"]
+    given = {
+        "depths": [1, 4],
+        "at_length": 10,
+        "lengths": [10, 20],
+        "at_depth": 2,
+        "columns": columns,
+        "overrides": small,
+    }
     flat, grows = (training_memory(given, 0, "row", {"reversible": kind}) for kind in (True, False))
+    assert flat["metrics"]["all"]["tensors_a_layer"] == 0.0
+    assert grows["metrics"]["all"]["tensors_a_layer"] == pytest.approx(1e6 / (4 * 2 * 10 * 32))
     assert flat["metrics"]["all"]["depth_ratio"] == 1.0
     assert grows["metrics"]["all"]["depth_ratio"] == 4.0
     assert grows["metrics"]["deep"]["megabytes"] == pytest.approx(4.0)
