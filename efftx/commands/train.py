@@ -20,8 +20,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     refuse_ranks("train")
     config = compose(overrides, config_dirs=arguments.config_dir)
 
-    from efftx.terminal import show_training
     from efftx.runs.pretrained import resolved
+    from efftx.terminal import show_training
     from efftx.training.loop import train
 
     result = train(resolved(config))
