@@ -1,1 +1,1 @@
-"""Optimisers and the courses of their learning rates."""
+"""Optimisers and learning-rate schedules."""

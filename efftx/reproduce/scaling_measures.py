@@ -125,7 +125,6 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     `replay_megabytes` (choices and random states); every column has `depth_ratio`, the peak at the greatest depth over
     that at the least, `length_exponent`, fitted, and `replay_share`, the replay state over the peak (%), at most.
     """
-
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
     by_depth = [_peak(parameters, own, seed, depth, int(parameters["at_length"])) for depth in depths]
     by_length = [_peak(parameters, own, seed, int(parameters["at_depth"]), length) for length in lengths]

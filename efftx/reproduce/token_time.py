@@ -72,7 +72,6 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     process. A column with a `width` has block_milliseconds, block_speedup and weights; every column has time_exponent,
     fitted from `fit_from` on, and weights_exponent.
     """
-
     widths, kind = [int(width) for width in parameters["widths"]], str(own["kind"])
     kinds = ["dense"] if kind == "dense" else ["dense", "sparse"]
     names = [f"width-{width}-{k}" for width in widths for k in kinds]

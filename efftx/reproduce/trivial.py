@@ -39,7 +39,7 @@ def answer(config: Config, asked: Mapping[str, Any]) -> Trivial:
 
 def trivial_hash(config: Config, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
     """SHA-256 (hex) over what is asked, the data, and how it is cut and evaluated; nothing of a model is in it."""
-    values = hashed_values(replace(_read_by(config, asked), device="cpu"), "")  # "auto" would ask torch, for nothing
+    values = hashed_values(replace(_read_by(config, asked), device="cpu"), "")  # device=auto would import torch
     cut = {key: value for key, value in values.items() if key.startswith("data.") or key == "objective"}
     words = [dict(asked), cut, _n_rows(config), dict(data)]
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
