@@ -17,7 +17,7 @@ from efftx.commands import COMMANDS
 from efftx.commands.outcome import as_json, console
 from efftx.errors import UserError
 from efftx.options import Options
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 from efftx.terminal import show_data, show_list
 
 

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
 
 ROOT = Path(__file__).parents[1]
 STUB = """\

@@ -14,7 +14,7 @@ PACKAGE = Path(efftx.__file__).parent
 FLOORS = (
     {"errors", "core", "parent", "ops", "native"},
     {"data", "layers", "optim"},
-    {"config", "options", "machine"},
+    {"config", "options", "machine", "study"},
     {"models"},
     {"decoding", "plan", "runs"},
     {"training", "evaluation", "sampling", "bench"},
@@ -106,3 +106,8 @@ def test_rooms_import_each_other_in_no_circle() -> None:
 
 def test_modules_import_each_other_in_no_circle() -> None:
     assert circle(IMPORTS) == []
+
+
+def test_the_report_reads_records_and_never_what_writes_them() -> None:
+    written = [f"{name} -> {other}" for name in IMPORTS for other in IMPORTS[name] if room(other) == "reproduce"]
+    assert [line for line in written if line.startswith("efftx.report.")] == []

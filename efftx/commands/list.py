@@ -15,19 +15,19 @@ ROOTS = (RESULTS,)
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Lists items with their states."""
-    from efftx.reproduce.experiment import load_experiments, select
+    from efftx.study.experiment import load_experiments, select
 
     items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items) if items else list(experiments.values())
 
-    from efftx.reproduce.records import RecordStore
-    from efftx.reproduce.runner import state_of
-    from efftx.reproduce.standing import not_readable
+    from efftx.reproduce.efftx_trainer import EfftxTrainer
+    from efftx.study.records import RecordStore
+    from efftx.study.status import not_readable, state_of
     from efftx.terminal import show_list
 
-    store = RecordStore()
-    states = [state_of(experiment, store) for experiment in chosen]
+    store, composer = RecordStore(), EfftxTrainer()
+    states = [state_of(experiment, store, composer) for experiment in chosen]
     for error in store.damaged(experiment.id for experiment in chosen):
         say(f"Left out: {error.message} {error.hint}")
     states += [not_readable(file) for file in experiments.unreadable if file.is_meant(items)]

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
         )
 
-    from efftx.reproduce.experiment import SIZES, load_experiments, select
+    from efftx.study.experiment import SIZES, load_experiments, select
 
     size = read.given.get("size")
     if size is not None and size not in SIZES:
@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     chosen = select(load_experiments(), read.plain)
 
     from efftx.report.power import power_json, show_power
-    from efftx.reproduce.power import powers
-    from efftx.reproduce.records import RecordStore
+    from efftx.study.power import powers
+    from efftx.study.records import RecordStore
 
     store = RecordStore()
     for error in store.damaged(experiment.id for experiment in chosen):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from efftx.reproduce.experiment import Experiment
+    from efftx.study.experiment import Experiment
 
 EPILOG = """efftx report [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
@@ -36,14 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
-    from efftx.reproduce.experiment import load_experiments, select
-    from efftx.reproduce.papers import load_papers
+    from efftx.study.experiment import load_experiments, select
+    from efftx.study.papers import load_papers
 
     items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items)
 
-    from efftx.reproduce.records import RecordStore
+    from efftx.study.records import RecordStore
 
     errors: list[UserError] = [file.error for file in experiments.unreadable if file.is_meant(items)]
     errors += RecordStore().damaged(experiment.id for experiment in chosen or experiments.values())
@@ -97,7 +97,7 @@ def _against(arguments: argparse.Namespace, experiments: Sequence[Experiment]) -
 
     from efftx.core.files import write_atomically, writing
     from efftx.report import against
-    from efftx.reproduce.records import RecordStore
+    from efftx.study.records import RecordStore
 
     here, there = RecordStore(), Path(arguments.against)
     found = against.compare(here, there, experiments)

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     swept = decimal("swept", options["swept"], REAL, "For instance swept=0.003.") if "swept" in options else None
 
-    from efftx.reproduce.experiment import load_experiments, narrow, select
+    from efftx.study.experiment import load_experiments, narrow, select
 
     every = load_experiments()
     experiments = select(every, items)

@@ -18,9 +18,9 @@ from efftx.report.items import Measured, gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
 from efftx.report.stylesheet import STYLESHEET
 from efftx.report.units import Scale, scale
-from efftx.reproduce.cells import CellValue
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import RecordStore
+from efftx.study.aggregation import CellValue
+from efftx.study.experiment import Experiment
+from efftx.study.records import RecordStore
 
 HERE, THERE = "here", "there"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
+from efftx.study.claims import Verdict
+from efftx.study.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
 
 # A badge has its own sign, because not everyone sees its colour.
 BADGES = {

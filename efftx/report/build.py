@@ -15,9 +15,9 @@ from efftx.report.drawings import DRAWN_WITH, all_drawings
 from efftx.report.items import Item, gather
 from efftx.report.page import page
 from efftx.report.tables import tables
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.papers import Paper, reading_order
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import Experiment
+from efftx.study.papers import Paper, reading_order
+from efftx.study.records import RecordStore
 
 FOLDER = "report"
 _ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")

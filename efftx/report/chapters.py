@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from efftx.report.items import Item
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.papers import Paper, Printed
+from efftx.study.claims import Verdict
+from efftx.study.papers import Paper, Printed
 
 PAPER, OURS = "paper", "ours"
 CAME_OUT, STALE, CANNOT, NOT_YET = "came out again", "no longer come out", "cannot be replayed", "not replayed yet"

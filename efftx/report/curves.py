@@ -5,7 +5,7 @@ from __future__ import annotations
 from efftx.report import numbers
 from efftx.report.model import Block, Cell, Kind, Row, Table
 from efftx.report.plotdata import paper_quantity
-from efftx.reproduce.experiment import Experiment
+from efftx.study.experiment import Experiment
 
 
 def curves_table(experiment: Experiment) -> Table | None:

@@ -13,7 +13,7 @@ from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item, Measured
 from efftx.report.provenance import HEADINGS, counted, provenance
 from efftx.report.tables import tables
-from efftx.reproduce.claims import Verdict
+from efftx.study.claims import Verdict
 
 
 def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:

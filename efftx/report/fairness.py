@@ -6,7 +6,7 @@ from efftx.evaluation.metrics import heading
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Table
-from efftx.reproduce.experiment import Cell as CellFormat
+from efftx.study.experiment import Cell as CellFormat
 
 DIVERGED = "diverged"
 

@@ -14,8 +14,8 @@ from efftx.errors import UserError, nearest
 from efftx.report import figures, pattern_drawings, picture_drawings, sparse_drawings
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 ROTATIONS = 3
 DARK = "#1a1a1a"  # on the pale sectors, by night as well

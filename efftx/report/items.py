@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from efftx.errors import UserError
 from efftx.report import sentences
-from efftx.reproduce.cells import CellValue, Crossing, cells, crossings, of_one_device
-from efftx.reproduce.claims import NOT_RUN, Verdict, judge
-from efftx.reproduce.experiment import SIZES, Experiment
-from efftx.reproduce.records import Record, RecordStore, Verification
-from efftx.reproduce.sweeps import Choice, chosen, planned
+from efftx.study.aggregation import CellValue, Crossing, cells, crossings, of_one_device
+from efftx.study.claims import NOT_RUN, Verdict, judge
+from efftx.study.experiment import SIZES, Experiment
+from efftx.study.records import Record, RecordStore, Verification
+from efftx.study.sweeps import Choice, chosen, planned
 
 MOST_VARIANTS = 4
 """A caption names no more variants of data than these."""

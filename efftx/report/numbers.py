@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from efftx.reproduce.experiment import Cell as CellFormat
-from efftx.reproduce.significance import LEVEL, MIN_SEEDS, holm, upper_tail
+from efftx.study.experiment import Cell as CellFormat
+from efftx.study.significance import LEVEL, MIN_SEEDS, holm, upper_tail
 
 UNVERIFIED_MARK = "†"
 NOT_RUN = "not run"

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from efftx.report import figures
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 OUTPUT = "#08306b"
 COLOURS = {0: "#f4f4f4", 1: "#4292c6", 2: "#b9d6ec", 3: "#1f6aab"}

@@ -16,8 +16,8 @@ from html import escape
 import numpy as np
 
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 WIDTH, LABEL, GAP, LINE = 403, 100, 4, 14  # of the drawing, in its pixels
 PAPER, INK = np.array([0xF7, 0xFB, 0xFF]), np.array([0x08, 0x30, 0x6B])

@@ -12,8 +12,8 @@ from efftx.errors import UserError, nearest
 from efftx.evaluation.metrics import heading
 from efftx.report.items import Item, Measured
 from efftx.report.markup import rows_to_csv
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 CSV_HEADER = ["line", "series", "kind", "x", "y", "std", "n"]
 

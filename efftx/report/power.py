@@ -10,12 +10,12 @@ from rich.console import Console
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
 from efftx.report import numbers
-from efftx.reproduce.claim_language import AS_GOOD_AS
-from efftx.reproduce.comparisons import Comparison
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.power import SEEDS, Power
-from efftx.reproduce.significance import LEVEL, MOST_SEEDS
-from efftx.reproduce.significance import POWER as AIM
+from efftx.study.claim_language import AS_GOOD_AS
+from efftx.study.comparisons import Comparison
+from efftx.study.experiment import Experiment
+from efftx.study.power import SEEDS, Power
+from efftx.study.significance import LEVEL, MOST_SEEDS
+from efftx.study.significance import POWER as AIM
 
 
 def show_power(experiment: Experiment, size: str, found: Sequence[Power], console: Console) -> None:

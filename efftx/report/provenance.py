@@ -11,7 +11,7 @@ from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
 from efftx.report.items import Measured, data_words
-from efftx.reproduce.records import Record, Verification
+from efftx.study.records import Record, Verification
 
 HASH_LENGTH = 12
 HEADINGS = ("row", "seed", "config", "data", "sha-256 of the data", "wall time", "machine", "code", "replayed")

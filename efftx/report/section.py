@@ -14,8 +14,8 @@ from efftx.report.items import Item, Measured
 from efftx.report.model import Cell, Kind
 from efftx.report.provenance import configurations, counted, provenance
 from efftx.report.tables import tables
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.records import slug
+from efftx.study.claims import Verdict
+from efftx.study.records import slug
 
 WRONG = {"stale": "fails", "partial": "open", "not run": "notrun"}
 # Inline SVG takes its colours from the page, so that it can be read in the dark as well.

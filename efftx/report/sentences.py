@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from efftx.report import numbers
 from efftx.report.units import scale, time_unit
-from efftx.reproduce.claim_language import AS_GOOD_AS, EXACT
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, UNDECIDED, Comparison, Side
-from efftx.reproduce.experiment import Claim, Experiment
-from efftx.reproduce.significance import MIN_SEEDS, MOST_SEEDS
+from efftx.study.claim_language import AS_GOOD_AS, EXACT
+from efftx.study.claims import Verdict
+from efftx.study.comparisons import CONTRADICTED, HOLDS, UNDECIDED, Comparison, Side
+from efftx.study.experiment import Claim, Experiment
+from efftx.study.significance import MIN_SEEDS, MOST_SEEDS
 
 _COUNTED = {
     HOLDS: ("holds", "hold"),

@@ -15,11 +15,11 @@ from efftx.report.fairness import sweep_tables
 from efftx.report.items import gather
 from efftx.report.tables import tables
 from efftx.report.trends import trend_plots, trends_json
-from efftx.reproduce.cells import CellValue, cells, published_alone
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.comparisons import Comparison
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import RecordStore
+from efftx.study.aggregation import CellValue, cells, published_alone
+from efftx.study.claims import Verdict
+from efftx.study.comparisons import Comparison
+from efftx.study.experiment import Experiment
+from efftx.study.records import RecordStore
 
 _TERMINAL = {"holds": "green", "fails": "red", "open": "yellow", "untested": "dim", "notrun": "dim"}
 

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from efftx.report import figures
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.reproduce.experiment import Experiment
+from efftx.study.experiment import Experiment
 
 MOST_TOKENS = 14
 CHOSEN = figures.PALETTE[0]

@@ -9,9 +9,9 @@ from efftx.report.badges import BADGES, badge, tally
 from efftx.report.chapters import OURS, PAPER, Chapter, Spent
 from efftx.report.items import Item
 from efftx.report.section import quoted
-from efftx.reproduce.claims import Verdict
-from efftx.reproduce.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
-from efftx.reproduce.significance import LEVEL, MIN_SEEDS
+from efftx.study.claims import Verdict
+from efftx.study.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
+from efftx.study.significance import LEVEL, MIN_SEEDS
 
 MEANINGS = {
     HOLDS: "the test over the seeds excludes the opposite",

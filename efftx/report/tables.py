@@ -16,10 +16,10 @@ from efftx.report.curves import curves_table
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.report.units import Scale, scale
-from efftx.reproduce.cells import CellValue
-from efftx.reproduce.experiment import Cell as CellFormat
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.gating import MissingRecordError, gate_value
+from efftx.study.aggregation import CellValue
+from efftx.study.experiment import Cell as CellFormat
+from efftx.study.experiment import Experiment
+from efftx.study.gating import MissingRecordError, gate_value
 
 WIDEST_BESIDE = 3
 PUBLISHED_HEADING = {

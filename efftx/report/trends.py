@@ -8,8 +8,8 @@ from typing import Any
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.reproduce.significance import MIN_SEEDS
-from efftx.reproduce.trend import Estimate, Fit, Gaps, fit, gaps_of
+from efftx.study.significance import MIN_SEEDS
+from efftx.study.trend import Estimate, Fit, Gaps, fit, gaps_of
 
 EACH_SEED, FITTED = "each seed", "fitted, with its 95 % interval"
 

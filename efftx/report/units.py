@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from efftx.reproduce.experiment import Cell
+from efftx.study.experiment import Cell
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 _LEAST = 0.1  # of a column's unit

@@ -151,6 +151,12 @@ class EfftxTrainer:
 
         return trivial_hash(config, asked, data)
 
+    def check_measure(self, name: str) -> None:
+        """`efftx.reproduce.measures.measure_named`."""
+        from efftx.reproduce.measures import measure_named
+
+        measure_named(name)
+
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """`efftx.runs.run_directory.set_aside`."""
         from efftx.runs.run_directory import set_aside

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from efftx.core.durations import HOUR, duration
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record, RecordStore
-from efftx.reproduce.standing import INCOMPLETE, MISSING, STALE, standing
-from efftx.reproduce.sweeps import Run, is_of_sweep, planned
 from efftx.reproduce.trainer import Trainer
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record, RecordStore
+from efftx.study.status import INCOMPLETE, MISSING, STALE, status_of
+from efftx.study.sweeps import Run, is_of_sweep, planned
 
 FREE_HOURS = 24.0
 WORTH_TELLING = 60.0
@@ -31,7 +31,7 @@ def unrecorded(
         with suppress(UserError):
             if (
                 not is_of_sweep(experiment, run, size)
-                and standing(experiment, run, size, trainer, store).word in wanted
+                and status_of(experiment, run, size, trainer, store).word in wanted
             ):
                 found.append(run)
     return found

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from efftx.core.scratch import scratch_folder
 from efftx.errors import UserError
 from efftx.parent import with_parent
-from efftx.reproduce.experiment import Experiment
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.records import Record, RecordStore, Verification
-from efftx.reproduce.standing import FRESH, STALE, Standing, measure_parameters, standing
-from efftx.reproduce.sweeps import Run, resolved
 from efftx.reproduce.trainer import Trainer
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record, RecordStore, Verification
+from efftx.study.status import FRESH, STALE, Status, measure_parameters, status_of
+from efftx.study.sweeps import Run, resolved
 
 REPLAYED_STEPS = 3
 NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
@@ -66,9 +66,9 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     from efftx.machine.devices import environment
 
     run = Run(record.row, record.seed, record.value)
-    found = standing(experiment, run, record.size, trainer, store)
+    found = status_of(experiment, run, record.size, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
-        found = Standing(FRESH)  # an earlier replay's verdict does not bind this one
+        found = Status(FRESH)  # an earlier replay's verdict does not bind this one
     if found.word == STALE:
         verification = Verification(record.hash, STALE, found.why, False)
     elif (at := resolved(experiment, run, record.size, store)) is None:

@@ -12,18 +12,28 @@ from typing import Any, TypeVar
 from efftx.core.scratch import scratch_folder
 from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, NotFiniteError, UserError, nearest
-from efftx.reproduce import standing as standings
 from efftx.reproduce.efftx_trainer import EfftxTrainer
-from efftx.reproduce.experiment import SIZES, Experiment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.reproduce.price import ask_price, tell_left, unrecorded
-from efftx.reproduce.records import COSTS, Record, RecordStore
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, REPLAYED_STEPS, SCRATCH, NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
-from efftx.reproduce.standing import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, standing
-from efftx.reproduce.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
 from efftx.reproduce.trainer import Trainer
+from efftx.study.experiment import SIZES, Experiment
+from efftx.study.records import COSTS, Record, RecordStore
+from efftx.study.status import (
+    FRESH,
+    INCOMPLETE,
+    MISSING,
+    STALE,
+    UNCOUNTED,
+    column_hashes,
+    composed_from,
+    measure_hash,
+    measure_parameters,
+    status_of,
+)
+from efftx.study.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
 
 LOOK_AGAIN = 1.0
 """Seconds between two tries at a run directory that another process holds."""
@@ -146,11 +156,6 @@ def _run_all(
         left = others
 
 
-def state_of(experiment: Experiment, store: RecordStore, trainer: Trainer | None = None) -> dict[str, Any]:
-    """One line of `efftx list`; see `standing.state_of`."""
-    return standings.state_of(experiment, store, trainer or EfftxTrainer())
-
-
 def run_row(
     experiment: Experiment,
     row: str,
@@ -233,8 +238,8 @@ def _trained(
         size=size,
         config=trainer.to_dict(config),
         hash=result.hash,
-        column_hashes=standings.column_hashes(experiment, row, seed, size, trainer, result.data),
-        composed_from=standings.composed_from(experiment, row, size, trainer),
+        column_hashes=column_hashes(experiment, row, seed, size, trainer, result.data),
+        composed_from=composed_from(experiment, row, size, trainer),
         first_losses=list(result.first_losses),
         data=dict(result.data),
         metrics=metrics,
@@ -249,7 +254,7 @@ def _trained(
 
 def _measured(experiment: Experiment, row: str, seed: int, size: str, trainer: Trainer) -> Record:
     measure = measure_named(str(experiment.measure))
-    parameters = standings.measure_parameters(experiment, row, size)
+    parameters = measure_parameters(experiment, row, size)
     own = dict(experiment.rows[row].parameters)
     result = measure.run(parameters, seed, row, own)
     return Record(
@@ -258,8 +263,8 @@ def _measured(experiment: Experiment, row: str, seed: int, size: str, trainer: T
         seed=seed,
         size=size,
         config={"measure": experiment.measure, "parameters": parameters, "row": own},
-        hash=standings.measure_hash(experiment, row, seed, size),
-        column_hashes=standings.column_hashes(experiment, row, seed, size, trainer, {}),
+        hash=measure_hash(experiment, row, seed, size),
+        column_hashes=column_hashes(experiment, row, seed, size, trainer, {}),
         first_losses=measure.replay(parameters, seed, row, own) if measure.replay else [],
         metrics=result["metrics"],
         series=result.get("series", {}),
@@ -280,7 +285,7 @@ def _trivial(experiment: Experiment, name: str, seed: int, size: str, trainer: T
         size=size,
         config={"gate": asked, "data": trainer.to_dict(config).get("data", {}), "dtype": "float64"},
         hash=trainer.trivial_hash(config, asked, answer.data),
-        composed_from=standings.composed_from(experiment, name, size, trainer),
+        composed_from=composed_from(experiment, name, size, trainer),
         first_losses=list(answer.metrics.values()),
         data=dict(answer.data),
         metrics={"": dict(answer.metrics)},
@@ -306,7 +311,7 @@ def _to_do(
     gaps: dict[str, str] = {}
     for run in runs:
         try:
-            found = standing(experiment, run, size, trainer, store)
+            found = status_of(experiment, run, size, trainer, store)
             if run.value is None and run.row not in gaps and sweep_values(experiment, run.row, size):
                 gaps[run.row] = _gap(experiment, run.row, size, trainer, store)
         except UserError as error:
@@ -330,7 +335,7 @@ def _gap(experiment: Experiment, row: str, size: str, trainer: Trainer, store: R
     """Why the sweep of `row` chooses no value today, in words; empty where it does."""
     for run in planned(experiment, size):
         if run.row == row and run.value is not None:
-            found = standing(experiment, run, size, trainer, store)
+            found = status_of(experiment, run, size, trainer, store)
             if found.word == STALE:
                 return f"of its sweep {run.told(experiment)} is stale ({found.why}); --stale runs it again"
     return lacking(experiment, row, size, store)
@@ -356,7 +361,7 @@ def _attempt(
             if not mine:
                 say(f"{told}: another process is at it")
                 return False
-            found = standing(experiment, run, size, trainer, store)
+            found = status_of(experiment, run, size, trainer, store)
             if found.word == FRESH:
                 line["skipped"] += 1
                 return True

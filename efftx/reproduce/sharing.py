@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from efftx.core.files import writing
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 FOLDER = ".locks"
 ELSEWHERE = "set EFFTX_RESULTS to another place"

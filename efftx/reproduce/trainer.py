@@ -1,11 +1,13 @@
-"""What the runner, the verifier and `list` ask of training."""
+"""What the runner and the verifier ask of training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from efftx.study.status import Composer
 
 
 class Trained(Protocol):
@@ -30,26 +32,8 @@ class Trivial:
     data: Mapping[str, str]
 
 
-class Trainer(Protocol):
-    """Everything that the runner, the verifier and `list` ask of the floors below."""
-
-    def compose(self, overrides: Sequence[str], seed: int) -> Any:
-        """The resolved config of these overrides at `seed`; UserError where they do not compose."""
-
-    def hash(
-        self,
-        config: Any,
-        data: Mapping[str, str],
-        made_on: Mapping[str, Any] | None = None,
-        pretrained: str | None = None,
-    ) -> str:
-        """The hash of `config` on a data set of this name, variant and checksum, begun from the run of that hash.
-
-        What the config leaves to the machine (device, threads) is as in the environment `made_on`, where it is given.
-        """
-
-    def sources(self) -> str:
-        """A digest of all that composing reads beside the overrides; where it is the same, so is what is composed."""
+class Trainer(Composer, Protocol):
+    """Everything that the runner and the verifier ask of the floors below."""
 
     def to_dict(self, config: Any) -> dict[str, Any]:
         """`config` as plain JSON."""
@@ -73,9 +57,6 @@ class Trainer(Protocol):
 
     def trivial(self, config: Any, asked: Mapping[str, Any]) -> Trivial:
         """What a trivial answer (`Gate.asked`) gives on the data of `config`, on the test rows of its evaluation."""
-
-    def trivial_hash(self, config: Any, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
-        """The hash of all that can change it."""
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """Make the next `train` of `config` begin at step 0; UserError `run_in_use` while its run is worked in."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from efftx.core.grid import Column, Grid, print_text, wrapped
 from efftx.report.show import print_item
-from efftx.reproduce.experiment import Experiment, load_experiments
+from efftx.study.experiment import Experiment, load_experiments
 
 EXPERIMENTS = load_experiments()
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from efftx.core.environment import Environment
-from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import Record, RecordStore
+from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment, Row
+from efftx.study.gates import Gate
+from efftx.study.published import Published
+from efftx.study.records import Record, RecordStore
 
 ENVIRONMENT = asdict(
     Environment(

@@ -11,7 +11,7 @@ from rich.console import Console
 from efftx.cli import main
 from efftx.errors import UserError
 from efftx.report.against import SideBySide, as_json, compare, html, print_against, table
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

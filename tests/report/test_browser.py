@@ -9,9 +9,9 @@ import pytest
 
 from efftx.report.build import compose_report
 from efftx.report.figures import SMALL
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.papers import load_papers
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import load_experiments
+from efftx.study.papers import load_papers
+from efftx.study.records import RecordStore
 
 from .browser import BROWSER, look_at
 

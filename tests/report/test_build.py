@@ -17,9 +17,9 @@ from efftx.report.build import build_report, check_report
 from efftx.report.documents import item_latex
 from efftx.report.items import gather
 from efftx.report.show import item_json, print_item
-from efftx.reproduce.experiment import Cell, ColumnSpec, Experiment
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import RecordStore, Verification
+from efftx.study.experiment import Cell, ColumnSpec, Experiment
+from efftx.study.published import Published
+from efftx.study.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record
 

@@ -7,8 +7,8 @@ import pytest
 from efftx.report.build import compose_report
 from efftx.report.fairness import sweep_tables
 from efftx.report.items import gather
-from efftx.reproduce.experiment import Experiment, Sweep
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import Experiment, Sweep
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

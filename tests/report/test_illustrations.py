@@ -5,7 +5,7 @@ import pytest
 from efftx.errors import UserError
 from efftx.report.illustrations import _sectors, illustrate
 from efftx.report.items import gather
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

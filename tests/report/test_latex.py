@@ -13,8 +13,8 @@ from efftx.report import latex
 from efftx.report.documents import item_latex
 from efftx.report.items import gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
 
 from .test_markup import nasty_table
 

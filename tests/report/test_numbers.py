@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from efftx.report import numbers
-from efftx.reproduce.experiment import Cell
+from efftx.study.experiment import Cell
 
 PERCENT = Cell("accuracy", "%", "higher", "{:.1f}")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from efftx.report.items import gather
-from efftx.reproduce.claim_language import parse
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.records import RecordStore
+from efftx.study.claim_language import parse
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
 
 
 def test_a_printed_value_is_judged_once_or_the_other_item_is_named() -> None:

@@ -11,12 +11,12 @@ from efftx.report.badges import BADGES
 from efftx.report.build import compose_report
 from efftx.report.chapters import Spent
 from efftx.report.items import gather
-from efftx.reproduce import comparisons
-from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.papers import Paper, Printed
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import RecordStore, Verification
+from efftx.study import comparisons
+from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment, Row
+from efftx.study.gates import Gate
+from efftx.study.papers import Paper, Printed
+from efftx.study.published import Published
+from efftx.study.records import RecordStore, Verification
 
 from .conftest import make_experiment, make_record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from efftx.report.illustrations import Illustration, illustrate
 from efftx.report.items import gather
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

@@ -14,7 +14,7 @@ from PIL import Image
 from efftx.report.illustrations import illustrate
 from efftx.report.items import gather
 from efftx.report.picture_drawings import Strip, draw_strips, shaded, stored_png
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

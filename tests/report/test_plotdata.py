@@ -10,9 +10,9 @@ from efftx.errors import UserError
 from efftx.report.drawings import all_drawings
 from efftx.report.items import gather
 from efftx.report.plotdata import Plot, Point, panels, paper_plot, plot, to_csv
-from efftx.reproduce.experiment import Experiment, Row
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import Experiment, Row
+from efftx.study.published import Published
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

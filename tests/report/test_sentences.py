@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from efftx.report.sentences import details, formula, how_tested, why
-from efftx.reproduce.claims import judge
-from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Experiment, Row
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import Record
+from efftx.study.claims import judge
+from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment, Row
+from efftx.study.published import Published
+from efftx.study.records import Record
 
 from .conftest import make_experiment, make_record
 

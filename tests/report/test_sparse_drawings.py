@@ -9,7 +9,7 @@ from efftx.report import figures
 from efftx.report.illustrations import Illustration, illustrate
 from efftx.report.items import gather
 from efftx.report.sparse_drawings import MOST_TOKENS, Selection, draw_selection, read_selection
-from efftx.reproduce.records import RecordStore
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

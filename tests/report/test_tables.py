@@ -9,11 +9,11 @@ from efftx.report.items import gather
 from efftx.report.model import Cell, Kind, Table
 from efftx.report.show import item_json
 from efftx.report.tables import tables
-from efftx.reproduce.experiment import Cell as CellFormat
-from efftx.reproduce.experiment import ColumnSpec, Experiment, Row
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import Cell as CellFormat
+from efftx.study.experiment import ColumnSpec, Experiment, Row
+from efftx.study.gates import Gate
+from efftx.study.published import Published
+from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
 

@@ -13,9 +13,9 @@ from efftx.report.drawings import drawings
 from efftx.report.items import gather
 from efftx.report.show import item_json, print_item
 from efftx.report.trends import slope, trend_plots
-from efftx.reproduce.experiment import Cell, ColumnSpec, Experiment, Row
-from efftx.reproduce.records import Record, RecordStore
-from efftx.reproduce.trend import Estimate
+from efftx.study.experiment import Cell, ColumnSpec, Experiment, Row
+from efftx.study.records import Record, RecordStore
+from efftx.study.trend import Estimate
 
 TOKENS = {"1M": 1e6, "2M": 2e6, "4M": 4e6}
 WIDTHS = (64, 128)

@@ -4,7 +4,7 @@ import pytest
 
 from efftx.report.numbers import number
 from efftx.report.units import scale, time_unit
-from efftx.reproduce.experiment import Cell
+from efftx.study.experiment import Cell
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from efftx.errors import UserError
-from efftx.reproduce.records import Record
+from efftx.reproduce.measures import measure_named
 from efftx.reproduce.trainer import Trivial
+from efftx.study.records import Record
 
 DATA = {"name": "fake", "variant": "fake[1]", "checksum": "0" * 64}
 
@@ -117,6 +118,9 @@ class FakeTrainer:
 
     def trivial_hash(self, config: FakeConfig, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
         return json.dumps([dict(asked), dict(data)])
+
+    def check_measure(self, name: str) -> None:
+        measure_named(name)
 
     def grouped(self, name: str) -> FakeTrainer:
         return self

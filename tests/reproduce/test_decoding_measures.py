@@ -15,10 +15,11 @@ from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_oracle import beyond_the_windows
 from efftx.reproduce.decoding_measures import context_time, distance_from_training, distinct_candidates, first_steps
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
 
 from .fakes import FakeTrainer
 

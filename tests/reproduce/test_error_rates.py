@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efftx.reproduce.claim_language import AS_GOOD_AS, AT_LEAST, BETTER
-from efftx.reproduce.comparisons import Comparison, Side
-from efftx.reproduce.significance import LEVEL, Sample, holm
+from efftx.study.claim_language import AS_GOOD_AS, AT_LEAST, BETTER
+from efftx.study.comparisons import Comparison, Side
+from efftx.study.significance import LEVEL, Sample, holm
 
 RUNS = 4_000
 # The standard error of a rate of 5 % over as many runs is 0.34 points, of 80 % over half of them 0.9.

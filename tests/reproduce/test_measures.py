@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measure import fitted_exponent
 from efftx.reproduce.measures import (
     collision_closed_form,
@@ -19,8 +18,10 @@ from efftx.reproduce.measures import (
     printed_entries,
     score_entries,
 )
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
 
 from .fakes import FakeTrainer
 

@@ -12,9 +12,9 @@ import pytest
 from efftx.cli import main
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce import parallel
-from efftx.reproduce.experiment import load_experiments, narrow, select
 from efftx.reproduce.parallel import Task, run_tasks
-from efftx.reproduce.sweeps import planned
+from efftx.study.experiment import load_experiments, narrow, select
+from efftx.study.sweeps import planned
 
 
 def tasks(count: int) -> list[Task]:

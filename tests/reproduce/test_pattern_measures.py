@@ -11,10 +11,10 @@ from efftx.bench.stacks import attention_of
 from efftx.config.compose import compose
 from efftx.layers.patterns import ByHead
 from efftx.machine.timing import Timing
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named, score_entries
 from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
 from efftx.reproduce.scaling_measures import training_memory
+from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
 FIGURE_3, TIME = EXPERIMENTS["sparse/figure3"], EXPERIMENTS["sparse/table2_time"]

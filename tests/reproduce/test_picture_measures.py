@@ -10,8 +10,8 @@ import pytest
 
 from efftx.data.sound import mu_law
 from efftx.reproduce import picture_measures
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.picture_measures import attention_maps, drawn_samples, spectra
+from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
 

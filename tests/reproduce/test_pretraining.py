@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Experiment, read_experiment
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
 
 from .fakes import DATA, FakeTrainer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from efftx.reproduce.price import tell_left, unrecorded
-from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
+from efftx.study.records import RecordStore
 
 from .fakes import FakeTrainer
 from .test_runner import quiet, store, table

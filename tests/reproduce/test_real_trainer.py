@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from efftx.reproduce.efftx_trainer import EfftxTrainer
-from efftx.reproduce.experiment import read_experiment
-from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import read_experiment
+from efftx.study.records import RecordStore
 
 TABLE = """\
 id: paper/item

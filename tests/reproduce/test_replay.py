@@ -12,10 +12,11 @@ import pytest
 from efftx.cli import main
 from efftx.core.artifact import read_document
 from efftx.reproduce import replay as module
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.records import Record, RecordStore
 from efftx.reproduce.replay import INSTRUCTION_SETS, TOLERANCE, replay
-from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import load_experiments
+from efftx.study.records import Record, RecordStore
+from efftx.study.status import state_of
 
 from .fakes import DATA, FakeTrainer, record
 from .test_runner import quiet, store, table

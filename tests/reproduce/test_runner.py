@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import Interrupted, UserError
-from efftx.reproduce.cells import values_of
-from efftx.reproduce.experiment import Experiment, read_experiment
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
-from efftx.reproduce.standing import measure_hash
+from efftx.reproduce.runner import reproduce
+from efftx.study.aggregation import values_of
+from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.records import RecordStore
+from efftx.study.status import measure_hash, state_of
 
 from .fakes import DATA, FakeTrainer
 

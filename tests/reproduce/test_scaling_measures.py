@@ -13,7 +13,6 @@ from efftx.config.compose import compose
 from efftx.config.schema import to_dict
 from efftx.layers.sparse_ff import SparseFF, SparseFFConfig
 from efftx.reproduce import scaling_measures
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.scaling_measures import (
     multiplicative_layer,
@@ -21,6 +20,7 @@ from efftx.reproduce.scaling_measures import (
     shallowest_memory,
     training_memory,
 )
+from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
 FIGURE_2, FIGURE_4 = EXPERIMENTS["scaling/figure2"], EXPERIMENTS["scaling/figure4"]

@@ -17,10 +17,10 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce import runner, sharing
-from efftx.reproduce.experiment import Experiment, read_experiment
-from efftx.reproduce.records import RecordStore
 from efftx.reproduce.runner import reproduce
 from efftx.reproduce.sharing import holding
+from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.records import RecordStore
 
 from ..processes import children_of, is_gone, wait_until
 from .fakes import FakeConfig, FakeResult, FakeTrainer

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.claim_language import KINDS
-from efftx.reproduce.claims import judge
 from efftx.reproduce.efftx_trainer import EfftxTrainer
-from efftx.reproduce.experiment import Experiment, load_experiments, select
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.reading import read_yaml
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
+from efftx.reproduce.runner import reproduce
+from efftx.study.claim_language import KINDS
+from efftx.study.claims import judge
+from efftx.study.experiment import Experiment, load_experiments, select
+from efftx.study.reading import read_yaml
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
 
 EXPERIMENTS = load_experiments()
 

@@ -10,8 +10,8 @@ import pytest
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.plan import plan
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.size_measures import model_size
+from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
 

@@ -14,11 +14,12 @@ from efftx.core.files import DamagedFileError
 from efftx.errors import NotFiniteError, UserError
 from efftx.reproduce import runner
 from efftx.reproduce.efftx_trainer import EfftxTrainer
-from efftx.reproduce.experiment import Experiment, read_experiment
 from efftx.reproduce.parallel import Task
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
-from efftx.reproduce.sweeps import chosen
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
+from efftx.study.sweeps import chosen
 
 from .fakes import FakeConfig, FakeResult, FakeTrainer
 from .test_runner import quiet

@@ -12,11 +12,11 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce import token_time as module
-from efftx.reproduce.experiment import load_experiments
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.standing import measure_parameters
 from efftx.reproduce.token_time import token_counts, token_time, width_counts, width_time
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
+from efftx.study.status import measure_parameters
 
 MACHINE = {"read_bytes_per_second": 2e10, "matvec_bytes_per_second": 1.8e10, "last_level_cache_bytes": 3.2e7}
 

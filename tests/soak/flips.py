@@ -27,10 +27,10 @@ from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.decoding import latency
 from efftx.errors import UserError
 from efftx.native import library
-from efftx.reproduce.records import RecordStore, Verification
 from efftx.runs.checkpoint import FILES, MANIFEST_FILE, load_latest, weights_sha256
 from efftx.runs.pretrained import read_vocabulary_file
 from efftx.runs.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
+from efftx.study.records import RecordStore, Verification
 from efftx.training.loop import train
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING
 

@@ -22,9 +22,9 @@ from typing import Any
 from efftx.cli import main
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.records import RecordStore
 from efftx.runs.run_directory import read_config, read_metrics, read_result
+from efftx.study.experiment import load_experiments
+from efftx.study.records import RecordStore
 from efftx.training import loop
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING, use_roots
 

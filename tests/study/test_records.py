@@ -7,9 +7,9 @@ import pytest
 
 from efftx.core.artifact import read_document, write_document
 from efftx.core.files import DamagedFileError
-from efftx.reproduce.records import RecordStore, Verification, slug
+from efftx.study.records import RecordStore, Verification, slug
 
-from .fakes import record
+from ..reproduce.fakes import record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 CPU = "CPU"
 

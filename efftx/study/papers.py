@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from efftx.core.shipped import shipped
 from efftx.errors import UserError
-from efftx.reproduce.experiment import PAPERS, Experiment
-from efftx.reproduce.reading import build, read_yaml
+from efftx.study.experiment import PAPERS, Experiment
+from efftx.study.reading import build, read_yaml
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from efftx.reproduce.cells import cells, crossings, of_one_device
-from efftx.reproduce.experiment import Cell, ColumnSpec, Derived, Experiment, Row
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import Record
+from efftx.study.aggregation import cells, crossings, of_one_device
+from efftx.study.experiment import Cell, ColumnSpec, Derived, Experiment, Row
+from efftx.study.published import Published
+from efftx.study.records import Record
 
-from .fakes import record
+from ..reproduce.fakes import record
 
 
 def table(**rest: object) -> Experiment:

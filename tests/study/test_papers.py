@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce import papers
-from efftx.reproduce.experiment import load_experiments
-from efftx.reproduce.papers import Paper, Printed, load_papers, reading_order, shown_as
+from efftx.study import papers
+from efftx.study.experiment import load_experiments
+from efftx.study.papers import Paper, Printed, load_papers, reading_order, shown_as
 
 
 def test_every_item_that_a_paper_is_shown_by_is_shipped_and_of_that_paper() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from efftx.errors import UserError, nearest
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.gates import GATE_SEED
-from efftx.reproduce.records import RecordStore
+from efftx.study.experiment import Experiment
+from efftx.study.gates import GATE_SEED
+from efftx.study.records import RecordStore
 
 
 @dataclass(frozen=True)

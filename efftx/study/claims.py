@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efftx.reproduce.cells import values_of
-from efftx.reproduce.claim_language import EXACT, Name, Parsed, admits, compared, parse, parse_where
-from efftx.reproduce.comparisons import (
+from efftx.study.aggregation import values_of
+from efftx.study.claim_language import EXACT, Name, Parsed, admits, compared, parse, parse_where
+from efftx.study.comparisons import (
     CONTRADICTED,
     HOLDS,
     NOT_RUN,
@@ -24,10 +24,10 @@ from efftx.reproduce.comparisons import (
     Evaluator,
     NotJudgedError,
 )
-from efftx.reproduce.experiment import Claim, Experiment
-from efftx.reproduce.gating import MissingRecordError, gate_value, not_passed
-from efftx.reproduce.records import Record
-from efftx.reproduce.significance import holm
+from efftx.study.experiment import Claim, Experiment
+from efftx.study.gating import MissingRecordError, gate_value, not_passed
+from efftx.study.records import Record
+from efftx.study.significance import holm
 
 TOLD = 3
 """Of models that do not pass, this many are named."""

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 
 from efftx.errors import nearest
-from efftx.reproduce.significance import MIN_SEEDS, Sample, upper_tail
+from efftx.study.significance import MIN_SEEDS, Sample, upper_tail
 
 Cells = Mapping[str, Mapping[str, tuple[str, str]]]
 """Row -> column -> metric and direction."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efftx.reproduce.claim_language import COMPARISONS, EXACT, Name, lookup
-from efftx.reproduce.experiment import Claim, Experiment
-from efftx.reproduce.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, upper_tail
+from efftx.study.claim_language import COMPARISONS, EXACT, Name, lookup
+from efftx.study.experiment import Claim, Experiment
+from efftx.study.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, upper_tail
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 NOT_TESTED, NOT_RUN = "not tested here", "not run"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.errors import UserError
-from efftx.reproduce.claim_language import admits, check_kind, parse, parse_where
+from efftx.study.claim_language import admits, check_kind, parse, parse_where
 
 
 @pytest.mark.parametrize(

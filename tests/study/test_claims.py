@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from efftx.reproduce.claims import Verdict, judge
-from efftx.reproduce.experiment import Cell, Claim, ColumnSpec, Derived, Experiment, Row
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.published import Published
-from efftx.reproduce.records import Record
+from efftx.study.claims import Verdict, judge
+from efftx.study.experiment import Cell, Claim, ColumnSpec, Derived, Experiment, Row
+from efftx.study.gates import Gate
+from efftx.study.published import Published
+from efftx.study.records import Record
 
-from .fakes import record
+from ..reproduce.fakes import record
 
 Table = Mapping[str, Mapping[str, Sequence[float | None]]]
 

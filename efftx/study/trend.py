@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from efftx.errors import UserError
-from efftx.reproduce.cells import CellValue
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.significance import MIN_SEEDS, interval
+from efftx.study.aggregation import CellValue
+from efftx.study.experiment import Experiment
+from efftx.study.significance import MIN_SEEDS, interval
 
 Place = tuple[float, float]
 """Where a gap was measured: `beside` (width), then `over` (tokens)."""

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Cell, Experiment, load_experiments, narrow, read_experiment
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.records import RecordStore
-from efftx.reproduce.runner import reproduce, state_of
-from efftx.reproduce.sweeps import Run, planned
+from efftx.reproduce.runner import reproduce
+from efftx.study.experiment import Cell, Experiment, load_experiments, narrow, read_experiment
+from efftx.study.gates import Gate
+from efftx.study.records import RecordStore
+from efftx.study.status import state_of
+from efftx.study.sweeps import Run, planned
 
-from .fakes import FakeTrainer
-from .test_runner import TABLE
+from ..reproduce.fakes import FakeTrainer
+from ..reproduce.test_runner import TABLE
 
 BIGRAM = Gate("ngram", order=2)
 

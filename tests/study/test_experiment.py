@@ -7,8 +7,8 @@ import pytest
 
 from efftx.cli import main
 from efftx.errors import UserError
-from efftx.reproduce.experiment import Derived, Experiments, load_experiments, read_experiment, select
-from efftx.reproduce.gates import Gate
+from efftx.study.experiment import Derived, Experiments, load_experiments, read_experiment, select
+from efftx.study.gates import Gate
 
 SMALL = """\
 # A paper, page 3.

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from efftx.core.durations import HOUR
-from efftx.reproduce.claim_language import AS_GOOD_AS, EXACT
-from efftx.reproduce.claims import Recorded, recorded
-from efftx.reproduce.comparisons import Comparison
-from efftx.reproduce.experiment import Claim, Experiment
-from efftx.reproduce.records import Record
-from efftx.reproduce.significance import LEVEL, detectable, seeds_to_decide
+from efftx.study.claim_language import AS_GOOD_AS, EXACT
+from efftx.study.claims import Recorded, recorded
+from efftx.study.comparisons import Comparison
+from efftx.study.experiment import Claim, Experiment
+from efftx.study.records import Record
+from efftx.study.significance import LEVEL, detectable, seeds_to_decide
 
 SEEDS = (3, 5, 10, 20)
 """The numbers of seeds of which it is said what they can see."""

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from efftx.reproduce.significance import MIN_SEEDS
-from efftx.reproduce.trend import Fit, Gaps, fit
+from efftx.study.significance import MIN_SEEDS
+from efftx.study.trend import Fit, Gaps, fit
 
 WIDTHS, TOKENS = (64.0, 128.0, 256.0), (1.5e6, 3.1e6, 6.1e6, 12.3e6)
 LEVEL, PER_TOKENS, PER_WIDTH = 0.9, -0.02, 0.01

@@ -14,13 +14,13 @@ from typing import Any
 
 from efftx.config.values import MOST_SEED
 from efftx.errors import UserError, nearest
-from efftx.reproduce.claim_language import Name, check_kind, parse, parse_where
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.gates import troubles as gate_troubles
-from efftx.reproduce.published import Published
-from efftx.reproduce.published import troubles as published_troubles
-from efftx.reproduce.reading import build, read_yaml
-from efftx.reproduce.records import COSTS, slug
+from efftx.study.claim_language import Name, check_kind, parse, parse_where
+from efftx.study.gates import Gate
+from efftx.study.gates import troubles as gate_troubles
+from efftx.study.published import Published
+from efftx.study.published import troubles as published_troubles
+from efftx.study.reading import build, read_yaml
+from efftx.study.records import COSTS, slug
 
 SIZES = ("paper", "gpu", "cpu", "smoke")
 DEFAULT_SEEDS = (0,)
@@ -175,8 +175,8 @@ class Experiment:
                x_label, y_label}`; `over: curve` draws one line a row from the records' curves (x `step`, y a metric),
                `over: columns` one line a row over the columns (x: a key of the columns' parameters, y: a metric),
                `over: series` one line a row and name in the list y, from the records' series. `crossings` lists pairs
-               of rows and the paper's reading, see `cells.crossings`. `trend` fits the gap between rows against two
-               sizes, see `trend`. `draw` names an illustration of the report, drawn beside the lines or alone.
+               of rows and the paper's reading, see `aggregation.crossings`. `trend` fits the gap between rows against
+               two sizes, see `trend`. `draw` names an illustration of the report, drawn beside the lines or alone.
     pretraining, pretraining_sizes
                overrides of a training that comes first, at the same seed, and those a size; the row then starts from
                its weights. Rows with equal ones share it.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from efftx.cli import main
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.gates import Gate
-from efftx.reproduce.power import SEEDS, Power, powers
-from efftx.reproduce.records import Record, RecordStore
-from efftx.reproduce.significance import LEVEL, detectable, power, seeds_to_decide, upper_tail
+from efftx.study.experiment import Experiment
+from efftx.study.gates import Gate
+from efftx.study.power import SEEDS, Power, powers
+from efftx.study.records import Record, RecordStore
+from efftx.study.significance import LEVEL, detectable, power, seeds_to_decide, upper_tail
 
 from .test_claims import NO_WORSE, experiment, records
 

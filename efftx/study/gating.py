@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
-from efftx.reproduce.cells import values_of
-from efftx.reproduce.experiment import Experiment
-from efftx.reproduce.gates import HIGHEST, LOWEST, p_of_passing
-from efftx.reproduce.records import Record
-from efftx.reproduce.significance import LEVEL
+from efftx.study.aggregation import values_of
+from efftx.study.experiment import Experiment
+from efftx.study.gates import HIGHEST, LOWEST, p_of_passing
+from efftx.study.records import Record
+from efftx.study.significance import LEVEL
 
 
 class MissingRecordError(Exception):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from efftx.reproduce.significance import (
+from efftx.study.significance import (
     LEVEL,
     holm,
     interval,
