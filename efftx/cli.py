@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import efftx
 from efftx.commands import COMMANDS
-from efftx.commands.outcome import Outcome, as_json, console, tolerate_any_console
+from efftx.commands.outcome import Outcome, as_json, console, show_error, tolerate_any_console
 from efftx.commands.roots import NATIVE, check_roots, check_switch
 from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
 from efftx.core.memory import allocating
@@ -91,12 +91,10 @@ def _run(words: list[str], json: bool) -> int:
         if asks_hydra:
             outcome: Outcome = configurations(command, arguments, rest)
         else:
-            module = COMMANDS[command].load()
-            check_roots(getattr(module, "ROOTS", ()))
+            check_roots(COMMANDS[command].roots)
             check_switch(NATIVE)
-            less = getattr(module, "LESS_MEMORY", "a smaller data.length or a smaller d_model")
-            with allocating(f"`efftx {command}` found none left", less):
-                outcome = module.run(arguments, rest)
+            with allocating(f"`efftx {command}` found none left", COMMANDS[command].less_memory):
+                outcome = COMMANDS[command].load().run(arguments, rest)
     try:
         if json:
             print(as_json(outcome.json))
@@ -128,8 +126,8 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
     top.add_argument("--version", action="version", version=f"efftx {efftx.__version__}")
     _add_common(top)
     shown = top.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS.values():
-        shown.add_parser(command.name, help=command.about)
+    for each in COMMANDS.values():
+        shown.add_parser(each.name, help=each.about)
     _, unknown = top.parse_known_args(words[:at])
     refuse_flags(unknown, [*top._option_string_actions])
     if at == len(words):
@@ -137,23 +135,22 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
     name = words[at]
     if name not in COMMANDS:
         raise UserError("bad_command", f"There is no command '{name}'.", nearest(name, COMMANDS))
-    module = COMMANDS[name].load()
+    command = COMMANDS[name]
     parser = _Parser(
         prog=f"efftx {name}",
-        description=COMMANDS[name].about,
-        epilog=module.EPILOG,
+        description=command.about,
+        epilog=command.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_common(parser)
-    if COMMANDS[name].composes:
+    if command.composes:
         parser.add_argument("--config-dir", action="append", default=[], help="a further folder of model/, data/, ...")
-    if hasattr(module, "add_options"):
-        module.add_options(parser)
+    command.add_options(parser)
     arguments, rest = parser.parse_known_args(words[at + 1 :])
     refuse_flags(
         [word for word in rest if word.split("=")[0] not in HYDRA_FLAGS],
-        [*parser._option_string_actions, *(HYDRA_FLAGS if COMMANDS[name].composes else ())],
+        [*parser._option_string_actions, *(HYDRA_FLAGS if command.composes else ())],
     )
     arguments.json = "--json" in words
     return name, arguments, rest
@@ -200,12 +197,7 @@ def _tell(kind: str, message: str, hint: str, exit_code: int, json: bool) -> int
             return exit_code
         except OSError:
             _discard_stdout()
-
-    from rich.console import Console
-    from rich.text import Text
-
-    told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(told)
+    show_error(message, hint)
     return exit_code
 
 

@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 from efftx.commands.outcome import Outcome
+from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra
+from efftx.config.schema import to_dict
 from efftx.errors import UserError, nearest
 
 _LONG = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-sc": "--shell-completion"}
@@ -25,9 +27,6 @@ _SHELLS = tuple(
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
-    from efftx.config.compose import compose, expand_sweeps, hydra_words, split_hydra
-    from efftx.config.schema import to_dict
-
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)
     if given.get("--cfg") != "job":
@@ -44,13 +43,10 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
-    from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra
-    from efftx.config.schema import to_dict
-
     flags, overrides = hydra_words(words)
     given = _read(command, flags, overrides)
     if "--shell-completion" in given:
-        _print(run_hydra, [*flags, *overrides], arguments.config_dir)
+        _print([*flags, *overrides], arguments.config_dir)
         return 0
     for point in expand_sweeps(overrides) if command == "ablate" else [overrides]:
         config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
@@ -58,11 +54,11 @@ def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str])
             _node(to_dict(config), given.get("--package"))
         if command == "ablate":
             print(f"# {' '.join(point)}")
-        _print(run_hydra, [*flags, *point], arguments.config_dir)
+        _print([*flags, *point], arguments.config_dir)
     return 0
 
 
-def _print(run_hydra: Callable[..., None], words: Sequence[str], config_dirs: Sequence[str]) -> None:
+def _print(words: Sequence[str], config_dirs: Sequence[str]) -> None:
     """What Hydra prints, once it has ended: it answers a reader that went away with a traceback of its own."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

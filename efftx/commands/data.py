@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.roots import DATA
+from efftx.config.compose import compose
+from efftx.data import catalogue
+from efftx.data.dataset import find_source, names
 from efftx.errors import UserError, nearest
 from efftx.options import Options
-
-EPILOG = """list              what each data set is, and whether its bytes are here
-prepare NAME      makes its bytes ready; data.path= and the other data. keys
-                  are those of `efftx train`
-verify [NAME]     reads the prepared bytes and compares their checksums"""
+from efftx.terminal import show_data
 
 ACTIONS = ("list", "prepare", "verify")
-ROOTS = (DATA,)
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
@@ -24,11 +21,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     settings = [w for w in words if w.startswith("data.")]
     if not plain or plain[0] not in ACTIONS:
         raise UserError("bad_command", "Say list, prepare NAME or verify [NAME].", nearest("".join(plain[:1]), ACTIONS))
-
-    from efftx.config.compose import compose
-    from efftx.data import catalogue
-    from efftx.data.dataset import find_source, names
-    from efftx.terminal import show_data
 
     action, chosen = plain[0], plain[1:]
     for name in chosen:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.roots import RESULTS
 from efftx.options import Options
-
-EPILOG = """efftx list [ITEM...]
-ITEM is a table or figure (reformer/table2), a paper (reformer), or all."""
-ROOTS = (RESULTS,)
+from efftx.reproduce.efftx_trainer import EfftxTrainer
+from efftx.study.experiment import load_experiments, select
+from efftx.study.records import RecordStore
+from efftx.study.status import not_readable, state_of
+from efftx.terminal import show_list
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Lists items with their states."""
-    from efftx.study.experiment import load_experiments, select
-
     items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items) if items else list(experiments.values())
-
-    from efftx.reproduce.efftx_trainer import EfftxTrainer
-    from efftx.study.records import RecordStore
-    from efftx.study.status import not_readable, state_of
-    from efftx.terminal import show_list
-
     store, composer = RecordStore(), EfftxTrainer()
     states = [state_of(experiment, store, composer) for experiment in chosen]
     for error in store.damaged(experiment.id for experiment in chosen):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from efftx.core.artifact import finite
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,8 +34,6 @@ class Outcome(NamedTuple):
 
 def as_json(content: Any) -> str:
     """`content` as one JSON text in ASCII; a NaN or an infinity, which JSON does not have, becomes null."""
-    from efftx.core.artifact import finite
-
     return json.dumps(finite(content), indent=1, allow_nan=False)
 
 
@@ -42,10 +42,19 @@ def console() -> Console:
 
     A path or a name is written as it is: nothing in a string is markup, styles come as rich's Text.
     """
-    from rich.console import Console
+    from rich.console import Console  # `efftx --help` needs none
 
     fits_itself = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
     return Console(width=None if fits_itself else PIPE_WIDTH, markup=False, emoji=False)
+
+
+def show_error(message: str, hint: str) -> None:
+    """A user's mistake on stderr, in words."""
+    from rich.console import Console
+    from rich.text import Text
+
+    told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(told)
 
 
 def say(text: str) -> None:

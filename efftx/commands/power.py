@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.roots import RESULTS
 from efftx.errors import UserError, nearest
 from efftx.options import Options
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EPILOG = """efftx power ITEM... [size=cpu]
-ITEM is a table or figure (reformer/table2), a paper (reformer), or all.
-From the spreads of its records, for every claim: the difference that 3, 5, 10
-and 20 seeds find at 80 % power, the seeds that its margin or the measured
-difference needs, and the hours that those beyond the recorded ones cost.
-  size=      cpu, paper or smoke; without it cpu, or paper for what has no other"""
-ROOTS = (RESULTS,)
+from efftx.report.power import power_json, show_power
+from efftx.study.experiment import SIZES, load_experiments, select
+from efftx.study.power import powers
+from efftx.study.records import RecordStore
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
@@ -30,16 +23,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
         )
 
-    from efftx.study.experiment import SIZES, load_experiments, select
-
     size = read.given.get("size")
     if size is not None and size not in SIZES:
         raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
     chosen = select(load_experiments(), read.plain)
-
-    from efftx.report.power import power_json, show_power
-    from efftx.study.power import powers
-    from efftx.study.records import RecordStore
 
     store = RecordStore()
     for error in store.damaged(experiment.id for experiment in chosen):

@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.roots import RESULTS
 from efftx.errors import UserError
 from efftx.options import Options
 
@@ -16,22 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from efftx.study.experiment import Experiment
-
-EPILOG = """efftx report [ITEM...]
-ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
-`efftx list` names them. Without one, the report of all items is written into
-results/report: Markdown, LaTeX, CSV, SVG and one HTML page."""
-ROOTS = (RESULTS,)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--check, --against and --html."""
-    parser.add_argument(
-        "--check", action="store_true", help="fail if the committed report is not what the records give"
-    )
-
-    parser.add_argument("--against", metavar="OTHER", help="set another results folder beside this one")
-    parser.add_argument("--html", metavar="PAGE", help="with --against: write both on one page")
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:

@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from efftx.commands.outcome import Outcome, say
 from efftx.errors import UserError
 from efftx.options import Options
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EPILOG = """efftx sample RUN [prompt=...]
-RUN is the directory that `efftx train` printed; after it stand key=value words:
-  prompt='...'       text that a language model goes on from
-  input='...'        text for an encoder, in the form of the data's own inputs
-                     (without either: from the first row of the test split)
-  max_new=           tokens at most
-  temperature=, top_k=, top_p=
-                     draw, in this order; without any of them the most likely
-                     token is taken (greedy)
-  beam=, length_penalty=
-                     search; the penalty is ((5 + length) / 6)^x, x = 0.6
-                     unless given
-  n=                 samples, or the n best of a beam
-  complete=, data.path=, out=
-                     of pictures and sounds, which are drawn and written to a
-                     file: the share of a row that is given (of the file at
-                     data.path, or of test rows), and the file
-  seed=, threads=, int8=true"""
-LESS_MEMORY = "a smaller max_new or a smaller n"
+from efftx.sampling.request import OPTIONS, read_request
+from efftx.terminal import generation_bar, show_samples, text_stream
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Samples from a run; one text is written as it comes."""
-    from efftx.sampling.request import OPTIONS, read_request
-
     options = Options(words, OPTIONS, paths=True)
     runs = options.plain
     if len(runs) != 1:
@@ -46,9 +24,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         raise UserError("bad_command", message, hint)
     request = read_request(options.given)
 
-    from efftx.sampling.sample import n_new_of, read_given, sample
+    from efftx.sampling.sample import n_new_of, read_given, sample  # imports torch: what is wrong is told before
     from efftx.sampling.trained import load_run
-    from efftx.terminal import generation_bar, show_samples, text_stream
 
     trained = load_run(Path(runs[0]), request, say)
     given = read_given(trained, request)

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import efftx
+from efftx.config.schema import Config
 from efftx.core.artifact import read_document, write_document
 from efftx.core.cache import cache_root
 from efftx.core.files import sweep
 from efftx.core.shipped import shipped
+from efftx.data.dataset import find_source
 from efftx.errors import UserError
 
 _VERSIONS_KEPT = 16
@@ -46,8 +48,6 @@ def composed(overrides: Sequence[str], compose: Callable[[Sequence[str]], Any]) 
 
 
 def _read(path: Path) -> Any:
-    from efftx.config.schema import Config
-
     with suppress(UserError, OSError, TypeError, KeyError):
         content = read_document(path)
         return None if content is None else _built(Config, content)
@@ -73,8 +73,6 @@ def _remove_old(root: Path) -> None:
 
 def _built(kind: type, values: Mapping[str, Any]) -> Any:
     """The data class of these values, those of its nodes included."""
-    from efftx.data.dataset import find_source
-
     given: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         value = values[item.name]

@@ -137,8 +137,6 @@ class CopyAdd:
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step` of a split's stream, a pure function of its arguments; valid and test ignore `seed`."""
-        import torch  # here: describing a data set needs none of it
-
         low, high = self._range(split, step)
         base = self.config.base
         stream = f"copy_add {self.config.task} base {base} digits {low}-{high}"
@@ -159,11 +157,7 @@ class CopyAdd:
         n_inputs, n_targets = self._needs("train", step) if split == "train" else (self.input_length, self.length)
         targets_BL = _padded(FIRST_DIGIT + answer_BN, n_answer_B1, n_targets)
         np.put_along_axis(targets_BL, n_answer_B1, END, axis=1)
-        return Batch(
-            torch.from_numpy(targets_BL),
-            torch.from_numpy((targets_BL != PADDING).astype(np.float32)),
-            torch.from_numpy(_padded(inputs_BE, n_inputs_B1, n_inputs)),
-        )
+        return Batch.of(targets_BL, targets_BL != PADDING, _padded(inputs_BE, n_inputs_B1, n_inputs))
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """None: there are always more."""

@@ -63,6 +63,14 @@ class Batch:
     weights_BL: "torch.Tensor"  # noqa: N815
     inputs_BE: "torch.Tensor | None" = None  # noqa: N815
 
+    @classmethod
+    def of(cls, tokens_BL: np.ndarray, weights_BL: np.ndarray, inputs_BE: np.ndarray | None = None) -> "Batch":
+        """The batch of these arrays; weights may be bool."""
+        from torch import from_numpy  # describing a data set needs no torch
+
+        inputs = None if inputs_BE is None else from_numpy(inputs_BE)
+        return cls(from_numpy(tokens_BL), from_numpy(weights_BL.astype(np.float32, copy=False)), inputs)
+
 
 class Dataset(Protocol):
     """A data set that is ready to be read."""

@@ -73,16 +73,14 @@ class Duplicate:
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step` of a split's stream, a pure function of its arguments; valid and test ignore `seed`."""
-        import torch  # here: describing a data set needs none of it
-
         half = self.length // 2
         drawn = draw(self.variant, split, seed, step, batch_size * (half - 1), self.n_symbols)
         tokens_BL = np.zeros((batch_size, self.length), dtype=np.int64)
         tokens_BL[:, 1:half] = 1 + drawn.reshape(batch_size, half - 1)
         tokens_BL[:, half:] = tokens_BL[:, :half]
-        weights_BL = torch.zeros(batch_size, self.length)
+        weights_BL = np.zeros((batch_size, self.length), np.float32)
         weights_BL[:, half + 1 :] = 1.0
-        return Batch(torch.from_numpy(tokens_BL), weights_BL)
+        return Batch.of(tokens_BL, weights_BL)
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """None: there are always more."""

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import huggingface_hub
+import huggingface_hub.constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+
 from efftx.errors import UserError
 
 TIMEOUT_SECONDS = 10
@@ -26,8 +30,6 @@ def hub() -> str:
 
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE says that nothing is to be asked for."""
-    import huggingface_hub.constants
-
     return bool(huggingface_hub.constants.HF_HUB_OFFLINE)
 
 
@@ -89,9 +91,6 @@ class HubRows:
 
     def _check_reachable(self, hint: str) -> None:
         """Asks the Hub once for the data set: without a network `load_dataset` alone tries for half a minute."""
-        import huggingface_hub
-        from huggingface_hub.errors import OfflineModeIsEnabled
-
         try:
             huggingface_hub.HfApi().dataset_info(self.place, revision=self.revision, timeout=TIMEOUT_SECONDS)
         except OfflineModeIsEnabled:

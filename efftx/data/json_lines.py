@@ -104,7 +104,6 @@ def whole_text(text: str, place: str) -> str:
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     # Loading pyarrow costs more than a data set of JSON lines should wait for.
-    import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     with open_regular(path) as file:

@@ -213,8 +213,6 @@ class TextPairs:
 
         Shapes [B, L] and [B, E]; the last batch of valid and test has the rows that are left. `IndexError` past it.
         """
-        import torch  # here: describing a data set needs none of it
-
         check_split(split)
         its = self._splits[split]
         numbers = range(step * batch_size, (step + 1) * batch_size)
@@ -230,7 +228,7 @@ class TextPairs:
         for row, (document, target) in enumerate(rows):
             _fill(inputs_BE[row], its.text(document, 0))
             weights_BL[row, : _fill(tokens_BL[row], its.text(document, 1 + target))] = 1.0
-        return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(weights_BL), torch.from_numpy(inputs_BE))
+        return Batch.of(tokens_BL, weights_BL, inputs_BE)
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """Batches that cover valid or test once; None for train, whose epochs follow one another without end."""

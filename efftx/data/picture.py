@@ -10,14 +10,11 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from efftx.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 CONVERSIONS = {
     "grey": "Grey pictures, whose red, green and blue are the grey value",
@@ -41,8 +38,6 @@ def read_picture(content: bytes, place: str, done: Counter[str]) -> np.ndarray:
     `UserError`, which calls the file `place`, for what is no picture, is damaged or truncated, has values that are no
     bytes, or has so many pixels that Pillow takes it for a decompression bomb.
     """
-    from PIL import Image
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damage there is an error to come; of odd headers nothing to do
@@ -65,8 +60,6 @@ def read_picture(content: bytes, place: str, done: Counter[str]) -> np.ndarray:
 
 
 def _pixels(image: Image.Image, depth: int, place: str, done: Counter[str]) -> np.ndarray:
-    from PIL import ImageOps
-
     image = ImageOps.exif_transpose(image)
     if image.mode in _GREY:
         done["grey"] += 1
@@ -130,8 +123,6 @@ def grid_png(squares: Sequence[np.ndarray], gap: int = 2) -> bytes:
     for number, square_SS3 in enumerate(squares):
         top, left = step * (number // columns), step * (number % columns)
         canvas[top : top + step - gap, left : left + step - gap] = square_SS3
-    from PIL import Image
-
     packed = io.BytesIO()
     Image.fromarray(canvas).save(packed, "PNG")
     return packed.getvalue()

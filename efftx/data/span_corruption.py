@@ -181,18 +181,12 @@ class SpanCorruption:
         Shapes [batch_size, length] and [batch_size, input_length]; the last batch of valid and test has the rows that
         are left, its last window some tokens of the one before. `IndexError` past it.
         """
-        import torch  # here: describing a data set needs none of it
-
         raw_BR, _ = self._windows.rows(split, seed, step, batch_size)
         mask_BR = noise_mask(self._keys(split, seed, step, batch_size), self.spans)
         inputs_BE, targets_BL = corrupt(raw_BR + self._offset, mask_BR, self.vocabulary.sentinel(0))
         padding = ((0, 0), (0, self.length - self.spans.n_targets))
         counts_BL = np.ones(targets_BL.shape, np.float32)
-        return Batch(
-            torch.from_numpy(np.pad(targets_BL, padding, constant_values=PAD)),
-            torch.from_numpy(np.pad(counts_BL, padding)),
-            torch.from_numpy(inputs_BE),
-        )
+        return Batch.of(np.pad(targets_BL, padding, constant_values=PAD), np.pad(counts_BL, padding), inputs_BE)
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """Batches that cover valid or test once; None for train, which is drawn without end."""

@@ -137,14 +137,19 @@ def _is_sealed(path: Path) -> bool:
 
 def read_vocabulary(model: bytes, kind: str, origin: str) -> "SentencePieceVocabulary | BPEVocabulary":
     """The vocabulary in the bytes of a file, of `tokenizers` for bpe, else of SentencePiece; `UserError` as theirs."""
-    # Loading either library costs more than a config or a plan should wait for.
+    read, _ = _library(kind)
+    return read(model, origin)
+
+
+def _library(kind: str) -> tuple[Callable[[bytes, str], Any], Callable[[int, Iterable[str]], bytes]]:
+    """How a vocabulary is read and trained, by the library of its kind: a config or a plan loads neither."""
     if kind == "bpe":
-        from efftx.data.trained_bpe import BPEVocabulary
+        from efftx.data.trained_bpe import BPEVocabulary, train_bpe
 
-        return BPEVocabulary(model, origin)
-    from efftx.data.sentencepiece_model import SentencePieceVocabulary
+        return BPEVocabulary, train_bpe
+    from efftx.data.sentencepiece_model import SentencePieceVocabulary, train_sentencepiece
 
-    return SentencePieceVocabulary(model, kind, origin)
+    return lambda model, origin: SentencePieceVocabulary(model, kind, origin), train_sentencepiece
 
 
 def fetch_t5(published: PublishedVocabulary = T5) -> Path:
@@ -173,18 +178,9 @@ def _trained(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iter
     key = hashlib.sha256(f"efftx {file} {name} {trained_on}".encode()).hexdigest()
 
     def write(folder: Path) -> dict[str, Any]:
-        model = _train(config.tokenizer, config.vocab_size, texts())
+        _, train = _library(config.tokenizer)
+        model = train(config.vocab_size, texts())
         (folder / file).write_bytes(model)
         return {"name": "vocabulary", "variant": name, "bytes": len(model), "sha256": key}
 
     return (prepare_once(f"vocabulary-{key[:12]}", write).folder / file).read_bytes()
-
-
-def _train(kind: str, n_pieces: int, texts: Iterable[str]) -> bytes:
-    if kind == "bpe":
-        from efftx.data.trained_bpe import train_bpe
-
-        return train_bpe(n_pieces, texts)
-    from efftx.data.sentencepiece_model import train_sentencepiece
-
-    return train_sentencepiece(n_pieces, texts)

@@ -168,11 +168,9 @@ class LanguageModelRows:
 
         Shapes [batch_size, length]; the last batch of valid and test has the rows that are left. `IndexError` past it.
         """
-        import torch  # here: describing a data set needs none of it
-
         tokens_BL, moved_B = self._windows.rows(split, seed, step, batch_size)
         counts_BL = np.arange(self.length) >= moved_B[:, None] + (0 if split == "train" else self._windows.overlap)
-        return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(counts_BL.astype(np.float32)))
+        return Batch.of(tokens_BL, counts_BL)
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """Batches that cover valid or test once; None for train, which is drawn without end."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from efftx.core.artifact import read_document, write_document
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
+from efftx.machine.devices import environment
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.native.program import reading
@@ -60,8 +61,6 @@ def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: 
 
 def read_rate() -> float:
     """Bytes a second that this process's threads read from memory, measured once a day for each number of threads."""
-    from efftx.machine.devices import environment
-
     here = f"{environment().processor}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}"
     kept = Path(tempfile.gettempdir()) / "efftx-read-rate.json"
     known: dict[str, Any] = {}

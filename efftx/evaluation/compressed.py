@@ -7,6 +7,7 @@ import lzma
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def xz_bits(data: bytes) -> float:
@@ -16,8 +17,6 @@ def xz_bits(data: bytes) -> float:
 
 def png_bits(images: NDArray[np.uint8]) -> float:
     """Bits a channel of images (N, height, width, channels: 1 or 3), each a PNG file of its own as Pillow writes it."""
-    from PIL import Image
-
     total = 0
     for image in images:
         file = io.BytesIO()

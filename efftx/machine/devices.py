@@ -10,18 +10,16 @@ import struct
 import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import efftx
+from efftx.config.schema import Config
 from efftx.core.device_names import check_dtype, read_device
 from efftx.core.environment import Environment
 from efftx.errors import UserError
 from efftx.native import library
-
-if TYPE_CHECKING:
-    from efftx.config.schema import Config
 
 DTYPES = {
     "float32": torch.float32,

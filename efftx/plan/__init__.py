@@ -22,6 +22,7 @@ from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, hardware, machine_memory, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.stacks import tokens_of_row
+from efftx.runs.pretrained import resolved
 
 UTILISATION = 0.4
 """The share of a device's peak that a training step is taken to reach."""
@@ -45,6 +46,7 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     """
     if not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
+    config = resolved(config)
     chosen = hardware(device or default_device(config))
     chosen_rate = rate(chosen, config.dtype)
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)

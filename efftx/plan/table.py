@@ -9,7 +9,9 @@ from rich.console import Console
 
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
-from efftx.plan import bytes_text
+from efftx.plan import bytes_text, plan
+
+__all__ = ["plan", "print_plan"]
 
 
 def print_plan(result: Mapping[str, Any], console: Console) -> None:

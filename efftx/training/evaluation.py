@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from efftx.config.schema import Config
 from efftx.core.memory import allocating
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.windows import LanguageModelRows
@@ -23,9 +23,6 @@ from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import final_checkpoint, with_vocabulary_of
-
-if TYPE_CHECKING:
-    from efftx.config.schema import Config
 
 EVALUATION_SEED = 1_000_003
 """What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
+from efftx.config.schema import Config
 from efftx.core.memory import available_memory, out_of_memory, total_memory
 from efftx.data.dataset import find_source
 from efftx.machine import devices
 from efftx.models.build import build_on_meta
 from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
-
-if TYPE_CHECKING:
-    from efftx.config.schema import Config
 
 LESS = {
     "data": "a smaller data.length or a smaller training.batch_size",

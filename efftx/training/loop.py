@@ -7,11 +7,12 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from efftx.config.schema import Config, to_dict
 from efftx.config.settings import TrackerConfig
 from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
@@ -42,9 +43,6 @@ from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
 from efftx.training.step import clip_gradients, loss_of, micro_batches, move, set_learning_rate, total_weight
 from efftx.training.tracking import Progress, StopRequest
-
-if TYPE_CHECKING:
-    from efftx.config.schema import Config
 
 N_FIRST_LOSSES = 3
 """A record keeps the losses of so many first steps, so that a replay takes seconds."""
@@ -88,8 +86,6 @@ def train(
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
-    from efftx.config.schema import to_dict
-
     config = resolved(config)
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
