@@ -152,10 +152,10 @@ class EfftxTrainer:
         return trivial_hash(config, asked, data)
 
     def check_measure(self, name: str) -> None:
-        """`efftx.reproduce.measures.measure_named`."""
-        from efftx.reproduce.measures import measure_named
+        """`efftx.reproduce.measures.check_name`."""
+        from efftx.reproduce.measures import check_name
 
-        measure_named(name)
+        check_name(name)
 
     def set_aside(self, config: Any, data: Mapping[str, str], pretrained: str | None = None) -> None:
         """`efftx.runs.run_directory.set_aside`."""

@@ -14,8 +14,8 @@ from efftx.errors import UserError
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_oracle import beyond_the_windows
-from efftx.reproduce.decoding_measures import context_time, distance_from_training, distinct_candidates, first_steps
 from efftx.reproduce.measures import measure_named
+from efftx.reproduce.measures.context import context_time, distance_from_training, distinct_candidates, first_steps
 from efftx.reproduce.runner import reproduce
 from efftx.study.experiment import load_experiments
 from efftx.study.records import RecordStore
@@ -67,7 +67,7 @@ def test_a_contexts_seconds_are_the_median_of_the_counted_tokens(monkeypatch: py
     seconds = {64: [50.0, 60.0, *map(float, range(1, 9))], 128: [50.0, 60.0, *map(float, range(2, 17, 2))]}
     looks = accumulate(chain.from_iterable((0.0, s) for s in [*seconds[64], *seconds[128]]))
     clock = SimpleNamespace(perf_counter=lambda: next(looks))  # of its own: the lock on the machine looks at one too
-    monkeypatch.setattr("efftx.reproduce.decoding_measures.time", clock)
+    monkeypatch.setattr("efftx.reproduce.measures.context.time", clock)
     metrics = context_time(SMALL, 0, "Full", ROWS["Full"])["metrics"]
     assert [metrics[column]["seconds"] for column in ("64", "128")] == [4.5, 9.0]
     assert metrics["exponent"]["time_exponent"] == pytest.approx(1.0)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import importlib
 import math
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,10 @@ import numpy as np
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.measure import fitted_exponent
-from efftx.reproduce.measures import (
-    collision_closed_form,
-    collision_probability,
-    measure_named,
-    printed_entries,
-    score_entries,
-)
+from efftx.reproduce.measures import MODULES, attention, measure_named
+from efftx.reproduce.measures.attention import printed_entries, score_entries
+from efftx.reproduce.measures.lsh import _one_round, collision_closed_form, collision_probability
+from efftx.reproduce.measures.measure import fitted_exponent
 from efftx.reproduce.runner import reproduce
 from efftx.study.experiment import load_experiments
 from efftx.study.records import RecordStore
@@ -36,9 +31,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         power = 1 if parameters["attention"] == "lsh" else 2
         return {"seconds": 1e-6 * parameters["length"] ** power, "peak_bytes": 8.0 * parameters["length"] ** power}
 
-    module = types.ModuleType("efftx.bench")
-    module.attention_time = attention_time  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "efftx.bench", module)
+    monkeypatch.setattr(attention.bench, "attention_time", attention_time)
     return asked
 
 
@@ -48,8 +41,6 @@ def test_two_buckets_collide_by_the_angle_between() -> None:
 
 
 def test_the_integral_is_the_closed_form_where_there_is_one() -> None:
-    from efftx.reproduce.measures import _one_round
-
     for theta in (0.0, 0.3, 1.0, math.pi / 2, 3.0, math.pi):
         assert _one_round(theta, 2) == pytest.approx(1 - theta / math.pi, abs=1e-9)
 
@@ -167,3 +158,8 @@ def test_the_circle_is_the_hash_of_every_direction_and_opposite_directions_are_i
     assert (
         "circle_degrees" not in collision_probability(parameters, 0, "row", {"n_buckets": 4, "n_hashes": 1})["series"]
     )
+
+
+def test_every_measure_of_the_table_is_one_of_its_module_and_every_one_of_a_module_is_in_the_table() -> None:
+    modules = {name: importlib.import_module(f"efftx.reproduce.measures.{name}") for name in set(MODULES.values())}
+    assert {name: module for module, found in modules.items() for name in found.MEASURES} == MODULES

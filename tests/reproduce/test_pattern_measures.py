@@ -11,9 +11,10 @@ from efftx.bench.stacks import attention_of
 from efftx.config.compose import compose
 from efftx.layers.patterns import ByHead
 from efftx.machine.timing import Timing
-from efftx.reproduce.measures import measure_named, score_entries
-from efftx.reproduce.pattern_measures import connectivity, iteration_counts, iteration_time, score_memory
-from efftx.reproduce.scaling_measures import training_memory
+from efftx.reproduce.measures import measure_named
+from efftx.reproduce.measures.attention import score_entries, score_memory
+from efftx.reproduce.measures.patterns import connectivity
+from efftx.reproduce.measures.training import iteration_counts, iteration_time, training_memory
 from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
@@ -76,7 +77,7 @@ def test_the_formulas_are_those_of_the_paper_s_sizes() -> None:
 def test_more_than_one_stretch_of_queries_is_counted_like_one(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"attention": "strided", "length": 50, "stride": 7}
     whole = connectivity({"columns": {"": {}}}, 0, "row", own)
-    monkeypatch.setattr("efftx.reproduce.pattern_measures._QUERIES_AT_ONCE", 16)
+    monkeypatch.setattr("efftx.reproduce.measures.patterns._QUERIES_AT_ONCE", 16)
     assert connectivity({"columns": {"": {}}}, 0, "row", own) == whole
 
 
@@ -100,7 +101,7 @@ def timed_as(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list
             called.append(name)
         return {name: Timing(seconds[name], 0.0) for name in calls}
 
-    monkeypatch.setattr("efftx.machine.timing.interleaved", interleaved)
+    monkeypatch.setattr("efftx.reproduce.measures.training.interleaved", interleaved)
     return called
 
 

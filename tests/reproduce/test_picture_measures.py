@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from efftx.data.sound import mu_law
-from efftx.reproduce import picture_measures
-from efftx.reproduce.picture_measures import attention_maps, drawn_samples, spectra
+from efftx.reproduce.measures.pictures import attention_maps
+from efftx.reproduce.measures.samples import FRAME, drawn_samples, spectra
 from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
@@ -49,7 +49,7 @@ def test_sounds_have_their_spectrum_beside_them(given: dict[str, Any]) -> None:
 
 
 def test_a_tone_stands_in_its_own_band() -> None:
-    n = picture_measures.FRAME
+    n = FRAME
     tone = np.sin(2 * np.pi * 16 * np.arange(2 * n) / n)  # 16 periods a frame
     level_NTF = spectra(np.stack([mu_law(0.5 * tone), mu_law(0 * tone)]))
     assert level_NTF.shape == (2, 2, n // 2)

@@ -12,14 +12,11 @@ import torch
 from efftx.config.compose import compose
 from efftx.config.schema import to_dict
 from efftx.layers.sparse_ff import SparseFF, SparseFFConfig
-from efftx.reproduce import scaling_measures
-from efftx.reproduce.measures import measure_named
-from efftx.reproduce.scaling_measures import (
-    multiplicative_layer,
-    selected_units,
-    shallowest_memory,
-    training_memory,
-)
+from efftx.ops.sparse_ff import sparse_ff_masked
+from efftx.reproduce.measures import measure_named, sparse_ff, training
+from efftx.reproduce.measures.multiplicative import multiplicative_layer
+from efftx.reproduce.measures.sparse_ff import selected_units
+from efftx.reproduce.measures.training import shallowest_memory, training_memory
 from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()
@@ -57,8 +54,8 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> SparseFF:
             x_TD[t, t % 4] = 1.0
     x_TD[:, 3:] = torch.randn(6, 3)
     texts = ["of", " the", " people", ",", " by", " the"]
-    monkeypatch.setattr(scaling_measures, "_layer_and_inputs", lambda *_: (layer, x_TD, texts))
-    monkeypatch.setattr(scaling_measures, "configured", lambda *_: None)
+    monkeypatch.setattr(sparse_ff, "_layer_and_inputs", lambda *_: (layer, x_TD, texts))
+    monkeypatch.setattr(sparse_ff, "configured", lambda *_: None)
     return layer
 
 
@@ -79,9 +76,7 @@ def test_selections_are_counted_token_by_token(by_hand: SparseFF) -> None:
 
 
 def test_a_layer_that_reads_every_row_is_found_out(by_hand: SparseFF, monkeypatch: pytest.MonkeyPatch) -> None:
-    from efftx.ops import sparse_ff
-
-    monkeypatch.setattr(sparse_ff, "sparse_ff_selected", sparse_ff.sparse_ff_masked)
+    monkeypatch.setattr(sparse_ff, "sparse_ff_selected", sparse_ff_masked)
     given = {"overrides": [], "sentence": "", "columns": {"": {}}}
     assert selected_units(given, 0, "row", {"layer": 0})["metrics"][""]["changed_outputs"] == 6
 
@@ -123,7 +118,7 @@ def test_memory_is_read_at_every_depth_and_length(monkeypatch: pytest.MonkeyPatc
     def peak(parameters: Any, own: Any, seed: int, depth: int, length: int) -> tuple[float, float]:
         return (1e6 if own["reversible"] else 1e6 * depth) * (length / 10) ** 1.5, 1e5 * depth
 
-    monkeypatch.setattr(scaling_measures, "_peak", peak)
+    monkeypatch.setattr(training, "_peak", peak)
     columns = {"deep": {"depth": 4}, "long": {"length": 20}, "all": {}}
     small = ["model=transformer", "data=duplicate", "size=smoke", "training.batch_size=2", "d_model=32"]
     given = {

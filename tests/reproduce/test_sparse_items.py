@@ -10,7 +10,7 @@ import pytest
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.plan import plan
-from efftx.reproduce.size_measures import model_size
+from efftx.reproduce.measures.parameters import model_size
 from efftx.study.experiment import load_experiments
 
 EXPERIMENTS = load_experiments()

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from efftx.bench.decode_cases import case_named
+from efftx.bench.decode_weights import counted, last_level_cache
 from efftx.errors import UserError
 from efftx.parent import with_parent
-from efftx.reproduce.measure import fitted_exponent
+from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 
-Parameters = Mapping[str, Any]
 TRIES = 3
 """How often a process is started at most whose tokens are uneven by the authors' own check (`decode_timing.SPREAD`)."""
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
@@ -51,8 +52,6 @@ def token_counts(
     feed-forward, int8 has scales beside its weights), and the blocks and megabytes that were laid out for the machine's
     last-level cache.
     """
-    from efftx.bench.decode_cases import case_named
-    from efftx.bench.decode_weights import counted
 
     case, series = case_named(str(parameters["cases"][row])), result["series"]
     found = counted(case, round(1e6 * series["last-level cache, megabytes"][0]))
@@ -105,8 +104,6 @@ def width_counts(
     parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
     """What `width_time` recorded of a block's weights at every width, and the same counted anew from shapes."""
-    from efftx.bench.decode_cases import case_named
-    from efftx.bench.decode_weights import counted, last_level_cache
 
     recorded, again = [], []
     for column, where in parameters["columns"].items():
@@ -194,3 +191,9 @@ def _series(row: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, lis
         "distinct weights, megabytes": [row["peak_bytes"] / 1e6],
         "distinct blocks": [float(row["distinct_blocks"])],
     }
+
+
+MEASURES = {
+    "token_time": Measure(token_time, recount=token_counts),
+    "width_time": Measure(width_time, recount=width_counts),
+}

@@ -1,11 +1,13 @@
-"""The measure of a model's size: nothing is trained, the model stands on the meta device."""
+"""How many parameters a model has; it stands on the meta device and is not trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-Parameters = Mapping[str, Any]
+from efftx.config.compose import compose
+from efftx.data.dataset import find_source
+from efftx.models.build import build_on_meta
+from efftx.reproduce.measures.measure import Measure, Parameters
 
 
 def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -14,10 +16,6 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     `parameters`, `own`: overrides. Metrics, the same under every column: `total`, and of it `matrices`, those of
     the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
     """
-    from efftx.config.compose import compose
-    from efftx.data.dataset import find_source
-    from efftx.models.build import build_on_meta
-
     config = compose([*parameters["overrides"], *own.get("overrides", [])])
     model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
     total = sum(p.numel() for p in model.parameters())
@@ -29,3 +27,8 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
 def counted_parameters(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of `model_size` compares: all its numbers."""
     return list(model_size({**parameters, "columns": [""]}, seed, row, own)["metrics"][""].values())
+
+
+MEASURES = {
+    "model_size": Measure(model_size, counted_parameters),
+}

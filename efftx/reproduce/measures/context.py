@@ -1,4 +1,4 @@
-"""The time of a token in one attention layer against the context; see `measures` for what a measure is.
+"""The time of a token in one attention layer against the context.
 
 Shape suffixes: B batch (1 here), N tokens that are timed, L tokens of a sequence, H heads, R hashing rounds, E
 candidates, D d_model.
@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from efftx.bench.decode_weights import last_level_cache
 from efftx.errors import UserError, nearest
-from efftx.reproduce.measure import fitted_exponent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from efftx.layers.lsh import LSHCache
-    from efftx.layers.patterns import Pattern
-
-Parameters = Mapping[str, Any]
+from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.cache import Place
+from efftx.layers.initialize import materialize
+from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.patterns import Pattern, make_pattern
+from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.machine.timing import exclusive, no_garbage_collection
+from efftx.ops.lsh_cache import candidates, fill, insert
+from efftx.ops.replay import Replay
+from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 
 KINDS = ("full", "local", "strided", "fixed", "lsh")
 REPLAYED = 3
@@ -40,11 +46,6 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
     Gaussian vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and
     a context shorter than the warm-up.
     """
-    import torch
-
-    from efftx.bench.decode_weights import last_level_cache
-    from efftx.machine.timing import exclusive, no_garbage_collection
-
     given = {**parameters, **own}
     contexts = _contexts(parameters)
     with torch.inference_mode(), exclusive(), no_garbage_collection():
@@ -72,8 +73,6 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
 
 def first_steps(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of `context_time` compares: the squared lengths of the first outputs at the shortest context."""
-    import torch
-
     with torch.inference_mode():
         decoding = _Decoding({**parameters, **own}, seed, min(_contexts(parameters)))
         return [float(decoding.step().double().square().sum()) for _ in range(REPLAYED)]
@@ -84,12 +83,6 @@ def distance_from_training(layer: Any, x_BLD: Tensor) -> float:
 
     The rotations are drawn from PyTorch's random state.
     """
-    import torch
-
-    from efftx.layers.cache import Place
-    from efftx.layers.lsh import LSHCache
-    from efftx.ops.replay import Replay
-
     stepper, place = layer.stepper(), Place(0)
     cache = stepper.new_cache(x_BLD.shape[0], x_BLD.shape[1], x_BLD)
     steps = []
@@ -106,10 +99,6 @@ class _Decoding:
     """A layer that decodes behind `context` random tokens; the uncounted steps are the last of them."""
 
     def __init__(self, given: Parameters, seed: int, context: int) -> None:
-        import torch
-
-        from efftx.layers.cache import Place
-
         self._given, self._context = given, context
         self._warm_up, self._tokens = int(given["warm_up"]), int(given["tokens"])
         d_model, before = int(given["d_model"]), context - self._warm_up
@@ -152,8 +141,6 @@ class _Decoding:
         counted = range(self._context, self._context + self._tokens)
         if self._given["attention"] == "lsh":
             return distinct_candidates(self.cache, counted)
-        import torch
-
         pattern, n_heads = _pattern(self._given), int(self._given["n_heads"])
         position = torch.arange(counted.stop)
         seen = (pattern.sees(head, torch.tensor(n), position[:n]).sum() for n in counted for head in range(n_heads))
@@ -165,8 +152,6 @@ def distinct_candidates(cache: LSHCache, tokens: range) -> float:
 
     The cache's table is then what it was after the last of them.
     """
-    from efftx.ops.lsh_cache import candidates, fill, insert
-
     bucket_BHRL = cache.buckets_of(cache.kv.k_BHTd[:, :, : tokens.stop])
     fill(cache.table, bucket_BHRL[..., : tokens.start])
     counts = []
@@ -185,13 +170,6 @@ def _contexts(parameters: Parameters) -> list[int]:
 
 def _layer(given: Parameters, seed: int) -> Any:
     """The layer with fresh weights, queries and keys shared."""
-    import torch
-
-    from efftx.layers.attention import SoftmaxAttention
-    from efftx.layers.initialize import materialize
-    from efftx.layers.lsh import LSHAttention, LSHConfig
-    from efftx.layers.projections import DenseQKV
-
     kind, d_head = str(given["attention"]), int(given["d_head"])
     if kind not in KINDS:
         raise UserError("bad_value", f"There is no attention '{kind}' that decodes.", nearest(kind, KINDS))
@@ -209,12 +187,12 @@ def _layer(given: Parameters, seed: int) -> Any:
 
 def _pattern(given: Parameters) -> Pattern:
     """The pattern of softmax attention, from the keys of its node among `given`."""
-    from dataclasses import fields
-
-    from efftx.layers.patterns import make_pattern
-    from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
-
     kind = str(given["attention"])
     node = {"full": FullConfig, "local": LocalConfig, "strided": StridedConfig, "fixed": FixedConfig}[kind]
     keys = {field.name: given[field.name] for field in fields(node) if field.name in given}
     return make_pattern(kind, node(**keys), max(_contexts(given)))
+
+
+MEASURES = {
+    "context_time": Measure(context_time, first_steps),
+}

@@ -1,0 +1,89 @@
+"""What a trained model of pictures or sounds draws.
+
+Shape suffixes: N rows, L tokens of a row, T frames, F frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from efftx.data.sound import mu_law_inverse
+from efftx.decoding.generate import Draw, generate
+from efftx.machine.devices import seed_step
+from efftx.reproduce.measures.measure import Measure, Parameters
+from efftx.reproduce.measures.trained import configured, first_losses, trained_model
+from efftx.sampling.sample import make_session
+
+FRAME = 128
+"""Codes of a frame of a spectrum."""
+
+
+def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """What a trained model draws at temperature 1, or how it completes the first part of test rows (figures 1 and 5).
+
+    `parameters`: n rows, and overrides under the names `pictures` and `sounds`; `own`: of, the one or the other, and
+    given, the share of a test row that is given: 0 draws all of it, 1 takes the test row itself. Metrics, the same
+    under every column: `bits`, the model's bits for each byte that is not given (of test rows: of all), and
+    `neighbours`, the mean distance of each such byte from the same colour of the pixel above, or in a sound from the
+    code before.
+    Series: `rows`, the bytes of all, and `shape`: height, width and colours of a picture, or the codes a second; of
+    sounds also `spectrum`.
+    """
+    config, n = configured(parameters[own["of"]], seed), int(parameters["n"])
+    model, dataset = trained_model(config)
+    test_NL = dataset.batch("test", 0, 0, n).tokens_BL
+    length = test_NL.shape[1]
+    n_given = round(float(own["given"]) * length)
+    if n_given == length:
+        with torch.no_grad():
+            nats_NL, _ = model(test_NL, losses=True)
+        rows_NL, bits, first = test_NL.numpy(), float(nats_NL.double().mean()) / math.log(2), 0
+    else:
+        seed_step(seed, 0)
+        session = make_session(model, length, n)
+        prompts = test_NL[:, :n_given].tolist()
+        with torch.no_grad():
+            drawn = generate(session, prompts, Draw(torch.Generator().manual_seed(seed)), length - n_given)
+        rows_NL = np.array([[*start, *told.tokens] for start, told in zip(prompts, drawn, strict=True)])
+        bits = -sum(told.log_probability for told in drawn) / (n * (length - n_given)) / math.log(2)
+        first = n_given
+    shape = list(getattr(dataset, "picture_shape", ())) or [getattr(config.data, "rate", 0)]
+    before = shape[1] * shape[2] if len(shape) == 3 else 1
+    start = max(first, before)
+    apart = np.abs(rows_NL[:, start:].astype(np.int64) - rows_NL[:, start - before : length - before])
+    found = {"bits": bits, "neighbours": float(apart.mean())}
+    series = {
+        "rows": [float(byte) for byte in rows_NL.flatten()],
+        "n": [float(n)],
+        "given": [float(n_given)],
+        "shape": [float(part) for part in shape],
+    }
+    if len(shape) != 3:
+        level_NTF = spectra(rows_NL)
+        series |= {"spectrum": level_NTF.flatten().tolist(), "frames": [float(level_NTF.shape[1])]}
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+def first_losses_of_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `drawn_samples` compares: the losses of the first three steps of the training."""
+    return first_losses({"overrides": parameters[own["of"]]}, seed, row, own)
+
+
+def spectra(codes_NL: np.ndarray) -> np.ndarray:
+    """The spectrum of mu-law codes in time, (N, T, F): frames of `FRAME` codes, windowed, decibels above the floor.
+
+    In steps of 3 dB from 0, which is 60 dB or more below the loudest of all.
+    """
+    wave_NTf = mu_law_inverse(codes_NL)[:, : codes_NL.shape[1] // FRAME * FRAME].reshape(len(codes_NL), -1, FRAME)
+    power_NTF = np.abs(np.fft.rfft(wave_NTf * np.hanning(FRAME))[..., 1:]) ** 2
+    decibels_NTF = 10 * np.log10(np.maximum(power_NTF / max(float(power_NTF.max()), 1e-30), 1e-6))
+    return np.floor((decibels_NTF + 60) / 3)
+
+
+MEASURES = {
+    "drawn_samples": Measure(drawn_samples, first_losses_of_samples),
+}

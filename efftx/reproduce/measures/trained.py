@@ -1,0 +1,42 @@
+"""Configurations and trained models that measures look into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from efftx.config.compose import compose
+from efftx.config.schema import Config
+from efftx.core.scratch import scratch_folder
+from efftx.data.dataset import Dataset, open_dataset
+from efftx.models.build import Model, build_model
+from efftx.models.carry import carry_weights
+from efftx.reproduce.measures.measure import Parameters
+from efftx.runs.ema import evaluated_weights
+from efftx.runs.pretrained import final_checkpoint
+from efftx.training.loop import train
+
+
+def configured(overrides: Sequence[str], seed: int) -> Config:
+    """The configuration of these overrides at a seed."""
+    return replace(compose(list(overrides)), seed=seed)
+
+
+def trained_model(config: Config) -> tuple[Model, Dataset]:
+    """The model of `config` in eval mode, with the weights its training ends with, on the CPU; and its data set.
+
+    A finished run is taken as it is. UserError where its checkpoint is missing or damaged.
+    """
+    run = train(config).run
+    dataset = open_dataset(config.data, config.objective)
+    model = build_model(config, dataset.vocab_size, torch.device("cpu")).eval()
+    carry_weights(model, evaluated_weights(final_checkpoint(run), config.ema.decay), None)
+    return model, dataset
+
+
+def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `selected_units` compares: the losses of the first three steps of the training."""
+    with scratch_folder("efftx-replay-") as folder:
+        return train(configured(parameters["overrides"], seed), folder / "run", steps=3).first_losses

@@ -1,0 +1,128 @@
+"""Time and memory of one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from efftx.bench.stacks import attention_of, peak_of_step, step_of
+from efftx.config.schema import Config
+from efftx.machine.devices import resolve_device
+from efftx.machine.timing import interleaved
+from efftx.plan.flops import training_flops_by_component
+from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
+from efftx.reproduce.measures.trained import configured
+
+
+def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Seconds of one training step, beside those of another model in the same turns, and what explains the ratio.
+
+    `parameters`: vocab_size, warm_up, repeats, device, models (name -> overrides), against (the other's overrides);
+    `own`: model, its name, and overrides. Metrics, the same under every column: `seconds` (forward, backward and
+    optimiser), `speedup` (the other's over them), `attention_seconds` (scores and values of all layers, alone, in the
+    same turns), `rest_seconds`, `attention_speedup`, and what the counts allow: `score_speedup`, scores of the other
+    over those computed here, and `work_speedup`, the same of all FLOPs of a step.
+    """
+    device, vocab_size = resolve_device(str(parameters.get("device", "cpu"))), int(parameters["vocab_size"])
+    mine, other = _mine_and_other(parameters, own, seed)
+    models = {"": mine} if mine == other else {"": mine, "other ": other}
+    calls = {f"{name}step": step_of(config, device, vocab_size) for name, config in models.items()}
+    calls |= {f"{name}attention": attention_of(config, device, vocab_size) for name, config in models.items()}
+    repeats, warm_up = int(parameters["repeats"]), int(parameters["warm_up"])
+    timed = interleaved(calls, repeats=repeats, device=device, warm_up=warm_up)
+    seconds = {name: found.seconds for name, found in timed.items()}
+    step, attention = seconds["step"], seconds["attention"]
+    found = {
+        "seconds": step,
+        "speedup": seconds.get("other step", step) / step,
+        "attention_seconds": attention,
+        "rest_seconds": step - attention,
+        "attention_speedup": seconds.get("other attention", attention) / attention,
+        **_work_speedups(parameters, own, seed),
+    }
+    series = {"spread": [timed["step"].spread], "seconds_of_other": [seconds.get("other step", step)]}
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+def iteration_counts(
+    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+) -> tuple[list[float], list[float]]:
+    """What `iteration_time` recorded of counts, and the same counted anew."""
+    again = _work_speedups(parameters, own, 0)
+    metrics = next(iter(result["metrics"].values()))
+    return [metrics[name] for name in again], list(again.values())
+
+
+def _work_speedups(parameters: Parameters, own: Parameters, seed: int) -> dict[str, float]:
+    mine, other = (
+        training_flops_by_component(config, int(parameters["vocab_size"]))
+        for config in _mine_and_other(parameters, own, seed)
+    )
+    return {
+        "score_speedup": other["attention_scores"] / mine["attention_scores"],
+        "work_speedup": sum(other.values()) / sum(mine.values()),
+    }
+
+
+def _mine_and_other(parameters: Parameters, own: Parameters, seed: int) -> tuple[Config, Config]:
+    """The row's model, and the one that it is compared with."""
+    base = parameters["models"][own["model"]]
+    return configured([*base, *own["overrides"]], seed), configured([*base, *parameters["against"]], seed)
+
+
+def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Peak activation bytes of one training step against depth at one length, and against length at one depth.
+
+    `parameters`: overrides, vocab_size, depths with at_length, lengths with at_depth; `own`: overrides of the row. A
+    column with `depth` or `length` has `megabytes` (10^6 bytes, without parameters, gradients and replay state) and
+    `replay_megabytes` (choices and random states); every column has `depth_ratio`, the peak at the greatest depth over
+    that at the least, `length_exponent`, fitted, and `replay_share`, the replay state over the peak (%), at most.
+    """
+    depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
+    by_depth = [_peak(parameters, own, seed, depth, int(parameters["at_length"])) for depth in depths]
+    by_length = [_peak(parameters, own, seed, int(parameters["at_depth"]), length) for length in lengths]
+    a_layer = (by_depth[-1][0] - by_depth[0][0]) / (depths[-1] - depths[0])
+    config = configured([*parameters["overrides"], *own.get("overrides", [])], seed)
+    activation = 4.0 * config.training.batch_size * int(parameters["at_length"]) * config.d_model
+    found = {
+        "tensors_a_layer": a_layer / activation,
+        "depth_ratio": by_depth[-1][0] / by_depth[0][0],
+        "length_exponent": fitted_exponent(lengths, [peak for peak, _ in by_length]),
+        "replay_share": max(100.0 * kept / peak for peak, kept in (*by_depth, *by_length)),
+    }
+    metrics: dict[str, dict[str, float]] = {}
+    for column, where in parameters["columns"].items():
+        metrics[column] = dict(found)
+        for name, places, values in (("depth", depths, by_depth), ("length", lengths, by_length)):
+            if name in where:
+                peak, kept = values[places.index(int(where[name]))]
+                metrics[column] |= {"megabytes": peak / 1e6, "replay_megabytes": kept / 1e6}
+    series = {
+        "depth": [float(depth) for depth in depths],
+        "megabytes": [peak / 1e6 for peak, _ in by_depth],
+        "replay_megabytes": [kept / 1e6 for _, kept in by_depth],
+        "length": [float(length) for length in lengths],
+        "megabytes_by_length": [peak / 1e6 for peak, _ in by_length],
+    }
+    return {"metrics": metrics, "series": series}
+
+
+def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `training_memory` compares: the bytes of the shallowest model."""
+    return list(_peak(parameters, own, seed, int(parameters["depths"][0]), int(parameters["at_length"])))
+
+
+def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> tuple[float, float]:
+    """(peak activation bytes, replay bytes) of one training step."""
+    base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
+    if configured(base, seed).stack != "decoder":
+        sizes.append(f"n_encoder_layers={depth}")
+    config = configured([*base, *sizes], seed)
+    peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
+    return float(peak), float(kept)
+
+
+MEASURES = {
+    "iteration_time": Measure(iteration_time, recount=iteration_counts),
+    "training_memory": Measure(training_memory, shallowest_memory),
+}
