@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import partial
 from math import prod
 
-from efftx.config.schema import Config
+from efftx.config.schema import ATTENTION, Config
 from efftx.config.sizes import authors_d_ff, is_sparse
 from efftx.config.values import check_values
 from efftx.core.device_names import check_dtype, read_device
@@ -19,7 +19,6 @@ from efftx.layers.settings import (
     SparseFFConfig,
     SparseQKVConfig,
     SRUConfig,
-    check_pattern,
     check_positions,
     check_sparse_ff,
     check_sparse_loss,
@@ -27,7 +26,6 @@ from efftx.layers.settings import (
 )
 from efftx.optim.settings import OPTIMIZER_KEYS, SCHEDULES, check_optimizer, check_schedule
 
-ATTENTION = ("full", "lsh", "local", "strided", "fixed")
 DROPOUT_AT = ("everywhere", "residual")
 POSITIONS = ("axial", "factorized", "learned", "coupled", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
@@ -368,11 +366,10 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_patterns(config: Config) -> None:
-    for kind in ("strided", "fixed"):
-        if kind in config.attention:
-            check_pattern(kind, getattr(config, kind), config.n_heads, config.decoder_length)
-            if config.stack != "decoder":
-                check_pattern(kind, getattr(config, kind), config.n_heads, config.data.length)
+    lengths = [config.decoder_length, *([config.data.length] if config.stack != "decoder" else [])]
+    for kind in ATTENTION:
+        for length in lengths if kind in config.attention else ():
+            getattr(config, kind).check(kind, config.n_heads, length)
 
 
 def _check_lsh(config: Config) -> None:

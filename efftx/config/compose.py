@@ -25,7 +25,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from efftx.config.checks import check_config, check_names, refuse_dead_keys
 from efftx.config.hydra_errors import SHOW_ALL, as_user_error, first_lines, unresolved
 from efftx.config.own_files import check_own_files
-from efftx.config.schema import Config
+from efftx.config.schema import FACTORED, Config
 from efftx.config.values import check_given, check_types, check_values, plain_kind
 from efftx.core.shipped import shipped
 from efftx.data import dataset as data_sets
@@ -207,16 +207,15 @@ def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
     return sorted(set(keys))
 
 
-SPARSE_PATTERNS = {"strided", "fixed"}
 NAMES_ATTENTION = {"model", "attention", "preset@_global_"}
-"""Where none of these is given, a key of a sparse pattern means the Sparse Transformer with that pattern."""
+"""Where none of these is given, a key of a factored one means the Sparse Transformer with that pattern."""
 
 
 def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:
     register_schema()
     words = [str(o.input_line) for o in parsed]
     keys = {str(o.key_or_group) for o in parsed}
-    patterns = {key.partition(".")[0] for key in keys} & SPARSE_PATTERNS
+    patterns = {key.partition(".")[0] for key in keys} & set(FACTORED)
     if patterns and not keys & NAMES_ATTENTION:
         words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
     extra = [f"file://{Path(d).resolve()}" for d in config_dirs]

@@ -15,7 +15,9 @@ from efftx.config.settings import CheckpointConfig, EvaluationConfig, TrackerCon
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
 from efftx.layers.settings import (
+    AttentionConfig,
     ChunkingConfig,
+    FactoredConfig,
     FixedConfig,
     FullConfig,
     InitConfig,
@@ -124,12 +126,12 @@ class Config:
         side = getattr(self.data, "side", None)
         if side:
             return [side, side, 3]
-        stride = near_root(length)
-        if "strided" in self.attention:
-            stride = self.strided.stride_of(length)
-        elif "fixed" in self.attention:
-            stride = self.fixed.stride_of(length)
+        stride = next(iter(self.strides(length)), near_root(length))
         return [-(-length // stride), stride]
+
+    def strides(self, length: int) -> list[int]:
+        """The stride of each factored kind of attention that the model has, in rows of `length` tokens."""
+        return [getattr(self, kind).stride_of(length) for kind in FACTORED if kind in self.attention]
 
     @property
     def decoder_length(self) -> int:
@@ -140,6 +142,17 @@ class Config:
     def n_threads(self) -> int:
         """Threads of the run: `threads`, or the cores that this process may use."""
         return self.threads or _cores()
+
+
+def _kinds(node: type) -> tuple[str, ...]:
+    types = {item.name: item.type for item in dataclasses.fields(Config)}
+    return tuple(name for name, kind in types.items() if isinstance(kind, type) and issubclass(kind, node))
+
+
+ATTENTION = _kinds(AttentionConfig)
+"""Every kind of attention: the nodes of the schema that are one's."""
+FACTORED = _kinds(FactoredConfig)
+"""Those of two factors."""
 
 
 def to_dict(config: Config) -> dict[str, Any]:

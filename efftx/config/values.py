@@ -46,7 +46,6 @@ class Range(NamedTuple):
 _SHARE = Range(0, 1)
 _RATE = Range(0, 1, below=True)
 _STEPS = Range(0, _MOST_STEPS)
-_TOKENS = Range(0, _MOST_TOKENS)
 _WIDTH = Range(1, _MOST_WIDTH)
 
 RANGES: dict[str, Range] = {
@@ -60,26 +59,15 @@ RANGES: dict[str, Range] = {
     "d_qk": _WIDTH,
     "dropout": _RATE,
     "attention_dropout": _RATE,
-    "full.query_block": _TOKENS,
     "lsh.n_hashes": Range(1, 1024),
     "lsh.n_buckets": Range(0, _MOST_WIDTH),
     "lsh.chunk_len": Range(1, _MOST_TOKENS),
-    "lsh.full_below": _TOKENS,
     "local.chunk_len": Range(1, _MOST_TOKENS),
-    "local.window": _TOKENS,
-    "strided.stride": _TOKENS,
-    "fixed.stride": _TOKENS,
-    "fixed.c": _TOKENS,
     "fixed.sub_blocks": Range(1, _MOST_TOKENS),
-    "positions.axial_shape": _TOKENS,
     "positions.axial_dims": Range(0, _MOST_WIDTH),
-    "positions.max_len": _TOKENS,
-    "positions.bases": _TOKENS,
     "positions.n_digits": Range(1, 1024),
     "positions.start_from_zero": _SHARE,
     "positions.base_dropout": _SHARE,
-    "chunking.ff": _TOKENS,
-    "chunking.loss": _TOKENS,
     "sparse_ff.N": Range(0, _MOST_WIDTH),
     "sparse_ff.temperature": Range(0, 1e6),
     "sparse_ff.token_bias": Range(0, 1e6),
@@ -110,23 +98,21 @@ RANGES: dict[str, Range] = {
     "evaluation.every": _STEPS,
     "evaluation.batches": Range(0, 10**6),
     "evaluation.stop_at_accuracy": Range(0, 100),
-    "evaluation.min_context": _TOKENS,
     "checkpoint.every": _STEPS,
     "checkpoint.keep": Range(1, _MOST_ROWS),
     "seed": Range(0, MOST_SEED),
     "threads": Range(1, MOST_THREADS),
     "data.length": Range(1, _MOST_TOKENS),
-    "data.target_length": _TOKENS,
     "data.side": Range(1, 2**10),
     "data.rate": Range(1000, 192_000),
 }
-"""The range of each number of the schema, of each entry where the key is a list.
+"""The range of a number of the schema, of each entry where the key is a list; a whole one of none is a `COUNT`.
 
 The most is generous: more than any machine holds, and little enough that nothing counts beyond 64 bits or hangs. What a
 mechanism says of its own lists (an even number of buckets, two at least) it says in a sentence of its own.
 """
-DATA_RANGE = Range(0, _MOST_TOKENS)
-"""That of a data set's own number which is not listed; the data set says more where it is opened."""
+COUNT = Range(0, _MOST_TOKENS)
+"""That of a whole number which is not listed: of tokens, as a rule."""
 
 
 def check_types(node: Any, prefix: str = "") -> None:
@@ -209,7 +195,7 @@ def check_values(config: Config) -> None:
             if any(character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" for character in value):
                 raise UserError("bad_value", f"{key}={value!r} holds a control character.", "Write plain text.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            check_number(key, value, RANGES.get(key, DATA_RANGE if key.startswith("data.") else _ANY))
+            check_number(key, value, RANGES.get(key, COUNT))
 
 
 def check_number(key: str, number: float, allowed: Range) -> None:
@@ -228,9 +214,6 @@ def values_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from ((key, entry) for entry in value)
         else:
             yield key, value
-
-
-_ANY = Range(-(2**63), 2**63 - 1)
 
 
 def _plain(number: float) -> str:

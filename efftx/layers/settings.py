@@ -1,13 +1,25 @@
 """The keys of every mechanism, and what they may be; apart from the layers, so that reading them needs no torch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from efftx.errors import UserError, nearest
 
 
+class AttentionConfig:
+    """The node of a kind of attention, whose name in the schema is the kind's word in `attention=`."""
+
+    def check(self, kind: str, n_heads: int, length: int) -> None:
+        """Raises UserError for what rows of `length` tokens or `n_heads` heads cannot have; `kind` names the node."""
+
+    def in_small(self, scale: float, length: int) -> Self:
+        """The same scaled down from rows of `length` tokens by `scale`: what it connects can be looked at in small."""
+        return self
+
+
 @dataclass
-class FullConfig:
+class FullConfig(AttentionConfig):
     """`query_block`: queries whose scores exist at a time; 0 is PyTorch's fused kernel, which keeps none."""
 
     query_block: int = 0
@@ -22,7 +34,7 @@ class ChunkingConfig:
 
 
 @dataclass
-class LSHConfig:
+class LSHConfig(AttentionConfig):
     """Keys of LSH attention (Reformer, section 2).
 
     `n_hashes` rounds; `n_buckets` one even number or a list of even factors, empty for the authors' rule (two buckets a
@@ -45,7 +57,7 @@ class LSHConfig:
 
 
 @dataclass
-class LocalConfig:
+class LocalConfig(AttentionConfig):
     """Neighbours alone: the authors' chunks (Reformer), or a window (Sparse Transformer).
 
     `chunk_len`: positions in a chunk; a query sees its own, the one before and, unless causal, the one after. `window`
@@ -55,14 +67,55 @@ class LocalConfig:
     chunk_len: int = 128
     window: int = 0
 
+    def in_small(self, scale: float, length: int) -> Self:
+        """Chunks and window scaled."""
+        window = _scaled(self.window, scale) if self.window else 0
+        return replace(self, chunk_len=_scaled(self.chunk_len, scale), window=window)
+
 
 MODES = ("interleaved", "merged", "heads", "first", "second")
 """How the two factors of a pattern are used (Sparse Transformer, section 4.1): one a layer in turn, both in one head,
 one a head in turn; or only one of them."""
 
 
+class FactoredConfig(AttentionConfig):
+    """The node of a pattern of two factors, a `stride` apart, used as `mode` says (`MODES`)."""
+
+    stride: int
+    mode: str
+
+    def stride_of(self, length: int) -> int:
+        """The stride in rows of `length` tokens."""
+        return self.stride or near_root(length)
+
+    def turns(self) -> dict[str, int]:
+        """What makes heads take different sets of keys in turn, in words, and how many."""
+        return {"mode=heads": 2} if self.mode == "heads" else {}
+
+    def check(self, kind: str, n_heads: int, length: int) -> None:
+        """Raises UserError for a mode, a stride or heads that cannot be."""
+        if self.mode not in MODES:
+            raise UserError("bad_value", f"{kind}.mode={self.mode} is not known.", nearest(self.mode, MODES))
+        stride = self.stride_of(length)
+        if stride > length:
+            raise UserError(
+                "bad_value",
+                f"{kind}.stride={stride} is longer than a row of {length} tokens: "
+                "there would be nothing a stride away.",
+                f"Take {kind}.stride={near_root(length)}, near the square root of the length, or 0 for that.",
+            )
+        turns = math.prod(self.turns().values())
+        if n_heads % turns:
+            why = " with ".join(f"{kind}.{key}" for key in self.turns())
+            raise UserError(
+                "bad_value",
+                f"n_heads={n_heads} is not divisible by {turns}, the sets of keys that the heads take in turn ({why}).",
+                f"Take n_heads divisible by {turns}.",
+            )
+
+
 @dataclass
-class StridedConfig:
+class StridedConfig(FactoredConfig):
     """The last `stride` positions, and every `stride`-th one before (Sparse Transformer, section 4.3).
 
     `stride` 0: the power of two nearest to the square root of the row's length. `mode`: see `MODES`; the window is the
@@ -72,13 +125,13 @@ class StridedConfig:
     stride: int = 0
     mode: str = "interleaved"
 
-    def stride_of(self, length: int) -> int:
-        """The stride in rows of `length` tokens."""
-        return self.stride or near_root(length)
+    def in_small(self, scale: float, length: int) -> Self:
+        """The stride scaled."""
+        return replace(self, stride=_scaled(self.stride_of(length), scale))
 
 
 @dataclass
-class FixedConfig:
+class FixedConfig(FactoredConfig):
     """A block of `stride` positions, and of every earlier one a summary of `c` (Sparse Transformer, section 4.3).
 
     `stride` 0: as for strided attention; `c` 0: a quarter of the stride. `sub_blocks` above 1: as many heads in turn
@@ -91,13 +144,31 @@ class FixedConfig:
     sub_blocks: int = 1
     mode: str = "merged"
 
-    def stride_of(self, length: int) -> int:
-        """The stride in rows of `length` tokens."""
-        return self.stride or near_root(length)
-
     def c_of(self, length: int) -> int:
         """The summary width in rows of `length` tokens."""
         return self.c or max(1, self.stride_of(length) // 4)
+
+    def turns(self) -> dict[str, int]:
+        """The sub-blocks beside the mode."""
+        return {**super().turns(), f"sub_blocks={self.sub_blocks}": self.sub_blocks}
+
+    def check(self, kind: str, n_heads: int, length: int) -> None:
+        """Raises UserError also for summaries that do not fit into a block."""
+        stride, c = self.stride_of(length), self.c_of(length)
+        if self.mode in MODES and c * self.sub_blocks > stride <= length:
+            several = f"{kind}.sub_blocks={self.sub_blocks} summaries of " if self.sub_blocks > 1 else ""
+            raise UserError(
+                "bad_value",
+                f"{several}{kind}.c={c} positions do not fit into a block of {kind}.stride={stride}.",
+                f"Take a smaller {kind}.c.",
+            )
+        super().check(kind, n_heads, length)
+
+    def in_small(self, scale: float, length: int) -> Self:
+        """Stride and summaries scaled, and no more sub-blocks than there is room for."""
+        stride = _scaled(self.stride_of(length), scale)
+        c = min(_scaled(self.c_of(length), scale), stride)
+        return replace(self, stride=stride, c=c, sub_blocks=min(self.sub_blocks, stride // c))
 
 
 def near_root(length: int) -> int:
@@ -112,37 +183,8 @@ def in_layer(mode: str, index: int) -> tuple[str, ...]:
     return ("first", "second") if mode == "heads" else (mode,)
 
 
-def check_pattern(kind: str, config: StridedConfig | FixedConfig, n_heads: int, length: int) -> None:
-    """Raises UserError for a pattern that rows of `length` tokens or `n_heads` heads cannot have."""
-    if config.mode not in MODES:
-        raise UserError("bad_value", f"{kind}.mode={config.mode} is not known.", nearest(config.mode, MODES))
-    stride = config.stride_of(length)
-    if stride > length:
-        raise UserError(
-            "bad_value",
-            f"{kind}.stride={stride} is longer than a row of {length} tokens: there would be nothing a stride away.",
-            f"Take {kind}.stride={near_root(length)}, near the square root of the length, or 0 for that.",
-        )
-    turns = 2 if config.mode == "heads" else 1
-    if isinstance(config, FixedConfig):
-        c = config.c_of(length)
-        if c * config.sub_blocks > stride:
-            several = f"fixed.sub_blocks={config.sub_blocks} summaries of " if config.sub_blocks > 1 else ""
-            raise UserError(
-                "bad_value",
-                f"{several}fixed.c={c} positions do not fit into a block of fixed.stride={stride}.",
-                "Take a smaller fixed.c.",
-            )
-        turns *= config.sub_blocks
-    if n_heads % turns:
-        what = [f"{kind}.mode=heads"] if config.mode == "heads" else []
-        what += [f"fixed.sub_blocks={config.sub_blocks}"] if isinstance(config, FixedConfig) else []
-        raise UserError(
-            "bad_value",
-            f"n_heads={n_heads} is not divisible by {turns}, the sets of keys that the heads take in turn "
-            f"({' with '.join(what)}).",
-            f"Take n_heads divisible by {turns}.",
-        )
+def _scaled(n: int, scale: float) -> int:
+    return max(1, round(n * scale))
 
 
 MAX_POSITIONS = 2**62

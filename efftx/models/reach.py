@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 
 import torch
@@ -13,19 +12,22 @@ from efftx.layers.patterns import PATTERNS, make_pattern
 from efftx.models.build import layers_of_kind
 from efftx.ops.patterns import unreachable
 
-FACTORED = ("strided", "fixed")
 _STRIDE, _BLOCKS = 8, 8
 
 
 def unreached(config: Config) -> str | None:
-    """What to tell where the decoder's strided or fixed attention leaves positions unconnected, else None.
+    """What to tell where the decoder's factored attention leaves positions unconnected, else None.
 
     A valid factorisation connects every position with every earlier one within its layers (Sparse Transformer, section
-    4.2). It is looked at in small: strides of 8, and at most 8 blocks. What is no pattern may look anywhere.
+    4.2). It is looked at in small: a least stride of 8, and at most 8 blocks. What is no pattern may look anywhere.
     """
-    if not set(FACTORED) & set(config.attention):
+    strides = config.strides(config.decoder_length)
+    if not strides:
         return None
-    factors = [_sees(config, *layer) for layer in layers_of_kind(config, config.n_layers, config.attention_per_block)]
+    factors = [
+        _sees(config, min(strides), *layer)
+        for layer in layers_of_kind(config, config.n_layers, config.attention_per_block)
+    ]
     lost = unreachable(factors)
     if not lost.any():
         return None
@@ -36,28 +38,13 @@ def unreached(config: Config) -> str | None:
     )
 
 
-def _sees(config: Config, kind: str, index: int) -> Tensor:
-    """What a layer's heads see together, in small, (n, n)."""
+def _sees(config: Config, stride: int, kind: str, index: int) -> Tensor:
+    """What a layer's heads see together, (n, n), the least stride of the stack scaled to `_STRIDE`."""
     length = config.decoder_length
-    strides = [getattr(config, kind).stride_of(length) for kind in FACTORED if kind in config.attention]
-    n_blocks = min(_BLOCKS, ceil(length / min(strides)))
-    position = torch.arange(_STRIDE * n_blocks)
+    position = torch.arange(_STRIDE * min(_BLOCKS, ceil(length / stride)))
     query, key = position[:, None], position[None, :]
     if kind not in PATTERNS:
         return key <= query
-    node = getattr(config, kind)
-    if kind == "local":
-        scale = _STRIDE / min(strides)
-        window = min(_scaled(node.window, scale), len(position)) if node.window else 0
-        node = replace(node, window=window, chunk_len=min(_scaled(node.chunk_len, scale), len(position)))
-    elif kind == "fixed":
-        c = min(_scaled(node.c_of(length), _STRIDE / node.stride_of(length)), _STRIDE)
-        node = replace(node, stride=_STRIDE, c=c, sub_blocks=min(node.sub_blocks, _STRIDE // c))
-    elif kind == "strided":
-        node = replace(node, stride=_STRIDE)
+    node = getattr(config, kind).in_small(_STRIDE / stride, length)
     pattern = make_pattern(kind, node, len(position), index)
     return torch.stack([pattern.sees(head, query, key) for head in range(config.n_heads)]).any(0)
-
-
-def _scaled(n: int, scale: float) -> int:
-    return max(1, round(n * scale))
