@@ -138,6 +138,7 @@ HEAVY = ("torch", "datasets", "wandb", "matplotlib", "transformers", "tokenizers
         (["ablate", "lsh.n_hashs=4,8"], HEAVY),
         (["plan", "d_model=[2]"], HEAVY),
         (["report", "reformer/tabel2"], (*HEAVY, "hydra")),
+        (["reproduce", "reformer/tabel2"], HEAVY),
         (["list"], HEAVY),
         (["data", "list"], HEAVY),
     ],

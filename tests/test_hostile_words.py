@@ -272,7 +272,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it was taken for a command that somebody means")
 
     monkeypatch.chdir(tmp_path)
-    for place in ("training.loop.train", "ablate.train", "reproduce.runner.run_row"):
+    for place in ("training.loop.train", "ablate.train", "reproduce.runner.make_record"):
         monkeypatch.setattr(f"efftx.{place}", accepted)
 
 

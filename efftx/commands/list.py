@@ -6,7 +6,7 @@ import argparse
 
 from efftx.commands.outcome import Outcome, say
 from efftx.options import Options
-from efftx.reproduce.efftx_trainer import EfftxTrainer
+from efftx.study.composer import Composer
 from efftx.study.experiment import load_experiments, select
 from efftx.study.records import RecordStore
 from efftx.study.status import not_readable, state_of
@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     items = Options(words, ()).plain
     experiments = load_experiments()
     chosen = select(experiments, items) if items else list(experiments.values())
-    store, composer = RecordStore(), EfftxTrainer()
+    store, composer = RecordStore(), Composer()
     states = [state_of(experiment, store, composer) for experiment in chosen]
     for error in store.damaged(experiment.id for experiment in chosen):
         say(f"Left out: {error.message} {error.hint}")

@@ -14,7 +14,6 @@ from efftx.config.values import Range
 from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.report.show import print_item
-from efftx.reproduce.runner import reproduce
 from efftx.study.experiment import load_experiments, narrow, select
 from efftx.terminal import show_reproduced
 
@@ -42,6 +41,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     for file in unreadable:
         say(f"Left out: {file.error.message} {file.error.hint}")
     chosen = narrow(experiments, arguments.row) if arguments.row else experiments
+
+    from efftx.reproduce.runner import reproduce  # imports torch, which no misspelt item waits for
 
     # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
     by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}

@@ -15,27 +15,23 @@ from typing import IO, Any
 
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
 from efftx.parent import with_parent
+from efftx.study.sweeps import Run
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row and seed of one item that a process of its own shall run; `again`: its record is stale.
-
-    `options` are further words for the process; `swept` is the value of the sweep's run that is meant.
-    """
+    """A run of one item for a process of its own; `again`: its record is stale. `options` are further words for it."""
 
     id: str
-    row: str
-    seed: int
-    size: str
+    run: Run
     again: bool
     options: tuple[str, ...] = ()
-    swept: float | None = None
 
     def command(self) -> list[str]:
         """The words that a user would type for it."""
-        words = ["reproduce", self.id, "--row", self.row, f"seeds={self.seed}", f"size={self.size}", "--yes", "--json"]
-        words += [] if self.swept is None else [f"swept={self.swept!r}"]
+        run = self.run
+        words = ["reproduce", self.id, "--row", run.row, f"seeds={run.seed}", f"size={run.size}", "--yes", "--json"]
+        words += [] if run.value is None else [f"swept={run.value!r}"]
         return [sys.executable, "-m", "efftx", *words, *self.options, *(["--stale"] if self.again else [])]
 
 
@@ -111,14 +107,18 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:
     return outcomes
 
 
+def failure(run: Run, message: str) -> dict[str, Any]:
+    """What an item's line says of a run that failed."""
+    swept = {} if run.value is None else {"swept": run.value}
+    return {"row": run.row, "seed": run.seed, **swept, "message": message}
+
+
 def _reading(out: str, task: Task) -> dict[str, Any]:
     try:
         answer = json.loads(out)
     except json.JSONDecodeError:
         answer = {"error": {"message": "its process ended without an answer"}}
     if "error" in answer:
-        swept = {} if task.swept is None else {"swept": task.swept}
-        failure = {"row": task.row, "seed": task.seed, **swept, "message": answer["error"]["message"]}
-        return {"ran": 0, "skipped": 0, "failures": [failure]}
+        return {"ran": 0, "skipped": 0, "failures": [failure(task.run, answer["error"]["message"])]}
     (line,) = answer["items"]
     return {key: line[key] for key in ("ran", "skipped", "failures")}

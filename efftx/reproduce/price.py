@@ -29,16 +29,13 @@ def unrecorded(
     found = []
     for run in planned(experiment, size, seeds):
         with suppress(UserError):
-            if (
-                not is_of_sweep(experiment, run, size)
-                and status_of(experiment, run, size, trainer, store).word in wanted
-            ):
+            if not is_of_sweep(experiment, run) and status_of(experiment, run, trainer, store).word in wanted:
                 found.append(run)
     return found
 
 
 def tell_left(
-    experiment: Experiment, runs: Sequence[Run], size: str, jobs: int, trainer: Trainer, store: RecordStore, say: Say
+    experiment: Experiment, runs: Sequence[Run], jobs: int, trainer: Trainer, store: RecordStore, say: Say
 ) -> None:
     """Says how many runs are left, and the hours that they take, `jobs` side by side, where they are several and long.
 
@@ -48,13 +45,15 @@ def tell_left(
     trained = [run for run in runs if run.row in experiment.rows] if experiment.kind == "train" else []
     if len(trained) < 2:
         return
-    records = [r for r in (*store.read_all(experiment.id), *store.read_sweeps(experiment.id)) if r.size == size]
+    records = [
+        r for r in (*store.read_all(experiment.id), *store.read_sweeps(experiment.id)) if r.size == trained[0].size
+    ]
     seconds = 0.0
     with suppress(UserError):  # what does not compose is told where it is run
         for run in trained:
             taken = _seconds_taken(records, run.row)
             if taken is None:
-                taken = HOUR * trainer.hours(trainer.compose(experiment.row_overrides(run.row, size), run.seed))
+                taken = HOUR * trainer.hours(trainer.compose(experiment.row_overrides(run.row, run.size), run.seed))
             seconds += taken
     if seconds / jobs > WORTH_TELLING:
         known = f"{len(records)} records" if records else "efftx plan"

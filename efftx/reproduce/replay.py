@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass
 
 from efftx.core.scratch import scratch_folder
 from efftx.errors import UserError
+from efftx.machine.devices import environment
 from efftx.parent import with_parent
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.trainer import Trainer
+from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.records import Record, RecordStore, Verification
 from efftx.study.status import FRESH, STALE, Status, measure_parameters, status_of
 from efftx.study.sweeps import Run, resolved
+from efftx.training.loop import N_FIRST_LOSSES
 
-REPLAYED_STEPS = 3
 NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
-SCRATCH = "efftx-replay-"
 
 SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
 """What two environments must have in common for a replay to be compared bit for bit."""
@@ -63,15 +63,13 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
     run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
-    from efftx.machine.devices import environment
-
-    run = Run(record.row, record.seed, record.value)
-    found = status_of(experiment, run, record.size, trainer, store)
+    run = Run(record.row, record.seed, record.size, record.value)
+    found = status_of(experiment, run, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
         found = Status(FRESH)  # an earlier replay's verdict does not bind this one
     if found.word == STALE:
         verification = Verification(record.hash, STALE, found.why, False)
-    elif (at := resolved(experiment, run, record.size, store)) is None:
+    elif (at := resolved(experiment, run, store)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, found.why, False)
     elif (replayed := _replayed(at, record, trainer)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, "a timing comes out differently each time", False)
@@ -105,7 +103,7 @@ def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Repl
 
 
 def _trivial(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
-    overrides = experiment.row_overrides(experiment.gate_row(record.row, record.size), record.size)
+    overrides = experiment.gate_overrides(record.row, record.size)
     answer = trainer.trivial(trainer.compose(overrides, record.seed), experiment.gates[record.row].asked())
     _check_data(record.data, answer.data)
     return _Replayed(record.first_losses, list(answer.metrics.values()))
@@ -130,26 +128,24 @@ def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Repla
     with scratch_folder(SCRATCH) as folder:
         before = record.pretraining
         if not before:
-            result = trainer.train(config, folder / "run", REPLAYED_STEPS)
+            result = trainer.train(config, folder / "run", N_FIRST_LOSSES)
             _check_data(record.data, result.data)
             return _Replayed(record.first_losses, list(result.first_losses))
         overrides = [*experiment.pretraining_overrides(record.row, record.size), *device]
         pretraining = trainer.compose(overrides, record.seed)
-        first = trainer.train(pretraining, folder / "pretraining", REPLAYED_STEPS)
+        first = trainer.train(pretraining, folder / "pretraining", N_FIRST_LOSSES)
         _check_data(before["data"], first.data)
         run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
         if run is None:
             alone = "; of the pre-training, whose weights are not here to go on from"
             return _Replayed(before["first_losses"], list(first.first_losses), alone)
-        result = trainer.train(config, folder / "run", REPLAYED_STEPS, run)
+        result = trainer.train(config, folder / "run", N_FIRST_LOSSES, run)
         _check_data(record.data, result.data)
         return _Replayed([*before["first_losses"], *record.first_losses], [*first.first_losses, *result.first_losses])
 
 
 def _device_of(record: Record) -> list[str]:
     """The override that replays a record where it was made, on the CPU or on a GPU; none where that happens anyway."""
-    from efftx.machine.devices import environment
-
     here, then = environment().gpu, record.environment.get("gpu")
     if then and not here:
         raise UserError("no_device", f"It was made on {then}, and PyTorch finds no CUDA device here.")

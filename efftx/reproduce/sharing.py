@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from efftx.core.files import writing
+from efftx.study.experiment import Experiment
 from efftx.study.records import RecordStore
+from efftx.study.sweeps import Run
 
 FOLDER = ".locks"
 ELSEWHERE = "set EFFTX_RESULTS to another place"
@@ -26,16 +28,13 @@ def check_writable(store: RecordStore) -> None:
 
 
 @contextmanager
-def holding(
-    store: RecordStore, id: str, row: str, seed: int, size: str, value: float | None = None, *, wait: bool
-) -> Iterator[bool]:
-    """Whether this process has the row at this seed to itself; with `wait`, once another that has it has ended.
+def holding(store: RecordStore, experiment: Experiment, run: Run, *, wait: bool) -> Iterator[bool]:
+    """Whether this process has `run` to itself; with `wait`, once another that has it has ended.
 
-    `value`: the run of its sweep at that is meant. The lock is the system's: it goes with its process, however that
-    ends. UserError where the store cannot be written.
+    The lock is the system's: it goes with its process, however that ends. UserError where the store cannot be written.
     """
-    what = [id, row, seed, size, *([] if value is None else [value])]
-    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    *what, value = run.key(experiment)
+    name = hashlib.sha256(json.dumps([*what, *([] if value is None else [value])]).encode()).hexdigest()[:16]
     lock = FileLock(store.root / FOLDER / f"{name}.lock")
     with writing(store.root, ELSEWHERE):
         (store.root / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efftx.config.values import MOST_SEED
+from efftx.core.shipped import shipped
 from efftx.errors import UserError, nearest
 from efftx.study.claim_language import Name, check_kind, parse, parse_where
 from efftx.study.gates import Gate
@@ -253,6 +254,10 @@ class Experiment:
         gate = self.gates[name]
         return next(r for r in self.rows_at(size) if gate.stands_before(r, size) and self.seeds_of(r, size))
 
+    def gate_overrides(self, name: str, size: str) -> list[str]:
+        """What composes the configuration from whose data a gate is computed."""
+        return self.row_overrides(self.gate_row(name, size), size)
+
     def columns_at(self, size: str) -> list[str]:
         """All columns of the printed table, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows_at(size) for name in self.columns_of(row, size)))
@@ -338,8 +343,6 @@ def load_experiments(extra: Path | None = None) -> Experiments:
     A user's file that cannot be read, or gives an id that another has, is left out and kept beside the others. Raises
     UserError where a folder is none, and for a file that is shipped.
     """
-    from efftx.core.shipped import shipped
-
     folders = [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
     folders += [extra] if extra is not None else []
     found = {e.id: e for e in map(read_experiment, _files_in(shipped("experiments")))}

@@ -34,7 +34,12 @@ class Run:
 
     row: str
     seed: int
+    size: str
     value: float | None = None
+
+    def key(self, experiment: Experiment) -> tuple[str, str, int, str, float | None]:
+        """What the `RecordStore` finds its record by."""
+        return experiment.id, self.row, self.seed, self.size, self.value
 
     def told(self, experiment: Experiment) -> str:
         """Its name in a message."""
@@ -48,25 +53,25 @@ def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -
     A sweep has its own seed, whatever `seeds` says.
     """
     rows = [row for row in experiment.rows_at(size) if experiment.seeds_of(row, size)]
-    gates = [Run(name, GATE_SEED) for name in experiment.gates_at(size)]
+    gates = [Run(name, GATE_SEED, size) for name in experiment.gates_at(size)]
     swept = [
-        Run(row, seed, value)
+        Run(row, seed, size, value)
         for row in rows
         if (seed := sweep_seed(experiment, row, size)) is not None
         for value in sweep_values(experiment, row, size)
     ]
-    own = [Run(row, seed) for row in rows for seed in (experiment.seeds_of(row, size) if seeds is None else seeds)]
+    own = [Run(row, s, size) for row in rows for s in (experiment.seeds_of(row, size) if seeds is None else seeds)]
     return [run for run in (*gates, *swept, *own) if not experiment.chosen or run.row in experiment.chosen]
 
 
-def resolved(experiment: Experiment, run: Run, size: str, store: RecordStore) -> Experiment | None:
+def resolved(experiment: Experiment, run: Run, store: RecordStore) -> Experiment | None:
     """The item as `run` is trained: at its own value of the sweep, or at the one chosen for its row (None: not yet)."""
     if run.value is not None:
-        return run_of_sweep(experiment, run.row, size, run.value)
-    if not sweep_values(experiment, run.row, size):
+        return run_of_sweep(experiment, run.row, run.size, run.value)
+    if not sweep_values(experiment, run.row, run.size):
         return experiment
-    choice = chosen(experiment, run.row, size, store)
-    return None if choice is None else at_value(experiment, run.row, size, choice.value)
+    choice = chosen(experiment, run.row, run.size, store)
+    return None if choice is None else at_value(experiment, run.row, run.size, choice.value)
 
 
 def sweep_values(experiment: Experiment, row: str, size: str) -> list[float]:
@@ -79,10 +84,10 @@ def sweep_seed(experiment: Experiment, row: str, size: str) -> int | None:
     return next(iter(experiment.seeds_of(row, size)), None)
 
 
-def is_of_sweep(experiment: Experiment, run: Run, size: str) -> bool:
+def is_of_sweep(experiment: Experiment, run: Run) -> bool:
     """Whether a row's own run is one of its sweep's, which comes first."""
-    swept = run.value is None and bool(sweep_values(experiment, run.row, size))
-    return swept and run.seed == sweep_seed(experiment, run.row, size)
+    swept = run.value is None and bool(sweep_values(experiment, run.row, run.size))
+    return swept and run.seed == sweep_seed(experiment, run.row, run.size)
 
 
 def at_value(experiment: Experiment, row: str, size: str, value: float) -> Experiment:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from efftx.errors import UserError
-from efftx.reproduce.measures import measure_named
-from efftx.reproduce.trainer import Trivial
+from efftx.reproduce.trainer import Trainer, Trivial
 from efftx.study.records import Record
+from efftx.training.loop import TrainResult
 
 DATA = {"name": "fake", "variant": "fake[1]", "checksum": "0" * 64}
 
@@ -24,20 +24,7 @@ class FakeConfig:
 
 
 @dataclass
-class FakeResult:
-    run: Path
-    hash: str
-    resumed_from: int | None
-    metrics: dict[str, float]
-    timings: dict[str, float]
-    first_losses: list[float]
-    curve: list[dict[str, float]]
-    data: dict[str, str]
-    weights_sha256: str = "w"
-
-
-@dataclass
-class FakeTrainer:
+class FakeTrainer(Trainer):
     """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail.
 
     `pretrained` are the runs that were started from, `again` what was asked of each pre-training; `gone`: no run is
@@ -85,7 +72,7 @@ class FakeTrainer:
 
     def train(
         self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
-    ) -> FakeResult:
+    ) -> TrainResult:
         if pretrained is not None:
             self.pretrained.append(pretrained)
         name = config.keys["row"]
@@ -96,7 +83,8 @@ class FakeTrainer:
         if self.data is None:
             raise UserError("missing_file", "data=fake needs files", "Get them.")
         quality = float(config.keys["quality"]) + config.seed
-        return FakeResult(
+        return TrainResult(
+            step=40,
             run=run_dir or Path(name),
             hash=self.hash(config, self.data, pretrained=None if pretrained is None else self.runs[pretrained]),
             resumed_from=None,
@@ -105,9 +93,10 @@ class FakeTrainer:
             first_losses=[5.0 + self.offset, 4.0 + config.seed, 3.0],
             curve=[{"step": 10, "accuracy": quality - 1}, {"step": 20, "accuracy": quality}],
             data=self.data,
+            weights_sha256="w",
         )
 
-    def pretrain(self, config: FakeConfig, again: bool) -> FakeResult:
+    def pretrain(self, config: FakeConfig, again: bool) -> TrainResult:
         self.again.append((config.keys["row"], again))
         found = self.train(config)
         self.runs[found.run] = found.hash
@@ -118,9 +107,6 @@ class FakeTrainer:
 
     def trivial_hash(self, config: FakeConfig, asked: Mapping[str, Any], data: Mapping[str, str]) -> str:
         return json.dumps([dict(asked), dict(data)])
-
-    def check_measure(self, name: str) -> None:
-        measure_named(name)
 
     def grouped(self, name: str) -> FakeTrainer:
         return self

@@ -14,16 +14,16 @@ from efftx.errors import Interrupted, UserError
 from efftx.reproduce import parallel
 from efftx.reproduce.parallel import Task, run_tasks
 from efftx.study.experiment import load_experiments, narrow, select
-from efftx.study.sweeps import planned
+from efftx.study.sweeps import Run, planned
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task("paper/item", f"row {i}", i, "smoke", False) for i in range(count)]
+    return [Task("paper/item", Run(f"row {i}", i, "smoke"), False) for i in range(count)]
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Every task runs `script` in place of efftx, with its seed as the argument."""
-    monkeypatch.setattr(Task, "command", lambda self: [sys.executable, "-c", script, str(self.seed)])
+    monkeypatch.setattr(Task, "command", lambda self: [sys.executable, "-c", script, str(self.run.seed)])
 
 
 def test_the_outcomes_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_recorded_runs_tell_the_hours_of_those_left_and_side_by_side_they_take_l
         store.write(record)
     trainer = FakeTrainer(price=99.0)
     left = unrecorded(e, "cpu", [1, 2], False, trainer, store)
-    tell_left(e, left, "cpu", 2, trainer, store, said.append)
+    tell_left(e, left, 2, trainer, store, said.append)
     assert said == ["paper/item: 4 runs left, about 2.0 h by 2 records, 2 side by side"]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from efftx.reproduce.efftx_trainer import EfftxTrainer
 from efftx.reproduce.runner import reproduce
+from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import read_experiment
 from efftx.study.records import RecordStore
 
@@ -29,7 +29,7 @@ def test_two_seeds_are_two_runs_with_a_spread(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("EFFTX_RUNS", str(tmp_path / "runs"))
     (tmp_path / "item.yaml").write_text(TABLE)
     experiment, store = read_experiment(tmp_path / "item.yaml"), RecordStore(tmp_path / "results")
-    (line,) = reproduce([experiment], "smoke", say=lambda _: None, store=store, trainer=EfftxTrainer())
+    (line,) = reproduce([experiment], "smoke", say=lambda _: None, store=store, trainer=Trainer())
     assert (line["ran"], line["failed"]) == (2, 0)
     assert len(list((tmp_path / "runs").glob("transformer-duplicate-*"))) == 2
     zero, one = (store.read("paper/item", "A", seed, "smoke") for seed in (0, 1))
@@ -41,5 +41,5 @@ def test_two_seeds_are_two_runs_with_a_spread(tmp_path: Path, monkeypatch: pytes
     assert not set(zero.first_losses) & set(one.first_losses)
     for column in experiment.columns:
         assert statistics.stdev(float(record.metrics[column]["loss"] or 0) for record in (zero, one)) > 0
-    (line,) = reproduce([experiment], "smoke", verify=True, say=lambda _: None, store=store, trainer=EfftxTrainer())
+    (line,) = reproduce([experiment], "smoke", verify=True, say=lambda _: None, store=store, trainer=Trainer())
     assert (line["fresh"], line["stale"]) == (2, 0)

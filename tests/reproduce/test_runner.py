@@ -10,6 +10,7 @@ from efftx.study.aggregation import values_of
 from efftx.study.experiment import Experiment, read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import measure_hash, state_of
+from efftx.study.sweeps import Run
 
 from .fakes import DATA, FakeTrainer
 
@@ -191,9 +192,9 @@ parameters: {smoke: {lengths: [64], batch: 1}}
 rows: {A: {parameters: {attention: full}}, B: {parameters: {attention: lsh}}}
 """
     e = table(tmp_path, text)
-    hashes = {measure_hash(e, row, seed, "smoke") for row in e.rows for seed in (0, 1)}
-    hashes.add(measure_hash(table(tmp_path, text.replace("batch: 1", "batch: 2")), "A", 0, "smoke"))
-    hashes.add(measure_hash(table(tmp_path, text.replace("attention_cost", "attention_time")), "A", 0, "smoke"))
+    hashes = {measure_hash(e, Run(row, seed, "smoke")) for row in e.rows for seed in (0, 1)}
+    hashes.add(measure_hash(table(tmp_path, text.replace("batch: 1", "batch: 2")), Run("A", 0, "smoke")))
+    hashes.add(measure_hash(table(tmp_path, text.replace("attention_cost", "attention_time")), Run("A", 0, "smoke")))
     assert len(hashes) == 6
 
 

@@ -21,9 +21,10 @@ from efftx.reproduce.runner import reproduce
 from efftx.reproduce.sharing import holding
 from efftx.study.experiment import Experiment, read_experiment
 from efftx.study.records import RecordStore
+from efftx.training.loop import TrainResult
 
 from ..processes import children_of, is_gone, wait_until
-from .fakes import FakeConfig, FakeResult, FakeTrainer
+from .fakes import FakeConfig, FakeTrainer
 from .test_runner import TABLE, quiet
 
 
@@ -43,7 +44,7 @@ class Meanwhile(FakeTrainer):
 
     then: Callable[[], Any]
 
-    def train(self, config: FakeConfig, *args: Any, **kwargs: Any) -> FakeResult:
+    def train(self, config: FakeConfig, *args: Any, **kwargs: Any) -> TrainResult:
         if not self.trained:
             self.trained.append(("", 0, None))
             self.then()
@@ -86,7 +87,7 @@ def test_a_run_directory_in_use_is_waited_for(
     tries: list[str] = []
 
     class Busy(FakeTrainer):
-        def train(self, config: FakeConfig, *args: Any, **kwargs: Any) -> FakeResult:
+        def train(self, config: FakeConfig, *args: Any, **kwargs: Any) -> TrainResult:
             if config.keys["row"] == "A" and config.seed == 0:
                 tries.append("A")
                 if len(tries) < 4:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.efftx_trainer import EfftxTrainer
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.runner import reproduce
+from efftx.reproduce.trainer import Trainer
 from efftx.study.claim_language import KINDS
 from efftx.study.claims import judge
 from efftx.study.experiment import Experiment, load_experiments, select
@@ -23,8 +23,8 @@ EXPERIMENTS = load_experiments()
 
 
 @pytest.fixture(scope="module")
-def trainer() -> EfftxTrainer:
-    return EfftxTrainer()
+def trainer() -> Trainer:
+    return Trainer()
 
 
 @pytest.mark.parametrize("e", EXPERIMENTS.values(), ids=lambda e: e.id)
@@ -79,7 +79,7 @@ def test_figure_3_and_table_2_show_the_same_runs_and_figure_1_shares_two_of_them
 
 
 @pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "train"], ids=lambda e: e.id)
-def test_every_row_and_column_composes_at_every_size(e: Experiment, trainer: EfftxTrainer) -> None:
+def test_every_row_and_column_composes_at_every_size(e: Experiment, trainer: Trainer) -> None:
     for size in e.sizes_known():
         for row in e.rows_at(size):
             trainer.compose(e.row_overrides(row, size), 0)
@@ -115,7 +115,7 @@ def test_the_demo_judges_three_claims() -> None:
 
 
 @pytest.mark.slow
-def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, trainer: EfftxTrainer) -> None:
+def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, trainer: Trainer) -> None:
     store, whole = RecordStore(tmp_path / "results"), EXPERIMENTS["reformer/table2"]
     e = replace(whole, rows={name: whole.rows[name] for name in ("Full", "LSH-4")})
     (line,) = reproduce([e], "smoke", say=lambda _: None, store=store, trainer=trainer)

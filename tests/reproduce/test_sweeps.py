@@ -13,15 +13,16 @@ from efftx.cli import main
 from efftx.core.files import DamagedFileError
 from efftx.errors import NotFiniteError, UserError
 from efftx.reproduce import runner
-from efftx.reproduce.efftx_trainer import EfftxTrainer
 from efftx.reproduce.parallel import Task
 from efftx.reproduce.runner import reproduce
+from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import Experiment, read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 from efftx.study.sweeps import chosen
+from efftx.training.loop import TrainResult
 
-from .fakes import FakeConfig, FakeResult, FakeTrainer
+from .fakes import FakeConfig, FakeTrainer
 from .test_runner import quiet
 
 TABLE = """\
@@ -52,7 +53,7 @@ class Tuned(FakeTrainer):
 
     def train(
         self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
-    ) -> FakeResult:
+    ) -> TrainResult:
         at = (config.keys["row"], config.keys["lr"])
         if at in self.failing:
             raise UserError("out_of_memory", "no room")
@@ -309,7 +310,7 @@ def items(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_items_that_share_their_runs_train_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     items(tmp_path / "own", monkeypatch)
-    store, trainer = RecordStore(tmp_path / "results"), EfftxTrainer()
+    store, trainer = RecordStore(tmp_path / "results"), Trainer()
     both = [read_experiment(tmp_path / "own" / f"{name}.yaml") for name in ("item", "other")]
     lines = reproduce(both, "smoke", say=quiet, store=store, trainer=trainer)
     assert [(line["ran"], line["failed"]) for line in lines] == [(8, 0), (8, 0)]
@@ -344,7 +345,7 @@ def test_side_by_side_a_stale_row_is_run_again_at_the_sweeps_seed_too(
 
     def in_this_process(tasks: list[Task], jobs: int) -> list[dict[str, Any]]:
         asked.extend(tasks)
-        options = [(replace(e, chosen=(t.row,)), [t.seed], t.again, t.swept) for t in tasks]
+        options = [(replace(e, chosen=(t.run.row,)), [t.run.seed], t.again, t.run.value) for t in tasks]
         return [
             run(at, store, today, seeds=seeds, stale=stale, swept=swept) | {"returncode": 0}
             for at, seeds, stale, swept in options

@@ -8,6 +8,7 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce.runner import reproduce
+from efftx.study.composer import Composer
 from efftx.study.experiment import Cell, Experiment, load_experiments, narrow, read_experiment
 from efftx.study.gates import Gate
 from efftx.study.records import RecordStore
@@ -38,7 +39,7 @@ def gated(e: Experiment, **gates: Gate) -> Experiment:
 def test_a_gate_is_computed_once_recorded_and_listed_like_a_row(tmp_path: Path, plain: Experiment) -> None:
     e, store, trainer = gated(plain), RecordStore(tmp_path), FakeTrainer()
     rows = planned(plain, "cpu")
-    assert planned(e, "cpu") == [Run("bigram", 0), *rows]
+    assert planned(e, "cpu") == [Run("bigram", 0, "cpu"), *rows]
     (line,) = reproduce([e], "cpu", say=silent, store=store, trainer=trainer)
     assert (line["ran"], line["failed"]) == (len(rows) + 1, 0)
     record = store.read(e.id, "bigram", 0, "cpu")
@@ -140,12 +141,10 @@ def test_every_item_of_quality_has_gates_before_all_its_rows(e: Experiment) -> N
 
 @pytest.mark.parametrize("e", [e for e in QUALITY.values() if e.gates_at("cpu")], ids=lambda e: e.id)
 def test_the_rows_before_which_a_gate_stands_train_on_the_same_data(e: Experiment) -> None:
-    from efftx.reproduce.efftx_trainer import EfftxTrainer
-
-    trainer = EfftxTrainer()
+    composer = Composer()
     for gate in e.gates_at("cpu").values():
         rows = [row for row in e.rows_at("cpu") if gate.stands_before(row, "cpu") and e.seeds_of(row, "cpu")]
-        configs = [trainer.compose(e.row_overrides(row, "cpu"), 0) for row in rows]
+        configs = [composer.compose(e.row_overrides(row, "cpu"), 0) for row in rows]
         if not any(config.evaluation.batches for config in configs):  # the whole split, however long its rows are
             configs = [replace(config, data=replace(config.data, length=1)) for config in configs]
         assert all((c.data, c.objective) == (configs[0].data, configs[0].objective) for c in configs)

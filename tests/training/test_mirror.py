@@ -16,6 +16,7 @@ import pytest
 from efftx.cli import main
 from efftx.config.settings import TrackerConfig
 from efftx.reproduce.parallel import Task
+from efftx.study.sweeps import Run
 from efftx.training import mirror
 from efftx.training.mirror import MIRROR_FILE, Tracker, identity
 
@@ -164,7 +165,7 @@ def test_a_slip_in_reproduces_tracker_is_told_before_anything_runs(
 
 
 def test_a_process_of_its_own_mirrors_as_its_parent_was_told() -> None:
-    command = Task("a/b", "r", 0, "cpu", True, ("tracker.wandb=true",)).command()
+    command = Task("a/b", Run("r", 0, "cpu"), True, ("tracker.wandb=true",)).command()
     assert "tracker.wandb=true" in command
     assert command[-1] == "--stale"
 

@@ -8,37 +8,12 @@ from __future__ import annotations
 
 import importlib
 
-from efftx.errors import UserError, nearest
 from efftx.reproduce.measures.measure import Measure
-
-# A module is imported when one of its measures runs: `efftx list` asks for the names alone, and starts without torch.
-MODULES = {
-    "attention_cost": "attention",
-    "attention_maps": "pictures",
-    "attention_time": "attention",
-    "collision_probability": "lsh",
-    "connectivity": "patterns",
-    "context_time": "context",
-    "drawn_samples": "samples",
-    "iteration_time": "training",
-    "model_size": "parameters",
-    "multiplicative_layer": "multiplicative",
-    "score_memory": "attention",
-    "selected_units": "sparse_ff",
-    "token_time": "token_time",
-    "training_memory": "training",
-    "width_time": "token_time",
-}
-
-
-def check_name(name: str) -> None:
-    """UserError with the nearest name where there is no measure called `name`."""
-    if name not in MODULES:
-        raise UserError("unknown_measure", f"there is no measure '{name}'", nearest(name, MODULES))
+from efftx.study.measures import MODULES, check_name
 
 
 def measure_named(name: str) -> Measure:
-    """The measure called `name`; UserError as `check_name`."""
+    """The measure called `name`; UserError with the nearest name for any other."""
     check_name(name)
     measures: dict[str, Measure] = importlib.import_module(f"{__name__}.{MODULES[name]}").MEASURES
     return measures[name]

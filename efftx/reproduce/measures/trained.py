@@ -14,9 +14,10 @@ from efftx.data.dataset import Dataset, open_dataset
 from efftx.models.build import Model, build_model
 from efftx.models.carry import carry_weights
 from efftx.reproduce.measures.measure import Parameters
+from efftx.reproduce.trainer import SCRATCH
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import final_checkpoint
-from efftx.training.loop import train
+from efftx.training.loop import N_FIRST_LOSSES, train
 
 
 def configured(overrides: Sequence[str], seed: int) -> Config:
@@ -38,5 +39,5 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
 
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of `selected_units` compares: the losses of the first three steps of the training."""
-    with scratch_folder("efftx-replay-") as folder:
-        return train(configured(parameters["overrides"], seed), folder / "run", steps=3).first_losses
+    with scratch_folder(SCRATCH) as folder:
+        return train(configured(parameters["overrides"], seed), folder / "run", steps=N_FIRST_LOSSES).first_losses
