@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 
 ROOT = Path(__file__).parents[1]

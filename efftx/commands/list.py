@@ -7,7 +7,7 @@ import argparse
 from efftx.commands.outcome import Outcome, say
 from efftx.options import Options
 from efftx.study.composer import Composer
-from efftx.study.experiment import load_experiments, select
+from efftx.study.experiments import load_experiments, select
 from efftx.study.records import RecordStore
 from efftx.study.status import not_readable, state_of
 from efftx.terminal import show_list

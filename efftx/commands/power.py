@@ -10,7 +10,8 @@ from efftx.commands.outcome import Outcome, say
 from efftx.errors import UserError, nearest
 from efftx.options import Options
 from efftx.report.power import power_json, show_power
-from efftx.study.experiment import SIZES, load_experiments, select
+from efftx.study.experiment import SIZES
+from efftx.study.experiments import load_experiments, select
 from efftx.study.power import powers
 from efftx.study.records import RecordStore
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
-    from efftx.study.experiment import load_experiments, select
+    from efftx.study.experiments import load_experiments, select
     from efftx.study.papers import load_papers
 
     items = Options(words, ()).plain

@@ -14,7 +14,7 @@ from efftx.config.values import Range
 from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.report.show import print_item
-from efftx.study.experiment import load_experiments, narrow, select
+from efftx.study.experiments import load_experiments, narrow, select
 from efftx.terminal import show_reproduced
 
 REAL = Range(-1e300, 1e300)

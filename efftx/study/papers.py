@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from efftx.core.shipped import shipped
 from efftx.errors import UserError
-from efftx.study.experiment import PAPERS, Experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import PAPERS
 from efftx.study.reading import build, read_yaml
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.study.composer import Composer
-from efftx.study.experiment import SIZES, Experiment, Unreadable
+from efftx.study.experiment import SIZES, Experiment
+from efftx.study.experiments import Unreadable
 from efftx.study.measures import check_name
 from efftx.study.records import COSTS, Record, RecordStore
 from efftx.study.sweeps import Run, lacking, planned, resolved

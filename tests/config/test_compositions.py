@@ -13,7 +13,7 @@ from efftx.config import compositions
 from efftx.config.compose import compose
 from efftx.config.compositions import composed
 from efftx.core.cache import cache_root
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 
 WORDS = ["model=terraformer", "data=stdlib", "size=smoke", "optimizer.lr=3e-4", "attention=[full,lsh]"]
 

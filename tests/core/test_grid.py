@@ -16,7 +16,8 @@ from rich.text import Text
 
 from efftx.core.grid import Column, Grid, print_text, wrapped
 from efftx.report.show import print_item
-from efftx.study.experiment import Experiment, load_experiments
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import load_experiments
 
 EXPERIMENTS = load_experiments()
 

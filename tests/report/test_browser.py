@@ -9,7 +9,7 @@ import pytest
 
 from efftx.report.build import compose_report
 from efftx.report.figures import SMALL
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.papers import load_papers
 from efftx.study.records import RecordStore
 

@@ -13,7 +13,7 @@ from efftx.report import latex
 from efftx.report.documents import item_latex
 from efftx.report.items import gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 
 from .test_markup import nasty_table

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from efftx.report.items import gather
 from efftx.study.claim_language import parse
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 
 

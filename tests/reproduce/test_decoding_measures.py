@@ -17,7 +17,7 @@ from efftx.ops.lsh_oracle import beyond_the_windows
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.measures.context import context_time, distance_from_training, distinct_candidates, first_steps
 from efftx.reproduce.runner import reproduce
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 

@@ -13,7 +13,7 @@ from efftx.cli import main
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce import parallel
 from efftx.reproduce.parallel import Task, run_tasks
-from efftx.study.experiment import load_experiments, narrow, select
+from efftx.study.experiments import load_experiments, narrow, select
 from efftx.study.sweeps import Run, planned
 
 

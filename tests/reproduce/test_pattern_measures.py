@@ -15,7 +15,7 @@ from efftx.reproduce.measures import measure_named
 from efftx.reproduce.measures.attention import score_entries, score_memory
 from efftx.reproduce.measures.patterns import connectivity
 from efftx.reproduce.measures.training import iteration_counts, iteration_time, training_memory
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 
 EXPERIMENTS = load_experiments()
 FIGURE_3, TIME = EXPERIMENTS["sparse/figure3"], EXPERIMENTS["sparse/table2_time"]

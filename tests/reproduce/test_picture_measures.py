@@ -11,7 +11,7 @@ import pytest
 from efftx.data.sound import mu_law
 from efftx.reproduce.measures.pictures import attention_maps
 from efftx.reproduce.measures.samples import FRAME, drawn_samples, spectra
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 
 EXPERIMENTS = load_experiments()
 

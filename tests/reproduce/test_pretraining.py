@@ -9,7 +9,8 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce.runner import reproduce
-from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
-from efftx.study.experiment import read_experiment
+from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 
 TABLE = """\

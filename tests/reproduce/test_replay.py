@@ -14,7 +14,7 @@ from efftx.core.artifact import read_document
 from efftx.reproduce import replay as module
 from efftx.reproduce.replay import INSTRUCTION_SETS, TOLERANCE, replay
 from efftx.reproduce.runner import reproduce
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import Record, RecordStore
 from efftx.study.status import state_of
 

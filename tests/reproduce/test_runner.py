@@ -7,7 +7,8 @@ import pytest
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce.runner import reproduce
 from efftx.study.aggregation import values_of
-from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import measure_hash, state_of
 from efftx.study.sweeps import Run

@@ -17,7 +17,7 @@ from efftx.reproduce.measures import measure_named, sparse_ff, training
 from efftx.reproduce.measures.multiplicative import multiplicative_layer
 from efftx.reproduce.measures.sparse_ff import selected_units
 from efftx.reproduce.measures.training import shallowest_memory, training_memory
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 
 EXPERIMENTS = load_experiments()
 FIGURE_2, FIGURE_4 = EXPERIMENTS["scaling/figure2"], EXPERIMENTS["scaling/figure4"]

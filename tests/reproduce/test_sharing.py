@@ -19,7 +19,8 @@ from efftx.errors import UserError
 from efftx.reproduce import runner, sharing
 from efftx.reproduce.runner import reproduce
 from efftx.reproduce.sharing import holding
-from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 from efftx.training.loop import TrainResult
 

@@ -14,7 +14,8 @@ from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
 from efftx.study.claim_language import KINDS
 from efftx.study.claims import judge
-from efftx.study.experiment import Experiment, load_experiments, select
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import load_experiments, select
 from efftx.study.reading import read_yaml
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of

@@ -11,7 +11,7 @@ from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.plan import plan
 from efftx.reproduce.measures.parameters import model_size
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 
 EXPERIMENTS = load_experiments()
 

@@ -16,7 +16,8 @@ from efftx.reproduce import runner
 from efftx.reproduce.parallel import Task
 from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
-from efftx.study.experiment import Experiment, read_experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 from efftx.study.sweeps import chosen

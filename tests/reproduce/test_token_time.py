@@ -14,7 +14,7 @@ from efftx.errors import UserError
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.measures import token_time as module
 from efftx.reproduce.measures.token_time import token_counts, token_time, width_counts, width_time
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import measure_parameters
 

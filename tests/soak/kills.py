@@ -23,7 +23,7 @@ from efftx.cli import main
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.runs.run_directory import read_config, read_metrics, read_result
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.training import loop
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING, use_roots

@@ -7,7 +7,8 @@ import pytest
 
 from efftx.cli import main
 from efftx.errors import UserError
-from efftx.study.experiment import Derived, Experiments, load_experiments, read_experiment, select
+from efftx.study.experiment import Derived
+from efftx.study.experiments import Experiments, load_experiments, read_experiment, select
 from efftx.study.gates import Gate
 
 SMALL = """\

@@ -9,7 +9,8 @@ import pytest
 from efftx.errors import UserError
 from efftx.reproduce.runner import reproduce
 from efftx.study.composer import Composer
-from efftx.study.experiment import Cell, Experiment, load_experiments, narrow, read_experiment
+from efftx.study.experiment import Cell, Experiment
+from efftx.study.experiments import load_experiments, narrow, read_experiment
 from efftx.study.gates import Gate
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of

@@ -7,7 +7,7 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.study import papers
-from efftx.study.experiment import load_experiments
+from efftx.study.experiments import load_experiments
 from efftx.study.papers import Paper, Printed, load_papers, reading_order, shown_as
 
 
