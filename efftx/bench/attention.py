@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
@@ -251,7 +251,7 @@ def input_of(case: Case, device: torch.device, seed: int) -> Tensor:
 def peak_bytes(layer: nn.Module, x_BLD: Tensor, backward: bool) -> int:
     """Peak of live tensor bytes of one pass, without the input, the weights and their gradients."""
     call = _pass_of(layer, x_BLD, backward, keep_gradients=True)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         call()
     peak = live.peak_bytes(excluding=[p.grad for p in layer.parameters() if p.grad is not None])
     layer.zero_grad(set_to_none=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.bench.attention import BOTH, heads_pass
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.config.values import RANGES
@@ -148,7 +148,7 @@ def peak_of_step(config: Config, device: torch.device, vocab_size: int = VOCAB_S
     """
     model, batch = model_and_batch(config, device, vocab_size)
     replays = _replays(model) if config.reversible.enabled else {}
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         _loss(model, batch, replays).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     kept = [replay for blocks in replays.values() for block in blocks for replay in block]

@@ -50,7 +50,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.errors import UserError
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 
 
 def heads_to_linear(w_HDd: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def load_from_authors(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
 
     Raises UserError for an unknown name, a missing array, a weight that the model does not have, and another shape.
     """
-    carry_weights(model, from_authors(arrays), None)
+    load_weights(model, from_authors(arrays), None)
 
 
 def _rule(author_name: str) -> tuple[str, Callable[[Tensor], Tensor]]:

@@ -24,8 +24,9 @@ from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.layers.sru import SRUBranch
 from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memory, reads_tokens, scale_residual
 from efftx.models.decoder import Decoder
+from efftx.models.embedding import TokenEmbedding
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
-from efftx.models.ends import Head, TokenEmbedding
+from efftx.models.lm_head import LMHead
 from efftx.models.recompute import recompute
 from efftx.models.streams import merged_width
 from efftx.models.terraformer import Concatenated
@@ -122,7 +123,7 @@ def _count(config: Config, vocab_size: int) -> int:
 
 def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
     embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings, std=config.init.embedding_std)
-    head = Head(
+    head = LMHead(
         merged_width(config.d_model, config.reversible),
         vocab_size,
         config.inner_dropout,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from efftx.models.block import Block, Context, any_reads_ids
-from efftx.models.ends import Head, TokenEmbedding, coupled_starts, embed, shift_right
+from efftx.models.embedding import TokenEmbedding, coupled_starts, embed, shift_right
+from efftx.models.lm_head import LMHead
 from efftx.models.streams import Replays, ReversibleConfig, merge, run_blocks, split
 
 
@@ -22,7 +23,7 @@ class Decoder(nn.Module):
         embedding: TokenEmbedding,
         positions: nn.Module | None,
         blocks: Sequence[Block],
-        head: Head,
+        head: LMHead,
         *,
         dropout: float,
         reversible: ReversibleConfig,

@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
-from efftx.models.ends import Head, TokenEmbedding, coupled_starts, embed, shift_right
+from efftx.models.embedding import TokenEmbedding, coupled_starts, embed, shift_right
+from efftx.models.lm_head import LMHead
 from efftx.models.streams import Replays, ReversibleConfig, Streams, merge, run_blocks, split
 
 PADDING = 0
@@ -76,7 +77,7 @@ class EncoderDecoder(nn.Module):
         encoder_blocks: Sequence[Block],
         junction: Junction,
         blocks: Sequence[Block],
-        head: Head,
+        head: LMHead,
         *,
         dropout: float,
         reversible: ReversibleConfig,

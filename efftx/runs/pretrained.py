@@ -17,7 +17,7 @@ from efftx.core.files import DamagedFileError, writing
 from efftx.data.dataset import Dataset
 from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig, read_vocabulary
 from efftx.errors import UserError
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 from efftx.runs.checkpoint import Checkpoint, load_latest
 from efftx.runs.run_directory import RESULT_FILE, read_config, read_result
 
@@ -129,7 +129,7 @@ def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
     """
     checkpoint = final_checkpoint(run)
     _check_vocabulary(run, checkpoint.model, dataset)
-    carry_weights(model, _cut_positions(model, checkpoint.model, run), None)
+    load_weights(model, _cut_positions(model, checkpoint.model, run), None)
 
 
 def _cut_positions(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from efftx.data.rendering import Rendering
 from efftx.errors import UserError, nearest
 from efftx.machine import devices
 from efftx.models.build import Model, build_model
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 from efftx.runs.checkpoint import load_latest
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import read_vocabulary_file
@@ -58,7 +58,7 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     rendering = source.rendering(config.data, config.objective, read_vocabulary_file(run))
     model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
     try:
-        carry_weights(model, evaluated_weights(checkpoint, config.ema.decay), None)
+        load_weights(model, evaluated_weights(checkpoint, config.ema.decay), None)
     except UserError as error:
         message = f"The checkpoint of {run} is not of the model in its {CONFIG_FILE} (model={config.model})."
         raise UserError(error.kind, f"{message} {error.message}", "Put the run's own files back together.") from error

@@ -20,7 +20,7 @@ from efftx.evaluation.generation import evaluate_generation
 from efftx.machine import devices
 from efftx.machine.timing import exclusive
 from efftx.models.build import Model, build_model
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import final_checkpoint, with_vocabulary_of
 
@@ -89,7 +89,7 @@ def evaluate_split(
 def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: str = "test") -> dict[str, float]:
     """Metrics on `split` of the weights that the run at `run` ended with, in the model that `config` describes.
 
-    The two models have the same parameters, or `carry` names how they carry over (`models.carry`). UserError where
+    The two models have the same parameters, or `carry` names how they carry over (`models.conversion`). UserError where
     the run has no checkpoint or the parameters differ, NotFiniteError as `evaluate_split`.
     """
     device = devices.resolve_device(config.device)
@@ -99,7 +99,7 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     dataset = open_dataset(config.data, config.objective)
     checkpoint = final_checkpoint(run)
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-    carry_weights(model, evaluated_weights(checkpoint, config.ema.decay), carry)
+    load_weights(model, evaluated_weights(checkpoint, config.ema.decay), carry)
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
 
 

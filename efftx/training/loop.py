@@ -23,7 +23,7 @@ from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
 from efftx.models.build import Model, build_model, dense_parameters
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 from efftx.models.reach import unreached
 from efftx.optim.optimizers import make_optimizer
 from efftx.optim.schedules import learning_rate
@@ -356,7 +356,7 @@ def _resume(
     notes += run.resume_at(None if checkpoint is None else checkpoint.meta["logs"])
     if checkpoint is None:
         return _State(), None
-    carry_weights(model, checkpoint.model, None)
+    load_weights(model, checkpoint.model, None)
     restore_optimizer(optimizer, average.restored(checkpoint.optimizer))
     if checkpoint.meta["scaler"]:
         scaler.load_state_dict(checkpoint.meta["scaler"])

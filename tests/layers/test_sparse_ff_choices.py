@@ -13,7 +13,7 @@ from efftx.config.compose import compose
 from efftx.layers.cache import Place
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
-from efftx.models.ends import shift_right
+from efftx.models.embedding import shift_right
 from efftx.ops.replay import Replay
 from efftx.ops.sparse_ff import controller_logits, hashed_units
 from efftx.optim.optimizers import make_optimizer

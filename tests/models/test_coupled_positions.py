@@ -9,7 +9,7 @@ from torch import Tensor
 from efftx.errors import UserError
 from efftx.layers.initialize import materialize
 from efftx.layers.positions import CoupledPositions, LearnedPositions
-from efftx.models.ends import embed
+from efftx.models.embedding import embed
 from tests.tolerances import ROUNDING, assert_close
 
 PLUS = 12

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.settings import SparseLossConfig
 from efftx.models.block import Branch, reads_tokens
-from efftx.models.ends import Head, TokenEmbedding, embed
+from efftx.models.embedding import TokenEmbedding, embed
+from efftx.models.lm_head import LMHead
 
 RATE = 0.3
 N = 40_000
@@ -59,7 +60,7 @@ def test_embeddings_are_dropped() -> None:
 
 
 def test_the_head_drops_what_it_reads() -> None:
-    head = Head(100, 7, RATE, sparse_loss=SparseLossConfig())
+    head = LMHead(100, 7, RATE, sparse_loss=SparseLossConfig())
     with torch.no_grad():
         head.norm.weight.zero_()
         head.norm.bias.fill_(1.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.ops.attention import full_attention, full_attention_naive, unit_key
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
 
@@ -185,7 +185,7 @@ def test_keys_later_than_a_block_of_queries_are_skipped_not_masked() -> None:
 def test_training_by_query_block_keeps_no_scores_and_no_masks() -> None:
     def kept_bytes(length: int) -> int:
         q, k, v = (torch.zeros(1, 1, length, 4, requires_grad=True) for _ in range(3))
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             out = full_attention(q, k, v, scale=1.0, exclude_self=True, query_block=16)
         assert out.shape == v.shape
         return live.bytes_now()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.ops.gelu import gelu_sigmoid, gelu_sigmoid_naive
 
 
@@ -40,6 +40,6 @@ def test_gradients_are_those_of_finite_differences_and_neither_argument_changes(
 
 def test_only_the_output_is_new_between_the_passes() -> None:
     x = torch.randn(1000, requires_grad=True)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         y = gelu_sigmoid(x)
         assert live.bytes_now() == y.untyped_storage().nbytes()

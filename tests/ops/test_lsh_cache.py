@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.lsh_cache import EMPTY, BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
@@ -199,7 +199,7 @@ def test_a_step_needs_no_more_memory_when_more_is_cached() -> None:
         bucket = torch.randint(0, 4, (1, 2, 2, n_positions))
         table = table_for(bucket, 4, 16)
         fill(table, bucket[..., :-1])
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             found = candidates(table, bucket[..., -1])
             lsh_attention_step(k[:, :, -1], k, v, found, n_positions - 1)
             insert(table, bucket[..., -1], n_positions - 1)

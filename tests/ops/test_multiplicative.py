@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.ops.multiplicative import effective_matrix, multiplicative, multiplicative_naive, permutation_weights
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
 
@@ -114,7 +114,7 @@ def test_no_form_computes_more_than_the_dense_product(n_tokens: int) -> None:
 def test_one_token_never_forms_the_matrix_and_many_tokens_never_the_gated_copies() -> None:
     def peak_numbers(n_tokens: int) -> int:
         leaves = weights((n_tokens,), 64, 16, 4)
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             multiplicative(*leaves)
         return live.peak_bytes() // 8
 

@@ -204,7 +204,7 @@ def test_the_tape_counts_what_replaying_holds() -> None:
     assert sizes[0] == 2 * HEADS * 2 * x.shape[1] * 8 + 3 * torch.get_rng_state().numel()
 
 
-class LiveBytes(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """The peak of the bytes of all storages made under it and still alive."""
 
     def __init__(self) -> None:
@@ -249,7 +249,7 @@ def peak_of_activations(n_blocks: int, *, reversible: bool) -> int:
             for parameter in parameters.values():
                 parameter.grad = torch.zeros_like(parameter)
     gc.collect()
-    with LiveBytes() as meter:
+    with MemoryTracker() as meter:
         a, b = run(stack, x, reversible=reversible)
         (a.sum() + b.square().sum()).backward()
     return meter.peak

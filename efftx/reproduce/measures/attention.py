@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from efftx.bench import attention as bench
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 from efftx.layers.patterns import make_pattern
 from efftx.layers.settings import FullConfig
 from efftx.ops.attention import full_attention, full_attention_naive
@@ -125,7 +125,7 @@ def _attention_bytes(form: str, length: int, n_heads: int, d_head: int) -> tuple
         "fused": full_attention,
     }
     q, k, v = (torch.randn(1, n_heads, length, d_head).requires_grad_() for _ in range(3))
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         out = forms[form](q, k, v, scale=d_head**-0.5)
         kept = live.bytes_now() - out.untyped_storage().nbytes()
         out.sum().backward()

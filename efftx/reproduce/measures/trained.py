@@ -12,7 +12,7 @@ from efftx.config.schema import Config
 from efftx.core.scratch import scratch_folder
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.models.build import Model, build_model
-from efftx.models.carry import carry_weights
+from efftx.models.conversion import load_weights
 from efftx.reproduce.measures.measure import Parameters
 from efftx.reproduce.trainer import SCRATCH
 from efftx.runs.ema import evaluated_weights
@@ -33,7 +33,7 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
     run = train(config).run
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, torch.device("cpu")).eval()
-    carry_weights(model, evaluated_weights(final_checkpoint(run), config.ema.decay), None)
+    load_weights(model, evaluated_weights(final_checkpoint(run), config.ema.decay), None)
     return model, dataset
 
 

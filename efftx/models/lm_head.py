@@ -1,4 +1,4 @@
-"""The two ends of every model: token ids to vectors, and vectors to logits and losses."""
+"""From a model's last vectors to logits and losses."""
 
 from __future__ import annotations
 
@@ -10,70 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.initialize import glorot_
-from efftx.layers.positions import CoupledPositions
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
 from efftx.models.block import LAYER_NORM_EPS
+from efftx.models.embedding import TokenEmbedding
 from efftx.ops.chunking import chunked
 
 
-class TokenEmbedding(nn.Module):
-    """One row a token, Gaussian at the start.
-
-    `std` None is a deviation of 1, or of d_model^-0.5 where the same matrix gives the logits.
-    """
-
-    def __init__(self, vocab_size: int, d_model: int, *, tied: bool, std: float | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
-        self.tied = tied
-        self.std = (d_model**-0.5 if tied else 1.0) if std is None else std
-
-    def reset_parameters(self) -> None:
-        """Gaussian rows."""
-        nn.init.normal_(self.weight, std=self.std)
-
-    def active_parameters(self) -> int:
-        """One row, or all where the same matrix gives the logits."""
-        return self.weight.numel() if self.tied else self.weight.shape[1]
-
-    def forward(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L) token ids -> (B, L, d_model)."""
-        return F.embedding(tokens_BL, self.weight)
-
-
-def embed(
-    tokens_BL: Tensor,
-    embedding: TokenEmbedding,
-    positions: nn.Module | None,
-    dropout: float,
-    start_B1: Tensor | None = None,
-) -> Tensor:
-    """Token and position embeddings, (B, L, d_model); `dropout` 0 outside training.
-
-    `start_B1` are the positions that coupled ones count each row from (`coupled_starts`), None for 0.
-    """
-    x: Tensor = embedding(tokens_BL)
-    if isinstance(positions, CoupledPositions):
-        x = x + positions.of_tokens(tokens_BL, start_B1)
-    elif positions is not None:
-        batch, length = tokens_BL.shape
-        x = x + positions(length, batch)
-    return F.dropout(x, dropout)
-
-
-def coupled_starts(positions: nn.Module | None, *tokens_BL: Tensor) -> Tensor | None:
-    """The position that each row counts from in training, one for all that it is told of; None where none is drawn."""
-    if not isinstance(positions, CoupledPositions):
-        return None
-    return positions.starts(tokens_BL[0].shape[0], max(tokens.shape[1] for tokens in tokens_BL))
-
-
-def shift_right(tokens_BL: Tensor) -> Tensor:
-    """What a decoder reads to predict `tokens`: a 0, then all but the last of them."""
-    return F.pad(tokens_BL, (1, 0))[:, :-1]
-
-
-class Head(nn.Module):
+class LMHead(nn.Module):
     """LayerNorm, dropout, and the layer to the vocabulary.
 
     That layer is linear, its matrix perhaps the embedding's, or a sparse loss layer where its config says so.

@@ -30,18 +30,21 @@ def _qk_to_q_and_k(weights: Mapping[str, Tensor]) -> Weights:
     return carried
 
 
-CARRY: dict[str, Callable[[Mapping[str, Tensor]], Weights]] = {"q_to_qk": _q_to_qk, "qk_to_q_and_k": _qk_to_q_and_k}
+CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], Weights]] = {
+    "q_to_qk": _q_to_qk,
+    "qk_to_q_and_k": _qk_to_q_and_k,
+}
 """The named mappings; the same names stand in the experiments."""
 
 
-def carry_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | None) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | None) -> None:
     """Copies `weights` into `model`, through the mapping `carry` where one is named.
 
     Raises UserError if a name or a shape is not the model's.
     """
-    if carry is not None and carry not in CARRY:
-        raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CARRY))
-    given = dict(weights) if carry is None else CARRY[carry](weights)
+    if carry is not None and carry not in CONVERSIONS:
+        raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CONVERSIONS))
+    given = dict(weights) if carry is None else CONVERSIONS[carry](weights)
     own = dict(model.named_parameters(remove_duplicate=False))
     for name in sorted(given.keys() ^ own.keys()):
         where = "the checkpoint" if name in given else "the model"

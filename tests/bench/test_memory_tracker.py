@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from efftx.bench.live_bytes import LiveBytes
+from efftx.bench.memory_tracker import MemoryTracker
 
 FLOAT = 4
 
 
 def test_a_matrix_product_and_what_follows_hold_what_can_be_counted_by_hand() -> None:
     x, w = torch.randn(8, 16), torch.randn(16, 4)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         y = x @ w
         assert live.bytes_now() == 8 * 4 * FLOAT
         z = y.relu()
@@ -24,7 +24,7 @@ def test_a_matrix_product_and_what_follows_hold_what_can_be_counted_by_hand() ->
 
 
 def test_views_count_once_and_keep_their_storage_alive() -> None:
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         x = torch.zeros(10, 10)
         view = x.t()[2:]
         del x
@@ -36,7 +36,7 @@ def test_views_count_once_and_keep_their_storage_alive() -> None:
 
 def test_what_exists_before_does_not_count_nor_do_its_views_and_changes_in_place() -> None:
     x = torch.zeros(100)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         view = x.view(10, 10)
         view.add_(1)
     assert live.peak_bytes() == 0
@@ -44,7 +44,7 @@ def test_what_exists_before_does_not_count_nor_do_its_views_and_changes_in_place
 
 def test_a_tensor_that_an_operator_resizes_counts_with_its_new_size() -> None:
     x = torch.ones(20, 20)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         out = torch.empty(0)
         torch.mm(x, x, out=out)
         assert live.bytes_now() == 400 * FLOAT
@@ -54,7 +54,7 @@ def test_a_tensor_that_an_operator_resizes_counts_with_its_new_size() -> None:
 def test_the_backward_pass_counts_and_gradients_can_be_left_out() -> None:
     x = torch.randn(8, 16)
     layer = nn.Linear(16, 4, bias=False)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         y = layer(x)  # 8 x 4, kept by nobody but its name
         loss = y.sum()  # 1
         del y
@@ -67,7 +67,7 @@ def test_the_backward_pass_counts_and_gradients_can_be_left_out() -> None:
 
 
 def test_an_address_used_again_is_another_storage() -> None:
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         for _ in range(5):
             x = torch.zeros(1000)
             del x

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Follows every storage that is made while the mode is on, from the operator that makes it to its release.
 
     What exists before (weights, a batch) does not count, nor does what a kernel allocates and frees inside itself.
