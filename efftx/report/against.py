@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from rich.console import Console
 
 from efftx.core.grid import print_text
 from efftx.errors import UserError
-from efftx.report import markup, numbers
-from efftx.report.badges import BADGES, badge
+from efftx.report import markup, numbers, render
+from efftx.report.badges import BADGES
 from efftx.report.items import Measured, gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
-from efftx.report.stylesheet import STYLESHEET
 from efftx.report.units import Scale, scale
 from efftx.study.aggregation import CellValue
 from efftx.study.experiment import Experiment
@@ -180,23 +178,4 @@ def print_against(found: Iterable[SideBySide], console: Console) -> None:
 
 def html(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> str:
     """Both folders on one page, in the report's own style."""
-    sections = []
-    for item in found:
-        claims = "".join(
-            f'<li>{_badge(ours)} here, {_badge(theirs)} there <span class="says">{escape(says)}</span></li>'
-            for says, ours, theirs in item.claims
-        )
-        listed = f'<ul class="claims">{claims}</ul>' if claims else ""
-        heading = f"<h2>{escape(item.experiment.id)}, size {item.size}</h2>"
-        sections.append(f'<section class="item">{heading}\n{listed}\n{markup.to_html(table(item))}</section>')
-    names = f"<code>{escape(str(here.root))}</code> beside <code>{escape(str(there))}</code>"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>efftx: two results</title>\n'
-        f"<style>\n{STYLESHEET}</style>\n</head>\n<body>\n<header><h1>Two results</h1><p>Here and there: {names}.</p>"
-        "</header>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _badge(verdict: str) -> str:
-    return badge(verdict) if verdict else numbers.NOT_RUN
+    return render.rendered("against.html", here=here.root, there=there, items=[(item, table(item)) for item in found])

@@ -1,4 +1,4 @@
-"""The verdicts as people meet them: a sign and a style each, and how many there are of which."""
+"""The verdicts as people meet them: a sign, a style and a meaning each, and how many there are of which."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from efftx.study.claims import Verdict
 from efftx.study.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
+from efftx.study.significance import MIN_SEEDS
 
 # A badge has its own sign, because not everyone sees its colour.
 BADGES = {
@@ -15,16 +16,22 @@ BADGES = {
     NOT_TESTED: ("untested", "∅"),
     NOT_RUN: ("notrun", "○"),
 }
+MEANINGS = {
+    HOLDS: "the test over the seeds excludes the opposite",
+    CONTRADICTED: "the test excludes the claim",
+    UNDECIDED: f"neither, or fewer than {MIN_SEEDS} seeds",
+    NOT_TESTED: "a model in it has not passed its gate: it has not beaten a trivial answer",
+    NOT_RUN: "a cell it speaks of has no record",
+}
 
 
-def badge(verdict: str, count: str = "") -> str:
-    """A verdict's badge as HTML: sign and word, or its sign and a count."""
-    style, sign = BADGES[verdict]
-    return f'<span class="badge {style}">{sign} {count or verdict}</span>'
+def count_verdicts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many claims got which verdict, in the order of BADGES, without those that none got."""
+    counts = {word: sum(v.verdict == word for v in verdicts) for word in BADGES}
+    return {word: n for word, n in counts.items() if n}
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims got which verdict, in the order of BADGES: `2 hold, 1 not run`."""
-    counts = {word: sum(v.verdict == word for v in verdicts) for word in BADGES}
-    plural = {HOLDS: "hold"}
-    return ", ".join(f"{n} {plural.get(word, word) if n > 1 else word}" for word, n in counts.items() if n)
+    """The same in words: `2 hold, 1 not run`."""
+    counts = count_verdicts(verdicts)
+    return ", ".join(f"{n} {'hold' if word == HOLDS and n > 1 else word}" for word, n in counts.items())

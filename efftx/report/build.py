@@ -9,11 +9,10 @@ from pathlib import Path
 
 from efftx.core.files import sweep, write_atomically, writing
 from efftx.errors import UserError
-from efftx.report import documents, markup
+from efftx.report import latex, markup, render
 from efftx.report.chapters import chapters
 from efftx.report.drawings import DRAWN_WITH, all_drawings
 from efftx.report.items import Item, gather
-from efftx.report.page import page
 from efftx.report.tables import tables
 from efftx.study.experiment import Experiment
 from efftx.study.papers import Paper, reading_order
@@ -37,15 +36,15 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers
     files: dict[str, str] = {}
     drawn = {item.slug: all_drawings(item) for item in items}
     for item in items:
-        files[f"{item.slug}.md"] = documents.item_markdown(item, drawn[item.slug])
-        files[f"{item.slug}.tex"] = documents.item_latex(item)
+        files[f"{item.slug}.md"] = render.item_markdown(item, drawn[item.slug])
+        files[f"{item.slug}.tex"] = latex.item_latex(item)
         files[f"{item.slug}.csv"] = markup.to_csv(tables(item))
         for drawing in drawn[item.slug]:
             files[f"{drawing.name}.svg"] = drawing.svg
             files[f"{drawing.name}.csv"] = drawing.csv
     by_paper = chapters(items, papers)
-    files["README.md"] = documents.index_markdown(by_paper)
-    files["index.html"] = page(by_paper, drawn)
+    files["README.md"] = render.index_markdown(by_paper)
+    files["index.html"] = render.page(by_paper, drawn, DRAWN_WITH)
     return Report(dict(sorted(files.items())))
 
 

@@ -58,6 +58,15 @@ class Chapter:
         """The claims that the paper makes, or those that are ours, each at its item's foremost size."""
         return [(item, v) for item in self.items for v in item.verdicts if v.claim.by == by]
 
+    def verdicts(self, by: str) -> list[Verdict]:
+        """The verdicts on those claims alone."""
+        return [verdict for _, verdict in self.claims(by)]
+
+    @property
+    def n_shown(self) -> int:
+        """How many of the paper's tables and figures are shown."""
+        return sum(entry.is_shown for entry in self.entries)
+
     @property
     def spent(self) -> Spent:
         """What the chapter's records took, and what their replays gave."""
@@ -66,7 +75,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Spent:
-    """Records, what became of their replays, the hours of the runs behind them, and the machines.
+    """Records, what became of their replays, and the hours of the runs behind them.
 
     Two records of one training (two items that show the same runs) count twice as records and once as hours.
     """
@@ -74,24 +83,20 @@ class Spent:
     records: int
     replays: dict[str, int]
     hours: float
-    machines: tuple[str, ...]
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> Spent:
         """Over all sizes of all `items`."""
         seconds: dict[object, float] = {}
         replays: Counter[str] = Counter()
-        machines: dict[str, None] = {}
         for measured in (m for item in items for m in item.measured):
             for record, verification in zip(measured.records, measured.verifications, strict=True):
                 key = record.hash if record.data else (record.id, record.size, record.row, record.seed)
                 seconds[key] = max(seconds.get(key, 0.0), record.wall_seconds)
                 replays[_REPLAYED[verification.verdict] if verification else NOT_YET] += 1
-                environment = record.environment
-                machines[str(environment.get("gpu") or environment.get("processor") or "")] = None
         order = (CAME_OUT, STALE, CANNOT, NOT_YET)
         counted = {word: replays[word] for word in order if replays[word]}
-        return cls(replays.total(), counted, sum(seconds.values()) / 3600, tuple(m for m in machines if m))
+        return cls(replays.total(), counted, sum(seconds.values()) / 3600)
 
     @property
     def replayed(self) -> str:
@@ -113,3 +118,9 @@ def chapters(items: Sequence[Item], papers: Sequence[Paper]) -> list[Chapter]:
         shown = {item.experiment.id for entry in entries for item in entry.items}
         found.append(Chapter(paper, entries, tuple(item for id, item in mine.items() if id not in shown)))
     return found
+
+
+def merged(chapters: Sequence[Chapter]) -> Chapter:
+    """All `chapters` as one, for what is counted over all papers."""
+    entries = tuple(entry for chapter in chapters for entry in chapter.entries)
+    return Chapter(Paper(title="all", name="all"), entries, tuple(item for chapter in chapters for item in chapter.own))

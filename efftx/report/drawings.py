@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from html import escape
 
 import matplotlib
 
@@ -13,6 +15,14 @@ from efftx.report.plotdata import Plot, panels, paper_plot, to_csv
 from efftx.report.trends import trend_plots
 
 DRAWN_WITH = f"matplotlib {matplotlib.__version__}"
+# A page's drawings take their colours from the page, so that they can be read in the dark as well.
+THEMED = {
+    figures.INK: "var(--ink)",
+    figures.FAINT: "var(--faint)",
+    "#dddddd": "var(--rule)",
+    "#ffffff": "var(--paper)",
+    **{colour.lower(): f"var(--line-{i})" for i, colour in enumerate(figures.PALETTE)},
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,19 @@ class Drawing:
     caption: str
     svg: str
     csv: str
+
+    @property
+    def inline(self) -> str:
+        """The SVG as an element of a page: titled, in the page's colours, its inner names unlike any other's."""
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2)
+        svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: THEMED.get(m.group().lower(), m.group()), svg, flags=re.IGNORECASE)
+        svg = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}.\1"', svg)
+        svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{self.name}.\1"', svg)
+        svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{self.name}.\1)", svg)
+        title = f"{self.name}.title"
+        svg = svg.replace("<svg", f'<svg role="img" aria-labelledby="{title}"', 1)
+        return svg.replace(">", f'><title id="{title}">{escape(self.subject)}</title>', 1).strip()
 
 
 def all_drawings(item: Item) -> list[Drawing]:

@@ -75,6 +75,11 @@ class Item:
         return next(judged, self.measured[0] if self.measured else None)
 
     @property
+    def verdicts_by_size(self) -> list[tuple[str, tuple[Verdict, ...]]]:
+        """The verdicts at each size with records; those before any run at the size ""."""
+        return [(m.size, m.verdicts) for m in self.measured] or [("", self.verdicts)]
+
+    @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The verdicts at the foremost size; before any run, every claim is *not run*."""
         if self.foremost:

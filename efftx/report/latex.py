@@ -1,12 +1,14 @@
-"""One table as LaTeX: floats with booktabs rules, of plain ASCII, so that any engine sets them."""
+"""Tables as LaTeX: floats with booktabs rules, of plain ASCII, so that any engine sets them."""
 
 from __future__ import annotations
 
 import re
 
+from efftx.report.fairness import sweep_tables
+from efftx.report.items import Item
 from efftx.report.markup import one_line
-from efftx.report.model import Cell, Table
-from efftx.report.parts import parts, words_columns
+from efftx.report.model import Cell, Table, parts, words_columns
+from efftx.report.tables import tables
 
 LATEX_SPECIALS = {
     "\\": r"\textbackslash{}",
@@ -50,6 +52,16 @@ WIDEST_UNSCALED = 66  # characters of a row that fit a line of the usual 10 poin
 def escape_latex(text: str) -> str:
     """`text` in one line, with every character that LaTeX would read as a command made harmless."""
     return "".join(LATEX_SPECIALS.get(character, character) for character in one_line(text))
+
+
+def item_latex(item: Item) -> str:
+    """The item's tables, one float a size (several where a table is wide), and one of the paper's curves."""
+    labels = [f"{item.slug}-{measured.size}" for measured in item.measured] or [item.slug]
+    if item.experiment.published and item.experiment.published.curves:
+        labels.append(f"{item.slug}-published")
+    swept = sweep_tables(item)
+    labels += [f"{item.slug}-sweep{f'-{i}' if i else ''}" for i in range(len(swept))]
+    return "\n".join(to_latex(t, label) for t, label in zip([*tables(item), *swept], labels, strict=True))
 
 
 def to_latex(table: Table, label: str) -> str:

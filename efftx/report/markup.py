@@ -1,20 +1,17 @@
-"""One table as Markdown, CSV, HTML and for the terminal (`latex` has LaTeX); nothing here knows what it is about."""
+"""One table as Markdown, as CSV and for the terminal (`latex` and `templates/table.html` have the other forms)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable
-from html import escape as escape_html
 
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from efftx.core.grid import Column, Grid, print_text
-from efftx.report.model import Cell, Kind, Table
-from efftx.report.parts import parts, words_columns
+from efftx.report.model import Cell, Kind, Table, parts, words_columns
 
 # What GitHub's Markdown would read as markup where it stands; the rest stays, for people read the source too.
 MARKDOWN_SPECIALS = re.compile(
@@ -38,8 +35,6 @@ TERMINAL_STYLES = {
     Kind.MISSING: Style(dim=True, italic=True),
     Kind.WORDS: Style(),
 }
-SHORT = 24
-"""Characters of a row's name that a page does not break."""
 CSV_HEADER = ["row", "column", "kind", "size", "mean", "std", "n"]
 
 
@@ -108,57 +103,6 @@ def rows_to_csv(header: list[str], rows: list[list[str]]) -> str:
     return out.getvalue()
 
 
-def to_html(table: Table, link: Callable[[Cell], str] = lambda cell: "") -> str:
-    """The table as accessible HTML, of a wide one the parts after the first numbers folded; then the notes.
-
-    `link` gives the anchor that a cell leads to, "" for none. Every table has a caption, every heading a scope.
-    """
-    lines = []
-    shown = False
-    for part in parts(table):
-        if shown:
-            columns = ", ".join(part.columns)
-            lines.append(f"<details><summary>More columns: {escape_html(columns)}</summary>")
-        lines += _html_table(part, link)
-        if shown:
-            lines.append("</details>")
-        shown = shown or not all(words_columns(part))
-    lines += [f'<p class="note">{escape_html(note)}</p>' for note in table.notes]
-    return "\n".join(lines) + "\n"
-
-
-def _html_table(table: Table, link: Callable[[Cell], str]) -> list[str]:
-    stub_height = 2 if table.spans else 1
-    label = escape_html(table.caption)
-    lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">', "<table>"]
-    lines += [f"<caption><span>{label}</span></caption>", "<thead>"]
-    lines.append(f'<tr><th scope="col" rowspan="{stub_height}">{escape_html(table.stub)}</th>')
-    headings = "".join(
-        f'<th scope="col"{" class=words" if words else ""}>{escape_html(heading)}</th>'
-        for heading, words in zip(table.columns, words_columns(table), strict=True)
-    )
-    if table.spans:
-        for span in table.spans:
-            scope = f'th scope="colgroup" colspan="{span.width}"' if span.heading else f'td colspan="{span.width}"'
-            lines.append(f"<{scope}>{escape_html(span.heading)}</{scope[:2]}>")
-        lines += ["</tr>", f"<tr>{headings}</tr>"]
-    else:
-        lines.append(f"{headings}</tr>")
-    lines.append("</thead>")
-    for block in table.blocks:
-        lines.append("<tbody>")
-        if block.heading:
-            width = len(table.columns) + 1
-            heading = escape_html(block.heading)
-            lines.append(f'<tr class="block"><th scope="rowgroup" colspan="{width}">{heading}</th></tr>')
-        for row in block.rows:
-            cells = "".join(_html_cell(cell, link) for cell in row.cells)
-            short = " class=short" if len(row.label) <= SHORT else ""
-            lines.append(f'<tr><th scope="row"{short}>{escape_html(row.label)}</th>{cells}</tr>')
-        lines.append("</tbody>")
-    return [*lines, "</table>", "</div>"]
-
-
 def to_terminal(table: Table, console: Console) -> None:
     """Prints the table, as wide as the console: caption, numbers, then what stands in words (too wide), notes."""
     shown = [i for i, words in enumerate(words_columns(table)) if not words]
@@ -206,11 +150,3 @@ def _pipe_row(cells: list[str]) -> str:
 
 def _exact(number: float | None) -> str:
     return "" if number is None else repr(float(number))
-
-
-def _html_cell(cell: Cell, link: Callable[[Cell], str]) -> str:
-    text = escape_html(cell.text)
-    text = f"<strong>{text}</strong>" if cell.bold else text
-    if anchor := link(cell):
-        text = f'<a href="#{escape_html(anchor)}">{text}</a>'
-    return f'<td class="{cell.kind.value}">{text}</td>'

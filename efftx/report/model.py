@@ -1,9 +1,16 @@
-"""What a table of the report is, before anyone has decided how it is written."""
+"""What a table of the report is, before anyone has decided how it is written; a wide one as several that fit a page."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import accumulate
+
+MOST_COLUMNS = 7
+"""Of a table that fits a page; the column of the rows' names counts as one."""
+EMPTY = ("", "–")
 
 
 class Kind(Enum):
@@ -73,3 +80,50 @@ class Table:
     blocks: tuple[Block, ...]
     spans: tuple[Span, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def parts(table: Table) -> list[Table]:
+    """`table` where it is narrow; else its columns of words, then its numbers in even parts, without empty blocks.
+
+    Each part has the subject and caption of the whole, the first the notes.
+    """
+    if len(table.columns) < MOST_COLUMNS:
+        return [table]
+    words = words_columns(table)
+    numbers = [i for i, is_words in enumerate(words) if not is_words]
+    groups = [[i for i, is_words in enumerate(words) if is_words], *_even(numbers, MOST_COLUMNS - 1)]
+    found = [_columns(table, group) for group in groups if group]
+    return [found[0], *(replace(part, notes=()) for part in found[1:])]
+
+
+def words_columns(table: Table) -> list[bool]:
+    """Which columns hold words and not numbers."""
+    rows = [row for block in table.blocks for row in block.rows]
+    return [all(row.cells[i].kind is Kind.WORDS for row in rows) for i in range(len(table.columns))]
+
+
+def _even(columns: Sequence[int], most: int) -> list[list[int]]:
+    n_parts = math.ceil(len(columns) / most)
+    size = math.ceil(len(columns) / n_parts) if n_parts else 0
+    return [list(columns[i * size : (i + 1) * size]) for i in range(n_parts)]
+
+
+def _columns(table: Table, kept: Sequence[int]) -> Table:
+    """The table of these columns alone; a row that says nothing in them is left out, and words stand there once."""
+    blocks, seen = [], set()
+    only_words = all(words_columns(table)[i] for i in kept)
+    for block in table.blocks:
+        rows = [Row(row.label, tuple(row.cells[i] for i in kept)) for row in block.rows]
+        told = [row for row in rows if any(cell.text not in EMPTY for cell in row.cells)]
+        if only_words:
+            told = [row for row in told if row.label not in seen]
+            seen |= {row.label for row in told}
+        if told:
+            blocks.append(Block("" if only_words else block.heading, tuple(told)))
+    starts = [0, *accumulate(span.width for span in table.spans)]
+    spans = [
+        Span(span.heading, sum(start <= i < start + span.width for i in kept))
+        for span, start in zip(table.spans, starts, strict=False)
+    ]
+    columns = tuple(table.columns[i] for i in kept)
+    return replace(table, columns=columns, blocks=tuple(blocks), spans=tuple(span for span in spans if span.width))

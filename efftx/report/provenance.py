@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from efftx.core.durations import duration
 from efftx.core.environment import Environment
@@ -14,14 +14,27 @@ from efftx.report.items import Measured, data_words
 from efftx.study.records import Record, Verification
 
 HASH_LENGTH = 12
-HEADINGS = ("row", "seed", "config", "data", "sha-256 of the data", "wall time", "machine", "code", "replayed")
+
+
+class Line(NamedTuple):
+    """What one record says of itself, in words: `config` and `checksum` shortened, `machine` a letter."""
+
+    row: str
+    seed: str
+    config: str
+    data: str
+    checksum: str
+    wall: str
+    machine: str
+    code: str
+    replayed: str
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """`lines` under HEADINGS, the `machines` they name as (letter, description), and the exact `commands`."""
+    """A line a record, the `machines` they name as (letter, description), and the exact `commands`."""
 
-    lines: tuple[tuple[str, ...], ...]
+    lines: tuple[Line, ...]
     machines: tuple[tuple[str, str], ...]
     commands: tuple[str, ...]
 
@@ -74,9 +87,9 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 
-def _line(record: Record, verification: Verification | None, letter: str, code: str) -> tuple[str, ...]:
+def _line(record: Record, verification: Verification | None, letter: str, code: str) -> Line:
     data = data_words(record.data.get("name", ""), record.data.get("variant", "")) or numbers.UNDEFINED
-    return (
+    return Line(
         record.row,
         str(record.seed),
         record.hash[:HASH_LENGTH],

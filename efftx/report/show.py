@@ -34,10 +34,10 @@ def print_item(experiment: Experiment, store_root: Path | str | None = None, *, 
     for plot in (plot for measured in item.measured for plot in trend_plots(item, measured)):
         console.print()
         print_text(console, plot.caption)
-    for heading, verdicts in [(f"size {m.size}", m.verdicts) for m in item.measured] or [("", item.verdicts)]:
+    for size, verdicts in item.verdicts_by_size:
         if verdicts:
             console.print()
-            print_text(console, f"Claims, {heading}" if heading else "Claims", style="bold")
+            print_text(console, f"Claims, size {size}" if size else "Claims", style="bold")
         for verdict in verdicts:
             style, sign = BADGES[verdict.verdict]
             print_text(console, f"{sign} {verdict.verdict}: {verdict.says}", _TERMINAL[style], hanging=2)

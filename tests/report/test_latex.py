@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from efftx.report import latex
-from efftx.report.documents import item_latex
 from efftx.report.items import gather
+from efftx.report.latex import item_latex
 from efftx.report.model import Block, Cell, Kind, Row, Table
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore

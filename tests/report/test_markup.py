@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.markdown import Markdown
 
-from efftx.report import markup
+from efftx.report import markup, render
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 
 SCRIPT = """<script>alert('x"')</script> & </td> | `a` ~~b~~ $c$ &amp; \\ [d](javascript:e)"""
@@ -44,7 +44,7 @@ def test_markdown_has_as_many_cells_in_every_line() -> None:
 
 
 def test_html_escapes_names_and_scopes_every_heading() -> None:
-    text = markup.to_html(nasty_table())
+    text = render.table_html(nasty_table())
     assert "<c>" not in text
     assert "&lt;c&gt;" in text
     assert "&amp;" in text
@@ -151,7 +151,7 @@ def test_a_number_stays_a_number(number: str) -> None:
 
 def test_html_keeps_a_script_as_text() -> None:
     row = Row(SCRIPT, (Cell(SCRIPT, Kind.WORDS),))
-    text = markup.to_html(
+    text = render.table_html(
         Table(SCRIPT, SCRIPT, SCRIPT, (SCRIPT,), (Block(SCRIPT, (row,)),), (Span(SCRIPT, 1),), (SCRIPT,))
     )
     assert "<script" not in text

@@ -3,8 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efftx.report.model import Block, Cell, Kind, Row, Span, Table
-from efftx.report.parts import MOST_COLUMNS, parts
+from efftx.report.model import MOST_COLUMNS, Block, Cell, Kind, Row, Span, Table, parts
 
 
 def make_table(n_words: int, n_numbers: int) -> Table:

@@ -1,0 +1,123 @@
+"""The pages of the report: Jinja templates, filled with items, chapters and tables; those of HTML escape what they get.
+
+The templates and the style of the pages are in `templates/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from efftx.report import numbers, sentences
+from efftx.report.badges import BADGES, MEANINGS, count_verdicts, tally
+from efftx.report.chapters import OURS, PAPER, Chapter, merged
+from efftx.report.fairness import sweep_tables
+from efftx.report.items import Item
+from efftx.report.markup import escape_markdown, to_markdown
+from efftx.report.model import Cell, Kind, Table, parts, words_columns
+from efftx.report.provenance import configurations, counted, provenance
+from efftx.report.tables import tables
+from efftx.study.records import slug
+from efftx.study.significance import LEVEL
+
+if TYPE_CHECKING:
+    from efftx.report.drawings import Drawing  # draws with matplotlib, which `--against` does without
+
+SHORT = 24
+"""Characters of a row's name that a page does not break."""
+WRONG = {"stale": "fails", "partial": "open", "not run": "notrun"}
+"""The badge of a state in which something is missing."""
+
+
+def page(chapters: Sequence[Chapter], drawn: Mapping[str, Sequence[Drawing]], drawn_with: str) -> str:
+    """The report as one HTML page that needs nothing else: what became of each claim, then paper by paper each item.
+
+    `drawn` holds the drawings by the item's slug; `drawn_with` names the library that made them.
+    """
+    return rendered("page.html", chapters=chapters, drawn=drawn, drawn_with=drawn_with)
+
+
+def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:
+    """One item as a Markdown document."""
+    return rendered("item.md", item=item, drawn=drawn)
+
+
+def index_markdown(chapters: Sequence[Chapter]) -> str:
+    """The list of all items with their verdicts as a Markdown document."""
+    return rendered("index.md", chapters=chapters)
+
+
+def table_html(table: Table) -> str:
+    """One table as HTML."""
+    macros = _TEMPLATES.get_template("table.html").make_module()
+    return str(getattr(macros, "table")(table))  # noqa: B009 - a macro of the template, which no type knows
+
+
+def record_anchor(item: Item, size: str, row: str) -> str:
+    """The anchor of the records of one row at one size."""
+    return f"{item.slug}-{size}-records-{slug(row)}"
+
+
+def _anchor_behind(item: Item, cell: Cell) -> str:
+    """The anchor of the records behind a cell of ours, "" for any other."""
+    return record_anchor(item, cell.size, cell.row) if cell.kind in (Kind.MEASURED, Kind.BASELINE) and cell.size else ""
+
+
+def _fence(text: str, least: int) -> str:
+    """So many backticks that no run of them in `text` ends what they enclose."""
+    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
+def _code(text: str) -> str:
+    fence = _fence(text, 1)
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def _fenced(text: str, language: str) -> str:
+    fence = _fence(text, 3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def rendered(name: str, **context: object) -> str:
+    """The template `name`, filled."""
+    return _TEMPLATES.get_template(name).render(context)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("efftx.report"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {"md": escape_markdown, "code": _code, "fenced": _fenced}
+_TEMPLATES.globals |= {
+    "BADGES": BADGES,
+    "LEVEL": LEVEL,
+    "MEANINGS": MEANINGS,
+    "NOT_RUN": numbers.NOT_RUN,
+    "OURS": OURS,
+    "PAPER": PAPER,
+    "SHORT": SHORT,
+    "WRONG": WRONG,
+    "anchor_behind": _anchor_behind,
+    "configurations": configurations,
+    "count_verdicts": count_verdicts,
+    "counted": counted,
+    "details": sentences.details,
+    "formula": sentences.formula,
+    "how_tested": sentences.how_tested,
+    "merged": merged,
+    "parts": parts,
+    "provenance": provenance,
+    "record_anchor": record_anchor,
+    "sweep_tables": sweep_tables,
+    "tables": tables,
+    "tally": tally,
+    "to_markdown": to_markdown,
+    "words_columns": words_columns,
+}
