@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -111,3 +112,38 @@ def test_modules_import_each_other_in_no_circle() -> None:
 def test_the_report_reads_records_and_never_what_writes_them() -> None:
     written = [f"{name} -> {other}" for name in IMPORTS for other in IMPORTS[name] if room(other) == "reproduce"]
     assert [line for line in written if line.startswith("efftx.report.")] == []
+
+
+def walks() -> dict[str, list[str]]:
+    """The ways through the code that the README tells, by their first words, as modules in order."""
+    page = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    section = page.split("## How it is built\n")[1].split("\n## ")[0]
+    ways = {}
+    for way in section.split("\n* **")[1:]:
+        for part, steps in enumerate(way.split(" Then ")):
+            named = re.findall(r"`(efftx/[\w/]+)\.py`", steps)
+            ways[f"{way.split('**')[0]} {part}"] = [name.replace("/", ".") for name in named]
+    return ways
+
+
+@pytest.mark.skipif(not (PACKAGE.parent / "README.md").is_file(), reason="not a checkout: no README beside the package")
+def test_the_ways_that_the_readme_tells_go_down_along_imports() -> None:
+    ways = walks()
+    assert len(ways) == 5
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    for name, way in ways.items():
+        assert set(way) <= MODULES.keys(), name
+        levels = [floor[room(module)] for module in way]
+        assert levels == sorted(levels, reverse=True), name
+        commands = {module for module in IMPORTS if room(module) == "commands"}  # which the table of commands loads
+        for i, module in enumerate(way[1:], 1):
+            reached = set().union(*(IMPORTS[before] | PASSED.get(before, set()) for before in way[:i]))
+            assert module in reached | commands, f"{name}: nothing before {module} imports it"
+
+
+PASSED = {
+    "efftx.training.step": {"efftx.models.decoder"},
+    "efftx.models.streams": {"efftx.models.block"},
+    "efftx.models.block": {"efftx.layers.attention"},
+}
+"""Where a way goes on through an object that was handed in, whose module is not imported."""
