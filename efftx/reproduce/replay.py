@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -17,6 +16,7 @@ from efftx.errors import UserError
 from efftx.machine.devices import environment
 from efftx.parent import with_parent
 from efftx.reproduce.measures import measure_named
+from efftx.reproduce.parallel import Task
 from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.records import Record, RecordStore, Verification
@@ -63,7 +63,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
     run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
-    run = Run(record.row, record.seed, record.size, record.value)
+    run = _run_of(record)
     found = status_of(experiment, run, trainer, store)
     if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
         found = Status(FRESH)  # an earlier replay's verdict does not bind this one
@@ -86,6 +86,10 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         verification.environment = {key: here[key] for key in _SAID}
     store.write_verification(record, verification)
     return verification
+
+
+def _run_of(record: Record) -> Run:
+    return Run(record.row, record.seed, record.size, record.value)
 
 
 def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed | None:
@@ -184,15 +188,13 @@ def _under_other_instructions(record: Record, store: RecordStore) -> Verificatio
     The process is `efftx reproduce --verify` itself on a store that holds this record alone, and the sweep of its row.
     """
     sweep = [r for r in store.read_sweeps(record.id) if (r.row, r.size) == (record.row, record.size)]
+    command = Task(record.id, _run_of(record), again=False, options=("--verify",)).command()
     for name in INSTRUCTION_SETS:
         with scratch_folder(SCRATCH) as folder:
             alone = RecordStore(folder / "results")
             for each in [record] if record.value is not None else [*sweep, record]:
                 alone.write(each)
-            words = ["reproduce", record.id, "--verify", "--row", record.row]
-            words += [f"seeds={record.seed}", f"size={record.size}", "--json"]
             environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(alone.root)})
-            command = [sys.executable, "-m", "efftx", *words]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
             found = alone.verification(record)
         if found is not None and found.verdict == FRESH:

@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 from efftx.errors import UserError, nearest
+from efftx.study.significance import Sample
 
 FUNCTIONS = ("abs", "min", "max")
 TABLES = ("cell", "published", "gate")
@@ -31,6 +35,20 @@ COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: "
 BETTER, AS_GOOD_AS, AT_LEAST, EXACT = "better", "as good as", "at least", "exact"
 KINDS = (BETTER, AS_GOOD_AS, AT_LEAST, EXACT)
 MAX_LENGTH = 1000
+_OPERATORS: dict[type[ast.operator], Callable[[Sample, Sample], Sample]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class DividedByZeroError(Exception):
+    """A division by what is 0 in some seed: `node`."""
+
+    def __init__(self, node: ast.BinOp) -> None:
+        super().__init__(ast.unparse(node))
+        self.node = node
 
 
 @dataclass(frozen=True)
@@ -110,27 +128,6 @@ def _slack(side: ast.expr) -> str:
     return ""
 
 
-def _constant(node: ast.expr) -> float | None:
-    """The value of an expression that looks nothing up; None for any other, and where it divides by zero."""
-    match node:
-        case ast.Constant(value=int() | float() as number):
-            return float(number)
-        case ast.UnaryOp(op=op, operand=operand):
-            value = _constant(operand)
-            return value if value is None or isinstance(op, ast.UAdd) else -value
-        case ast.BinOp(left=left, op=op, right=right):
-            a, b = _constant(left), _constant(right)
-            if a is None or b is None or (isinstance(op, ast.Div) and b == 0.0):
-                return None
-            return {ast.Add: a + b, ast.Sub: a - b, ast.Mult: a * b}[type(op)] if not isinstance(op, ast.Div) else a / b
-        case ast.Call(func=ast.Name(id=name), args=args):
-            values = [value for value in map(_constant, args) if value is not None]
-            if len(values) < len(args):
-                return None
-            return abs(values[0]) if name == "abs" else min(values) if name == "min" else max(values)
-    return None
-
-
 def parse_where(text: str, free: dict[str, str]) -> ast.expr | None:
     """The restriction in `text` over the free names of a claim; None where it is empty."""
     if not text.strip():
@@ -172,6 +169,31 @@ def lookup(node: ast.Subscript) -> tuple[str, tuple[Index, ...]]:
             case _:
                 raise TypeError(ast.unparse(item))
     return node.value.id, tuple(index)
+
+
+def evaluate(node: ast.expr, look_up: Callable[[ast.Subscript], Sample]) -> Sample:
+    """The value of an expression that `parse` has admitted, one a seed; DividedByZeroError names the division."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return np.array([float(number)])
+        case ast.UnaryOp(op=op, operand=operand):
+            values = evaluate(operand, look_up)
+            return -values if isinstance(op, ast.USub) else values
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = evaluate(left, look_up), evaluate(right, look_up)
+            if isinstance(op, ast.Div) and np.any(b == 0):
+                raise DividedByZeroError(node)
+            return _OPERATORS[type(op)](a, b)
+        case ast.Call(func=ast.Name(id=name), args=args):
+            of = np.stack(np.broadcast_arrays(*(evaluate(arg, look_up) for arg in args)))
+            return np.abs(of[0]) if name == "abs" else of.min(axis=0) if name == "min" else of.max(axis=0)
+        case ast.Subscript():
+            return look_up(node)
+    raise AssertionError("parse admits no other node")
+
+
+def _not_measured_yet(_: ast.Subscript) -> Sample:
+    return np.array([math.nan])
 
 
 def compared(tree: ast.expr) -> Iterator[tuple[tuple[int, int], ast.expr, ast.cmpop, ast.expr]]:
@@ -220,7 +242,7 @@ def _check_expression(node: ast.expr, text: str, lookups: list[tuple[str, tuple[
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), left=left, right=right):
             _check_expression(left, text, lookups)
             _check_expression(right, text, lookups)
-            if isinstance(node.op, ast.Div) and _constant(right) == 0.0:
+            if isinstance(node.op, ast.Div) and np.all(evaluate(right, _not_measured_yet) == 0.0):
                 raise _refuse(text, f"'{ast.unparse(node)}' divides by zero")
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS and args:
             if name == "abs" and len(args) != 1:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efftx.study.claim_language import COMPARISONS, EXACT, Name, lookup
+from efftx.study.claim_language import COMPARISONS, EXACT, DividedByZeroError, Name, evaluate, lookup
 from efftx.study.experiment import Claim, Experiment
-from efftx.study.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, upper_tail
+from efftx.study.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, spread, upper_tail
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 NOT_TESTED, NOT_RUN = "not tested here", "not run"
@@ -128,8 +128,7 @@ class Comparison:
         return upper_tail(sample, bound, self.resolution)
 
     def _varies(self) -> bool:
-        finite = bool(np.all(np.isfinite(self.differences)))
-        return finite and float(np.std(self.differences, ddof=1)) > self.resolution
+        return bool(np.all(np.isfinite(self.differences))) and spread(self.differences) > self.resolution
 
     def decide(self, p_for: float, p_against: float, n_tests: int) -> None:
         """The outcome from the two adjusted p; of an undecided one also the seeds that would decide it."""
@@ -143,16 +142,16 @@ class Comparison:
 
     def seeds_needed(self, level: float) -> int | None:
         """As many as find, at 80 % power, the mean that these seeds gave with the spread that they gave."""
-        if not np.all(np.isfinite(self.differences)) or not self._varies():
+        if not self._varies():
             return None
-        spread = float(np.std(self.differences, ddof=1))
+        std = spread(self.differences)
         margin, mean = self.margin or 0.0, self.difference
         if self.symbol == "==" and abs(mean) < margin:
-            return seeds_to_decide((margin - mean) / spread, (margin + mean) / spread, level=level)
+            return seeds_to_decide((margin - mean) / std, (margin + mean) / std, level=level)
         if self.symbol == "==":
-            return seeds_to_decide((abs(mean) - margin) / spread, level=level / 2)
+            return seeds_to_decide((abs(mean) - margin) / std, level=level / 2)
         favoured = mean if self.symbol in (">", ">=") else -mean
-        return seeds_to_decide(abs(favoured + margin) / spread, level=level)
+        return seeds_to_decide(abs(favoured + margin) / std, level=level)
 
 
 @dataclass
@@ -202,34 +201,11 @@ class Evaluator:
         return sorted(set.intersection(*sets)) if sets else []
 
     def _values(self, node: ast.expr, seeds: list[int]) -> Sample:
-        match node:
-            case ast.Constant(value=int() | float() as number):
-                return np.array([float(number)])
-            case ast.UnaryOp(op=op, operand=operand):
-                values = self._values(operand, seeds)
-                return -values if isinstance(op, ast.USub) else values
-            case ast.BinOp(left=left, op=op, right=right):
-                return self._arithmetic(self._values(left, seeds), op, self._values(right, seeds), node)
-            case ast.Call(func=ast.Name(id=name), args=args):
-                of = np.broadcast_arrays(*(self._values(arg, seeds) for arg in args))
-                if name == "abs":
-                    return np.abs(of[0])
-                return np.min(np.stack(of), axis=0) if name == "min" else np.max(np.stack(of), axis=0)
-            case ast.Subscript():
-                return self._looked_up(node, seeds)
-        raise AssertionError("parse admits no other node")
-
-    def _arithmetic(self, a: Sample, op: ast.operator, b: Sample, node: ast.BinOp) -> Sample:
-        match op:
-            case ast.Add():
-                return a + b
-            case ast.Sub():
-                return a - b
-            case ast.Mult():
-                return a * b
-        if np.any(b == 0):
-            raise NotJudgedError(NOT_TESTED, f"{ast.unparse(node.right)} is 0, so that {ast.unparse(node)} is nothing")
-        return a / b
+        try:
+            return evaluate(node, lambda subscript: self._looked_up(subscript, seeds))
+        except DividedByZeroError as error:
+            zero = ast.unparse(error.node.right)
+            raise NotJudgedError(NOT_TESTED, f"{zero} is 0, so that {error} is nothing") from error
 
     def _looked_up(self, node: ast.Subscript, seeds: list[int]) -> Sample:
         table, index = lookup(node)
@@ -245,9 +221,9 @@ class Evaluator:
     def _side(self, node: ast.expr, values: Sample) -> Side:
         is_cell = isinstance(node, ast.Subscript) and lookup(node)[0] == "cell"
         place = self.place(lookup(node)[1]) if is_cell and isinstance(node, ast.Subscript) else None
-        spread = float(np.std(values, ddof=1)) if values.size > 1 and np.all(np.isfinite(values)) else None
+        std = spread(values) if values.size > 1 and np.all(np.isfinite(values)) else None
         measured = any(table == "cell" for table, _ in lookups(node))
-        return Side(self._words(node), place, measured, float(np.mean(values)), spread)
+        return Side(self._words(node), place, measured, float(np.mean(values)), std)
 
     def _words(self, node: ast.expr) -> str:
         match node:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from efftx.study.gates import Gate
 from efftx.study.published import Published
@@ -109,6 +109,7 @@ class ColumnSpec:
     A column without overrides and without carry reads the metrics of the training run itself.
     """
 
+    shorthand: ClassVar[str] = "overrides"
     overrides: list[str] = field(default_factory=list)
     carry: str | Mapping[str, str] | None = None
     instead_of_row: bool = False
@@ -118,11 +119,6 @@ class ColumnSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     label: str = ""
-
-    @staticmethod
-    def shorthand() -> str:
-        """The field that a bare list in the file stands for."""
-        return "overrides"
 
     @property
     def evaluates(self) -> bool:
@@ -140,6 +136,7 @@ class Row:
     row's name on the page, where what was run is not what the paper's row is called.
     """
 
+    shorthand: ClassVar[str] = "overrides"
     overrides: list[str] = field(default_factory=list)
     sizes: Mapping[str, list[str]] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)
@@ -149,11 +146,6 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
-
-    @staticmethod
-    def shorthand() -> str:
-        """The field that a bare list in the file stands for."""
-        return "overrides"
 
 
 @dataclass(frozen=True)

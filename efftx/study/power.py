@@ -17,7 +17,7 @@ from efftx.study.claims import Recorded, recorded
 from efftx.study.comparisons import Comparison
 from efftx.study.experiment import Claim, Experiment
 from efftx.study.records import Record
-from efftx.study.significance import LEVEL, detectable, seeds_to_decide
+from efftx.study.significance import LEVEL, detectable, seeds_to_decide, spread
 
 SEEDS = (3, 5, 10, 20)
 """The numbers of seeds of which it is said what they can see."""
@@ -79,34 +79,30 @@ def _power(found: Recorded, records: Sequence[Record], size: str) -> Power:
     several = [c for c in found.comparisons if c.n > 1 and np.all(np.isfinite(c.differences))]
     if not several:
         return Power(claim, m, hours_a_seed=hours, why="a spread takes two seeds that reached it")
-    hardest = max(several, key=_spread)
-    spread, level = _spread(hardest), LEVEL / m
-    if spread <= hardest.resolution:
+    hardest = max(several, key=lambda c: spread(c.differences))
+    widest, level = spread(hardest.differences), LEVEL / m
+    if widest <= hardest.resolution:
         return Power(claim, m, hardest, hours_a_seed=hours, why="nothing varies from seed to seed")
     margin = [_margin_seeds(c, level) for c in several] if claim.kind == AS_GOOD_AS else [None]
-    needed = [c.seeds_needed(level) for c in several if _spread(c) > c.resolution]
+    needed = [c.seeds_needed(level) for c in several if spread(c.differences) > c.resolution]
     return Power(
         claim,
         m,
         hardest,
-        spread,
-        {n: detectable(n, level) * spread for n in SEEDS},
+        widest,
+        {n: detectable(n, level) * widest for n in SEEDS},
         None if None in margin else max(seeds for seeds in margin if seeds is not None),
         None if None in needed else max(seeds for seeds in needed if seeds is not None),
         hours,
     )
 
 
-def _spread(c: Comparison) -> float:
-    return float(np.std(c.differences, ddof=1))
-
-
 def _margin_seeds(c: Comparison, level: float) -> int | None:
     """Seeds that keep a true difference of 0 within the margin."""
-    spread = _spread(c)
-    if spread <= c.resolution or c.margin is None:
+    std = spread(c.differences)
+    if std <= c.resolution or c.margin is None:
         return 0
-    effect = c.margin / spread
+    effect = c.margin / std
     return seeds_to_decide(*([effect, effect] if c.symbol == "==" else [effect]), level=level)
 
 

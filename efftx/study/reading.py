@@ -54,7 +54,7 @@ def build(kind: Any, value: Any, where: str) -> Any:
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     shorthand = getattr(kind, "shorthand", None)
     if isinstance(value, list) and shorthand is not None:
-        value = {shorthand(): value}
+        value = {shorthand: value}
     if value is None and shorthand is not None:
         value = {}
     if not isinstance(value, dict):

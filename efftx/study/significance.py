@@ -37,22 +37,27 @@ def student_quantile(p: float, df: float) -> float:
     return _root(lambda t: student_cdf(t, df) - p, 0.0, high)
 
 
+def spread(sample: Sample) -> float:
+    """The sample standard deviation (two values at least)."""
+    return float(np.std(sample, ddof=1))
+
+
 def upper_tail(sample: Sample, bound: float = 0.0, resolution: float = 0.0) -> float:
     """The p of a one-sided t test that the mean of `sample` (two values at least) is above `bound`.
 
     Without spread it is 0 or 1 by the mean itself, and 1/2 where the mean is the bound; what is not more than
     `resolution`, the rounding error of the values, is no spread and no distance.
     """
-    distance, spread = float(np.mean(sample)) - bound, float(np.std(sample, ddof=1))
-    if spread <= resolution:
+    distance, std = float(np.mean(sample)) - bound, spread(sample)
+    if std <= resolution:
         return 0.5 if abs(distance) <= resolution else float(distance < 0.0)
-    return student_cdf(-distance / spread * math.sqrt(sample.size), sample.size - 1)
+    return student_cdf(-distance / std * math.sqrt(sample.size), sample.size - 1)
 
 
 def interval(sample: Sample) -> tuple[float, float]:
     """The two-sided 95 % interval of the mean of `sample` (two values at least)."""
-    mean, spread = float(np.mean(sample)), float(np.std(sample, ddof=1))
-    half = student_quantile((1 + CONFIDENCE) / 2, sample.size - 1) * spread / math.sqrt(sample.size)
+    mean = float(np.mean(sample))
+    half = student_quantile((1 + CONFIDENCE) / 2, sample.size - 1) * spread(sample) / math.sqrt(sample.size)
     return mean - half, mean + half
 
 
