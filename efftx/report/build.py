@@ -9,7 +9,7 @@ from pathlib import Path
 
 from efftx.core.files import sweep, write_atomically, writing
 from efftx.errors import UserError
-from efftx.report import latex, markup, render
+from efftx.report import markup, render
 from efftx.report.chapters import chapters
 from efftx.report.drawings import DRAWN_WITH, all_drawings
 from efftx.report.items import Item, gather
@@ -37,7 +37,7 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers
     drawn = {item.slug: all_drawings(item) for item in items}
     for item in items:
         files[f"{item.slug}.md"] = render.item_markdown(item, drawn[item.slug])
-        files[f"{item.slug}.tex"] = latex.item_latex(item)
+        files[f"{item.slug}.tex"] = render.item_latex(item)
         files[f"{item.slug}.csv"] = markup.to_csv(tables(item))
         for drawing in drawn[item.slug]:
             files[f"{drawing.name}.svg"] = drawing.svg

@@ -1,4 +1,4 @@
-"""One table as Markdown, as CSV and for the terminal (`latex` and `templates/table.html` have the other forms)."""
+"""A table for the terminal and as CSV, and what Markdown must escape (`render` writes tables in its templates)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from efftx.core.grid import Column, Grid, print_text
-from efftx.report.model import Cell, Kind, Table, parts, words_columns
+from efftx.report.model import Kind, Table, words_columns
 
 # What GitHub's Markdown would read as markup where it stands; the rest stays, for people read the source too.
 MARKDOWN_SPECIALS = re.compile(
@@ -55,32 +55,6 @@ def escape_csv(text: str) -> str:
     return text
 
 
-def to_markdown(table: Table) -> str:
-    """The table as GitHub Markdown, a wide one in parts; it has one header row, so a group's name goes before each."""
-    lines = [f"**{escape_markdown(table.subject)}** {escape_markdown(table.caption)}"]
-    for part in parts(table):
-        lines += ["", *_markdown_rows(part)]
-    for note in table.notes:
-        lines += ["", escape_markdown(note)]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_rows(table: Table) -> list[str]:
-    def bold(cell: Cell) -> str:
-        text = escape_markdown(cell.text)
-        return f"**{text}**" if cell.bold else text
-
-    headings = _flat_headings(table)
-    lines = [_pipe_row([escape_markdown(heading) for heading in [table.stub, *headings]])]
-    lines.append(_pipe_row([":---", *[":---" if words else "---:" for words in words_columns(table)]]))
-    for block in table.blocks:
-        if block.heading:
-            lines.append(_pipe_row([f"*{escape_markdown(block.heading)}*", *[""] * len(headings)]))
-        for row in block.rows:
-            lines.append(_pipe_row([escape_markdown(row.label), *[bold(cell) for cell in row.cells]]))
-    return lines
-
-
 def to_csv(tables: list[Table]) -> str:
     """The tables' cells, one a line and unrounded; a missing cell has no mean, a published value no size."""
     lines: dict[tuple[str, ...], None] = {}  # several sizes repeat the same published values: each is written once
@@ -106,7 +80,7 @@ def rows_to_csv(header: list[str], rows: list[list[str]]) -> str:
 def to_terminal(table: Table, console: Console) -> None:
     """Prints the table, as wide as the console: caption, numbers, then what stands in words (too wide), notes."""
     shown = [i for i, words in enumerate(words_columns(table)) if not words]
-    headings = _flat_headings(table)
+    headings = flat_headings(table)
     grid = Grid([Column(table.stub), *(Column(headings[i], numbers=True) for i in shown)])
     for block in table.blocks:
         if block.heading:
@@ -139,13 +113,10 @@ def one_line(text: str) -> str:
     return re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
 
 
-def _flat_headings(table: Table) -> list[str]:
+def flat_headings(table: Table) -> list[str]:
+    """The columns' headings, a group's name before each."""
     groups = [span.heading for span in table.spans for _ in range(span.width)] or [""] * len(table.columns)
     return [f"{group}: {heading}" if group else heading for group, heading in zip(groups, table.columns, strict=True)]
-
-
-def _pipe_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _exact(number: float | None) -> str:

@@ -1,6 +1,6 @@
-"""The pages of the report: Jinja templates, filled with items, chapters and tables; those of HTML escape what they get.
+"""The report as HTML, Markdown and LaTeX: the templates in `templates/`, filled with items, chapters and tables.
 
-The templates and the style of the pages are in `templates/`.
+Those of HTML escape whatever they get; the others say where (`md`, `tex`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from efftx.report.badges import BADGES, MEANINGS, count_verdicts, tally
 from efftx.report.chapters import OURS, PAPER, Chapter, merged
 from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item
-from efftx.report.markup import escape_markdown, to_markdown
+from efftx.report.latex import escape_latex, fits_a_line, tex_first_of_line
+from efftx.report.markup import escape_markdown, flat_headings
 from efftx.report.model import Cell, Kind, Table, parts, words_columns
 from efftx.report.provenance import configurations, counted, provenance
 from efftx.report.tables import tables
@@ -48,6 +49,30 @@ def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:
 def index_markdown(chapters: Sequence[Chapter]) -> str:
     """The list of all items with their verdicts as a Markdown document."""
     return rendered("index.md", chapters=chapters)
+
+
+def to_markdown(table: Table) -> str:
+    """One table as GitHub Markdown."""
+    return rendered("table.md", table=table)
+
+
+def to_latex(tables: Mapping[str, Table]) -> str:
+    """Tables in floats under their labels; of a wide one several, labelled `tab:label`, `tab:label-2` and so on."""
+    floats = []
+    for name, table in tables.items():
+        label = re.sub(r"[^A-Za-z0-9:-]", "-", name)
+        floats += [(part, label if i == 1 else f"{label}-{i}") for i, part in enumerate(parts(table), 1)]
+    return _TEX.get_template("tables.tex").render(floats=floats)
+
+
+def item_latex(item: Item) -> str:
+    """The item's tables, one float a size (several where a table is wide), and one of the paper's curves."""
+    labels = [f"{item.slug}-{measured.size}" for measured in item.measured] or [item.slug]
+    if item.experiment.published and item.experiment.published.curves:
+        labels.append(f"{item.slug}-published")
+    swept = sweep_tables(item)
+    labels += [f"{item.slug}-sweep{f'-{i}' if i else ''}" for i in range(len(swept))]
+    return to_latex(dict(zip(labels, [*tables(item), *swept], strict=True)))
 
 
 def table_html(table: Table) -> str:
@@ -94,7 +119,8 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {"md": escape_markdown, "code": _code, "fenced": _fenced}
+_TEMPLATES.filters |= {"code": _code, "fenced": _fenced, "md": escape_markdown}
+_TEMPLATES.filters |= {"tex": escape_latex, "tex_first": tex_first_of_line}
 _TEMPLATES.globals |= {
     "BADGES": BADGES,
     "LEVEL": LEVEL,
@@ -109,6 +135,8 @@ _TEMPLATES.globals |= {
     "count_verdicts": count_verdicts,
     "counted": counted,
     "details": sentences.details,
+    "fits_a_line": fits_a_line,
+    "flat_headings": flat_headings,
     "formula": sentences.formula,
     "how_tested": sentences.how_tested,
     "merged": merged,
@@ -121,3 +149,12 @@ _TEMPLATES.globals |= {
     "to_markdown": to_markdown,
     "words_columns": words_columns,
 }
+# Braces are LaTeX's own.
+_TEX = _TEMPLATES.overlay(
+    block_start_string="<%",
+    block_end_string="%>",
+    variable_start_string="<<",
+    variable_end_string=">>",
+    comment_start_string="<#",
+    comment_end_string="#>",
+)

@@ -15,7 +15,7 @@ from rich.console import Console
 from efftx.errors import UserError
 from efftx.report.build import build_report, check_report
 from efftx.report.items import gather
-from efftx.report.latex import item_latex
+from efftx.report.render import item_latex
 from efftx.report.show import item_json, print_item
 from efftx.study.experiment import Cell, ColumnSpec, Experiment
 from efftx.study.published import Published

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from efftx.report import latex
+from efftx.report import latex, render
 from efftx.report.items import gather
-from efftx.report.latex import item_latex
 from efftx.report.model import Block, Cell, Kind, Row, Table
+from efftx.report.render import item_latex
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 
@@ -45,7 +45,7 @@ def test_a_raised_power_becomes_an_exponent_in_latex() -> None:
 
 
 def test_latex_has_booktabs_rules_and_one_cell_a_column() -> None:
-    text = latex.to_latex(nasty_table(), "paper-table2_cpu")
+    text = render.to_latex({"paper-table2_cpu": nasty_table()})
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
     assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-3}" in text
     assert r"\label{tab:paper-table2-cpu}" in text
@@ -58,18 +58,18 @@ def test_latex_has_booktabs_rules_and_one_cell_a_column() -> None:
 
 def test_a_wide_latex_table_is_set_in_parts_and_a_wide_part_is_scaled_to_the_line() -> None:
     cells = tuple(Cell("1", Kind.MEASURED) for _ in range(7))
-    text = latex.to_latex(Table("s", "c", "m", tuple("abcdefg"), (Block("", (Row("a", cells),)),)), "x")
+    text = render.to_latex({"x": Table("s", "c", "m", tuple("abcdefg"), (Block("", (Row("a", cells),)),))})
     assert re.findall(r"\\label\{([^}]*)\}", text) == ["tab:x", "tab:x-2"]
     assert "m & a & b & c & d \\\\" in text
     assert "m & e & f & g \\\\" in text
     assert r"\resizebox" not in text
     wide = Table("s", "c", "m", ("x" * 50, "y" * 50), (Block("", (Row("a", cells[:2]),)),))
-    assert r"\resizebox{\linewidth}" in latex.to_latex(wide, "x")
+    assert r"\resizebox{\linewidth}" in render.to_latex({"x": wide})
 
 
 def test_a_bracket_at_the_beginning_of_a_latex_row_is_no_option_of_the_line_end() -> None:
     rows = tuple(Row(label, (Cell("1", Kind.MEASURED),)) for label in ("[k]", "*", "a"))
-    text = latex.to_latex(Table("s", "c", "[m]", ("x",), (Block("", rows),)), "x")
+    text = render.to_latex({"x": Table("s", "c", "[m]", ("x",), (Block("", rows),))})
     assert [line.strip() for line in text.splitlines() if line.strip().startswith("{}")] == [
         r"{}[m] & x \\",
         r"{}[k] & 1 \\",
@@ -78,7 +78,7 @@ def test_a_bracket_at_the_beginning_of_a_latex_row_is_no_option_of_the_line_end(
 
 
 def test_latex_keeps_a_caption_in_one_paragraph() -> None:
-    text = latex.to_latex(Table("a\n\nb", "c|`d`", "m", (), ()), "x")
+    text = render.to_latex({"x": Table("a\n\nb", "c|`d`", "m", (), ())})
     assert r"\caption{a b c\textbar{}\textasciigrave{}d\textasciigrave{}}" in text
 
 

@@ -36,7 +36,7 @@ def nasty_table() -> Table:
 
 
 def test_markdown_has_as_many_cells_in_every_line() -> None:
-    lines = [line for line in markup.to_markdown(nasty_table()).splitlines() if line.startswith("|")]
+    lines = [line for line in render.to_markdown(nasty_table()).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
     assert "| Published: one | Measured: one |" in lines[0]
     assert "**81.0 ± 1.0**" in lines[2]
@@ -130,7 +130,7 @@ def test_any_text_is_rendered_as_it_is(text: str) -> None:
 @pytest.mark.parametrize("text", [SCRIPT, NASTY, "a\r\n\r\n# b", "a\u2028b"])
 def test_no_name_breaks_a_markdown_table(text: str) -> None:
     row = Row(text, (Cell(text, Kind.WORDS),))
-    lines = markup.to_markdown(Table(text, text, text, (text,), (Block(text, (row,)),), notes=(text,))).split("\n")
+    lines = render.to_markdown(Table(text, text, text, (text,), (Block(text, (row,)),), notes=(text,))).split("\n")
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {3}
