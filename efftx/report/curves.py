@@ -25,7 +25,7 @@ def curves_table(experiment: Experiment) -> Table | None:
     rows = tuple(Row(series, tuple(cell(series, step) for step in steps)) for series in published.curves)
     about = paper_quantity(experiment)
     return Table(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
+        subject=numbers.sentence(experiment.caption),
         caption=f"The paper's own curves, read off its plot: {about}. No value in this table was measured here.",
         stub="series",
         columns=tuple(f"step {step:,}" for step in steps),

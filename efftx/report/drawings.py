@@ -11,6 +11,7 @@ import matplotlib
 from efftx.report import figures
 from efftx.report.illustrations import illustrate
 from efftx.report.items import Item, Measured
+from efftx.report.numbers import sentence
 from efftx.report.plotdata import Plot, panels, paper_plot, to_csv
 from efftx.report.trends import trend_plots
 
@@ -56,24 +57,25 @@ def all_drawings(item: Item) -> list[Drawing]:
     for measured in item.measured:
         found += drawings(item, measured)
         if paper is not None:
-            found.append(_drawn(item.slug, paper))
+            found.append(_drawn(item, item.slug, paper))
             paper = None
-    return [*found, _drawn(item.slug, paper)] if paper is not None else found
+    return [*found, _drawn(item, item.slug, paper)] if paper is not None else found
 
 
 def drawings(item: Item, measured: Measured) -> list[Drawing]:
     """The figures of `item` at one size: the panels of its plot, its trend, its illustration, as it asks for them."""
     name = f"{item.slug}-{measured.size}"
-    found = [_drawn(name, lines) for lines in (*panels(item, measured), *trend_plots(item, measured))]
-    illustration = illustrate(item, measured)
-    if illustration is not None:
+    found = [_drawn(item, name, lines) for lines in (*panels(item, measured), *trend_plots(item, measured))]
+    if illustration := illustrate(item, measured):
         word = str((item.experiment.figure or {})["draw"]).replace("_", "-")
         data = illustration.data
-        found.append(Drawing(f"{name}-{word}", data.subject, data.caption, illustration.svg, to_csv(data)))
+        subject = sentence(item.experiment.caption)
+        found.append(Drawing(f"{name}-{word}", subject, data.caption, illustration.svg, to_csv(data)))
     return found
 
 
-def _drawn(name: str, plot: Plot) -> Drawing:
-    subject = f"{plot.subject.rstrip('.')} ({plot.title})." if plot.title else plot.subject
+def _drawn(item: Item, name: str, plot: Plot) -> Drawing:
+    subject = sentence(item.experiment.caption)
+    subject = f"{subject.rstrip('.')} ({plot.title})." if plot.title else subject
     full = f"{name}-{plot.panel}" if plot.panel else name
     return Drawing(full, subject, plot.caption, figures.draw(plot), to_csv(plot))

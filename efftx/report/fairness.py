@@ -30,7 +30,7 @@ def _sweep(item: Item, measured: Measured) -> Table:
     ends = [f"{experiment.label(c.row)} ({c.at_end})" for c in measured.choices if c.at_end]
     notes = [f"Best at an end of the range, so that a better value may lie beyond: {', '.join(ends)}."] if ends else []
     return Table(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
+        subject=numbers.sentence(experiment.caption),
         caption=f"Sweep at size {measured.size}: validation {heading(metric, form.unit)} after the full budget at each "
         f"{sweep.key}, one seed; bold: the best, at which all seeds of the row were then trained.",
         stub="model",

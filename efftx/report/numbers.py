@@ -79,3 +79,9 @@ def with_decimals(value: float, digits: int | None) -> str:
 def three_digits(value: float) -> str:
     """`value` to three significant digits without an exponent: `1,960`."""
     return f"{float(f'{value:.3g}'):,.12g}"
+
+
+def sentence(text: str) -> str:
+    """`text` in one line, with a full stop behind it where it has no end of its own."""
+    stripped = " ".join(text.split())
+    return stripped if stripped.endswith((".", "?", "!")) else f"{stripped}."

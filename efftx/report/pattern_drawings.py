@@ -33,7 +33,6 @@ def connectivity_plot(experiment: Experiment, records: Sequence[Record]) -> Plot
             lines += [Line(experiment.label(record.row), "measured", points, name)] if points else []
     _, n = _codes(records[0].series)
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=f"Above: one output of an image of {isqrt(n)} × {isqrt(n)} and the positions that two heads, or two "
         f"layers, see of it. Below: all {n} outputs (rows) against all inputs (columns). From one record each.",
         x_label="input",

@@ -91,28 +91,22 @@ def maps_of(series: Mapping[str, list[float]]) -> np.ndarray:
     return np.array(series["map"]).reshape(-1, side, side)
 
 
-def draw_maps(records: Sequence[Record]) -> str:
-    """A strip a record, a panel a head: the weight of each pixel for one query, whose pixel is marked; as SVG text."""
-    strips = []
+def draw_maps(experiment: Experiment, records: Sequence[Record]) -> str:
+    """Layers side by side, heads below each other: the weight of each pixel for one query, which is marked; as SVG."""
+    layers = []
     for record in records:
         row, column = (int(part) for part in record.series["query"])
-        panels = []
-        for map_SS in maps_of(record.series):
-            panel = shaded(map_SS)
+        panels = [shaded(map_SS) for map_SS in maps_of(record.series)]
+        for panel in panels:
             panel[row, column] = MARK
-            panels.append(panel)
-        strips.append(Strip(record.row, tuple(panels)))
-    # Layers side by side, heads below each other.
-    heads = range(max(len(strip.panels) for strip in strips))
-    turned = [
-        Strip(
-            f"head {head + 1}",
-            tuple(strip.panels[min(head, len(strip.panels) - 1)] for strip in strips),
-            tuple(strip.name.removeprefix("layer ") for strip in strips) if head == 0 else (),
-        )
-        for head in heads
-    ]
-    return draw_strips(turned)
+        layers.append(panels)
+    titles = tuple(record.row.removeprefix("layer ") for record in records)
+    return draw_strips(
+        [
+            Strip(f"head {head + 1}", tuple(p[min(head, len(p) - 1)] for p in layers), () if head else titles)
+            for head in range(max(map(len, layers)))
+        ]
+    )
 
 
 def maps_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
@@ -124,7 +118,6 @@ def maps_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     ]
     row, column = (int(part) for part in records[0].series["query"])
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=f"The pixels that a query at row {row + 1}, column {column + 1} (orange) gives weight to, layer by "
         "layer; dark is the most of a panel. One seed, the mean over the test pictures.",
         x_label="pixel",
@@ -159,7 +152,6 @@ def samples_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
         for number, row in enumerate(np.array(record.series["rows"]).reshape(n, -1), 1):
             lines.append(Line(experiment.label(record.row), "measured", _points(row), f"sample {number}"))
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption="Pictures pixel by pixel; of sounds the spectrum, time to the right, half the rate on top. One seed.",
         x_label="byte",
         y_label="value",

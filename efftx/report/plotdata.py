@@ -43,13 +43,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """One panel: lines of one quantity and what their axes are called; `subject` and `caption` as for a table.
+    """One panel: lines of one quantity, what their axes are called, and the `caption` below, which says what is drawn.
 
     `panel` goes behind the item in the figure's name; `title` stands above it. `names` are the rows, in their order, by
     which lines have the same colours in every panel of an item.
     """
 
-    subject: str
     caption: str
     x_label: str
     y_label: str
@@ -147,7 +146,6 @@ def _plot(experiment: Experiment, figure: Mapping[str, Any], lines: list[Line], 
     rows = tuple(experiment.label(row) for row in experiment.rows)
     labelled = tuple(replace(line, label=experiment.label(line.label)) for line in lines)
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=caption,
         x_label=str(figure.get("x_label", heading(str(figure.get("x", "step")), ""))),
         y_label=str(figure.get("y_label", default_y)),

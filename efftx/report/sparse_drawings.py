@@ -5,7 +5,7 @@ Legend: T tokens, G blocks, N units of a block, S modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from efftx.report import figures
 from efftx.report.plotdata import Line, Plot, Point
 from efftx.study.experiment import Experiment
+from efftx.study.records import Record
 
 MOST_TOKENS = 14
 CHOSEN = figures.PALETTE[0]
@@ -47,10 +48,10 @@ def read_selection(series: Mapping[str, list[float]]) -> Selection:
     return Selection(tuple(texts[: len(rows)]), tuple(rows), int(series["units_a_block"][0]))
 
 
-def selection_plot(experiment: Experiment, row: str, found: Selection) -> Plot:
+def selection_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     """The numbers of the drawing: a line a token, the selected unit over the block."""
+    row, found = records[0].row, read_selection(records[0].series)
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=f"{row.capitalize()}: (a) for the token “{found.texts[found.shown].strip()}”, the one selected unit of "
         f"{found.n} in every block, and what is read of W1 and W2 for it; (b) the selected units of the text "
         f"“{''.join(found.texts).strip()}”, token by token. From one record.",
@@ -63,8 +64,9 @@ def selection_plot(experiment: Experiment, row: str, found: Selection) -> Plot:
     )
 
 
-def draw_selection(found: Selection) -> str:
+def draw_selection(experiment: Experiment, records: Sequence[Record]) -> str:
     """W1, the units and W2 for one token over the blocks; below, the units of successive tokens; as SVG text."""
+    found = read_selection(records[0].series)
     n_blocks, n, n_tokens = len(found.units_TG[0]), found.n, len(found.texts)
     chosen = found.units_TG[found.shown]
     figure = Figure(figsize=(figures.WIDTH, 4.7))
@@ -76,7 +78,10 @@ def draw_selection(found: Selection) -> str:
         axes = _panel(figure, top - height, height, n_blocks)
         top -= height + 0.012
         if name == "units":
-            _grid(axes, chosen, n)
+            axes.set_ylim(n, 0)
+            _rule(axes, columns=n_blocks, along=n)
+            _rule(axes, rows=n, along=n_blocks)
+            _fill(axes, enumerate(chosen))
             label = f"hidden units:\n{n_blocks} blocks of {n}"
         else:
             axes.set_ylim(0, 1)
@@ -88,7 +93,8 @@ def draw_selection(found: Selection) -> str:
     bottom = 0.125
     axes = _panel(figure, bottom, top - 0.065 - bottom, n_blocks)
     axes.set_ylim(n_tokens, 0)
-    _heat(axes, found)
+    for t, units in enumerate(found.units_TG):
+        _shaded_row(axes, t, units, n)
     axes.set_xticks([g + 0.5 for g in range(0, n_blocks, 5)], [str(g + 1) for g in range(0, n_blocks, 5)])
     axes.set_xlabel("block", labelpad=1.0)
     axes.set_yticks([t + 0.5 for t in range(n_tokens)], [text.strip() or "␣" for text in found.texts])
@@ -104,22 +110,25 @@ def _panel(figure: Figure, bottom: float, height: float, n_blocks: int) -> Axes:
     return axes
 
 
-def _grid(axes: Axes, chosen: tuple[int, ...], n: int) -> None:
-    axes.set_ylim(n, 0)
-    for g in range(1, len(chosen)):
-        axes.plot([g, g], [0, n], color="#dddddd", linewidth=0.5)
-    for j in range(1, n):
-        axes.plot([0, len(chosen)], [j, j], color="#dddddd", linewidth=0.5)
-    cells = [Rectangle((g, unit), 1, 1) for g, unit in enumerate(chosen)]
-    axes.add_collection(PatchCollection(cells, facecolor=CHOSEN, edgecolor="none", zorder=3))
+def _rule(axes: Axes, *, columns: int = 0, rows: int = 0, along: int) -> None:
+    """Lines between so many columns or rows, `along` cells long."""
+    for x in range(1, columns):
+        axes.plot([x, x], [0, along], color="#dddddd", linewidth=0.5)
+    for y in range(1, rows):
+        axes.plot([0, along], [y, y], color="#dddddd", linewidth=0.5)
 
 
-def _heat(axes: Axes, found: Selection) -> None:
-    """One cell a token and block, shaded by the unit."""
-    for t, units in enumerate(found.units_TG):
-        cells = [Rectangle((g, t), 1, 1) for g in range(len(units))]
-        colours = [_shade(unit, found.n) for unit in units]
-        axes.add_collection(PatchCollection(cells, facecolor=colours, edgecolor="#ffffff", linewidth=0.4))
+def _fill(axes: Axes, cells: Iterable[tuple[int, int]]) -> None:
+    """The cells (column, row) in the colour of what is chosen."""
+    patches = [Rectangle(cell, 1, 1) for cell in cells]
+    axes.add_collection(PatchCollection(patches, facecolor=CHOSEN, edgecolor="none", zorder=3))
+
+
+def _shaded_row(axes: Axes, y: int, units: Sequence[int], n: int) -> None:
+    """A row of cells, each shaded by its unit of `n`."""
+    cells = [Rectangle((x, y), 1, 1) for x in range(len(units))]
+    colours = [_shade(unit, n) for unit in units]
+    axes.add_collection(PatchCollection(cells, facecolor=colours, edgecolor="#ffffff", linewidth=0.4))
 
 
 def _key(figure: Figure, n: int) -> None:
@@ -127,9 +136,7 @@ def _key(figure: Figure, n: int) -> None:
     axes.set_xlim(0, n)
     axes.set_ylim(0, 1)
     axes.set_axis_off()
-    cells = [Rectangle((u, 0), 1, 1) for u in range(n)]
-    colours = [_shade(u, n) for u in range(n)]
-    axes.add_collection(PatchCollection(cells, facecolor=colours, edgecolor="#ffffff", linewidth=0.4))
+    _shaded_row(axes, 0, range(n), n)
     axes.text(-0.25, 0.5, "selected unit of its block:  1", ha="right", va="center", fontsize=7.0)
     axes.text(n + 0.25, 0.5, str(n), ha="left", va="center", fontsize=7.0)
 
@@ -140,13 +147,13 @@ def _shade(unit: int, n: int) -> str:
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(low, high, strict=True))
 
 
-def permutation_plot(experiment: Experiment, row: str, series: Mapping[str, list[float]]) -> Plot:
+def permutation_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     """The numbers of the drawing: of each output the input that it is."""
+    row, series = records[0].row, records[0].series
     size = round(len(series["matrix"]) ** 0.5)
     points = [Point(float(k % size), float(k // size)) for k, entry in enumerate(series["matrix"]) if entry]
     S = int(series["modules"][0])
     return Plot(
-        subject=f"{' '.join(experiment.caption.split()).rstrip('.')}.",
         caption=f"{row}: a random permutation of {size} numbers as gate times projection, {S} modules of {size // S}. "
         "An input's gate names the module of its output, its projection the place in the module. Outlined are the "
         "blocks that are all a block-diagonal layer has.",
@@ -156,8 +163,9 @@ def permutation_plot(experiment: Experiment, row: str, series: Mapping[str, list
     )
 
 
-def draw_permutation(series: Mapping[str, list[float]]) -> str:
+def draw_permutation(experiment: Experiment, records: Sequence[Record]) -> str:
     """Gate, projection and the permutation matrix, one row an input, entries of one filled; as SVG text."""
+    series = records[0].series
     size, S = round(len(series["matrix"]) ** 0.5), int(series["modules"][0])
     width = size // S
     gate = [[series["gate"][s * size + i] for s in range(S)] for i in range(size)]
@@ -172,12 +180,9 @@ def draw_permutation(series: Mapping[str, list[float]]) -> str:
         n_columns = len(rows[0])
         axes = figure.add_axes((left, bottom, cell * n_columns, cell * size * ratio))
         figures.frame(axes, n_columns, size)
-        for i in range(1, size):
-            axes.plot([0, n_columns], [i, i], color="#dddddd", linewidth=0.5)
-        for j in range(1, n_columns):
-            axes.plot([j, j], [0, size], color="#dddddd", linewidth=0.5)
-        ones = [Rectangle((j, i), 1, 1) for i, row in enumerate(rows) for j, entry in enumerate(row) if entry]
-        axes.add_collection(PatchCollection(ones, facecolor=CHOSEN, edgecolor="none", zorder=3))
+        _rule(axes, rows=size, along=n_columns)
+        _rule(axes, columns=n_columns, along=size)
+        _fill(axes, ((j, i) for i, row in enumerate(rows) for j, entry in enumerate(row) if entry))
         if k == 2:
             blocks = [Rectangle((s * width, s * width), width, width) for s in range(S)]
             orange = figures.PALETTE[1]

@@ -109,7 +109,7 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     if gates:
         blocks.append(Block("Gates: what a model must beat", trivial_rows(filler)))
     return Table(
-        subject=_sentence(experiment.caption),
+        subject=numbers.sentence(experiment.caption),
         caption=_caption(experiment, measured, scales.of(experiment.cell).form.unit),
         stub=stub,
         columns=tuple(text_heads) + headings,
@@ -241,17 +241,17 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     if experiment.published and experiment.published.some_unverified():
         notes.append(UNVERIFIED_NOTE)
     if experiment.published and experiment.published.note:
-        notes.append(_sentence(experiment.published.note))
+        notes.append(numbers.sentence(experiment.published.note))
     for found in measured.cells.values() if measured else ():
         if found.note:
             row = experiment.label(found.row)
             place = f"{row}, {found.column}" if found.column else row
-            notes.append(f"{place}: {_sentence(found.note)}")
+            notes.append(f"{place}: {numbers.sentence(found.note)}")
     for crossing in measured.crossings if measured else ():
         first, second = map(experiment.label, crossing.between)
         notes.append(_crossing_note((first, second), crossing.x, crossing.published, crossing.why))
     notes += [
-        f"{name}: {_sentence(spec.note)}"
+        f"{name}: {numbers.sentence(spec.note)}"
         for name, spec in experiment.columns.items()
         if spec.note and (not measured or any(column == name for _, column in measured.cells))
     ]
@@ -296,8 +296,3 @@ def _seeds(measured: Measured) -> str:
         return "one seed, no spread"
     where = " where no other n is given" if len(counts) > 1 else ""
     return f"mean ± sample standard deviation over n = {usual} seeds{where}"
-
-
-def _sentence(text: str) -> str:
-    stripped = " ".join(text.split())
-    return stripped if stripped.endswith((".", "?", "!")) else f"{stripped}."

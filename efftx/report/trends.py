@@ -27,7 +27,6 @@ def trend_plots(item: Item, measured: Measured) -> list[Plot]:
         title, found = f"{arm} less {trend['against']}", fit(gaps)
         plots.append(
             Plot(
-                subject=f"{' '.join(item.experiment.caption.split()).rstrip('.')}.",
                 caption=_caption(title, found, str(trend["over"]), str(trend["beside"]), item.experiment.cell.unit),
                 x_label=str(trend.get("x_label", trend["over"])),
                 y_label=f"gap ({item.experiment.cell.unit})",

@@ -19,7 +19,7 @@ def make_plot(n_lines: int = 2, kind: str = "published", **changes: object) -> P
         for i in range(n_lines)
     ]
     paper = Line("LSH-0", kind, (Point(1024.0, 1.5), Point(2048.0, 1.7)))
-    keys = {"subject": "s", "caption": "c", "x_label": "length", "y_label": "seconds", "log_x": True, "log_y": True}
+    keys = {"caption": "c", "x_label": "length", "y_label": "seconds", "log_x": True, "log_y": True}
     return Plot(lines=(*measured, paper), **{**keys, **changes})  # type: ignore[arg-type]
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from efftx.errors import UserError
-from efftx.report.illustrations import _sectors, illustrate
+from efftx.report.illustrations import illustrate
 from efftx.report.items import gather
+from efftx.report.lsh_drawings import _sectors
 from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
