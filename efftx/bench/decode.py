@@ -23,25 +23,28 @@ from efftx.bench.decode_timing import (
     AUTHORS_CONTEXT,
     AUTHORS_IGNORED,
     AUTHORS_STEPS,
-    LAP_EVERY,
+    PARTS_EVERY,
     PROTOCOLS,
     STEADY_TOKENS,
     WARM_UP,
-    Lap,
+    Profile,
     Reference,
     measured,
+    parts_marked,
     reference_bytes,
 )
 from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_weights, refuse_too_large
 from efftx.config.schema import Config
 from efftx.config.values import RANGES, Range
-from efftx.decoding.stack import Caches, step_blocks
+from efftx.decoding.programs import DecodingBlock, Mark, step_blocks
+from efftx.decoding.reads import Read
 from efftx.errors import UserError, nearest
-from efftx.layers.cache import Place, no_lap
-from efftx.layers.matrix import Read
+from efftx.layers.cache import Position
+from efftx.layers.cross_attention import CrossAttention
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, machine
-from efftx.models.streams import split
+from efftx.models.block import Branch, BranchCache, Context
+from efftx.models.streams import merge, split
 from efftx.options import LENGTH, REPEATS, SEED, Options
 
 DEFAULT = ("800m-dense", "800m-ff64", "800m-qkv", "800m-ff-qkv")
@@ -52,58 +55,75 @@ class Tokens:
 
     def __init__(self, weights: Weights, config: Any, *, batch: int, context: int, room: int, seed: int) -> None:
         self.weights, self.config, self.batch = weights, config, batch
-        self.lap = Lap()
+        self.profile = Profile()
         generator = torch.Generator().manual_seed(seed)
         self._token_NB = torch.randint(weights.embedding_VD.shape[0], (room, batch), generator=generator)
         like = weights.embedding_VD
-        blocks = weights.stack.blocks[: weights.n_blocks]
-        while len(blocks) < weights.n_blocks:  # fewer distinct blocks than a token passes
-            blocks = [*blocks, *weights.stack.blocks][: weights.n_blocks]
-        with torch.inference_mode():
-            self._caches: Caches = [
-                [branch.cache_at_random(batch, context + room, context, MEMORY_TOKENS, like) for branch in block]
-                for block in blocks
-            ]
-        self._place = Place(context)
+        self._position = Position(context)
         self._next, self._step = 0, 0
         self.block_seconds = 0.0
+        with torch.inference_mode():
+            self._caches = [
+                [self._cache_at_random(branch, context + room, like) for branch in block.block.branches()]
+                for block in self._next_blocks()
+            ]
 
     def laps(self) -> tuple[dict[str, float], float]:
         """Seconds by component of the last token, and of its blocks together."""
-        return self.lap.seconds, self.block_seconds
+        return self.profile.seconds, self.block_seconds
 
     def step_by_part(self) -> Tensor:
-        """One token more, its parts timed."""
-        return self.step(by_part=True)
+        """One token more, the seconds of its parts in `profile`."""
+        with parts_marked((block.block for block in self._next_blocks()), self.profile.mark):
+            return self._token(self.profile)
+
+    def step(self) -> Tensor:
+        """The most likely next token of every row; its blocks' seconds are in `block_seconds`."""
+        return self._token(None)
 
     @torch.inference_mode()
-    def step(self, *, by_part: bool = False) -> Tensor:
-        """The most likely next token of every row; its blocks' seconds are in `block_seconds`.
-
-        `by_part`: the seconds of its parts are in `lap`.
-        """
-        self._place.lap = mark = self.lap.mark if by_part else no_lap
-        ring, n_blocks = self.weights.stack.blocks, self.weights.n_blocks
+    def _token(self, profile: Profile | None) -> Tensor:
+        told: Mark | None = None if profile is None else profile.mark
+        mark = told or _no_mark
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
-        if by_part:
-            self.lap.begin()
-        self._place.token_B = self._token_NB[self._step]
-        x_BD = self.weights.embedding_VD.index_select(0, self._place.token_B) + self.weights.position_D
-        streams = split(x_BD, self.config.reversible)
-        blocks = [ring[(self._next + i) % len(ring)] for i in range(n_blocks)]
+        if profile is not None:
+            profile.begin()
+        token_B = self._token_NB[self._step]
+        x_BD = self.weights.embedding_VD.index_select(0, token_B) + self.weights.position_D
+        streams = split(x_BD.unsqueeze(1), self.config.reversible)
+        blocks, context = self._next_blocks(), Context(token_BL=token_B.unsqueeze(1))
         mark("everything else")
         started = time.perf_counter()
-        streams = step_blocks(blocks, streams, self._caches, self._place)
+        streams = step_blocks(blocks, streams, self._caches, self._position, context, told)
         mark("everything else")
         self.block_seconds = time.perf_counter() - started
-        h_BD = norm(streams[0] if len(streams) == 1 else (streams[0] + streams[1]) / 2)
+        h_BD = norm(merge(streams).squeeze(1))
         mark("everything else")
         chosen_B = logits_of(h_BD).argmax(-1)
         mark("logits")
-        self._next += n_blocks
+        self._next += self.weights.n_blocks
         self._step += 1
-        self._place.advance()
+        self._position.advance()
         return chosen_B
+
+    def _next_blocks(self) -> list[DecodingBlock]:
+        """The next of the ring, which may have fewer distinct ones than a token passes."""
+        ring = self.weights.blocks
+        return [ring[(self._next + i) % len(ring)] for i in range(self.weights.n_blocks)]
+
+    def _cache_at_random(self, branch: Branch, capacity: int, like: Tensor) -> BranchCache:
+        """As if the context, and the encoder's output, had been read."""
+        cache = branch.new_cache(self.batch, capacity, like, self._position)
+        if isinstance(branch.core, CrossAttention):
+            shape = (self.batch, branch.core.query.n_heads, MEMORY_TOKENS, branch.core.d_head)
+            cache.core.fill(torch.randn(shape, dtype=like.dtype), torch.randn(shape, dtype=like.dtype), None)
+        elif cache.core is not None:
+            cache.core.fill_at_random(self._position.n)
+        return cache
+
+
+def _no_mark(component: str, moment: float | None = None) -> None:
+    """Nobody times the parts."""
 
 
 def bench_decode(options: Options) -> dict[str, Any]:
@@ -168,7 +188,7 @@ def decode_rows(
     rows = []
     for batch in batches:
         for context in contexts:
-            room = WARM_UP + tokens + tokens // LAP_EVERY + 1
+            room = WARM_UP + tokens + tokens // PARTS_EVERY + 1
             model = Tokens(weights, config, batch=batch, context=context, room=room, seed=seed)
             reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
             row = measured(model.step, model.laps, reads, protocol, tokens, reference, by_part=model.step_by_part)

@@ -1,18 +1,27 @@
-"""How a token is timed: the two protocols, the laps of its parts, and what the machine reads at best meanwhile."""
+"""How a token is timed: the two protocols, the seconds of its parts, and what the machine reads at best meanwhile."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from efftx.bench.decode_weights import MARGIN
-from efftx.layers.matrix import Read
+from efftx.decoding.int8 import Int8SparseFF
+from efftx.decoding.programs import Mark
+from efftx.decoding.reads import Read
+from efftx.layers.feedforward import FeedForward
+from efftx.layers.projections import DenseQKV, DenseQuery
+from efftx.layers.sparse_ff import SparseFF
+from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.machine.timing import no_garbage_collection
+from efftx.models.block import Block
 from efftx.native.program import reading
 
 PROTOCOLS = ("authors", "steady")
@@ -23,7 +32,7 @@ SPREAD = 2.0
 REFERENCE_TURNS = 3
 WARM_UP = 4
 """Tokens before the first that is timed, in both protocols."""
-LAP_EVERY = 4
+PARTS_EVERY = 4
 """So many tokens are timed as a whole for each that is timed part by part."""
 WIDTH = 9216
 """Of the reference's rows: that of the paper's largest models."""
@@ -31,7 +40,7 @@ ORDER = ("QKV", "attention", "output", "controller", "feed-forward", "SRU", "log
 
 
 @dataclass
-class Lap:
+class Profile:
     """Seconds by component: `mark(name)` gives what has passed since the mark before to `name`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -47,6 +56,47 @@ class Lap:
         now = time.perf_counter() if moment is None else moment
         self.seconds[component] = self.seconds.get(component, 0.0) + now - self.last
         self.last = now
+
+
+@contextmanager
+def parts_marked(blocks: Iterable[Block], mark: Mark) -> Iterator[None]:
+    """Meanwhile every part of a layer that runs by its own forward tells `mark` when it has ended."""
+    wrapped: dict[tuple[int, str], nn.Module] = {}
+
+    def wrap(layer: nn.Module, method: str, after: str, before: str | None = None) -> None:
+        call = getattr(layer, method)
+
+        def marked(*args: Any, **options: Any) -> Any:
+            if before is not None:
+                mark(before)
+            found = call(*args, **options)
+            mark(after)
+            return found
+
+        if (id(layer), method) not in wrapped:
+            wrapped[id(layer), method] = layer
+            vars(layer)[method] = marked
+
+    for branch in (branch for block in blocks for branch in block.branches()):
+        wrap(branch.norm, "forward", "everything else")
+        for layer in branch.core.modules():
+            if isinstance(layer, (DenseQKV, DenseQuery, SparseQKV, SparseQuery)):
+                wrap(layer, "forward", "QKV")
+                has_output = any(True for _ in getattr(layer, "o", nn.Sequential()).parameters())
+                wrap(layer, "output", "output" if has_output else "attention", before="attention")
+            elif isinstance(layer, (FeedForward, SparseFF, Int8SparseFF)):
+                wrap(layer, "forward", "feed-forward")
+            if isinstance(layer, SparseFF):
+                wrap(layer, "controller", "controller")
+            elif isinstance(layer, Int8SparseFF) and layer.config.has_controller:
+                wrap(layer.controller, "forward", "controller")
+        if branch.beside is not None:
+            wrap(branch.beside, "forward", "SRU")
+    try:
+        yield
+    finally:
+        for (_, method), layer in wrapped.items():
+            del vars(layer)[method]
 
 
 def reference_bytes(cache_bytes: int) -> int:
@@ -98,7 +148,7 @@ def timed_tokens(
 ) -> list[tuple[float, dict[str, float] | None, float]]:
     """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
 
-    The parts are those of one token more, made by `by_part` after every `LAP_EVERY`th, the last among them; None with
+    The parts are those of one token more, made by `by_part` after every `PARTS_EVERY`th, the last among them; None with
     the others, and with all where there is no `by_part`.
     """
     found = []
@@ -110,7 +160,7 @@ def timed_tokens(
             if i < 0:
                 continue
             blocks, parts = laps()[1], None
-            if by_part is not None and (tokens - 1 - i) % LAP_EVERY == 0:
+            if by_part is not None and (tokens - 1 - i) % PARTS_EVERY == 0:
                 by_part()
                 parts = dict(laps()[0])
             found.append((seconds, parts, blocks))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,17 @@ from torch import Tensor, nn
 
 from efftx.bench.decode_cases import Case
 from efftx.core.memory import available_memory
-from efftx.decoding.stack import BranchStepper, StackStepper, sum_by_component
+from efftx.decoding.int8 import ROUNDED, Int8SparseFF, in_int8
+from efftx.decoding.programs import DecodingBlock, decoding_block, logits_of
+from efftx.decoding.reads import Read, read_whole, reads, sum_by_component
 from efftx.errors import UserError
-from efftx.layers.feedforward import FeedForward
-from efftx.layers.matrix import Read, matrix_of
-from efftx.layers.projections import DenseQKV, DenseQuery
-from efftx.layers.sparse_ff import SparseFF, SparseFFStepper
-from efftx.layers.sparse_loss import SparseLoss
+from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 
 MARGIN = 8
 ASSUMED_CACHE = 64 * 2**20
 """Where the system does not tell the size of its last-level cache."""
 _TILE = 2**24
-_ROUNDED = {"c1", "c2", "w1", "w2"}
-"""The matrices of a sparse feed-forward layer."""
 
 
 def last_level_cache() -> int:
@@ -49,8 +45,8 @@ def last_level_cache() -> int:
 class Weights:
     """Blocks and logits in rings, laid out for decoding; `distinct_bytes` is the size of all of them."""
 
-    stack: StackStepper
-    heads: list[tuple[nn.LayerNorm, Any]]
+    blocks: list[DecodingBlock]
+    heads: list[tuple[nn.LayerNorm, Callable[[Tensor], Tensor]]]
     embedding_VD: Tensor  # noqa: N815
     position_D: Tensor  # noqa: N815
     n_blocks: int
@@ -74,29 +70,27 @@ def make_weights(
     plan = _plan(_sizes(block, head, case), case, cache_bytes)
     tile = random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(block)] for i in range(plan.row_sets)]
-    stack = StackStepper(())
+    blocks: list[DecodingBlock] = []
     for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their int8 forms
-        filled_block = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
-        stack.blocks += StackStepper([filled_block], int8=case.int8, two_streams=config.reversible.enabled).blocks
-        if i >= plan.row_sets > 0:
-            _share_rows(stack.blocks[i % plan.row_sets], stack.blocks[i])
-        _forget(filled_block, int8=case.int8)
-    _read_rows(stack)
-    heads: list[tuple[nn.LayerNorm, Any]] = []
-    for i in range(plan.heads):
-        own: Any = filled(head, tile, i + 1)
-        linear = own.linear
-        made = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=case.int8)
-        heads.append((own.norm, made))
-    block_reads = [read for first in stack.blocks[:1] for branch in first for read in branch.reads()] * case.n_blocks
-    reads = sum_by_component([*block_reads, heads[0][1].read("logits"), _around(head, config.d_model)])
+        made: Any = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
+        if case.int8:
+            made = in_int8(made)
+            if i >= plan.row_sets > 0:
+                _share_rows(blocks[i % plan.row_sets].block, made)
+        blocks.append(decoding_block(made, two_streams=config.reversible.enabled))
+    _read_rows(blocks)
+    own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
+    linears = [in_int8(own.linear, rounds=True) if case.int8 else own.linear for own in own_heads]
+    of_block = [read for first in blocks[:1] for branch in first.block.branches() for read in reads(branch)]
+    position_D = torch.zeros(config.d_model, dtype=dtype)
+    around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
-        stack=stack,
-        heads=heads,
+        blocks=blocks,
+        heads=[(own.norm, logits_of(linear)) for own, linear in zip(own_heads, linears, strict=True)],
         embedding_VD=tile_filled(torch.empty(case.vocab_size, config.d_model, device="meta", dtype=dtype), tile, 3),
-        position_D=torch.zeros(config.d_model, dtype=dtype),
+        position_D=position_D,
         n_blocks=case.n_blocks,
-        reads=reads,
+        reads=sum_by_component([*of_block * case.n_blocks, read_whole("logits", linears[0]), around]),
         distinct_bytes=plan.bytes,
         n_distinct_blocks=plan.blocks,
         n_distinct_row_sets=plan.row_sets,
@@ -201,7 +195,7 @@ def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
 
 
 def _row_weights(block: nn.Module) -> list[Tensor]:
-    return [w for m in block.modules() if isinstance(m, SparseFF) for w in (m.w1, m.w2)]
+    return [w for m in block.modules() if isinstance(m, (SparseFF, Int8SparseFF)) for w in (m.w1, m.w2)]
 
 
 def _unread(block: nn.Module) -> Iterator[Tensor]:
@@ -263,50 +257,31 @@ def tile_filled(like: Tensor, tile: Tensor, i: int) -> Tensor:
 
 
 def _rounded(module: nn.Module) -> Iterator[Tensor]:
-    """The weights that `int8` rounds: of dense layers, and all matrices of the sparse feed-forward."""
+    """The weights that int8 rounds: of dense layers, and all matrices of the sparse feed-forward."""
     for owner in module.modules():
-        if isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
+        if isinstance(owner, ROUNDED):
             yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
         elif isinstance(owner, SparseFF):
-            yield from (weight for name, weight in owner.named_parameters() if name in _ROUNDED)
+            yield from (w for name, w in owner.named_parameters() if name in ("c1", "c2", "w1", "w2"))
 
 
-def _share_rows(first: Iterable[BranchStepper], block: Iterable[BranchStepper]) -> None:
-    """Rows that were laid out anew for this block (int8) are dropped for those of the first block with its set."""
-    for own, other in zip(block, first, strict=True):
-        if isinstance(own.core, SparseFFStepper):
-            laid_out = {k: v for k, v in vars(other.core).items() if isinstance(v, Tensor)}
-            vars(own.core).update({k: v for k, v in laid_out.items() if v.shape[0] == other.core._n_units})
+def _share_rows(first: nn.Module, block: nn.Module) -> None:
+    """Rows that were rounded anew for this block are dropped for those of the first block with its set."""
+    pairs = zip(first.modules(), block.modules(), strict=True)
+    for other, own in pairs:
+        if isinstance(own, Int8SparseFF) and isinstance(other, Int8SparseFF):
+            own.share_rows(other)
 
 
-def _read_rows(stack: StackStepper) -> None:
+def _read_rows(blocks: Iterable[DecodingBlock]) -> None:
     """Every row of the sparse feed-forward layers is read once, as in a model that has decoded for a while.
 
     A token reads few of them, so that most would be read in a timing for the first time since they were written; in a
     virtual machine that was seen to take several times as long.
     """
-    read: set[int] = set()
-    for core in (branch.core for block in stack.blocks for branch in block):
-        for rows in vars(core).values() if isinstance(core, SparseFFStepper) else ():
-            if isinstance(rows, Tensor) and rows.data_ptr() not in read:
-                read.add(rows.data_ptr())
-                rows.amax()
-
-
-def _forget(block: nn.Module, *, int8: bool) -> None:
-    """What a stepper has laid out in another form is not kept beside it."""
-    for owner in block.modules():
-        own = dict(owner.named_parameters()) if isinstance(owner, SparseFF) else {}
-        for name in own.keys() & _ROUNDED:
-            setattr(owner, name, nn.Parameter(getattr(owner, name).to("meta"), requires_grad=False))
-        if int8 and isinstance(owner, (DenseQKV, DenseQuery, FeedForward)):
-            for linear in (m for m in owner.modules() if isinstance(m, nn.Linear)):
-                linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
-
-
-def _around(head: Any, d_model: int) -> Read:
-    n = sum(p.numel() for p in head.norm.parameters()) + d_model
-    return Read("everything else", n, 4 * n)
+    rows = {w.data_ptr(): w for block in blocks for w in _row_weights(block.block)}
+    for w in rows.values():
+        w.amax()
 
 
 def nbytes(module: nn.Module) -> int:

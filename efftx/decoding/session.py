@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from efftx.core.memory import available_memory
-from efftx.decoding.stack import StackStepper, reorder, sum_by_component
+from efftx.decoding.int8 import in_int8
+from efftx.decoding.programs import decoding_block, logits_of, step_blocks
+from efftx.decoding.reads import Read, read_whole, reads, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.cache import Lap, Place
+from efftx.layers.cache import Position
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
-from efftx.layers.matrix import Read, matrix_of
 from efftx.layers.positions import CoupledPositions
-from efftx.layers.sparse_loss import SparseLoss
-from efftx.models.block import Context
+from efftx.models.block import Block, Branch, Context
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import PADDING, EncoderDecoder
-from efftx.models.streams import Streams, merge, split
+from efftx.models.streams import Streams, merge, run_blocks, split
 from efftx.ops.coupling import coupled_positions, is_separator
 
 
@@ -40,12 +40,14 @@ class PreparedModel:
 
     def __init__(self, model: Decoder | EncoderDecoder, *, int8: bool = False) -> None:
         self.model = model.eval()
-        self.int8 = int8
-        head: Any = model.head
-        linear = head.linear
+        for branch in self.branches():
+            _check_decodable(branch.core)
         with torch.inference_mode(False):  # joined matrices become the model's weights, which may train again
-            self.stack = StackStepper(model.blocks, int8=int8, two_streams=model.reversible.enabled)
-            self.logits = linear.stepper() if isinstance(linear, SparseLoss) else matrix_of(linear, int8=int8)
+            blocks = [in_int8(block) if int8 else block for block in model.blocks]
+            two_streams = model.reversible.enabled
+            self.blocks = [decoding_block(b, two_streams=two_streams) for b in blocks if isinstance(b, Block)]
+            self.lm_head = in_int8(model.head.linear, rounds=True) if int8 else model.head.linear
+            self.logits = logits_of(self.lm_head)
         self.embedding = model.embedding.weight.detach()
         self._laid_out = self._state_of_weights()
 
@@ -54,12 +56,16 @@ class PreparedModel:
         if self.model.training or self._laid_out != self._state_of_weights():
             raise RuntimeError("The model has been trained or changed since it was prepared: prepare it again.")
 
+    def branches(self) -> list[Branch]:
+        """The branches of all the decoder's blocks, in their order."""
+        return [branch for block in self.model.blocks if isinstance(block, Block) for branch in block.branches()]
+
     def reads(self) -> dict[str, Read]:
         """What one token of one row reads of weights, by component."""
-        norm = sum(p.numel() for p in self.model.head.norm.parameters())
-        around = norm + 2 * self.embedding.shape[1]  # a row of the embedding, one of positions
-        ends = [self.logits.read("logits"), Read("everything else", around, around * self.embedding.element_size())]
-        return sum_by_component([*self.stack.reads(), *ends])
+        of_blocks = [read for block in self.blocks for branch in block.block.branches() for read in reads(branch)]
+        row = self.embedding[0]  # and as much of positions
+        around = read_whole("everything else", self.model.head.norm, row, row)
+        return sum_by_component([*of_blocks, read_whole("logits", self.lm_head), around])
 
     def _state_of_weights(self) -> list[tuple[int, torch.dtype, torch.device, int]]:
         """Which tensors the weights are, and how often each was written to."""
@@ -82,8 +88,6 @@ class CachedSession:
         capacity: int,
         batch: int,
         inputs_BE: Tensor | None = None,
-        *,
-        lap: Lap | None = None,
     ) -> None:
         prepared.check_current()
         self.prepared, self.capacity, self.batch = prepared, capacity, batch
@@ -95,7 +99,6 @@ class CachedSession:
             raise ValueError("A model with an encoder wants its inputs, and no other takes any.")
         if inputs_BE is not None and len(inputs_BE) != batch:
             raise ValueError(f"{batch} rows want as many of the encoder's inputs, not {len(inputs_BE)}.")
-        self._lap = lap
         self._refuse_too_large()
         with torch.inference_mode():
             self._position_TD = _table(model.positions, capacity)
@@ -116,26 +119,27 @@ class CachedSession:
             row[1 : len(prompt) + 1] = torch.tensor(prompt, dtype=torch.int64)
         tokens_BL = tokens_BL.to(device)
         n_B = torch.tensor(lengths, device=device) + 1
-        ragged = len(set(lengths)) > 1
         x_BLD = torch.nn.functional.embedding(tokens_BL, self.prepared.embedding)
         if self._position_TD is not None:
             x_BLD = x_BLD + self._position_TD[self._positions_of(tokens_BL, n_B)]
         streams, context, before_B = self._enter(x_BLD, tokens_BL)
         end_B = n_B if before_B is None else n_B + before_B
-        ragged = ragged or (before_B is not None and bool((before_B != before_B[0]).any()))
-        length = streams[0].shape[1]
-        # Joined to an encoder, a row's last token need not stand at the end even where all rows are alike.
-        behind = end_B if ragged or int(end_B[0]) != length else None
         room = self.capacity + (0 if self.inputs_BE is None or before_B is None else self.inputs_BE.shape[1])
-        stack = self.prepared.stack
-        self._caches = stack.new_caches(self.batch, room, self.prepared.embedding, context)
-        streams = stack.prefill(streams, self._caches, behind, context.token_BL)
-        last_BD = tuple(s[torch.arange(self.batch, device=device), end_B - 1] for s in streams)
-        lap = {} if self._lap is None else {"lap": self._lap}
-        self._place = Place(int(end_B.max()), end_B.clone() if ragged else None, **lap)
-        self._tokens = Place(int(n_B.max()), n_B.clone() if len(set(lengths)) > 1 else None)
+        # Joined to an encoder, a row's last token need not stand at the end even where all rows are alike.
+        self._position = Position(own_B=end_B if bool((end_B != streams[0].shape[1]).any()) else None)
+        blocks: Any = self.prepared.model.blocks
+        like = self.prepared.embedding
+        self._caches = [
+            [branch.new_cache(self.batch, room, like, self._position) for branch in block.branches()]
+            for block in blocks
+        ]
+        streams = run_blocks(blocks, streams, context, caches=self._caches)
+        last = tuple(s[torch.arange(self.batch, device=device), end_B - 1] for s in streams)
+        self._position.end_prompt(end_B)
+        self._tokens = Position()
+        self._tokens.end_prompt(n_B)
         self._started = True
-        return self._logits(last_BD)
+        return self._logits(last)
 
     @torch.inference_mode()
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -152,12 +156,12 @@ class CachedSession:
         x_BD = self.prepared.embedding.index_select(0, tokens_B)
         if self._position_TD is not None:
             x_BD = x_BD + self._position_TD[self._position_after(tokens_B)]
-        self._place.token_B = tokens_B
-        streams = self.prepared.stack.step(split(x_BD, self.prepared.model.reversible), self._caches, self._place)
-        logits = self._logits(streams)
-        self._place.advance()
+        streams = split(x_BD.unsqueeze(1), self.prepared.model.reversible)
+        context = Context(token_BL=tokens_B.unsqueeze(1))
+        streams = step_blocks(self.prepared.blocks, streams, self._caches, self._position, context)
+        self._position.advance()
         self._tokens.advance()
-        return logits
+        return self._logits(tuple(stream.squeeze(1) for stream in streams))
 
     @torch.inference_mode()
     def reorder(self, rows_B: Tensor) -> None:
@@ -166,8 +170,10 @@ class CachedSession:
         ValueError for other than one number a row, and RuntimeError before `start`.
         """
         self._check_rows(rows_B)
-        reorder(self._caches, rows_B)
-        self._place.reorder(rows_B)
+        for kept in self._caches:
+            for cache in kept:
+                cache.reorder(rows_B)
+        self._position.reorder(rows_B)
         self._tokens.reorder(rows_B)
         if self._position_B is not None:
             self._position_B = self._position_B[rows_B]
@@ -205,15 +211,7 @@ class CachedSession:
 
     def _logits(self, streams: Streams) -> Tensor:
         model = self.prepared.model
-        h_BE = model.head.norm(merge(streams, model.reversible.merge))
-        self._mark("everything else")
-        logits = self.prepared.logits(h_BE)
-        self._mark("logits")
-        return logits
-
-    def _mark(self, component: str) -> None:
-        if self._lap is not None:
-            self._lap(component)
+        return self.prepared.logits(model.head.norm(merge(streams, model.reversible.merge)))
 
     def _check_rows(self, given_B: Tensor) -> None:
         if not self._started:
@@ -250,13 +248,23 @@ class CachedSession:
     def cache_bytes(self) -> int:
         """Memory of keys and values, nearly all that the caches take."""
         n_inputs = 0 if self.inputs_BE is None else self.inputs_BE.shape[1]
-        cores: list[Any] = [b.core for block in self.prepared.model.blocks for b in block.children()]
+        cores: list[Any] = [branch.core for branch in self.prepared.branches()]
         across = [core for core in cores if isinstance(core, CrossAttention)]
         own = [core for core in cores if hasattr(core, "project")]
         n_own = self.capacity + (0 if across else n_inputs)  # without cross-attention the inputs stand in front
         n_numbers = sum(_kept(core, n_own) * core.project.n_heads * core.d_head for core in own)
         n_numbers += n_inputs * sum(core.query.n_heads * core.d_head for core in across)
         return 2 * self.batch * round(n_numbers) * self.prepared.embedding.element_size()
+
+
+def _check_decodable(layer: nn.Module) -> None:
+    if not hasattr(layer, "new_cache"):
+        raise UserError(
+            "not_decodable",
+            f"{type(layer).__name__} cannot be decoded: it has no method `new_cache`.",
+            "Give it one as efftx/layers/feedforward.py has it, where nothing is kept from token to token, or "
+            "efftx/layers/sru.py; training needs none.",
+        )
 
 
 def _kept(core: Any, n_tokens: int) -> float:

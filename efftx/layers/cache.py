@@ -7,7 +7,7 @@ positions, E any width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +17,20 @@ from efftx.ops.attention import attention_step
 from efftx.ops.slots import Slots
 
 
-def no_lap(component: str, moment: float | None = None) -> None:
-    """What `Place.lap` is where nobody times."""
+class Position:
+    """How many tokens each row of a batch has behind it; the caches of a model's layers share one.
 
-
-class Lap(Protocol):
-    """Is told that a part of a token's work has ended, now or at `moment`."""
-
-    def __call__(self, component: str, moment: float | None = None, /) -> None:
-        """`component` is the part's name."""
-        ...
-
-
-class Place:
-    """How many tokens each row of a batch has behind it.
-
-    `n_B` (int64) where rows differ, for their prompts did; `n` is the most of them, or the one number of all.
-    `token_B` are the tokens of this step, for layers that choose by them.
-    `lap(component, moment)` is called after each part of a token's work, for whoever times it; `moment` is when it
-    ended by `time.perf_counter`, None for now.
+    `n_B` (int64) where rows differ, for their prompts did; `n` is the most of them, or the one number of all. Where `n`
+    is 0 the layers are given a prompt, of which row b has `own_B[b]` tokens, or all have all; else one token a row.
     """
 
-    def __init__(self, n: int, n_B: Tensor | None = None, lap: Lap = no_lap) -> None:
-        self.n = n
-        self.n_B = n_B
-        self.token_B: Tensor | None = None
-        self.lap = lap
+    def __init__(self, n: int = 0, n_B: Tensor | None = None, own_B: Tensor | None = None) -> None:
+        self.n, self.n_B, self.own_B = n, n_B, own_B
+
+    def end_prompt(self, n_B: Tensor) -> None:
+        """The prompt has been read; row b has `n_B[b]` tokens."""
+        self.n, self.own_B = int(n_B.max()), None
+        self.n_B = n_B.clone() if bool((n_B != n_B[0]).any()) else None
 
     def advance(self) -> None:
         """One token further, in every row."""
@@ -57,12 +45,7 @@ class Place:
 
 
 class Cache:
-    """Tensors with the batch first; `reorder` moves whole rows.
-
-    `for_program`: the kernels' programs read it as it is.
-    """
-
-    for_program = True
+    """Tensors with the batch first; `reorder` moves whole rows."""
 
     def tensors(self) -> Sequence[Tensor]:
         """All that is kept, (B, ..) each."""
@@ -74,7 +57,7 @@ class Cache:
             kept.copy_(kept.index_select(0, rows_B))
 
 
-def from_the_first(position: Any) -> Any:
+def causal(position: Any) -> Any:
     """A token sees all before it: 0 for every position, an int or a tensor of them."""
     return position * 0
 
@@ -94,7 +77,7 @@ class KeyValueCache(Cache):
         v: int,
         like: Tensor,
         *,
-        first: Callable[[Any], Any] = from_the_first,
+        first: Callable[[Any], Any] = causal,
     ) -> None:
         self.first = first
         self.k_BHTd = like.new_zeros(batch, n_heads, capacity, d)
@@ -111,31 +94,31 @@ class KeyValueCache(Cache):
         self.k_BHTd[:, :, :length] = k_BHLd
         self.v_BHTv[:, :, :length] = v_BHLv
 
-    def write(self, place: Place, k_BHd: Tensor, v_BHv: Tensor) -> None:
+    def write(self, position: Position, k_BHd: Tensor, v_BHv: Tensor) -> None:
         """One token's key and value, where each row stands."""
-        if place.n_B is None:
-            self.k_BHTd.select(2, place.n).copy_(k_BHd)
-            self.v_BHTv.select(2, place.n).copy_(v_BHv)
+        if position.n_B is None:
+            self.k_BHTd.select(2, position.n).copy_(k_BHd)
+            self.v_BHTv.select(2, position.n).copy_(v_BHv)
         else:
             row_B = torch.arange(k_BHd.shape[0], device=k_BHd.device)
-            self.k_BHTd[row_B, :, place.n_B] = k_BHd
-            self.v_BHTv[row_B, :, place.n_B] = v_BHv
+            self.k_BHTd[row_B, :, position.n_B] = k_BHd
+            self.v_BHTv[row_B, :, position.n_B] = v_BHv
 
-    def attend(self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool) -> Tensor:
-        """Softmax attention of the token at `place`, already written, over the keys from `first(n)` on: (B, H, 1, v).
+    def attend(self, q_BHd: Tensor, position: Position, *, scale: float, exclude_self: bool) -> Tensor:
+        """Softmax attention of the token at `position`, already written, over the keys from `first` on: (B, H, 1, v).
 
         `exclude_self`: itself only for want of others.
         """
-        if place.n_B is None:
-            start = self.first(place.n)
-            n_seen = place.n + 1 - start
+        if position.n_B is None:
+            start = self.first(position.n)
+            n_seen = position.n + 1 - start
             if exclude_self and n_seen > 1:
                 n_seen -= 1
             k_BHTd, v_BHTv = self.k_BHTd.narrow(2, start, n_seen), self.v_BHTv.narrow(2, start, n_seen)
             return attention_step(q_BHd.unsqueeze(2), k_BHTd, v_BHTv, scale=scale)
-        end = place.n + 1
+        end = position.n + 1
         position_1T = torch.arange(end, device=q_BHd.device)[None, :]
-        n_B1 = place.n_B[:, None]
+        n_B1 = position.n_B[:, None]
         seen_BT = (position_1T >= self.first(n_B1)) & (position_1T <= n_B1)
         if exclude_self:
             others_BT = seen_BT & (position_1T != n_B1)
@@ -150,8 +133,6 @@ class SlotCache(Cache):
 
     `areas`: for each set the ways to keep keys (`ops.slots`) that its tokens look into, one behind the other.
     """
-
-    for_program = False
 
     def __init__(self, areas: Sequence[Sequence[Slots]], batch: int, n_heads: int, d: int, like: Tensor) -> None:
         self._areas = areas
@@ -185,24 +166,24 @@ class SlotCache(Cache):
                     for into, given in zip(kept, (k_BHLd, v_BHLd), strict=True):
                         into[rows, :, slot] = given[rows, heads].index_select(2, position)
 
-    def write(self, place: Place, k_BHd: Tensor, v_BHd: Tensor) -> None:
+    def write(self, position: Position, k_BHd: Tensor, v_BHd: Tensor) -> None:
         """One token's key and value, where each row stands."""
         self._new = k_BHd, v_BHd
-        for rows, n in _rows(place):
+        for rows, n in _rows(position):
             for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
                 for area, kept in zip(slots, areas, strict=True):
                     for slot in area.put(n):
                         for into, given in zip(kept, self._new, strict=True):
                             into[rows, :, slot] = given[rows, heads]
 
-    def attend(self, q_BHd: Tensor, place: Place, *, scale: float, exclude_self: bool) -> Tensor:
-        """Softmax attention of the token at `place`, already written, over what it sees: (B, H, 1, d).
+    def attend(self, q_BHd: Tensor, position: Position, *, scale: float, exclude_self: bool) -> Tensor:
+        """Softmax attention of the token at `position`, already written, over what it sees: (B, H, 1, d).
 
         Itself only for want of others where `exclude_self`, and wherever its set holds no key.
         """
         assert self._new is not None
         out_BHd = torch.empty_like(q_BHd)
-        for rows, n in _rows(place):
+        for rows, n in _rows(position):
             for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
                 k, v, seen = _keys(slots, [kept[:, rows] for kept in areas], n, exclude_self)
                 if k.shape[2] == 0 or (seen is not None and not seen.any()):
@@ -214,11 +195,11 @@ class SlotCache(Cache):
         return out_BHd.unsqueeze(2)
 
 
-def _rows(place: Place) -> list[tuple[slice, int]]:
+def _rows(position: Position) -> list[tuple[slice, int]]:
     """The rows that stand at one position, with it: all, or each for itself where they differ."""
-    if place.n_B is None:
-        return [(slice(None), place.n)]
-    return [(slice(b, b + 1), n) for b, n in enumerate(place.n_B.tolist())]
+    if position.n_B is None:
+        return [(slice(None), position.n)]
+    return [(slice(b, b + 1), n) for b, n in enumerate(position.n_B.tolist())]
 
 
 def _keys(
@@ -243,74 +224,52 @@ class RecentInputs(Cache):
     """The inputs of the last F positions, the newest last, zeros before the first; each is a row of S modules of m.
 
     `padding` empty modules stand on both sides of a row, for a kernel that reads over the edge. Rows are written one
-    behind the other into a buffer of more than F, and moved to its front when it is full, so that what a kernel reads
-    is a view of it; the views of every place are made once, for making one takes as long as a small product.
+    behind the other into a buffer of more than F, and moved to its front when it is full, so that the last F are a
+    view of it.
     """
 
     SPARE = 32
 
-    def __init__(self, batch: int, n_positions: int, S: int, d_module: int, padding: int, like: Tensor) -> None:
-        self.n_positions, self.padding, self.S = n_positions, padding, S
-        self.buffer_BRSm = like.new_zeros(batch, n_positions + self.SPARE, S + 2 * padding, d_module)
-        self.position = (S + 2 * padding) * d_module  # numbers from one position of a row to the next
-        self.end = n_positions - 1
-        self._row_BSm = [self._rows()[:, i] for i in range(n_positions + self.SPARE)]
-        self._addresses = [row_BSm.data_ptr() for row_BSm in self._row_BSm]
-        self._windows: dict[int, list[Tensor]] = {}
-        self._n_sites = batch * S
+    def __init__(
+        self, batch: int, F: int, S: int, d_module: int, padding: int, like: Tensor, position: Position
+    ) -> None:
+        self.position, self.past, self.padding, self.S = position, F - 1, padding, S
+        self.buffer_BRSm = like.new_zeros(batch, F + self.SPARE, S + 2 * padding, d_module)
+        self.row_size = (S + 2 * padding) * d_module
+        self.end = self.past
+        self._addresses = [self._rows()[:, i].data_ptr() for i in range(F + self.SPARE)]
 
-    def fill(self, x_BLE: Tensor, n_B: Tensor | None) -> None:
-        """The last inputs of a prompt of which row b has `n_B[b]` tokens, or all have L."""
-        past = self.n_positions - 1
-        if not past:
-            return
-        padded = F.pad(x_BLE, (0, 0, past, 0))  # place t of a row is now t + past
-        if n_B is None:
-            last_BPE = padded[:, -past:]
-        else:
-            place_BP = n_B[:, None] + torch.arange(past, device=n_B.device)
-            last_BPE = padded.gather(1, place_BP[:, :, None].expand(-1, -1, x_BLE.shape[-1]))
-        self.end = past
-        self._rows()[:, :past] = last_BPE.unflatten(-1, (self.S, -1))
-
-    def push(self, x_BE: Tensor) -> None:
-        """One position further."""
-        self.next_row().copy_(x_BE.view(-1, self.S, x_BE.shape[1] // self.S))
-
-    def next_row(self) -> Tensor:
-        """One position further: where its inputs are to be written, (B, S, m), the modules of a row contiguous."""
+    def append(self, x_BLE: Tensor) -> Tensor:
+        """Keeps a prompt's inputs, and gives them back; or those of one position, and gives the last F, (B, F, E)."""
+        if not self.position.n:
+            self._fill(x_BLE)
+            return x_BLE
         self._move_on()
-        return self._row_BSm[self.end - 1]
+        self._rows()[:, self.end - 1] = x_BLE.squeeze(1).unflatten(-1, (self.S, -1))
+        return self._rows()[:, self.end - self.past - 1 : self.end].flatten(2)
 
     def next_address(self) -> int:
-        """One position further: the address of `next_row`."""
+        """One position further: the address to which the first row's inputs are to be written, S m numbers."""
         self._move_on()
         return self._addresses[self.end - 1]
 
+    def _fill(self, x_BLE: Tensor) -> None:
+        if not self.past:
+            return
+        padded, own_B = F.pad(x_BLE, (0, 0, self.past, 0)), self.position.own_B  # place t of a row is now t + past
+        if own_B is None:
+            last_BPE = padded[:, -self.past :]
+        else:
+            place_BP = own_B[:, None] + torch.arange(self.past, device=own_B.device)
+            last_BPE = padded.gather(1, place_BP[:, :, None].expand(-1, -1, x_BLE.shape[-1]))
+        self.end = self.past
+        self._rows()[:, : self.past] = last_BPE.unflatten(-1, (self.S, -1))
+
     def _move_on(self) -> None:
         if self.end == self.buffer_BRSm.shape[1]:
-            past = self.n_positions - 1
-            self.buffer_BRSm[:, :past] = self.buffer_BRSm[:, self.end - past : self.end].clone()
-            self.end = past
+            self.buffer_BRSm[:, : self.past] = self.buffer_BRSm[:, self.end - self.past : self.end].clone()
+            self.end = self.past
         self.end += 1
-
-    def neighbourhoods(self, n_modules: int) -> Tensor:
-        """What a kernel of F positions and `n_modules` modules reads around each module, (B S, F n_modules m)."""
-        windows = self._windows.get(n_modules)
-        if windows is None:
-            windows = self._windows[n_modules] = self._windows_of(n_modules)
-        return windows[self.end - self.n_positions].reshape(self._n_sites, -1)
-
-    def _windows_of(self, n_modules: int) -> list[Tensor]:
-        """What a kernel reads, (B, S, F, n_modules m), with each row of the buffer as the first of F positions."""
-        batch, n_rows, n_padded, d_module = self.buffer_BRSm.shape
-        row, skip = n_padded * d_module, self.padding - n_modules // 2
-        shape = (batch, self.S, self.n_positions, n_modules * d_module)
-        strides = (n_rows * row, d_module, row, 1)
-        return [
-            self.buffer_BRSm.as_strided(shape, strides, first * row + skip * d_module)
-            for first in range(n_rows - self.n_positions + 1)
-        ]
 
     def _rows(self) -> Tensor:
         return self.buffer_BRSm[:, :, self.padding : self.padding + self.S]

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from efftx.layers.cache import Place
+from efftx.layers.cache import Position
 from efftx.layers.initialize import glorot_
-from efftx.layers.matrix import FloatMatrix, Read, matrix_of
-from efftx.native.program import Normed, NotCompiledError, Program, Stream, buffer
 from efftx.ops.chunking import chunked
 from efftx.ops.gelu import gelu_sigmoid
 from efftx.ops.replay import Replay
@@ -66,43 +64,5 @@ class FeedForward(nn.Module):
 
         return chunked(one_slice, dict(self.layers.named_parameters()), (x_BLD,), self.chunk_len)[0]
 
-    def stepper(self, *, int8: bool = False) -> FeedForwardStepper:
-        """The layer for one token at a time."""
-        return FeedForwardStepper(self, int8=int8)
-
-
-class FeedForwardStepper:
-    """`FeedForward` for one token a row."""
-
-    def __init__(self, layer: FeedForward, *, int8: bool) -> None:
-        self._layer = layer
-        two = layer.layers
-        self._w1, self._w2 = matrix_of(two.w1, int8=int8), matrix_of(two.w2, int8=int8)
-        self._activation = two.activation
-        self._w1_of, self._w2_of = self._w1.product, self._w2.product
-
-    def new_cache(self, batch: int, capacity: int, like: Tensor) -> None:
+    def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""
-
-    def prefill(self, x_BLD: Tensor, cache: None, n_B: Tensor | None) -> Tensor:
-        """The layer's own forward."""
-        y_BLD: Tensor = self._layer(x_BLD)
-        return y_BLD
-
-    def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
-        """(B, d_model) -> (B, d_model)."""
-        y_BD = self._w2_of(self._activation(self._w1_of(x_BD)))
-        place.lap("feed-forward")
-        return y_BD
-
-    def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations; raises NotCompiledError for another activation than relu."""
-        if self._activation is not F.relu or not isinstance(self._w1, FloatMatrix) or self._w1.by_columns:
-            raise NotCompiledError("Another activation or matrix.")
-        hidden = buffer("hidden", self._w1.weight.shape[0])
-        program.matvec(x, self._w1.weight, self._w1.bias, hidden, "feed-forward", relu=True)
-        self._w2.compile(program, hidden, y, "feed-forward", adds=True)
-
-    def reads(self) -> list[Read]:
-        """What a token reads."""
-        return [self._w1.read("feed-forward"), self._w2.read("feed-forward")]

@@ -14,14 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.layers.attention import AttentionCache, SoftmaxStepper
-from efftx.layers.cache import Cache, KeyValueCache, Place
-from efftx.layers.matrix import Read
-from efftx.layers.patterns import Full
+from efftx.layers.attention import AttentionCache
+from efftx.layers.cache import KeyValueCache, Position
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig, LSHConfig
+from efftx.layers.settings import LSHConfig
 from efftx.layers.sparse_qkv import SparseQKV
-from efftx.native.program import Normed, Program, Stream
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
@@ -58,11 +55,23 @@ class LSHAttention(nn.Module):
         self.length = length
         self.shares_rotations = False
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        replay: Replay | None = None,
+        key_mask_BL: Tensor | None = None,
+        cache: AttentionCache | LSHCache | None = None,
+    ) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model). `replay` keeps the buckets: a second call hashes nothing.
 
-        `key_mask_BL` is True on real tokens; padding stands at the end, and is sorted into a bucket of its own.
+        `key_mask_BL` is True on real tokens; padding stands at the end, and is sorted into a bucket of its own. With
+        `cache` it is a prompt, or one token a row, which attends to the last 2 chunk_len tokens of its bucket in every
+        round, and to none of other buckets. That is not what the pass over whole rows does to the last bit: there later
+        tokens move the borders of the chunks, and, in the authors' later form, a chunk is seen across buckets.
         """
+        if cache is not None:
+            qk, _, v = self.project(x_BLD, cache.projections)
+            return self.project.output(cache.attend(self, qk, None, v), cache.projections)
         qk, _, v = self.project(x_BLD)
         n_buckets = self.buckets_for(x_BLD.shape[1])
         if not n_buckets:
@@ -138,9 +147,21 @@ class LSHAttention(nn.Module):
         kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=like.dtype)
         return F.dropout(kept, self.attention_dropout)
 
-    def stepper(self, *, int8: bool = False) -> LSHStepper:
-        """The layer for decoding: a token sees the recent tokens of its buckets."""
-        return LSHStepper(self, int8=int8)
+    def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> AttentionCache | LSHCache:
+        """Room for `capacity` tokens a row; the rotations are drawn from PyTorch's random state.
+
+        They are drawn once, the same for all rows, so that equal rows go on alike.
+        """
+        n_heads, config, n_buckets = self.project.n_heads, self.config, self.buckets_for(capacity)
+        kv = KeyValueCache(batch, n_heads, capacity, self.d_head, self.d_head, like)
+        if not n_buckets:
+            return AttentionCache(kv, self.project.new_cache(batch, position), position)
+        rotations = make_rotations(
+            1, n_heads, self.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
+        ).repeat(batch, 1, 1, 1, 1)
+        n_places = min(2 * config.chunk_len, capacity)
+        table = empty_table(batch, n_heads, config.n_hashes, prod(n_buckets), n_places, device=like.device)
+        return LSHCache(kv, self.project.new_cache(batch, position), position, rotations, table, n_buckets)
 
 
 @contextmanager
@@ -156,23 +177,24 @@ def rotations_shared(model: nn.Module) -> Iterator[None]:
             layer.shares_rotations = False
 
 
-class LSHCache(Cache):
+class LSHCache(AttentionCache):
     """Keys, values, the rotations of one generation, and which recent tokens each bucket holds.
 
     `n_buckets`: the factors of the number of buckets, as in `hash_vectors`.
     """
 
-    for_program = False
+    kv: KeyValueCache
 
     def __init__(
         self,
         kv: KeyValueCache,
         projections: Any,
+        position: Position,
         rotations_BHdRn: Tensor,
         table: BucketTable,
         n_buckets: Sequence[int],
     ) -> None:
-        self.kv, self.projections = kv, projections
+        super().__init__(kv, projections, position)
         self.rotations_BHdRn = rotations_BHdRn
         self.table = table
         self.n_buckets = n_buckets
@@ -183,6 +205,31 @@ class LSHCache(Cache):
         parts = qk_BHLd.split(_HASHED_AT_ONCE, dim=2)
         return torch.cat([hash_vectors(part, self.rotations_BHdRn, self.n_buckets) for part in parts], -1)
 
+    def attend(self, layer: Any, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor) -> Tensor:
+        """The heads' outputs (B, H, L, d) of a prompt, or of one token a row."""
+        position, bucket_BHRL = self.position, self.buckets_of(q_BHLd)
+        if not position.n:
+            self.kv.fill(unit_key(q_BHLd), v_BHLd)
+            fill(self.table, bucket_BHRL, position.own_B)
+            # What stands behind a shorter row's end would move the borders of its chunks if sorted among its own.
+            place_L, own_B = torch.arange(q_BHLd.shape[2], device=q_BHLd.device), position.own_B
+            own_BL = None if own_B is None else place_L < own_B[:, None]
+            whole: Tensor = layer.attend_in_buckets(q_BHLd, v_BHLd, bucket_BHRL, self.n_buckets, own_BL)
+            return whole
+        q_BHd, bucket_BHR = q_BHLd.squeeze(2), bucket_BHRL.squeeze(3)
+        self.kv.write(position, unit_key(q_BHd), v_BHLd.squeeze(2))
+        own = position.n if position.n_B is None else position.n_B
+        out_BHd = lsh_attention_step(
+            q_BHd,
+            self.kv.k_BHTd,
+            self.kv.v_BHTv,
+            candidates(self.table, bucket_BHR),
+            own,
+            allow_duplicates=layer.config.allow_duplicates,
+        )
+        insert(self.table, bucket_BHR, own)
+        return out_BHd.unsqueeze(2)
+
     def fill_at_random(self, n: int) -> None:
         """Fill the cache with random unit keys and random values for `n` tokens, in their buckets, for a timing."""
         k_BHLd, v_BHLv = self.kv.k_BHTd[:, :, :n], self.kv.v_BHTv[:, :, :n]
@@ -192,85 +239,6 @@ class LSHCache(Cache):
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
-        self.kv.reorder(rows_B)
-        if self.projections is not None:
-            self.projections.reorder(rows_B)
+        super().reorder(rows_B)
         for kept in self.table:  # the rotations are the same for all rows
             kept.copy_(kept.index_select(0, rows_B))
-
-
-class LSHStepper:
-    """`LSHAttention` for one token a row.
-
-    The number of buckets is that of training (`buckets_for`). The rotations are drawn once a generation, the same for
-    all its rows, so that equal rows go on alike. A token attends to the last 2 chunk_len tokens of its bucket in every
-    round, and to none of other buckets. That is not what the pass over whole rows does to the last bit: there later
-    tokens move the borders of the chunks, and, in the authors' later form, a chunk is seen across buckets. Rows of at
-    most `full_below` tokens hash nothing.
-    """
-
-    def __init__(self, layer: LSHAttention, *, int8: bool) -> None:
-        self._layer = layer
-        self._in_full = SoftmaxStepper(layer, Full(FullConfig()), int8=int8)
-        self._projections: Any = self._in_full.projections
-
-    def new_cache(self, batch: int, capacity: int, like: Tensor) -> AttentionCache | LSHCache:
-        """Room for `capacity` tokens a row; the rotations are drawn from PyTorch's random state."""
-        layer, config = self._layer, self._layer.config
-        n_buckets = layer.buckets_for(capacity)
-        if not n_buckets:
-            return self._in_full.new_cache(batch, capacity, like)
-        n_heads = self._projections.n_heads
-        rotations = make_rotations(
-            1, n_heads, layer.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
-        ).repeat(batch, 1, 1, 1, 1)
-        table = empty_table(
-            batch, n_heads, config.n_hashes, prod(n_buckets), min(2 * config.chunk_len, capacity), device=like.device
-        )
-        kv = KeyValueCache(batch, n_heads, capacity, layer.d_head, layer.d_head, like)
-        return LSHCache(kv, self._projections.new_state(batch), rotations, table, n_buckets)
-
-    def prefill(self, x_BLD: Tensor, cache: AttentionCache | LSHCache, n_B: Tensor | None) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model) of a prompt from position 0, kept in `cache`; row b has n_B[b] tokens."""
-        if isinstance(cache, AttentionCache):
-            return self._in_full.prefill(x_BLD, cache, n_B)
-        qk, _, v = self._projections.prefill(x_BLD, cache.projections, n_B)
-        bucket_BHRL = cache.buckets_of(qk)
-        cache.kv.fill(unit_key(qk), v)
-        fill(cache.table, bucket_BHRL, n_B)
-        # What stands behind a shorter row's end would move the borders of its chunks if it were sorted among its own.
-        own_BL = None if n_B is None else torch.arange(x_BLD.shape[1], device=n_B.device) < n_B[:, None]
-        out = self._layer.attend_in_buckets(qk, v, bucket_BHRL, cache.n_buckets, own_BL)
-        y_BLD: Tensor = self._projections.output_of_prompt(out, cache.projections, n_B)
-        return y_BLD
-
-    def step(self, x_BD: Tensor, cache: AttentionCache | LSHCache, place: Place) -> Tensor:
-        """(B, d_model) -> (B, d_model) of the token at `place`."""
-        if isinstance(cache, AttentionCache):
-            return self._in_full.step(x_BD, cache, place)
-        q_BHd, _, v_BHd = self._projections.step(x_BD, cache.projections)
-        place.lap("QKV")
-        cache.kv.write(place, unit_key(q_BHd), v_BHd)
-        bucket_BHR = cache.buckets_of(q_BHd.unsqueeze(2)).squeeze(3)
-        own = place.n if place.n_B is None else place.n_B
-        out = lsh_attention_step(
-            q_BHd,
-            cache.kv.k_BHTd,
-            cache.kv.v_BHTv,
-            candidates(cache.table, bucket_BHR),
-            own,
-            allow_duplicates=self._layer.config.allow_duplicates,
-        )
-        insert(cache.table, bucket_BHR, own)
-        place.lap("attention")
-        y_BD: Tensor = self._projections.output(out, cache.projections, place)
-        return y_BD
-
-    def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations, for a capacity that hashes nothing."""
-        self._in_full.compile(program, x, y)
-
-    def reads(self) -> list[Read]:
-        """What a token reads of weights; the rotations are not among them."""
-        found: list[Read] = self._projections.reads()
-        return found

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from math import sqrt
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.layers.cache import Place
-from efftx.layers.matrix import FloatMatrix, Int8Matrix, Read
+from efftx.layers.cache import Position
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
-from efftx.native.program import Normed, NotCompiledError, Program, Stream
 from efftx.ops.chunking import chunked_with_choices
-from efftx.ops.int8 import int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.replay import Choose, Replay, choose
-from efftx.ops.selected_rows import dot_with, shared_plan, sum_with
+from efftx.ops.selected_rows import shared_plan
 from efftx.ops.sparse_ff import (
     choose_units,
     chosen_output,
@@ -26,6 +22,7 @@ from efftx.ops.sparse_ff import (
     controller_logits,
     hashed_units,
     sparse_ff_masked,
+    sparse_ff_selected,
     training_hidden,
     training_mask,
     with_token_bias,
@@ -96,8 +93,11 @@ class SparseFF(nn.Module):
     def forward(self, x_BLD: Tensor, replay: Replay | None = None, token_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model); `token_BL` are the tokens at these positions, for their hash.
 
-        `replay` keeps the coin as "hard" and the chosen units as "units" (B, L, d_ff / N), or "i.units" of slice i.
+        One token a row, outside training, reads only its chosen rows of W1 (but for the oracle) and W2. `replay` keeps
+        the coin as "hard" and the chosen units as "units" (B, L, d_ff / N), or "i.units" of slice i.
         """
+        if x_BLD.shape[1] == 1 and not self.training and not torch.is_grad_enabled():
+            return self._step(x_BLD, token_BL)
         tosses = self.training and self.config.learns
         hard = choose(replay, "hard", partial(self._toss, x_BLD.device)) if tosses else None
         parameters = dict(self.named_parameters())
@@ -119,7 +119,7 @@ class SparseFF(nn.Module):
         The noise is drawn from `generator`, or from the random state; a choice that is not learned has none.
         """
         if self.config.learns:
-            logits = self._logits(dict(self.named_parameters()), x_BLD, token_BL)
+            logits = self.controller(x_BLD, token_BL)
             return choose_units(logits), self._choose(logits, generator)
         quiet = self._unlearned(dict(self.named_parameters()), x_BLD, token_BL)
         return quiet, quiet
@@ -138,6 +138,10 @@ class SparseFF(nn.Module):
         dtype = torch.promote_types(logits_BLGN.dtype, torch.float32)
         uniform = torch.rand(logits_BLGN.shape, dtype=dtype, device=logits_BLGN.device, generator=generator)
         return choose_units(logits_BLGN, uniform, self.config.temperature)
+
+    def controller(self, x_BLD: Tensor, token_BL: Tensor | None = None) -> Tensor:
+        """The logits of the units, (B, L, d_ff / N, N)."""
+        return self._logits(dict(self.named_parameters()), x_BLD, token_BL)
 
     def _logits(self, own: Mapping[str, Tensor], x_BLD: Tensor, token_BL: Tensor | None) -> Tensor:
         n, bias = self.config.N, self.config.token_bias
@@ -193,165 +197,24 @@ class SparseFF(nn.Module):
         hidden = training_hidden(x_BLD, own["w1"], mask, factor, b1, mask_after=self.config.mask_after)
         return F.linear(F.dropout(hidden, dropout), own["w2"].t(), own["b2"])
 
-    def stepper(self, *, int8: bool = False) -> SparseFFStepper:
-        """The layer for one token at a time: only the chosen rows are read."""
-        kinds: dict[str, type[SparseFFStepper]] = {"oracle": OracleStepper, "token": TokenStepper}
-        return kinds.get(self.config.controller, SparseFFStepper)(self, int8=int8)
+    def _step(self, x_B1D: Tensor, token_B1: Tensor | None) -> Tensor:
+        own, n, (n_units, d_model) = dict(self.named_parameters()), self.config.N, self.w1.shape
+        logits = self.controller(x_B1D, token_B1) if self.config.has_controller else None
+        if logits is not None and self.config.learns:
+            index = choose_units(logits)
+        else:
+            index = self._unlearned(own, x_B1D, token_B1, logits)
+        factor = None
+        if logits is not None and self.config.multiply_by_controller:
+            factor = chosen_probability(logits, index)
+        plan = shared_plan(x_B1D.shape[0], n_units // n, d_model, n, x_B1D.device)
+        return sparse_ff_selected(x_B1D, self.w1, self.w2, self.b2, index, n, factor, self.b1, plan=plan)
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
+        """Nothing is kept from token to token."""
 
 
 def _given(token_BL: Tensor | None) -> Tensor:
     if token_BL is None:
         raise ValueError("This controller chooses by the tokens at the layer's positions: none were given.")
     return token_BL
-
-
-class _Rows(NamedTuple):
-    """For a number of tokens: the rows at which their blocks begin, (B G), and the products with chosen ones."""
-
-    first: Tensor
-    dot: Callable[[Tensor, Tensor], Tensor]
-    sum: Callable[[Tensor, Tensor], Tensor]
-
-
-class SparseFFStepper:
-    """`SparseFF` for one token a row: the controller, and d_ff / N rows of W1 and of W2, each one contiguous read.
-
-    With `int8` the controller's matrices and the rows are int8, W2's packed with their scales.
-    """
-
-    def __init__(self, layer: SparseFF, *, int8: bool) -> None:
-        self._layer, self._config = layer, layer.config
-        self._w1, self._w2, self._b2 = (w.detach() for w in (layer.w1, layer.w2, layer.b2))
-        self._b1 = None if layer.b1 is None else layer.b1.detach()
-        self._n_units, self._d_model = self._w1.shape
-        self._rows: dict[int, _Rows] = {}
-        self._int8, self._n, self._multiply = int8, self._config.N, self._config.multiply_by_controller
-        self._lay_out_choice(Int8Matrix if int8 else FloatMatrix)
-        if int8:
-            self._w1, self._scale = quantize_rows(self._w1)
-            self._w2 = pack_rows(*quantize_rows(self._w2))
-
-    def _lay_out_choice(self, matrix: type[FloatMatrix] | type[Int8Matrix]) -> None:
-        layer = self._layer
-        self._c1, self._c2 = matrix(layer.c1), matrix(layer.c2, layer.c_bias)
-        self._c1_of, self._c2_of = self._c1.product, self._c2.product
-
-    def new_cache(self, batch: int, capacity: int, like: Tensor) -> None:
-        """Nothing is kept from token to token."""
-
-    def prefill(self, x_BLD: Tensor, cache: None, n_B: Tensor | None, token_BL: Tensor | None = None) -> Tensor:
-        """The layer's own forward."""
-        y_BLD: Tensor = self._layer(x_BLD, None, token_BL)
-        return y_BLD
-
-    def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
-        """(B, d_model) -> (B, d_model)."""
-        index_S, logits_SN = self._choose(x_BD, place)
-        rows = self._rows.get(x_BD.shape[0]) or self._rows_of(x_BD)
-        row_S = rows.first + index_S
-        hidden_S = rows.dot(x_BD, row_S)
-        if self._b1 is not None:
-            hidden_S += self._b1[row_S]
-        hidden_S.relu_()
-        if self._multiply:
-            hidden_S *= chosen_probability(logits_SN, index_S)
-        y_BD = rows.sum(hidden_S, row_S).add_(self._b2)
-        place.lap("feed-forward")
-        return y_BD
-
-    def _choose(self, x_BD: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        # Blocks of all rows of the batch one after the other: a view more costs as much as a sum.
-        logits_SN = self._c2_of(self._c1_of(x_BD)).view(-1, self._n)
-        if self._config.token_bias:
-            logits_SN = with_token_bias(logits_SN, self._hashed(place), self._config.token_bias)
-        index_S = torch.max(logits_SN, -1)[1]
-        place.lap("controller")
-        return index_S, logits_SN
-
-    def _hashed(self, place: Place) -> Tensor:
-        n_blocks, salt = self._n_units // self._n, self._layer.salt
-        return hashed_units(_given(place.token_B), n_blocks, self._n, salt).flatten()
-
-    def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """One token of one row as operations.
-
-        Raises NotCompiledError in int8, where probabilities multiply, and where the token has a say.
-        """
-        if self._int8 or self._multiply or self._config.token_bias:
-            raise NotCompiledError("Int8 rows, the controller's probabilities, or the token's hash.")
-        layer = self._layer
-        parameters = [w.detach() for w in (layer.c1, layer.c2, layer.c_bias, layer.w1, layer.w2, layer.b2)]
-        program.sparse_ff(x, parameters, self._n, y, self._b1)
-
-    def reads(self) -> list[Read]:
-        """What a token reads: all of the controller, one row of W1 and of W2 a block, and the biases."""
-        return [self._c1.read("controller"), self._c2.read("controller"), self._read_of_rows(self._w1, self._w2)]
-
-    def _read_of_rows(self, *of: Tensor) -> Read:
-        """One row a block of each matrix `of`, and the biases."""
-        n_rows = self._n_units // self._config.N
-        first = len(of) == 2  # W1's scales in int8 and b1 are read beside its rows
-        n_bias = n_rows if first and self._b1 is not None else 0
-        n_bytes = n_rows * (sum(w[0].nbytes for w in of) + (2 if first and self._int8 else 0))
-        n_bytes += self._b2.nbytes + n_bias * self._b2.element_size()
-        return Read("feed-forward", (len(of) * n_rows + 1) * self._d_model + n_bias, n_bytes)
-
-    def _rows_of(self, x_BD: Tensor) -> _Rows:
-        """Made once for each size of a batch."""
-        batch, w1, w2 = x_BD.shape[0], self._w1, self._w2
-        plan = shared_plan(batch, self._n_units // self._n, self._d_model, self._n, x_BD.device)
-        first_S = plan.first.repeat(batch) if batch > 1 else plan.first
-        if self._int8:
-            scale, shape = self._scale, plan.shape
-            made = _Rows(
-                first_S,
-                lambda x, row: int8_rows_dot(x, w1, scale, row.view(shape)).flatten(),
-                lambda h, row: int8_rows_sum(h.view(shape), w2, row.view(shape), plan),
-            )
-        else:
-            made = _Rows(first_S, dot_with(w1, plan), sum_with(w2, plan))
-        self._rows[batch] = made
-        return made
-
-
-class OracleStepper(SparseFFStepper):
-    """The largest pre-activation of each block: all of W1 is read, and of W2 the chosen rows. A bound, not a saving."""
-
-    def _lay_out_choice(self, matrix: type[FloatMatrix] | type[Int8Matrix]) -> None:
-        self._all_w1 = matrix(self._layer.w1, self._layer.b1)
-        self._all_of = self._all_w1.product
-
-    def step(self, x_BD: Tensor, cache: None, place: Place) -> Tensor:
-        """(B, d_model) -> (B, d_model)."""
-        hidden_S, index_S = torch.max(self._all_of(x_BD).view(-1, self._n), -1)
-        rows = self._rows.get(x_BD.shape[0]) or self._rows_of(x_BD)
-        y_BD = rows.sum(hidden_S.relu_(), rows.first + index_S).add_(self._b2)
-        place.lap("feed-forward")
-        return y_BD
-
-    def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """Raises NotCompiledError: a bound has no kernel of its own."""
-        raise NotCompiledError("The largest pre-activations.")
-
-    def reads(self) -> list[Read]:
-        """What a token reads: all of W1, one row of W2 a block, and the biases."""
-        return [self._all_w1.read("feed-forward"), self._read_of_rows(self._w2)]
-
-
-class TokenStepper(SparseFFStepper):
-    """The units of the token's hash: no controller is read."""
-
-    def _lay_out_choice(self, matrix: type[FloatMatrix] | type[Int8Matrix]) -> None:
-        """There is no controller."""
-
-    def _choose(self, x_BD: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        """By the tokens of `place`; there are no logits, and nothing reads what stands for them."""
-        return self._hashed(place), x_BD
-
-    def compile(self, program: Program, x: Normed, y: Stream) -> None:
-        """Raises NotCompiledError: programs know no tokens."""
-        raise NotCompiledError("Units chosen by the token.")
-
-    def reads(self) -> list[Read]:
-        """What a token reads: one row of W1 and of W2 a block, and the biases."""
-        return [self._read_of_rows(self._w1, self._w2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from efftx.layers.multiplicative import Multiplicative, MultiplicativeStepper
+from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.settings import SparseLossConfig, check_sparse_loss
 
 
@@ -23,7 +23,3 @@ class SparseLoss(nn.Module):
         """(.., width) -> logits (.., vocabulary)."""
         logits: Tensor = self.layer(h_BLE)
         return logits
-
-    def stepper(self) -> MultiplicativeStepper:
-        """The layer for one token at a time."""
-        return self.layer.stepper()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efftx.layers.cache import Cache, Position
 from efftx.ops.replay import Replay
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
 
@@ -34,30 +36,31 @@ class Context:
 
 
 ALONE = Context()
-Reads = Callable[[nn.Module, Tensor, Replay | None, Context], Tensor]
+Reads = Callable[..., Tensor]
+"""What a branch gives its core: core, its own stream, replay, context, and `cache=` where the core keeps something."""
 
 
-def reads_tokens(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+def reads_tokens(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
     """A position-wise or recurrent core: its own stream."""
-    y: Tensor = core(x, replay)
+    y: Tensor = core(x, replay, **cache)
     return y
 
 
-def reads_ids(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+def reads_ids(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
     """A position-wise core that chooses by the token: its own stream, and the token ids."""
-    y: Tensor = core(x, replay, context.token_BL)
+    y: Tensor = core(x, replay, context.token_BL, **cache)
     return y
 
 
-def reads_keys(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+def reads_keys(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
     """Self-attention: its own stream, and which of its tokens are real."""
-    y: Tensor = core(x, replay, context.key_mask_BL)
+    y: Tensor = core(x, replay, context.key_mask_BL, **cache)
     return y
 
 
-def reads_memory(core: nn.Module, x: Tensor, replay: Replay | None, context: Context) -> Tensor:
+def reads_memory(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
     """Cross-attention: its own stream, and the encoder's output."""
-    y: Tensor = core(x, context.memory_BED, context.memory_mask_BE)
+    y: Tensor = core(x, context.memory_BED, context.memory_mask_BE, **cache)
     return y
 
 
@@ -85,10 +88,37 @@ class Branch(nn.Module):
         self.reads = reads
         self.kind = kind
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None, context: Context = ALONE) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model)."""
-        y = F.dropout(self.reads(self.core, self.norm(x_BLD), replay, context), self.dropout, self.training)
-        return y if self.beside is None else y + self.beside(x_BLD)
+    def forward(
+        self,
+        x_BLD: Tensor,
+        replay: Replay | None = None,
+        context: Context = ALONE,
+        cache: BranchCache | None = None,
+    ) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model); with `cache` a prompt, or one token a row."""
+        kept = {} if cache is None or cache.core is None else {"cache": cache.core}
+        y = F.dropout(self.reads(self.core, self.norm(x_BLD), replay, context, **kept), self.dropout, self.training)
+        if self.beside is None:
+            return y
+        return y + (self.beside(x_BLD) if cache is None else self.beside(x_BLD, cache=cache.beside))
+
+    def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> BranchCache:
+        """Empty caches for `capacity` tokens a row."""
+        layers: list[Any] = [layer for layer in (self.core, self.beside) if layer is not None]
+        return BranchCache(*(layer.new_cache(batch, capacity, like, position) for layer in layers))
+
+
+class BranchCache(Cache):
+    """The caches of a branch's core and of what stands beside it; None where they keep nothing."""
+
+    def __init__(self, core: Any, beside: Any = None) -> None:
+        self.core, self.beside = core, beside
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Row i goes on as what row `rows_B[i]` was."""
+        for cache in (self.core, self.beside):
+            if cache is not None:
+                cache.reorder(rows_B)
 
 
 class Block(nn.Module):
@@ -105,19 +135,25 @@ class Block(nn.Module):
         context: Context = ALONE,
         tape: Tape | None = None,
         replays: Sequence[Replay] | None = None,
+        caches: Sequence[BranchCache] | None = None,
     ) -> tuple[Tensor, ...]:
-        """One stream (B, L, d_model) in, one out; or two with the `tape` of a reversible pass.
+        """One stream (B, L, d_model) in, one out; or two, in training with the `tape` of a reversible pass.
 
-        `replays`: one for each branch, where choices are given from outside.
+        `replays`: one for each branch, where choices are given from outside; `caches` likewise, in decoding.
         """
-        branches = [branch for branch in self.children() if isinstance(branch, Branch)]
-        if tape is None:
-            (x,) = streams
-            for i, branch in enumerate(branches):
-                x = x + branch(x, None if replays is None else replays[i], context)
-            return (x,)
-        a, b = streams
-        return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, replays)
+        branches = self.branches()
+        if tape is not None:
+            a, b = streams
+            return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, replays)
+        for i, branch in enumerate(branches):
+            replay, cache = (None if given is None else given[i] for given in (replays, caches))
+            y = streams[0] + branch(streams[-1], replay, context, cache)
+            streams = (y,) if len(streams) == 1 else (streams[1], y)
+        return streams
+
+    def branches(self) -> list[Branch]:
+        """The branches in their order."""
+        return [branch for branch in self.children() if isinstance(branch, Branch)]
 
 
 @torch.no_grad()

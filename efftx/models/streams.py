@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.layers.settings import ReversibleConfig
-from efftx.models.block import Context
+from efftx.models.block import BranchCache, Context
 from efftx.ops.replay import Replay
 from efftx.ops.reversible import Tape
 
@@ -17,12 +17,20 @@ Replays = Sequence[Sequence[Replay]]
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module], streams: Streams, context: Context, replays: Replays | None = None
+    blocks: Iterable[nn.Module],
+    streams: Streams,
+    context: Context,
+    replays: Replays | None = None,
+    caches: Sequence[Sequence[BranchCache]] | None = None,
 ) -> Streams:
-    """The streams, (B, L, d_model) each, after all blocks; two run reversibly, on a tape of their own."""
-    tape = Tape() if len(streams) == 2 else None
+    """The streams, (B, L, d_model) each, after all blocks; two run reversibly, on a tape of their own.
+
+    With `caches`, one a branch of every block, a prompt is read or one token a row.
+    """
+    tape = Tape() if len(streams) == 2 and caches is None else None
     for i, block in enumerate(blocks):
-        streams = block(streams, context, tape, None if replays is None else replays[i])
+        replay, kept = (None if given is None else given[i] for given in (replays, caches))
+        streams = block(streams, context, tape, replay, kept)
     return streams
 
 

@@ -1,8 +1,8 @@
 """Programs for `kernels.cpp`: what one token does in a block of layers, as a list of operations that one call runs.
 
-A layer's stepper appends its operations; where one cannot (another precision, a missing kernel, a layer that has none)
-`NotCompiledError` is raised and the block is stepped through PyTorch's operations, which are the oracles. One row,
-float32, on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
+`decoding.programs` appends a layer's operations; where it cannot (another precision, a missing kernel, a layer that has
+none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row, float32, on
+the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
 
 Shape suffixes: D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of a module, H heads,
 d width of a head, O outputs, F positions.
@@ -168,7 +168,7 @@ class Program:
 
         def bind(cache: Any, n: int) -> None:
             recent = recent_of(cache)
-            size[4] = recent.position
+            size[4] = recent.row_size
             at[3] = recent.next_address()
 
         self.each_step(bind)
@@ -204,7 +204,7 @@ class Program:
         return bind
 
     def recurrent_unit(self, x_d: Tensor, kernel: Tensor, bias: Tensor, y_d: Tensor, layer: int) -> None:
-        """y = an SRU layer of d units, kernel (d, 3d) and bias (3d); the cache is the `SRUState`."""
+        """y = an SRU layer of d units, kernel (d, 3d) and bias (3d); the cache is the `SRUCache`."""
         d = x_d.numel()
         op = self._add(RECURRENT_UNIT, x_d, y_d, "SRU", (d,), (kernel, bias))
         self._needs(common=3 * d)
@@ -302,8 +302,8 @@ def reading(x: Tensor) -> Callable[[], object]:
     return lambda: run([program])
 
 
-def run(programs: Sequence[Program], lap: Callable[[str, float], None] | None = None) -> None:
-    """Runs programs, which were bound, one after the other in a single call; `lap` is told when each part ended."""
+def run(programs: Sequence[Program], mark: Callable[[str, float], None] | None = None) -> None:
+    """Runs programs, which were bound, one after the other in a single call; `mark` is told when each part ended."""
     n, n_threads = len(programs), torch.get_num_threads()
     width = own = common = common_a_thread = 0
     for p in programs:
@@ -311,9 +311,9 @@ def run(programs: Sequence[Program], lap: Callable[[str, float], None] | None = 
         common, common_a_thread = max(common, p.common), max(common_a_thread, p.common_a_thread)
     ops = (ctypes.c_void_p * n)(*(ctypes.addressof(p.ops) for p in programs))
     n_ops = (ctypes.c_int64 * n)(*(p.n_ops for p in programs))
-    ended = None if lap is None else (ctypes.c_double * sum(n_ops))()
+    ended = None if mark is None else (ctypes.c_double * sum(n_ops))()
     address = room(n_threads * (width + own + common_a_thread) + common)
     programs[0].found.run(ops, n_ops, n, address, width + own, width, ended, n_threads)
-    if lap is not None and ended is not None:
+    if mark is not None and ended is not None:
         for component, moment in zip((c for p in programs for c in p.components), ended, strict=True):
-            lap(component, moment)
+            mark(component, moment)

@@ -15,8 +15,8 @@ from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import case_named
 from efftx.bench.decode_weights import MARGIN, make_weights
 from efftx.cli import main
+from efftx.decoding.reads import Read
 from efftx.errors import UserError
-from efftx.layers.matrix import Read
 from efftx.native.library import kernels
 from tests.bench.runs import SMALL_CACHE, decoded, printed
 
@@ -81,7 +81,7 @@ def test_the_parts_of_a_token_add_up_to_its_time(ticking: None, monkeypatch: pyt
     before = decode_timing.time.perf_counter()
     model.step_by_part()
     parts, _ = model.laps()
-    assert sum(parts.values()) == model.lap.last - (before + 1)
+    assert sum(parts.values()) == model.profile.last - (before + 1)
     assert set(parts) >= {"QKV", "attention", "controller", "feed-forward", "logits", "everything else"}
 
 
@@ -90,11 +90,11 @@ def test_the_parts_of_a_token_add_up_to_its_time(ticking: None, monkeypatch: pyt
 def test_the_parts_of_a_program_end_one_after_the_other_within_the_token(name: str) -> None:
     case = case_named(name)
     model = Tokens(make_weights(case, cache_bytes=SMALL_CACHE), case.config(), batch=1, context=8, room=4, seed=0)
-    assert all(block.program is not None for block in model.weights.stack.blocks)
+    assert all(block.program is not None for block in model.weights.blocks)
     before = decode_timing.time.perf_counter()
     model.step_by_part()
-    parts, after = model.lap.seconds, decode_timing.time.perf_counter()
-    assert before < model.lap.last < after
+    parts, after = model.profile.seconds, decode_timing.time.perf_counter()
+    assert before < model.profile.last < after
     assert all(seconds >= 0 for seconds in parts.values())
     assert 0 < sum(parts.values()) < after - before
 

@@ -12,7 +12,10 @@ from efftx.bench import decode
 from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, make_weights
-from efftx.layers.sparse_ff import SparseFFStepper
+from efftx.decoding.int8 import Int8SparseFF
+from efftx.decoding.programs import DecodingBlock
+from efftx.decoding.reads import reads
+from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 from tests.bench.runs import SMALL_CACHE, decoded
 
@@ -58,7 +61,7 @@ def test_what_a_sparse_token_reads_is_one_row_of_every_block_and_all_of_the_rest
     attention = sum(p.numel() for name, p in block.items() if "attention.core" in name)
     assert attention > 0
     assert found["QKV"]["weights"] == N_BLOCKS * attention
-    assert found["QKV"]["bytes"] >= FLOAT * N_BLOCKS * attention  # the values' kernel is widened by zeros
+    assert found["QKV"]["bytes"] == FLOAT * N_BLOCKS * attention
 
 
 def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
@@ -83,7 +86,7 @@ def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_r
     weights = make_weights(case_named("width-128-sparse-int8"), cache_bytes=2**20)
     n_sets = weights.n_distinct_row_sets
     assert 0 < n_sets < weights.n_distinct_blocks
-    of_blocks = [_rows_of(_feed_forward(block)) for block in weights.stack.blocks]
+    of_blocks = [_rows_of(_feed_forward(block)) for block in weights.blocks]
     for i, tensors in enumerate(of_blocks):
         assert [t.data_ptr() for t in tensors] == [t.data_ptr() for t in of_blocks[i % n_sets]]
     assert len({tensors[0].data_ptr() for tensors in of_blocks}) == n_sets
@@ -100,14 +103,14 @@ def test_an_sru_stays_in_float_beside_int8() -> None:
     assert "SRU" in model.laps()[0]
 
 
-def _feed_forward(block: Any) -> SparseFFStepper:
-    (found,) = (branch.core for branch in block if isinstance(branch.core, SparseFFStepper))
+def _feed_forward(block: DecodingBlock) -> SparseFF | Int8SparseFF:
+    (found,) = (layer for layer in block.block.modules() if isinstance(layer, (SparseFF, Int8SparseFF)))
     return found
 
 
-def _rows_of(layer: SparseFFStepper) -> list[Tensor]:
-    """The stepper's matrices with a row a unit."""
-    return [t for t in vars(layer).values() if isinstance(t, Tensor) and t.dim() == 2]
+def _rows_of(layer: SparseFF | Int8SparseFF) -> list[Tensor]:
+    """The layer's matrices of which a token reads a few rows."""
+    return [layer.w1.detach(), layer.w2.detach()]
 
 
 def _spied_logits(weights: Weights) -> list[Tensor]:
@@ -128,10 +131,9 @@ def _spied_logits(weights: Weights) -> list[Tensor]:
 def test_only_chosen_rows_are_read(chosen_is_spoilt: bool) -> None:
     case = case_named("width-128-sparse")
     weights = make_weights(case, cache_bytes=SMALL_CACHE)
-    for block in weights.stack.blocks:
-        layer = _feed_forward(block)
-        own: Any = layer._layer
-        own.c_bias.view(-1, 64)[:, 0] = 1e6  # the first unit of every block of 64 is chosen, whatever the token
+    for block in weights.blocks:
+        layer: Any = _feed_forward(block)
+        layer.c_bias.data.view(-1, 64)[:, 0] = 1e6  # the first unit of every block of 64 is chosen, whatever the token
         matrices = _rows_of(layer)
         assert [tuple(t.shape) for t in matrices] == [(6 * D, D)] * 2
         for w_UD in matrices:
@@ -153,12 +155,13 @@ def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
 ) -> None:
     case = case_named(name)
     weights = make_weights(case, cache_bytes=cache_bytes)
-    ring = weights.stack.blocks
+    ring = weights.blocks
     assert len(ring) == weights.n_distinct_blocks
-    assert len({branch.norm.weight.data_ptr() for block in ring for branch in block}) == 2 * len(ring)
+    branches = [branch for block in ring for branch in block.block.branches()]
+    assert len({branch.norm.weight.data_ptr() for branch in branches}) == 2 * len(ring)
     assert len({norm.weight.data_ptr() for norm, _ in weights.heads}) == len(weights.heads)
 
-    per_block = sum(FLOAT * read.weights for branch in ring[0] for read in branch.reads())
+    per_block = sum(FLOAT * read.weights for branch in branches[:2] for read in reads(branch))
     read_so_far = [0]
     last: dict[int, int] = {}
     distances: list[int] = []
@@ -207,7 +210,7 @@ def test_every_row_was_read_before_a_token_is_timed(name: str, monkeypatch: pyte
 
     monkeypatch.setattr(Tensor, "amax", spied)
     weights = make_weights(case_named(name), cache_bytes=SMALL_CACHE)
-    rows = {rows.data_ptr() for block in weights.stack.blocks for rows in _rows_of(_feed_forward(block))}
+    rows = {rows.data_ptr() for block in weights.blocks for rows in _rows_of(_feed_forward(block))}
     assert len(rows) >= 2
     assert rows <= set(read)
     assert len(read) == len(set(read))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from efftx.config.compose import compose
+from efftx.decoding.programs import BlockedLogits, logits_of, step_blocks
 from efftx.decoding.session import CachedSession, PreparedModel
-from efftx.layers.cache import Place
+from efftx.layers.cache import Position
+from efftx.layers.settings import SparseLossConfig
+from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.block import ALONE
 from efftx.models.build import build_model
 from efftx.native.library import kernels
@@ -62,6 +66,10 @@ INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1]])
 
 
 def _prepared(overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
+    return PreparedModel(_model(overrides), int8=int8)
+
+
+def _model(overrides: Sequence[str]) -> Any:
     wide = [] if any(word.startswith("d_model=") for word in overrides) else ["d_model=128"]
     config = compose([*COMMON, *wide, *overrides])
     model = build_model(config, VOCABULARY, torch.device("cpu"), torch.float32).eval()
@@ -69,11 +77,11 @@ def _prepared(overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return PreparedModel(model, int8=int8)
+    return model
 
 
 def _programs(prepared: PreparedModel) -> list[bool]:
-    return [block.program is not None for block in prepared.stack.blocks]
+    return [block.program is not None for block in prepared.blocks]
 
 
 def _logits(prepared: PreparedModel, *inputs: Tensor, prompt: int = 3, n: int = 38) -> Tensor:
@@ -120,7 +128,8 @@ def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest
     overrides = ("model=reformer", "attention=[full,local]", "n_layers=5", "local.chunk_len=8", "chunking.ff=0")
     expected = _logits(_without_kernels(monkeypatch, overrides))
     prepared = _prepared(overrides)
-    prepared.stack.blocks[1].program = prepared.stack.blocks[4].program = None
+    for i in (1, 4):
+        prepared.blocks[i] = prepared.blocks[i]._replace(program=None)
     assert_close(_logits(prepared), expected, ROUNDING)
 
 
@@ -128,7 +137,7 @@ def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest
 def test_hash_attention_has_a_program_where_nothing_is_hashed(full_below: int, by_program: bool) -> None:
     prepared = _prepared(("model=reformer", "attention=[lsh]", f"lsh.full_below={full_below}", "chunking.ff=0"))
     n_runs = 0
-    for block in prepared.stack.blocks:
+    for block in prepared.blocks:
         bind = block.program.bind
 
         def counted(*given, bind=bind) -> None:
@@ -140,12 +149,12 @@ def test_hash_attention_has_a_program_where_nothing_is_hashed(full_below: int, b
     session = CachedSession(prepared, 64, 1)
     session.start([[1, 2]])
     assert session.step(torch.tensor([1])).isfinite().all()
-    assert n_runs == (len(prepared.stack.blocks) if by_program else 0)
+    assert n_runs == (len(prepared.blocks) if by_program else 0)
 
 
 def test_several_rows_are_stepped_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = _prepared(DECODERS["sparse"])
-    for block in prepared.stack.blocks:
+    for block in prepared.blocks:
         assert block.program is not None
         monkeypatch.setattr(block.program, "bind", lambda *_: pytest.fail("a program was bound"))
     session = CachedSession(prepared, 8, 2)
@@ -155,10 +164,67 @@ def test_several_rows_are_stepped_without_programs(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_given_to_the_stack_is_not_written_to() -> None:
     """Programs write to the streams: to copies of what they are given."""
-    stack = _prepared(DECODERS["transformer"]).stack
-    x_BD = torch.randn(1, 128, generator=torch.Generator().manual_seed(1))
-    before = x_BD.clone()
+    prepared, position = _prepared(DECODERS["transformer"]), Position(1)
+    x_B1D = torch.randn(1, 1, 128, generator=torch.Generator().manual_seed(1))
+    before = x_B1D.clone()
     with torch.inference_mode():
-        (y_BD,) = stack.step((x_BD,), stack.new_caches(1, 4, x_BD, ALONE), Place(0))
-    assert torch.equal(x_BD, before)
-    assert not torch.equal(y_BD, before)
+        caches = [[branch.new_cache(1, 4, x_B1D, position) for branch in b.block.branches()] for b in prepared.blocks]
+        (y_B1D,) = step_blocks(prepared.blocks, (x_B1D,), caches, position, ALONE)
+    assert torch.equal(x_B1D, before)
+    assert not torch.equal(y_B1D, before)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "has_kernel"),
+    [
+        ((24, 30, 3), False),
+        ((40, 4096, 4), True),
+        ((40, 3 * 1030, 3), True),  # the last block of columns is not full
+        ((40, 3 * 1030 - 1, 3), True),  # a surplus of outputs
+        ((72, 16 * 1024, 16), False),
+    ],
+    ids=str,
+)
+def test_logits_by_the_kernel_are_what_the_layer_gives(
+    name: tuple[int, int, int], has_kernel: bool, batch: int
+) -> None:
+    d_in, d_out, S = name
+    generator = torch.Generator().manual_seed(0)
+    layer = SparseLoss(SparseLossConfig(S=S), d_in, d_out)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(generator=generator)
+        logits, h_BD = logits_of(layer), torch.randn(batch, d_in, generator=generator)
+        assert isinstance(logits, BlockedLogits) == has_kernel
+        expected = layer(h_BD)
+        first = logits(h_BD)
+        assert_close(first, expected, ROUNDING)
+        with torch.inference_mode():
+            logits(-h_BD)
+        assert_close(first, expected, ROUNDING)  # nothing of it is written over
+        assert_close(logits(h_BD[:, None]), expected[:, None], ROUNDING)
+
+
+def test_joined_weights_are_the_models_own() -> None:
+    model: Any = _model(DECODERS["transformer"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    PreparedModel(model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    q, k = (getattr(model.blocks[0].attention.core.project, which).weight for which in "qk")
+    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", ["transformer", "sparse"])
+def test_int8_comes_near_and_leaves_the_model_as_it_was(name: str, batch: int) -> None:
+    model = _model(DECODERS[name])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    logits = []
+    for int8 in (False, True):
+        session = CachedSession(PreparedModel(model, int8=int8), 10, batch)
+        session.start([[3, 4, 5]] * batch)
+        logits.append(torch.stack([session.step(torch.full((batch,), t)) for t in (6, 7, 8)]))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    distance = (logits[1] - logits[0]).norm() / logits[0].norm()
+    assert 0 < distance < 0.1

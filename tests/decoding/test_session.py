@@ -290,15 +290,6 @@ def test_a_prepared_model_serves_one_generation_after_another() -> None:
     assert torch.equal(second.start([[3, 4, 5]]), logits)
 
 
-def test_laid_out_weights_are_the_models_own() -> None:
-    model = _model(DECODERS["transformer"], "stdlib")
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    PreparedModel(model)
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    q, k = (getattr(model.blocks[0].attention.core.project, which).weight for which in "qk")
-    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
-
-
 @pytest.mark.parametrize(
     ("prompts", "kind"), [([[1] * 40], "too_long"), ([[23]], "bad_token"), ([[-1]], "bad_token")], ids=str
 )

@@ -98,7 +98,7 @@ def test_what_a_mechanism_lacks_is_told_in_a_sentence_that_names_the_method(pack
     error = json.loads(done.stdout)["error"]
     assert done.returncode == 2
     assert "MeanAttention" in error["message"]
-    assert "stepper" in error["message"] + error["hint"]
+    assert "new_cache" in error["message"] + error["hint"]
 
 
 @pytest.mark.slow

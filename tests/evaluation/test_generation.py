@@ -169,7 +169,7 @@ def test_a_layer_without_a_form_for_decoding_is_scored_by_full_passes(monkeypatc
     words = ["model=scaling", "data=stdlib", "size=smoke", "sparse_ff.N=0", "positions.kind=none", "dropout=0"]
     model = build_model(compose(words), len(WORDS), CPU)
     decoded = evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU)
-    monkeypatch.delattr(FeedForward, "stepper")
-    with pytest.raises(UserError, match="FeedForward cannot be decoded: it has no method `stepper`"):
+    monkeypatch.delattr(FeedForward, "new_cache")
+    with pytest.raises(UserError, match="FeedForward cannot be decoded: it has no method `new_cache`"):
         PreparedModel(model)
     assert evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU) == decoded

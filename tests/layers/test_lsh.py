@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.cache import Position
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
@@ -176,7 +177,7 @@ def test_projections_with_keys_of_their_own_are_refused() -> None:
 def test_a_cache_filled_at_random_holds_unit_keys_each_in_the_buckets_that_it_hashes_to() -> None:
     torch.manual_seed(0)
     layer = lsh_layer()
-    cache = layer.stepper().new_cache(2, 40, torch.zeros(1, dtype=torch.float64))
+    cache = layer.new_cache(2, 40, torch.zeros(1, dtype=torch.float64), Position())
     assert isinstance(cache, LSHCache)
     cache.fill_at_random(30)
     k_BHLd = cache.kv.k_BHTd[:, :, :30]
@@ -194,7 +195,7 @@ def test_a_cache_filled_at_random_holds_unit_keys_each_in_the_buckets_that_it_ha
 
 
 def test_hashing_part_by_part_is_hashing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = lsh_layer().stepper().new_cache(2, 40, torch.zeros(1, dtype=torch.float64))
+    cache = lsh_layer().new_cache(2, 40, torch.zeros(1, dtype=torch.float64), Position())
     assert isinstance(cache, LSHCache)
     cache.fill_at_random(40)
     whole = cache.buckets_of(cache.kv.k_BHTd)

@@ -82,30 +82,3 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, dtype: to
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
     for key, parameter in layer.named_parameters():
         assert_close(parameter.grad, arrays[f"grad_w.{key}"], GOLDEN, key)
-
-
-STEPPED = {
-    "plain": (24, 30, 3),
-    "blocks of columns": (40, 4096, 4),
-    "blocks, the last not full": (40, 3 * 1030, 3),
-    "a surplus of outputs": (40, 3 * 1030 - 1, 3),
-    "cut into pieces, copies in the buffer": (4608, 64 * 128, 64),
-}
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", STEPPED)
-def test_the_stepper_gives_what_the_layer_gives(name: str, batch: int) -> None:
-    d_in, d_out, S = STEPPED[name]
-    generator = torch.Generator().manual_seed(0)
-    layer = Multiplicative(d_in, d_out, S, round_up=True).double()
-    x = torch.randn(batch, d_in, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_(generator=generator)
-        step = layer.stepper()
-        expected = layer(x)
-        assert_close(step(x), expected, ROUNDING)
-        with torch.inference_mode():
-            step(-x)
-        assert_close(step(x), expected, ROUNDING)  # the buffer of the copies serves both modes

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftx.config.compose import compose
-from efftx.layers.cache import Place
+from efftx.decoding.int8 import Int8SparseFF
+from efftx.decoding.reads import reads
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.embedding import shift_right
@@ -256,10 +257,19 @@ def test_a_step_is_the_layer_for_one_token_in_float_and_int8(kind: str, batch: i
     # Of a width that 16 does not divide, int8 products are in float32.
     own = on_the_grid(layer(N, 12, 48, dtype=torch.float32, salt=1, **STEPS[kind])).eval()
     x = torch.randn(batch, 12, generator=torch.Generator().manual_seed(batch))
-    tokens, place = torch.arange(batch) + 5, Place(0)
-    place.token_B = tokens
-    y = own.stepper(int8=int8).step(x, None, place)
-    assert_close(y, own(x[:, None], None, tokens[:, None])[:, 0], ROUNDING)
+    x, tokens = x[:, None], torch.arange(batch)[:, None] + 5
+    with torch.no_grad():
+        y = (Int8SparseFF(own) if int8 else own)(x, None, tokens)
+    assert_close(y, own(x, None, tokens), ROUNDING)  # with a gradient to record all units are multiplied
+
+
+def test_a_step_reads_the_chosen_rows_alone() -> None:
+    own = layer(N, 12, 48, dtype=torch.float32).eval()
+    with torch.no_grad():
+        own.c_bias.view(-1, N)[:, 1] = 1e6
+        is_other = torch.arange(48) % N != 1
+        own.w1[is_other] = own.w2[is_other] = torch.nan
+        assert own(torch.ones(2, 1, 12)).isfinite().all()
 
 
 def test_a_step_reads_the_controller_and_one_row_a_block_and_the_oracle_all_of_the_first_matrix() -> None:
@@ -273,6 +283,6 @@ def test_a_step_reads_the_controller_and_one_row_a_block_and_the_oracle_all_of_t
         "token": rows + n_rows,
     }
     for kind, n_weights in expected.items():
-        reads = layer(N, width, 48, dtype=torch.float32, **STEPS[kind]).stepper().reads()
-        assert sum(read.weights for read in reads) == n_weights, kind
-        assert sum(read.bytes for read in reads) == 4 * n_weights, kind
+        found = reads(layer(N, width, 48, dtype=torch.float32, **STEPS[kind]))
+        assert sum(read.weights for read in found) == n_weights, kind
+        assert sum(read.bytes for read in found) == 4 * n_weights, kind

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efftx.layers.cache import RecentInputs
+from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
 from efftx.native.program import LONGEST, Normed, NotCompiledError, Program, Stream, buffer, run
 from efftx.ops.attention import unit_key
@@ -130,7 +130,7 @@ def test_modules(
     normed, norm = _normed(draw, width)
     shared = multiplicative(norm(x_LD)[None], gate, proj, bias).unflatten(-1, (S, m))
     expected = [module_convolution(shared, kernel, b) for kernel, b in weights]
-    recent = RecentInputs(1, positions, S, m, max(modules) // 2, gate)
+    recent = RecentInputs(1, positions, S, m, max(modules) // 2, gate, Position())
     y = torch.empty(len(modules) * S * m)
     program = Program()
     program.modules(normed, [gate, proj, bias], weights, y, lambda cache: cache)

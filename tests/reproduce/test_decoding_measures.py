@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from efftx.errors import UserError
+from efftx.layers.cache import Position
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_oracle import beyond_the_windows
@@ -84,7 +85,7 @@ def layer_and_cache(length: int, n_hashes: int, seed: int = 0) -> tuple[LSHAtten
     torch.manual_seed(seed)
     projections = DenseQKV(12, 2, 8, share_qk=True, bias=False)
     layer = LSHAttention(LSHConfig(n_hashes=n_hashes, chunk_len=4), projections, attention_dropout=0.0).double().eval()
-    cache = layer.stepper().new_cache(2, length, torch.zeros(1, dtype=torch.float64))
+    cache = layer.new_cache(2, length, torch.zeros(1, dtype=torch.float64), Position())
     assert isinstance(cache, LSHCache)
     return layer, cache
 
@@ -96,7 +97,7 @@ def test_hashing_is_apart_from_training_exactly_where_a_bucket_outgrows_the_wind
         x_BLD = torch.randn(1, 24, 12, dtype=torch.float64) + torch.randn(12, dtype=torch.float64)
         with torch.no_grad():
             torch.manual_seed(seed)
-            cache = layer.stepper().new_cache(1, 24, x_BLD)
+            cache = layer.new_cache(1, 24, x_BLD, Position())
             assert isinstance(cache, LSHCache)
             share, lost = beyond_the_windows(cache.buckets_of(layer.project(x_BLD)[0]), 4, 8)
             torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from torch import Tensor
 from efftx.bench.decode_weights import last_level_cache
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.cache import Place
+from efftx.layers.cache import Position
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.patterns import Pattern, make_pattern
@@ -83,16 +83,16 @@ def distance_from_training(layer: Any, x_BLD: Tensor) -> float:
 
     The rotations are drawn from PyTorch's random state.
     """
-    stepper, place = layer.stepper(), Place(0)
-    cache = stepper.new_cache(x_BLD.shape[0], x_BLD.shape[1], x_BLD)
+    position = Position()
+    cache = layer.new_cache(x_BLD.shape[0], x_BLD.shape[1], x_BLD, position)
     steps = []
-    for x_BD in x_BLD.unbind(1):
-        steps.append(stepper.step(x_BD, cache, place))
-        place.advance()
+    for x_B1D in x_BLD.split(1, dim=1):
+        steps.append(layer(x_B1D, cache=cache))
+        position.advance()
     hashed = isinstance(cache, LSHCache)
     replay = Replay({"buckets": cache.buckets_of(layer.project(x_BLD)[0])}) if hashed else None
     whole_BLD = layer(x_BLD, replay)
-    return float((torch.stack(steps, 1) - whole_BLD).norm() / whole_BLD.norm())
+    return float((torch.cat(steps, 1) - whole_BLD).norm() / whole_BLD.norm())
 
 
 class _Decoding:
@@ -104,20 +104,19 @@ class _Decoding:
         d_model, before = int(given["d_model"]), context - self._warm_up
         if before < 1:
             raise UserError("bad_value", f"A context of {context} tokens has no room for {self._warm_up} to warm up.")
-        self.stepper = _layer(given, seed).stepper()
+        self.layer, self._position = _layer(given, seed), Position(before)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._x_NBD = torch.randn(self._warm_up + self._tokens, 1, d_model)
-            self.cache = self.stepper.new_cache(1, context + self._tokens, self._x_NBD)
+            self.cache = self.layer.new_cache(1, context + self._tokens, self._x_NBD, self._position)
             self.cache.fill_at_random(before)
-        self._place = Place(before)
         self._inputs = iter(self._x_NBD)
 
     def step(self) -> Tensor:
-        """The layer's output for the next token, (1, d_model)."""
-        y_BD: Tensor = self.stepper.step(next(self._inputs), self.cache, self._place)
-        self._place.advance()
-        return y_BD
+        """The layer's output for the next token, (1, 1, d_model)."""
+        y_B1D: Tensor = self.layer(next(self._inputs).unsqueeze(1), cache=self.cache)
+        self._position.advance()
+        return y_B1D
 
     def timed(self) -> dict[str, float]:
         """What a column with this context shows; takes all the steps there are."""
