@@ -13,6 +13,7 @@ from efftx.study.aggregation import CellValue, Crossing, cells, crossings, of_on
 from efftx.study.claims import NOT_RUN, Verdict, judge
 from efftx.study.experiment import SIZES, Experiment
 from efftx.study.records import Record, RecordStore, Verification
+from efftx.study.status import carrying_evidence, item_state
 from efftx.study.sweeps import Choice, chosen, planned
 
 MOST_VARIANTS = 4
@@ -140,21 +141,18 @@ def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Cho
 def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, str]:
     """`recorded`, `stale`, `partial` or `not run`, and why, from the files of the results and of the experiment alone.
 
-    Unlike `efftx list` this composes no configuration: a report must not depend on the machine that writes it. Of the
-    sizes, smoke counts only where there is no other.
+    Unlike `efftx list` this composes no configuration: a report must not depend on the machine that writes it.
     """
-    weighty = [m for m in measured if m.size != "smoke"] or list(measured)
-    if not weighty:
-        return "not run", ""
+    sizes = carrying_evidence([m.size for m in measured])
+    weighty = [m for m in measured if m.size in sizes]
+    missing = [_missing(experiment, m) for m in weighty]
     stale = [(m.size, record, why) for m in weighty for record, why in m.stale]
+    state = item_state(stale=bool(stale), complete=[not why for why in missing])
     if stale:
         size, record, why = stale[0]
         more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
-        return "stale", f"{record.row}, seed {record.seed}, size {size}: {why}{more}"
-    missing = [_missing(experiment, m) for m in weighty]
-    if not all(missing):
-        return "recorded", ""
-    return "partial", missing[0]
+        return state, f"{record.row}, seed {record.seed}, size {size}: {why}{more}"
+    return state, missing[0] if state == "partial" else ""
 
 
 def _missing(experiment: Experiment, measured: Measured) -> str:

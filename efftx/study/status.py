@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
-from efftx.study.composer import Composer
-from efftx.study.experiment import SIZES, Experiment
+from efftx.study.experiment import Experiment
 from efftx.study.experiments import Unreadable
 from efftx.study.measures import check_name
 from efftx.study.records import COSTS, Record, RecordStore
 from efftx.study.sweeps import Run, lacking, planned, resolved
+
+if TYPE_CHECKING:  # it imports Hydra, which the report never needs
+    from efftx.study.composer import Composer
 
 UNCOUNTED = "its costs are not counted"
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
@@ -108,11 +110,20 @@ def status_of(experiment: Experiment, run: Run, composer: Composer, store: Recor
     return Status(FRESH)
 
 
+def carrying_evidence(sizes: Collection[str]) -> list[str]:
+    """Of the sizes that have records those that an item's state is taken from: smoke only where there is no other."""
+    return [size for size in sizes if size != "smoke"] or list(sizes)
+
+
+def item_state(*, stale: bool, complete: Sequence[bool]) -> str:
+    """`not run`, `stale`, `recorded` or `partial`: by whether a record is stale and which sizes' tables are full."""
+    return "not run" if not complete else STALE if stale else "recorded" if any(complete) else "partial"
+
+
 def state_of(experiment: Experiment, store: RecordStore, composer: Composer) -> dict[str, Any]:
     """One line of `efftx list`: `{id, paper, caption, state, sizes, runs_at, records, damaged}`, and maybe `why`.
 
-    `sizes` have records, `runs_at` are all at which the item is defined. The state is that of the sizes
-    that carry evidence, paper, gpu and cpu; a smoke run counts only where there is no other.
+    `sizes` have records, `runs_at` are all at which the item is defined. The state is that of `carrying_evidence`.
     """
     line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
     line["runs_at"] = experiment.sizes_known()
@@ -139,13 +150,9 @@ def state_of(experiment: Experiment, store: RecordStore, composer: Composer) -> 
             _check_that_it_runs(experiment, composer)
     except UserError as error:
         return {**line, "state": "not runnable", "why": error.message, "sizes": list(counts), "records": counts}
-    weighty = [counts[s] for s in SIZES if s in counts and s != "smoke"] or list(counts.values())
-    if any(count[STALE] for count in weighty):
-        state = "stale"
-    elif any(count[FRESH] == count["of"] for count in weighty):
-        state = "recorded"
-    else:
-        state = "partial" if weighty else "not run"
+    weighty = [counts[size] for size in carrying_evidence(counts)]
+    any_stale = any(count[STALE] for count in weighty)
+    state = item_state(stale=any_stale, complete=[count[FRESH] == count["of"] for count in weighty])
     line |= {"state": state, "sizes": list(counts), "records": counts, "damaged": damaged}
     whys = damaged or (whys if state == "stale" else [])
     return {**line, "why": whys[0]} if whys else line

@@ -22,7 +22,7 @@ from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 
-from .fakes import FakeTrainer
+from ..fakes import FakeTrainer
 
 COLUMNS = {"64": {"context": 64}, "128": {"context": 128}, "exponent": {}}
 SMALL = {"d_model": 16, "n_heads": 2, "d_head": 8, "warm_up": 2, "tokens": 8, "compared_at": 64, "columns": COLUMNS}

@@ -229,7 +229,7 @@ def test_a_blocks_weights_are_counted_again_at_every_width() -> None:
 
 @pytest.mark.parametrize("id", ["scaling/table1", "scaling/today", "scaling/width"])
 def test_the_counts_of_the_shipped_records_come_out(id: str) -> None:
-    e, store = load_experiments()[id], RecordStore(Path(__file__).parents[2] / "results")
+    e, store = load_experiments()[id], RecordStore(Path(__file__).parents[3] / "results")
     recount = measure_named(str(e.measure)).recount
     records = [record for record in store.read_all(id) if record.seed == 0]
     assert records

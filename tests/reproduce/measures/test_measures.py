@@ -18,7 +18,7 @@ from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 
-from .fakes import FakeTrainer
+from ..fakes import FakeTrainer
 
 
 @pytest.fixture
