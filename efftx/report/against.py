@@ -15,7 +15,7 @@ from efftx.report import markup, numbers, render
 from efftx.report.badges import BADGES
 from efftx.report.items import Measured, gather
 from efftx.report.model import Block, Cell, Kind, Row, Table
-from efftx.report.units import Scale, scale
+from efftx.report.units import Scale, scales
 from efftx.study.aggregation import CellValue
 from efftx.study.experiment import Experiment
 from efftx.study.records import RecordStore
@@ -92,17 +92,15 @@ def table(item: SideBySide) -> Table:
     """The cells of one item: here, there, and the difference; notes name what is not comparable."""
     experiment = item.experiment
     forms = {(p.row, p.column): experiment.cell_of(p.row, p.column) for p in item.pairs}
-    scales = {}
-    for form in dict.fromkeys(forms.values()):
-        cells = [side for p in item.pairs if forms[p.row, p.column] == form for side in (p.here, p.there)]
-        scales[form] = scale(form, [cell.mean for cell in cells if cell and cell.mean is not None])
+    sides = [(forms[p.row, p.column], side) for p in item.pairs for side in (p.here, p.there)]
+    shared = scales((form, side.mean if side else None) for form, side in sides)
     rows = []
     for pair in item.pairs:
-        scaled = scales[forms[pair.row, pair.column]]
+        scaled = shared[forms[pair.row, pair.column]]
         name = f"{experiment.label(pair.row)}, {pair.column}" if pair.column else experiment.label(pair.row)
         label = f"{name} ({scaled.form.unit})" if scaled.form.unit else name
-        sides = (_cell(pair.here, scaled, item.size), _cell(pair.there, scaled, item.size))
-        rows.append(Row(label, (*sides, _difference(pair, scaled))))
+        cells = (_cell(pair.here, scaled, item.size), _cell(pair.there, scaled, item.size), _difference(pair, scaled))
+        rows.append(Row(label, cells))
     others = list(dict.fromkeys(experiment.label(p.row) for p in item.pairs if p.same is False))
     notes = [f"Another configuration there: {', '.join(others)}."] if others else []
     return Table(
@@ -120,45 +118,29 @@ def _cell(found: CellValue | None, scaled: Scale, size: str) -> Cell:
         return Cell(numbers.NOT_RUN, Kind.MISSING)
     if found.mean is None:
         return Cell(numbers.NOT_REACHED, Kind.MISSING)
-    std = None if found.std is None else found.std * scaled.factor
-    text = f"{numbers.mean_and_spread(found.mean * scaled.factor, std, scaled.form)} (n = {found.n})"
+    text = f"{scaled.written(found.mean, found.std)} (n = {found.n})"
     return Cell(text, Kind.MEASURED, found.row, found.column, size, found.mean, found.std, found.n)
 
 
 def _difference(pair: Pair, scaled: Scale) -> Cell:
     if pair.difference is None:
         return Cell(numbers.UNDEFINED, Kind.MISSING)
-    text = "0" if pair.difference == 0 else numbers.number(pair.difference * scaled.factor, scaled.form)
+    text = "0" if pair.difference == 0 else scaled.written(pair.difference)
     return Cell(f"+{text}" if pair.difference > 0 else text, Kind.MEASURED)
 
 
 def as_json(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> dict[str, Any]:
     """`here`, `there`, `items`: id, size, `cells` with both sides and the difference, `claims` with both verdicts."""
-    return {
-        HERE: str(here.root),
-        THERE: str(there),
-        "items": [
-            {
-                "id": item.experiment.id,
-                "size": item.size,
-                "cells": [
-                    {
-                        "row": pair.row,
-                        "column": pair.column,
-                        HERE: _side_json(pair.here),
-                        THERE: _side_json(pair.there),
-                        "difference": pair.difference,
-                        "same_configuration": pair.same,
-                    }
-                    for pair in item.pairs
-                ],
-                "claims": [
-                    {"says": says, HERE: ours or None, THERE: theirs or None} for says, ours, theirs in item.claims
-                ],
-            }
-            for item in found
-        ],
-    }
+    items = []
+    for item in found:
+        cells = [
+            {"row": pair.row, "column": pair.column, HERE: _side_json(pair.here), THERE: _side_json(pair.there)}
+            | {"difference": pair.difference, "same_configuration": pair.same}
+            for pair in item.pairs
+        ]
+        claims = [{"says": says, HERE: ours or None, THERE: theirs or None} for says, ours, theirs in item.claims]
+        items.append({"id": item.experiment.id, "size": item.size, "cells": cells, "claims": claims})
+    return {HERE: str(here.root), THERE: str(there), "items": items}
 
 
 def _side_json(cell: CellValue | None) -> Mapping[str, Any] | None:

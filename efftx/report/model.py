@@ -23,6 +23,11 @@ class Kind(Enum):
     MISSING = "missing"
     WORDS = "words"
 
+    @classmethod
+    def of_source(cls, source: str | None) -> Kind:
+        """The kind of a published value whose source is `verified` or not."""
+        return cls.VERIFIED if source == "verified" else cls.UNVERIFIED
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -36,33 +36,22 @@ def show_power(experiment: Experiment, size: str, found: Sequence[Power], consol
 
 def power_json(experiment: Experiment, size: str, found: Sequence[Power]) -> dict[str, Any]:
     """`{id, size, power, level, claims}`, of every claim the fields of `Power` in plain JSON."""
-    return {
-        "id": experiment.id,
-        "size": size,
-        "power": AIM,
-        "level": LEVEL,
-        "claims": [_claim_json(power) for power in found],
-    }
+    told = {"id": experiment.id, "size": size, "power": AIM, "level": LEVEL}
+    return {**told, "claims": [_claim_json(power) for power in found]}
 
 
 def _claim_json(power: Power) -> dict[str, Any]:
     c = power.hardest
     return {
-        "says": power.claim.says,
-        "kind": power.claim.kind,
-        "margin": power.claim.margin,
-        "why": power.why,
-        "comparisons": power.comparisons,
+        **{name: getattr(power.claim, name) for name in ("says", "kind", "margin")},
+        **{name: getattr(power, name) for name in ("why", "comparisons", "n", "hours_a_seed", "hours")},
         "hardest": _between(c) if c else None,
-        "n": power.n,
         "difference": c.difference if c else None,
         "spread": power.spread if c else None,
         "unit": c.unit if c else "",
         "sees": {str(n): difference for n, difference in (power.sees or {}).items()},
         "seeds_for_margin": power.margin_seeds,
         "seeds_for_difference": power.seeds,
-        "hours_a_seed": power.hours_a_seed,
-        "hours": power.hours,
     }
 
 

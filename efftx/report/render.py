@@ -6,7 +6,7 @@ Those of HTML escape whatever they get; the others say where (`md`, `tex`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -86,7 +86,7 @@ def record_anchor(item: Item, size: str, row: str) -> str:
     return f"{item.slug}-{size}-records-{slug(row)}"
 
 
-def _anchor_behind(item: Item, cell: Cell) -> str:
+def anchor_behind(item: Item, cell: Cell) -> str:
     """The anchor of the records behind a cell of ours, "" for any other."""
     return record_anchor(item, cell.size, cell.row) if cell.kind in (Kind.MEASURED, Kind.BASELINE) and cell.size else ""
 
@@ -121,34 +121,14 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {"code": _code, "fenced": _fenced, "md": escape_markdown}
 _TEMPLATES.filters |= {"tex": escape_latex, "tex_first": tex_first_of_line}
-_TEMPLATES.globals |= {
-    "BADGES": BADGES,
-    "LEVEL": LEVEL,
-    "MEANINGS": MEANINGS,
-    "NOT_RUN": numbers.NOT_RUN,
-    "OURS": OURS,
-    "PAPER": PAPER,
-    "SHORT": SHORT,
-    "WRONG": WRONG,
-    "anchor_behind": _anchor_behind,
-    "configurations": configurations,
-    "count_verdicts": count_verdicts,
-    "counted": counted,
-    "details": sentences.details,
-    "fits_a_line": fits_a_line,
-    "flat_headings": flat_headings,
-    "formula": sentences.formula,
-    "how_tested": sentences.how_tested,
-    "merged": merged,
-    "parts": parts,
-    "provenance": provenance,
-    "record_anchor": record_anchor,
-    "sweep_tables": sweep_tables,
-    "tables": tables,
-    "tally": tally,
-    "to_markdown": to_markdown,
-    "words_columns": words_columns,
-}
+_TEMPLATES.globals |= {"BADGES": BADGES, "LEVEL": LEVEL, "MEANINGS": MEANINGS, "NOT_RUN": numbers.NOT_RUN}
+_TEMPLATES.globals |= {"OURS": OURS, "PAPER": PAPER, "SHORT": SHORT, "WRONG": WRONG}
+_USED: tuple[Callable[..., object], ...] = (
+    *(anchor_behind, configurations, count_verdicts, counted, fits_a_line, flat_headings, merged, parts, provenance),
+    *(record_anchor, sentences.details, sentences.formula, sentences.how_tested, sweep_tables, tables, tally),
+    *(to_markdown, words_columns),
+)
+_TEMPLATES.globals |= {function.__name__: function for function in _USED}
 # Braces are LaTeX's own.
 _TEX = _TEMPLATES.overlay(
     block_start_string="<%",

@@ -211,10 +211,8 @@ def _value(side: Side, experiment: Experiment, like: Side | None = None) -> str:
     if not place:
         return f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
     scaled = scale(experiment.cell_of(*place), [side.mean])
-    factor, form = scaled.factor, scaled.form
-    std = None if side.std is None or like else side.std * factor
-    told = numbers.mean_and_spread(side.mean * factor, std, form)
-    return told + (f" {form.unit}" if factor != 1.0 else "")
+    told = scaled.written(side.mean, None if like else side.std)
+    return told + (f" {scaled.form.unit}" if scaled.factor != 1.0 else "")
 
 
 def _p(p: float) -> str:

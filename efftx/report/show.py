@@ -64,45 +64,23 @@ def item_json(experiment: Experiment, store_root: Path | str | None = None) -> d
 
 
 def _cell_json(cell: CellValue) -> dict[str, Any]:
-    return {
-        "row": cell.row,
-        "column": cell.column,
-        "size": cell.size,
-        "mean": cell.mean,
-        "std": cell.std,
-        "n": cell.n,
-        "published": cell.published,
-        "published_source": cell.published_source,
-    }
+    names = ("row", "column", "size", "mean", "std", "n", "published", "published_source")
+    return {name: getattr(cell, name) for name in names}
 
 
 def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
-    claim = verdict.claim
-    return {
-        "says": claim.says,
-        "by": claim.by,
-        "quote": claim.quote,
-        "kind": claim.kind,
-        "margin": claim.margin,
-        "verdict": verdict.verdict,
-        "why": verdict.why,
-        "size": size,
-        "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons],
-    }
+    told = {name: getattr(verdict.claim, name) for name in ("says", "by", "quote", "kind", "margin")}
+    told |= {"verdict": verdict.verdict, "why": verdict.why, "size": size}
+    return {**told, "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons]}
 
 
 def _comparison_json(c: Comparison) -> dict[str, Any]:
     """Numbers of one comparison; what is infinite (a level never reached) is null."""
-    interval = c.interval
     return {
         "left": c.left.words,
         "symbol": c.symbol,
         "right": c.right.words,
         "difference": c.difference if math.isfinite(c.difference) else None,
-        "interval": list(interval) if interval else None,
-        "n": c.n,
-        "p": c.p,
-        "p_of": c.p_of,
-        "outcome": c.outcome,
-        "seeds": c.seeds,
+        "interval": list(c.interval) if c.interval else None,
+        **{name: getattr(c, name) for name in ("n", "p", "p_of", "outcome", "seeds")},
     }

@@ -7,15 +7,15 @@ wider ones put them into a block of rows of their own above.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from efftx.evaluation.metrics import heading
 from efftx.report import numbers
-from efftx.report.curves import curves_table
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
-from efftx.report.units import Scale, scale
+from efftx.report.plotdata import paper_quantity
+from efftx.report.units import Scale, scales
 from efftx.study.aggregation import CellValue
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
@@ -36,7 +36,7 @@ MEASURED_BOUND = (
 def tables(item: Item) -> list[Table]:
     """One table a size that has records, or one that has none of ours; last the paper's curves, where it has some."""
     made = [_table(item.experiment, measured) for measured in item.measured] or [_table(item.experiment, None)]
-    curves = curves_table(item.experiment)
+    curves = _curves_table(item.experiment)
     return made if curves is None else [*made, curves]
 
 
@@ -58,180 +58,140 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
 
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else experiment.usual_size()
-    columns = experiment.columns_at(size)
-    scales = _Scales(experiment, measured.cells if measured else {}, size)
-    ours = _Measured(experiment, measured, size, scales)
-    theirs, trivial = _Published(experiment, scales), _Gates(experiment, measured, scales)
+    cells, published = _Cells(experiment, measured, size), experiment.published
+    columns, labels = experiment.columns_at(size), list(experiment.rows_at(size))
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
-    headings = tuple(_heading(experiment, column, size, scales) for column in columns)
-    labels = list(experiment.rows_at(size))
-    measured_heading = f"Measured, size {size}" if measured else "Measured"
-    published_heading = PUBLISHED_HEADING[experiment.published.source] if experiment.published else ""
-    others = [row for row in experiment.published.rows() if row not in labels] if experiment.published else []
+    printed = published.columns() if published else ()
+    others = [row for row in published.rows() if row not in labels] if published else []
+    theirs = PUBLISHED_HEADING[published.source] if published else ""
+    ours = f"Measured, size {size}" if measured else "Measured"
 
-    def words(row: str) -> tuple[Cell, ...]:
-        text = experiment.rows[row].text if row in experiment.rows else {}
-        return tuple(Cell(text.get(head, ""), Kind.WORDS) for head in text_heads)
+    def rows(names: Iterable[str], *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> tuple[Row, ...]:
+        found = []
+        for row in names:
+            text = experiment.rows[row].text if row in experiment.rows else {}
+            words = [Cell(text.get(head, ""), Kind.WORDS) for head in text_heads]
+            values = [make(row, column) for make, shown in parts for column in shown]
+            found.append(Row(experiment.label(row), (*words, *values)))
+        return tuple(found)
 
-    def line(row: str, *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> Row:
-        return Row(
-            experiment.label(row), words(row) + tuple(make(row, column) for make, shown in parts for column in shown)
-        )
-
-    gates = [n for n, gate in experiment.gates.items() if not gate.is_computed or n in experiment.gates_at(size)]
-
-    def trivial_rows(filler: int) -> tuple[Row, ...]:
-        blank = tuple(Cell("", Kind.WORDS) for _ in range(len(text_heads) + filler))
-        return tuple(Row(name, blank + tuple(trivial(name, c) for c in columns)) for name in gates)
-
-    notes = _notes(experiment, measured)
-    stub = "row" if experiment.kind == "measure" else "model"
-    if experiment.published and experiment.published.columns() and len(columns) <= WIDEST_BESIDE:
-        printed_columns = [c for c in columns if c in experiment.published.columns()]
-        blocks = [Block("", tuple(line(row, (theirs, printed_columns), (ours, columns)) for row in labels))]
+    blocks: list[Block] = []
+    spans: list[Span] = []
+    left: list[str] = []  # the paper's columns beside ours
+    if printed and len(columns) <= WIDEST_BESIDE:
+        left = [column for column in columns if column in printed]
+        blocks.append(Block("", rows(labels, (cells.published, left), (cells.measured, columns))))
         if others:
-            apart = [line(row, (theirs, printed_columns), (_not_run_here, columns)) for row in others]
-            blocks.append(Block(OTHERS_HEADING, tuple(apart)))
-        spans = [Span(published_heading, len(printed_columns)), Span(measured_heading, len(columns))]
-        if text_heads:
-            spans.insert(0, Span("", len(text_heads)))
-        headings = tuple(_heading(experiment, column, size, scales) for column in printed_columns) + headings
-        filler = len(printed_columns)
+            blocks.append(Block(OTHERS_HEADING, rows(others, (cells.published, left), (_not_run_here, columns))))
+        spans = [Span("", len(text_heads))] if text_heads else []
+        spans += [Span(theirs, len(left)), Span(ours, len(columns))]
     else:
-        blocks, spans, filler = [], [], 0
-        if experiment.published and experiment.published.columns():
-            rows = [row for row in labels if experiment.published.has(row)] + others
-            printed = tuple(line(row, (theirs, columns)) for row in rows)
-            blocks.append(Block(published_heading, printed))
+        if published and printed:
+            shown = [row for row in labels if published.has(row)] + others
+            blocks.append(Block(theirs, rows(shown, (cells.published, columns))))
         # Without rows of the paper's the caption says it.
-        heading = measured_heading if blocks else ""
-        blocks.append(Block(heading, tuple(line(row, (ours, columns)) for row in labels)))
+        blocks.append(Block(ours if blocks else "", rows(labels, (cells.measured, columns))))
+    gates = [n for n, gate in experiment.gates.items() if not gate.is_computed or n in experiment.gates_at(size)]
     if gates:
-        blocks.append(Block("Gates: what a model must beat", trivial_rows(filler)))
+        blank = [Cell("", Kind.WORDS)] * (len(text_heads) + len(left))
+        trivial = [Row(name, (*blank, *(cells.gate(name, column) for column in columns))) for name in gates]
+        blocks.append(Block("Gates: what a model must beat", tuple(trivial)))
+    notes = _notes(experiment, measured)
+    if any(cell.bold for block in blocks for row in block.rows for cell in row.cells):
+        notes.append("Bold: better than every other row of its column (one-sided t tests, seeds paired, Holm, 5 %).")
     return Table(
         subject=numbers.sentence(experiment.caption),
-        caption=_caption(experiment, measured, scales.of(experiment.cell).form.unit),
-        stub=stub,
-        columns=tuple(text_heads) + headings,
+        caption=_caption(experiment, measured, cells.scale_of(experiment.cell).form.unit),
+        stub="row" if experiment.kind == "measure" else "model",
+        columns=(*text_heads, *(cells.heading(column) for column in (*left, *columns))),
         blocks=tuple(blocks),
         spans=tuple(spans),
         notes=tuple(notes),
     )
 
 
+def _reached(found: CellValue) -> dict[int, float]:
+    """The values of the seeds that reached what the cell asks for."""
+    return {seed: value for seed, value in found.values.items() if value is not None}
+
+
 def _not_run_here(row: str, column: str) -> Cell:
     return Cell(numbers.UNDEFINED, Kind.MISSING)
 
 
-class _Scales:
-    """The unit and format of all cells of one form, measured and published, chosen by the smallest of their values."""
+class _Cells:
+    """The cells of one table; those of one form, measured and published, have one unit, that of the smallest."""
 
-    def __init__(self, experiment: Experiment, measured: Mapping[tuple[str, str], CellValue], size: str) -> None:
-        values: dict[CellFormat, list[float]] = {}
+    def __init__(self, experiment: Experiment, measured: Measured | None, size: str) -> None:
+        self.experiment, self.size = experiment, size
+        self.records = measured.records if measured else ()
+        self.means = measured.cells if measured else {}
+        self.usual = _usual_count(measured) if measured else 0
+        values: list[tuple[CellFormat, float | None]] = []
+        paper = experiment.published
         for row in experiment.rows_at(size):
             for column in experiment.columns_of(row, size):
-                found = measured.get((row, column))
-                published = experiment.published.of(row, column) if experiment.published else None
-                both = (found.mean if found else None, published)
-                values.setdefault(experiment.cell_of(row, column), []).extend(v for v in both if v is not None)
-        for row, printed in (experiment.published.others if experiment.published else {}).items():
-            for column, value in printed.items():
-                values.setdefault(experiment.cell_of(row, column), []).append(value)
-        self._scales = {form: scale(form, found) for form, found in values.items()}
+                form, found = experiment.cell_of(row, column), self.means.get((row, column))
+                values += [(form, found.mean if found else None), (form, paper.of(row, column) if paper else None)]
+        for row, printed in (paper.others if paper else {}).items():
+            values += [(experiment.cell_of(row, column), value) for column, value in printed.items()]
+        self.scales = scales(values)
 
-    def of(self, form: CellFormat) -> Scale:
-        """The scale of the cells of `form`."""
-        return self._scales.get(form) or Scale(form)
+    def scale_of(self, form: CellFormat) -> Scale:
+        """The unit and format of the cells of `form`."""
+        return self.scales.get(form) or Scale(form)
 
-
-class _Measured:
-    """Cells of what was run: mean, spread, n where it differs from cell to cell; the clear best of a column bold."""
-
-    def __init__(self, experiment: Experiment, measured: Measured | None, size: str, scales: _Scales) -> None:
-        self.experiment, self.measured, self.size, self.scales = experiment, measured, size, scales
-        self.cells = measured.cells if measured else {}
-        self.usual = _usual_count(measured) if measured else 0
-
-    def __call__(self, row: str, column: str) -> Cell:
+    def measured(self, row: str, column: str) -> Cell:
+        """What was run: mean, spread, n where it differs from cell to cell; the clear best of a column bold."""
+        form = self.experiment.cell_of(row, column)
         if column not in self.experiment.columns_of(row, self.size):
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        found = self.cells.get((row, column))
+        found = self.means.get((row, column))
         if found is None or not found.values:
             return Cell(numbers.NOT_RUN, Kind.MISSING, row, column, self.size, n=0)
         if found.mean is None:
             return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=found.n)
-        scaled = self.scales.of(self.experiment.cell_of(row, column))
-        std = None if found.std is None else found.std * scaled.factor
-        text = numbers.mean_and_spread(found.mean * scaled.factor, std, scaled.form)
+        text = self.scale_of(form).written(found.mean, found.std)
         text += "" if found.n == self.usual else f" (n = {found.n})"
-        best = self._is_clear_best(row, column)
+        others = [self.means.get((other, column)) for other in self.experiment.rows_at(self.size) if other != row]
+        rivals = [_reached(other) for other in others if other and other.values]
+        best = numbers.clearly_best(_reached(found), rivals, form.better)
         return Cell(text, Kind.MEASURED, row, column, self.size, found.mean, found.std, found.n, bold=best)
 
-    def _is_clear_best(self, row: str, column: str) -> bool:
-        form = self.experiment.cell_of(row, column)
-        mine = self._values(row, column)
-        rivals = [
-            self._values(other, column)
-            for other in self.experiment.rows_at(self.size)
-            if other != row and (other, column) in self.cells and self.cells[other, column].values
-        ]
-        return numbers.clearly_best(mine, rivals, form.better)
-
-    def _values(self, row: str, column: str) -> dict[int, float]:
-        return {seed: value for seed, value in self.cells[row, column].values.items() if value is not None}
-
-
-class _Published:
-    """Cells of what the paper prints."""
-
-    def __init__(self, experiment: Experiment, scales: _Scales) -> None:
-        self.experiment, self.published, self.scales = experiment, experiment.published, scales
-
-    def __call__(self, row: str, column: str) -> Cell:
-        value = self.published.of(row, column) if self.published else None
-        if self.published is None or value is None:
+    def published(self, row: str, column: str) -> Cell:
+        """What the paper prints."""
+        paper = self.experiment.published
+        value = paper.of(row, column) if paper else None
+        if paper is None or value is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        source = self.published.source_of(row, column)
-        kind = Kind.VERIFIED if source == "verified" else Kind.UNVERIFIED
-        spread = self.published.spread_of(row, column)
-        scaled = self.scales.of(self.experiment.cell_of(row, column))
-        spread = None if spread is None else spread * scaled.factor
-        text = numbers.published(value * scaled.factor, source, scaled.form, spread)
-        return Cell(text, kind, row, column, mean=value)
+        source, spread = paper.source_of(row, column), paper.spread_of(row, column)
+        text = self.scale_of(self.experiment.cell_of(row, column)).published(value, source, spread)
+        return Cell(text, Kind.of_source(source), row, column, mean=value)
 
-
-class _Gates:
-    """Cells of what a model must beat or reach: one value, in every column where some model meets it."""
-
-    def __init__(self, experiment: Experiment, measured: Measured | None, scales: _Scales) -> None:
-        self.experiment, self.measured, self.scales = experiment, measured, scales
-
-    def __call__(self, name: str, column: str) -> Cell:
+    def gate(self, name: str, column: str) -> Cell:
+        """What a model must beat or reach: one value, in every column where some model meets it."""
         e, gate = self.experiment, self.experiment.gates[name]
         forms = [cells[column] for row in gate.rows or e.rows if column in (cells := e.cells_of(row))]
         form = next((form for form in forms if gate.meets({column: form.metric}, e.cell.metric)), None)
         if form is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
         try:
-            size = self.measured.size if self.measured else ""
-            value = gate_value(e, self.measured.records if self.measured else (), size, name, form.metric)
+            value = gate_value(e, self.records, self.size if self.records else "", name, form.metric)
         except MissingRecordError:
             return Cell(numbers.NOT_RUN, Kind.MISSING)
         if value is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        scaled = self.scales.of(form)
-        text = numbers.number(value * scaled.factor, scaled.form)
-        return Cell(text, Kind.BASELINE, name, column, "" if gate.value is not None else size, mean=value)
+        size = "" if gate.value is not None else self.size
+        return Cell(self.scale_of(form).written(value), Kind.BASELINE, name, column, size, mean=value)
 
-
-def _heading(experiment: Experiment, column: str, size: str, scales: _Scales) -> str:
-    """A column's name, with the unit where it is not the table's; the metric where a table has but one column."""
-    tables = scales.of(experiment.cell).form
-    if not column:
-        return heading(tables.metric, tables.unit)
-    units = {scales.of(experiment.cell_of(row, column)).form.unit for row in experiment.rows_at(size)} - {tables.unit}
-    unit = units.pop() if len(units) == 1 else ""
-    return f"{column} ({unit})" if unit else column
+    def heading(self, column: str) -> str:
+        """A column's name, with the unit where it is not the table's; the metric where a table has but one column."""
+        e, table = self.experiment, self.scale_of(self.experiment.cell).form
+        if not column:
+            return heading(table.metric, table.unit)
+        units = {self.scale_of(e.cell_of(row, column)).form.unit for row in e.rows_at(self.size)} - {table.unit}
+        unit = units.pop() if len(units) == 1 else ""
+        return f"{column} ({unit})" if unit else column
 
 
 def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
@@ -256,8 +216,6 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         if spec.note and (not measured or any(column == name for _, column in measured.cells))
     ]
     notes += _above_bounds(experiment, measured)
-    if measured and any(cell.bold for cell in _all_cells(experiment, measured)):
-        notes.append("Bold: better than every other row of its column (one-sided t tests, seeds paired, Holm, 5 %).")
     return notes
 
 
@@ -267,12 +225,6 @@ def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str
     shares = [c for c in found if experiment.cell_of(c.row, c.column).metric.startswith("share_of_")]
     above = dict.fromkeys(c.column for c in shares if c.mean is not None and c.mean > 100)
     return [f"{column}: {MEASURED_BOUND}." for column in above]
-
-
-def _all_cells(experiment: Experiment, measured: Measured) -> list[Cell]:
-    make = _Measured(experiment, measured, measured.size, _Scales(experiment, {}, measured.size))
-    rows = experiment.rows_at(measured.size)
-    return [make(row, column) for row in rows for column in experiment.columns_of(row, measured.size)]
 
 
 def _crossing_note(between: tuple[str, str], x: float | None, published: float | None, why: str) -> str:
@@ -296,3 +248,28 @@ def _seeds(measured: Measured) -> str:
         return "one seed, no spread"
     where = " where no other n is given" if len(counts) > 1 else ""
     return f"mean ± sample standard deviation over n = {usual} seeds{where}"
+
+
+def _curves_table(experiment: Experiment) -> Table | None:
+    """One row a series of `published.curves`, one column a step; None where the paper has no curves here."""
+    published = experiment.published
+    if published is None or not published.curves:
+        return None
+    steps = sorted({step for points in published.curves.values() for step in points})
+    kind = Kind.of_source(published.source)
+
+    def cell(series: str, step: int) -> Cell:
+        value = published.curves[series].get(step)
+        if value is None:
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
+        return Cell(numbers.published(value, published.source, experiment.cell), kind, series, str(step), mean=value)
+
+    rows = tuple(Row(series, tuple(cell(series, step) for step in steps)) for series in published.curves)
+    about = paper_quantity(experiment)
+    return Table(
+        subject=numbers.sentence(experiment.caption),
+        caption=f"The paper's own curves, read off its plot: {about}. No value in this table was measured here.",
+        stub="series",
+        columns=tuple(f"step {step:,}" for step in steps),
+        blocks=(Block("", rows),),
+    )

@@ -49,39 +49,23 @@ def trends_json(item: Item, measured: Measured) -> list[dict[str, Any]]:
         if found := fit(gaps):
             slopes = {trend["over"]: found.over, trend["beside"]: found.beside}
             doublings = {name: {"mean": e.mean, "interval": e.interval} for name, e in slopes.items()}
-            told.append(
-                {
-                    "size": measured.size,
-                    "arm": arm,
-                    "against": trend["against"],
-                    "n": found.n,
-                    "a_doubling_of": doublings,
-                }
-            )
+            of_arm = {"size": measured.size, "arm": arm, "against": trend["against"]}
+            told.append({**of_arm, "n": found.n, "a_doubling_of": doublings})
     return told
 
 
 def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:
     """All points first, so that they are drawn as such, then the lines."""
-    widths = sorted({width for width, _ in gaps})
-    points = [
-        tuple(
-            Point(over, value)
-            for (at, over), of_seed in sorted(gaps.items())
-            if at == width
-            for value in of_seed.values()
-        )
-        for width in widths
-    ]
-    lines = [
-        Line(f"{beside} {width:g}", "measured", of_width, EACH_SEED)
-        for width, of_width in zip(widths, points, strict=True)
-    ]
-    if found is not None:
-        for width in widths:
-            overs = sorted(over for at, over in gaps if at == width)
-            fitted = tuple(_fitted(over, found.at(over, width), found.n) for over in overs)
-            lines.append(Line(f"{beside} {width:g}", "measured", fitted, FITTED))
+    places = {width: sorted(place for place in gaps if place[0] == width) for width in sorted({at for at, _ in gaps})}
+    lines = []
+    for width, at in places.items():
+        points = tuple(Point(place[1], value) for place in at for value in gaps[place].values())
+        lines.append(Line(f"{beside} {width:g}", "measured", points, EACH_SEED))
+    if found is None:
+        return tuple(lines)
+    for width, at in places.items():
+        fitted = tuple(_fitted(over, found.at(over, width), found.n) for _, over in at)
+        lines.append(Line(f"{beside} {width:g}", "measured", fitted, FITTED))
     return tuple(lines)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from efftx.report import numbers
 from efftx.study.experiment import Cell
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
@@ -20,6 +21,15 @@ class Scale:
 
     form: Cell
     factor: float = 1.0
+
+    def written(self, mean: float, std: float | None = None) -> str:
+        """A mean, and its spread where there is one."""
+        return numbers.mean_and_spread(mean * self.factor, None if std is None else std * self.factor, self.form)
+
+    def published(self, value: float, source: str | None, spread: float | None = None) -> str:
+        """A paper's value, and the spread printed beside it."""
+        spread = None if spread is None else spread * self.factor
+        return numbers.published(value * self.factor, source, self.form, spread)
 
 
 def time_unit(unit: str, smallest: float, least: float = 1.0) -> tuple[str, float]:
@@ -49,3 +59,11 @@ def scale(form: Cell, values: Iterable[float]) -> Scale:
         significant = digits + (found[2] == "e")
         decimals = significant - 1 - math.floor(math.log10(min(sizes) * factor))
     return Scale(replace(form, unit=unit, format=f"{{:,.{max(0, decimals)}f}}"), factor)
+
+
+def scales(values: Iterable[tuple[Cell, float | None]]) -> dict[Cell, Scale]:
+    """For every form the scale of all values written in it; None says that there is none."""
+    found: dict[Cell, list[float]] = {}
+    for form, value in values:
+        found.setdefault(form, []).extend([] if value is None else [value])
+    return {form: scale(form, of_form) for form, of_form in found.items()}
