@@ -20,7 +20,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -59,6 +59,8 @@ class Name:
 
 
 Index = Name | str
+Restriction = Callable[[Mapping[str, str]], bool]
+"""Whether a binding of the free names is one that the claim is about."""
 
 
 @dataclass(frozen=True)
@@ -128,31 +130,9 @@ def _slack(side: ast.expr) -> str:
     return ""
 
 
-def parse_where(text: str, free: dict[str, str]) -> ast.expr | None:
-    """The restriction in `text` over the free names of a claim; None where it is empty."""
-    if not text.strip():
-        return None
-    tree = _tree(text)
-    _check_where(tree, text, free)
-    return tree
-
-
-def admits(tree: ast.expr | None, binding: dict[str, str]) -> bool:
-    """Whether the restriction admits this binding of the free names."""
-    match tree:
-        case None:
-            return True
-        case ast.BoolOp(op=ast.And(), values=values):
-            return all(admits(v, binding) for v in values)
-        case ast.BoolOp(values=values):
-            return any(admits(v, binding) for v in values)
-        case ast.UnaryOp(operand=operand):
-            return not admits(operand, binding)
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            mine = _words(left, binding)[0]
-            theirs = _words(right, binding)
-            return (mine in theirs) == isinstance(op, ast.Eq | ast.In)
-    raise AssertionError("parse_where admits no other node")
+def parse_where(text: str, free: Mapping[str, str]) -> Restriction:
+    """The restriction in `text` over the free names of a claim; it admits everything where the text is empty."""
+    return _restriction(_tree(text), text, free) if text.strip() else lambda binding: True
 
 
 def lookup(node: ast.Subscript) -> tuple[str, tuple[Index, ...]]:
@@ -268,44 +248,38 @@ def _checked_lookup(node: ast.Subscript, text: str) -> tuple[str, tuple[Index, .
     return table, index
 
 
-def _check_where(node: ast.expr, text: str, free: dict[str, str]) -> None:
+def _restriction(node: ast.expr, text: str, free: Mapping[str, str]) -> Restriction:
     match node:
-        case ast.BoolOp(values=values):
-            for value in values:
-                _check_where(value, text, free)
+        case ast.BoolOp(op=op, values=values):
+            parts, combined = (
+                [_restriction(value, text, free) for value in values],
+                all if isinstance(op, ast.And) else any,
+            )
+            return lambda binding: combined(part(binding) for part in parts)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            _check_where(operand, text, free)
-        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq()], comparators=[right]):
-            _check_word(left, text, free)
-            _check_word(right, text, free)
+            part = _restriction(operand, text, free)
+            return lambda binding: not part(binding)
+        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as op], comparators=[right]):
+            items = [right]
         case ast.Compare(
-            left=left, ops=[ast.In() | ast.NotIn()], comparators=[ast.List(elts=elts) | ast.Tuple(elts=elts)]
+            left=left, ops=[ast.In() | ast.NotIn() as op], comparators=[ast.List(elts=items) | ast.Tuple(elts=items)]
         ):
-            _check_word(left, text, free)
-            for item in elts:
-                _check_word(item, text, free)
+            pass
         case _:
             raise _refuse(text, f"'{ast.unparse(node)}' does not restrict a name")
+    mine, theirs = _word(left, text, free), [_word(item, text, free) for item in items]
+    wanted = isinstance(op, ast.Eq | ast.In)
+    return lambda binding: (mine(binding) in [word(binding) for word in theirs]) == wanted
 
 
-def _check_word(node: ast.expr, text: str, free: dict[str, str]) -> None:
-    match node:
-        case ast.Constant(value=str()):
-            return
-        case ast.Name(id=name) if name in free:
-            return
-    raise _refuse(text, f"'{ast.unparse(node)}' is neither text in quotes nor a name that the claim leaves free")
-
-
-def _words(node: ast.expr, binding: dict[str, str]) -> list[str]:
+def _word(node: ast.expr, text: str, free: Mapping[str, str]) -> Callable[[Mapping[str, str]], str]:
+    """What a word of a restriction is under a binding: text as it stands, a free name as it is bound."""
     match node:
         case ast.Constant(value=str(word)):
-            return [word]
-        case ast.Name(id=name):
-            return [binding[name]]
-        case ast.List(elts=elts) | ast.Tuple(elts=elts):
-            return [word for item in elts for word in _words(item, binding)]
-    raise AssertionError("parse_where admits no other node")
+            return lambda binding: word
+        case ast.Name(id=name) if name in free:
+            return lambda binding: binding[name]
+    raise _refuse(text, f"'{ast.unparse(node)}' is neither text in quotes nor a name that the claim leaves free")
 
 
 def _refuse(text: str, why: str) -> UserError:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efftx.study.aggregation import values_of
-from efftx.study.claim_language import EXACT, Name, Parsed, admits, compared, parse, parse_where
+from efftx.study.claim_language import EXACT, Name, Parsed, compared, parse, parse_where
 from efftx.study.comparisons import (
     CONTRADICTED,
     HOLDS,
@@ -152,7 +152,7 @@ def _bindings(experiment: Experiment, size: str, claim: Claim, parsed: Parsed) -
     found = []
     for choice in itertools.product(*(axes[parsed.free[name]] for name in names)):
         binding = dict(zip(names, choice, strict=True))
-        if admits(where, binding) and all(_defined(experiment, size, t, i, binding) for t, i in parsed.lookups):
+        if where(binding) and all(_defined(experiment, size, t, i, binding) for t, i in parsed.lookups):
             found.append(binding)
     return found
 
