@@ -16,7 +16,7 @@ from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.report.plotdata import paper_quantity
 from efftx.report.units import Scale, scales
-from efftx.study.aggregation import CellValue
+from efftx.study.aggregation import CellValue, Results
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
 from efftx.study.gating import MissingRecordError, gate_value
@@ -176,7 +176,7 @@ class _Cells:
         if form is None:
             return Cell(numbers.UNDEFINED, Kind.MISSING)
         try:
-            value = gate_value(e, self.records, self.size if self.records else "", name, form.metric)
+            value = gate_value(Results(e, self.records, self.size if self.records else ""), name, form.metric)
         except MissingRecordError:
             return Cell(numbers.NOT_RUN, Kind.MISSING)
         if value is None:

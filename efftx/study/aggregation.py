@@ -45,6 +45,38 @@ class Crossing:
     why: str
 
 
+@dataclass(frozen=True)
+class Results:
+    """What was recorded of one item at one size; `records` may hold others, which are passed over."""
+
+    experiment: Experiment
+    records: Sequence[Record]
+    size: str
+
+    def of_row(self, row: str) -> list[Record]:
+        """The records of a row or gate, seeds in order."""
+        place = self.experiment.id, row, self.size
+        return sorted((r for r in self.records if (r.id, r.row, r.size) == place), key=lambda r: r.seed)
+
+    def values(self, row: str, column: str) -> dict[int, float | None]:
+        """seed -> value of one cell, seeds in order; a metric derived from the curve is derived here, from the record.
+
+        A cost (`records.COSTS`) is the trained configuration's own, whatever the column evaluates.
+        """
+        metric = self.experiment.cell_of(row, column).metric
+        derived = self.experiment.derived.get(metric)
+        values: dict[int, float | None] = {}
+        for record in self.of_row(row):
+            if derived is not None:
+                if derived.is_in(record.curve):
+                    values[record.seed] = derived.value(record.curve)
+            elif metric in record.costs:
+                values[record.seed] = record.costs[metric]
+            elif metric in record.metrics.get(column, {}):
+                values[record.seed] = record.metrics[column][metric]
+        return values
+
+
 def of_one_device(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """The records that make one table, and those that are left out: a table never mixes devices.
 
@@ -64,10 +96,10 @@ def device_of(record: Record) -> str:
 
 def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:
     """The cells of `experiment` at `size` that have a record or a published value, row by row as in the file."""
-    found: list[CellValue] = []
+    results, found = Results(experiment, records, size), list[CellValue]()
     for row in experiment.rows_at(size):
         for column in experiment.columns_of(row, size):
-            values = values_of(experiment, records, size, row, column)
+            values = results.values(row, column)
             published = experiment.published.of(row, column) if experiment.published else None
             if not values and published is None:
                 continue
@@ -86,7 +118,7 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
                     published_source=experiment.published.source_of(row, column)
                     if experiment.published and published is not None
                     else None,
-                    note=_unreached(records, row, size, values) if values and not complete else "",
+                    note=_unreached(results.of_row(row), values) if values and not complete else "",
                 )
             )
     return found
@@ -100,29 +132,6 @@ def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellVal
         for row, column, value in (published.cells() if published else ())
         if published and row not in shown
     ]
-
-
-def values_of(
-    experiment: Experiment, records: Sequence[Record], size: str, row: str, column: str
-) -> dict[int, float | None]:
-    """seed -> value of one cell, seeds in order; a metric derived from the curve is derived here, from the record.
-
-    A cost (`records.COSTS`) is the trained configuration's own, whatever the column evaluates.
-    """
-    metric = experiment.cell_of(row, column).metric
-    derived = experiment.derived.get(metric)
-    values: dict[int, float | None] = {}
-    for record in sorted(records, key=lambda r: r.seed):
-        if (record.id, record.row, record.size) != (experiment.id, row, size):
-            continue
-        if derived is not None:
-            if derived.is_in(record.curve):
-                values[record.seed] = derived.value(record.curve)
-        elif metric in record.costs:
-            values[record.seed] = record.costs[metric]
-        elif metric in record.metrics.get(column, {}):
-            values[record.seed] = record.metrics[column][metric]
-    return values
 
 
 def crossings(experiment: Experiment, records: Sequence[Record], size: str) -> list[Crossing]:
@@ -166,8 +175,8 @@ def _crossing(
     )
 
 
-def _unreached(records: Iterable[Record], row: str, size: str, values: dict[int, float | None]) -> str:
+def _unreached(of_row: Iterable[Record], values: dict[int, float | None]) -> str:
     missed = [seed for seed, value in values.items() if value is None]
-    caps = {r.config.get("training", {}).get("steps") for r in records if r.row == row and r.size == size}
+    caps = {record.config.get("training", {}).get("steps") for record in of_row}
     cap = f" within {caps.pop()} steps" if len(caps) == 1 and None not in caps else ""
     return f"not reached{cap} by {len(missed)} of {len(values)}"

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efftx.study.aggregation import values_of
+from efftx.study.aggregation import Results
 from efftx.study.claim_language import EXACT, Name, Parsed, compared, parse, parse_where
 from efftx.study.comparisons import (
     CONTRADICTED,
@@ -64,13 +64,14 @@ def judge(experiment: Experiment, records: Sequence[Record], size: str) -> list[
     gates. Fewer than three seeds leave whatever is not exact *undecided*. Raises
     UserError where a claim leaves the language.
     """
-    return [_judge_claim(experiment, records, size, claim) for claim in experiment.claims]
+    results = Results(experiment, records, size)
+    return [_judge_claim(results, claim) for claim in experiment.claims]
 
 
-def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, claim: Claim) -> Verdict:
-    judged, unjudged = _judgements(experiment, records, size, claim)
+def _judge_claim(results: Results, claim: Claim) -> Verdict:
+    judged, unjudged = _judgements(results, claim)
     if not judged and not any(unjudged.values()):
-        return Verdict(claim, NOT_RUN, f"nothing of it is defined at size {size}")
+        return Verdict(claim, NOT_RUN, f"nothing of it is defined at size {results.size}")
     comparisons = _comparisons(judged)
     if whys := list(dict.fromkeys(unjudged[NOT_RUN])):
         more = f" (and {len(whys) - 1} more)" if len(whys) > 1 else ""
@@ -80,7 +81,7 @@ def _judge_claim(experiment: Experiment, records: Sequence[Record], size: str, c
     if claim.kind != EXACT:
         named = [str(index[0]) for table, index in judged[0].parsed.lookups if table == "gate"]
         try:
-            failed = not_passed(experiment, records, size, _places(judged), named)
+            failed = not_passed(results, _places(judged), named)
         except MissingRecordError as error:
             return Verdict(claim, NOT_RUN, str(error))
         if failed:
@@ -101,11 +102,11 @@ class Recorded:
     missing: str = ""
 
 
-def recorded(experiment: Experiment, records: Sequence[Record], size: str, claim: Claim) -> Recorded:
+def recorded(results: Results, claim: Claim) -> Recorded:
     """The comparisons of one claim, none of them decided, whether or not their models pass their gates."""
-    judged, unjudged = _judgements(experiment, records, size, claim)
+    judged, unjudged = _judgements(results, claim)
     missing = [*unjudged[NOT_RUN], *unjudged[NOT_TESTED]]
-    why = missing[0] if missing and not judged else "" if judged else f"nothing of it is defined at size {size}"
+    why = missing[0] if missing and not judged else "" if judged else f"nothing of it is defined at size {results.size}"
     return Recorded(claim, _comparisons(judged), tuple(_places(judged)), why)
 
 
@@ -117,16 +118,14 @@ def _places(judged: Sequence[_Judgement]) -> dict[str, list[str]]:
     return places
 
 
-def _judgements(
-    experiment: Experiment, records: Sequence[Record], size: str, claim: Claim
-) -> tuple[list[_Judgement], dict[str, list[str]]]:
+def _judgements(results: Results, claim: Claim) -> tuple[list[_Judgement], dict[str, list[str]]]:
     """One judgement a binding, and why others have none: NOT_RUN and NOT_TESTED -> reasons."""
     parsed = parse(claim.holds_if)
     judged: list[_Judgement] = []
     unjudged: dict[str, list[str]] = {NOT_RUN: [], NOT_TESTED: []}
-    for binding in _bindings(experiment, size, claim, parsed):
+    for binding in _bindings(results.experiment, results.size, claim, parsed):
         try:
-            judged.append(_Judgement(experiment, records, size, claim, parsed, binding))
+            judged.append(_Judgement(results, claim, parsed, binding))
         except NotJudgedError as error:
             unjudged[error.verdict].append(error.why)
     return judged, unjudged
@@ -172,47 +171,28 @@ def _defined(
 class _Judgement:
     """One claim under one binding of its free names; NotJudgedError where there is nothing to compare."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        records: Sequence[Record],
-        size: str,
-        claim: Claim,
-        parsed: Parsed,
-        binding: dict[str, str],
-    ) -> None:
-        self.experiment, self.claim, self.parsed = experiment, claim, parsed
-        self._evaluator = evaluator = Evaluator(experiment, claim, binding)
+    def __init__(self, results: Results, claim: Claim, parsed: Parsed, binding: dict[str, str]) -> None:
+        self.parsed = parsed
+        evaluator = Evaluator(results.experiment, claim, binding)
         self.cells = cells = dict[tuple[str, str], dict[int, float]]()
         gates: dict[tuple[str, str], float] = {}
         for table, index in parsed.lookups:
             row, column = evaluator.place(index)
             if table == "gate":
-                gates[row, column] = self._gate(records, size, row, column)
+                gates[row, column] = _gate(results, row, column)
             if table == "cell":
-                values = values_of(experiment, records, size, row, column)
+                values = results.values(row, column)
                 # A level never reached is later than every step: infinity, so that comparisons still mean something.
                 cells[row, column] = {s: math.inf if v is None else v for s, v in values.items()}
         for (row, column), found in cells.items():
             if not found:
-                raise NotJudgedError(NOT_RUN, f"no record of {experiment.cell_label(row, column)}")
+                raise NotJudgedError(NOT_RUN, f"no record of {results.experiment.cell_label(row, column)}")
         evaluator.cells, evaluator.gates = cells, gates
         self.comparisons = {key: evaluator.compare(left, op, right) for key, left, op, right in compared(parsed.tree)}
 
     def decide(self) -> str:
         """`holds`, `contradicted` or `undecided`, from the outcomes of the comparisons."""
         return self._condition(self.parsed.tree)
-
-    def _gate(self, records: Sequence[Record], size: str, name: str, column: str) -> float:
-        column_spec = self.experiment.columns.get(column)
-        metric = (column_spec.cell if column_spec and column_spec.cell else self.experiment.cell).metric
-        try:
-            value = gate_value(self.experiment, records, size, name, metric)
-        except MissingRecordError as error:
-            raise NotJudgedError(NOT_RUN, str(error)) from error
-        if value is None:
-            raise NotJudgedError(NOT_RUN, f"the gate '{name}' says nothing of {metric}")
-        return value
 
     def _condition(self, node: ast.expr) -> str:
         match node:
@@ -226,3 +206,15 @@ class _Judgement:
                 outcomes = [self.comparisons[id(node), i].outcome for i in range(len(ops))]
                 return min(outcomes, key=_STRENGTH.__getitem__)
         raise AssertionError("parse admits no other node")
+
+
+def _gate(results: Results, name: str, column: str) -> float:
+    column_spec = results.experiment.columns.get(column)
+    metric = (column_spec.cell if column_spec and column_spec.cell else results.experiment.cell).metric
+    try:
+        value = gate_value(results, name, metric)
+    except MissingRecordError as error:
+        raise NotJudgedError(NOT_RUN, str(error)) from error
+    if value is None:
+        raise NotJudgedError(NOT_RUN, f"the gate '{name}' says nothing of {metric}")
+    return value

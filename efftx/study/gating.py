@@ -6,10 +6,8 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
-from efftx.study.aggregation import values_of
-from efftx.study.experiment import Experiment
+from efftx.study.aggregation import Results
 from efftx.study.gates import HIGHEST, LOWEST, p_of_passing
-from efftx.study.records import Record
 from efftx.study.significance import LEVEL
 
 
@@ -17,27 +15,20 @@ class MissingRecordError(Exception):
     """A gate, or a model where it meets one, that has no record."""
 
 
-def gate_value(experiment: Experiment, records: Sequence[Record], size: str, name: str, metric: str) -> float | None:
+def gate_value(results: Results, name: str, metric: str) -> float | None:
     """What a gate says of `metric`: its constant, or what was recorded; None where it has nothing to say.
 
     MissingRecordError where it was not computed yet.
     """
-    gate = experiment.gates[name]
+    gate = results.experiment.gates[name]
     if gate.value is not None:
         return gate.value
-    for record in records:
-        if (record.id, record.row, record.size) == (experiment.id, name, size):
-            return record.metrics.get("", {}).get(metric)
+    for record in results.of_row(name):
+        return record.metrics.get("", {}).get(metric)
     raise MissingRecordError(f"no record of the gate '{name}'")
 
 
-def not_passed(
-    experiment: Experiment,
-    records: Sequence[Record],
-    size: str,
-    places: Mapping[str, Sequence[str]],
-    named: Collection[str] = (),
-) -> list[str]:
+def not_passed(results: Results, places: Mapping[str, Sequence[str]], named: Collection[str] = ()) -> list[str]:
     """A sentence on each model of `places` (row -> columns of a claim) that does not pass a gate before it.
 
     A model passes where it beats the gate in one of the columns in which they meet (Bonferroni over these). Only the
@@ -46,35 +37,34 @@ def not_passed(
     """
     found = []
     for row, columns in places.items():
-        for name, gate in experiment.gates.items():
-            if not gate.stands_before(row, size) or not gate.guards_any(columns):
+        for name, gate in results.experiment.gates.items():
+            if not gate.stands_before(row, results.size) or not gate.guards_any(columns):
                 continue
             asked = columns if name in named else ()
-            if why := _failed(experiment, records, size, row, name, asked):
+            if why := _failed(results, row, name, asked):
                 found.append(why)
                 break
     return found
 
 
-def _failed(
-    experiment: Experiment, records: Sequence[Record], size: str, row: str, name: str, asked: Collection[str]
-) -> str:
+def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> str:
     """Why a model does not pass a gate in any column but those `asked` for; empty where it does."""
-    gate, met = experiment.gates[name], []
-    columns = [column for column in experiment.columns_of(row, size) if column not in asked]
+    experiment, met = results.experiment, []
+    gate = experiment.gates[name]
+    columns = [column for column in experiment.columns_of(row, results.size) if column not in asked]
     metrics = {column: experiment.cell_of(row, column).metric for column in columns}
     for column in gate.meets(metrics, experiment.cell.metric):
         cell = experiment.cell_of(row, column)
-        bar = gate_value(experiment, records, size, name, cell.metric)
+        bar = gate_value(results, name, cell.metric)
         if bar is None:
             continue
-        found = values_of(experiment, records, size, row, column)
+        found = results.values(row, column)
         if not found:
             raise MissingRecordError(f"no record of {row}" + (f", {column}" if column else ""))
         values = {seed: math.nan if value is None else value for seed, value in found.items()}
         met.append((p_of_passing(values, gate, bar, cell.better), column, statistics.fmean(values.values()), bar, cell))
     if not met:
-        if experiment.gates[name].is_computed and not asked:
+        if gate.is_computed and not asked:
             raise MissingRecordError(f"the gate '{name}' says nothing of what {row} is measured by")
         return ""
     p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from efftx.core.durations import HOUR
+from efftx.study.aggregation import Results
 from efftx.study.claim_language import AS_GOOD_AS, EXACT
 from efftx.study.claims import Recorded, recorded
 from efftx.study.comparisons import Comparison
@@ -66,12 +67,13 @@ class Power:
 
 def powers(experiment: Experiment, records: Sequence[Record], size: str) -> list[Power]:
     """What the tests of every claim of `experiment` can see, from its records at `size`, whatever the gates say."""
-    return [_power(recorded(experiment, records, size, claim), records, size) for claim in experiment.claims]
+    results = Results(experiment, records, size)
+    return [_power(recorded(results, claim), results) for claim in experiment.claims]
 
 
-def _power(found: Recorded, records: Sequence[Record], size: str) -> Power:
+def _power(found: Recorded, results: Results) -> Power:
     claim, m = found.claim, len(found.comparisons)
-    hours = _hours_a_seed(found.rows, records, size)
+    hours = _hours_a_seed(found.rows, results)
     if claim.kind == EXACT:
         return Power(claim, m, hours_a_seed=hours, why="exact: no number of seeds changes it")
     if found.missing:
@@ -106,7 +108,7 @@ def _margin_seeds(c: Comparison, level: float) -> int | None:
     return seeds_to_decide(*([effect, effect] if c.symbol == "==" else [effect]), level=level)
 
 
-def _hours_a_seed(rows: Sequence[str], records: Sequence[Record], size: str) -> float:
+def _hours_a_seed(rows: Sequence[str], results: Results) -> float:
     """The mean wall time of each row, added up."""
-    times = [[r.wall_seconds for r in records if r.row == row and r.size == size] for row in rows]
+    times = [[record.wall_seconds for record in results.of_row(row)] for row in rows]
     return sum(statistics.fmean(of_row) for of_row in times if of_row) / HOUR

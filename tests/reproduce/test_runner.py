@@ -6,7 +6,7 @@ import pytest
 
 from efftx.errors import Interrupted, UserError
 from efftx.reproduce.runner import reproduce
-from efftx.study.aggregation import values_of
+from efftx.study.aggregation import Results
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
@@ -227,7 +227,7 @@ def test_what_a_model_costs_is_a_column_without_any_evaluation(tmp_path: Path, s
     e, trainer = table(tmp_path, COSTS), FakeTrainer()
     reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
     assert len(trainer.evaluated) == 4
-    assert values_of(e, store.read_all("paper/item"), "cpu", "B", "size") == {0: 6000.0, 1: 6000.0}
+    assert Results(e, store.read_all("paper/item"), "cpu").values("B", "size") == {0: 6000.0, 1: 6000.0}
     assert state_of(e, store, trainer)["state"] == "recorded"
 
 
@@ -243,12 +243,12 @@ def test_a_record_without_costs_is_read_and_gets_them_untrained_where_a_column_a
     reproduce([plain], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
     assert state_of(plain, store, FakeTrainer())["state"] == "recorded"
     e, trainer = table(tmp_path, COSTS), FakeTrainer()
-    assert values_of(e, store.read_all("paper/item"), "cpu", "A", "size") == {}
+    assert Results(e, store.read_all("paper/item"), "cpu").values("A", "size") == {}
     assert state_of(e, store, trainer)["state"] == "partial"
     (line,) = reproduce([e], "cpu", say=quiet, store=store, trainer=trainer)
     assert (line["ran"], trainer.trained) == (4, [])
     records = store.read_all("paper/item")
-    assert values_of(e, records, "cpu", "A", "size") == {0: 5000.0, 1: 5000.0}
+    assert Results(e, records, "cpu").values("A", "size") == {0: 5000.0, 1: 5000.0}
     assert all((found := store.verification(record)) and found.verdict == "fresh" for record in records)
     assert state_of(e, store, trainer)["state"] == "recorded"
 
