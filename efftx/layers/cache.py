@@ -239,14 +239,21 @@ class RecentInputs(Cache):
         self.end = self.past
         self._addresses = [self._rows()[:, i].data_ptr() for i in range(F + self.SPARE)]
 
-    def append(self, x_BLE: Tensor) -> Tensor:
-        """Keeps a prompt's inputs, and gives them back; or those of one position, and gives the last F, (B, F, E)."""
+    def keep(self, x_BLE: Tensor) -> None:
+        """The inputs of a prompt, or of one position further."""
         if not self.position.n:
             self._fill(x_BLE)
-            return x_BLE
+            return
         self._move_on()
         self._rows()[:, self.end - 1] = x_BLE.squeeze(1).unflatten(-1, (self.S, -1))
-        return self._rows()[:, self.end - self.past - 1 : self.end].flatten(2)
+
+    def neighbourhoods(self, n_modules: int) -> Tensor:
+        """What a kernel of F positions and `n_modules` modules reads around each module, (B S, F n_modules m)."""
+        batch, n_rows, _, d_module = self.buffer_BRSm.shape
+        first = (self.end - self.past - 1) * self.row_size + (self.padding - n_modules // 2) * d_module
+        shape = (batch, self.S, self.past + 1, n_modules * d_module)
+        strides = (n_rows * self.row_size, d_module, self.row_size, 1)
+        return self.buffer_BRSm.as_strided(shape, strides, first).reshape(batch * self.S, -1)
 
     def next_address(self) -> int:
         """One position further: the address to which the first row's inputs are to be written, S m numbers."""

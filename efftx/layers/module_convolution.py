@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.cache import RecentInputs
 from efftx.layers.multiplicative import BIAS_DEVIATION
 from efftx.ops.module_convolution import module_convolution
 
@@ -30,6 +31,14 @@ class ModuleConvolution(nn.Module):
         nn.init.uniform_(self.kernel, -bound, bound)
         nn.init.normal_(self.bias, std=BIAS_DEVIATION)
 
-    def forward(self, x_BLE: Tensor) -> Tensor:
-        """(B, L, S d_module_in) -> (B, L, S d_module), modules one after the other."""
+    def forward(self, x_BLE: Tensor, recent: RecentInputs | None = None) -> Tensor:
+        """(B, L, S d_module_in) -> (B, L, S d_module), modules one after the other.
+
+        `recent` keeps the inputs, `x` and, where that is one token a row, those of the positions before it.
+        """
+        if recent is not None and recent.position.n:
+            # One product: PyTorch's convolution takes ten times as long for a single position.
+            n_modules, kernel_KO = self.kernel.shape[1], self.kernel.flatten(0, 2)
+            y_NO = torch.addmm(self.bias, recent.neighbourhoods(n_modules), kernel_KO)
+            return y_NO.view(x_BLE.shape[0], 1, -1)
         return module_convolution(x_BLE.unflatten(-1, (self.S, -1)), self.kernel, self.bias).flatten(2)

@@ -141,16 +141,16 @@ class SparseFF(nn.Module):
 
     def controller(self, x_BLD: Tensor, token_BL: Tensor | None = None) -> Tensor:
         """The logits of the units, (B, L, d_ff / N, N)."""
-        return self._logits(dict(self.named_parameters()), x_BLD, token_BL)
+        return self._logits({"c1": self.c1, "c2": self.c2, "c_bias": self.c_bias}, x_BLD, token_BL)
 
     def _logits(self, own: Mapping[str, Tensor], x_BLD: Tensor, token_BL: Tensor | None) -> Tensor:
         n, bias = self.config.N, self.config.token_bias
         with torch.set_grad_enabled(self.config.learns and torch.is_grad_enabled()):
             logits = controller_logits(x_BLD, own["c1"], own["c2"], own["c_bias"], n)
-            return with_token_bias(logits, self._hashed(own, token_BL), bias) if bias else logits
+            return with_token_bias(logits, self._hashed(token_BL), bias) if bias else logits
 
-    def _hashed(self, own: Mapping[str, Tensor], token_BL: Tensor | None) -> Tensor:
-        return hashed_units(_given(token_BL), own["w1"].shape[0] // self.config.N, self.config.N, self.salt)
+    def _hashed(self, token_BL: Tensor | None) -> Tensor:
+        return hashed_units(_given(token_BL), self.w1.shape[0] // self.config.N, self.config.N, self.salt)
 
     @torch.no_grad()
     def _unlearned(
@@ -159,9 +159,10 @@ class SparseFF(nn.Module):
         """The units that a frozen controller (of `logits` where they are known), the oracle or the hash chooses."""
         if self.config.controller == "frozen":
             return choose_units(self._logits(own, x_BLD, token_BL) if logits is None else logits)
-        if self.config.controller == "oracle":
-            return self.largest(x_BLD)
-        return self._hashed(own, token_BL)
+        return self._uncontrolled(x_BLD, token_BL)
+
+    def _uncontrolled(self, x_BLD: Tensor, token_BL: Tensor | None) -> Tensor:
+        return self.largest(x_BLD) if self.config.controller == "oracle" else self._hashed(token_BL)
 
     def _pre_activations(self, own: Mapping[str, Tensor], x_BLD: Tensor) -> Tensor:
         return F.linear(x_BLD, own["w1"], own.get("b1")).unflatten(-1, (-1, self.config.N))
@@ -198,12 +199,9 @@ class SparseFF(nn.Module):
         return F.linear(F.dropout(hidden, dropout), own["w2"].t(), own["b2"])
 
     def _step(self, x_B1D: Tensor, token_B1: Tensor | None) -> Tensor:
-        own, n, (n_units, d_model) = dict(self.named_parameters()), self.config.N, self.w1.shape
+        n, (n_units, d_model) = self.config.N, self.w1.shape
         logits = self.controller(x_B1D, token_B1) if self.config.has_controller else None
-        if logits is not None and self.config.learns:
-            index = choose_units(logits)
-        else:
-            index = self._unlearned(own, x_B1D, token_B1, logits)
+        index = self._uncontrolled(x_B1D, token_B1) if logits is None else choose_units(logits)
         factor = None
         if logits is not None and self.config.multiply_by_controller:
             factor = chosen_probability(logits, index)

@@ -60,32 +60,31 @@ class SparseQKV(nn.Module):
 
     def forward(self, x_BLD: Tensor, cache: ConvolutionCache | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""
-        h_BLD, value_input = self.shared(x_BLD)
-        if cache is None:
-            return self.from_shared(h_BLD, value_input)
-        seen, length = cache.seen("qk", h_BLD), x_BLD.shape[1]
-        q, k, v = self.from_shared(seen, cache.seen("v", value_input) if self.concat_input else seen)
-        return q[:, :, -length:], None if k is None else k[:, :, -length:], v[:, :, -length:]
+        return self.from_shared(*self.shared(x_BLD), cache)
 
     def shared(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """What queries and keys are made from, and what values are, (B, L, E) each."""
         h_BLD = x_BLD if self.multiplicative is None else self.multiplicative(x_BLD)
         return h_BLD, self.with_input(h_BLD, x_BLD) if self.concat_input else h_BLD
 
-    def from_shared(self, h_BLD: Tensor, value_input: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def from_shared(
+        self, h_BLD: Tensor, value_input: Tensor, cache: ConvolutionCache | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Queries, keys (None under share_qk) and values, (B, H, L, d_head) each."""
-        if not self.share_qk:
-            return self._heads(self.q(h_BLD)), self._heads(self.k(h_BLD)), self._heads(self.v(value_input))
-        qk_BLD = (self.q(h_BLD) + self.k(h_BLD)) / 2 if self.average_qk else self.qk(h_BLD)
-        return self._heads(qk_BLD), None, self._heads(self.v(value_input))
+        of_qk = kept(cache, "qk", h_BLD)
+        of_v = kept(cache, "v", value_input) if self.concat_input else of_qk
+        if self.share_qk and not self.average_qk:
+            return self._heads(self.qk(h_BLD, **of_qk)), None, self._heads(self.v(value_input, **of_v))
+        q_BLD, k_BLD = self.q(h_BLD, **of_qk), self.k(h_BLD, **of_qk)
+        if self.share_qk:
+            return self._heads((q_BLD + k_BLD) / 2), None, self._heads(self.v(value_input, **of_v))
+        return self._heads(q_BLD), self._heads(k_BLD), self._heads(self.v(value_input, **of_v))
 
     def output(self, o_BHLd: Tensor, cache: ConvolutionCache | None = None) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model)."""
         y_BLD = merge_heads(o_BHLd)
         for layer in self.o:
-            kept = cache if isinstance(layer, ModuleConvolution) else None
-            seen = y_BLD if kept is None else kept.seen("o", y_BLD)
-            y_BLD = layer(seen)[:, -y_BLD.shape[1] :]
+            y_BLD = layer(y_BLD, **(kept(cache, "o", y_BLD) if isinstance(layer, ModuleConvolution) else {}))
         return y_BLD
 
     def new_cache(self, batch: int, position: Position) -> ConvolutionCache:
@@ -119,8 +118,7 @@ class SparseQuery(nn.Module):
     def forward(self, x_BLD: Tensor, cache: ConvolutionCache | None = None) -> Tensor:
         """(B, L, d_model) -> (B, H, L, d_head)."""
         h_BLD = self.multiplicative(x_BLD)
-        seen = h_BLD if cache is None else cache.seen("qk", h_BLD)
-        return split_heads(self.convolution(seen)[:, -x_BLD.shape[1] :], self.n_heads)
+        return split_heads(self.convolution(h_BLD, **kept(cache, "qk", h_BLD)), self.n_heads)
 
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model): the heads one after the other."""
@@ -145,11 +143,15 @@ class ConvolutionCache(Cache):
                 inputs = RecentInputs(batch, F, first.S, d_module, n_modules // 2, first.kernel, position)
                 self.inputs[name] = inputs
 
-    def seen(self, name: str, x_BLE: Tensor) -> Tensor:
-        """What the outputs at the positions of `x` depend on, which end with it: `x` itself without a convolution."""
-        return self.inputs[name].append(x_BLE) if name in self.inputs else x_BLE
-
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
         for recent in self.inputs.values():
             recent.reorder(rows_B)
+
+
+def kept(cache: ConvolutionCache | None, name: str, x_BLE: Tensor) -> dict[str, RecentInputs]:
+    """The inputs of the convolutions called `name`, `x` added to them, as their argument; none where none are kept."""
+    if cache is None or name not in cache.inputs:
+        return {}
+    cache.inputs[name].keep(x_BLE)
+    return {"recent": cache.inputs[name]}
