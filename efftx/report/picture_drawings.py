@@ -19,7 +19,7 @@ from efftx.report.plotdata import Line, Plot, Point
 from efftx.study.experiment import Experiment
 from efftx.study.records import Record
 
-WIDTH, LABEL, GAP, LINE = 403, 100, 4, 14  # of the drawing, in its pixels
+WIDTH, LABEL, GAP, LINE = 302.4, 96, 3, 12  # of the drawing, in points, as wide as every other (`figures.WIDTH`)
 PAPER, INK = np.array([0xF7, 0xFB, 0xFF]), np.array([0x08, 0x30, 0x6B])
 MARK = np.array([0xD5, 0x5E, 0x00], np.uint8)
 
@@ -59,7 +59,7 @@ def draw_strips(strips: Sequence[Strip]) -> str:
         for i, panel in enumerate(strip.panels):
             x = LABEL + i * (wide + GAP)
             if strip.titles:
-                body.append(_text(x + wide / 2, y - 4, strip.titles[i], "middle"))
+                body.append(_text(x + wide / 2, y - 3, strip.titles[i], "middle"))
             data = base64.b64encode(stored_png(panel)).decode()
             body.append(
                 f'<image x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{tall:.2f}" preserveAspectRatio="none" '
@@ -67,15 +67,15 @@ def draw_strips(strips: Sequence[Strip]) -> str:
             )
         words = strip.name.split("\n")
         for i, word in enumerate(words):
-            body.append(_text(2, y + tall / 2 + 3 + 11 * (i - (len(words) - 1) / 2), word, "start"))
+            body.append(_text(2, y + tall / 2 + 3 + 10 * (i - (len(words) - 1) / 2), word, "start"))
         y += tall + GAP
-    size = f'width="{0.75 * WIDTH}pt" height="{0.75 * y:.2f}pt" viewBox="0 0 {WIDTH} {y:.0f}"'
-    ground = f'<rect width="{WIDTH}" height="{y:.0f}" fill="#ffffff"/>'
+    size = f'width="{WIDTH}pt" height="{y:.2f}pt" viewBox="0 0 {WIDTH} {y:.2f}"'
+    ground = f'<rect width="{WIDTH}" height="{y:.2f}" fill="#ffffff"/>'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', "<g>", ground, *body, "</g>", "</svg>\n"])
 
 
 def _text(x: float, y: float, words: str, anchor: str) -> str:
-    look = f'font-family="DejaVu Sans, Verdana, sans-serif" font-size="9.5" fill="#222222" text-anchor="{anchor}"'
+    look = f'font-family="DejaVu Sans, Verdana, sans-serif" font-size="8.5" fill="#222222" text-anchor="{anchor}"'
     return f'<text x="{x:.2f}" y="{y:.2f}" {look}>{escape(words)}</text>'
 
 
