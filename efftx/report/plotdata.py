@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Mapping
@@ -12,9 +13,12 @@ from efftx.errors import UserError, nearest
 from efftx.evaluation.metrics import heading
 from efftx.report.items import Item, Measured
 from efftx.report.markup import rows_to_csv
-from efftx.study.experiment import Experiment
+from efftx.study.experiment import ColumnSpec, Experiment
+from efftx.study.published import Published
 from efftx.study.records import Record
 
+_Pairs = list[tuple[float, float]]
+_PointsOf = Callable[[Experiment, Record, str, str], _Pairs]
 CSV_HEADER = ["line", "series", "kind", "x", "y", "std", "n"]
 
 
@@ -65,11 +69,10 @@ def panels(item: Item, measured: Measured) -> list[Plot]:
 
     `y_label` is then a list like `y`. A panel with a value of 0 has no logarithmic axis.
     """
-    whole = plot(item, measured)
-    if whole is None or not (item.experiment.figure or {}).get("panels"):
+    whole, figure = plot(item, measured), item.experiment.figure or {}
+    if whole is None or not figure.get("panels"):
         return [whole] if whole else []
     found = []
-    figure = item.experiment.figure or {}
     for i, series in enumerate(dict.fromkeys(line.series for line in whole.lines)):
         lines = [replace(line, series="") for line in whole.lines if line.series == series]
         own = {**figure, "y_label": figure["y_label"][i]} if isinstance(figure.get("y_label"), list) else figure
@@ -87,13 +90,12 @@ def plot(item: Item, measured: Measured) -> Plot | None:
     if figure is None or "over" not in figure:
         return None
     over = str(figure["over"])
-    if over not in _LINES:
+    if over not in _POINTS:
         message = f"{item.experiment.id}: figure.over: there is no plot over '{over}'"
-        raise UserError("bad_experiment", message, nearest(over, _LINES))
-    lines = _LINES[over](item.experiment, measured, figure)
-    if not lines:
-        return None
-    return _plot(item.experiment, figure, lines, _caption(item.experiment, measured), f"measured, size {measured.size}")
+        raise UserError("bad_experiment", message, nearest(over, _POINTS))
+    lines = _lines(item.experiment, measured, figure, _POINTS[over])
+    title = f"measured, size {measured.size}"
+    return _plot(item.experiment, figure, lines, _caption(measured), title) if lines else None
 
 
 def paper_plot(item: Item) -> Plot | None:
@@ -113,7 +115,7 @@ def paper_plot(item: Item) -> Plot | None:
         return replace(_plot(experiment, own, lines, caption, "the paper's"), panel="published")
     if figure["over"] != "columns" or str(figure.get("y", experiment.cell.metric)) != experiment.cell.metric:
         return None
-    lines = _readings(experiment, figure, kind)
+    lines = _readings(experiment, paper, str(figure["x"]), kind)
     caption = f"The paper's own figure. {' '.join(paper.note.split())}".strip()
     return replace(_plot(experiment, figure, lines, caption, "the paper's"), panel="published") if lines else None
 
@@ -124,15 +126,13 @@ def paper_quantity(experiment: Experiment) -> str:
     return str((experiment.figure or {}).get("paper_y_label", default))
 
 
-def _readings(experiment: Experiment, figure: Mapping[str, Any], kind: str) -> list[Line]:
+def _readings(experiment: Experiment, paper: Published, x: str, kind: str) -> list[Line]:
     """The published values of the rows over the columns' parameter, each column once whatever the size."""
-    x, lines = str(figure["x"]), []
+    lines = []
     for row in experiment.rows:
         own = experiment.rows[row].columns
         columns = experiment.columns if own is None else own
-        places = {name: float(spec.parameters[x]) for name, spec in columns.items() if x in spec.parameters}
-        paper = experiment.published
-        values = {at: paper.of(row, name) if paper else None for name, at in places.items()}
+        values = {at: paper.of(row, name) for name, at in _places(columns, x).items()}
         points = tuple(Point(at, float(value)) for at, value in sorted(values.items()) if value is not None)
         if points:
             lines.append(Line(row, kind, points))
@@ -157,7 +157,7 @@ def _plot(experiment: Experiment, figure: Mapping[str, Any], lines: list[Line], 
     )
 
 
-def _caption(experiment: Experiment, measured: Measured) -> str:
+def _caption(measured: Measured) -> str:
     """What is drawn: at which size, on which data, over how many seeds."""
     data = f" on {measured.data}" if measured.data else ""
     rows = [record.row for record in measured.records if "gate" not in record.config]
@@ -177,75 +177,44 @@ def to_csv(plot: Plot) -> str:
     return rows_to_csv(CSV_HEADER, rows)
 
 
-def _over_curve(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
-    x, y = str(figure.get("x", "step")), str(figure.get("y", experiment.cell.metric))
-
-    def points_of(record: Record) -> list[tuple[float, float]]:
-        return [(float(e[x]), float(e[y])) for e in record.curve if x in e and e.get(y) is not None]
-
-    return _line_a_row(experiment, measured, points_of)
-
-
-def _over_columns(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
-    x, y = str(figure["x"]), str(figure.get("y", experiment.cell.metric))
-    places = {
-        row: {
-            name: float(spec.parameters[x])
-            for name, spec in experiment.columns_of(row, measured.size).items()
-            if x in spec.parameters
-        }
-        for row in experiment.rows_at(measured.size)
-    }
-
-    def points_of(record: Record) -> list[tuple[float, float]]:
-        found = []
-        for name, place in places[record.row].items():
-            value = record.metrics.get(name, {}).get(y)
-            if value is not None:
-                found.append((place, float(value)))
-        return found
-
-    return _line_a_row(experiment, measured, points_of)
-
-
-def _over_series(experiment: Experiment, measured: Measured, figure: Mapping[str, Any]) -> list[Line]:
-    x, names = str(figure["x"]), figure["y"]
+def _lines(experiment: Experiment, measured: Measured, figure: Mapping[str, Any], points_of: _PointsOf) -> list[Line]:
+    """One line a row and a name in `y`: at each x, mean and spread over the seeds that have it."""
+    x, names = str(figure.get("x", "step")), figure.get("y", experiment.cell.metric)
     names = [str(name) for name in names] if isinstance(names, list) else [str(names)]
-    lines: list[Line] = []
-    for name in names:
-
-        def points_of(record: Record, name: str = name) -> list[tuple[float, float]]:
-            if x not in record.series or name not in record.series:
-                return []
-            return [(float(a), float(b)) for a, b in zip(record.series[x], record.series[name], strict=True)]
-
-        series = heading(name, "") if len(names) > 1 else ""
-        lines += [replace(line, series=series) for line in _line_a_row(experiment, measured, points_of)]
-    return lines
-
-
-def _line_a_row(
-    experiment: Experiment, measured: Measured, points_of: Callable[[Record], list[tuple[float, float]]]
-) -> list[Line]:
-    """One line a row: at each x, mean and spread over the seeds that have it."""
     lines = []
-    for row in experiment.rows_at(measured.size):
+    for name, row in itertools.product(names, experiment.rows_at(measured.size)):
         values: dict[float, list[float]] = {}
         for record in measured.records:
-            if record.row == row:
-                for x, y in points_of(record):
-                    values.setdefault(x, []).append(y)
-        if values:
-            points = tuple(
-                Point(x, statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else None, len(ys))
-                for x, ys in sorted(values.items())
-            )
-            lines.append(Line(row, "measured", points))
+            for at, y in points_of(experiment, record, x, name) if record.row == row else ():
+                values.setdefault(float(at), []).append(float(y))
+        points = tuple(
+            Point(at, statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else None, len(ys))
+            for at, ys in sorted(values.items())
+        )
+        if points:
+            lines.append(Line(row, "measured", points, heading(name, "") if len(names) > 1 else ""))
     return lines
 
 
-_LINES: dict[str, Callable[[Experiment, Measured, Mapping[str, Any]], list[Line]]] = {
-    "curve": _over_curve,
-    "columns": _over_columns,
-    "series": _over_series,
-}
+def _of_curve(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs:
+    return [(entry[x], entry[y]) for entry in record.curve if x in entry and entry.get(y) is not None]
+
+
+def _of_columns(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs:
+    places = _places(experiment.columns_of(record.row, record.size), x)
+    values = [(at, record.metrics.get(name, {}).get(y)) for name, at in places.items()]
+    return [(at, value) for at, value in values if value is not None]
+
+
+def _of_series(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs:
+    if x not in record.series or y not in record.series:
+        return []
+    return list(zip(record.series[x], record.series[y], strict=True))
+
+
+def _places(columns: Mapping[str, ColumnSpec], x: str) -> dict[str, float]:
+    """Where each column that has the parameter `x` stands on that axis."""
+    return {name: float(spec.parameters[x]) for name, spec in columns.items() if x in spec.parameters}
+
+
+_POINTS: dict[str, _PointsOf] = {"curve": _of_curve, "columns": _of_columns, "series": _of_series}
