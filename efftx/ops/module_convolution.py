@@ -1,7 +1,7 @@
 """Convolution over length and modules: one small kernel for every position and every module.
 
 Shape suffixes: B batch, L length, S modules, m inputs of a module, n its outputs, F positions and K modules of the
-kernel, P = F - 1 past positions.
+kernel.
 """
 
 from __future__ import annotations
@@ -22,22 +22,9 @@ def module_convolution(x_BLSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor) -> T
     """
     _check_shapes(x_BLSm, kernel_FKmn, bias_n)
     # Zeros on both sides of the length, and the outputs that see the later ones cut off: cheaper than a padded copy.
-    return _convolve(x_BLSm, kernel_FKmn, bias_n, pad_length=kernel_FKmn.shape[0] - 1)[:, : x_BLSm.shape[1]]
-
-
-def module_convolution_step(
-    x_BSm: Tensor, past_BPSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`module_convolution` at one further position: its output (B, S, n), and the past for the next, (B, F - 1, S, m).
-
-    `past_BPSm` holds the inputs of the F - 1 positions before, zeros before the first. Raises ValueError likewise.
-    """
-    _check_shapes(x_BSm.unsqueeze(1), kernel_FKmn, bias_n)
-    expected = (x_BSm.shape[0], kernel_FKmn.shape[0] - 1, *x_BSm.shape[1:])
-    if past_BPSm.shape != expected:
-        raise ValueError(f"The past must have the shape {expected}, not {tuple(past_BPSm.shape)}.")
-    window_BFSm = torch.cat([past_BPSm, x_BSm.unsqueeze(1)], dim=1)
-    return _convolve(window_BFSm, kernel_FKmn, bias_n, pad_length=0).squeeze(1), window_BFSm[:, 1:]
+    padding = (kernel_FKmn.shape[0] - 1, kernel_FKmn.shape[1] // 2)
+    y_BnLS = F.conv2d(x_BLSm.permute(0, 3, 1, 2), kernel_FKmn.permute(3, 2, 0, 1), bias_n, padding=padding)
+    return y_BnLS.permute(0, 2, 3, 1)[:, : x_BLSm.shape[1]]
 
 
 def module_convolution_naive(x_BLSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor) -> Tensor:
@@ -55,12 +42,6 @@ def module_convolution_naive(x_BLSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor
                         y_Bn = y_Bn + x_BLSm[:, position, module] @ kernel_FKmn[i, j]
             rows.append(y_Bn)
     return torch.stack(rows, 1).unflatten(1, (length, n_modules))
-
-
-def _convolve(x_BLSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor, *, pad_length: int) -> Tensor:
-    padding = (pad_length, kernel_FKmn.shape[1] // 2)
-    y_BnLS = F.conv2d(x_BLSm.permute(0, 3, 1, 2), kernel_FKmn.permute(3, 2, 0, 1), bias_n, padding=padding)
-    return y_BnLS.permute(0, 2, 3, 1)
 
 
 def _check_shapes(x_BLSm: Tensor, kernel_FKmn: Tensor, bias_n: Tensor) -> None:

@@ -5,37 +5,12 @@ Shape suffixes: T tokens (any number of leading dimensions), i inputs, S modules
 
 from __future__ import annotations
 
-import threading
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 COLUMNS = 32
 """Columns of a projection that stand together where it is laid out in blocks: two vectors of 16 numbers."""
-PIECES = 4
-"""Parts that the sum over inputs is cut into where the arithmetic takes the time, so that all threads have work."""
-CUT_FROM = 2**25
-"""Multiplications from which that pays: 64 x 9216 x 144 in 0.72 ms instead of 0.80, two cores; 16 x 1024 x 64 loses."""
-_LARGE = 2**21
-"""Bytes from which memory is asked of the system for every tensor, and cleared: 0.7 ms for 2.4 MB."""
-
-
-class _Scratch(threading.local):
-    """One buffer a thread for the gated copies of a token, written anew in each layer and so never out of the cache."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
-
-    def like(self, gate_Si: Tensor) -> Tensor:
-        key = (gate_Si.shape, gate_Si.dtype)
-        if key not in self.kept:
-            with torch.inference_mode(False):
-                self.kept = {key: torch.empty(gate_Si.shape, dtype=gate_Si.dtype)}
-        return self.kept[key]
-
-
-_scratch = _Scratch()
 
 
 def multiplicative(
@@ -65,34 +40,10 @@ def multiplicative(
     return y_tO.view(*x_Ti.shape[:-1], y_tO.shape[1])
 
 
-def multiplicative_step(x_Bi: Tensor, gate_Si: Tensor, proj: Tensor, *, d_module: int | None = None) -> Tensor:
-    """`multiplicative` without a bias for a few tokens, (B, S m): S gated copies of each token, and one product.
-
-    `proj` is (i, m), or `in_blocks` of it together with `d_module`, m. It reads the weights of gate and projection
-    once, but multiplies as often as the dense matrix has numbers: at S 64 and 9,216 inputs the arithmetic, not the
-    reading, is what takes its time. For decoding, without gradients.
-    """
-    batch, (S, n_inputs) = x_Bi.shape[0], gate_Si.shape
-    if batch > 1:
-        copies = (gate_Si * x_Bi.unsqueeze(1)).flatten(0, 1)
-    elif gate_Si.nbytes < _LARGE or gate_Si.device.type != "cpu":
-        copies = gate_Si * x_Bi
-    else:
-        copies = torch.mul(gate_Si, x_Bi, out=_scratch.like(gate_Si))
-    if proj.dim() == 3:
-        y_nRc = torch.bmm(copies.expand(proj.shape[0], -1, -1), proj)
-        return y_nRc.transpose(0, 1).flatten(1)[:, :d_module].reshape(batch, -1)
-    if batch == 1 and S * proj.numel() >= CUT_FROM and n_inputs % PIECES == 0:
-        pieces_pSi = copies.view(S, PIECES, -1).transpose(0, 1)
-        return torch.bmm(pieces_pSi, proj.view(PIECES, -1, proj.shape[1])).sum(0).view(1, -1)
-    return (copies @ proj).view(batch, -1)
-
-
 def in_blocks(proj_im: Tensor) -> Tensor:
-    """A copy of the projection as `multiplicative_step` reads it fastest, (n, i, COLUMNS), zeros after the last column.
+    """A copy of the projection as the kernel of a single token reads it, (n, i, COLUMNS), zeros after the last column.
 
-    For few modules with many outputs. Two cores, weights beyond the cache: 4 modules of 8000 outputs from 9216 inputs
-    in 11.3 ms (26 GB/s) instead of 14.9, from 1024 inputs in 1.5 ms instead of 2.0; 8 of 4000 in 5.7 instead of 9.0.
+    For few modules with many outputs.
     """
     surplus = -proj_im.shape[1] % COLUMNS
     return F.pad(proj_im, (0, surplus)).unflatten(1, (-1, COLUMNS)).transpose(0, 1).contiguous()

@@ -9,7 +9,6 @@ Shape suffixes: T tokens, G chosen rows a token, D width of a row, U rows of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -125,47 +124,6 @@ def rows_dot(x_TD: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = 
     x_pieces, w_pieces = x_TD.reshape(-1, PIECE), w_UD.view(-1, PIECE)
     y_S = _dot_kernel(x_pieces, w_pieces, piece_TGk.reshape(-1), plan.start, plan.token, 0)
     return y_S.view(piece_TGk.shape).sum(-1)
-
-
-def dot_with(w_UD: Tensor, plan: RowPlan) -> Callable[[Tensor, Tensor], Tensor]:
-    """`rows_dot` with this matrix and plan, of x (T, D) and the rows of all tokens one after the other, (T G) to (T G).
-
-    What can be settled once is settled here. For decoding, without gradients: `x_TD` is of the type of `w_UD`, both
-    arguments are contiguous and of the plan's sizes, and not checked again.
-    """
-    in_place = w_UD.device.type == "cpu" and w_UD.dtype in _FAST_DTYPES and w_UD.is_contiguous()
-    kernel = getattr(_dot_kernel, "default", None)
-    if kernel is None or not in_place:
-        return lambda x_TD, row_S: rows_dot(x_TD, w_UD, row_S.view(plan.shape), plan).flatten()
-    start_B, token_S, n_pieces = plan.start, plan.token, plan.piece.shape[0]
-    if n_pieces == 1:
-
-        def whole(x_TD: Tensor, row_S: Tensor) -> Tensor:
-            y_S: Tensor = kernel(x_TD, w_UD, row_S, start_B, token_S, 0)
-            return y_S
-
-        return whole
-    w_pieces, piece_k = w_UD.view(-1, PIECE), plan.piece
-
-    def in_pieces(x_TD: Tensor, row_S: Tensor) -> Tensor:
-        piece_Sk = torch.add(piece_k, row_S.unsqueeze(-1), alpha=n_pieces)
-        y_Sk: Tensor = kernel(x_TD.view(-1, PIECE), w_pieces, piece_Sk.view(-1), start_B, token_S, 0)
-        return y_Sk.view(-1, n_pieces).sum(-1)
-
-    return in_pieces
-
-
-def sum_with(w_UD: Tensor, plan: RowPlan) -> Callable[[Tensor, Tensor], Tensor]:
-    """`rows_sum` with this matrix and plan, of h (T G) and the rows (T G), to (T, D); conditions as of `dot_with`."""
-    start_B, n_bags, shape_TbD = plan.start, plan.n_bags, (plan.shape[0], plan.n_bags, plan.width)
-
-    def summed(h_S: Tensor, row_S: Tensor) -> Tensor:
-        sums_BD = torch.embedding_bag(w_UD, row_S, start_B, False, 0, False, h_S)[0]
-        if n_bags == 1:
-            return sums_BD
-        return sums_BD.sum(0, True) if shape_TbD[0] == 1 else sums_BD.view(shape_TbD).sum(1)
-
-    return summed
 
 
 def rows_sum(h_TG: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = None) -> Tensor:

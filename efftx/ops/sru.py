@@ -30,14 +30,6 @@ def sru(x_BLD: Tensor, u_BLE: Tensor, state_BD: Tensor | None = None) -> tuple[T
     return _highway(r, c_BLD, x_BLD), c_BLD
 
 
-def sru_step(x_BD: Tensor, u_BE: Tensor, state_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """`sru` of a single position: its output and the state after it, each (B, D)."""
-    _check_shapes(x_BD, u_BE, state_BD)
-    r, f, y = _gates(u_BE)
-    c_BD = f * state_BD + (1.0 - f) * y
-    return _highway(r, c_BD, x_BD), c_BD
-
-
 def sru_naive(x_BLD: Tensor, u_BLE: Tensor, state_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The same, position after position: the oracle."""
     d = x_BLD.shape[-1]

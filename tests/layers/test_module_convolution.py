@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from efftx.layers.cache import Position, RecentInputs
 from efftx.layers.initialize import materialize
 from efftx.layers.module_convolution import ModuleConvolution
-from tests.tolerances import GOLDEN, assert_close
+from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 
 def test_it_starts_as_the_authors_does() -> None:
@@ -42,3 +43,27 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, S: int, d
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
     for key, parameter in layer.named_parameters():
         assert_close(parameter.grad, arrays[f"grad_w.{key}"], GOLDEN, key)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (7, 7), (2, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (3, 1), (3, 3), (5, 5)], ids=str)
+def test_position_by_position_after_a_prompt_is_the_whole(shape: tuple[int, int], lengths: tuple[int, int]) -> None:
+    (F, n_modules), n_steps = shape, RecentInputs.SPARE + 9  # more than the buffer has room for
+    torch.manual_seed(0)
+    layer = ModuleConvolution(4, 3, F=F, n_modules=n_modules, d_module_in=2).double()
+    layer.reset_parameters()
+    x_BLE = torch.randn(2, max(lengths) + n_steps, 8, dtype=torch.float64)
+    own_B, rows = torch.tensor(lengths), torch.arange(2)
+    with torch.no_grad():
+        whole = layer(x_BLE)
+        position = Position(own_B=own_B)
+        recent = RecentInputs(2, F, 4, 2, 2, layer.kernel, position)  # room for a kernel that sees five modules
+        prompt = x_BLE[:, : max(lengths)]
+        recent.keep(prompt)
+        assert_close(layer(prompt, recent), whole[:, : max(lengths)], ROUNDING)
+        position.end_prompt(own_B)
+        for i in range(n_steps):
+            x_B1E = x_BLE[rows, own_B + i][:, None]
+            recent.keep(x_B1E)
+            assert_close(layer(x_B1E, recent)[:, 0], whole[rows, own_B + i], ROUNDING, f"step {i}")
+            position.advance()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.ops.module_convolution import module_convolution, module_convolution_naive, module_convolution_step
+from efftx.ops.module_convolution import module_convolution, module_convolution_naive
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 NAMES = "values grad_x grad_kernel grad_bias"
@@ -74,20 +74,6 @@ def test_an_input_reaches_the_next_positions_and_the_modules_around_it_and_nothi
     assert changed.tolist() == expected
 
 
-@settings(max_examples=20, deadline=None)
-@given(n_modules=st.integers(1, 6), kernel=st.sampled_from(KERNELS), length=st.integers(1, 8))
-def test_one_further_position_at_a_time_gives_the_whole(n_modules: int, kernel: tuple[int, int], length: int) -> None:
-    x, weight, bias = inputs(length, n_modules, *kernel)
-    past = torch.zeros(2, kernel[0] - 1, n_modules, 3, dtype=x.dtype)
-    outputs = []
-    for t in range(length):
-        y, past = module_convolution_step(x[:, t], past, weight, bias)
-        outputs.append(y)
-    assert_close(torch.stack(outputs, 1), module_convolution(x, weight, bias), ROUNDING)
-    padded = torch.cat([torch.zeros(2, kernel[0] - 1, n_modules, 3, dtype=x.dtype), x], 1)
-    assert torch.equal(past, padded[:, length:])
-
-
 def test_nothing_is_copied_into_another_layout() -> None:
     x, kernel, bias = (leaf.float() for leaf in inputs(20, 4, 3, 3, m=8, n=8))
     y = module_convolution(x, kernel, bias)
@@ -124,12 +110,6 @@ def test_shapes_that_do_not_fit_are_refused_with_a_sentence(changes: dict[str, T
     given_ = dict(zip(("x_BLSm", "kernel_FKmn", "bias_n"), inputs(5, 4, 3, 3), strict=True)) | changes
     with pytest.raises(ValueError, match=says):
         module_convolution(**given_)
-
-
-def test_a_past_of_another_length_is_refused() -> None:
-    x, kernel, bias = inputs(5, 4, 3, 3)
-    with pytest.raises(ValueError, match=r"past must have the shape \(2, 2, 4, 3\)"):
-        module_convolution_step(x[:, 0], x[:, :3], kernel, bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

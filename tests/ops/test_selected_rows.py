@@ -14,12 +14,10 @@ from efftx.ops.selected_rows import (
     N_BAGS,
     PIECE,
     RowPlan,
-    dot_with,
     rows_dot,
     rows_dot_naive,
     rows_sum,
     rows_sum_naive,
-    sum_with,
 )
 from tests.tolerances import ROUNDING, assert_all_close, assert_close, values_and_gradients
 
@@ -59,22 +57,6 @@ def test_both_products_are_those_of_the_loops(shape: tuple[int, int, int], dtype
     for given_plan in (plan, None):
         assert_close(rows_dot(x, w, row, given_plan), rows_dot_naive(x, w, row), ROUNDING, "dot")
         assert_close(rows_sum(h, w, row, given_plan), rows_sum_naive(h, w, row), ROUNDING, "sum")
-    assert torch.equal(dot_with(w, plan)(x, row.flatten()).view(row.shape), rows_dot(x, w, row))
-    assert torch.equal(sum_with(w, plan)(h.flatten(), row.flatten()), rows_sum(h, w, row))
-
-
-@pytest.mark.parametrize("kind", ["strided", "half", "without the kernel"])
-def test_prepared_products_take_every_matrix(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, h, w, row = tensors(2, 5, 24)
-    if kind == "strided":
-        w = w.t().contiguous().t()
-    elif kind == "half":
-        x, h, w = (t.bfloat16() for t in (x, h, w))
-    else:
-        monkeypatch.setattr("efftx.ops.selected_rows._dot_kernel", None)
-    plan = RowPlan.of(2, 5, 24)
-    assert torch.equal(dot_with(w, plan)(x, row.flatten()).view(row.shape), rows_dot(x, w, row, plan))
-    assert torch.equal(sum_with(w, plan)(h.flatten(), row.flatten()), rows_sum(h, w, row, plan))
 
 
 @given(

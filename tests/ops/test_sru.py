@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.ops.sru import linear_recurrence, sru, sru_naive, sru_step
+from efftx.ops.sru import linear_recurrence, sru, sru_naive
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 D = 5
@@ -66,12 +66,13 @@ def test_one_position_at_a_time_is_the_whole_sequence() -> None:
     state = torch.zeros_like(x[:, 0])
     outputs, states = [], []
     for t in range(21):
-        out, state = sru_step(x[:, t], u[:, t], state)
+        out, after = sru(x[:, t : t + 1], u[:, t : t + 1], state)
+        state = after[:, 0]
         outputs.append(out)
-        states.append(state)
+        states.append(after)
     whole, all_states = sru(x, u)
-    assert_close(torch.stack(outputs, 1), whole, ROUNDING)
-    assert_close(torch.stack(states, 1), all_states, ROUNDING)
+    assert_close(torch.cat(outputs, 1), whole, ROUNDING)
+    assert_close(torch.cat(states, 1), all_states, ROUNDING)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 1e-30, 0.3, 1.0 - 2.0**-24]), min_size=1, max_size=40))
@@ -134,7 +135,7 @@ def test_half_precision_keeps_its_states_in_float32() -> None:
     assert out.dtype == torch.bfloat16
     assert states.dtype == torch.float32
     assert_close(states, sru_naive(x.float(), u.float())[1], ROUNDING)
-    assert sru_step(x[:, 0], u[:, 0], states[:, 0])[0].dtype == torch.bfloat16
+    assert sru(x[:, :1], u[:, :1], states[:, 0])[0].dtype == torch.bfloat16
 
 
 def test_it_takes_a_logarithmic_number_of_steps_and_needs_no_values() -> None:
@@ -177,7 +178,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="one vector a row"):
         sru(x, u, state[:1])
     with pytest.raises(ValueError, match="one vector a row"):
-        sru_step(x[:, 0], u[:, 0], state[:, :-1])
+        sru(x, u, state[:, :-1])
     with pytest.raises(ValueError, match="at least 1"):
         sru(x[:, :0], u[:, :0])
     with pytest.raises(ValueError, match="of one shape"):
