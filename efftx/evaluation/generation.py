@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from efftx.data.dataset import Batch, Dataset
 from efftx.decoding.generate import generate, most_likely
-from efftx.decoding.greedy import EOS, greedy
 from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.decoding.uncached import EOS, greedy
 from efftx.errors import UserError
 from efftx.evaluation import glue
 from efftx.evaluation.rouge import TOKENIZER, lead, rouge, usual_sentences

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efftx.decoding.beam import beam_search, length_normaliser
-from efftx.decoding.full_pass import FullPass
 from efftx.decoding.generate import generate, most_likely
+from efftx.decoding.uncached import UncachedSession
 from tests.decoding.tables import Table, all_continuations
 
 EOS = 1
 
 
-class Counted(FullPass):
+class Counted(UncachedSession):
     """Counts its passes."""
 
     steps = 0
@@ -37,7 +37,7 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
     model, prompt, width = Table(3, seed, scale=2.0), [2], 3**max_new
     every = sorted(all_continuations(3, max_new, eos), key=lambda tokens: -score(model, prompt, tokens, penalty))
     n_best = min(4, len(every))
-    found = beam_search(FullPass(model, 5), prompt, width, max_new, eos, length_penalty=penalty, n_best=n_best)
+    found = beam_search(UncachedSession(model, 5), prompt, width, max_new, eos, length_penalty=penalty, n_best=n_best)
     # Texts of the same transitions in another order tie: which of them comes first says nothing.
     best = [score(model, prompt, tokens, penalty) for tokens in every[:n_best]]
     assert [score(model, prompt, h.tokens, penalty) for h in found] == pytest.approx(best)
@@ -52,8 +52,8 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
 @settings(deadline=None)
 def test_a_beam_of_one_is_greedy_decoding_at_every_penalty(seed: int, penalty: float) -> None:
     model, inputs = Table(5, seed), torch.tensor([[seed % 5]])
-    (greedy,) = generate(FullPass(model, 10, inputs), [[3]], most_likely, 8, EOS)
-    (found,) = beam_search(FullPass(model, 10, inputs), [3], 1, 8, EOS, length_penalty=penalty)
+    (greedy,) = generate(UncachedSession(model, 10, inputs), [[3]], most_likely, 8, EOS)
+    (found,) = beam_search(UncachedSession(model, 10, inputs), [3], 1, 8, EOS, length_penalty=penalty)
     assert found.tokens == greedy.tokens
     assert found.log_probability == pytest.approx(greedy.log_probability)
 
@@ -63,8 +63,8 @@ def test_a_wider_beam_finds_what_greedy_decoding_walks_past() -> None:
     model.table.fill_(0.0)
     model.table[0, 0] = torch.tensor([0.0, -9.0, 1.0, 0.9])  # greedy takes 2, after which nothing is likely
     model.table[0, 3] = torch.tensor([0.0, 9.0, 0.0, 0.0])
-    (greedy,) = generate(FullPass(model, 4), [[]], most_likely, 3, EOS)
-    (found,) = beam_search(FullPass(model, 4), [], 2, 3, EOS)
+    (greedy,) = generate(UncachedSession(model, 4), [[]], most_likely, 3, EOS)
+    (found,) = beam_search(UncachedSession(model, 4), [], 2, 3, EOS)
     assert greedy.tokens[0] == 2
     assert found.tokens == [3, EOS]
     assert found.log_probability > greedy.log_probability
@@ -77,7 +77,7 @@ def test_what_has_ended_leaves_the_beam_narrower() -> None:
     model.table[0, 2] = torch.tensor([0.9, -9.0, -9.0, 1.0])  # a beam of one takes 3, after which nothing is likely
     model.table[2, 3] = torch.zeros(4)
     model.table[2, 0, EOS] = 9.0
-    found = beam_search(FullPass(model, 9), [], 2, 3, EOS, n_best=2)
+    found = beam_search(UncachedSession(model, 9), [], 2, 3, EOS, n_best=2)
     assert found[0].tokens == [EOS]
     assert found[1].tokens[:2] == [2, 3]
 
@@ -97,7 +97,8 @@ def test_a_penalty_for_shortness_keeps_it_searching_and_is_obeyed() -> None:
     model.table[0, 0] = torch.tensor([-9.0, 0.6, 0.0, -9.0])
     model.table[:, 2, 2] = 9.0
     found = {
-        penalty: beam_search(FullPass(model, 50), [], 2, 12, EOS, length_penalty=penalty) for penalty in (0.0, 2.0)
+        penalty: beam_search(UncachedSession(model, 50), [], 2, 12, EOS, length_penalty=penalty)
+        for penalty in (0.0, 2.0)
     }
     assert found[0.0][0].tokens == [EOS]
     assert found[2.0][0].tokens == [2] * 12
@@ -111,7 +112,7 @@ def test_the_normaliser_is_that_of_gnmt() -> None:
 
 def test_each_step_is_told() -> None:
     told: list[int] = []
-    beam_search(FullPass(Table(4, 0), 9), [2], 2, 5, None, on_step=lambda: told.append(1))
+    beam_search(UncachedSession(Table(4, 0), 9), [2], 2, 5, None, on_step=lambda: told.append(1))
     assert len(told) == 5
 
 
@@ -121,4 +122,4 @@ def test_each_step_is_told() -> None:
 )
 def test_what_is_no_search_is_refused(asked: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"no room|no search"):
-        beam_search(FullPass(Table(4, 0), 9), [2], **{"width": 2, "max_new": 3, **asked})  # type: ignore[arg-type]
+        beam_search(UncachedSession(Table(4, 0), 9), [2], **{"width": 2, "max_new": 3, **asked})  # type: ignore[arg-type]

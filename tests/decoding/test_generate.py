@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.decoding.beam import beam_search
-from efftx.decoding.full_pass import FullPass
 from efftx.decoding.generate import Draw, generate, keep_top_k, keep_top_p, most_likely, tempered
-from efftx.decoding.greedy import greedy
+from efftx.decoding.uncached import UncachedSession, greedy
 from efftx.errors import NotFiniteError
 from tests.decoding.tables import Table
 
@@ -50,9 +49,9 @@ def test_a_model_that_gives_a_nan_is_told_so() -> None:
     model.table[:] = torch.nan
     for choose in (most_likely, Draw(torch.Generator().manual_seed(0))):
         with pytest.raises(NotFiniteError, match="NaN for the next token"):
-            generate(FullPass(model, 9), [[3]], choose, 4)
+            generate(UncachedSession(model, 9), [[3]], choose, 4)
     with pytest.raises(NotFiniteError, match="NaN for the next token"):
-        beam_search(FullPass(model, 9), [3], 2, 4)
+        beam_search(UncachedSession(model, 9), [3], 2, 4)
 
 
 @given(logits, st.integers(1, 12))
@@ -116,7 +115,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(settings: dict[str,
 def test_the_same_seed_draws_the_same_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     found = [
-        generate(FullPass(Table(6, 1), 9), [[1]] * 3, Draw(torch.Generator().manual_seed(seed)), 8)
+        generate(UncachedSession(Table(6, 1), 9), [[1]] * 3, Draw(torch.Generator().manual_seed(seed)), 8)
         for seed in (5, 5, 6)
     ]
     assert found[0] == found[1] != found[2]
@@ -126,7 +125,7 @@ def test_the_same_seed_draws_the_same_and_leaves_the_global_generator_alone() ->
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 2**31))
 def test_greedy_decoding_is_the_most_likely_token_after_the_most_likely_ones(rows: int, n: int, seed: int) -> None:
     model, inputs = Table(6, seed), torch.randint(6, (rows, 1), generator=torch.Generator().manual_seed(seed))
-    found = generate(FullPass(model, n, inputs), [[]] * rows, most_likely, n, eos=1)
+    found = generate(UncachedSession(model, n, inputs), [[]] * rows, most_likely, n, eos=1)
     assert [row.tokens for row in found] == greedy(model, inputs, n)
     for row, continuation in zip(inputs, found, strict=True):
         before, last, expected = 0, 0, []
@@ -139,7 +138,7 @@ def test_greedy_decoding_is_the_most_likely_token_after_the_most_likely_ones(row
 def test_a_continuation_has_the_log_probability_of_its_tokens_whatever_drew_them() -> None:
     model, prompts = Table(6, 2), [[3, 4], [], [5]]
     draw = Draw(torch.Generator().manual_seed(0), temperature=3.0, top_k=4)
-    for prompt, found in zip(prompts, generate(FullPass(model, 9), prompts, draw, 6, eos=1), strict=True):
+    for prompt, found in zip(prompts, generate(UncachedSession(model, 9), prompts, draw, 6, eos=1), strict=True):
         assert found.log_probability == pytest.approx(model.log_probability(prompt, found.tokens))
 
 
@@ -147,7 +146,7 @@ def test_rows_end_by_themselves_and_are_told_token_by_token() -> None:
     told: list[list[int]] = [[] for _ in range(6)]
     prompts = [[i % 3] for i in range(6)]
     draw = Draw(torch.Generator().manual_seed(1))
-    found = generate(FullPass(Table(4, 3), 12), prompts, draw, 9, 1, lambda row, token: told[row].append(token))
+    found = generate(UncachedSession(Table(4, 3), 12), prompts, draw, 9, 1, lambda row, token: told[row].append(token))
     assert [row.tokens for row in found] == told
     lengths = {len(row.tokens) for row in found}
     assert len(lengths) > 2, "rows end at different places"
@@ -156,7 +155,7 @@ def test_rows_end_by_themselves_and_are_told_token_by_token() -> None:
 
 
 def test_no_pass_is_made_for_a_token_that_nobody_wants() -> None:
-    class Counted(FullPass):
+    class Counted(UncachedSession):
         steps = 0
 
         def step(self, tokens_B: torch.Tensor) -> torch.Tensor:
@@ -171,4 +170,4 @@ def test_no_pass_is_made_for_a_token_that_nobody_wants() -> None:
 @pytest.mark.parametrize("max_new", [0, 4])
 def test_more_tokens_than_there_is_room_for_are_refused(max_new: int) -> None:
     with pytest.raises(ValueError, match="no room"):
-        generate(FullPass(Table(4, 3), 5), [[1], [2, 3]], most_likely, max_new)
+        generate(UncachedSession(Table(4, 3), 5), [[1], [2, 3]], most_likely, max_new)

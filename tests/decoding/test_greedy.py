@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from efftx.decoding.greedy import greedy
+from efftx.decoding.uncached import greedy
 
 VOCABULARY = 12
 
