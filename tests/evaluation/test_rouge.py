@@ -12,7 +12,8 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from efftx.evaluation.rouge import METRICS, lead, rouge, sentences, unicode_words
+from efftx.evaluation.rouge import METRICS, lead, rouge, sentences
+from efftx.evaluation.rouge_scorer import unicode_words
 
 
 def one(prediction: str, *references: str) -> dict[str, float]:
