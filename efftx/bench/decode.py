@@ -29,7 +29,7 @@ from efftx.bench.decode_timing import (
     WARM_UP,
     Profile,
     Reference,
-    measured,
+    decode_row,
     parts_marked,
     reference_bytes,
 )
@@ -191,27 +191,18 @@ def decode_rows(
             room = WARM_UP + tokens + tokens // PARTS_EVERY + 1
             model = Tokens(weights, config, batch=batch, context=context, room=room, seed=seed)
             reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
-            row = measured(model.step, model.laps, reads, protocol, tokens, reference, by_part=model.step_by_part)
-            rows.append(
-                {
-                    "name": name,
-                    "peer": False,
-                    "version": None,
-                    "note": "",
-                    "length": context,
-                    "batch": batch,
-                    "width": config.d_model,
-                    "pass": "decode",
-                    "protocol": protocol,
-                    **row,
-                    "block_seconds": row["block_seconds"] / weights.n_blocks if weights.n_blocks else None,
-                    "n_blocks": weights.n_blocks,
-                    "int8": case.int8,
-                    "peak_bytes": weights.distinct_bytes,
-                    "distinct_blocks": weights.n_distinct_blocks,
-                    "distinct_row_sets": weights.n_distinct_row_sets,
-                }
-            )
+            facts = {
+                "name": name,
+                "length": context,
+                "batch": batch,
+                "width": config.d_model,
+                "n_blocks": weights.n_blocks,
+                "int8": case.int8,
+                "peak_bytes": weights.distinct_bytes,
+                "distinct_blocks": weights.n_distinct_blocks,
+                "distinct_row_sets": weights.n_distinct_row_sets,
+            }
+            rows.append(decode_row(model, reads, protocol, tokens, reference, **facts))
     return rows
 
 

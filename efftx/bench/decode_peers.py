@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
-from efftx.bench.decode_timing import WARM_UP, Reference, measured
+from efftx.bench.decode_timing import WARM_UP, Reference, decode_row
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
 from efftx.bench.peers import installed_version
 from efftx.decoding.reads import Read
@@ -168,28 +168,20 @@ def peer_rows(
         copies = [filled(template, tile, i) for i in range(n_copies)]
         for context in contexts:
             model = _Decoding(peer, copies, shape, context, tokens + WARM_UP, seed)
-            row = measured(model.step, model.laps, peer.reads(template, shape, context), protocol, tokens, reference)
-            rows.append(
-                {
-                    "name": name,
-                    "peer": True,
-                    "version": f"{peer.package} {peer.version}",
-                    "note": peer.note,
-                    "length": context,
-                    "batch": 1,
-                    "width": shape.d_model,
-                    "pass": "decode",
-                    "protocol": protocol,
-                    **row,
-                    "components": {},
-                    "block_seconds": row["block_seconds"] / shape.n_blocks,
-                    "n_blocks": shape.n_blocks,
-                    "int8": False,
-                    "peak_bytes": n_bytes,
-                    "distinct_blocks": n_copies * shape.n_blocks,
-                    "distinct_row_sets": 0,
-                }
-            )
+            facts = {
+                "name": name,
+                "peer": True,
+                "version": f"{peer.package} {peer.version}",
+                "note": peer.note,
+                "length": context,
+                "width": shape.d_model,
+                "components": {},
+                "n_blocks": shape.n_blocks,
+                "peak_bytes": n_bytes,
+                "distinct_blocks": n_copies * shape.n_blocks,
+            }
+            row_reads = peer.reads(template, shape, context)
+            rows.append(decode_row(model, row_reads, protocol, tokens, reference, **facts))
     except (ImportError, AttributeError, TypeError) as error:
         return [], f"not with this version of {peer.package} ({peer.version}): {error}"
     except UserError as error:
@@ -229,6 +221,9 @@ class _Decoding:
         token_11 = self._token_N[self._next].view(1, 1)
         self._next += 1
         return self._peer.call(copy, token_11, self._memory_1ED, self._cache).argmax(-1)
+
+    def step_by_part(self) -> None:
+        """Its parts are not timed."""
 
     def laps(self) -> tuple[dict[str, float], float]:
         """No components, and the seconds of the last token's blocks."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -139,51 +139,64 @@ class Reference:
         return self.n_bytes / statistics.median(self.products[since:])
 
 
-Laps = Callable[[], tuple[Mapping[str, float], float]]
-"""Seconds of the last token by component, and of its blocks together."""
+class Decoder(Protocol):
+    """A model that decodes token after token."""
+
+    def step(self) -> object:
+        """One token."""
+        ...
+
+    def step_by_part(self) -> object:
+        """One token more, its parts timed where they can be."""
+        ...
+
+    def laps(self) -> tuple[Mapping[str, float], float]:
+        """Seconds of the last token by component, and of its blocks together."""
+        ...
 
 
-def timed_tokens(
-    step: Callable[[], object], laps: Laps, tokens: int, by_part: Callable[[], object] | None = None
-) -> list[tuple[float, dict[str, float] | None, float]]:
+def timed_tokens(model: Decoder, tokens: int) -> list[tuple[float, dict[str, float] | None, float]]:
     """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
 
-    The parts are those of one token more, made by `by_part` after every `PARTS_EVERY`th, the last among them; None with
-    the others, and with all where there is no `by_part`.
+    The parts are those of one token more after every `PARTS_EVERY`th, the last among them; None with the others.
     """
     found = []
     with no_garbage_collection():
         for i in range(-WARM_UP, tokens):
             started = time.perf_counter()
-            step()
+            model.step()
             seconds = time.perf_counter() - started
             if i < 0:
                 continue
-            blocks, parts = laps()[1], None
-            if by_part is not None and (tokens - 1 - i) % PARTS_EVERY == 0:
-                by_part()
-                parts = dict(laps()[0])
+            blocks, parts = model.laps()[1], None
+            if (tokens - 1 - i) % PARTS_EVERY == 0:
+                model.step_by_part()
+                parts = dict(model.laps()[0])
             found.append((seconds, parts, blocks))
     return found
 
 
-def measured(
-    step: Callable[[], object],
-    laps: Laps,
-    reads: Mapping[str, Read],
-    protocol: str,
-    tokens: int,
-    reference: Reference,
-    *,
-    by_part: Callable[[], object] | None = None,
+def decode_row(
+    model: Decoder, reads: Mapping[str, Read], protocol: str, tokens: int, reference: Reference, **facts: Any
 ) -> dict[str, Any]:
-    """The `summary` of `tokens` steps, against the reference's turns before and after them."""
+    """A row of the bench: the `summary` of `tokens` steps, against the reference's turns before and after them.
+
+    `facts` are what it says of the model: its name, length, width, n_blocks, peak_bytes and distinct_blocks at least.
+    """
     turn = len(reference.reads)
     reference.turn()
-    timed = timed_tokens(step, laps, tokens, by_part)
+    timed = timed_tokens(model, tokens)
     for _ in range(REFERENCE_TURNS - 1):
         reference.turn()
-    return summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
+    row = summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
+    n_blocks = facts["n_blocks"]
+    return {
+        **{"peer": False, "version": None, "note": "", "batch": 1, "int8": False, "distinct_row_sets": 0},
+        **{"pass": "decode", "protocol": protocol},
+        **row,
+        **facts,
+        "block_seconds": row["block_seconds"] / n_blocks if n_blocks else None,
+    }
 
 
 def summary(

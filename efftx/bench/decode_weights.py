@@ -81,7 +81,7 @@ def make_weights(
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
     linears = [in_int8(own.linear, rounds=True) if case.int8 else own.linear for own in own_heads]
-    of_block = [read for first in blocks[:1] for branch in first.block.branches() for read in reads(branch)]
+    of_block = _reads_of(blocks[0].block) if blocks else []
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
@@ -164,19 +164,17 @@ class _Plan:
 
 
 def _sizes(block: nn.Module, head: Any, case: Case) -> _Sizes:
-    rows = sum(w.nbytes for w in _row_weights(block))
-    unread = sum(w.nbytes for w in _unread(block))
-    always = nbytes(block) - rows - unread
-    n: int = next((m.config.N for m in block.modules() if isinstance(m, SparseFF)), 1)
-    head_bytes = nbytes(head)
+    rows, of_block, of_head = _row_weights(block), sum(read.bytes for read in _reads_of(block)), nbytes(head)
+    n_rows = sum(w.nbytes for w in rows)
+    n = case.config().sparse_ff.N or 1
+    always = of_block - n_rows // n
     if case.int8:  # a byte a weight; the scales are few
-        saved = sum(w.nbytes - w.numel() for w in _rounded(block))
-        rows_saved = sum(w.nbytes - w.numel() for w in _row_weights(block))
-        always, rows = always - (saved - rows_saved), rows - rows_saved
+        always -= sum(w.nbytes - w.numel() for w in _rounded(block))
+        n_rows = sum(w.numel() for w in rows)
         if isinstance(head.linear, nn.Linear):
-            head_bytes -= head.linear.weight.nbytes - head.linear.weight.numel()
+            of_head -= head.linear.weight.nbytes - head.linear.weight.numel()
     embedding = case.vocab_size * head.norm.normalized_shape[0] * 4
-    return _Sizes(always, rows, rows // n, head_bytes, embedding)
+    return _Sizes(always, n_rows, n_rows // n, of_head, embedding)
 
 
 def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
@@ -256,13 +254,17 @@ def tile_filled(like: Tensor, tile: Tensor, i: int) -> Tensor:
     return made.mul_(math.sqrt(12.0 / fan_in)).view(like.shape)
 
 
-def _rounded(module: nn.Module) -> Iterator[Tensor]:
-    """The weights that int8 rounds: of dense layers, and all matrices of the sparse feed-forward."""
-    for owner in module.modules():
+def _rounded(block: nn.Module) -> Iterator[Tensor]:
+    """The weights that `int8` rounds and every token reads: of dense layers, and the controller's."""
+    for owner in block.modules():
         if isinstance(owner, ROUNDED):
             yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
-        elif isinstance(owner, SparseFF):
-            yield from (w for name, w in owner.named_parameters() if name in ("c1", "c2", "w1", "w2"))
+        elif isinstance(owner, SparseFF) and owner.config.has_controller:
+            yield from (owner.c1, owner.c2)
+
+
+def _reads_of(block: Any) -> list[Read]:
+    return [read for branch in block.branches() for read in reads(branch)]
 
 
 def _share_rows(first: nn.Module, block: nn.Module) -> None:

@@ -128,20 +128,34 @@ def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
     assert not calm["uneven"]
 
 
+class Counts:
+    """Decodes nothing, and keeps how it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def step(self) -> None:
+        self.calls.append("whole")
+
+    def step_by_part(self) -> None:
+        self.calls.append("parts")
+
+    def laps(self) -> tuple[dict[str, float], float]:
+        return {"logits": 1.0}, float(self.calls.count("whole"))
+
+
 def test_warm_up_tokens_are_run_and_not_timed() -> None:
-    calls: list[int] = []
-    timed = decode_timing.timed_tokens(lambda: calls.append(1), lambda: ({}, float(len(calls))), 3)
-    assert len(calls) == decode_timing.WARM_UP + 3
+    model = Counts()
+    timed = decode_timing.timed_tokens(model, 3)
+    assert model.calls.count("whole") == decode_timing.WARM_UP + 3
     assert [blocks for _, _, blocks in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
 
 
 def test_a_token_of_its_own_is_timed_by_part_behind_every_fourth_and_the_last() -> None:
-    calls: list[str] = []
-    timed = decode_timing.timed_tokens(
-        lambda: calls.append("whole"), lambda: ({"logits": 1.0}, 0.0), 6, lambda: calls.append("parts")
-    )
+    model = Counts()
+    timed = decode_timing.timed_tokens(model, 6)
     assert [parts is not None for _, parts, _ in timed] == [False, True, False, False, False, True]
-    assert calls[decode_timing.WARM_UP :] == ["whole", "whole", "parts", *["whole"] * 4, "parts"]
+    assert model.calls[decode_timing.WARM_UP :] == ["whole", "whole", "parts", *["whole"] * 4, "parts"]
 
 
 def test_a_steady_table_shows_percentiles_and_says_where_tokens_are_too_few() -> None:
