@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from rich.console import Console
 
@@ -14,6 +14,7 @@ from efftx.config.values import Range
 from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.report.show import print_item
+from efftx.reproduce.asked import Asked
 from efftx.study.experiments import load_experiments, narrow, select
 from efftx.terminal import show_reproduced
 
@@ -30,10 +31,17 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         raise UserError(
             "bad_command", "Say which item.", "For instance reformer/table2, reformer, or all; see `efftx list`."
         )
-    jobs = whole("jobs", options.get("jobs", "1"), Range(1, 1024), "jobs=2 trains two rows at a time.")
-    part = _part(arguments.part, verify=arguments.verify)
-    seeds = wholes("seeds", options["seeds"], SEED, "For instance seeds=0,1,2.") if "seeds" in options else None
-    swept = decimal("swept", options["swept"], REAL, "For instance swept=0.003.") if "swept" in options else None
+    asked = Asked(
+        options.get("size", ""),
+        jobs=whole("jobs", options.get("jobs", "1"), Range(1, 1024), "jobs=2 trains two rows at a time."),
+        part=_part(arguments.part, verify=arguments.verify),
+        seeds=wholes("seeds", options["seeds"], SEED, "For instance seeds=0,1,2.") if "seeds" in options else None,
+        swept=decimal("swept", options["swept"], REAL, "For instance swept=0.003.") if "swept" in options else None,
+        tracker=[f"{key}={options[key]}" for key in trackers if key in options],
+        stale=arguments.stale,
+        verify=arguments.verify,
+        yes=arguments.yes,
+    )
 
     every = load_experiments()
     experiments = select(every, items)
@@ -46,23 +54,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
     by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}
+    groups = {options["size"]: chosen} if "size" in options else by_size
     lines = [
-        line
-        for size, group in ({options["size"]: chosen} if "size" in options else by_size).items()
-        if group
-        for line in reproduce(
-            group,
-            size,
-            seeds,
-            stale=arguments.stale,
-            verify=arguments.verify,
-            part=part,
-            yes=arguments.yes,
-            jobs=jobs,
-            swept=swept,
-            tracker=[f"{key}={options[key]}" for key in trackers if key in options],
-            say=say,
-        )
+        line for size, group in groups.items() if group for line in reproduce(group, replace(asked, size=size), say=say)
     ]
 
     def show(console: Console) -> None:

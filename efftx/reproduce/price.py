@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from efftx.core.durations import HOUR, duration
 from efftx.errors import UserError
+from efftx.reproduce.asked import Asked
 from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.records import Record, RecordStore
@@ -21,13 +22,11 @@ WORTH_TELLING = 60.0
 Say = Callable[[str], None]
 
 
-def unrecorded(
-    experiment: Experiment, size: str, seeds: list[int] | None, stale: bool, trainer: Trainer, store: RecordStore
-) -> list[Run]:
+def unrecorded(experiment: Experiment, asked: Asked, trainer: Trainer, store: RecordStore) -> list[Run]:
     """The runs that have no record today (with `stale`: or a stale one), each once: a sweep's own is the row's, too."""
-    wanted = (MISSING, INCOMPLETE, STALE) if stale else (MISSING, INCOMPLETE)
+    wanted = (MISSING, INCOMPLETE, STALE) if asked.stale else (MISSING, INCOMPLETE)
     found = []
-    for run in planned(experiment, size, seeds):
+    for run in planned(experiment, asked.size, asked.seeds):
         with suppress(UserError):
             if not is_of_sweep(experiment, run) and status_of(experiment, run, trainer, store).word in wanted:
                 found.append(run)

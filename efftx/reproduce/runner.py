@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from efftx.core.work import Work, current_work, working_on
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.machine.devices import resolve_device
+from efftx.reproduce.asked import Asked
 from efftx.reproduce.parallel import Task, failure, run_tasks
 from efftx.reproduce.price import Say, ask_price, tell_left, unrecorded
 from efftx.reproduce.recording import make_record
@@ -29,75 +30,59 @@ T = TypeVar("T")
 
 def reproduce(
     experiments: Sequence[Experiment],
-    size: str,
-    seeds: list[int] | None = None,
+    asked: Asked,
     *,
-    stale: bool = False,
-    verify: bool = False,
-    part: tuple[int, int] = (1, 1),
-    yes: bool = False,
-    jobs: int = 1,
-    tracker: Sequence[str] = (),
-    swept: float | None = None,
     say: Say = print,
     store: RecordStore | None = None,
     trainer: Trainer | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every row and seed at `size` that has no record; one `{id, size, ran, skipped, failed}` an experiment.
-
-    stale    run again what no longer comes out, too.
-    verify   run nothing, replay each record's first three steps, count `fresh`, `stale`, `not replayable` and
-             `not at hand` (its data or its device); with `stale`: then run again what that showed.
-    part     (k, n): of the records to verify every n-th, from the k-th on, counted over all experiments.
-    yes      needed at size paper where the price of what is left to run is above 24 hours.
-    jobs     so many trainings side by side, each in a process of its own; measures always run alone, one at a time.
-    tracker  overrides such as tracker.wandb=true, of which records know nothing.
-    swept    only the runs of the sweeps at this value.
+    """Run every row and seed at a size that has no record; one `{id, size, ran, skipped, failed}` an experiment.
 
     Sweeps come first; a row whose sweep has a gap is not run at other seeds. `failures` of a line lists `{row, seed,
     message}`: a row that fails does not stop the others. Raises UserError for an unknown size, for items none of which
-    exist at it or sweep over `swept`, and for a price without `yes`.
+    exist at it or sweep over `asked.swept`, and for a price without `asked.yes`.
     """
-    store, trainer = store or RecordStore(), trainer or Trainer(tracker)
-    _check_asked(experiments, size, swept)
+    store, trainer, size = store or RecordStore(), trainer or Trainer(asked.tracker), asked.size
+    _check(experiments, asked)
     store.sweep()
     here = [e for e in experiments if size in e.sizes_known()]
     for experiment in experiments:
         if experiment not in here:
             say(f"{experiment.id}: not defined at size {size}")
-    runner = _Runner(trainer, store, say, {e.id: _line(e, size) for e in experiments})
+    runner = _Runner(asked, trainer, store, say, {e.id: _line(e, size) for e in experiments})
     lines = list(runner.lines.values())
-    if verify:
-        runner.verify(here, [(e, run) for e in here for run in planned(e, size, seeds)], part)
-        if not stale:
+    if asked.verify:
+        runner.verify(here)
+        if not asked.stale:
             return lines
     if size == "paper":
-        ask_price(here, {e.id: unrecorded(e, size, seeds, stale, trainer, store) for e in here}, yes, trainer, say)
+        ask_price(here, {e.id: unrecorded(e, asked, trainer, store) for e in here}, asked.yes, trainer, say)
     for of_sweep in (True, False):  # the rows are trained at the values that their sweeps then have chosen
         todo = []
         for e in here:
-            runs = [run for run in planned(e, size, seeds) if (run.value is not None) == of_sweep]
-            todo += runner.to_do(e, [run for run in runs if swept is None or run.value == swept], stale)
+            runs = [run for run in planned(e, size, asked.seeds) if (run.value is not None) == of_sweep]
+            todo += runner.to_do(e, [run for run in runs if asked.swept is None or run.value == asked.swept])
         if todo:  # what would fail in every row is said once, and before anything else
             check_writable(store)
             if size == "gpu":
                 resolve_device("cuda")
-        if todo and swept is None:
+        if todo and asked.swept is None:
             for e in here:
-                tell_left(e, unrecorded(e, size, seeds, stale, trainer, store), jobs, trainer, store, say)
-        runner.run_all(todo, jobs, tracker)
+                tell_left(e, unrecorded(e, asked, trainer, store), asked.jobs, trainer, store, say)
+        runner.run_all(todo)
     return lines
 
 
-def _check_asked(experiments: Sequence[Experiment], size: str, swept: float | None) -> None:
+def _check(experiments: Sequence[Experiment], asked: Asked) -> None:
+    size = asked.size
     if size not in SIZES:
         raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
     if not any(size in e.sizes_known() for e in experiments):
         known = sorted({s for e in experiments for s in e.sizes_known()})
         raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
     values = sorted({value for e in experiments for row in e.rows_at(size) for value in sweep_values(e, row, size)})
-    if swept is not None and swept not in values:
-        message = f"nothing of this is swept at the value {swept:g} at size {size}"
+    if asked.swept is not None and asked.swept not in values:
+        message = f"nothing of this is swept at the value {asked.swept:g} at size {size}"
         raise UserError("bad_value", message, f"Swept: {', '.join(f'{v:g}' for v in values) or 'nothing'}.")
 
 
@@ -125,12 +110,13 @@ class _ToDo:
 class _Runner:
     """Does runs and counts what came of them in `lines`, one an item."""
 
+    asked: Asked
     trainer: Trainer
     store: RecordStore
     say: Say
     lines: dict[str, dict[str, Any]]
 
-    def to_do(self, experiment: Experiment, runs: Iterable[Run], stale: bool) -> list[_ToDo]:
+    def to_do(self, experiment: Experiment, runs: Iterable[Run]) -> list[_ToDo]:
         """Of these runs those to do; the others are counted."""
         todo = []
         gaps: dict[str, str] = {}
@@ -146,7 +132,7 @@ class _Runner:
                 self._fail(experiment, run, UserError("incomplete_sweep", f"not trained: {gaps[run.row]}"))
             elif found.word in (MISSING, INCOMPLETE):
                 todo.append(_ToDo(experiment, run, again=False))
-            elif found.word == STALE and stale:
+            elif found.word == STALE and self.asked.stale:
                 # The sweep's own run, which has begun anew before, is the row's at that seed.
                 todo.append(_ToDo(experiment, run, again=not is_of_sweep(experiment, run)))
             else:
@@ -155,18 +141,19 @@ class _Runner:
                     self.say(f"{experiment.id}: {run.told(experiment)} is stale ({found.why}); --stale runs it again")
         return todo
 
-    def run_all(self, todo: Sequence[_ToDo], jobs: int, tracker: Sequence[str]) -> None:
-        """Runs what is to do, `jobs` trainings side by side."""
+    def run_all(self, todo: Sequence[_ToDo]) -> None:
+        """Runs what is to do."""
         left = list(todo)
-        if jobs > 1:
+        if self.asked.jobs > 1:
             apart = [one for one in todo if one.is_training]
             left = [one for one in todo if not one.is_training]
+            options = tuple(self.asked.tracker)
             # Its process knows a stale row at its sweep's seed, too, by --stale alone.
             tasks = [
-                Task(one.experiment.id, one.run, one.again or is_of_sweep(one.experiment, one.run), tuple(tracker))
+                Task(one.experiment.id, one.run, one.again or is_of_sweep(one.experiment, one.run), options)
                 for one in apart
             ]
-            for task, outcome in zip(tasks, run_tasks(tasks, jobs), strict=True):
+            for task, outcome in zip(tasks, run_tasks(tasks, self.asked.jobs), strict=True):
                 line = self.lines[task.id]
                 line["ran"] += outcome["ran"]
                 # Its process finds the sweep of its row recorded, too, which was counted already.
@@ -181,16 +168,15 @@ class _Runner:
                         others.append(one)
             left = others
 
-    def verify(
-        self, experiments: Iterable[Experiment], runs: Iterable[tuple[Experiment, Run]], part: tuple[int, int]
-    ) -> None:
-        """Replays of the records of these runs every n-th from the k-th on, `part` being (k, n)."""
+    def verify(self, experiments: Sequence[Experiment]) -> None:
+        """Replays the records of these items, every n-th of them from the k-th on."""
+        runs = [(e, run) for e in experiments for run in planned(e, self.asked.size, self.asked.seeds)]
+        held = [(e, run) for e, run in runs if self.store.path(*run.key(e)).exists()]
         for experiment in experiments:
             self.lines[experiment.id] |= {FRESH: 0, STALE: 0, NOT_REPLAYABLE: 0, NOT_AT_HAND: 0}
-        held = [(e, run) for e, run in runs if self.store.path(*run.key(e)).exists()]
         if held:
             check_writable(self.store)
-        first, every = part
+        first, every = self.asked.part
         for experiment, run in held[first - 1 :: every]:
             line, told = self.lines[experiment.id], f"{experiment.id}: {run.told(experiment)}"
             try:

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from efftx.errors import UserError
+from efftx.reproduce import runner
+from efftx.reproduce.asked import Asked
+from efftx.reproduce.price import Say
 from efftx.reproduce.trainer import Trainer, Trivial
-from efftx.study.records import Record
+from efftx.study.experiment import Experiment
+from efftx.study.records import Record, RecordStore
 from efftx.training.loop import TrainResult
 
 DATA = {"name": "fake", "variant": "fake[1]", "checksum": "0" * 64}
@@ -134,3 +138,17 @@ def record(row: str, seed: int, metrics: Mapping[str, float | None], *, size: st
     """A record of `paper/item` with one accuracy a column."""
     values = {column: {"accuracy": value} for column, value in metrics.items()}
     return Record(id="paper/item", row=row, seed=seed, size=size, config={}, hash="h", metrics=values, **rest)
+
+
+def reproduce(
+    experiments: Sequence[Experiment],
+    size: str,
+    seeds: list[int] | None = None,
+    *,
+    say: Say = print,
+    store: RecordStore | None = None,
+    trainer: Trainer | None = None,
+    **asked: Any,
+) -> list[dict[str, Any]]:
+    """`runner.reproduce`, what is asked of it written out."""
+    return runner.reproduce(experiments, Asked(size, seeds, **asked), say=say, store=store, trainer=trainer)

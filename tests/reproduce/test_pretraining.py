@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.runner import reproduce
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 
-from .fakes import DATA, FakeTrainer
+from .fakes import DATA, FakeTrainer, reproduce
 
 TABLE = """\
 id: paper/item

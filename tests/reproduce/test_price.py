@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from efftx.reproduce.asked import Asked
 from efftx.reproduce.price import tell_left, unrecorded
-from efftx.reproduce.runner import reproduce
 from efftx.study.records import RecordStore
 
-from .fakes import FakeTrainer
+from .fakes import FakeTrainer, reproduce
 from .test_runner import quiet, store, table
 from .test_sweeps import TABLE as SWEPT
 from .test_sweeps import Tuned
@@ -34,7 +34,7 @@ def test_recorded_runs_tell_the_hours_of_those_left_and_side_by_side_they_take_l
         record.wall_seconds = seconds
         store.write(record)
     trainer = FakeTrainer(price=99.0)
-    left = unrecorded(e, "cpu", [1, 2], False, trainer, store)
+    left = unrecorded(e, Asked("cpu", [1, 2]), trainer, store)
     tell_left(e, left, 2, trainer, store, said.append)
     assert said == ["paper/item: 4 runs left, about 2.0 h by 2 records, 2 side by side"]
 

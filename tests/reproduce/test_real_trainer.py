@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
 from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
+
+from .fakes import reproduce
 
 TABLE = """\
 id: paper/item

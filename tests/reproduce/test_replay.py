@@ -13,12 +13,11 @@ from efftx.cli import main
 from efftx.core.artifact import read_document
 from efftx.reproduce import replay as module
 from efftx.reproduce.replay import INSTRUCTION_SETS, TOLERANCE, replay
-from efftx.reproduce.runner import reproduce
 from efftx.study.experiments import load_experiments
 from efftx.study.records import Record, RecordStore
 from efftx.study.status import state_of
 
-from .fakes import DATA, FakeTrainer, record
+from .fakes import DATA, FakeTrainer, record, reproduce
 from .test_runner import quiet, store, table
 
 __all__ = ["store"]
@@ -229,7 +228,7 @@ def test_another_set_of_instructions_is_a_process_that_replays_this_record_alone
     def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         tried.append(env["ATEN_CPU_CAPABILITY"])
         assert command[2:] == [
-            *["efftx", "reproduce", "paper/item", "--verify", "--row", "LSH", "seeds=3", "size=cpu", "--json"]
+            *["efftx", "reproduce", "paper/item", "--row", "LSH", "seeds=3", "size=cpu", "--yes", "--json", "--verify"]
         ]
         there = RecordStore(env["EFFTX_RESULTS"])
         assert there.read_all("paper/item") == [one]

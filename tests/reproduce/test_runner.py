@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import Interrupted, UserError
-from efftx.reproduce.runner import reproduce
 from efftx.study.aggregation import Results
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
@@ -13,7 +12,7 @@ from efftx.study.records import RecordStore
 from efftx.study.status import measure_hash, state_of
 from efftx.study.sweeps import Run
 
-from .fakes import DATA, FakeTrainer
+from .fakes import DATA, FakeTrainer, reproduce
 
 TABLE = """\
 id: paper/item

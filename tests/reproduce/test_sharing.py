@@ -17,7 +17,6 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce import runner, sharing
-from efftx.reproduce.runner import reproduce
 from efftx.reproduce.sharing import holding
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
@@ -25,7 +24,7 @@ from efftx.study.records import RecordStore
 from efftx.training.loop import TrainResult
 
 from ..processes import children_of, is_gone, wait_until
-from .fakes import FakeConfig, FakeTrainer
+from .fakes import FakeConfig, FakeTrainer, reproduce
 from .test_runner import TABLE, quiet
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from efftx.errors import UserError
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
 from efftx.study.claim_language import KINDS
 from efftx.study.claims import judge
@@ -19,6 +18,8 @@ from efftx.study.experiments import load_experiments, select
 from efftx.study.reading import read_yaml
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
+
+from .fakes import reproduce
 
 EXPERIMENTS = load_experiments()
 

@@ -14,7 +14,6 @@ from efftx.core.files import DamagedFileError
 from efftx.errors import NotFiniteError, UserError
 from efftx.reproduce import runner
 from efftx.reproduce.parallel import Task
-from efftx.reproduce.runner import reproduce
 from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
@@ -23,7 +22,7 @@ from efftx.study.status import state_of
 from efftx.study.sweeps import chosen
 from efftx.training.loop import TrainResult
 
-from .fakes import FakeConfig, FakeTrainer
+from .fakes import FakeConfig, FakeTrainer, reproduce
 from .test_runner import quiet
 
 TABLE = """\

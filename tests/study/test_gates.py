@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from efftx.errors import UserError
-from efftx.reproduce.runner import reproduce
 from efftx.study.composer import Composer
 from efftx.study.experiment import Cell, Experiment
 from efftx.study.experiments import load_experiments, narrow, read_experiment
@@ -16,7 +15,7 @@ from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 from efftx.study.sweeps import Run, planned
 
-from ..reproduce.fakes import FakeTrainer
+from ..reproduce.fakes import FakeTrainer, reproduce
 from ..reproduce.test_runner import TABLE
 
 BIGRAM = Gate("ngram", order=2)

@@ -17,12 +17,11 @@ from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_oracle import beyond_the_windows
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.measures.context import context_time, distance_from_training, distinct_candidates, first_steps
-from efftx.reproduce.runner import reproduce
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 
-from ..fakes import FakeTrainer
+from ..fakes import FakeTrainer, reproduce
 
 COLUMNS = {"64": {"context": 64}, "128": {"context": 128}, "exponent": {}}
 SMALL = {"d_model": 16, "n_heads": 2, "d_head": 8, "warm_up": 2, "tokens": 8, "compared_at": 64, "columns": COLUMNS}

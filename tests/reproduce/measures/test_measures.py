@@ -13,12 +13,11 @@ from efftx.reproduce.measures import MODULES, attention, measure_named
 from efftx.reproduce.measures.attention import printed_entries, score_entries
 from efftx.reproduce.measures.lsh import _one_round, collision_closed_form, collision_probability
 from efftx.reproduce.measures.measure import fitted_exponent
-from efftx.reproduce.runner import reproduce
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
 
-from ..fakes import FakeTrainer
+from ..fakes import FakeTrainer, reproduce
 
 
 @pytest.fixture
