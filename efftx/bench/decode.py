@@ -68,7 +68,7 @@ class Tokens:
                 for block in self._next_blocks()
             ]
 
-    def laps(self) -> tuple[dict[str, float], float]:
+    def last_seconds(self) -> tuple[dict[str, float], float]:
         """Seconds by component of the last token, and of its blocks together."""
         return self.profile.seconds, self.block_seconds
 
@@ -83,8 +83,8 @@ class Tokens:
 
     @torch.inference_mode()
     def _token(self, profile: Profile | None) -> Tensor:
-        told: Mark | None = None if profile is None else profile.mark
-        mark = told or _no_mark
+        profiler: Mark | None = None if profile is None else profile.mark
+        mark = profiler or _no_mark
         norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
         if profile is not None:
             profile.begin()
@@ -94,7 +94,7 @@ class Tokens:
         blocks, context = self._next_blocks(), Context(token_BL=token_B.unsqueeze(1))
         mark("everything else")
         started = time.perf_counter()
-        streams = step_blocks(blocks, streams, self._caches, self._position, context, told)
+        streams = step_blocks(blocks, streams, self._caches, self._position, context, profiler)
         mark("everything else")
         self.block_seconds = time.perf_counter() - started
         h_BD = norm(merge(streams).squeeze(1))

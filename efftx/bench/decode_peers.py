@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import WARM_UP, Reference, decode_row
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
-from efftx.bench.peers import installed_version
+from efftx.bench.peers import Peer
 from efftx.decoding.reads import Read
 from efftx.errors import UserError
 
@@ -38,28 +38,20 @@ SHAPE = Shape()
 
 
 @dataclass(frozen=True)
-class Peer:
-    """`package` as it is installed, and how its model is made and asked for a token.
+class DecodingPeer(Peer):
+    """A peer whose decoder is asked for a token.
 
     `make` gives the model of a shape with room for some positions; `blocks` its decoder's blocks, `ends` what stands
     behind them. `unread`: how the names of parameters end that no token reads; `n_rows`: rows of embeddings that it
-    reads. `note` is what is not as in the cases.
+    reads.
     """
 
-    package: str
-    make: Callable[[Shape, int], Any]
     blocks: Callable[[Any], nn.ModuleList]
     ends: Callable[[Any], list[nn.Module]]
     call: Callable[[Any, Tensor, Tensor, Any], Tensor]
     has_cross_attention: bool
     unread: tuple[str, ...]
     n_rows: int
-    note: str
-
-    @property
-    def version(self) -> str | None:
-        """The installed version, None where there is none."""
-        return installed_version(self.package)
 
     def reads(self, whole: Any, shape: Shape, context: int) -> dict[str, Read]:
         """Weights that a token reads, and the keys and values of the context and of the encoder's output."""
@@ -122,8 +114,8 @@ def _gpt2_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -
 
 
 _JOINS = "its cache joins the new key and value to all those before"
-PEERS: Mapping[str, Peer] = {
-    "transformers-t5": Peer(
+PEERS: Mapping[str, DecodingPeer] = {
+    "transformers-t5": DecodingPeer(
         package="transformers",
         make=_t5,
         blocks=lambda whole: whole.decoder.block,
@@ -134,7 +126,7 @@ PEERS: Mapping[str, Peer] = {
         n_rows=1,
         note=_JOINS,
     ),
-    "transformers-gpt2": Peer(
+    "transformers-gpt2": DecodingPeer(
         package="transformers",
         make=_gpt2,
         blocks=lambda whole: whole.transformer.h,
@@ -192,7 +184,9 @@ def peer_rows(
 class _Decoding:
     """`step()` is one token of the next copy; behind `context` random keys and values in one cache for all copies."""
 
-    def __init__(self, peer: Peer, copies: list[nn.Module], shape: Shape, context: int, room: int, seed: int) -> None:
+    def __init__(
+        self, peer: DecodingPeer, copies: list[nn.Module], shape: Shape, context: int, room: int, seed: int
+    ) -> None:
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
         self._peer, self._copies, self._next = peer, copies, 0
@@ -225,7 +219,7 @@ class _Decoding:
     def step_by_part(self) -> None:
         """Its parts are not timed."""
 
-    def laps(self) -> tuple[dict[str, float], float]:
+    def last_seconds(self) -> tuple[dict[str, float], float]:
         """No components, and the seconds of the last token's blocks."""
         return {}, self._block_seconds
 

@@ -150,7 +150,7 @@ class Decoder(Protocol):
         """One token more, its parts timed where they can be."""
         ...
 
-    def laps(self) -> tuple[Mapping[str, float], float]:
+    def last_seconds(self) -> tuple[Mapping[str, float], float]:
         """Seconds of the last token by component, and of its blocks together."""
         ...
 
@@ -168,10 +168,10 @@ def timed_tokens(model: Decoder, tokens: int) -> list[tuple[float, dict[str, flo
             seconds = time.perf_counter() - started
             if i < 0:
                 continue
-            blocks, parts = model.laps()[1], None
+            blocks, parts = model.last_seconds()[1], None
             if (tokens - 1 - i) % PARTS_EVERY == 0:
                 model.step_by_part()
-                parts = dict(model.laps()[0])
+                parts = dict(model.last_seconds()[0])
             found.append((seconds, parts, blocks))
     return found
 
@@ -211,11 +211,11 @@ def summary(
     seconds = [t for t, _, _ in counted]
     token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
     n_bytes = sum(read.bytes for read in reads.values())
-    by_part = [laps for _, laps, _ in counted if laps is not None]
-    parts = sorted({name for laps in by_part for name in laps} | set(reads), key=_order)
+    by_part = [seconds_of for _, seconds_of, _ in counted if seconds_of is not None]
+    parts = sorted({name for seconds_of in by_part for name in seconds_of} | set(reads), key=_order)
     components = {}
     for part in parts:
-        own = statistics.median(laps.get(part, 0.0) for laps in by_part) if by_part else 0.0
+        own = statistics.median(seconds_of.get(part, 0.0) for seconds_of in by_part) if by_part else 0.0
         read = reads.get(part, Read(part, 0, 0))
         components[part] = {
             "seconds": own,

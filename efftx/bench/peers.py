@@ -17,13 +17,6 @@ from torch import Tensor, nn
 from efftx.ops.lsh_hashing import auto_buckets
 
 
-def installed_version(package: str) -> str | None:
-    """The version of a package, None where it is not installed."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
-
-
 @dataclass(frozen=True)
 class PeerShape:
     """What a peer is built for; `length` because the number of buckets follows from it."""
@@ -38,16 +31,22 @@ class PeerShape:
 
 @dataclass(frozen=True)
 class Peer:
-    """`package` as it is installed, how its layer is made, and what of it is not as in the like-for-like row."""
+    """`package` as it is installed, how what is measured of it is made, and in a `note` what is not as in our rows."""
 
     package: str
-    make: Callable[[PeerShape], nn.Module]
+    make: Callable[..., Any]
     note: str
 
     @property
     def version(self) -> str | None:
         """The installed version, None where there is none."""
-        return installed_version(self.package)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(self.package)
+        return None
+
+
+class AttentionPeer(Peer):
+    """A peer whose layer is made for a `PeerShape`."""
 
     def why_not(self, shape: PeerShape) -> str | None:
         """Why this peer cannot be measured at `shape`; None where it can."""
@@ -111,8 +110,8 @@ def _reformer_pytorch(shape: PeerShape) -> nn.Module:
 
 
 PEERS = {
-    "transformers": Peer("transformers", _HuggingFace, "the same number of buckets and factors"),
-    "reformer-pytorch": Peer(
+    "transformers": AttentionPeer("transformers", _HuggingFace, "the same number of buckets and factors"),
+    "reformer-pytorch": AttentionPeer(
         "reformer-pytorch", _reformer_pytorch, "its own number of buckets, one a chunk where two is the authors' rule"
     ),
 }
@@ -120,4 +119,5 @@ PEERS = {
 
 def make_peer(name: str, shape: PeerShape, device: torch.device) -> nn.Module:
     """The layer of the peer `name` with fresh weights on `device`."""
-    return PEERS[name].make(shape).to(device)
+    layer: nn.Module = PEERS[name].make(shape)
+    return layer.to(device)

@@ -175,8 +175,8 @@ def test_a_peer_that_is_absent_or_cannot_take_a_length_is_named_with_the_reason(
     def missing(shape: peers.PeerShape) -> torch.nn.Module:
         raise ImportError("no such class")
 
-    monkeypatch.setitem(peers.PEERS, "transformers", peers.Peer("no-such-package", missing, ""))
-    monkeypatch.setitem(peers.PEERS, "reformer-pytorch", peers.Peer("torch", missing, ""))
+    monkeypatch.setitem(peers.PEERS, "transformers", peers.AttentionPeer("no-such-package", missing, ""))
+    monkeypatch.setitem(peers.PEERS, "reformer-pytorch", peers.AttentionPeer("torch", missing, ""))
     names = "names=lsh-1,transformers-lsh-1,reformer-pytorch-lsh-1"
     result = bench.run("attention", ["lengths=128", names, "repeats=1", "pass=forward"])
     assert [row["name"] for row in result["rows"]] == ["lsh-1"]

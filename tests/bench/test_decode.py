@@ -80,7 +80,7 @@ def test_the_parts_of_a_token_add_up_to_its_time(ticking: None, monkeypatch: pyt
     model = Tokens(weights, case.config(), batch=1, context=8, room=4, seed=0)
     before = decode_timing.time.perf_counter()
     model.step_by_part()
-    parts, _ = model.laps()
+    parts, _ = model.last_seconds()
     assert sum(parts.values()) == model.profile.last - (before + 1)
     assert set(parts) >= {"QKV", "attention", "controller", "feed-forward", "logits", "everything else"}
 
@@ -140,7 +140,7 @@ class Counts:
     def step_by_part(self) -> None:
         self.calls.append("parts")
 
-    def laps(self) -> tuple[dict[str, float], float]:
+    def last_seconds(self) -> tuple[dict[str, float], float]:
         return {"logits": 1.0}, float(self.calls.count("whole"))
 
 

@@ -100,7 +100,7 @@ def test_an_sru_stays_in_float_beside_int8() -> None:
     model = Tokens(weights, case.config(), batch=2, context=8, room=4, seed=0)
     model.step_by_part()
     assert logits[0].isfinite().all()
-    assert "SRU" in model.laps()[0]
+    assert "SRU" in model.last_seconds()[0]
 
 
 def _feed_forward(block: DecodingBlock) -> SparseFF | Int8SparseFF:
