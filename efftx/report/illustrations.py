@@ -44,8 +44,7 @@ _KINDS = {
     # Sparse is Enough, figure 4a: a permutation as gate times projection. Series: `gate`, `projection`, `matrix`,
     # `modules`.
     "permutation": _Kind("gate", sparse_drawings.permutation_plot, sparse_drawings.draw_permutation),
-    # Sparse Transformer, figures 1 and 5: what models draw. Series: `rows`, `shape`, `n`; of sounds `spectrum` and
-    # `frames` too.
+    # Sparse Transformer, figures 1 and 5: what models draw. Series: `rows`, of pictures or of spectra, `shape`, `n`.
     "samples": _Kind("rows", picture_drawings.samples_plot, picture_drawings.draw_samples),
     # Sparse is Enough, figure 2: the units that a sparse feed-forward layer selects, and the weights that it reads.
     # Series: `choices`, `text`, `text_ends`, `units_a_block`.

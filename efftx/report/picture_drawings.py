@@ -137,15 +137,12 @@ def draw_samples(experiment: Experiment, records: Sequence[Record]) -> str:
 
 def _panels(series: Mapping[str, list[float]]) -> list[np.ndarray]:
     n, shape = int(series["n"][0]), [int(part) for part in series["shape"]]
-    if len(shape) == 3:
-        return list(np.array(series["rows"], np.uint8).reshape(n, *shape))
-    frames = int(series["frames"][0])
-    levels = np.array(series["spectrum"]).reshape(n, frames, -1)
-    return [shaded(level_TF.T[::-1]) for level_TF in levels]
+    rows = np.array(series["rows"]).reshape(n, *shape)
+    return list(rows.astype(np.uint8)) if len(shape) == 3 else [shaded(level_TF.T[::-1]) for level_TF in rows]
 
 
 def samples_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
-    """The numbers of `draw_samples`: a line a row and sample, byte over its place."""
+    """The numbers of `draw_samples`: a line a row and sample, a picture's bytes or a spectrum's levels."""
     lines = []
     for record in records:
         n = int(record.series["n"][0])
@@ -153,7 +150,7 @@ def samples_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
             lines.append(Line(experiment.label(record.row), "measured", _points(row), f"sample {number}"))
     return Plot(
         caption="Pictures pixel by pixel; of sounds the spectrum, time to the right, half the rate on top. One seed.",
-        x_label="byte",
+        x_label="place",
         y_label="value",
         lines=tuple(lines),
     )

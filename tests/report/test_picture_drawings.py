@@ -56,8 +56,8 @@ def test_the_pictures_of_a_record_are_drawn_as_they_are(store: RecordStore) -> N
 def test_a_sound_is_drawn_as_its_spectrum_low_tones_below(store: RecordStore) -> None:
     levels = np.zeros((2, 3, 4))
     levels[1, 2, 0] = 20
-    series = {"rows": [1.0] * 16, "n": [2.0], "given": [0.0], "shape": [12_000.0], "frames": [3.0]}
-    first, second = images_in(drawn(store, "samples", **series, spectrum=levels.flatten().tolist()).svg)
+    series = {"rows": levels.flatten().tolist(), "n": [2.0], "given": [0.0], "shape": [3.0, 4.0]}
+    first, second = images_in(drawn(store, "samples", **series).svg)
     assert first.shape == (4, 3, 3)
     assert len(np.unique(first.reshape(-1, 3), axis=0)) == 1
     assert np.argwhere((second != first).any(-1)).tolist() == [[3, 2]]

@@ -30,8 +30,8 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
     under every column: `bits`, the model's bits for each byte that is not given (of test rows: of all), and
     `neighbours`, the mean distance of each such byte from the same colour of the pixel above, or in a sound from the
     code before.
-    Series: `rows`, the bytes of all, and `shape`: height, width and colours of a picture, or the codes a second; of
-    sounds also `spectrum`.
+    Series: `rows`, the bytes of pictures or the `spectra` of sounds, and the `shape` of one: height, width and colours,
+    or frames and frequencies.
     """
     config, n = configured(parameters[own["of"]], seed), int(parameters["n"])
     model, dataset = trained_model(config)
@@ -51,20 +51,18 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
         rows_NL = np.array([[*start, *told.tokens] for start, told in zip(prompts, drawn, strict=True)])
         bits = -sum(told.log_probability for told in drawn) / (n * (length - n_given)) / math.log(2)
         first = n_given
-    shape = list(getattr(dataset, "picture_shape", ())) or [getattr(config.data, "rate", 0)]
-    before = shape[1] * shape[2] if len(shape) == 3 else 1
+    picture_shape: tuple[int, ...] | None = getattr(dataset, "picture_shape", None)
+    before = 1 if picture_shape is None else math.prod(picture_shape[1:])
     start = max(first, before)
     apart = np.abs(rows_NL[:, start:].astype(np.int64) - rows_NL[:, start - before : length - before])
     found = {"bits": bits, "neighbours": float(apart.mean())}
+    shown = spectra(rows_NL) if picture_shape is None else rows_NL.reshape(n, *picture_shape)
     series = {
-        "rows": [float(byte) for byte in rows_NL.flatten()],
+        "rows": [float(value) for value in shown.flatten()],
         "n": [float(n)],
         "given": [float(n_given)],
-        "shape": [float(part) for part in shape],
+        "shape": [float(part) for part in shown.shape[1:]],
     }
-    if len(shape) != 3:
-        level_NTF = spectra(rows_NL)
-        series |= {"spectrum": level_NTF.flatten().tolist(), "frames": [float(level_NTF.shape[1])]}
     return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
 
 
