@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from efftx.core.files import sweep, write_atomically, writing
@@ -22,15 +21,10 @@ FOLDER = "report"
 _ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")
 
 
-@dataclass(frozen=True)
-class Report:
-    """Every file of the report: name -> text."""
-
-    files: dict[str, str]
-
-
-def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers: Sequence[Paper] = ()) -> Report:
-    """The report that the records under `store` give, in the order of `papers`; nothing is written."""
+def compose_report(
+    store: RecordStore, experiments: Iterable[Experiment], papers: Sequence[Paper] = ()
+) -> dict[str, str]:
+    """Every file of the report that the records under `store` give, name -> text, in the order of `papers`."""
     items = [gather(store, experiment) for experiment in reading_order(experiments, papers)]
     _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
@@ -45,7 +39,7 @@ def compose_report(store: RecordStore, experiments: Iterable[Experiment], papers
     by_paper = chapters(items, papers)
     files["README.md"] = render.index_markdown(by_paper)
     files["index.html"] = render.page(by_paper, drawn, DRAWN_WITH)
-    return Report(dict(sorted(files.items())))
+    return dict(sorted(files.items()))
 
 
 def _ask_for_names_of_their_own(items: Sequence[Item]) -> None:
@@ -77,12 +71,12 @@ def build_report(
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
         there = {path.name: path.read_bytes() for path in _files_in(out)}
-        for name, text in report.files.items():
+        for name, text in report.items():
             if there.pop(name, None) != text.encode():
                 write_atomically(out / name, text.encode())
         for name in there:
             (out / name).unlink()
-    return [out / name for name in report.files]
+    return [out / name for name in report]
 
 
 def check_report(
@@ -101,15 +95,15 @@ def check_report(
     there = {path.name: path.read_bytes().decode("utf-8", "replace") for path in _files_in(out)} if out.is_dir() else {}
     same_pen = DRAWN_WITH in there.get("index.html", DRAWN_WITH)
     trouble = []
-    for name in sorted({*report.files, *there}):
+    for name in sorted({*report, *there}):
         if name not in there:
             trouble.append(f"{name}: missing")
-        elif name not in report.files:
+        elif name not in report:
             trouble.append(f"{name}: the records give no such file")
         elif not same_pen and name.endswith(".svg"):
             continue
-        elif _compared(there[name], name, same_pen) != _compared(report.files[name], name, same_pen):
-            trouble.append(f"{name}: {_first_difference(there[name], report.files[name])}")
+        elif _compared(there[name], name, same_pen) != _compared(report[name], name, same_pen):
+            trouble.append(f"{name}: {_first_difference(there[name], report[name])}")
     return trouble
 
 

@@ -37,13 +37,17 @@ class Measured:
     elsewhere: tuple[Record, ...] = ()
 
     @property
+    def trained(self) -> list[Record]:
+        """The records without those of gates, which are computed from the data."""
+        return [record for record in self.records if "gate" not in record.config]
+
+    @property
     def data(self) -> str:
         """The data sets and variants behind these records, in words; empty for a measure, which has none.
 
         Of more than MOST_VARIANTS only how many: each record names its own.
         """
-        trained = (r for r in self.records if r.data and "gate" not in r.config)
-        named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in trained}
+        named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in self.trained if r.data}
         if len(named) > MOST_VARIANTS:
             return f"{len(named)} variants of {' and '.join(sorted({name for name, _ in named}))}"
         return ", ".join(sorted((data_words(*pair) for pair in named), key=_by_number))

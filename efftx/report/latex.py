@@ -29,7 +29,8 @@ def tex_first_of_line(text: str) -> str:
 
 def fits_a_line(table: Table) -> bool:
     """Whether the widest row that the columns' widths allow, gaps included, fits a line unscaled."""
-    rows = [row for block in table.blocks for row in block.rows]
-    stub = max([len(table.stub), *(len(row.label) for row in rows)])
-    columns = [max([len(name), *(len(row.cells[i].text) for row in rows)]) for i, name in enumerate(table.columns)]
+    stub = max([len(table.stub), *(len(row.label) for row in table.rows)])
+    columns = [
+        max([len(name), *(len(row.cells[i].text) for row in table.rows)]) for i, name in enumerate(table.columns)
+    ]
     return stub + sum(width + 2 for width in columns) <= WIDEST_UNSCALED

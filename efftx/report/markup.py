@@ -58,13 +58,9 @@ def escape_csv(text: str) -> str:
 def to_csv(tables: list[Table]) -> str:
     """The tables' cells, one a line and unrounded; a missing cell has no mean, a published value no size."""
     lines: dict[tuple[str, ...], None] = {}  # several sizes repeat the same published values: each is written once
-    for table in tables:
-        for block in table.blocks:
-            for row in block.rows:
-                for cell in row.cells:
-                    numbers = [_exact(cell.mean), _exact(cell.std), "" if cell.n is None else str(cell.n)]
-                    if cell.row:
-                        lines[(cell.row, cell.column, cell.kind.value, cell.size, *numbers)] = None
+    for cell in (cell for table in tables for row in table.rows for cell in row.cells if cell.row):
+        numbers = [_exact(cell.mean), _exact(cell.std), "" if cell.n is None else str(cell.n)]
+        lines[(cell.row, cell.column, cell.kind.value, cell.size, *numbers)] = None
     return rows_to_csv(CSV_HEADER, [list(line) for line in lines])
 
 
@@ -100,7 +96,7 @@ def to_terminal(table: Table, console: Console) -> None:
 
 def _words_below(table: Table) -> list[str]:
     columns = [i for i, words in enumerate(words_columns(table)) if words]
-    rows = {row.label: row for block in table.blocks for row in block.rows if any(row.cells[i].text for i in columns)}
+    rows = {row.label: row for row in table.rows if any(row.cells[i].text for i in columns)}
     lines = []
     for label, row in rows.items():
         said = "; ".join(f"{table.columns[i]}: {row.cells[i].text}" for i in columns if row.cells[i].text)

@@ -86,6 +86,11 @@ class Table:
     spans: tuple[Span, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all blocks."""
+        return [row for block in self.blocks for row in block.rows]
+
 
 def parts(table: Table) -> list[Table]:
     """`table` where it is narrow; else its columns of words, then its numbers in even parts, without empty blocks.
@@ -103,8 +108,7 @@ def parts(table: Table) -> list[Table]:
 
 def words_columns(table: Table) -> list[bool]:
     """Which columns hold words and not numbers."""
-    rows = [row for block in table.blocks for row in block.rows]
-    return [all(row.cells[i].kind is Kind.WORDS for row in rows) for i in range(len(table.columns))]
+    return [all(row.cells[i].kind is Kind.WORDS for row in table.rows) for i in range(len(table.columns))]
 
 
 def _even(columns: Sequence[int], most: int) -> list[list[int]]:

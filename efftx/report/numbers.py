@@ -81,6 +81,11 @@ def three_digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
+def count(n: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def sentence(text: str) -> str:
     """`text` in one line, with a full stop behind it where it has no end of its own."""
     stripped = " ".join(text.split())

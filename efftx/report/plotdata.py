@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -160,8 +161,7 @@ def _plot(experiment: Experiment, figure: Mapping[str, Any], lines: list[Line], 
 def _caption(measured: Measured) -> str:
     """What is drawn: at which size, on which data, over how many seeds."""
     data = f" on {measured.data}" if measured.data else ""
-    rows = [record.row for record in measured.records if "gate" not in record.config]
-    counts = sorted({rows.count(row) for row in rows})
+    counts = sorted(set(Counter(record.row for record in measured.trained).values()))
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     spread = "one seed" if counts == [1] else f"bands ± one sample standard deviation, n = {seeds} seeds"
     return f"Measured at size {measured.size}{data}; {spread}."

@@ -74,7 +74,7 @@ def _between(c: Comparison) -> str:
 
 
 def _count(seeds: int | None) -> str:
-    return f"more than {MOST_SEEDS:,} seeds" if seeds is None else f"{seeds:,} seeds"
+    return f"more than {MOST_SEEDS:,} seeds" if seeds is None else numbers.count(seeds, "seed")
 
 
 def _seeds(power: Power) -> str:

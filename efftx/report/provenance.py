@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
 from efftx.report.items import Measured, data_words
-from efftx.study.records import Record, Verification
+from efftx.study.records import Verification
 
 HASH_LENGTH = 12
 
@@ -46,29 +47,37 @@ def provenance(measured: Measured) -> Provenance:
     for record, verification in zip(measured.records, measured.verifications, strict=True):
         environment = Environment.of(record.environment)
         letter = letters.setdefault(environment.machine, _letter(len(letters)))
-        lines.append(_line(record, verification, letter, environment.code))
+        data = data_words(record.data.get("name", ""), record.data.get("variant", ""))
+        lines.append(
+            Line(
+                row=record.row,
+                seed=str(record.seed),
+                config=record.hash[:HASH_LENGTH],
+                data=data or numbers.UNDEFINED,
+                checksum=record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
+                wall=duration(record.wall_seconds),
+                machine=letter,
+                code=environment.code or numbers.UNDEFINED,
+                replayed=_replayed(verification),
+            )
+        )
     commands = dict.fromkeys(record.command for record in measured.records if record.command)
     return Provenance(tuple(lines), tuple((letter, text) for text, letter in letters.items()), tuple(commands))
 
 
 def counted(measured: Measured) -> str:
     """What there is, and what is counted: `19 records at size cpu: 6 rows, 3 seeds each, 1 gate`."""
-    seeds: dict[str, int] = {}
-    gates = 0
-    for record in measured.records:
-        if "gate" in record.config:
-            gates += 1
-        else:
-            seeds[record.row] = seeds.get(record.row, 0) + 1
-    told = [f"{len(seeds)} row{'s' if len(seeds) > 1 else ''}"] if seeds else []
+    seeds = Counter(record.row for record in measured.trained)
+    told = [numbers.count(len(seeds), "row")] if seeds else []
     if seeds:
         fewest, most = min(seeds.values()), max(seeds.values())
-        each = f"{most}" if fewest == most else f"{fewest} to {most}"
-        told.append(f"{each} seed{'s' if most > 1 else ''}{' each' if len(seeds) > 1 else ''}")
-    told += [f"{gates} gate{'s' if gates > 1 else ''}"] if gates else []
-    plural = "s" if len(measured.records) > 1 else ""
+        each = numbers.count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+        told.append(f"{each} each" if len(seeds) > 1 else each)
+    if gates := len(measured.records) - len(measured.trained):
+        told.append(numbers.count(gates, "gate"))
     left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
-    return f"{len(measured.records)} record{plural} at size {measured.size}: {', '.join(told)}{left_out}"
+    records = numbers.count(len(measured.records), "record")
+    return f"{records} at size {measured.size}: {', '.join(told)}{left_out}"
 
 
 def configurations(measured: Measured, row: str) -> list[str]:
@@ -85,21 +94,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
-
-
-def _line(record: Record, verification: Verification | None, letter: str, code: str) -> Line:
-    data = data_words(record.data.get("name", ""), record.data.get("variant", "")) or numbers.UNDEFINED
-    return Line(
-        record.row,
-        str(record.seed),
-        record.hash[:HASH_LENGTH],
-        data,
-        record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
-        duration(record.wall_seconds),
-        letter,
-        code or numbers.UNDEFINED,
-        _replayed(verification),
-    )
 
 
 def _replayed(verification: Verification | None) -> str:

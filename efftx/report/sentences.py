@@ -124,7 +124,7 @@ def _ending(c: Comparison, experiment: Experiment, *, brief: bool, p: str = "") 
         parts.append(f"95 % interval {ends[0]} to {ends[1]}")
     if c.kind == AS_GOOD_AS and c.margin is not None:
         parts.append(f"margin {c.margin * factor:g}{_unit(unit, f'{c.margin * factor:g}')}")
-    parts.append(f"{c.n} seed{'s' if c.n != 1 else ''}")
+    parts.append(numbers.count(c.n, "seed"))
     if c.kind == EXACT:
         parts.append("exact")
     return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
@@ -172,7 +172,7 @@ def _of_what(comparisons: Sequence[Comparison]) -> str:
     """What the free names of the claim ran over: ` (3 rows, 2 columns)`; empty where there are none."""
     names = dict.fromkeys(name for c in comparisons for name in c.binding)
     ranges = {name: len({c.binding[name] for c in comparisons if name in c.binding}) for name in names}
-    told = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in ranges.items())
+    told = ", ".join(numbers.count(n, name) for name, n in ranges.items())
     return f" ({told})" if told else ""
 
 

@@ -48,7 +48,7 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
         about += f", {cell.better} is better"
     if measured is None:
         return f"Not run at any size. Cells: {about}."
-    if all("gate" in record.config for record in measured.records):
+    if not measured.trained:
         return f"At size {measured.size} only the gates are computed so far. Cells: {about}."
     where = f"Measured at size {measured.size}"
     if measured.data:

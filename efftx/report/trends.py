@@ -77,7 +77,7 @@ def _fitted(over: float, estimate: Estimate, n: int) -> Point:
 def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:
     if found is None:
         return f"{title}: too few places for a line; it takes two values of {over} and two of {beside}, at one seed."
-    told = f"{title}, {found.n} seed{'s' if found.n > 1 else ''}, least squares in the logarithms of both sizes."
+    told = f"{title}, {numbers.count(found.n, 'seed')}, least squares in the logarithms of both sizes."
     if found.n < MIN_SEEDS:
         told += f" An interval takes {MIN_SEEDS} seeds."
     return " ".join((told, slope(found.over, over, unit), slope(found.beside, beside, unit)))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here to loo
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
     store = RecordStore(Path(__file__).parents[2] / "results")
-    return compose_report(store, load_experiments().values(), load_papers()).files
+    return compose_report(store, load_experiments().values(), load_papers())
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,6 @@ def test_a_sweep_that_is_not_complete_shows_the_rows_that_are(full_store: Record
 
 
 def test_the_sweep_stands_on_the_page_and_in_the_documents(full_store: RecordStore, swept: Experiment) -> None:
-    files = compose_report(full_store, [swept]).files
+    files = compose_report(full_store, [swept])
     for name in ("index.html", "paper-table2.md", "paper-table2.tex"):
         assert "Sweep at size cpu" in files[name], name

@@ -46,7 +46,7 @@ class Outline(HTMLParser):
 
 
 def page_of(store: RecordStore, *experiments: Experiment) -> str:
-    return compose_report(store, experiments).files["index.html"]
+    return compose_report(store, experiments)["index.html"]
 
 
 def outline(text: str) -> Outline:
@@ -178,7 +178,7 @@ def test_every_table_of_a_paper_is_listed_in_its_order_the_missing_ones_too(full
     }
     own = make_experiment(id="paper/extra", caption="Our own")
     experiments = [own, make_experiment(), make_experiment(id="paper/unrun", caption="Nothing of it was run")]
-    text = compose_report(full_store, experiments, [Paper("A paper", "Somebody", shows, "paper")]).files["index.html"]
+    text = compose_report(full_store, experiments, [Paper("A paper", "Somebody", shows, "paper")])["index.html"]
     contents = text[text.index('<table class="contents">') :]
     places = [contents.index(f'<th scope="row">{number}</th>') for number in ("Table 9", "Table 2", "ours")]
     assert places == sorted(places)
