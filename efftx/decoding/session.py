@@ -41,7 +41,8 @@ class PreparedModel:
     def __init__(self, model: Decoder | EncoderDecoder, *, int8: bool = False) -> None:
         self.model = model.eval()
         for branch in self.branches():
-            _check_decodable(branch.core)
+            for layer in (branch.core, branch.beside):
+                _check_decodable(layer)
         with torch.inference_mode(False):  # joined matrices become the model's weights, which may train again
             blocks = [in_int8(block) if int8 else block for block in model.blocks]
             two_streams = model.reversible.enabled
@@ -257,8 +258,8 @@ class CachedSession:
         return 2 * self.batch * round(n_numbers) * self.prepared.embedding.element_size()
 
 
-def _check_decodable(layer: nn.Module) -> None:
-    if not hasattr(layer, "new_cache"):
+def _check_decodable(layer: nn.Module | None) -> None:
+    if layer is not None and not hasattr(layer, "new_cache"):
         raise UserError(
             "not_decodable",
             f"{type(layer).__name__} cannot be decoded: it has no method `new_cache`.",

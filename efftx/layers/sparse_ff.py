@@ -96,7 +96,7 @@ class SparseFF(nn.Module):
         One token a row, outside training, reads only its chosen rows of W1 (but for the oracle) and W2. `replay` keeps
         the coin as "hard" and the chosen units as "units" (B, L, d_ff / N), or "i.units" of slice i.
         """
-        if x_BLD.shape[1] == 1 and not self.training and not torch.is_grad_enabled():
+        if x_BLD.shape[1] == 1 and replay is None and not self.training and not torch.is_grad_enabled():
             return self._step(x_BLD, token_BL)
         tosses = self.training and self.config.learns
         hard = choose(replay, "hard", partial(self._toss, x_BLD.device)) if tosses else None

@@ -270,6 +270,8 @@ def test_a_step_reads_the_chosen_rows_alone() -> None:
         is_other = torch.arange(48) % N != 1
         own.w1[is_other] = own.w2[is_other] = torch.nan
         assert own(torch.ones(2, 1, 12)).isfinite().all()
+        others = Replay({"units": torch.zeros(2, 1, 12, dtype=torch.uint8)})  # choices from outside are kept
+        assert own(torch.ones(2, 1, 12), others).isnan().all()
 
 
 def test_a_step_reads_the_controller_and_one_row_a_block_and_the_oracle_all_of_the_first_matrix() -> None:
