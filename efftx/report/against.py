@@ -154,8 +154,8 @@ def print_against(found: Iterable[SideBySide], console: Console) -> None:
             console.print()
         markup.to_terminal(table(item), console)
         for says, ours, theirs in item.changed:
-            told = " here, ".join(f"{BADGES[word][1]} {word}" if word else numbers.NOT_RUN for word in (ours, theirs))
-            print_text(console, f"{told} there: {says}", hanging=2)
+            both = " here, ".join(f"{BADGES[word][1]} {word}" if word else numbers.NOT_RUN for word in (ours, theirs))
+            print_text(console, f"{both} there: {says}", hanging=2)
 
 
 def html(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> str:

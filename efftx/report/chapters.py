@@ -106,7 +106,7 @@ class Spent:
 
 def chapters(items: Sequence[Item], papers: Sequence[Paper]) -> list[Chapter]:
     """A chapter a paper, those of `papers` first and whole; then the papers that only items name."""
-    found = []
+    by_paper = []
     named = {paper.name for paper in papers}
     others = dict.fromkeys(item.experiment.paper for item in items if item.experiment.paper not in named)
     for paper in [*papers, *(Paper(title=name, name=name) for name in others)]:
@@ -116,8 +116,8 @@ def chapters(items: Sequence[Item], papers: Sequence[Paper]) -> list[Chapter]:
             for number, printed in paper.shows.items()
         )
         shown = {item.experiment.id for entry in entries for item in entry.items}
-        found.append(Chapter(paper, entries, tuple(item for id, item in mine.items() if id not in shown)))
-    return found
+        by_paper.append(Chapter(paper, entries, tuple(item for id, item in mine.items() if id not in shown)))
+    return by_paper
 
 
 def merged(chapters: Sequence[Chapter]) -> Chapter:

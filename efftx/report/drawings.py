@@ -52,26 +52,26 @@ class Drawing:
 
 def all_drawings(item: Item) -> list[Drawing]:
     """The figures of `item` size by size, and beside the largest size's the paper's own figure."""
-    found = []
+    drawn = []
     paper = paper_plot(item)
     for measured in item.measured:
-        found += drawings(item, measured)
+        drawn += drawings(item, measured)
         if paper is not None:
-            found.append(_drawn(item, item.slug, paper))
+            drawn.append(_drawn(item, item.slug, paper))
             paper = None
-    return [*found, _drawn(item, item.slug, paper)] if paper is not None else found
+    return [*drawn, _drawn(item, item.slug, paper)] if paper is not None else drawn
 
 
 def drawings(item: Item, measured: Measured) -> list[Drawing]:
     """The figures of `item` at one size: the panels of its plot, its trend, its illustration, as it asks for them."""
     name = f"{item.slug}-{measured.size}"
-    found = [_drawn(item, name, lines) for lines in (*panels(item, measured), *trend_plots(item, measured))]
+    drawn = [_drawn(item, name, lines) for lines in (*panels(item, measured), *trend_plots(item, measured))]
     if illustration := illustrate(item, measured):
         word = str((item.experiment.figure or {})["draw"]).replace("_", "-")
         data = illustration.data
         subject = sentence(item.experiment.caption)
-        found.append(Drawing(f"{name}-{word}", subject, data.caption, illustration.svg, to_csv(data)))
-    return found
+        drawn.append(Drawing(f"{name}-{word}", subject, data.caption, illustration.svg, to_csv(data)))
+    return drawn
 
 
 def _drawn(item: Item, name: str, plot: Plot) -> Drawing:

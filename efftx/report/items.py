@@ -135,11 +135,11 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
 
 def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Choice, ...]:
     """The value of each row that was swept to the end, with the scores of all."""
-    found = []
+    choices = []
     for row in experiment.rows_at(size):
         with contextlib.suppress(UserError):  # a damaged record, which is told apart
-            found.append(chosen(experiment, row, size, store))
-    return tuple(choice for choice in found if choice is not None)
+            choices.append(chosen(experiment, row, size, store))
+    return tuple(choice for choice in choices if choice is not None)
 
 
 def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, str]:

@@ -123,12 +123,12 @@ def _columns(table: Table, kept: Sequence[int]) -> Table:
     only_words = all(words_columns(table)[i] for i in kept)
     for block in table.blocks:
         rows = [Row(row.label, tuple(row.cells[i] for i in kept)) for row in block.rows]
-        told = [row for row in rows if any(cell.text not in EMPTY for cell in row.cells)]
+        filled = [row for row in rows if any(cell.text not in EMPTY for cell in row.cells)]
         if only_words:
-            told = [row for row in told if row.label not in seen]
-            seen |= {row.label for row in told}
-        if told:
-            blocks.append(Block("" if only_words else block.heading, tuple(told)))
+            filled = [row for row in filled if row.label not in seen]
+            seen |= {row.label for row in filled}
+        if filled:
+            blocks.append(Block("" if only_words else block.heading, tuple(filled)))
     starts = [0, *accumulate(span.width for span in table.spans)]
     spans = [
         Span(span.heading, sum(start <= i < start + span.width for i in kept))

@@ -19,7 +19,7 @@ from efftx.study.significance import POWER as AIM
 
 
 def show_power(experiment: Experiment, size: str, found: Sequence[Power], console: Console) -> None:
-    """One table, a line a claim by its number, above the claims themselves with what is told of each."""
+    """One table, a line a claim by its number, above the claims themselves with what would decide each."""
     print_text(console, f"{experiment.id}, size {size}: what seeds can see at {AIM:.0%} power", style="bold")
     headings = [f"{n} seeds see" for n in SEEDS] + ["seeds needed", "hours more"]
     table = Grid([Column("claim"), *(Column(heading, numbers=True) for heading in headings)])
@@ -31,13 +31,13 @@ def show_power(experiment: Experiment, size: str, found: Sequence[Power], consol
         table.print(console)
     for number, power in enumerate(found, 1):
         print_text(console, f"{number}. {power.claim.kind}: {power.claim.says}", hanging=3)
-        print_text(console, _told(power), indent=3)
+        print_text(console, _what_decides(power), indent=3)
 
 
 def power_json(experiment: Experiment, size: str, found: Sequence[Power]) -> dict[str, Any]:
     """`{id, size, power, level, claims}`, of every claim the fields of `Power` in plain JSON."""
-    told = {"id": experiment.id, "size": size, "power": AIM, "level": LEVEL}
-    return {**told, "claims": [_claim_json(power) for power in found]}
+    answer = {"id": experiment.id, "size": size, "power": AIM, "level": LEVEL}
+    return {**answer, "claims": [_claim_json(power) for power in found]}
 
 
 def _claim_json(power: Power) -> dict[str, Any]:
@@ -55,18 +55,18 @@ def _claim_json(power: Power) -> dict[str, Any]:
     }
 
 
-def _told(power: Power) -> str:
+def _what_decides(power: Power) -> str:
     c = power.hardest
     if c is None or power.sees is None:
         return f"{power.why}."
     unit = f" {c.unit}" if c.unit else ""
-    told = f"{_between(c)}: spread {numbers.three_digits(power.spread)}{unit} over {c.n} seeds"
+    text = f"{_between(c)}: spread {numbers.three_digits(power.spread)}{unit} over {c.n} seeds"
     if power.comparisons > 1:
-        told += f", the largest of {power.comparisons} comparisons, each at {LEVEL:.0%} / {power.comparisons}"
+        text += f", the largest of {power.comparisons} comparisons, each at {LEVEL:.0%} / {power.comparisons}"
     if power.claim.kind == AS_GOOD_AS:
-        told += f"; margin {c.margin:g}{unit}: {_count(power.margin_seeds)} if there is no difference"
-    told += f"; as measured: {_count(power.seeds)}"
-    return f"{told}; {duration(power.hours_a_seed * HOUR)} a seed."
+        text += f"; margin {c.margin:g}{unit}: {_count(power.margin_seeds)} if there is no difference"
+    text += f"; as measured: {_count(power.seeds)}"
+    return f"{text}; {duration(power.hours_a_seed * HOUR)} a seed."
 
 
 def _between(c: Comparison) -> str:

@@ -68,16 +68,16 @@ def provenance(measured: Measured) -> Provenance:
 def counted(measured: Measured) -> str:
     """What there is, and what is counted: `19 records at size cpu: 6 rows, 3 seeds each, 1 gate`."""
     seeds = Counter(record.row for record in measured.trained)
-    told = [numbers.count(len(seeds), "row")] if seeds else []
+    counts = [numbers.count(len(seeds), "row")] if seeds else []
     if seeds:
         fewest, most = min(seeds.values()), max(seeds.values())
         each = numbers.count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-        told.append(f"{each} each" if len(seeds) > 1 else each)
+        counts.append(f"{each} each" if len(seeds) > 1 else each)
     if gates := len(measured.records) - len(measured.trained):
-        told.append(numbers.count(gates, "gate"))
+        counts.append(numbers.count(gates, "gate"))
     left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
     records = numbers.count(len(measured.records), "record")
-    return f"{records} at size {measured.size}: {', '.join(told)}{left_out}"
+    return f"{records} at size {measured.size}: {', '.join(counts)}{left_out}"
 
 
 def configurations(measured: Measured, row: str) -> list[str]:

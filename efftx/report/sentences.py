@@ -56,10 +56,10 @@ def formula(claim: Claim) -> str:
 def details(verdict: Verdict, experiment: Experiment) -> list[str]:
     """Every comparison of the claim at length, each with its outcome where there are several."""
     comparisons = verdict.comparisons
-    told = [at_length(c, experiment, len(comparisons)) for c in comparisons]
-    if len(told) < 2:
-        return told
-    return [f"{c.outcome}: {text}" for c, text in zip(comparisons, told, strict=True)]
+    texts = [at_length(c, experiment, len(comparisons)) for c in comparisons]
+    if len(texts) < 2:
+        return texts
+    return [f"{c.outcome}: {text}" for c, text in zip(comparisons, texts, strict=True)]
 
 
 def short(c: Comparison, experiment: Experiment) -> str:
@@ -106,8 +106,8 @@ def _compared(c: Comparison, experiment: Experiment, left: str, right: str) -> s
 def _difference(c: Comparison, experiment: Experiment) -> str:
     """`15.0 points below`."""
     unit, factor = time_unit(c.unit, abs(c.difference))
-    told = numbers.with_decimals(abs(c.difference) * factor, _decimals(c, factor))
-    return f"{told}{_unit(unit, told)} {'below' if c.difference < 0 else 'above'}"
+    amount = numbers.with_decimals(abs(c.difference) * factor, _decimals(c, factor))
+    return f"{amount}{_unit(unit, amount)} {'below' if c.difference < 0 else 'above'}"
 
 
 def _decimals(c: Comparison, factor: float) -> int | None:
@@ -130,9 +130,9 @@ def _ending(c: Comparison, experiment: Experiment, *, brief: bool, p: str = "") 
     return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
 
 
-def _unit(unit: str, told: str) -> str:
-    """The unit after a difference that reads `told`: percentages differ by points, ratios have none."""
-    unit = {"%": "point" if told == "1" else "points", "x": ""}.get(unit, unit)
+def _unit(unit: str, amount: str) -> str:
+    """The unit after a difference that reads `amount`: percentages differ by points, ratios have none."""
+    unit = {"%": "point" if amount == "1" else "points", "x": ""}.get(unit, unit)
     return f" {unit}" if unit else ""
 
 
@@ -164,16 +164,16 @@ def _counted(comparisons: Sequence[Comparison]) -> str:
     for outcome, (_, plural) in _COUNTED.items():
         if counts[outcome] == n:
             return f"{'both' if n == 2 else f'all {n}'} comparisons{of_what} {plural}"
-    told = ", ".join(f"{n} {_COUNTED[outcome][n > 1]}" for outcome, n in counts.items() if n)
-    return f"of {n} comparisons{of_what} {told}"
+    outcomes = ", ".join(f"{n} {_COUNTED[outcome][n > 1]}" for outcome, n in counts.items() if n)
+    return f"of {n} comparisons{of_what} {outcomes}"
 
 
 def _of_what(comparisons: Sequence[Comparison]) -> str:
     """What the free names of the claim ran over: ` (3 rows, 2 columns)`; empty where there are none."""
     names = dict.fromkeys(name for c in comparisons for name in c.binding)
     ranges = {name: len({c.binding[name] for c in comparisons if name in c.binding}) for name in names}
-    told = ", ".join(numbers.count(n, name) for name, n in ranges.items())
-    return f" ({told})" if told else ""
+    ranged = ", ".join(numbers.count(n, name) for name, n in ranges.items())
+    return f" ({ranged})" if ranged else ""
 
 
 def _telling(same: list[Comparison]) -> Comparison:
@@ -211,8 +211,8 @@ def _value(side: Side, experiment: Experiment, like: Side | None = None) -> str:
     if not place:
         return f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
     scaled = scale(experiment.cell_of(*place), [side.mean])
-    told = scaled.written(side.mean, None if like else side.std)
-    return told + (f" {scaled.form.unit}" if scaled.factor != 1.0 else "")
+    text = scaled.written(side.mean, None if like else side.std)
+    return text + (f" {scaled.form.unit}" if scaled.factor != 1.0 else "")
 
 
 def _p(p: float) -> str:

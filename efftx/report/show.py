@@ -69,9 +69,9 @@ def _cell_json(cell: CellValue) -> dict[str, Any]:
 
 
 def _claim_json(verdict: Verdict, size: str | None) -> dict[str, Any]:
-    told = {name: getattr(verdict.claim, name) for name in ("says", "by", "quote", "kind", "margin")}
-    told |= {"verdict": verdict.verdict, "why": verdict.why, "size": size}
-    return {**told, "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons]}
+    answer = {name: getattr(verdict.claim, name) for name in ("says", "by", "quote", "kind", "margin")}
+    answer |= {"verdict": verdict.verdict, "why": verdict.why, "size": size}
+    return {**answer, "comparisons": [_comparison_json(comparison) for comparison in verdict.comparisons]}
 
 
 def _comparison_json(c: Comparison) -> dict[str, Any]:

@@ -77,10 +77,10 @@ def _fitted(over: float, estimate: Estimate, n: int) -> Point:
 def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:
     if found is None:
         return f"{title}: too few places for a line; it takes two values of {over} and two of {beside}, at one seed."
-    told = f"{title}, {numbers.count(found.n, 'seed')}, least squares in the logarithms of both sizes."
+    text = f"{title}, {numbers.count(found.n, 'seed')}, least squares in the logarithms of both sizes."
     if found.n < MIN_SEEDS:
-        told += f" An interval takes {MIN_SEEDS} seeds."
-    return " ".join((told, slope(found.over, over, unit), slope(found.beside, beside, unit)))
+        text += f" An interval takes {MIN_SEEDS} seeds."
+    return " ".join((text, slope(found.over, over, unit), slope(found.beside, beside, unit)))
 
 
 def slope(estimate: Estimate, size: str, unit: str) -> str:
@@ -89,13 +89,13 @@ def slope(estimate: Estimate, size: str, unit: str) -> str:
         return f"The gap changes by {_signed(estimate.mean, None)} {unit} a doubling of {size}."
     low, high = estimate.interval
     digits = numbers.decimals((high - low) / 2)
-    told = (
+    text = (
         f"The gap changes by {_signed(estimate.mean, digits)} {unit} a doubling of {size} "
         f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)})"
     )
     if estimate.includes_zero:
-        return f"{told}: the interval includes 0, so that no trend with {size} is shown."
-    return f"{told}: it {'falls' if estimate.mean < 0 else 'rises'} with {size}."
+        return f"{text}: the interval includes 0, so that no trend with {size} is shown."
+    return f"{text}: it {'falls' if estimate.mean < 0 else 'rises'} with {size}."
 
 
 def _signed(value: float, digits: int | None) -> str:
