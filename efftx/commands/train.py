@@ -16,7 +16,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     refuse_ranks("train")
     config = compose(overrides, config_dirs=arguments.config_dir)
 
-    from efftx.training.loop import train  # imports torch: what is wrong above is told at once
+    from efftx.runs.pretrained import resolved  # both import torch: what is wrong above is told at once
+    from efftx.training.loop import train
 
-    result = train(config)
+    result = train(resolved(config))
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))
