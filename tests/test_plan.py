@@ -15,8 +15,8 @@ from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.data import dataset as data_sets
+from efftx.layers.attention_settings import FullConfig, LocalConfig
 from efftx.layers.patterns import make_pattern
-from efftx.layers.settings import FullConfig, LocalConfig
 from efftx.models.build import build_model
 from efftx.optim.optimizers import make_optimizer
 from efftx.plan import plan

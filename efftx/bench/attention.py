@@ -15,11 +15,11 @@ from efftx.bench.memory_tracker import MemoryTracker
 from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FixedConfig, FullConfig
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FixedConfig, FullConfig
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.ops.fixed import FixedUnion

@@ -14,15 +14,19 @@ from omegaconf import MISSING
 from efftx.config.settings import CheckpointConfig, EvaluationConfig, TrackerConfig, TrainingConfig
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
-from efftx.layers.settings import (
+from efftx.layers.attention_settings import (
     AttentionConfig,
-    ChunkingConfig,
     FactoredConfig,
     FixedConfig,
     FullConfig,
-    InitConfig,
     LocalConfig,
     LSHConfig,
+    StridedConfig,
+    near_root,
+)
+from efftx.layers.settings import (
+    ChunkingConfig,
+    InitConfig,
     PositionsConfig,
     RecomputeConfig,
     ReversibleConfig,
@@ -30,8 +34,6 @@ from efftx.layers.settings import (
     SparseLossConfig,
     SparseQKVConfig,
     SRUConfig,
-    StridedConfig,
-    near_root,
 )
 from efftx.optim.settings import EMAConfig, OptimizerConfig, ScheduleConfig
 

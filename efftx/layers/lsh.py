@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.attention import AttentionCache
+from efftx.layers.attention_settings import LSHConfig
 from efftx.layers.cache import KeyValueCache, Position
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import LSHConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
 from efftx.layers.cache import KeyValueCache, SlotCache
-from efftx.layers.settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries

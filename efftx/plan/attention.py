@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from efftx.config.schema import Config
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.patterns import PATTERNS, Full, Pattern, make_pattern
-from efftx.layers.settings import FullConfig
 from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.ops.lsh_hashing import auto_buckets
 from efftx.plan.projections import query_flops, sparse_qkv_flops

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from efftx.evaluation.attention_maps import attention_weights, map_scores, seen_from, uniform_weights
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig
 
 SIDE = 6
 LENGTH = 3 * SIDE * SIDE

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.cache import Position
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import FullConfig
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from efftx.ops.lsh import auto_buckets, hash_vectors
 from efftx.ops.replay import Replay

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import MODES, FixedConfig, FullConfig, LocalConfig, StridedConfig
 from efftx.layers.patterns import Full, Local, make_pattern
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import MODES, FixedConfig, FullConfig, LocalConfig, StridedConfig
 from efftx.ops.fixed import FixedUnion
 from efftx.ops.patterns import attention_naive, index_set
 from efftx.ops.strided import Column, Window

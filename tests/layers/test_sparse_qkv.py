@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import Full
 from efftx.layers.projections import merge_heads
-from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, FullConfig, SparseQKVConfig, check_sparse_qkv
+from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, check_sparse_qkv
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.ops.attention import full_attention
 from efftx.ops.module_convolution import module_convolution_naive

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from efftx.bench import attention as bench
 from efftx.bench.memory_tracker import MemoryTracker
+from efftx.layers.attention_settings import FullConfig
 from efftx.layers.patterns import make_pattern
-from efftx.layers.settings import FullConfig
 from efftx.ops.attention import full_attention, full_attention_naive
 from efftx.reproduce.measures.measure import Measure, Parameters, every_number_of, fitted_exponent
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efftx.layers.attention_settings import FixedConfig, FullConfig, StridedConfig
 from efftx.layers.patterns import Pattern, make_pattern
-from efftx.layers.settings import FixedConfig, FullConfig, StridedConfig
 from efftx.ops.patterns import unreachable
 from efftx.reproduce.measures.measure import Measure, Parameters, every_number_of
 
