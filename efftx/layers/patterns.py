@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
-from efftx.layers.cache import KeyValueCache, SlotCache
+from efftx.layers.cache import KeyValueCache, SlotCache, causal
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
@@ -84,10 +84,26 @@ class Pattern(Protocol):
         ...
 
 
-class Full:
-    """A query sees every position or, if causal, those up to its own."""
+class _KeepsAll:
+    """Keys are cached one behind the other, all of them, though a token may see only the last."""
 
     in_order = True
+
+    def first(self, position: Any) -> Any:
+        """The first key that the token at `position`, an int or a tensor of them, sees."""
+        return causal(position)
+
+    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
+        """All keys."""
+        return KeyValueCache(batch, n_heads, capacity, d, d, like, first=self.first)
+
+    def cached(self, capacity: int) -> float:
+        """All."""
+        return capacity
+
+
+class Full(_KeepsAll):
+    """A query sees every position or, if causal, those up to its own."""
 
     def __init__(self, config: FullConfig) -> None:
         self.query_block = config.query_block
@@ -113,19 +129,9 @@ class Full:
         lasts = range(block, length + block, block)
         return sum(min(last, length) * (min(last, length) - last + block) for last in lasts) / length
 
-    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
-        """All keys."""
-        return KeyValueCache(batch, n_heads, capacity, d, d, like)
 
-    def cached(self, capacity: int) -> float:
-        """All."""
-        return capacity
-
-
-class Local:
+class Local(_KeepsAll):
     """A query sees its own chunk of positions, the one before and, unless causal, the one after."""
-
-    in_order = True
 
     def __init__(self, config: LocalConfig) -> None:
         self.chunk_len = config.chunk_len
@@ -143,14 +149,6 @@ class Local:
         """Two chunks, or three without causality, for each of the padded length."""
         n_chunks = -(-length // self.chunk_len)
         return (2 if causal else 3) * self.chunk_len * n_chunks * self.chunk_len / length
-
-    def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
-        """All keys."""
-        return KeyValueCache(batch, n_heads, capacity, d, d, like, first=self.first)
-
-    def cached(self, capacity: int) -> float:
-        """All, though a token sees few."""
-        return capacity
 
     def first(self, position: Any) -> Any:
         """Where the chunk before that of `position` begins."""
