@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import efftx
+
 GOLDEN = Path(__file__).parent / "golden"
 Arrays = dict[str, Tensor]
 
@@ -19,6 +23,10 @@ Arrays = dict[str, Tensor]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
     torch.set_num_threads(1)
+    # All of efftx before any test: a module that is first imported while a test has patched another keeps the patch.
+    for module in pkgutil.walk_packages(efftx.__path__, "efftx."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture(autouse=True)
