@@ -15,12 +15,16 @@ from efftx.bench.stacks import model_and_batch, peak_of_step
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.data import dataset as data_sets
-from efftx.layers.attention_settings import FullConfig, LocalConfig
+from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.attention_settings import FullConfig, LocalConfig, LSHConfig
+from efftx.layers.cost import Rows
+from efftx.layers.cross_attention import CrossAttention
+from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import make_pattern
+from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.models.build import build_model
 from efftx.optim.optimizers import make_optimizer
 from efftx.plan import plan
-from efftx.plan.attention import AttentionShape
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.memory import activation_bytes, optimizer_bytes, replay_bytes
 
@@ -182,28 +186,31 @@ def test_the_planned_flops_are_those_that_pytorch_counts_while_the_model_runs(ov
 
 
 def test_scores_are_counted_as_they_are_computed() -> None:
-    def shape(kind: str, **given: Any) -> AttentionShape:
-        return AttentionShape(kind, length=128, d_model=64, n_heads=4, d_head=16, **given)
+    def softmax(kind: str, config: Any, *, causal: bool = True) -> float:
+        projections = DenseQKV(64, 4, 16, share_qk=False, bias=False)
+        pattern = make_pattern(kind, config, 128)
+        return SoftmaxAttention(pattern, projections, d_head=16, attention_dropout=0.0, causal=causal).keys(128)
 
-    full = {"pattern": make_pattern("full", FullConfig(), 128)}
-    local = {"pattern": make_pattern("local", LocalConfig(16), 128)}
+    def lsh(config: LSHConfig, *, causal: bool = True) -> float:
+        projections = DenseQKV(64, 4, 16, share_qk=True, bias=False)
+        return LSHAttention(config, projections, attention_dropout=0.0, causal=causal).keys(128)
 
-    def blocks(query_block: int) -> dict[str, Any]:
-        return {"pattern": make_pattern("full", FullConfig(query_block), 128)}
-
-    assert shape("full", **full).keys == 64.5
-    assert shape("full", **blocks(128)).keys == 128
-    assert shape("full", **blocks(32)).keys == (32 + 64 + 96 + 128) / 4
-    assert shape("full", **blocks(96)).keys == (96 * 96 + 32 * 128) / 128
-    assert shape("local", **local).keys == 32
-    assert shape("lsh", chunk_len=16, n_hashes=4).keys == 4 * 32
-    assert shape("lsh", chunk_len=128, n_hashes=1).keys == 128
-    assert shape("full", causal=False, **full).keys == shape("full", causal=False, **blocks(32)).keys == 128
-    assert shape("local", causal=False, **local).keys == 48
-    assert shape("lsh", chunk_len=16, n_hashes=4, causal=False).keys == 4 * 48
-    assert shape("lsh", chunk_len=64, n_hashes=1, causal=False).keys == 128
-    assert shape("cross", causal=False, memory_length=40).keys == 40
+    assert softmax("full", FullConfig()) == 64.5
+    assert softmax("full", FullConfig(128)) == 128
+    assert softmax("full", FullConfig(32)) == (32 + 64 + 96 + 128) / 4
+    assert softmax("full", FullConfig(96)) == (96 * 96 + 32 * 128) / 128
+    assert softmax("local", LocalConfig(16)) == 32
+    assert lsh(LSHConfig(chunk_len=16, n_hashes=4)) == 4 * 32
+    assert lsh(LSHConfig(chunk_len=128, n_hashes=1)) == 128
+    assert lsh(LSHConfig(chunk_len=16, n_hashes=4, full_below=128)) == 64.5
+    assert softmax("full", FullConfig(), causal=False) == softmax("full", FullConfig(32), causal=False) == 128
+    assert softmax("local", LocalConfig(16), causal=False) == 48
+    assert lsh(LSHConfig(chunk_len=16, n_hashes=4), causal=False) == 4 * 48
+    assert lsh(LSHConfig(chunk_len=64, n_hashes=1), causal=False) == 128
     assert make_pattern("local", LocalConfig(64), 100).keys(100) == 128 * 1.28
+    query = DenseQuery(64, 4, 16, bias=False)
+    cross = CrossAttention(query, 64, d_head=16, bias=False, attention_dropout=0.0)
+    assert cross.cost(Rows(1, 128, memory_length=40)).work["attention_scores"].forward == 128 * 4 * 64 * 40
 
 
 @pytest.mark.parametrize(

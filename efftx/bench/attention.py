@@ -16,6 +16,7 @@ from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import FixedConfig, FullConfig
+from efftx.layers.cost import Rows
 from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHConfig
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
@@ -23,10 +24,8 @@ from efftx.layers.projections import DenseQKV
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.ops.fixed import FixedUnion
-from efftx.ops.lsh_hashing import auto_buckets
 from efftx.ops.strided import Column, StridedUnion, Window
 from efftx.options import LENGTH, REPEATS, Options
-from efftx.plan.attention import AttentionShape
 
 FORWARD, BOTH = "forward", "forward+backward"
 ROUNDS = (1, 2, 4, 8)
@@ -64,22 +63,6 @@ class Case:
     stride: int = 128
     c: int = 32
 
-    def shape(self) -> AttentionShape:
-        """What is counted of it."""
-        hashed = self.kind == "lsh"
-        return AttentionShape(
-            kind="lsh" if hashed else "full",
-            length=self.length,
-            d_model=self.d_model,
-            n_heads=self.n_heads,
-            d_head=self.d_head,
-            share_qk=self.share_qk,
-            pattern=None if hashed else self.pattern(),
-            chunk_len=self.chunk_len if hashed else 0,
-            n_hashes=self.n_hashes,
-            n_buckets=tuple(auto_buckets(self.length, self.chunk_len)) if hashed else (),
-        )
-
     def pattern(self) -> Pattern:
         """What a query sees, of softmax attention."""
         node = FixedConfig(self.stride, self.c)
@@ -105,21 +88,23 @@ class Case:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 return make_peer(self.peer, self.peer_shape(), device)
-        with torch.device("meta"):
-            projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=self.share_qk, bias=False)
-            layer: nn.Module
-            if self.kind == "lsh":
-                config = LSHConfig(
-                    n_hashes=self.n_hashes,
-                    chunk_len=self.chunk_len,
-                    attend_across_buckets=self.later,
-                    allow_duplicates=self.later,
-                )
-                layer = LSHAttention(config, projections, attention_dropout=0.0)
-            else:
-                layer = SoftmaxAttention(self.pattern(), projections, d_head=self.d_head, attention_dropout=0.0)
+        layer = self.layer_on_meta()
         materialize(layer, device, seed)
         return layer
+
+    def layer_on_meta(self) -> LSHAttention | SoftmaxAttention:
+        """The layer without values: what is counted of it, of a peer that of the same attention here."""
+        with torch.device("meta"):
+            projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=self.share_qk, bias=False)
+            if self.kind != "lsh":
+                return SoftmaxAttention(self.pattern(), projections, d_head=self.d_head, attention_dropout=0.0)
+            config = LSHConfig(
+                n_hashes=self.n_hashes,
+                chunk_len=self.chunk_len,
+                attend_across_buckets=self.later,
+                allow_duplicates=self.later,
+            )
+            return LSHAttention(config, projections, attention_dropout=0.0)
 
 
 def case_names() -> list[str]:
@@ -211,9 +196,12 @@ def measure(
     flops_per_second = product_flops / timed[matmul].seconds
     rows = []
     for name, case in cases.items():
-        shape = case.shape()
-        flops = case.batch * shape.flops(backward=backward)
-        score_flops = case.batch * shape.flops_of_scores(backward=backward)
+        counted = case.layer_on_meta()
+        work = {
+            part: case.batch * each.forward * (1 + each.backward * backward)
+            for part, each in counted.cost(Rows(case.batch, case.length)).work.items()
+        }
+        flops = sum(work.values())
         alone = timed.get(_alone(name))
         bound = flops / flops_per_second
         rows.append(
@@ -233,9 +221,9 @@ def measure(
                 "bound_seconds": bound,
                 "ratio_to_bound": timed[name].seconds / bound,
                 "matmul_flops_per_second": flops_per_second,
-                "share_of_dense": shape.keys / shape.dense_keys,
+                "share_of_dense": counted.keys(case.length) / ((case.length + 1) / 2),
                 "alone_seconds": alone and alone.seconds,
-                "alone_bound_seconds": score_flops / flops_per_second if alone else None,
+                "alone_bound_seconds": work["attention_scores"] / flops_per_second if alone else None,
                 "note": PEERS[case.peer].note if case.peer else "",
             }
         )

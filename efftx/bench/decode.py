@@ -37,9 +37,9 @@ from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_w
 from efftx.config.schema import Config
 from efftx.config.values import RANGES, Range
 from efftx.decoding.programs import DecodingBlock, Mark, step_blocks
-from efftx.decoding.reads import Read
 from efftx.errors import UserError, nearest
 from efftx.layers.cache import Position
+from efftx.layers.cost import Read
 from efftx.layers.cross_attention import CrossAttention
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, machine

@@ -19,8 +19,8 @@ from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import WARM_UP, Reference, decode_row
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
 from efftx.bench.peers import Peer
-from efftx.decoding.reads import Read
 from efftx.errors import UserError
+from efftx.layers.cost import Read
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 from efftx.bench.decode_weights import MARGIN
 from efftx.decoding.int8 import Int8SparseFF
 from efftx.decoding.programs import Mark
-from efftx.decoding.reads import Read
+from efftx.layers.cost import Read
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF

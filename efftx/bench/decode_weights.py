@@ -21,8 +21,8 @@ from efftx.bench.decode_cases import Case
 from efftx.core.memory import available_memory
 from efftx.decoding.int8 import ROUNDED, Int8SparseFF, in_int8
 from efftx.decoding.programs import DecodingBlock, decoding_block, logits_of
-from efftx.decoding.reads import Read, read_whole, reads, sum_by_component
 from efftx.errors import UserError
+from efftx.layers.cost import Read, read_whole, sum_by_component
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 
@@ -81,7 +81,7 @@ def make_weights(
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
     linears = [in_int8(own.linear, rounds=True) if case.int8 else own.linear for own in own_heads]
-    of_block = _reads_of(blocks[0].block) if blocks else []
+    of_block = blocks[0].block.weight_reads() if blocks else []
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
@@ -163,8 +163,8 @@ class _Plan:
     bytes: int
 
 
-def _sizes(block: nn.Module, head: Any, case: Case) -> _Sizes:
-    rows, of_block, of_head = _row_weights(block), sum(read.bytes for read in _reads_of(block)), nbytes(head)
+def _sizes(block: Any, head: Any, case: Case) -> _Sizes:
+    rows, of_block, of_head = _row_weights(block), sum(read.bytes for read in block.weight_reads()), nbytes(head)
     n_rows = sum(w.nbytes for w in rows)
     n = case.config().sparse_ff.N or 1
     always = of_block - n_rows // n
@@ -261,10 +261,6 @@ def _rounded(block: nn.Module) -> Iterator[Tensor]:
             yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
         elif isinstance(owner, SparseFF) and owner.config.has_controller:
             yield from (owner.c1, owner.c2)
-
-
-def _reads_of(block: Any) -> list[Read]:
-    return [read for branch in block.branches() for read in reads(branch)]
 
 
 def _share_rows(first: nn.Module, block: nn.Module) -> None:

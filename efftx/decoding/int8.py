@@ -7,6 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
+from efftx.layers.cost import Read, read_whole
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
@@ -60,6 +61,17 @@ class Int8SparseFF(nn.Module):
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""
+
+    def weight_reads(self) -> list[Read]:
+        """As of the layer itself, a row with its scales."""
+        n, chooses_by_w1 = self.config.N, self.config.controller == "oracle"
+        n_scales = 0 if chooses_by_w1 else self.scale.nbytes // n
+        first = read_whole("feed-forward", *(self.all_w1,) if chooses_by_w1 else (self.w1, self.b1))
+        if not chooses_by_w1:
+            first = Read("feed-forward", first.weights // n, first.bytes // n + n_scales)
+        second = Read("feed-forward", self.w1.shape[0] // n * self.b2.numel(), self.w2.nbytes // n)
+        controller = read_whole("controller", self.controller if self.config.has_controller else None)
+        return [controller, first, second, read_whole("feed-forward", self.b2)]
 
     def share_rows(self, other: Int8SparseFF) -> None:
         """Reads the rows of `other`, which are alike, in place of its own."""

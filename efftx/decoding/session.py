@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from efftx.core.memory import available_memory
 from efftx.decoding.int8 import in_int8
 from efftx.decoding.programs import decoding_block, logits_of, step_blocks
-from efftx.decoding.reads import Read, read_whole, reads, sum_by_component
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Position
+from efftx.layers.cost import Read, read_whole, sum_by_component
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
 from efftx.layers.positions import CoupledPositions
@@ -63,7 +63,7 @@ class PreparedModel:
 
     def reads(self) -> dict[str, Read]:
         """What one token of one row reads of weights, by component."""
-        of_blocks = [read for block in self.blocks for branch in block.block.branches() for read in reads(branch)]
+        of_blocks = [read for block in self.blocks for read in block.block.weight_reads()]
         row = self.embedding[0]  # and as much of positions
         around = read_whole("everything else", self.model.head.norm, row, row)
         return sum_by_component([*of_blocks, read_whole("logits", self.lm_head), around])

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, KeyValueCache, Position, SlotCache
+from efftx.layers.cost import SCORE_BACKWARD, Cost, Heads, Held, Read, Rows, Work
 from efftx.layers.patterns import Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
@@ -68,10 +69,46 @@ class SoftmaxAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
         )
 
+    def keys(self, length: int) -> float:
+        """Scores computed for a query in the mean over a row of `length` tokens, masked and padded ones included."""
+        return self.pattern.keys(length, causal=self.causal, exclude_self=self.project.share_qk)
+
+    def weight_reads(self) -> list[Read]:
+        """All of the projections."""
+        return self.project.weight_reads()
+
+    def cost(self, rows: Rows) -> Cost:
+        """Projections, scores and weighted values."""
+        return attention_cost(self.project, rows, self.keys(rows.length), self.pattern.held(rows, self.heads))
+
+    @property
+    def heads(self) -> Heads:
+        """What the bytes that the pattern holds go by."""
+        return heads_of(self.project, causal=self.causal)
+
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> AttentionCache:
         """Room for `capacity` tokens a row, of the dtype and on the device of `like`."""
         kv = self.pattern.new_cache(batch, self.project.n_heads, capacity, self.d_head, like)
         return AttentionCache(kv, self.project.new_cache(batch, position), position)
+
+
+def heads_of(project: DenseQKV | SparseQKV, *, causal: bool) -> Heads:
+    """The heads of a layer with these projections."""
+    return Heads(project.n_heads, project.d_head, project.d_model, causal=causal, share_qk=project.share_qk)
+
+
+def attention_cost(
+    project: DenseQKV | SparseQKV, rows: Rows, keys: float, held: Held, hashing: dict[str, Work] | None = None
+) -> Cost:
+    """The cost of projections around scores of `keys` keys a query, whose bytes are `held`; with LSH its hashing."""
+    length, (saved, backward) = rows.length, held
+    scores = 4.0 * project.n_heads * project.d_head * keys
+    work = {
+        "attention_projections": Work(length * project.flops(length)),
+        "attention_scores": Work(length * scores, SCORE_BACKWARD),
+        **(hashing or {}),
+    }
+    return Cost(work, project.saved(rows) + saved, backward)
 
 
 class AttentionCache(Cache):

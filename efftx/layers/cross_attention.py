@@ -10,6 +10,7 @@ import math
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position
+from efftx.layers.cost import SCORE_BACKWARD, Cost, Read, Rows, Work, linear_flops
 from efftx.layers.initialize import glorot_
 from efftx.layers.projections import DenseQuery, split_heads
 from efftx.layers.sparse_qkv import ConvolutionCache, SparseQuery
@@ -80,6 +81,22 @@ class CrossAttention(nn.Module):
             key_mask_BL=memory_mask_BE,
             dropout=self.attention_dropout if self.training else 0.0,
         )
+
+    def weight_reads(self) -> list[Read]:
+        """The query's: keys and values of the encoder's output are made once a sequence."""
+        return self.query.weight_reads()
+
+    def cost(self, rows: Rows) -> Cost:
+        """Of queries and scores for the decoder's tokens, and of keys and values for the encoder's."""
+        length, width = rows.length, self.query.n_heads * self.d_head
+        of_memory = (linear_flops(self.k) + linear_flops(self.v)) * rows.memory_length
+        work = {
+            "attention_projections": Work(length * self.query.flops(length) + of_memory),
+            "attention_scores": Work(4.0 * length * width * rows.memory_length, SCORE_BACKWARD),
+        }
+        w, memory = rows.tokens * width, rows.tokens * width * rows.memory_length / length
+        # The output once more with the rows that read nothing set to zero; the gradients of the encoder's output.
+        return Cost(work, self.query.saved(rows) + 3 * w + 2 * memory, 3 * w + 4 * memory)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> CrossCache:
         """Nothing yet: the first call with it makes the keys and values of the encoder's output."""

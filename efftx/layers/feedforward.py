@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.cache import Position
+from efftx.layers.cost import Cost, Read, Rows, Work, is_sliced, linear_flops, read_whole, sliced_bytes
 from efftx.layers.initialize import glorot_
 from efftx.ops.chunking import chunked
 from efftx.ops.gelu import gelu_sigmoid
@@ -63,6 +64,25 @@ class FeedForward(nn.Module):
             return (functional_call(self.layers, dict(parameters), (x,)),)
 
         return chunked(one_slice, dict(self.layers.named_parameters()), (x_BLD,), self.chunk_len)[0]
+
+    def weight_reads(self) -> list[Read]:
+        """All."""
+        return [read_whole("feed-forward", self)]
+
+    def cost(self, rows: Rows) -> Cost:
+        """Both products; of the hidden units one copy under relu, two under gelu, two more with dropout.
+
+        Slices are run again in the backward pass, and keep nothing.
+        """
+        inner, w1 = self.layers, self.layers.w1
+        sliced = is_sliced(self.chunk_len, rows.length)
+        flops = rows.length * (linear_flops(w1) + linear_flops(inner.w2))
+        work = {"feedforward": Work(flops, 2.0 + sliced, last=0.0 if sliced else 0.5)}
+        copies = (1 if inner.activation is F.relu else 2) + (2 if inner.dropout > 0 else 0)
+        d, f = rows.tokens * w1.in_features, rows.tokens * w1.out_features
+        if sliced:
+            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, copies * f, f, d, 2 * w1.weight.numel()))
+        return Cost(work, copies * f, d + f if inner.dropout > 0 else 2 * f)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
+from dataclasses import replace
+from math import ceil, prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.layers.attention import AttentionCache
-from efftx.layers.attention_settings import LSHConfig
+from efftx.layers.attention import AttentionCache, attention_cost, heads_of
+from efftx.layers.attention_settings import FullConfig, LSHConfig
 from efftx.layers.cache import KeyValueCache, Position
+from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Heads, Held, Read, Rows, Work
+from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
+from efftx.ops.lsh_runs import tile_scores
 from efftx.ops.replay import Replay, choose
 
 _HASHED_AT_ONCE = 4096
+_BUCKET_BYTES, _PLACE_BYTES, _CODE_BYTES = 8, 4, 2
+_IN_FULL = Full(FullConfig())
+"""How rows of at most `full_below` tokens attend."""
 
 
 class LSHAttention(nn.Module):
@@ -146,6 +153,67 @@ class LSHAttention(nn.Module):
         n_window = 2 if self.causal else 3
         kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=like.dtype)
         return F.dropout(kept, self.attention_dropout)
+
+    def keys(self, length: int) -> float:
+        """Scores computed for a query in the mean, padded and masked ones included, all rounds together: R 2 m.
+
+        3 m a round in an encoder, and m where there is one chunk in all; (L + 1) / 2 where short rows attend in full.
+        """
+        if not self.buckets_for(length):
+            return _IN_FULL.keys(length, causal=self.causal)
+        n_hashes, m, padded = self.config.n_hashes, self.config.chunk_len, self._padded(length)
+        return n_hashes * self._window(length) * m * padded / length
+
+    def weight_reads(self) -> list[Read]:
+        """All of the projections."""
+        return self.project.weight_reads()
+
+    def cost(self, rows: Rows) -> Cost:
+        """Projections, hashing, which never runs backward, scores and weighted values; see `ops.lsh`.
+
+        A reversible stack keeps the buckets and where drawing the rotations left the random state.
+        """
+        project, length, n_buckets = self.project, rows.length, self.buckets_for(rows.length)
+        heads = heads_of(project, causal=self.causal)
+        if not n_buckets:
+            return attention_cost(project, rows, self.keys(length), _IN_FULL.held(rows, heads))
+        flops = length * float(heads.n * heads.d_head * sum(n_buckets) * self.config.n_hashes)
+        hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0)}
+        cost = attention_cost(project, rows, self.keys(length), self._held(rows, heads), hashing)
+        buckets = _BUCKET_BYTES * rows.batch * length * heads.n * self.config.n_hashes
+        return replace(cost, choices=RANDOM_STATE_BYTES + buckets)
+
+    def _padded(self, length: int) -> int:
+        return ceil(length / self.config.chunk_len) * self.config.chunk_len
+
+    def _window(self, length: int) -> int:
+        """Chunks that a chunk sees, itself among them: fewer where there are fewer in all."""
+        most = 2 if self.causal else 3
+        return min(most, max(1, self.config.n_hashes * self._padded(length) // self.config.chunk_len))
+
+    def _held(self, rows: Rows, heads: Heads) -> Held:
+        """Queries, values, the output, once more for its projection, and sorted places; backward a group of sequences
+        and a tile of their scores at a time.
+        """
+        w, sequences, d_head = heads.width(rows), rows.batch * heads.n, heads.d_head
+        m, length, rounds = self.config.chunk_len, self._padded(rows.length), self.config.n_hashes
+        chunks, window = rounds * length // m, self._window(rows.length)
+        size, tile = rows.element_bytes, tile_scores(rows.device)
+        saved = float(2 * _PLACE_BYTES * sequences * rounds * length + size * sequences * length)
+        group = min(sequences, max(1, tile // ((chunks + window - 1) * window * m * m)))
+        entries = group * (chunks + window - 1) * m
+        windows = entries // m - window + 1
+        per_tile = min(windows, max(1, tile // (m * m * window)))
+        scores = per_tile * m * m * window
+        counted = not self.config.allow_duplicates and rounds > 1
+        group_rows = group * length * 4 * d_head
+        tile_rows = (per_tile + window - 1) * m * 4 * d_head
+        # Row and gradient buffers, gradients summed over rounds, a tile's scores, gradients and divisors; the codes.
+        floats = 2 * group_rows + tile_rows + (3 * d_head + 6) * entries + (3 if counted else 2) * scores
+        integers = _BUCKET_BYTES * 6 * group * rounds * length
+        integers += _CODE_BYTES * 2 * (scores + (rounds - 1) * entries) if counted else 0
+        # Both gradients, and the incoming one.
+        return 4 * w + saved, 3 * w + float(size * floats + integers)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> AttentionCache | LSHCache:
         """Room for `capacity` tokens a row; the rotations are drawn from PyTorch's random state.

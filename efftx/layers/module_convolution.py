@@ -42,3 +42,8 @@ class ModuleConvolution(nn.Module):
             y_NO = torch.addmm(self.bias, recent.neighbourhoods(n_modules), kernel_KO)
             return y_NO.view(x_BLE.shape[0], 1, -1)
         return module_convolution(x_BLE.unflatten(-1, (self.S, -1)), self.kernel, self.bias).flatten(2)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token of rows of `length`: the last F - 1 outputs are computed and cut off."""
+        n_positions = self.kernel.shape[0]
+        return 2.0 * self.S * self.kernel.numel() * (length + n_positions - 1) / length

@@ -40,3 +40,7 @@ class Multiplicative(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(.., d_in) -> (.., d_out)."""
         return multiplicative(x_BLD, self.gate, self.proj, self.bias, d_out=self.d_out)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token: the factors are multiplied out, or the tokens copied, at the same cost."""
+        return 2.0 * self.gate.shape[1] * self.d_out

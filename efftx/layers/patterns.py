@@ -15,6 +15,7 @@ from torch import Tensor
 
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
 from efftx.layers.cache import KeyValueCache, SlotCache, causal
+from efftx.layers.cost import Heads, Held, Rows
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
@@ -75,6 +76,10 @@ class Pattern(Protocol):
         """Scores computed for a query in the mean over a row and the heads, masked and padded ones included."""
         ...
 
+    def held(self, rows: Rows, heads: Heads) -> Held:
+        """Bytes of queries, keys, values, the heads' output and all between them, in training."""
+        ...
+
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache | SlotCache:
         """An empty cache of what causal tokens up to `capacity` may see, of the dtype and on the device of `like`."""
         ...
@@ -129,6 +134,21 @@ class Full(_KeepsAll):
         lasts = range(block, length + block, block)
         return sum(min(last, length) * (min(last, length) - last + block) for last in lasts) / length
 
+    def held(self, rows: Rows, heads: Heads) -> Held:
+        """Of queries, keys, values and the output; by query block also the scores of one block.
+
+        Where queries and keys are shared, also the normalised key, and the output joined to the first token's or,
+        without causality, a mask of its own.
+        """
+        w, shared = heads.width(rows), heads.share_qk
+        masked = 0.0 if heads.causal else w  # the output with empty rows set to zero
+        scores = float(rows.element_bytes * rows.batch * rows.length)
+        if self.query_block:
+            scores *= heads.n * min(self.query_block, rows.length)
+            return (3 + shared) * w + masked, 5 * w + 3.0 * scores
+        bias = 0.0 if heads.causal or not shared else scores * rows.length
+        return (5 if shared else 4) * w + masked + bias, 3 * w + rows.tokens * heads.d_model
+
 
 class Local(_KeepsAll):
     """A query sees its own chunk of positions, the one before and, unless causal, the one after."""
@@ -149,6 +169,16 @@ class Local(_KeepsAll):
         """Two chunks, or three without causality, for each of the padded length."""
         n_chunks = -(-length // self.chunk_len)
         return (2 if causal else 3) * self.chunk_len * n_chunks * self.chunk_len / length
+
+    def held(self, rows: Rows, heads: Heads) -> Held:
+        """Windows hold every key and value two or three times."""
+        w, m = heads.width(rows), self.chunk_len
+        window = 2 if heads.causal else 3
+        padded = -(-rows.length // m) * m
+        # Without causality the output with empty rows set to zero, and a mask where a token does not see itself.
+        masked = 0.0 if heads.causal else w
+        mask = rows.element_bytes * rows.batch * heads.n * padded * m * 3.0 * heads.share_qk * (not heads.causal)
+        return (3 + 2 * window) * w + masked + mask, (2 + 2 * window) * w + rows.tokens * heads.d_model
 
     def first(self, position: Any) -> Any:
         """Where the chunk before that of `position` begins."""
@@ -208,6 +238,18 @@ class ByHead:
         """What the parts of every set compute."""
         layouts = (its.layout(length, causal=causal, exclude_self=exclude_self) for its in self.sets)
         return fmean(layout.scores for layout in layouts) / length
+
+    def held(self, rows: Rows, heads: Heads) -> Held:
+        """Queries, keys, values, the output and its copy.
+
+        Backward one set of keys at a time: all of them in blocks, their gradients, and those of one part; queries that
+        lie in several blocks of a part's problem are copied.
+        """
+        w = heads.width(rows)
+        layouts = [its.layout(rows.length, causal=heads.causal, exclude_self=heads.share_qk) for its in self.sets]
+        copies = 3.5 if any(part.queries.copies for layout in layouts for part in layout.parts) else 0.0
+        masked = 0.0 if heads.causal else w
+        return (5 + heads.share_qk) * w + masked, 3 * w + (8 + copies) * w / len(self.sets)
 
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> SlotCache:
         """What the sets' later tokens may still see."""

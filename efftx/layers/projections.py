@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
+from efftx.layers.cost import Read, Rows, map_flops, read_whole
 from efftx.layers.initialize import glorot_
 
 
@@ -20,6 +21,13 @@ def split_heads(x_BLE: Tensor, n_heads: int) -> Tensor:
 def merge_heads(x_BHLd: Tensor) -> Tensor:
     """(B, H, L, d) -> (B, L, E), the heads one after the other."""
     return x_BHLd.transpose(1, 2).flatten(2)
+
+
+def projection_reads(project: nn.Module) -> list[Read]:
+    """What a token reads of projections, of those in front of attention and of that behind it, called `o`."""
+    parts = dict(project.named_children())
+    output = parts.pop("o", None)
+    return [read_whole("QKV", *parts.values()), read_whole("output", output)]
 
 
 class DenseQKV(nn.Module):
@@ -34,7 +42,7 @@ class DenseQKV(nn.Module):
         self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool, d_qk: int | None = None
     ) -> None:
         super().__init__()
-        self.n_heads, self.d_head = n_heads, d_head
+        self.n_heads, self.d_head, self.d_model = n_heads, d_head, d_model
         self.d_qk = d_head if d_qk is None else d_qk
         self.share_qk = share_qk
         width = n_heads * d_head
@@ -67,6 +75,18 @@ class DenseQKV(nn.Module):
         result: Tensor = self.o(merge_heads(o_BHLd))
         return result
 
+    def weight_reads(self) -> list[Read]:
+        """All, the output apart."""
+        return projection_reads(self)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token."""
+        return map_flops(self.children(), length)
+
+    def saved(self, rows: Rows) -> float:
+        """Bytes kept for the backward pass besides queries, keys, values and the heads' output: none."""
+        return 0.0
+
     def new_cache(self, batch: int, position: Position) -> None:
         """Nothing is kept from token to token."""
 
@@ -96,6 +116,18 @@ class DenseQuery(nn.Module):
     def forward(self, x_BLD: Tensor, cache: None = None) -> Tensor:
         """(B, L, d_model) -> (B, H, L, d_head)."""
         return split_heads(self.q(x_BLD), self.n_heads)
+
+    def weight_reads(self) -> list[Read]:
+        """All, the output apart."""
+        return projection_reads(self)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token."""
+        return map_flops(self.children(), length)
+
+    def saved(self, rows: Rows) -> float:
+        """Bytes kept for the backward pass besides the queries and the heads' output: none."""
+        return 0.0
 
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from math import sqrt
+from math import ceil, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
+from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.replay import Choose, Replay, choose
@@ -85,6 +86,49 @@ class SparseFF(nn.Module):
         own, n = dict(self.named_parameters()), self.config.N
         whole = {"c1", "c2", "c_bias", "b2"} | ({"w1", "b1"} if self.config.controller == "oracle" else set())
         return sum(p.numel() if name in whole else p.numel() // n for name, p in own.items())
+
+    def weight_reads(self) -> list[Read]:
+        """The controller, and of every block one unit's rows; the oracle reads all of W1."""
+        own, n = dict(self.named_parameters()), self.config.N
+        controller = [own[name] for name in ("c1", "c2", "c_bias") if name in own]
+        first = read_whole("feed-forward", self.w1, self.b1)
+        if self.config.controller != "oracle":
+            first = Read("feed-forward", first.weights // n, first.bytes // n)
+        second = Read("feed-forward", self.w2.numel() // n, self.w2.nbytes // n)
+        return [read_whole("controller", *controller), first, second, read_whole("feed-forward", self.b2)]
+
+    def cost(self, rows: Rows) -> Cost:
+        """As of the dense layer: training multiplies the whole matrices; and the controller's products.
+
+        Kept are two masks, the product and the hidden units, and the controller's inner numbers, or, where it is not
+        trained, the hidden units alone. Such a one is not differentiated, and runs again only for its probabilities.
+        """
+        config, (d_ff, d_model) = self.config, self.w1.shape
+        sliced, multiplies = is_sliced(self.chunk_len, rows.length), config.multiply_by_controller
+        work = {"feedforward": Work(rows.length * 4.0 * d_model * d_ff, 2.0 + sliced)}
+        rank, copies, n_weights = 0, 1, 2 * self.w1.numel()
+        if config.has_controller:
+            flops = rows.length * 2.0 * self.c1.shape[0] * (d_model + d_ff)
+            frozen = Work(flops, float(sliced)) if multiplies else Work(flops, 0.0, reversed=0.0)
+            work["feedforward_controller"] = Work(flops, 2.0 + sliced) if config.learns else frozen
+        if config.learns:
+            rank, copies = self.c1.shape[0], 4 + multiplies
+            n_weights += rank * (d_model + d_ff)
+        copies += 2 if self.dropout > 0 else 0
+        d, f = rows.tokens * d_model, rows.tokens * d_ff
+        kept = copies * f + rows.tokens * rank
+        choices = self._choice_bytes(rows)
+        if sliced:
+            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, kept, f, d, n_weights), choices)
+        return Cost(work, kept, d + f if self.dropout > 0 else 2 * f, choices)
+
+    def _choice_bytes(self, rows: Rows) -> int:
+        """The units, the random state after each choice, and the coin."""
+        n, n_blocks = self.config.N, self.w1.shape[0] // self.config.N
+        slices = ceil(rows.length / self.chunk_len) if is_sliced(self.chunk_len, rows.length) else 1
+        index_bytes = next(size for size in (1, 2, 4) if size == 4 or n <= 2 ** (8 * size - (size > 1)))
+        coin = 1 + RANDOM_STATE_BYTES if self.config.learns else 0
+        return RANDOM_STATE_BYTES * slices + coin + rows.batch * rows.length * n_blocks * index_bytes
 
     def output_matrices(self) -> list[Tensor]:
         """What writes to the residual stream."""

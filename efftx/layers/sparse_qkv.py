@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position, RecentInputs
+from efftx.layers.cost import Read, Rows, map_flops
 from efftx.layers.initialize import glorot_
 from efftx.layers.module_convolution import ModuleConvolution
 from efftx.layers.multiplicative import Multiplicative
-from efftx.layers.projections import merge_heads, split_heads
+from efftx.layers.projections import merge_heads, projection_reads, split_heads
 from efftx.layers.settings import SparseQKVConfig, check_sparse_qkv
-from efftx.layers.sparse_qkv_maps import last_matrix, make_convolution, make_map, make_output
+from efftx.layers.sparse_qkv_maps import LowRank, last_matrix, make_convolution, make_map, make_output
 
 
 class SparseQKV(nn.Module):
@@ -32,7 +33,7 @@ class SparseQKV(nn.Module):
     def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool) -> None:
         super().__init__()
         check_sparse_qkv(config, d_model, n_heads)
-        self.n_heads, self.d_head = n_heads, d_model // n_heads
+        self.n_heads, self.d_head, self.d_model = n_heads, d_model // n_heads, d_model
         self.d_qk = self.d_head
         self.share_qk = share_qk
         self.average_qk = config.average_qk
@@ -87,6 +88,25 @@ class SparseQKV(nn.Module):
             y_BLD = layer(y_BLD, **(kept(cache, "o", y_BLD) if isinstance(layer, ModuleConvolution) else {}))
         return y_BLD
 
+    def weight_reads(self) -> list[Read]:
+        """All, the output apart."""
+        return projection_reads(self)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token of rows of `length`: the shared layer, queries, keys, values and the output."""
+        return map_flops([*(layer for layer in self.children() if layer is not self.o), *self.o], length)
+
+    def saved(self, rows: Rows) -> float:
+        """Bytes kept for the backward pass besides queries, keys, values and the heads' output: the results between
+        layers, and the matrices of multiplicative layers, multiplied out.
+        """
+        d, matrix = rows.tokens * self.d_model, float(rows.element_bytes * self.d_model**2)
+        kept = sum(isinstance(layer, Multiplicative) for layer in self.modules()) * matrix
+        kept += sum(rows.tokens * layer.rank for layer in self.modules() if isinstance(layer, LowRank))
+        if self.multiplicative is not None:
+            kept += d + (2 * d if self.concat_input else 0)
+        return kept + d * (len(self.o) > 1)
+
     def new_cache(self, batch: int, position: Position) -> ConvolutionCache:
         """No inputs yet, of the convolutions of queries and keys, of values where theirs differ, and of the output."""
         of_qk = [m for m in self.children() if isinstance(m, ModuleConvolution)]
@@ -123,6 +143,19 @@ class SparseQuery(nn.Module):
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model): the heads one after the other."""
         return merge_heads(o_BHLd)
+
+    def weight_reads(self) -> list[Read]:
+        """All, the output apart."""
+        return projection_reads(self)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token of rows of `length`."""
+        return map_flops(self.children(), length)
+
+    def saved(self, rows: Rows) -> float:
+        """Bytes kept for the backward pass besides the queries: the shared layer's result and its whole matrix."""
+        d_model = self.multiplicative.d_out
+        return rows.tokens * d_model + float(rows.element_bytes * d_model**2)
 
     def new_cache(self, batch: int, position: Position) -> ConvolutionCache:
         """No inputs yet."""

@@ -36,12 +36,17 @@ class Modular(nn.Module):
         x_BLSm = x_BLD.unflatten(-1, (self.weight.shape[0], -1))
         return torch.einsum("blsm,smn->blsn", x_BLSm, self.weight).flatten(2) + self.bias
 
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token."""
+        return 2.0 * self.weight.numel()
+
 
 class LowRank(nn.Module):
     """Two dense layers with nothing between them (authors' LowRankDense)."""
 
     def __init__(self, d_model: int, rank: int) -> None:
         super().__init__()
+        self.rank = rank
         self.down = nn.Linear(d_model, rank)
         self.up = nn.Linear(rank, d_model)
 
@@ -54,6 +59,10 @@ class LowRank(nn.Module):
         """(.., S m) -> (.., S m)."""
         y: Tensor = self.up(self.down(x_BLD))
         return y
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token."""
+        return 2.0 * (self.down.weight.numel() + self.up.weight.numel())
 
 
 def last_matrix(layer: nn.Module) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position
+from efftx.layers.cost import Cost, Read, Rows, Work, read_whole
 from efftx.layers.initialize import glorot_
 from efftx.layers.settings import SRUConfig
 from efftx.ops.replay import Replay
@@ -71,6 +72,16 @@ class SRUBranch(nn.Module):
                 cache.keep(i, c_BLd)
         result: Tensor = self.out(x)
         return result
+
+    def weight_reads(self) -> list[Read]:
+        """All."""
+        return [read_whole("SRU", self)]
+
+    def cost(self, rows: Rows) -> Cost:
+        """Of each layer its input, gates (three, their sigmoids and complements), state and output; and its norm."""
+        d_model, d, n = self.into.in_features, self.into.out_features, len(self.layers)
+        work = {"sru": Work(rows.length * (4.0 * d_model * d + n * 6.0 * d * d))}
+        return Cost(work, rows.tokens * (d_model + 12 * n * d))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> SRUCache:
         """States of zero."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.cache import Cache, Position
+from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, cost_of, read_whole, reads_of
 from efftx.ops.replay import Replay
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
 
@@ -102,6 +103,25 @@ class Branch(nn.Module):
             return y
         return y + (self.beside(x_BLD) if cache is None else self.beside(x_BLD, cache=cache.beside))
 
+    def weight_reads(self) -> list[Read]:
+        """The norm, and what the core and the layer beside it state."""
+        beside = [] if self.beside is None else reads_of(self.beside)
+        return [read_whole("everything else", self.norm), *reads_of(self.core), *beside]
+
+    def cost(self, rows: Rows) -> Cost:
+        """The core's and that of what stands beside it; the norm, dropout's mask, and a random state to run it again.
+
+        Where dropout or a second term follows, all of the core is needed for the gradients, its output too.
+        """
+        core = cost_of(self.core, rows)
+        beside = Cost() if self.beside is None else cost_of(self.beside, rows)
+        work = {**core.work, **beside.work}
+        if self.dropout or self.beside is not None:
+            work = {name: replace(each, last=0.0) for name, each in work.items()}
+        d = rows.tokens * self.norm.normalized_shape[0]
+        saved = d + (d if self.dropout else 0) + core.saved + beside.saved
+        return Cost(work, saved, core.backward + beside.backward, RANDOM_STATE_BYTES + core.choices + beside.choices)
+
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> BranchCache:
         """Empty caches for `capacity` tokens a row."""
         layers: list[Any] = [layer for layer in (self.core, self.beside) if layer is not None]
@@ -150,6 +170,10 @@ class Block(nn.Module):
             y = streams[0] + branch(streams[-1], replay, context, cache)
             streams = (y,) if len(streams) == 1 else (streams[1], y)
         return streams
+
+    def weight_reads(self) -> list[Read]:
+        """What one token of one row reads of all branches."""
+        return [read for branch in self.branches() for read in branch.weight_reads()]
 
     def branches(self) -> list[Branch]:
         """The branches in their order."""

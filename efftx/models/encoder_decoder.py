@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from efftx.layers.cost import Cost, Rows
 from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
 from efftx.models.embedding import TokenEmbedding, coupled_starts, embed, shift_right
 from efftx.models.lm_head import LMHead
@@ -36,6 +37,10 @@ class Junction(Protocol):
         """The token ids at the positions of the decoder's stream."""
         ...
 
+    def cost(self, rows: Rows) -> Cost:
+        """Of the encoder's rows, on their way to the decoder."""
+        ...
+
 
 class CrossAttended(nn.Module):
     """Cross-attention: every block of the decoder attends to the normalised mean of the encoder's streams."""
@@ -61,6 +66,10 @@ class CrossAttended(nn.Module):
     def ids(self, token_BL: Tensor, inputs_BE: Tensor, is_token_BE: Tensor) -> Tensor:
         """The decoder's own."""
         return token_BL
+
+    def cost(self, rows: Rows) -> Cost:
+        """The memory, its norm's input, and its gradient."""
+        return Cost(saved=3 * rows.tokens * self.norm.normalized_shape[0])
 
 
 class EncoderDecoder(nn.Module):

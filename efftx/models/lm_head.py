@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efftx.layers.cost import Cost, Rows, Work, is_sliced
 from efftx.layers.initialize import glorot_
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
 from efftx.models.block import LAYER_NORM_EPS
@@ -35,7 +36,7 @@ class LMHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.linear = SparseLoss(sparse_loss, width, vocab_size) if sparse_loss.S else nn.Linear(width, vocab_size)
-        self.dropout = dropout
+        self.vocab_size, self.dropout = vocab_size, dropout
         if tied_to is not None:
             self.linear.weight = tied_to.weight
         self.tied, self.zero = tied_to is not None, zero
@@ -73,6 +74,22 @@ class LMHead(nn.Module):
 
             found = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
         return (found[0], found[1]) if hits else (found[0], None)
+
+    def logits_bytes(self, rows: Rows, chunk_len: int = 0) -> int:
+        """Bytes of the logits that exist at one time: of all positions, or of one slice of the loss."""
+        at_a_time = chunk_len if is_sliced(chunk_len, rows.length) else rows.length
+        return rows.element_bytes * rows.batch * at_a_time * self.vocab_size
+
+    def cost(self, rows: Rows, chunk_len: int = 0) -> Cost:
+        """The product, or the sparse layer's factors multiplied out, and the losses; slices of them are run again."""
+        d = self.norm.normalized_shape[0]
+        sliced = is_sliced(chunk_len, rows.length)
+        work = {"head": Work(rows.length * 2.0 * d * self.vocab_size, 2.0 + sliced)}
+        width, logits = rows.tokens * d, float(self.logits_bytes(rows, chunk_len))
+        matrix = float(rows.element_bytes * d * self.vocab_size) if isinstance(self.linear, SparseLoss) else 0.0
+        if sliced:
+            return Cost(work, 0.0, width * (2 + 3 * chunk_len / rows.length) + 3 * logits + 3 * matrix)
+        return Cost(work, width * (2 if self.dropout > 0 else 1) + logits + matrix, 2.0 * logits)
 
 
 def _losses(logits_BLV: Tensor, targets_BL: Tensor, hits: bool) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.cost import Cost, Rows, Work, linear_flops
 from efftx.layers.initialize import glorot_
 from efftx.models.block import LAYER_NORM_EPS, Context
 from efftx.models.streams import ReversibleConfig, Streams, merge, split
@@ -39,6 +40,10 @@ class Concatenated(nn.Module):
         if self.bridge is None or self.norm is None:
             return encoded
         return split(self.norm(self.bridge(merge(encoded))), self.reversible)
+
+    def cost(self, rows: Rows) -> Cost:
+        """The layer between the encoder's streams and the decoder's, where they are merged."""
+        return Cost() if self.bridge is None else Cost({"junction": Work(rows.length * linear_flops(self.bridge))})
 
     def enter(self, x_BLD: Tensor, encoded: Streams, is_token_BE: Tensor) -> tuple[Streams, Context]:
         """The joined streams (B, E + L, d_model), and in the context that what follows a row's last token is padding.

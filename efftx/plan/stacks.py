@@ -1,28 +1,34 @@
-"""The stacks of a configuration as lists of branches, each with the length it runs at.
-
-Every count of a plan is a sum over these branches.
-"""
+"""The stacks of a model as lists of what their branches cost, each at the length it runs at."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+from efftx.config.hash import device_kind
 from efftx.config.schema import Config
-from efftx.models.build import d_ff_of, layers_of_kind, n_encoder_layers
-from efftx.plan.attention import AttentionShape, shape_of_cross_attention, shape_of_layer
+from efftx.layers.cost import Cost, Rows
+from efftx.models.build import build_on_meta, d_ff_of
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`blocks` hold the attention layers of each block; a feed-forward layer follows them. `length` tokens a row."""
+    """`blocks` hold what the branches of each block cost, in their order, for `rows`."""
 
-    length: int
-    blocks: tuple[tuple[AttentionShape, ...], ...]
+    rows: Rows
+    blocks: list[list[Cost]]
 
 
-def resolved(config: Config, vocab_size: int) -> Config:
-    """The config with the d_ff that its `d_ff_rule` gives."""
-    return replace(config, d_ff=d_ff_of(config, vocab_size), d_ff_rule="given")
+def meta_model(config: Config, vocab_size: int) -> Any:
+    """The model on the meta device: its shapes are all that a plan reads."""
+    return build_on_meta(replace(config, d_ff=d_ff_of(config, vocab_size), d_ff_rule="given"), vocab_size)
+
+
+def rows_of(config: Config, length: int) -> Rows:
+    """The micro-batch that a stack of `length` tokens a row trains on."""
+    # Under autocast the streams, norms and losses stay in float32; the estimate takes all of it for that.
+    element_bytes = 8 if config.dtype == "float64" else 4
+    return Rows(config.training.batch_size, length, input_length(config), element_bytes, device_kind(config.device))
 
 
 def input_length(config: Config) -> int:
@@ -35,21 +41,27 @@ def tokens_of_row(config: Config) -> int:
     return config.target_length + input_length(config)
 
 
-def stacks(config: Config) -> list[Stack]:
+def stacks(model: Any, config: Config) -> list[Stack]:
     """The encoder, where there is one, and the decoder."""
-    length = config.decoder_length
-    n = config.attention_per_block
-    layers = [shape_of_layer(config, kind, length, index) for kind, index in layers_of_kind(config, config.n_layers, n)]
-    blocks = [layers[i : i + n] for i in range(0, len(layers), n)]
-    if config.stack == "encoder_decoder":
-        for block in blocks:
-            block.append(shape_of_cross_attention(config, length, input_length(config)))
-    found = [Stack(length, tuple(tuple(block) for block in blocks))]
+    found = [_stack(model.blocks, rows_of(config, config.decoder_length))]
     if config.stack == "decoder":
         return found
-    inputs = input_length(config)
-    encoder = tuple(
-        (shape_of_layer(config, kind, inputs, index, causal=False),)
-        for kind, index in layers_of_kind(config, n_encoder_layers(config))
-    )
-    return [Stack(inputs, encoder), *found]
+    return [_stack(model.encoder_blocks, rows_of(config, config.data.length)), *found]
+
+
+def junction(model: Any, config: Config) -> Cost:
+    """What brings the encoder's rows to the decoder; nothing where there is no encoder."""
+    if config.stack == "decoder":
+        return Cost()
+    cost: Cost = model.junction.cost(rows_of(config, config.data.length))
+    return cost
+
+
+def head(model: Any, config: Config) -> Cost:
+    """The layer to the vocabulary and the losses."""
+    cost: Cost = model.head.cost(rows_of(config, config.target_length), config.chunking.loss)
+    return cost
+
+
+def _stack(blocks: Any, rows: Rows) -> Stack:
+    return Stack(rows, [[branch.cost(rows) for branch in block.branches()] for block in blocks])

@@ -15,8 +15,8 @@ from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import case_named
 from efftx.bench.decode_weights import MARGIN, make_weights
 from efftx.cli import main
-from efftx.decoding.reads import Read
 from efftx.errors import UserError
+from efftx.layers.cost import Read
 from efftx.native.library import kernels
 from tests.bench.runs import SMALL_CACHE, decoded, printed
 

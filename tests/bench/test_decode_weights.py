@@ -14,7 +14,6 @@ from efftx.bench.decode_cases import Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, make_weights
 from efftx.decoding.int8 import Int8SparseFF
 from efftx.decoding.programs import DecodingBlock
-from efftx.decoding.reads import reads
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 from tests.bench.runs import SMALL_CACHE, decoded
@@ -161,7 +160,7 @@ def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
     assert len({branch.norm.weight.data_ptr() for branch in branches}) == 2 * len(ring)
     assert len({norm.weight.data_ptr() for norm, _ in weights.heads}) == len(weights.heads)
 
-    per_block = sum(FLOAT * read.weights for branch in branches[:2] for read in reads(branch))
+    per_block = sum(FLOAT * read.weights for branch in branches[:2] for read in branch.weight_reads())
     read_so_far = [0]
     last: dict[int, int] = {}
     distances: list[int] = []

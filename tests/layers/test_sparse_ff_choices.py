@@ -11,7 +11,6 @@ from torch import Tensor
 
 from efftx.config.compose import compose
 from efftx.decoding.int8 import Int8SparseFF
-from efftx.decoding.reads import reads
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.embedding import shift_right
@@ -285,6 +284,6 @@ def test_a_step_reads_the_controller_and_one_row_a_block_and_the_oracle_all_of_t
         "token": rows + n_rows,
     }
     for kind, n_weights in expected.items():
-        found = reads(layer(N, width, 48, dtype=torch.float32, **STEPS[kind]))
+        found = layer(N, width, 48, dtype=torch.float32, **STEPS[kind]).weight_reads()
         assert sum(read.weights for read in found) == n_weights, kind
         assert sum(read.bytes for read in found) == 4 * n_weights, kind
