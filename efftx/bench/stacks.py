@@ -18,8 +18,8 @@ from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
-from efftx.models.streams import Replays
-from efftx.ops.replay import Replay
+from efftx.models.streams import RecomputeStates
+from efftx.ops.recompute_state import RecomputeState
 from efftx.optim.optimizers import make_optimizer
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
@@ -147,19 +147,19 @@ def peak_of_step(config: Config, device: torch.device, vocab_size: int = VOCAB_S
     Peak of live tensor bytes without parameters, gradients and replay state; optimiser state is not there yet.
     """
     model, batch = model_and_batch(config, device, vocab_size)
-    replays = _replays(model) if config.reversible.enabled else {}
+    states = _states(model) if config.reversible.enabled else {}
     with MemoryTracker() as live:
-        _loss(model, batch, replays).backward()
+        _loss(model, batch, states).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    kept = [replay for blocks in replays.values() for block in blocks for replay in block]
-    choices = [choice for replay in kept for choice in replay.choices.values()]
+    kept = [state for blocks in states.values() for block in blocks for state in block]
+    choices = [choice for state in kept for choice in state.choices.values()]
     peak = live.peak_bytes(excluding=[*gradients, *choices])
-    return peak, sum(replay.replay_bytes() for replay in kept)
+    return peak, sum(state.nbytes() for state in kept)
 
 
 def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, Any]:
     with exclusive():  # so as not to disturb a timing
-        peak, replay = peak_of_step(config, device)
+        peak, kept_bytes = peak_of_step(config, device)
     return {
         "name": name,
         "peer": False,
@@ -170,7 +170,7 @@ def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, An
         "seconds": None,
         "bound_seconds": None,
         "peak_bytes": peak,
-        "replay_bytes": replay,
+        "replay_bytes": kept_bytes,
         "planned_bytes": activation_bytes(config, VOCAB_SIZE),
         "reversible": config.reversible.enabled,
     }
@@ -245,16 +245,16 @@ def model_and_batch(config: Config, device: torch.device, vocab_size: int) -> tu
     return build_model(config, vocab_size, device).train(), batch
 
 
-def _replays(model: Model) -> dict[str, Replays]:
-    """One replay for every branch of every block, under the names that the model's loss takes them by."""
-    stacks = {"replays": model.blocks}
+def _states(model: Model) -> dict[str, RecomputeStates]:
+    """One state for every branch of every block, under the names that the model's loss takes them by."""
+    stacks = {"states": model.blocks}
     if isinstance(model, EncoderDecoder):
-        stacks["encoder_replays"] = model.encoder_blocks
-    return {name: [[Replay() for _ in block.children()] for block in blocks] for name, blocks in stacks.items()}
+        stacks["encoder_states"] = model.encoder_blocks
+    return {name: [[RecomputeState() for _ in block.children()] for block in blocks] for name, blocks in stacks.items()}
 
 
-def _loss(model: nn.Module, batch: tuple[Tensor, ...], replays: dict[str, Replays]) -> Tensor:
-    nll_BL: Tensor = model(*batch, losses=True, **replays)[0]
+def _loss(model: nn.Module, batch: tuple[Tensor, ...], states: dict[str, RecomputeStates]) -> Tensor:
+    nll_BL: Tensor = model(*batch, losses=True, **states)[0]
     return nll_BL.mean()
 
 

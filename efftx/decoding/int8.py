@@ -77,7 +77,7 @@ class Int8SparseFF(nn.Module):
         """Reads the rows of `other`, which are alike, in place of its own."""
         self.w1, self.scale, self.w2 = other.w1, other.scale, other.w2
 
-    def forward(self, x_B1D: Tensor, replay: None = None, token_B1: Tensor | None = None) -> Tensor:
+    def forward(self, x_B1D: Tensor, state: None = None, token_B1: Tensor | None = None) -> Tensor:
         """(B, 1, d_model) -> (B, 1, d_model)."""
         x_BD, n, (n_units, d_model) = x_B1D.squeeze(1), self.config.N, self.w1.shape
         plan = shared_plan(len(x_BD), n_units // n, d_model, n, x_BD.device)

@@ -37,7 +37,7 @@ def controller_statistics(
     generator = torch.Generator(device).manual_seed(NOISE_SEED)
     agreeing = largest = choices = dead = units = 0.0
 
-    def look(name: str, layer: SparseFF, x_BKD: Tensor, replay: object = None, ids_BK: Tensor | None = None) -> None:
+    def look(name: str, layer: SparseFF, x_BKD: Tensor, state: object = None, ids_BK: Tensor | None = None) -> None:
         nonlocal agreeing, largest, choices, dead, units
         quiet_BKG, noisy_BKG = layer.choices(x_BKD, generator, ids_BK)
         is_token_BK = _is_token(name, x_BKD.shape[1], tokens_BL, weights_BL, inputs_BE)

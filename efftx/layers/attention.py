@@ -16,7 +16,7 @@ from efftx.layers.patterns import Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import unit_key
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 
 
 class SoftmaxAttention(nn.Module):
@@ -42,7 +42,7 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        replay: Replay | None = None,
+        state: RecomputeState | None = None,
         key_mask_BL: Tensor | None = None,
         cache: AttentionCache | None = None,
     ) -> Tensor:

@@ -13,7 +13,7 @@ from efftx.layers.cost import Cost, Read, Rows, Work, is_sliced, linear_flops, r
 from efftx.layers.initialize import glorot_
 from efftx.ops.chunking import chunked
 from efftx.ops.gelu import gelu_sigmoid
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -54,8 +54,8 @@ class FeedForward(nn.Module):
         self.layers = _TwoLayers(d_model, d_ff, activation, dropout)
         self.chunk_len = chunk_len
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model); makes no discrete choice, so that `replay` is not used."""
+    def forward(self, x_BLD: Tensor, state: RecomputeState | None = None) -> Tensor:
+        """(B, L, d_model) -> (B, L, d_model); makes no discrete choice, so that `state` is not used."""
         if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
             out: Tensor = self.layers(x_BLD)
             return out

@@ -26,7 +26,7 @@ from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
 from efftx.ops.lsh_runs import tile_scores
-from efftx.ops.replay import Replay, choose
+from efftx.ops.recompute_state import RecomputeState, choose
 
 _HASHED_AT_ONCE = 4096
 _BUCKET_BYTES, _PLACE_BYTES, _CODE_BYTES = 8, 4, 2
@@ -65,11 +65,11 @@ class LSHAttention(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        replay: Replay | None = None,
+        state: RecomputeState | None = None,
         key_mask_BL: Tensor | None = None,
         cache: AttentionCache | LSHCache | None = None,
     ) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model). `replay` keeps the buckets: a second call hashes nothing.
+        """(B, L, d_model) -> (B, L, d_model). `state` keeps the buckets: a second call hashes nothing.
 
         `key_mask_BL` is True on real tokens; padding stands at the end, and is sorted into a bucket of its own. With
         `cache` it is a prompt, or one token a row, which attends to the last 2 chunk_len tokens of its bucket in every
@@ -88,7 +88,7 @@ class LSHAttention(nn.Module):
         # On a GPU the answer would have to be waited for.
         if key_mask_BL is not None and key_mask_BL.device.type == "cpu" and bool(key_mask_BL.all()):
             key_mask_BL = None
-        bucket = choose(replay, "buckets", lambda: self._hash(qk.detach(), n_buckets))
+        bucket = choose(state, "buckets", lambda: self._hash(qk.detach(), n_buckets))
         keep_places = self.config.padding_in_chunks
         return self.project.output(self.attend_in_buckets(qk, v, bucket, n_buckets, key_mask_BL, keep_places))
 

@@ -14,7 +14,7 @@ from efftx.layers.cache import Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.ops.chunking import chunked_with_choices
-from efftx.ops.replay import Choose, Replay, choose
+from efftx.ops.recompute_state import Choose, RecomputeState, choose
 from efftx.ops.selected_rows import shared_plan
 from efftx.ops.sparse_ff import (
     choose_units,
@@ -134,25 +134,25 @@ class SparseFF(nn.Module):
         """What writes to the residual stream."""
         return [self.w2]
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None, token_BL: Tensor | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, state: RecomputeState | None = None, token_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model); `token_BL` are the tokens at these positions, for their hash.
 
-        One token a row, outside training, reads only its chosen rows of W1 (but for the oracle) and W2. `replay` keeps
+        One token a row, outside training, reads only its chosen rows of W1 (but for the oracle) and W2. `state` keeps
         the coin as "hard" and the chosen units as "units" (B, L, d_ff / N), or "i.units" of slice i.
         """
-        if x_BLD.shape[1] == 1 and replay is None and not self.training and not torch.is_grad_enabled():
+        if x_BLD.shape[1] == 1 and state is None and not self.training and not torch.is_grad_enabled():
             return self._step(x_BLD, token_BL)
         tosses = self.training and self.config.learns
-        hard = choose(replay, "hard", partial(self._toss, x_BLD.device)) if tosses else None
+        hard = choose(state, "hard", partial(self._toss, x_BLD.device)) if tosses else None
         parameters = dict(self.named_parameters())
         read = (x_BLD, _given(token_BL)) if self.config.reads_ids else (x_BLD,)
         if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
-            return self._run(parameters, partial(choose, replay), hard, *read)
+            return self._run(parameters, partial(choose, state), hard, *read)
 
         def one_slice(own: Mapping[str, Tensor], make_choice: Choose, *read: Tensor) -> tuple[Tensor, ...]:
             return (self._run(own, make_choice, hard, *read),)
 
-        return chunked_with_choices(one_slice, parameters, read, self.chunk_len, replay)[0]
+        return chunked_with_choices(one_slice, parameters, read, self.chunk_len, state)[0]
 
     @torch.no_grad()
     def choices(

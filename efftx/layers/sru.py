@@ -12,7 +12,7 @@ from efftx.layers.cache import Cache, Position
 from efftx.layers.cost import Cost, Read, Rows, Work, read_whole
 from efftx.layers.initialize import glorot_
 from efftx.layers.settings import SRUConfig
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sru import sru
 
 LAYER_NORM_EPS = 1e-6
@@ -60,10 +60,10 @@ class SRUBranch(nn.Module):
         """What writes to the residual stream."""
         return [self.out.weight]
 
-    def forward(self, x_BLD: Tensor, replay: Replay | None = None, cache: SRUCache | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, state: RecomputeState | None = None, cache: SRUCache | None = None) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model), from the states in `cache` on where it is given.
 
-        It makes no discrete choice, so that `replay` is not used.
+        It makes no discrete choice, so that `state` is not used.
         """
         x = self.into(self.norm(x_BLD))
         for i, layer in enumerate(self.layers):

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from efftx.layers.cache import Cache, Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, cost_of, read_whole, reads_of
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
 
 LAYER_NORM_EPS = 1e-6
@@ -38,28 +38,28 @@ class Context:
 
 ALONE = Context()
 Reads = Callable[..., Tensor]
-"""What a branch gives its core: core, its own stream, replay, context, and `cache=` where the core keeps something."""
+"""What a branch gives its core: core, its own stream, state, context, and `cache=` where the core keeps something."""
 
 
-def reads_tokens(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
+def reads_tokens(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
     """A position-wise or recurrent core: its own stream."""
-    y: Tensor = core(x, replay, **cache)
+    y: Tensor = core(x, state, **cache)
     return y
 
 
-def reads_ids(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
+def reads_ids(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
     """A position-wise core that chooses by the token: its own stream, and the token ids."""
-    y: Tensor = core(x, replay, context.token_BL, **cache)
+    y: Tensor = core(x, state, context.token_BL, **cache)
     return y
 
 
-def reads_keys(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
+def reads_keys(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
     """Self-attention: its own stream, and which of its tokens are real."""
-    y: Tensor = core(x, replay, context.key_mask_BL, **cache)
+    y: Tensor = core(x, state, context.key_mask_BL, **cache)
     return y
 
 
-def reads_memory(core: nn.Module, x: Tensor, replay: Replay | None, context: Context, **cache: Cache) -> Tensor:
+def reads_memory(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
     """Cross-attention: its own stream, and the encoder's output."""
     y: Tensor = core(x, context.memory_BED, context.memory_mask_BE, **cache)
     return y
@@ -92,13 +92,13 @@ class Branch(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        replay: Replay | None = None,
+        state: RecomputeState | None = None,
         context: Context = ALONE,
         cache: BranchCache | None = None,
     ) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model); with `cache` a prompt, or one token a row."""
         kept = {} if cache is None or cache.core is None else {"cache": cache.core}
-        y = F.dropout(self.reads(self.core, self.norm(x_BLD), replay, context, **kept), self.dropout, self.training)
+        y = F.dropout(self.reads(self.core, self.norm(x_BLD), state, context, **kept), self.dropout, self.training)
         if self.beside is None:
             return y
         return y + (self.beside(x_BLD) if cache is None else self.beside(x_BLD, cache=cache.beside))
@@ -154,20 +154,20 @@ class Block(nn.Module):
         streams: tuple[Tensor, ...],
         context: Context = ALONE,
         tape: Tape | None = None,
-        replays: Sequence[Replay] | None = None,
+        states: Sequence[RecomputeState] | None = None,
         caches: Sequence[BranchCache] | None = None,
     ) -> tuple[Tensor, ...]:
         """One stream (B, L, d_model) in, one out; or two, in training with the `tape` of a reversible pass.
 
-        `replays`: one for each branch, where choices are given from outside; `caches` likewise, in decoding.
+        `states`: one for each branch, where choices are given from outside; `caches` likewise, in decoding.
         """
         branches = self.branches()
         if tape is not None:
             a, b = streams
-            return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, replays)
+            return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, states)
         for i, branch in enumerate(branches):
-            replay, cache = (None if given is None else given[i] for given in (replays, caches))
-            y = streams[0] + branch(streams[-1], replay, context, cache)
+            state, cache = (None if given is None else given[i] for given in (states, caches))
+            y = streams[0] + branch(streams[-1], state, context, cache)
             streams = (y,) if len(streams) == 1 else (streams[1], y)
         return streams
 
@@ -213,9 +213,9 @@ def _as_sublayer(branch: Branch, context: Context) -> tuple[SubLayer, Mapping[st
     return partial(_call, branch, without_memory), {**tensors, MEMORY: context.memory_BED}
 
 
-def _call(branch: Branch, context: Context, tensors: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+def _call(branch: Branch, context: Context, tensors: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
     parameters = dict(tensors)
     if MEMORY in parameters:
         context = replace(context, memory_BED=parameters.pop(MEMORY))
-    y: Tensor = functional_call(branch, parameters, (x, replay, context))
+    y: Tensor = functional_call(branch, parameters, (x, state, context))
     return y

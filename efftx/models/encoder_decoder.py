@@ -12,7 +12,7 @@ from efftx.layers.cost import Cost, Rows
 from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
 from efftx.models.embedding import TokenEmbedding, coupled_starts, embed, shift_right
 from efftx.models.lm_head import LMHead
-from efftx.models.streams import Replays, ReversibleConfig, Streams, merge, run_blocks, split
+from efftx.models.streams import RecomputeStates, ReversibleConfig, Streams, merge, run_blocks, split
 
 PADDING = 0
 """The token that fills an encoder's row after its end; nothing attends to it."""
@@ -105,31 +105,33 @@ class EncoderDecoder(nn.Module):
         self.loss_chunk_len = loss_chunk_len
         self.reads_ids = any_reads_ids((*encoder_blocks, *blocks))
 
-    def encode(self, inputs_BE: Tensor, *, replays: Replays | None = None, start_B1: Tensor | None = None) -> Streams:
+    def encode(
+        self, inputs_BE: Tensor, *, states: RecomputeStates | None = None, start_B1: Tensor | None = None
+    ) -> Streams:
         """What the decoder reads of padded token ids (B, E); coupled positions count from `start_B1`."""
         x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0, start_B1)
         context = Context(key_mask_BL=inputs_BE != PADDING, token_BL=inputs_BE if self.reads_ids else None)
-        return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, replays))
+        return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, states))
 
     def hidden(
         self,
         tokens_BL: Tensor,
         inputs_BE: Tensor,
         *,
-        replays: Replays | None = None,
-        encoder_replays: Replays | None = None,
+        states: RecomputeStates | None = None,
+        encoder_states: RecomputeStates | None = None,
     ) -> Tensor:
         """What the head reads for each target token, (B, L, d_model) or 2 d_model wide.
 
-        `replays`, `encoder_replays`: for every block one for each branch, where choices are given from outside.
+        `states`, `encoder_states`: for every block one for each branch, where choices are given from outside.
         """
         start_B1 = coupled_starts(self.positions, inputs_BE, tokens_BL)
-        encoded = self.encode(inputs_BE, replays=encoder_replays, start_B1=start_B1)
+        encoded = self.encode(inputs_BE, states=encoder_states, start_B1=start_B1)
         token_BL = shift_right(tokens_BL)
         x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0, start_B1)
         is_token = inputs_BE != PADDING
         streams, context = self.enter(x, token_BL, encoded, inputs_BE)
-        streams = run_blocks(self.blocks, streams, context, replays)
+        streams = run_blocks(self.blocks, streams, context, states)
         return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
 
     def enter(self, x_BLD: Tensor, token_BL: Tensor, encoded: Streams, inputs_BE: Tensor) -> tuple[Streams, Context]:
@@ -147,11 +149,11 @@ class EncoderDecoder(nn.Module):
         *,
         losses: bool = False,
         hits: bool = True,
-        **held: Replays | None,
+        **held: RecomputeStates | None,
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Logits (B, L, vocabulary) for target tokens (B, L) given the encoder's tokens (B, E), 0 where padded.
 
-        With `losses` the losses and, with `hits`, the hits of a decoder's. `held` are `hidden`'s replays.
+        With `losses` the losses and, with `hits`, the hits of a decoder's. `held` are `hidden`'s states.
         """
         h = self.hidden(tokens_BL, inputs_BE, **held)
         if losses:

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from efftx.layers.settings import ReversibleConfig
 from efftx.models.block import BranchCache, Context
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import Tape
 
 Streams = tuple[Tensor, ...]
 """One residual stream (B, L, d_model), or the two of a reversible stack."""
-Replays = Sequence[Sequence[Replay]]
-"""For every block of a stack one replay for each of its branches."""
+RecomputeStates = Sequence[Sequence[RecomputeState]]
+"""For every block of a stack one state for each of its branches."""
 
 
 def run_blocks(
     blocks: Iterable[nn.Module],
     streams: Streams,
     context: Context,
-    replays: Replays | None = None,
+    states: RecomputeStates | None = None,
     caches: Sequence[Sequence[BranchCache]] | None = None,
 ) -> Streams:
     """The streams, (B, L, d_model) each, after all blocks; two run reversibly, on a tape of their own.
@@ -29,8 +29,8 @@ def run_blocks(
     """
     tape = Tape() if len(streams) == 2 and caches is None else None
     for i, block in enumerate(blocks):
-        replay, kept = (None if given is None else given[i] for given in (replays, caches))
-        streams = block(streams, context, tape, replay, kept)
+        state, kept = (None if given is None else given[i] for given in (states, caches))
+        streams = block(streams, context, tape, state, kept)
     return streams
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efftx.ops.replay import Choose, Replay, autocast_of, choose
+from efftx.ops.recompute_state import Choose, RecomputeState, autocast_of, choose
 
 PositionWise = Callable[..., tuple[Tensor, ...]]
 """A function of explicit parameters that treats every position alike: (parameters by name, *slices) -> tensors."""
@@ -26,7 +26,7 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any,
         function: ChoosingPositionWise,
-        outer: Replay | None,
+        outer: RecomputeState | None,
         names: tuple[str, ...],
         chunk_len: int,
         n_inputs: int,
@@ -34,12 +34,12 @@ class _Chunked(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs, parameters = tensors[:n_inputs], dict(zip(names, tensors[n_inputs:], strict=True))
         ctx.function, ctx.names, ctx.chunk_len, ctx.n_inputs = function, names, chunk_len, n_inputs
-        ctx.replay = Replay()
+        ctx.state = RecomputeState()
         ctx.autocast = autocast_of(inputs[0])
         ctx.save_for_backward(*tensors)
-        with ctx.replay.random_state(inputs[0].device):
+        with ctx.state.random_state(inputs[0].device):
             slices = zip(*(x.split(chunk_len, dim=1) for x in inputs), strict=True)
-            parts = [function(parameters, _choose_in(i, ctx.replay, outer), *xs) for i, xs in enumerate(slices)]
+            parts = [function(parameters, _choose_in(i, ctx.state, outer), *xs) for i, xs in enumerate(slices)]
         outputs = tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
         return outputs
@@ -55,14 +55,14 @@ class _Chunked(torch.autograd.Function):
         input_needs = ctx.needs_input_grad[5 : 5 + ctx.n_inputs]
         input_grads: list[list[Tensor]] = [[] for _ in inputs]
         sums: list[Tensor | None] = [None] * len(leaves)
-        with ctx.replay.random_state(inputs[0].device):
+        with ctx.state.random_state(inputs[0].device):
             slices = zip(*(x.split(ctx.chunk_len, dim=1) for x in inputs), strict=True)
             slice_grads = zip(*(g.split(ctx.chunk_len, dim=1) for g in grad_outputs), strict=True)
             for i, (xs, gs) in enumerate(zip(slices, slice_grads, strict=True)):
                 with torch.enable_grad(), ctx.autocast():
                     read = tuple(x.detach().requires_grad_(need) for x, need in zip(xs, input_needs, strict=True))
                     own = dict(zip(ctx.names, leaves, strict=True))
-                    ys = ctx.function(own, _choose_in(i, ctx.replay, None), *read)
+                    ys = ctx.function(own, _choose_in(i, ctx.state, None), *read)
                     pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]
                     wanted = [t for t in (*read, *leaves) if t.requires_grad]
                     found = iter(
@@ -100,21 +100,21 @@ def chunked_with_choices(
     parameters: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
     chunk_len: int,
-    replay: Replay | None,
+    state: RecomputeState | None,
 ) -> tuple[Tensor, ...]:
     """`chunked` for a function that makes discrete choices, `function(parameters, choose, *slices)`.
 
-    What slice i chooses under a name is played back in the backward pass, and it is kept in `replay`, as "i.name", for
+    What slice i chooses under a name is played back in the backward pass, and it is kept in `state`, as "i.name", for
     another run of the whole: in a reversible block every slice runs three times and chooses once.
     """
     if chunk_len < 1:
         raise ValueError(f"A slice holds at least one position, not {chunk_len}.")
     tensors = (*inputs, *parameters.values())
-    return _Chunked.apply(function, replay, tuple(parameters), chunk_len, len(inputs), *tensors)
+    return _Chunked.apply(function, state, tuple(parameters), chunk_len, len(inputs), *tensors)
 
 
-def _choose_in(i: int, own: Replay, outer: Replay | None) -> Choose:
-    """Choices of slice i, made through both replays: each then knows the random state that follows a choice."""
+def _choose_in(i: int, own: RecomputeState, outer: RecomputeState | None) -> Choose:
+    """Choices of slice i, made through both states: each then knows the random state that follows a choice."""
 
     def choose_in_slice(name: str, make: Callable[[], Tensor]) -> Tensor:
         return own.choose(f"{i}.{name}", lambda: choose(outer, f"{i}.{name}", make))

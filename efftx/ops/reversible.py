@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from efftx.ops.replay import Replay, autocast_of
+from efftx.ops.recompute_state import RecomputeState, autocast_of
 
-SubLayer = Callable[[Mapping[str, Tensor], Tensor, Replay], Tensor]
-"""A residual branch as a function of explicit parameters: (parameters by name, input, replay) -> output."""
+SubLayer = Callable[[Mapping[str, Tensor], Tensor, RecomputeState], Tensor]
+"""A residual branch as a function of explicit parameters: (parameters by name, input, state) -> output."""
 
 
 class Tape:
@@ -26,7 +26,7 @@ class Tape:
     def __init__(self) -> None:
         self._pair: tuple[Tensor, Tensor] | None = None
         self._depth = 0
-        self.replays: list[Replay] = []
+        self.states: list[RecomputeState] = []
 
     def push(self, pair: tuple[Tensor, Tensor]) -> int:
         """Notes that a block was run; gives its depth in the stack, counted from 1."""
@@ -48,9 +48,9 @@ class Tape:
         if self._depth == 0:
             self._pair = None
 
-    def replay_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes kept for replaying random numbers and discrete choices, the only thing that grows with depth."""
-        return sum(replay.replay_bytes() for replay in self.replays)
+        return sum(state.nbytes() for state in self.states)
 
 
 class _Call(NamedTuple):
@@ -58,12 +58,12 @@ class _Call(NamedTuple):
 
     function: SubLayer
     names: tuple[str, ...]
-    replay: Replay
+    state: RecomputeState
 
 
 def _run(call: _Call, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-    with call.replay.random_state(x.device):
-        return call.function(dict(zip(call.names, parameters, strict=True)), x, call.replay)
+    with call.state.random_state(x.device):
+        return call.function(dict(zip(call.names, parameters, strict=True)), x, call.state)
 
 
 def _split(calls: Sequence[_Call], parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
@@ -117,17 +117,17 @@ def reversible_block(
     a: Tensor,
     b: Tensor,
     tape: Tape,
-    replays: Sequence[Replay] | None = None,
+    states: Sequence[RecomputeState] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One reversible block over the streams (a, b), storing no activation.
 
     `sublayers` are pairs of a function and its parameters by name; every tensor that needs a gradient must be among
     the parameters, since the function is called again with detached ones in the backward pass. `tape` is shared by the
-    blocks of one forward pass, called in order. `replays`, one a sub-layer, hold choices that are given from outside.
+    blocks of one forward pass, called in order. `states`, one a sub-layer, hold choices that are given from outside.
     Shapes: a, b and both results (batch, length, d_model). Raises RuntimeError when run backward out of order.
     """
-    own = [Replay() for _ in sublayers] if replays is None else list(replays)
-    tape.replays.extend(own)
+    own = [RecomputeState() for _ in sublayers] if states is None else list(states)
+    tape.states.extend(own)
     calls = [_Call(f, tuple(p), r) for (f, p), r in zip(sublayers, own, strict=True)]
     y = _ReversibleBlock.apply(calls, tape, a, b, *(t for _, p in sublayers for t in p.values()))
     return y[0], y[1]
@@ -137,10 +137,10 @@ def reversible_block_naive(
     sublayers: Sequence[tuple[SubLayer, Mapping[str, Tensor]]],
     a: Tensor,
     b: Tensor,
-    replays: Sequence[Replay] | None = None,
+    states: Sequence[RecomputeState] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same block under ordinary automatic differentiation, every activation stored: the oracle."""
-    own = [Replay() for _ in sublayers] if replays is None else replays
-    for (function, parameters), replay in zip(sublayers, own, strict=True):
-        a, b = b, a + function(parameters, b, replay)
+    own = [RecomputeState() for _ in sublayers] if states is None else states
+    for (function, parameters), state in zip(sublayers, own, strict=True):
+        a, b = b, a + function(parameters, b, state)
     return a, b

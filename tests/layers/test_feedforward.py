@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efftx.layers import settings
 from efftx.layers.feedforward import ACTIVATIONS, FeedForward
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import ROUNDING, assert_close
 
 
@@ -62,6 +62,6 @@ def test_dropout_is_for_training_only(chunk_len: int) -> None:
 def test_it_makes_no_choice_that_would_have_to_be_replayed(chunk_len: int) -> None:
     own = layer(chunk_len)
     x = torch.randn(2, 11, 6, dtype=torch.float64)
-    replay = Replay()
-    assert torch.equal(own(x, replay), own(x))
-    assert not replay.choices
+    state = RecomputeState()
+    assert torch.equal(own(x, state), own(x))
+    assert not state.choices

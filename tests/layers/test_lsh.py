@@ -15,7 +15,7 @@ from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from efftx.ops.lsh import auto_buckets, hash_vectors
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 LAYERS = {
@@ -42,7 +42,7 @@ def test_it_gives_the_authors_outputs_and_gradients(golden, name: str, dtype: to
     n_ids = torch.tensor(config.n_buckets).prod() + ("mask" in arrays)
     offset = n_ids * torch.arange(config.n_hashes)[:, None]
     x = arrays["x"].requires_grad_()
-    y = layer(x, Replay({"buckets": arrays["buckets"].long() - offset}), arrays.get("mask"))
+    y = layer(x, RecomputeState({"buckets": arrays["buckets"].long() - offset}), arrays.get("mask"))
     y.backward(arrays["grad_out"])
     assert_close(y, arrays["y"], GOLDEN, "y")
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
@@ -62,7 +62,7 @@ def test_it_gives_the_authors_outputs_over_dense_projections_with_biases(golden,
         for part, (author, (own, layout)) in product(("qk", "v", "o"), layouts.items()):
             layer.project.get_submodule(part).get_parameter(own).copy_(layout(arrays[f"w.{part}.{author}"]))
     x = arrays["x"].requires_grad_()
-    y = layer(x, Replay({"buckets": arrays["buckets"].long() - 8 * torch.arange(2)[:, None]}))
+    y = layer(x, RecomputeState({"buckets": arrays["buckets"].long() - 8 * torch.arange(2)[:, None]}))
     y.backward(arrays["grad_out"])
     assert_close(y, arrays["y"], GOLDEN, "y")
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")
@@ -84,10 +84,10 @@ def test_every_call_hashes_anew_and_a_replayed_one_does_not() -> None:
     layer = lsh_layer()
     x = torch.randn(2, 30, 12, dtype=torch.float64)
     assert not torch.equal(layer(x), layer(x))
-    replay = Replay()
-    first = layer(x, replay)
-    assert torch.equal(layer(x, replay), first)
-    assert replay.choices["buckets"].shape == (2, 2, 2, 30)
+    state = RecomputeState()
+    first = layer(x, state)
+    assert torch.equal(layer(x, state), first)
+    assert state.choices["buckets"].shape == (2, 2, 2, 30)
 
 
 def test_every_head_and_every_example_has_rotations_of_its_own() -> None:
@@ -95,20 +95,20 @@ def test_every_head_and_every_example_has_rotations_of_its_own() -> None:
     with torch.no_grad():
         layer.project.qk.weight[8:] = layer.project.qk.weight[:8]
     x = torch.randn(1, 40, 12, dtype=torch.float64).expand(2, -1, -1)
-    replay = Replay()
-    layer(x, replay)
-    alike = replay.choices["buckets"].flatten(0, 2)
+    state = RecomputeState()
+    layer(x, state)
+    alike = state.choices["buckets"].flatten(0, 2)
     assert len({tuple(row.tolist()) for row in alike}) == len(alike)
 
 
 @pytest.mark.parametrize("length", [3, 4, 30, 64])
 def test_buckets_that_are_not_given_follow_the_authors_rule(length: int) -> None:
     layer = lsh_layer()
-    replay = Replay()
-    layer(torch.randn(1, length, 12, dtype=torch.float64), replay)
+    state = RecomputeState()
+    layer(torch.randn(1, length, 12, dtype=torch.float64), state)
     (n_buckets,) = auto_buckets(length, 4)
-    assert int(replay.choices["buckets"].min()) >= 0
-    assert int(replay.choices["buckets"].max()) < n_buckets
+    assert int(state.choices["buckets"].min()) >= 0
+    assert int(state.choices["buckets"].max()) < n_buckets
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -117,10 +117,10 @@ def test_padding_changes_no_real_token_and_no_row_is_lost(full_below: int, causa
     layer = lsh_layer(n_buckets=[8], full_below=full_below, causal=causal)
     x = torch.randn(2, 30, 12, dtype=torch.float64, requires_grad=True)
     mask = torch.arange(30) < torch.tensor([[21], [0]])
-    replay = Replay()
-    y = layer(x, replay, mask)
+    state = RecomputeState()
+    y = layer(x, state, mask)
     other = torch.where(mask[..., None], x, x + 3.0)
-    assert torch.equal(layer(other, replay, mask)[0, :21], y[0, :21])
+    assert torch.equal(layer(other, state, mask)[0, :21], y[0, :21])
     assert y.isfinite().all()
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert grad.isfinite().all()
@@ -132,12 +132,12 @@ def test_short_sequences_attend_in_full_and_hash_nothing(causal: bool) -> None:
     full = SoftmaxAttention(Full(FullConfig()), layer.project, d_head=8, attention_dropout=0.0, causal=causal)
     short, long = (torch.randn(2, length, 12, dtype=torch.float64) for length in (20, 21))
     mask = torch.arange(20) < torch.tensor([[20], [7]])
-    replay = Replay()
-    assert_close(layer(short, replay), full(short), ROUNDING)
-    assert_close(layer(short, replay, mask), full(short, key_mask_BL=mask), ROUNDING)
-    assert not replay.choices
-    assert not torch.equal(layer(long, replay), full(long))
-    assert "buckets" in replay.choices
+    state = RecomputeState()
+    assert_close(layer(short, state), full(short), ROUNDING)
+    assert_close(layer(short, state, mask), full(short, key_mask_BL=mask), ROUNDING)
+    assert not state.choices
+    assert not torch.equal(layer(long, state), full(long))
+    assert "buckets" in state.choices
 
 
 @pytest.mark.parametrize("full_below", [0, 30])
@@ -145,13 +145,13 @@ def test_short_sequences_attend_in_full_and_hash_nothing(causal: bool) -> None:
 def test_dropout_is_for_training_only_at_its_rate_and_keeps_the_mean(causal: bool, full_below: int) -> None:
     layer = lsh_layer(attention_dropout=0.25, full_below=full_below, causal=causal)
     x = torch.randn(2, 30, 12, dtype=torch.float64)
-    replay = Replay()
+    state = RecomputeState()
     layer.eval()
-    expected = layer(x, replay)
-    assert torch.equal(layer(x, replay), expected)
+    expected = layer(x, state)
+    assert torch.equal(layer(x, state), expected)
     layer.train()
-    assert not torch.equal(layer(x, replay), layer(x, replay))
-    draws = torch.stack([layer(x, replay).detach() for _ in range(600)])
+    assert not torch.equal(layer(x, state), layer(x, state))
+    draws = torch.stack([layer(x, state).detach() for _ in range(600)])
     # The mean of 600 draws lies within a twentieth of one draw's deviation of what nothing is dropped from.
     assert ((draws.mean(0) - expected).norm() / draws.std(0).norm()).item() < 0.08
 

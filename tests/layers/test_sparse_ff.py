@@ -14,7 +14,7 @@ from efftx.errors import UserError
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.initialize import materialize
 from efftx.layers.sparse_ff import SparseFF, SparseFFConfig, rank_of
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sparse_ff import choice_statistics, choose_units, controller_logits
 from tests.ops.test_sparse_ff import FILES, LAYOUTS
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
@@ -46,9 +46,9 @@ def example(length: int = 11, d_model: int = 6, dtype: torch.dtype = torch.float
     return torch.randn(2, length, d_model, dtype=torch.float64, generator=generator).to(dtype)
 
 
-def output_and_gradients(own: SparseFF, x: Tensor, replay: Replay | None = None) -> dict[str, Tensor]:
+def output_and_gradients(own: SparseFF, x: Tensor, state: RecomputeState | None = None) -> dict[str, Tensor]:
     x = x.detach().requires_grad_()
-    y = own(x, replay)
+    y = own(x, state)
     cotangent = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(7))
     leaves = {"x": x, **dict(own.named_parameters())}
     grads = torch.autograd.grad(y, list(leaves.values()), cotangent, materialize_grads=True)
@@ -92,7 +92,7 @@ def test_it_gives_the_authors_outputs_and_gradients(
         uniform = arrays[f"{mode}.gumbel_uniform"].view(logits.shape)
         choices = {"hard": torch.tensor(mode == "train_quant"), "units": choose_units(logits, uniform, 0.1)}
         choices = sliced(choices, chunk_len, x.shape[1])
-    y = own(x, Replay(choices))
+    y = own(x, RecomputeState(choices))
     assert_close(y, arrays["y_eval" if mode == "eval" else f"{mode}.y"], GOLDEN, "y")
     y.backward(arrays["eval.grad_out"])
     assert_close(x.grad, arrays[f"{mode}.grad_x"], GOLDEN, "grad_x")
@@ -231,7 +231,7 @@ def test_slices_that_choose_alike_change_neither_values_nor_gradients(
     results = []
     for length in (0, chunk_len):
         own = layer(chunk_len=length, multiply_by_controller=multiply).train(mode != "eval")
-        results.append(output_and_gradients(own, x, Replay(sliced(choices, length, 11))))
+        results.append(output_and_gradients(own, x, RecomputeState(sliced(choices, length, 11))))
     assert_same(results[1], results[0])
 
 
@@ -240,9 +240,9 @@ def test_its_choices_tell_what_noise_changes_and_leave_the_random_state() -> Non
     state = torch.get_rng_state()
     quiet, noisy = own.choices(x, torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), state)
-    replay = Replay()
-    own.eval()(x, replay)
-    assert torch.equal(quiet, replay.choices["units"])
+    state = RecomputeState()
+    own.eval()(x, state)
+    assert torch.equal(quiet, state.choices["units"])
     statistics = choice_statistics(quiet, noisy, 4)
     assert 0.3 < float(statistics.agreement) < 0.99
     assert int(statistics.n_chosen.sum()) == 2 * 200 * 6

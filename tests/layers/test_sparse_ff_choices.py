@@ -14,7 +14,7 @@ from efftx.decoding.int8 import Int8SparseFF
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.embedding import shift_right
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sparse_ff import controller_logits, hashed_units
 from efftx.optim.optimizers import make_optimizer
 from tests.layers.test_sparse_ff import assert_same, example, layer, output_and_gradients, sliced
@@ -34,8 +34,8 @@ def chosen(own: SparseFF, x: Tensor) -> Tensor:
     return hashed_units(TOKENS, 6, N, own.salt).long()
 
 
-def run(own: SparseFF, x: Tensor, replay: Replay | None = None) -> Tensor:
-    return own(x, replay, TOKENS) if own.config.controller == "token" else own(x, replay)
+def run(own: SparseFF, x: Tensor, state: RecomputeState | None = None) -> Tensor:
+    return own(x, state, TOKENS) if own.config.controller == "token" else own(x, state)
 
 
 def by_definition(own: SparseFF, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def test_the_papers_form_in_slices_changes_neither_values_nor_gradients(mode: st
     results = []
     for length in (0, 4):
         own = layer(chunk_len=length, multiply_by_controller=multiply, form="paper").train(mode != "eval")
-        results.append(output_and_gradients(own, x, Replay(sliced(choices, length, 11))))
+        results.append(output_and_gradients(own, x, RecomputeState(sliced(choices, length, 11))))
     assert bool(results[0]["b1"].any())
     assert_same(results[1], results[0])
 
@@ -269,7 +269,7 @@ def test_a_step_reads_the_chosen_rows_alone() -> None:
         is_other = torch.arange(48) % N != 1
         own.w1[is_other] = own.w2[is_other] = torch.nan
         assert own(torch.ones(2, 1, 12)).isfinite().all()
-        others = Replay({"units": torch.zeros(2, 1, 12, dtype=torch.uint8)})  # choices from outside are kept
+        others = RecomputeState({"units": torch.zeros(2, 1, 12, dtype=torch.uint8)})  # choices from outside are kept
         assert own(torch.ones(2, 1, 12), others).isnan().all()
 
 

@@ -21,7 +21,7 @@ from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, c
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.ops.attention import full_attention
 from efftx.ops.module_convolution import module_convolution_naive
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 DTYPES = [torch.float64, torch.float32]
@@ -112,7 +112,7 @@ def test_hash_attention_over_the_mean_of_two_convolutions_is_the_authors(golden,
     load(projections, arrays)
     layer = LSHAttention(LSHConfig(2, [8], 16, True, True), projections, attention_dropout=0.0).to(dtype)
     x = arrays["x"].requires_grad_()
-    y = layer(x, Replay({"buckets": arrays["buckets"].long() - 8 * torch.arange(2)[:, None]}))
+    y = layer(x, RecomputeState({"buckets": arrays["buckets"].long() - 8 * torch.arange(2)[:, None]}))
     y.backward(arrays["grad_out"])
     assert_close(y, arrays["y"], GOLDEN, "y")
     assert_close(x.grad, arrays["grad_x"], GOLDEN, "grad_x")

@@ -9,7 +9,7 @@ import torch
 
 from efftx.layers.initialize import materialize
 from efftx.layers.sru import SRU, SRUBranch, SRUConfig
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sru import sru_naive
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -99,10 +99,10 @@ def test_its_first_weights_are_the_authors() -> None:
 
 
 def test_it_makes_no_choice_that_would_have_to_be_replayed() -> None:
-    own, replay = branch(), Replay()
+    own, state = branch(), RecomputeState()
     x = torch.randn(2, 5, 6, dtype=torch.float64)
-    assert torch.equal(own(x, replay), own(x))
-    assert not replay.choices
+    assert torch.equal(own(x, state), own(x))
+    assert not state.choices
 
 
 def test_none_is_the_default() -> None:

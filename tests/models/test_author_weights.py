@@ -10,7 +10,7 @@ from efftx.errors import UserError
 from efftx.models.author_weights import from_authors, load_from_authors
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.training.step import weighted_mean
 from tests.tolerances import CHECKPOINT_LOGITS, GOLDEN, assert_close
 
@@ -31,15 +31,15 @@ def weights_of(arrays: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(f"{prefix}w.")}
 
 
-def held_buckets(arrays: dict[str, Tensor], n_layers: int, n_buckets: int) -> list[list[Replay]]:
-    replays = []
+def held_buckets(arrays: dict[str, Tensor], n_layers: int, n_buckets: int) -> list[list[RecomputeState]]:
+    states = []
     for i in range(n_layers):
         choices: dict[str, Tensor] = {}
         if f"layer{i}.buckets" in arrays:
             bucket = arrays[f"layer{i}.buckets"].long()
             choices["buckets"] = bucket - n_buckets * torch.arange(bucket.shape[2])[:, None]
-        replays.append([Replay(choices), Replay()])
-    return replays
+        states.append([RecomputeState(choices), RecomputeState()])
+    return states
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -52,9 +52,9 @@ def test_a_reformer_has_the_authors_logits_loss_and_gradients(
     model: Decoder = build(*LM[name], *SLICES[slices], dtype=dtype)
     load_from_authors(model, weights_of(arrays))
     tokens = arrays["tokens"].long()
-    logits = model(tokens, replays=held_buckets(arrays, 2, BUCKETS[name]))
+    logits = model(tokens, states=held_buckets(arrays, 2, BUCKETS[name]))
     assert_close(logits, arrays["logits"], GOLDEN, "logits")
-    nll, correct = model(tokens, losses=True, replays=held_buckets(arrays, 2, BUCKETS[name]))
+    nll, correct = model(tokens, losses=True, states=held_buckets(arrays, 2, BUCKETS[name]))
     loss = weighted_mean(nll, arrays["loss_weights"])
     loss.backward()
     assert_close(loss, arrays["loss"], GOLDEN, "loss")
@@ -176,16 +176,18 @@ TERRAFORMERS = {
 VOCABULARIES = {"terraformer_self_dense": 23, "terraformer_lsh": 23, "terraformer_sparse": 24}
 
 
-def terraformer_replays(arrays: dict[str, Tensor], side: str, n_layers: int, n_buckets: int) -> list[list[Replay]]:
-    replays = []
+def terraformer_states(
+    arrays: dict[str, Tensor], side: str, n_layers: int, n_buckets: int
+) -> list[list[RecomputeState]]:
+    states = []
     for i in range(n_layers):
         names = [name for name in arrays if name.startswith(f"{side}.layer{i}.") and name.endswith("buckets")]
         choices: dict[str, Tensor] = {}
         for name in names:
             bucket = arrays[name].long()
             choices["buckets"] = bucket - n_buckets * torch.arange(bucket.shape[2])[:, None]
-        replays.append([Replay(choices), Replay()])
-    return replays
+        states.append([RecomputeState(choices), RecomputeState()])
+    return states
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -198,8 +200,8 @@ def test_a_terraformer_has_the_authors_logits_loss_and_gradients(golden, build, 
     load_from_authors(model, weights_of(arrays))
     # The encoder's padding has a bucket of its own, the last.
     held = {
-        "encoder_replays": terraformer_replays(arrays, "enc", len(model.encoder_blocks), 9),
-        "replays": terraformer_replays(arrays, "dec", len(model.blocks), 8),
+        "encoder_states": terraformer_states(arrays, "enc", len(model.encoder_blocks), 9),
+        "states": terraformer_states(arrays, "dec", len(model.blocks), 8),
     }
     assert_close(model(tokens, inputs, **held), arrays["logits"], GOLDEN, "logits")
     nll, correct = model(tokens, inputs, losses=True, **held)

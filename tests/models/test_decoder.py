@@ -13,7 +13,7 @@ from torch import Tensor
 import efftx.models.block as block_module
 from efftx.models.decoder import Decoder
 from efftx.ops import reversible
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import REBUILT_GRADIENT, ROUNDING, assert_close
 
 CAUSAL = {
@@ -112,8 +112,8 @@ def test_reversible_training_with_dropout_has_the_gradients_of_stored_activation
     model = build(*overrides, "dropout=0.1", "attention_dropout=0.1")
     found = losses_and_gradients(model, tokens())
 
-    def stored(sublayers, a, b, tape, replays=None):  # type: ignore[no-untyped-def]
-        return reversible.reversible_block_naive(sublayers, a, b, replays)
+    def stored(sublayers, a, b, tape, states=None):  # type: ignore[no-untyped-def]
+        return reversible.reversible_block_naive(sublayers, a, b, states)
 
     monkeypatch.setattr(block_module, "reversible_block", stored)
     expected = losses_and_gradients(model, tokens())
@@ -149,11 +149,11 @@ def test_an_ordinary_block_adds_each_branch_to_one_stream(build, tokens) -> None
 
 def test_replays_hold_the_buckets_of_every_layer(build, tokens) -> None:
     model = build(*EVERY_KIND)
-    replays = [[Replay(), Replay()] for _ in model.blocks]
-    first = model(tokens(), replays=replays)
-    assert [bool(attention.choices) for attention, _ in replays] == [False, False, True, False, False]
-    held = [[Replay(attention.choices), Replay()] for attention, _ in replays]
-    assert torch.equal(model(tokens(), replays=held), first)
+    states = [[RecomputeState(), RecomputeState()] for _ in model.blocks]
+    first = model(tokens(), states=states)
+    assert [bool(attention.choices) for attention, _ in states] == [False, False, True, False, False]
+    held = [[RecomputeState(attention.choices), RecomputeState()] for attention, _ in states]
+    assert torch.equal(model(tokens(), states=held), first)
     assert not torch.equal(model(tokens()), first)
 
 

@@ -23,7 +23,7 @@ N = 40_000
 
 
 class Same(nn.Module):
-    def forward(self, x_BLD: Tensor, replay: object = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, state: object = None) -> Tensor:
         return torch.ones_like(x_BLD)
 
 

@@ -13,7 +13,7 @@ import efftx.models.block as block_module
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.ops import reversible
 from efftx.ops.concatenation import join_after_naive
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import REBUILT_GRADIENT, ROUNDING, assert_close
 
 SMALL = ("data=stdlib", "data.length=16", "data.target_length=12", "n_layers=2", "n_encoder_layers=2")
@@ -48,10 +48,10 @@ def pair(batch: int = 3, n_inputs: int = 16, n_targets: int = 12) -> tuple[Tenso
     return tokens, inputs
 
 
-def held(model: EncoderDecoder) -> dict[str, list[list[Replay]]]:
+def held(model: EncoderDecoder) -> dict[str, list[list[RecomputeState]]]:
     return {
-        "replays": [[Replay() for _ in block.children()] for block in model.blocks],
-        "encoder_replays": [[Replay() for _ in block.children()] for block in model.encoder_blocks],
+        "states": [[RecomputeState() for _ in block.children()] for block in model.blocks],
+        "encoder_states": [[RecomputeState() for _ in block.children()] for block in model.encoder_blocks],
     }
 
 
@@ -107,7 +107,7 @@ def test_reversible_stacks_have_the_gradients_of_stored_activations(
     monkeypatch.setattr(
         block_module,
         "reversible_block",
-        lambda sublayers, a, b, tape, replays=None: reversible.reversible_block_naive(sublayers, a, b, replays),
+        lambda sublayers, a, b, tape, states=None: reversible.reversible_block_naive(sublayers, a, b, states),
     )
     for parameter, expected in gradients().items():
         if parameter.endswith(".k.bias"):
@@ -152,9 +152,9 @@ def test_terraformers_form_written_out(form) -> None:
 @ALL
 def test_slices_of_the_loss_change_nothing(form, name: str) -> None:
     model = form(name).eval()
-    replays = held(model)
-    whole = model(*pair(), losses=True, **replays)
+    states = held(model)
+    whole = model(*pair(), losses=True, **states)
     model.loss_chunk_len = 5
-    sliced = model(*pair(), losses=True, **replays)
+    sliced = model(*pair(), losses=True, **states)
     assert_close(sliced[0], whole[0], ROUNDING)
     assert torch.equal(sliced[1], whole[1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from efftx.ops.chunking import chunked, chunked_with_choices
-from efftx.ops.replay import Choose, Replay
+from efftx.ops.recompute_state import Choose, RecomputeState
 from tests.tolerances import ROUNDING, assert_all_close, values_and_gradients
 
 NAMES = "values grad_x grad_w1 grad_b grad_w2"
@@ -168,18 +168,18 @@ def test_choices_are_made_once_a_slice_and_dropout_behind_them_is_that_of_the_fo
         pieces = x.split(3, dim=1)
         return torch.cat([gated({"w1": w1, "b": b, "w2": w2}, lambda _, make: make(), p)[0] for p in pieces], dim=1)
 
-    replay = Replay()
+    state = RecomputeState()
 
     def sliced(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
         torch.manual_seed(9)
-        out = chunked_with_choices(gated, {"w1": w1, "b": b, "w2": w2}, (x,), 3, replay)[0]
+        out = chunked_with_choices(gated, {"w1": w1, "b": b, "w2": w2}, (x,), 3, state)[0]
         torch.rand(5)
         return out
 
     expected = values_and_gradients(stored, *leaves)
     assert_all_close(values_and_gradients(sliced, *leaves), expected, ROUNDING, NAMES)
-    assert list(replay.choices) == ["0.gate", "1.gate", "2.gate", "3.gate"]
-    assert [choice.shape[1] for choice in replay.choices.values()] == [3, 3, 3, 1]
+    assert list(state.choices) == ["0.gate", "1.gate", "2.gate", "3.gate"]
+    assert [choice.shape[1] for choice in state.choices.values()] == [3, 3, 3, 1]
 
 
 def test_choices_given_from_outside_are_played_back_in_both_passes() -> None:
@@ -195,7 +195,7 @@ def test_choices_given_from_outside_are_played_back_in_both_passes() -> None:
         return by_gate({"w1": w1, "b": b, "w2": w2}, lambda *_: opened, x)[0]
 
     def sliced(x: Tensor, w1: Tensor, b: Tensor, w2: Tensor) -> Tensor:
-        given = Replay({"0.gate": opened[:, :3], "1.gate": opened[:, 3:]})
+        given = RecomputeState({"0.gate": opened[:, :3], "1.gate": opened[:, 3:]})
         return chunked_with_choices(by_gate, {"w1": w1, "b": b, "w2": w2}, (x,), 3, given)[0]
 
     actual, expected = (values_and_gradients(f, *leaves) for f in (sliced, whole))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import hash_vectors, lsh_attention, make_rotations
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import Tape, reversible_block, reversible_block_naive
 from tests.tolerances import GOLDEN, REBUILT_GRADIENT, assert_close, relative_error
 
@@ -28,7 +28,7 @@ def heads(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight).unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
-def lsh_branch(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+def lsh_branch(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
     """Hashes with fresh rotations, attends in buckets, drops out: everything that must be replayed."""
     h = F.layer_norm(x, (WIDTH,), parameters["gain"], parameters["shift"])
     qk, v = heads(h, parameters["qk"]), heads(h, parameters["v"])
@@ -38,12 +38,12 @@ def lsh_branch(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> T
         rotations = make_rotations(x.shape[0], HEADS, qk.shape[-1], 2, [N_BUCKETS], **options)
         return hash_vectors(qk, rotations, [N_BUCKETS])
 
-    bucket = replay.choose("buckets", buckets)
+    bucket = state.choose("buckets", buckets)
     out = lsh_attention(qk, v, bucket, n_buckets_total=N_BUCKETS, chunk_len=CHUNK)
     return F.dropout(F.linear(out.transpose(1, 2).flatten(2), parameters["o"]), 0.1)
 
 
-def feedforward_branch(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+def feedforward_branch(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
     h = F.layer_norm(x, (WIDTH,), parameters["gain"], parameters["shift"])
     return F.dropout(F.linear(F.gelu(F.linear(h, parameters["w1"])), parameters["w2"]), 0.1)
 
@@ -122,10 +122,10 @@ def test_a_block_may_have_any_number_of_sublayers(kinds: Sequence[object]) -> No
 
 
 def test_two_sublayers_are_the_papers_equations() -> None:
-    def double(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def double(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         return 2 * x
 
-    def square(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def square(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         return x * x
 
     x1, x2 = torch.tensor([[[1.0]]]), torch.tensor([[[3.0]]])
@@ -147,7 +147,7 @@ def test_parameters_that_need_no_gradient_get_none() -> None:
 def test_autocast_of_the_forward_pass_holds_in_the_backward_pass() -> None:
     seen: list[torch.dtype] = []
 
-    def watched(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def watched(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         out = F.linear(x, parameters["w"])
         seen.append(out.dtype)
         return out
@@ -188,7 +188,7 @@ def test_choices_given_from_outside_are_used_and_given_back() -> None:
         given = torch.full((2, HEADS, 1, x.shape[1]), bucket)
         given[..., ::2] = 0
         torch.manual_seed(1)
-        results.append(reversible_block([attention], x, x, Tape(), [Replay({"buckets": given})])[1])
+        results.append(reversible_block([attention], x, x, Tape(), [RecomputeState({"buckets": given})])[1])
     assert not torch.allclose(*results)
 
 
@@ -199,7 +199,7 @@ def test_the_tape_counts_what_replaying_holds() -> None:
     sizes = []
     for sublayers in stack:
         a, b = reversible_block(sublayers, a, b, tape)
-        sizes.append(tape.replay_bytes())
+        sizes.append(tape.nbytes())
     assert sizes == [sizes[0], 2 * sizes[0], 3 * sizes[0]]
     assert sizes[0] == 2 * HEADS * 2 * x.shape[1] * 8 + 3 * torch.get_rng_state().numel()
 
@@ -230,7 +230,7 @@ class MemoryTracker(TorchDispatchMode):
         self.total -= self.live.pop(key)
 
 
-def attention_branch(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+def attention_branch(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
     h = F.layer_norm(x, (WIDTH,), parameters["gain"], parameters["shift"])
     qk, v = heads(h, parameters["qk"]), heads(h, parameters["v"])
     out = full_attention(qk, unit_key(qk), v, scale=1.0, exclude_self=True)
@@ -289,7 +289,7 @@ def test_the_tape_goes_with_a_forward_pass_that_is_not_run_backward() -> None:
 def test_the_tape_goes_after_an_error() -> None:
     watched: list[weakref.ref[Tape]] = []
 
-    def fails(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def fails(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         raise KeyError("fails")
 
     def forward() -> None:
@@ -312,7 +312,7 @@ def test_the_tape_holds_nothing_after_the_backward_pass() -> None:
     output = weakref.ref(b.untyped_storage())
     (a.sum() + b.sum()).backward()
     del a, b
-    assert tape.replay_bytes() > 0
+    assert tape.nbytes() > 0
     assert output() is None
 
 
@@ -324,12 +324,12 @@ def test_it_gives_the_authors_block(golden, dtype: torch.dtype) -> None:
     def norm(own: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], own["ln.scale"], own["ln.bias"], eps=1e-6)
 
-    def attention(own: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def attention(own: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         q, k, v = (torch.einsum("blD,hDd->bhld", norm(own, x), own[f"w_{n}"]) for n in "qkv")
         out = full_attention(q, k, v, scale=q.shape[-1] ** -0.5)
         return torch.einsum("bhlv,hvD->blD", out, own["w_o"])
 
-    def feedforward(own: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def feedforward(own: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         return F.gelu(norm(own, x) @ own["w1"] + own["b1"], approximate="tanh") @ own["w2"] + own["b2"]
 
     def own(branch: str) -> Parameters:

@@ -25,7 +25,7 @@ from efftx.layers.patterns import Pattern, make_pattern
 from efftx.layers.projections import DenseQKV
 from efftx.machine.timing import exclusive, no_garbage_collection
 from efftx.ops.lsh_cache import candidates, fill, insert
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 
 KINDS = ("full", "local", "strided", "fixed", "lsh")
@@ -90,8 +90,8 @@ def distance_from_training(layer: Any, x_BLD: Tensor) -> float:
         steps.append(layer(x_B1D, cache=cache))
         position.advance()
     hashed = isinstance(cache, LSHCache)
-    replay = Replay({"buckets": cache.buckets_of(layer.project(x_BLD)[0])}) if hashed else None
-    whole_BLD = layer(x_BLD, replay)
+    state = RecomputeState({"buckets": cache.buckets_of(layer.project(x_BLD)[0])}) if hashed else None
+    whole_BLD = layer(x_BLD, state)
     return float((torch.cat(steps, 1) - whole_BLD).norm() / whole_BLD.norm())
 
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from efftx.layers import sparse_ff
 from efftx.layers.sparse_ff import SparseFF
 from efftx.ops.attention import full_attention, unit_key
-from efftx.ops.replay import Replay
+from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import Tape, reversible_block, reversible_block_naive
 from efftx.ops.sparse_ff import choose_units
 from tests.layers.test_sparse_ff import assert_same, example, layer, load
@@ -38,14 +38,14 @@ def test_a_reversible_block_around_it_is_the_authors(golden, dtype: torch.dtype,
     def norm(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], parameters["ln.scale"], parameters["ln.bias"], eps=1e-6)
 
-    def attention(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def attention(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         qk, v = (torch.einsum("blD,hDd->bhld", norm(parameters, x), parameters[name]) for name in ("w_qk", "w_v"))
         out = full_attention(qk, unit_key(qk), v, scale=1.0, exclude_self=True)
         return torch.einsum("bhlv,hvD->blD", out, parameters["w_o"])
 
-    def feedforward(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def feedforward(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         weights = {name: tensor for name, tensor in parameters.items() if not name.startswith("ln.")}
-        y: Tensor = functional_call(own, weights, (norm(parameters, x), replay))
+        y: Tensor = functional_call(own, weights, (norm(parameters, x), state))
         return y
 
     x1, x2 = (arrays[name].requires_grad_() for name in ("x1", "x2"))
@@ -77,7 +77,7 @@ def test_a_reversible_block_around_it_is_the_authors(golden, dtype: torch.dtype,
 def by_slices(own: SparseFF, x: Tensor, chunk_len: int) -> Tensor:
     """A chunked training step under ordinary automatic differentiation: one coin, then each slice by itself."""
     hard = torch.rand(()) < own.config.quant_prob
-    return torch.cat([own(piece, Replay({"hard": hard})) for piece in x.split(chunk_len, dim=1)], dim=1)
+    return torch.cat([own(piece, RecomputeState({"hard": hard})) for piece in x.split(chunk_len, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("quant_prob", [0.0, 1.0])
@@ -123,11 +123,11 @@ def reversible_output_and_gradients(x: Tensor, *, reversible: bool, chunk_len: i
     layers = stack(chunk_len if reversible else 0, x.dtype)
 
     def as_function(own: SparseFF):
-        def call(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+        def call(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
             h = F.layer_norm(x, x.shape[-1:])
             if chunk_len and not reversible:
                 return by_slices(own, h, chunk_len)
-            y: Tensor = functional_call(own, dict(parameters), (h, replay))
+            y: Tensor = functional_call(own, dict(parameters), (h, state))
             return y
 
         return call
@@ -177,9 +177,9 @@ def test_inputs_rebuilt_with_errors_flip_no_choice(
         used.append(arguments[1] if training else arguments[4])
         return form(*arguments)
 
-    def call(parameters: Mapping[str, Tensor], x: Tensor, replay: Replay) -> Tensor:
+    def call(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
         seen.append(x.detach())
-        y: Tensor = functional_call(own, dict(parameters), (x, replay))
+        y: Tensor = functional_call(own, dict(parameters), (x, state))
         return y
 
     tape, x = Tape(), example().requires_grad_()
@@ -199,7 +199,7 @@ def test_inputs_rebuilt_with_errors_flip_no_choice(
 
 
 def test_what_is_kept_for_replaying_is_a_byte_a_block() -> None:
-    own, replay = layer(64, 32, 1024), Replay()
-    own(example(20, 32), replay)
-    assert replay.choices["units"].dtype == torch.uint8
-    assert replay.replay_bytes() == 2 * 20 * 16 + 1
+    own, state = layer(64, 32, 1024), RecomputeState()
+    own(example(20, 32), state)
+    assert state.choices["units"].dtype == torch.uint8
+    assert state.nbytes() == 2 * 20 * 16 + 1

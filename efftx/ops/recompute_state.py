@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Choose = Callable[[str, Callable[[], Tensor]], Tensor]
-"""`Replay.choose`, or what stands for it: the choice kept under a name, made by a function where there is none yet."""
+"""`RecomputeState.choose`, or what stands for it: the choice kept under a name, made where there is none yet."""
 
 _State = tuple[Tensor, Tensor | None]
 
@@ -32,7 +32,7 @@ def _set_random_state(state: _State, device: torch.device) -> None:
         torch.cuda.set_rng_state(gpu_state, device)
 
 
-class Replay:
+class RecomputeState:
     """The random state and the named choices of one layer's first run, played back in every later one.
 
     A choice given to the constructor is played back from the first run on: tests hold buckets fixed that way.
@@ -75,16 +75,16 @@ class Replay:
         finally:
             self._running_on = None
 
-    def replay_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes held for playing back: the choices and the random states."""
         states = [*self._after.values(), *([] if self._start is None else [self._start])]
         held = [*self.choices.values(), *(t for state in states for t in state if t is not None)]
         return sum(t.numel() * t.element_size() for t in held)
 
 
-def choose(replay: Replay | None, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """`replay.choose`, or a fresh choice where nothing is to be replayed."""
-    return make().detach() if replay is None else replay.choose(name, make)
+def choose(state: RecomputeState | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """`state.choose`, or a fresh choice where nothing is to be replayed."""
+    return make().detach() if state is None else state.choose(name, make)
 
 
 def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:

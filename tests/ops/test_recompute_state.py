@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efftx.ops.replay import Replay, autocast_of, choose
+from efftx.ops.recompute_state import RecomputeState, autocast_of, choose
 
 CPU = torch.device("cpu")
 
 
-def draw(replay: Replay) -> torch.Tensor:
-    with replay.random_state(CPU):
+def draw(state: RecomputeState) -> torch.Tensor:
+    with state.random_state(CPU):
         return torch.rand(4)
 
 
@@ -19,28 +19,28 @@ def test_the_first_run_draws_as_if_nothing_were_recorded() -> None:
     torch.manual_seed(5)
     expected = [torch.rand(4), torch.rand(4)]
     torch.manual_seed(5)
-    assert torch.equal(draw(Replay()), expected[0])
+    assert torch.equal(draw(RecomputeState()), expected[0])
     assert torch.equal(torch.rand(4), expected[1])
 
 
 def test_every_later_run_draws_the_first_runs_numbers_and_leaves_the_global_state() -> None:
     torch.manual_seed(5)
-    replay = Replay()
-    first = draw(replay)
+    state = RecomputeState()
+    first = draw(state)
     torch.rand(3)
     state = torch.get_rng_state()
     for _ in range(2):
-        assert torch.equal(draw(replay), first)
+        assert torch.equal(draw(state), first)
         assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_global_state_comes_back_after_an_error_inside() -> None:
-    replay = Replay()
-    draw(replay)
+    state = RecomputeState()
+    draw(state)
     state = torch.get_rng_state()
 
     def fail() -> None:
-        with replay.random_state(CPU):
+        with state.random_state(CPU):
             raise KeyError(float(torch.rand(1)))
 
     with pytest.raises(KeyError):
@@ -49,18 +49,18 @@ def test_the_global_state_comes_back_after_an_error_inside() -> None:
 
 
 def test_a_choice_is_made_once_and_carries_no_graph() -> None:
-    replay = Replay()
+    state = RecomputeState()
     weight = torch.ones(2, requires_grad=True)
-    first = replay.choose("mask", lambda: weight * 2)
+    first = state.choose("mask", lambda: weight * 2)
     assert not first.requires_grad
-    assert replay.choose("mask", lambda: pytest.fail("made again")) is first
-    assert replay.choose("other", lambda: torch.zeros(1)) is not first
+    assert state.choose("mask", lambda: pytest.fail("made again")) is first
+    assert state.choose("other", lambda: torch.zeros(1)) is not first
 
 
 def test_a_choice_given_from_outside_is_never_made() -> None:
     given = torch.arange(3)
-    replay = Replay({"buckets": given})
-    assert choose(replay, "buckets", lambda: pytest.fail("made again")) is given
+    state = RecomputeState({"buckets": given})
+    assert choose(state, "buckets", lambda: pytest.fail("made again")) is given
 
 
 def test_without_a_replay_every_choice_is_fresh() -> None:
@@ -69,34 +69,34 @@ def test_without_a_replay_every_choice_is_fresh() -> None:
 
 
 def test_its_bytes_are_those_of_choices_and_random_state() -> None:
-    replay = Replay({"buckets": torch.zeros(3, 5, dtype=torch.int64)})
-    assert replay.replay_bytes() == 120
-    draw(replay)
-    assert replay.replay_bytes() == 120 + torch.get_rng_state().numel()
+    state = RecomputeState({"buckets": torch.zeros(3, 5, dtype=torch.int64)})
+    assert state.nbytes() == 120
+    draw(state)
+    assert state.nbytes() == 120 + torch.get_rng_state().numel()
 
 
-def choose_and_draw(replay: Replay) -> tuple[torch.Tensor, torch.Tensor]:
-    with replay.random_state(CPU):
-        chosen = replay.choose("rotations", lambda: torch.randn(3))
+def choose_and_draw(state: RecomputeState) -> tuple[torch.Tensor, torch.Tensor]:
+    with state.random_state(CPU):
+        chosen = state.choose("rotations", lambda: torch.randn(3))
         return chosen, torch.rand(4)
 
 
 def test_what_is_drawn_after_a_random_choice_is_the_same_though_the_choice_is_not_drawn_again() -> None:
     torch.manual_seed(5)
-    replay = Replay()
-    chosen, drawn = choose_and_draw(replay)
+    state = RecomputeState()
+    chosen, drawn = choose_and_draw(state)
     state = torch.get_rng_state()
-    again, drawn_again = choose_and_draw(replay)
+    again, drawn_again = choose_and_draw(state)
     assert again is chosen
     assert torch.equal(drawn_again, drawn)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_choice_outside_a_recorded_run_moves_no_random_state() -> None:
-    replay = Replay()
-    replay.choose("rotations", lambda: torch.randn(3))
+    state = RecomputeState()
+    state.choose("rotations", lambda: torch.randn(3))
     state = torch.get_rng_state()
-    replay.choose("rotations", lambda: torch.randn(3))
+    state.choose("rotations", lambda: torch.randn(3))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -117,15 +117,15 @@ def test_autocast_is_entered_again_as_it_was() -> None:
 def test_a_replay_inside_another_goes_on_from_the_random_state_after_a_choice_at_both_levels() -> None:
     """A slice of a reversible layer: run forward in the outer run, and twice more from the outer run's choices."""
 
-    def nested(outer: Replay, inner: Replay) -> tuple[torch.Tensor, torch.Tensor]:
+    def nested(outer: RecomputeState, inner: RecomputeState) -> tuple[torch.Tensor, torch.Tensor]:
         with inner.random_state(CPU):
             chosen = inner.choose("units", lambda: outer.choose("0.units", lambda: torch.randn(3)))
             return chosen, torch.rand(4)
 
     torch.manual_seed(5)
-    outer, second = Replay(), Replay()
+    outer, second = RecomputeState(), RecomputeState()
     with outer.random_state(CPU):
-        first = nested(outer, Replay())
+        first = nested(outer, RecomputeState())
     torch.rand(7)
     with outer.random_state(CPU):
         again = nested(outer, second)
