@@ -20,9 +20,9 @@ def _no_options(parser: ArgumentParser) -> None:
 class Command:
     """A command's line in `efftx --help`, what stands below its options, and the folders it uses without being told.
 
-    Its module `efftx.commands.<name>` has `run(arguments, words) -> Outcome`. What imports torch is imported inside
-    `run`, once all that is cheap to refuse has been. `composes`: it reads overrides of a configuration, from folders of
-    the user's own too. `less_memory`: what to ask for where memory ran out.
+    Its module `efftx.commands.<name>`, or `module`, has `run(arguments, words) -> Outcome`. What imports torch is
+    imported inside `run`, once all that is cheap to refuse has been. `composes`: it reads overrides of a configuration,
+    from folders of the user's own too. `less_memory`: what to ask for where memory ran out.
     """
 
     name: str
@@ -32,10 +32,11 @@ class Command:
     add_options: Callable[[ArgumentParser], None] = _no_options
     composes: bool = False
     less_memory: str = "a smaller data.length or a smaller d_model"
+    module: str = ""
 
     def load(self) -> Any:
         """The command's module."""
-        return importlib.import_module(f"efftx.commands.{self.name}")
+        return importlib.import_module(f"efftx.commands.{self.module or self.name}")
 
 
 _REPRODUCE = """efftx reproduce ITEM... [size=cpu] [seeds=0,1,2] [jobs=1]
@@ -84,6 +85,20 @@ RUN is the directory that `efftx train` printed; after it stand key=value words:
                      file: the share of a row that is given (of the file at
                      data.path, or of test rows), and the file
   seed=, threads=, int8=true"""
+
+_IMPORT = """efftx import trax FILE.npz data=... [overrides]
+efftx import hf FOLDER data=... [first_token=0] [overrides]
+The weights become a run, which is evaluated as a training is at its end, and
+which `efftx sample`, `efftx train pretrained=` and `efftx export` take.
+  trax   arrays under the names of the authors' code, from its checkpoints;
+         what shapes do not tell are overrides, such as attention=[local,lsh]
+  hf     a folder of transformers with a ReformerModelWithLMHead, such as
+         google/reformer-crime-and-punishment; its config.json is read
+  first_token=   the entries at the start of its vocabulary that are no tokens
+         of the data: 2 of google/reformer-enwik8, whose byte b is token b + 2"""
+
+_EXPORT = """efftx export trax RUN FILE.npz
+efftx export hf RUN FOLDER"""
 
 _DATA = """list              what each data set is, and whether its bytes are here
 prepare NAME      makes its bytes ready; data.path= and the other data. keys
@@ -156,6 +171,15 @@ COMMANDS = {
             _SAMPLE,
             less_memory="a smaller max_new or a smaller n",
         ),
+        Command(
+            "import",
+            "Make a run of the authors' or transformers' weights.",
+            _IMPORT,
+            roots=(RUNS, DATA),
+            composes=True,
+            module="import_weights",
+        ),
+        Command("export", "Write a run's weights as the authors or transformers have them.", _EXPORT),
         Command("data", "List, prepare or verify the data sets.", _DATA, roots=(DATA,), composes=True),
         Command("power", "What seeds can see, and what more of them would cost.", _POWER, roots=(RESULTS,)),
         Command("list", "Every table and figure, its state, and at which size.", _LIST, roots=(RESULTS,)),

@@ -49,15 +49,17 @@ def _register(names: tuple[str, ...]) -> None:
         store.store(group="data/schema", name=name, node=data_sets.find_source(name).config)
 
 
-def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = ()) -> Config:
+def compose(
+    overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = (), told: Sequence[str] = ()
+) -> Config:
     """The checked configuration that Hydra composes from conf/, `config_dirs` and the overrides, in that precedence.
 
     `preset=reformer/enwik8_2020` is short for Hydra's `preset@_global_=...`. Raises UserError for an unknown key or
     choice (with the nearest known one), a wrong type, a sweep, an impossible combination, and a key that no active
-    mechanism reads.
+    mechanism reads. `told` are overrides that nobody wrote, of weights that were read; they may change nothing.
     """
-    parsed = parse_overrides(overrides)
-    for override in parsed:
+    parsed, given = parse_overrides([*told, *overrides]), parse_overrides(overrides)
+    for override in given:
         if _is_hydras(override):
             hint = "Leave it out; `efftx ablate` takes hydra/launcher=, and --config-dir a folder of your own."
             raise UserError(
@@ -71,7 +73,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] 
             )
     config = to_config(_compose_raw(parsed, config_dirs))
     check_names(config)
-    refuse_dead_keys(config, [key for o in parsed if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())])
+    refuse_dead_keys(config, [key for o in given if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())])
     check_config(config)
     return config
 

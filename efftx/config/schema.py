@@ -50,7 +50,8 @@ class Config:
     parameters as the dense one that `d_ff` describes). `d_qk`: the width of a head's queries and keys, at most that of
     its values, `d_head`, which null stands for. `dropout_at`: everywhere (embeddings, hidden units, residual joins, the
     head's input) or residual (the joins alone). `pretrained`: the directory of a finished run whose last weights
-    the training starts from (`runs.pretrained`).
+    the training starts from (`runs.pretrained`); `imported`: the SHA-256 of the file whose weights a run of `efftx
+    import` holds, which has no training of its own. `norm_eps`: what LayerNorms add to the variance.
     """
 
     model: str = MISSING
@@ -74,6 +75,7 @@ class Config:
     dropout_at: str = "everywhere"
     attention_dropout: float = 0.0
     tie_embeddings: bool = False
+    norm_eps: float = 1e-6
     full: FullConfig = field(default_factory=FullConfig)
     lsh: LSHConfig = field(default_factory=LSHConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
@@ -102,6 +104,7 @@ class Config:
     threads: int | None = None
     compile: bool = False
     pretrained: str | None = None
+    imported: str | None = None
     run_dir: str | None = None
 
     @property

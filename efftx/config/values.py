@@ -59,6 +59,7 @@ RANGES: dict[str, Range] = {
     "d_qk": _WIDTH,
     "dropout": _RATE,
     "attention_dropout": _RATE,
+    "norm_eps": Range(1e-30, 1),
     "lsh.n_hashes": Range(1, 1024),
     "lsh.n_buckets": Range(0, _MOST_WIDTH),
     "lsh.chunk_len": Range(1, _MOST_TOKENS),

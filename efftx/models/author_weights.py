@@ -1,4 +1,4 @@
-"""Weights under the names and layouts of the authors' published code, put into this package's models.
+"""Weights under the names and layouts of the authors' published code, into this package's models and out of them.
 
 Names of the authors' arrays, shapes, and where they go (I a layer; D d_model; H heads of width d; F d_ff; V tokens;
 N units a block and G blocks, G N = F; R the controller's rank; M modules' width and S modules, S M = D; K kernel;
@@ -16,9 +16,12 @@ w.[E.]pos.start_vec                      (1, 1, D)                  X.start_vec
 w.[E.]layerI.{attn,cross,ff}.ln.scale    (D)                        Y.I.{attention,cross_attention,feedforward}.norm
 w.[E.]layerI.attn.w_{q,k,qk,v}           (H, D, d)                  Y.I.Z.{q,k,qk,v}.weight
 w.[E.]layerI.attn.w_o                    (H, d, D)                  Y.I.Z.o.weight
-w.[E.]layerI.attn.{q,k,v,o}.kernel       (D, H d); o: (H d, D)      Y.I.Z.{q,k,v,o}.weight
+w.[E.]layerI.attn.b_{q,k,qk,v}           (H, d)                     Y.I.Z.{q,k,qk,v}.bias
+w.[E.]layerI.attn.{q,k,qk,v,o}.kernel    (D, H d); o: (H d, D)      Y.I.Z.{q,k,qk,v,o}.weight
 w.[E.]layerI.attn.mult.{gate,proj,bias}  (S, D), (D, M), (D)        Y.I.Z.multiplicative.{gate,proj,bias}
-w.[E.]layerI.attn.conv_{q,k,v}.kernel    (K, 3 or 1, M, M)          Y.I.Z.{q,k,v}.kernel
+w.[E.]layerI.attn.conv_{q,k,qk,v}.kernel (K, 3 or 1, M, M)          Y.I.Z.{q,k,qk,v}.kernel
+w.[E.]layerI.attn.out_mult.{gate,..}     (S, D), (D, M), (D)        Y.I.Z.o.multiplicative.{gate,proj,bias}
+w.[E.]layerI.attn.out_conv.kernel        (K, 3, M, M)               Y.I.Z.o.convolution.kernel
 w.[E.]layerI.cross.{q,o}.kernel          (D, H d), (H d, D)         Y.I.cross_attention.core.query.{q,o}.weight
 w.[E.]layerI.cross.{k,v}.kernel          (D, H d)                   Y.I.cross_attention.core.{k,v}.weight
 w.[E.]layerI.ff.w1, w.[E.]layerI.ff.w2   (D, F), (F, D)             Y.I.feedforward.core.layers.{w1,w2}.weight
@@ -35,7 +38,8 @@ w.loss.{gate,proj,bias}                  (S, T), (T, V / S), (V)    head.linear.
 =======================================  =========================  ==================================================
 
 E is enc or dec: X is encoder_positions or positions, Y encoder_blocks or blocks; without it, those of the only stack.
-Z is attention.core.project. Biases go where their kernels do.
+Z is attention.core.project; of the sub-layers attn0, attn1 of a block the second is attention_2. Biases go where their
+kernels do. A dense output behind sparse queries and keys, attn.o, is Y.I.Z.o.dense.
 A matrix of this package is stored with its outputs first, as `torch.nn.Linear` does, the kernels of SRU and convolution
 as the authors have them; head h owns rows h d to (h + 1) d of a projection, and the same columns of the output
 projection; unit e of block g is row g N + e of w1, w2 and c2.
@@ -43,14 +47,15 @@ projection; unit e of block g is row g N + e of w1, w2 and c2.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from efftx.errors import UserError
 from efftx.models.conversion import load_weights
+from efftx.models.weight_rules import AS_IT_IS, Layout, Rule, Shapes, read, write
+
+PREFIX = "w."
+WHOSE = "the authors"
 
 
 def heads_to_linear(w_HDd: Tensor) -> Tensor:
@@ -63,17 +68,10 @@ def heads_from_linear(w_HdD: Tensor) -> Tensor:
     return w_HdD.flatten(0, 1).t()
 
 
-def _as_it_is(w: Tensor) -> Tensor:
-    return w
-
-
-def _transposed(kernel: Tensor) -> Tensor:
-    return kernel.t()
-
-
-def _rows(table: Tensor) -> Tensor:
-    """Drops the axes of length one that the authors keep for broadcasting, (1, .., n, .., 1, width) -> (n, width)."""
-    return table.reshape(-1, table.shape[-1])
+def _axial(table: Tensor, shapes: Shapes) -> Tensor:
+    ones = [1] * shapes.n_axes
+    ones[shapes.axis] = table.shape[0]
+    return table.reshape(1, *ones, table.shape[1])
 
 
 def _flat_units(w: Tensor) -> Tensor:
@@ -82,123 +80,108 @@ def _flat_units(w: Tensor) -> Tensor:
     return flat.t() if flat.dim() == 2 else flat
 
 
-def _units_first(w2_NGD: Tensor) -> Tensor:
-    """The authors' second matrix, whose unit axis comes before its block axis, (N, G, D) -> (G N, D)."""
-    return w2_NGD.transpose(0, 1).flatten(0, 1)
+def _rows(table: Tensor) -> Tensor:
+    """Drops the axes of length one that the authors keep for broadcasting, (1, .., n, .., 1, width) -> (n, width)."""
+    return table.reshape(-1, table.shape[-1])
 
 
-def _vector(w: Tensor) -> Tensor:
-    return w.flatten()
-
-
-_SIDE = r"(enc\.|dec\.)?"
-_LAYER = _SIDE + r"layer(\d+)\."
-_BLOCK = r"{blocks}.\2."
-_PARTS = {"attn": "attention", "cross": "cross_attention", "ff": "feedforward"}
-_RULES: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
-    (r"embedding", "embedding.weight", _as_it_is),
-    (_SIDE + r"pos\.table", "{positions}.table", _rows),
-    (_SIDE + r"pos\.axis(\d+)", r"{positions}.tables.\2", _rows),
-    (_SIDE + r"pos\.base(\d+)\.digit(\d+)", r"{positions}.base_weights[\2,\3]", _vector),
-    (_SIDE + r"pos\.start_vec", "{positions}.start_vec", _vector),
-    *(
-        (_LAYER + rf"{part}\.ln\.{theirs}", _BLOCK + f"{_PARTS[part]}.norm.{ours}", _as_it_is)
-        for part in _PARTS
-        for theirs, ours in (("scale", "weight"), ("bias", "bias"))
-    ),
-    (_LAYER + r"attn\.w_(q|k|qk|v)", _BLOCK + r"attention.core.project.\3.weight", heads_to_linear),
-    (_LAYER + r"attn\.w_o", _BLOCK + "attention.core.project.o.weight", heads_from_linear),
-    (_LAYER + r"attn\.(q|k|v|o)\.kernel", _BLOCK + r"attention.core.project.\3.weight", _transposed),
-    (_LAYER + r"attn\.(q|k|v|o)\.bias", _BLOCK + r"attention.core.project.\3.bias", _as_it_is),
-    (_LAYER + r"cross\.(q|o)\.kernel", _BLOCK + r"cross_attention.core.query.\3.weight", _transposed),
-    (_LAYER + r"cross\.(q|o)\.bias", _BLOCK + r"cross_attention.core.query.\3.bias", _as_it_is),
-    (_LAYER + r"cross\.(k|v)\.kernel", _BLOCK + r"cross_attention.core.\3.weight", _transposed),
-    (_LAYER + r"cross\.(k|v)\.bias", _BLOCK + r"cross_attention.core.\3.bias", _as_it_is),
-    (_LAYER + r"attn\.mult\.(gate|proj|bias)", _BLOCK + r"attention.core.project.multiplicative.\3", _as_it_is),
-    (_LAYER + r"attn\.conv_(q|k|v)\.(kernel|bias)", _BLOCK + r"attention.core.project.\3.\4", _as_it_is),
-    (_LAYER + r"ff\.w([12])", _BLOCK + r"feedforward.core.layers.w\3.weight", _transposed),
-    (_LAYER + r"ff\.b([12])", _BLOCK + r"feedforward.core.layers.w\3.bias", _as_it_is),
-    (_LAYER + r"ff\.controller\.m1", _BLOCK + "feedforward.core.c1", _transposed),
-    (_LAYER + r"ff\.controller\.m2", _BLOCK + "feedforward.core.c2", _flat_units),
-    (_LAYER + r"ff\.controller\.mb", _BLOCK + "feedforward.core.c_bias", _flat_units),
-    (_LAYER + r"ff\.main\.w1", _BLOCK + "feedforward.core.w1", _flat_units),
-    (_LAYER + r"ff\.main\.w2", _BLOCK + "feedforward.core.w2", _units_first),
-    (_LAYER + r"ff\.main\.b2", _BLOCK + "feedforward.core.b2", _as_it_is),
-    (_LAYER + r"ff\.sru_ln\.scale", _BLOCK + "feedforward.beside.norm.weight", _as_it_is),
-    (_LAYER + r"ff\.sru_ln\.bias", _BLOCK + "feedforward.beside.norm.bias", _as_it_is),
-    (_LAYER + r"ff\.sru_in\.kernel", _BLOCK + "feedforward.beside.into.weight", _transposed),
-    (_LAYER + r"ff\.sru_in\.bias", _BLOCK + "feedforward.beside.into.bias", _as_it_is),
-    (_LAYER + r"ff\.sru(\d+)\.(kernel|bias)", _BLOCK + r"feedforward.beside.layers.\3.\4", _as_it_is),
-    (_LAYER + r"ff\.sru_out\.kernel", _BLOCK + "feedforward.beside.out.weight", _transposed),
-    (_LAYER + r"ff\.sru_out\.bias", _BLOCK + "feedforward.beside.out.bias", _as_it_is),
-    (r"enc\.out\.kernel", "junction.bridge.weight", _transposed),
-    (r"enc\.out\.bias", "junction.bridge.bias", _as_it_is),
-    (r"enc\.(?:out|final)_ln\.scale", "junction.norm.weight", _as_it_is),
-    (r"enc\.(?:out|final)_ln\.bias", "junction.norm.bias", _as_it_is),
-    (r"(?:dec\.)?final_ln\.scale", "head.norm.weight", _as_it_is),
-    (r"(?:dec\.)?final_ln\.bias", "head.norm.bias", _as_it_is),
-    (r"loss\.kernel", "head.linear.weight", _transposed),
-    (r"loss\.bias", "head.linear.bias", _as_it_is),
-    (r"loss\.(gate|proj)", r"head.linear.layer.\1", _as_it_is),
+_KERNEL = Layout((2,), lambda w: w.t(), lambda w, _: w.t())
+_TO_HEADS = Layout((3,), heads_to_linear, lambda w, s: w.unflatten(0, (s.n_heads, -1)).transpose(1, 2))
+_FROM_HEADS = Layout((3,), heads_from_linear, lambda w, s: w.t().unflatten(0, (s.n_heads, -1)))
+_OF_HEADS = Layout((2,), lambda b: b.flatten(), lambda b, s: b.unflatten(0, (s.n_heads, -1)))
+_TABLE = Layout((2, 3), _rows, lambda w, _: w.unsqueeze(0))
+_DIGIT = Layout((2,), lambda w: w.flatten(), lambda w, _: w.unsqueeze(0))
+_START = Layout((3,), lambda w: w.flatten(), lambda w, _: w[None, None])
+_UNITS = Layout((2, 3), _flat_units, lambda w, s: w.t().unflatten(-1, (-1, s.N)))
+# Of the second matrix the unit axis comes before the block axis.
+_UNITS_FIRST = Layout(
+    (3,), lambda w: w.transpose(0, 1).flatten(0, 1), lambda w, s: w.unflatten(0, (-1, s.N)).transpose(0, 1)
 )
-"""The table above: an author's name without its `w.`, the parameter, and the change of layout."""
+_AXIS = Layout((3, 4, 5, 6), _rows, _axial)
+
+
+_LAYER, _BLOCK = "{side}layer{i}.", "{stack}blocks.{i}."
+_ATTN, _ATTENTION = _LAYER + "{attn}.", _BLOCK + "{attention}."
+_PROJECT = _ATTENTION + "core.project."
+_FF, _FEEDFORWARD = _LAYER + "ff.", _BLOCK + "feedforward."
+_NORMS = ((_ATTN, _ATTENTION), (_LAYER + "cross.", _BLOCK + "cross_attention."), (_FF, _FEEDFORWARD))
+_QKV = ("q", "k", "qk", "v")
+_FACTORS = ("gate", "proj", "bias")
+
+
+def _dense(theirs: str, ours: str, *x: str, if_theirs: str = "", if_ours: str = "") -> tuple[Rule, Rule]:
+    """A kernel, transposed, and its bias."""
+    return (
+        Rule(f"{theirs}.kernel", f"{ours}.weight", _KERNEL, x, if_theirs, if_ours),
+        Rule(f"{theirs}.bias", f"{ours}.bias", AS_IT_IS, x, if_theirs, if_ours or f"{ours}.weight"),
+    )
+
+
+def _norm(theirs: str, ours: str, if_ours: str = "") -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{theirs}.scale", f"{ours}.weight", if_ours=if_ours),
+        Rule(f"{theirs}.bias", f"{ours}.bias", if_ours=if_ours),
+    )
+
+
+_CROSSED = "blocks.0.cross_attention.norm.weight"
+_RULES: tuple[Rule, ...] = (
+    Rule("embedding", "embedding.weight"),
+    Rule("{side}pos.table", "{stack}positions.table", _TABLE),
+    Rule("{side}pos.axis{i}", "{stack}positions.tables.{i}", _AXIS),
+    Rule("{side}pos.base{i}.digit{j}", "{stack}positions.base_weights[{i},{j}]", _DIGIT),
+    Rule("{side}pos.start_vec", "{stack}positions.start_vec", _START),
+    *(rule for theirs, ours in _NORMS for rule in _norm(theirs + "ln", ours + "norm")),
+    # Their efficient attention has a matrix a head, and no bias in their models: with one, weights leave as dense.
+    Rule(_ATTN + "w_{x}", _PROJECT + "{x}.weight", _TO_HEADS, _QKV, if_ours="!" + _PROJECT + "{x}.bias"),
+    Rule(_ATTN + "b_{x}", _PROJECT + "{x}.bias", _OF_HEADS, _QKV, if_ours="never"),
+    Rule(_ATTN + "w_o", _PROJECT + "o.weight", _FROM_HEADS, if_ours="!" + _PROJECT + "o.bias"),
+    *_dense(_ATTN + "{x}", _PROJECT + "{x}", *_QKV),
+    *_dense(_ATTN + "o", _PROJECT + "o", if_theirs="!" + _ATTN + "mult.gate"),
+    *_dense(_ATTN + "o", _PROJECT + "o.dense", if_theirs=_ATTN + "mult.gate"),
+    Rule(_ATTN + "mult.{x}", _PROJECT + "multiplicative.{x}", x=_FACTORS),
+    Rule(_ATTN + "conv_{x}.kernel", _PROJECT + "{x}.kernel", x=_QKV),
+    Rule(_ATTN + "conv_{x}.bias", _PROJECT + "{x}.bias", x=_QKV, if_ours=_PROJECT + "{x}.kernel"),
+    Rule(_ATTN + "out_mult.{x}", _PROJECT + "o.multiplicative.{x}", x=_FACTORS),
+    Rule(_ATTN + "out_conv.{x}", _PROJECT + "o.convolution.{x}", x=("kernel", "bias")),
+    *_dense(_LAYER + "cross.{x}", _BLOCK + "cross_attention.core.query.{x}", "q", "o"),
+    *_dense(_LAYER + "cross.{x}", _BLOCK + "cross_attention.core.{x}", "k", "v"),
+    Rule(_FF + "w{x}", _FEEDFORWARD + "core.layers.w{x}.weight", _KERNEL, ("1", "2")),
+    Rule(_FF + "b{x}", _FEEDFORWARD + "core.layers.w{x}.bias", x=("1", "2")),
+    Rule(_FF + "controller.m1", _FEEDFORWARD + "core.c1", _KERNEL),
+    Rule(_FF + "controller.m2", _FEEDFORWARD + "core.c2", _UNITS),
+    Rule(_FF + "controller.mb", _FEEDFORWARD + "core.c_bias", _UNITS),
+    Rule(_FF + "main.w1", _FEEDFORWARD + "core.w1", _UNITS),
+    Rule(_FF + "main.w2", _FEEDFORWARD + "core.w2", _UNITS_FIRST),
+    Rule(_FF + "main.b2", _FEEDFORWARD + "core.b2"),
+    *_norm(_FF + "sru_ln", _FEEDFORWARD + "beside.norm"),
+    *_dense(_FF + "sru_in", _FEEDFORWARD + "beside.into"),
+    *_dense(_FF + "sru_out", _FEEDFORWARD + "beside.out"),
+    Rule(_FF + "sru{j}.{x}", _FEEDFORWARD + "beside.layers.{j}.{x}", x=("kernel", "bias")),
+    *_dense("enc.out", "junction.bridge"),
+    *_norm("enc.out_ln", "junction.norm", if_ours="junction.bridge.weight"),
+    *_norm("enc.final_ln", "junction.norm"),
+    *_norm("final_ln", "head.norm", if_ours="!" + _CROSSED),
+    *_norm("dec.final_ln", "head.norm"),
+    *_dense("loss", "head.linear", if_theirs="!loss.gate"),
+    Rule("loss.{x}", "head.linear.layer.{x}", x=_FACTORS, if_theirs="loss.gate"),
+)
+"""The table above, read both ways; the first rule that fits."""
 
 
 def from_authors(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays under this package's names and in its layouts; raises UserError for a name that is not in the table.
-
-    A weight's gradient changes name and layout just as the weight does.
-    """
-    found: dict[str, Tensor] = {}
-    for author_name, array in arrays.items():
-        name, layout = _rule(author_name)
-        if name in found:
-            raise UserError("other_model", f"Two of the arrays are the weight '{name}', one of them '{author_name}'.")
-        found[name] = layout(array)
-    if "head.linear.layer.gate" in found:
-        found["head.linear.layer.bias"] = found.pop("head.linear.bias")
-    return _joined(found)
+    """The arrays, or gradients of them, under this package's names and in its layouts; UserError as `read`."""
+    return read(_RULES, arrays, WHOSE, PREFIX)
 
 
-def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with those named `weight[i,j]` put together as one of shape (I, J, ..)."""
-    whole: dict[str, Tensor] = {}
-    pieces: dict[str, dict[tuple[int, int], Tensor]] = {}
-    for name, tensor in found.items():
-        match = re.fullmatch(r"(.+)\[(\d+),(\d+)\]", name)
-        if match is None:
-            whole[name] = tensor
-        else:
-            pieces.setdefault(match[1], {})[int(match[2]), int(match[3])] = tensor
-    for name, parts in pieces.items():
-        n_rows, n_columns = (max(index[axis] for index in parts) + 1 for axis in (0, 1))
-        if len(parts) != n_rows * n_columns:
-            raise UserError("other_model", f"Arrays of the weight '{name}' are missing.")
-        rows = [torch.stack([parts[i, j] for j in range(n_columns)]) for i in range(n_rows)]
-        whole[name] = torch.stack(rows)
-    return whole
+def to_authors(weights: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+    """The weights of a model under the authors' names and in their layouts; UserError as `write`."""
+    return write(_RULES, weights, shapes, WHOSE, PREFIX)
 
 
 def load_from_authors(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
-    """Copies the authors' arrays into `model`.
+    """Copies the authors' arrays into `model`, all of them or none.
 
     Raises UserError for an unknown name, a missing array, a weight that the model does not have, and another shape.
     """
     load_weights(model, from_authors(arrays), None)
-
-
-def _rule(author_name: str) -> tuple[str, Callable[[Tensor], Tensor]]:
-    for pattern, name, layout in _RULES:
-        match = re.fullmatch(r"w\." + pattern, author_name)
-        if match is not None:
-            encoder = author_name.startswith("w.enc.")
-            places = {
-                "blocks": "encoder_blocks" if encoder else "blocks",
-                "positions": "encoder_positions" if encoder else "positions",
-            }
-            return match.expand(name).format(**places), layout
-    raise UserError(
-        "other_model",
-        f"No weight is called '{author_name}' by the authors.",
-        "efftx/models/author_weights.py lists the names that are known.",
-    )

@@ -122,6 +122,14 @@ def _count(config: Config, vocab_size: int) -> int:
 
 
 def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
+    model = _assembled(config, vocab_size, d_ff)
+    for layer in model.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = config.norm_eps
+    return model
+
+
+def _assembled(config: Config, vocab_size: int, d_ff: int) -> Model:
     embedding = TokenEmbedding(vocab_size, config.d_model, tied=config.tie_embeddings, std=config.init.embedding_std)
     head = LMHead(
         merged_width(config.d_model, config.reversible),

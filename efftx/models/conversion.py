@@ -40,7 +40,7 @@ CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], Weights]] = {
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | None) -> None:
     """Copies `weights` into `model`, through the mapping `carry` where one is named.
 
-    Raises UserError if a name or a shape is not the model's.
+    Raises UserError if a name or a shape is not the model's; nothing is copied then.
     """
     if carry is not None and carry not in CONVERSIONS:
         raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CONVERSIONS))
@@ -49,9 +49,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | N
     for name in sorted(given.keys() ^ own.keys()):
         where = "the checkpoint" if name in given else "the model"
         raise UserError("other_model", f"Only {where} has the weight '{name}'.", "The two must be the same model.")
+    for name, parameter in own.items():
+        if given[name].shape != parameter.shape:
+            shapes = f"{tuple(given[name].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
+            raise UserError("other_model", f"The weight '{name}' has shape {shapes}.")
     with torch.no_grad():
         for name, parameter in own.items():
-            if given[name].shape != parameter.shape:
-                shapes = f"{tuple(given[name].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
-                raise UserError("other_model", f"The weight '{name}' has shape {shapes}.")
             parameter.copy_(given[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
-from efftx.models.build import Model, build_model, dense_parameters
+from efftx.models.build import Model, build_model, build_on_meta, dense_parameters
 from efftx.models.conversion import load_weights
 from efftx.models.reach import unreached
 from efftx.optim.optimizers import make_optimizer
@@ -77,12 +78,19 @@ class _State:
 
 
 def train(
-    config: Config, run_dir: Path | None = None, *, steps: int | None = None, silent: bool = False
+    config: Config,
+    run_dir: Path | None = None,
+    *,
+    steps: int | None = None,
+    silent: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> TrainResult:
     """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
 
     A new training starts from the weights of `config.pretrained`, in its vocabulary, where that is given.
-    `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation then.
+    Where `config.imported` is given the run has no step of its own: `weights`, under this package's names, are kept and
+    evaluated. `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation
+    then.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
@@ -96,7 +104,12 @@ def train(
         digest = run_hash(config, dataset)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
     replaying = steps is not None
-    total = config.training.steps if steps is None else min(steps, config.training.steps)
+    total = 0 if config.imported else config.training.steps
+    if replaying:
+        total = min(total, steps or 0)
+
+    if weights is not None:
+        load_weights(build_on_meta(config, dataset.vocab_size), weights, None)  # refused before anything is written
 
     with ExitStack() as stack:
         run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
@@ -120,6 +133,9 @@ def train(
             if config.pretrained is not None and resumed_from is None:
                 load_pretrained(model, Path(config.pretrained), dataset)
                 average.begin()
+            if config.imported is not None and resumed_from is None:
+                _keep_imported(model, weights, path)
+                _save(run, model, optimizer, scaler, average, state, config)
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
@@ -240,6 +256,16 @@ def read_run(run: Path) -> tuple[dict[str, Any], str]:
     if found is None:
         raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
     return found
+
+
+def _keep_imported(model: nn.Module, weights: Mapping[str, Tensor] | None, path: Path) -> None:
+    if weights is None:
+        raise UserError(
+            "missing_file",
+            f"The weights that imported= names are not in {path}.",
+            "`efftx import` makes such a run; training from it is pretrained=<its directory>.",
+        )
+    load_weights(model, weights, None)
 
 
 def _compile(model: Model, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from efftx.errors import UserError
-from efftx.models.author_weights import from_authors, load_from_authors
+from efftx.models.author_weights import from_authors, load_from_authors, to_authors
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
+from efftx.models.weight_rules import Shapes
 from efftx.ops.recompute_state import RecomputeState
 from efftx.training.step import weighted_mean
 from tests.tolerances import CHECKPOINT_LOGITS, GOLDEN, assert_close
@@ -248,3 +249,104 @@ def test_the_encoder_decoder_that_the_authors_trained_copies_fresh_sequences(tra
         word = torch.randint(2, 12, (64, n), generator=generator)
         with torch.no_grad():
             assert bool(model(word, word, losses=True)[1].all()), f"words of {n} tokens"
+
+
+MODELS = {
+    "reformer_lm_lsh_axial": Shapes(2),
+    "reformer_lm_local_lsh_table": Shapes(2),
+    "reformer_lm_self_fixedbase": Shapes(4),
+    "terraformer_lsh": Shapes(2, 8),
+    "terraformer_self_dense": Shapes(4),
+    "terraformer_sparse": Shapes(4, 8),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_authors_arrays_come_back_under_their_names_and_in_their_layouts(golden, name: str) -> None:
+    arrays = weights_of(golden(name))
+    back = to_authors(from_authors(arrays), MODELS[name])
+    assert back.keys() == arrays.keys()
+    for name_there, array in arrays.items():
+        assert torch.equal(back[name_there].reshape(array.shape), array), name_there
+
+
+LAYER, PROJECT = "w.dec.layer1.", "core.project."
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shape", "ours"),
+    [
+        ("attn0.w_q", (2, 6, 3), "attention." + PROJECT + "q.weight"),
+        ("attn1.w_q", (2, 6, 3), "attention_2." + PROJECT + "q.weight"),
+        ("attn1.ln.scale", (6,), "attention_2.norm.weight"),
+        ("attn0.conv_qk.kernel", (3, 3, 2, 2), "attention." + PROJECT + "qk.kernel"),
+        ("attn1.conv_qk.bias", (2,), "attention_2." + PROJECT + "qk.bias"),
+        ("attn0.qk.kernel", (6, 6), "attention." + PROJECT + "qk.weight"),
+        ("attn0.b_qk", (2, 3), "attention." + PROJECT + "qk.bias"),
+        ("attn0.out_mult.gate", (3, 6), "attention." + PROJECT + "o.multiplicative.gate"),
+        ("attn0.out_conv.kernel", (3, 3, 2, 2), "attention." + PROJECT + "o.convolution.kernel"),
+        ("attn0.out_conv.bias", (2,), "attention." + PROJECT + "o.convolution.bias"),
+    ],
+)
+def test_everything_that_a_preset_can_be_has_a_name(theirs: str, shape: tuple[int, ...], ours: str) -> None:
+    assert list(from_authors({LAYER + theirs: torch.zeros(shape)})) == [f"blocks.1.{ours}"]
+
+
+def test_a_dense_output_behind_sparse_queries_is_another_weight_than_that_of_dense_attention() -> None:
+    kernel, gate = {"w.layer0.attn.o.kernel": torch.zeros(6, 6)}, {"w.layer0.attn.mult.gate": torch.zeros(3, 6)}
+    assert "blocks.0.attention.core.project.o.weight" in from_authors(kernel)
+    assert "blocks.0.attention.core.project.o.dense.weight" in from_authors(kernel | gate)
+
+
+SECOND = (
+    *(
+        "model=terraformer",
+        "data=stdlib",
+        "attention_per_block=2",
+        "n_layers=2",
+        "n_encoder_layers=2",
+        "d_model=32",
+        "d_ff=64",
+    ),
+    *("n_heads=4", "sparse_ff.N=8", "sparse_loss.S=4", "sru.d=16", "sparse_qkv.S=4"),
+)
+
+
+@pytest.mark.parametrize("output", ["none", "dense", "multiplicative", "convolution", "multiplicative_convolution"])
+@pytest.mark.parametrize("share_qk", ["false", "true"])
+def test_two_attention_layers_a_block_go_out_and_come_back(build, output: str, share_qk: str) -> None:
+    """Terraformer's decoder; the authors' two layers of a block are called attn0 and attn1."""
+    own = (f"sparse_qkv.output={output}", f"share_qk={share_qk}", "attention=[full]")
+    model = build(*SECOND, *own, vocab_size=24)
+    weights = {name: w.detach() for name, w in model.named_parameters()}
+    arrays = to_authors(weights, Shapes(4, 8))
+    assert any(".attn0." in name for name in arrays)
+    assert any(".attn1." in name for name in arrays)
+    back = from_authors(arrays)
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())
+
+
+def test_a_weight_that_the_authors_have_not_is_not_exported() -> None:
+    with pytest.raises(UserError, match=r"'blocks\.0\.feedforward\.core\.b1'"):
+        to_authors({"blocks.0.feedforward.core.b1": torch.zeros(8)}, Shapes())
+
+
+def test_an_array_of_another_number_of_axes_is_refused_by_its_name_and_shape() -> None:
+    with pytest.raises(UserError, match=r"'w\.layer0\.attn\.w_q' has shape \(6, 6\)"):
+        from_authors({"w.layer0.attn.w_q": torch.zeros(6, 6)})
+
+
+def test_where_the_last_weight_does_not_fit_nothing_is_overwritten(golden, build) -> None:
+    arrays, model = weights_of(golden("reformer_lm_lsh_axial")), build(*LM["lsh_axial"])
+    before = {name: w.detach().clone() for name, w in model.named_parameters()}
+    with pytest.raises(UserError, match="has shape"):
+        load_from_authors(model, {**arrays, "w.loss.bias": torch.zeros(7)})
+    assert all(torch.equal(w, before[name]) for name, w in model.named_parameters())
+
+
+def test_a_missing_array_of_sparse_logits_is_a_message(golden, build) -> None:
+    arrays = weights_of(golden("terraformer_sparse"))
+    found = from_authors({name: array for name, array in arrays.items() if name != "w.loss.bias"})
+    assert "head.linear.layer.gate" in found
+    assert "head.linear.layer.bias" not in found

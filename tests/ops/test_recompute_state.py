@@ -28,16 +28,16 @@ def test_every_later_run_draws_the_first_runs_numbers_and_leaves_the_global_stat
     state = RecomputeState()
     first = draw(state)
     torch.rand(3)
-    state = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     for _ in range(2):
         assert torch.equal(draw(state), first)
-        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.get_rng_state(), rng_state)
 
 
 def test_the_global_state_comes_back_after_an_error_inside() -> None:
     state = RecomputeState()
     draw(state)
-    state = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
 
     def fail() -> None:
         with state.random_state(CPU):
@@ -45,7 +45,7 @@ def test_the_global_state_comes_back_after_an_error_inside() -> None:
 
     with pytest.raises(KeyError):
         fail()
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), rng_state)
 
 
 def test_a_choice_is_made_once_and_carries_no_graph() -> None:
@@ -85,19 +85,19 @@ def test_what_is_drawn_after_a_random_choice_is_the_same_though_the_choice_is_no
     torch.manual_seed(5)
     state = RecomputeState()
     chosen, drawn = choose_and_draw(state)
-    state = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     again, drawn_again = choose_and_draw(state)
     assert again is chosen
     assert torch.equal(drawn_again, drawn)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), rng_state)
 
 
 def test_a_choice_outside_a_recorded_run_moves_no_random_state() -> None:
     state = RecomputeState()
     state.choose("rotations", lambda: torch.randn(3))
-    state = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     state.choose("rotations", lambda: torch.randn(3))
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), rng_state)
 
 
 def test_autocast_is_entered_again_as_it_was() -> None:

@@ -1,0 +1,194 @@
+"""Reformer language models of the transformers library, `ReformerModelWithLMHead`: names and configuration.
+
+Layouts are those of `torch.nn.Linear` on both sides. Their model reads token t to predict token t + 1, ours shifts its
+input right by one: fed alike, the logits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from efftx.config.schema import Config
+from efftx.errors import UserError
+from efftx.models.weight_rules import Layout, Rule, Shapes, read, write
+
+WHOSE = "transformers' Reformer"
+_BIAS, _BIAS_USED = "lm_head.bias", "lm_head.decoder.bias"
+"""Two names of one tensor; where a file holds both, their model computes with the second."""
+
+
+def _grid(table: Tensor, shapes: Shapes) -> Tensor:
+    sizes = [1] * shapes.n_axes
+    sizes[shapes.axis] = table.shape[0]
+    return table.reshape(*sizes, table.shape[1])
+
+
+_AXIS = Layout((2, 3, 4, 5), lambda w: w.reshape(-1, w.shape[-1]), _grid)
+_LAYER, _EMBEDDINGS = "reformer.encoder.layers.{i}.", "reformer.embeddings."
+_BOTH = ("weight", "bias")
+_RULES = (
+    Rule(_EMBEDDINGS + "word_embeddings.weight", "embedding.weight"),
+    Rule(_EMBEDDINGS + "position_embeddings.embedding.weight", "positions.table"),
+    Rule(_EMBEDDINGS + "position_embeddings.weights.{i}", "positions.tables.{i}", _AXIS),
+    Rule(_LAYER + "attention.layer_norm.{x}", "blocks.{i}.attention.norm.{x}", x=_BOTH),
+    *(
+        Rule(_LAYER + f"attention.self_attention.{theirs}.weight", f"blocks.{{i}}.attention.core.project.{ours}.weight")
+        for theirs, ours in (("query_key", "qk"), ("query", "q"), ("key", "k"), ("value", "v"))
+    ),
+    Rule(_LAYER + "attention.output.dense.weight", "blocks.{i}.attention.core.project.o.weight"),
+    Rule(_LAYER + "feed_forward.layer_norm.{x}", "blocks.{i}.feedforward.norm.{x}", x=_BOTH),
+    Rule(_LAYER + "feed_forward.dense.dense.{x}", "blocks.{i}.feedforward.core.layers.w1.{x}", x=_BOTH),
+    Rule(_LAYER + "feed_forward.output.dense.{x}", "blocks.{i}.feedforward.core.layers.w2.{x}", x=_BOTH),
+    Rule("reformer.encoder.layer_norm.{x}", "head.norm.{x}", x=_BOTH),
+    Rule("lm_head.decoder.weight", "head.linear.weight"),
+    Rule(_BIAS, "head.linear.bias"),
+)
+_ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "gelu_fast": "gelu", "gelu_pytorch_tanh": "gelu"}
+
+
+def from_transformers(arrays: Mapping[str, Tensor], first_token: int = 0) -> dict[str, Tensor]:
+    """Their weights under this package's names; UserError as `weight_rules.read`.
+
+    The first `first_token` entries of their vocabulary are left out: google/reformer-enwik8 calls byte b token b + 2.
+    """
+    once = {name: array for name, array in arrays.items() if name != _BIAS_USED}
+    if _BIAS_USED in arrays:
+        once[_BIAS] = arrays[_BIAS_USED]
+    found = read(_RULES, once, WHOSE)
+    for name in ("embedding.weight", "head.linear.weight", "head.linear.bias"):
+        if name in found:
+            found[name] = found[name][first_token:]
+    return found
+
+
+def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's weights under their names; UserError for one that theirs has not."""
+    found = write(_RULES, weights, Shapes(), WHOSE)
+    return {**found, _BIAS_USED: found[_BIAS].clone()}
+
+
+def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
+    """The configuration here of what their config.json describes; UserError, naming a key, for what is not built here.
+
+    Training's own settings are not read. Attention across buckets and pairs found in several rounds are theirs, as of
+    the authors' later code.
+    """
+    missing = [key for key in ("attn_layers", "hidden_size", "feed_forward_size") if key not in theirs]
+    if theirs.get("model_type") != "reformer" or missing:
+        other = theirs.get("model_type") != "reformer"
+        what = f"of model_type={theirs.get('model_type')}" if other else f"without {missing[0]}"
+        raise UserError("other_model", f"This is no Reformer of transformers: its config.json is {what}.")
+    wanted = {"is_decoder": True, "local_num_chunks_after": 0, "lsh_num_chunks_after": 0, "tie_word_embeddings": False}
+    wanted |= {"local_num_chunks_before": 1, "lsh_num_chunks_before": 1}
+    for key, value in wanted.items():
+        if theirs.get(key, value) != value:
+            raise UserError("other_model", f"Its {key} is {theirs[key]}; only {value} is built here.")
+    activation = _ACTIVATIONS.get(theirs.get("hidden_act", "relu"))
+    if activation is None:
+        known = ", ".join(_ACTIVATIONS)
+        raise UserError("other_model", f"Its hidden_act is {theirs['hidden_act']}; here there are {known}.")
+    kinds = list(theirs["attn_layers"])
+    words = [
+        "model=reformer",
+        f"n_layers={len(kinds)}",
+        f"d_model={theirs['hidden_size']}",
+        f"d_ff={theirs['feed_forward_size']}",
+        f"n_heads={theirs['num_attention_heads']}",
+        f"d_head={theirs['attention_head_size']}",
+        f"activation={activation}",
+        f"attention={_list(_cycle(kinds))}",
+        "share_qk=false",
+        "tie_embeddings=false",
+        f"norm_eps={theirs['layer_norm_eps']}",
+        "reversible.enabled=true",
+        "reversible.merge=concat",
+        f"chunking.ff={theirs.get('chunk_size_feed_forward') or 0}",
+        f"chunking.loss={theirs.get('chunk_size_lm_head') or 0}",
+    ]
+    if "lsh" in kinds:
+        buckets = theirs.get("num_buckets") or []
+        words += [
+            f"lsh.n_hashes={theirs['num_hashes']}",
+            f"lsh.n_buckets={_list([buckets] if isinstance(buckets, int) else buckets)}",
+            f"lsh.chunk_len={theirs['lsh_attn_chunk_length']}",
+            f"lsh.full_below={theirs['lsh_attn_chunk_length']}",
+            "lsh.attend_across_buckets=true",
+            "lsh.allow_duplicates=true",
+        ]
+    if "local" in kinds:
+        words.append(f"local.chunk_len={theirs['local_attn_chunk_length']}")
+    if theirs.get("axial_pos_embds", True):
+        grid = list(theirs["axial_pos_shape"])
+        dims = _list(theirs["axial_pos_embds_dim"])
+        words += [f"data.length={prod(grid)}", "positions.kind=axial"]
+        return [*words, f"positions.axial_shape={_list(grid)}", f"positions.axial_dims={dims}"]
+    length = theirs["max_position_embeddings"]
+    return [*words, f"data.length={length}", "positions.kind=learned", f"positions.max_len={length}"]
+
+
+def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
+    """What their config.json says of such a model; UserError, naming the key here, for one that theirs cannot be."""
+    lsh, local = config.lsh, config.local
+    kinds = [config.attention[i % len(config.attention)] for i in range(config.n_layers)]
+    needs = {
+        "stack": config.stack == "decoder",
+        "attention": set(kinds) <= {"local", "lsh"},
+        "attention_per_block": config.attention_per_block == 1,
+        "attention_bias": not config.attention_bias,
+        "share_qk": not config.share_qk,
+        "d_qk": config.d_qk is None,
+        "tie_embeddings": not config.tie_embeddings,
+        "activation": config.activation in ("relu", "gelu"),
+        "reversible": config.reversible.enabled and config.reversible.merge == "concat",
+        "positions.kind": config.positions.kind in ("axial", "learned") and not config.positions.before_shift,
+        "lsh.attend_across_buckets": "lsh" not in kinds or lsh.attend_across_buckets,
+        "lsh.allow_duplicates": "lsh" not in kinds or lsh.allow_duplicates,
+        "local.window": not local.window,
+    }
+    for key, fits in needs.items():
+        if not fits:
+            raise UserError("other_model", f"transformers has no Reformer with this model's {key}.")
+    axial = config.positions.kind == "axial"
+    said = {
+        "architectures": ["ReformerModelWithLMHead"],
+        "model_type": "reformer",
+        "is_decoder": True,
+        "attn_layers": kinds,
+        "hidden_size": config.d_model,
+        "feed_forward_size": config.d_ff,
+        "num_attention_heads": config.n_heads,
+        "attention_head_size": config.width_of_head,
+        "hidden_act": "gelu_new" if config.activation == "gelu" else "relu",
+        "layer_norm_eps": config.norm_eps,
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": False,
+        "hidden_dropout_prob": config.dropout,
+        "local_attention_probs_dropout_prob": config.attention_dropout,
+        "lsh_attention_probs_dropout_prob": config.attention_dropout,
+        "chunk_size_feed_forward": config.chunking.ff,
+        "chunk_size_lm_head": config.chunking.loss,
+        "num_hashes": lsh.n_hashes,
+        "num_buckets": lsh.n_buckets[0] if len(lsh.n_buckets) == 1 else list(lsh.n_buckets) or None,
+        "lsh_attn_chunk_length": lsh.chunk_len,
+        "local_attn_chunk_length": local.chunk_len,
+        "axial_pos_embds": axial,
+        "dtype": "float32",
+    }
+    if not axial:
+        return {**said, "max_position_embeddings": config.positions.max_len or config.data.length}
+    shape, dims = config.positions.axial_shape, config.positions.axial_dims
+    return {**said, "axial_pos_shape": shape, "axial_pos_embds_dim": dims, "max_position_embeddings": prod(shape)}
+
+
+def _cycle(kinds: list[str]) -> list[str]:
+    """The shortest list of which `kinds` is the repetition."""
+    n = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return kinds[:n]
+
+
+def _list(values: Any) -> str:
+    return "[" + ",".join(map(str, values)) + "]"

@@ -1,0 +1,142 @@
+"""Reformer models of transformers have its logits here, and go back as they came.
+
+`tests/golden/transformers_reformer` is a folder that transformers 5.24 saved of a model drawn at random, with logits in
+float64: of 32 tokens with the buckets given, and of 8, which its hash attention attends to in full.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from efftx.config.compose import compose
+from efftx.errors import UserError
+from efftx.models import decoder
+from efftx.models.build import build_model
+from efftx.models.conversion import load_weights
+from efftx.models.transformers_weights import config_for, from_transformers, overrides_of, to_transformers
+from efftx.ops.recompute_state import RecomputeState
+from tests.conftest import GOLDEN
+
+FOLDER = GOLDEN / "transformers_reformer"
+DATA = ("data=duplicate", "data.n_symbols=39")
+FLOAT32 = 1e-6
+"""The stored logits and weights are rounded to it."""
+
+
+def theirs(**changed: Any) -> dict[str, Any]:
+    return {**json.loads((FOLDER / "config.json").read_text()), **changed}
+
+
+def arrays() -> dict[str, Tensor]:
+    return dict(load_file(FOLDER / "model.safetensors"))
+
+
+def make_rows_short(model: decoder.Decoder) -> None:
+    """Hash attention goes by the rows of the model, not by those at hand: now they are short, and attend in full."""
+    for block in model.blocks:
+        if hasattr(block.attention.core, "length"):
+            block.attention.core.length = 8
+
+
+@pytest.fixture
+def model() -> decoder.Decoder:
+    config = compose([*overrides_of(theirs()), *DATA])
+    made = build_model(config, 40, torch.device("cpu"), torch.float64).eval()
+    load_weights(made, {name: w.double() for name, w in from_transformers(arrays()).items()}, None)
+    assert isinstance(made, decoder.Decoder)
+    return made
+
+
+@pytest.fixture
+def fed_alike(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
+    """Their model reads token t at place t."""
+    monkeypatch.setattr(decoder, "shift_right", lambda tokens_BL: tokens_BL)
+    return lambda tokens: tokens
+
+
+def test_local_and_hashed_layers_have_their_logits_with_their_buckets(model, fed_alike) -> None:
+    with np.load(FOLDER / "outputs.npz") as stored:
+        tokens, buckets = (torch.from_numpy(stored[name]).long() for name in ("tokens", "buckets"))
+        logits, of_8 = (torch.from_numpy(stored[name]).double() for name in ("logits", "logits_of_8"))
+    states = [[RecomputeState(), RecomputeState()], [RecomputeState({"buckets": buckets}), RecomputeState()]]
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens, states=states), logits, atol=FLOAT32, rtol=FLOAT32)
+        make_rows_short(model)
+        torch.testing.assert_close(model(tokens[:, :8]), of_8, atol=FLOAT32, rtol=FLOAT32)
+
+
+def test_weights_and_configuration_go_back_as_they_came() -> None:
+    back = to_transformers(from_transformers(arrays()))
+    here = arrays()
+    assert back.keys() == here.keys()
+    for name in back.keys() - {"lm_head.bias"}:  # the file's two biases differ, and one is used
+        torch.testing.assert_close(back[name], here[name], rtol=0, atol=0)
+    config = compose([*overrides_of(theirs()), *DATA])
+    assert compose([*overrides_of(config_for(config, 40)), *DATA]) == config
+
+
+def test_the_first_entries_of_their_vocabulary_may_be_left_out() -> None:
+    whole, cut = from_transformers(arrays()), from_transformers(arrays(), 2)
+    for name in ("embedding.weight", "head.linear.weight", "head.linear.bias"):
+        assert torch.equal(cut[name], whole[name][2:])
+    assert torch.equal(cut["head.norm.bias"], whole["head.norm.bias"])
+
+
+def test_learned_positions_and_factors_of_the_buckets_are_read() -> None:
+    words = overrides_of(theirs(axial_pos_embds=False, num_buckets=[2, 4], attn_layers=["lsh", "lsh"]))
+    assert {"positions.kind=learned", "positions.max_len=4096", "lsh.n_buckets=[2,4]", "attention=[lsh]"} <= set(words)
+    assert "lsh.n_buckets=[]" in overrides_of(theirs(num_buckets=None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model_type": "bert"}, "model_type=bert"),
+        ({"is_decoder": False}, "is_decoder is False"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu"),
+        ({"lsh_num_chunks_before": 2}, "lsh_num_chunks_before is 2"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+    ],
+)
+def test_a_model_that_is_not_built_here_is_refused_by_its_key(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        overrides_of(theirs(**changed))
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("lsh.allow_duplicates=false", "allow_duplicates"),
+        ("reversible.merge=mean", "reversible"),
+        ("attention=[full]", "attention"),
+        ("positions.kind=sinusoidal", "positions"),
+    ],
+)
+def test_a_model_that_theirs_cannot_be_is_not_exported(word: str, named: str) -> None:
+    dropped = {"attention=[full]": ("lsh.", "local."), "positions.kind=sinusoidal": ("positions.",)}.get(word, ())
+    words = [told for told in overrides_of(theirs()) if not told.startswith(dropped or ("-",))]
+    key = word.partition("=")[0]
+    config = compose([*(told for told in words if told.partition("=")[0] != key), *DATA, word])
+    with pytest.raises(UserError, match=named):
+        config_for(config, 40)
+
+
+def test_the_model_of_the_library_itself_has_the_same_logits(model, fed_alike, tmp_path: Path) -> None:
+    reformer = pytest.importorskip("transformers.models.reformer.modeling_reformer")
+    theirs_now = reformer.ReformerModelWithLMHead.from_pretrained(FOLDER).double().eval()
+    for layer in theirs_now.reformer.encoder.layers:
+        if hasattr(layer.attention.self_attention, "hash_seed"):
+            layer.attention.self_attention.chunk_length = 32  # as if every row were short
+    make_rows_short(model)
+    tokens = torch.randint(1, 40, (2, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs_now(tokens).logits, atol=FLOAT32, rtol=FLOAT32)
