@@ -152,6 +152,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
         for key in ("bases", "n_digits", "start_from_zero", "base_dropout")
     ),
     ("evaluation.min_context", lambda c: c.objective == "lm", "only a language model reads on from row to row"),
+    ("evaluation.length_penalty", lambda c: c.evaluation.beam > 1, "evaluation.beam=1 is greedy decoding"),
     ("data.stage_steps", lambda c: bool(getattr(c.data, "stages", ())), "data.stages is empty"),
     ("data.length", lambda c: find_source(c.data.name).row_length is None, "a row is one picture, of data.side pixels"),
     ("data.target_length", lambda c: c.objective != "lm", "a language model's targets are its rows"),

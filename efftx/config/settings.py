@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 class TrainingConfig:
     """`steps` updates of `batch_size` rows x `accumulation` micro-batches; `clip_norm` of the gradient, 0 for none.
 
+    `label_smoothing`: the share of the probability that is learned for all tokens alike.
+
     The micro-batches of a step are the rows of one batch of `batch_size` x `accumulation`, and every target of them
     counts alike: but for what is drawn in a forward pass, the gradient is that of the one batch.
     """
@@ -15,6 +17,7 @@ class TrainingConfig:
     batch_size: int = 8
     accumulation: int = 1
     clip_norm: float = 0.0
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -24,13 +27,16 @@ class EvaluationConfig:
     `stop_at_accuracy` (%) ends the training at the first validation that reaches it; 0 trains to the last step.
     `min_context`: on the test split of a text every token that is scored has so many before it at least: rows slide by
     what they have more, over the same stretch of text as without (0: rows stand side by side, and a row's first token
-    has none).
+    has none). `beam`: generated text is the best that a search of this width finds under `length_penalty` (Wu et al.
+    2016); 1 is greedy decoding.
     """
 
     every: int = 500
     batches: int = 8
     stop_at_accuracy: float = 0.0
     min_context: int = 0
+    beam: int = 1
+    length_penalty: float = 0.6
 
 
 @dataclass

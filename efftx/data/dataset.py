@@ -35,6 +35,7 @@ _MODULES = {
     "photos": "efftx.data.photos",
     "stdlib": "efftx.data.stdlib",
     "summarization": "efftx.data.summarization",
+    "wmt14": "efftx.data.wmt14",
     "text": "efftx.data.text",
 }
 

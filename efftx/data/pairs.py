@@ -166,6 +166,14 @@ class _Split:
         text = int(self.document_ends[document]) + which
         return np.asarray(self.tokens[self.text_ends[text] : self.text_ends[text + 1]], dtype=np.int64)
 
+    def fits(self, source: int, target: int) -> np.ndarray:
+        """Which documents have so many tokens at most, in their source and in every target."""
+        lengths = np.diff(self.text_ends)
+        first = np.asarray(self.document_ends[:-1])
+        longest = np.maximum.reduceat(np.where(np.isin(np.arange(len(lengths)), first), 0, lengths), first)
+        fits: np.ndarray = (lengths[first] <= source) & (longest <= target)
+        return fits
+
     def references(self, document: int) -> list[str]:
         if self._references is None:
             lines = self.targets_path.read_text("utf-8").splitlines()
@@ -194,6 +202,7 @@ class TextPairs:
         target_length: int,
         metrics: tuple[str, ...],
         labels: Sequence[str] = (),
+        leaves_out_long: bool = False,
     ) -> None:
         meta = prepared.meta
         self.name, self.variant, self.checksum = str(meta["name"]), str(meta["variant"]), str(meta["tokens_sha256"])
@@ -206,6 +215,9 @@ class TextPairs:
             message = f"data.target_length={target_length} has no room for the labels of {self.variant}."
             raise UserError("bad_value", message, f"Set data.target_length to at least {least}, or to 0.")
         self._splits = {split: _Split(prepared.folder, split, str(meta["dtype"])) for split in SPLITS}
+        self._training = np.arange(self._splits["train"].n_documents)
+        if leaves_out_long:
+            self._leave_out_long()
         self.chance_accuracy = self._majority_share("test") if labels else None
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
@@ -217,7 +229,7 @@ class TextPairs:
         its = self._splits[split]
         numbers = range(step * batch_size, (step + 1) * batch_size)
         if split == "train":
-            rows = [self._drawn(seed, *divmod(number, its.n_documents)) for number in numbers]
+            rows = [self._drawn(seed, *divmod(number, len(self._training))) for number in numbers]
         else:
             rows = [(document, 0) for document in numbers if document < its.n_documents]
             if step < 0 or not rows:
@@ -252,6 +264,20 @@ class TextPairs:
         """Every target of document i of a split, as it was written."""
         return self._splits[split].references(i)
 
+    def _leave_out_long(self) -> None:
+        """Trains on what a row holds whole; notes say what is left out or cut. UserError where nothing is left."""
+        fits = self._splits["train"].fits(self.input_length - 1, self.length - 1)
+        self._training = np.flatnonzero(fits)
+        if not len(self._training):
+            message = f"No training pair of {self.variant} fits into data.length={self.input_length} tokens."
+            raise UserError("bad_value", message, "Set data.length and data.target_length larger.")
+        if n_long := len(fits) - len(self._training):
+            self.notes += (f"{n_long:,} of {len(fits):,} training pairs are longer than a row and left out.",)
+        for split in ("valid", "test"):
+            fits = self._splits[split].fits(self.input_length - 1, 1 << 62)
+            if n_cut := int((~fits).sum()):
+                self.notes += (f"{n_cut:,} of {len(fits):,} sources of {split} are cut to data.length.",)
+
     def _majority_share(self, split: str) -> float:
         n = self._splits[split].n_documents
         return 100.0 * max(Counter(self.references(split, i)[0] for i in range(n)).values()) / n
@@ -259,8 +285,8 @@ class TextPairs:
     def _drawn(self, seed: int, epoch: int, place: int) -> tuple[int, int]:
         """The document at a place of an epoch, and which of its targets."""
         its = self._splits["train"]
-        order, choice = _epoch(self.name, seed, epoch, its.n_documents)
-        document = int(order[place])
+        order, choice = _epoch(self.name, seed, epoch, len(self._training))
+        document = int(self._training[order[place]])
         return document, int(choice[place]) % its.n_targets(document)
 
 

@@ -6,18 +6,21 @@ Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch, Dataset
+from efftx.decoding.beam import beam_search
 from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.decoding.uncached import EOS, greedy
 from efftx.errors import UserError
 from efftx.evaluation import glue
+from efftx.evaluation.bleu import bleu, signatures
 from efftx.evaluation.rouge import TOKENIZER, lead, rouge, usual_sentences
 from efftx.models.encoder_decoder import EncoderDecoder
 
@@ -43,12 +46,22 @@ class TextToText(Protocol):
         ...
 
     def source(self, split: str, i: int) -> str:
-        """The text that is to be summarised."""
+        """The text that is to be summarised or translated."""
         ...
 
     def references(self, split: str, i: int) -> list[str]:
         """Every right answer to document i."""
         ...
+
+
+@dataclass(frozen=True)
+class TextMetric:
+    """How what a model says is scored: `score(said, dataset, split)` in %, said i answering document i; `says` is what
+    a record says of the scoring.
+    """
+
+    score: Callable[[Sequence[str], TextToText, str], dict[str, float]]
+    says: Callable[[], Mapping[str, str]]
 
 
 def evaluate_generation(
@@ -60,14 +73,16 @@ def evaluate_generation(
     batches: int,
     device: torch.device,
     before_batch: Callable[[int], object] = lambda i: None,
+    beam: int = 1,
+    length_penalty: float = 0.0,
 ) -> dict[str, float]:
     """The data set's own metrics in % over the first `batches` batches of `split` (0: all); none gives an empty result.
 
-    `rouge`: ROUGE of what greedy decoding says, and `lead_...`, that of the source's first sentences, as many as a
-    reference has in the median of valid. Otherwise a row's label is the one whose tokens are the likeliest (the sum of
-    their log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. `before_batch(i)` is called before
-    batch i, so that what is drawn in a forward pass is the same at every evaluation. The model is left in the mode it
-    was in.
+    A metric of TEXT_METRICS is of what the model says: by greedy decoding, or with `beam` above 1 the best of such a
+    search under `length_penalty`. Otherwise a row's label is the one whose tokens are the likeliest (the sum of their
+    log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. `before_batch(i)` is called before batch i,
+    so that what is drawn in a forward pass is the same at every evaluation. The model is left in the mode it was in.
+    UserError for a beam and a model with a layer that does not decode from caches.
     """
     metrics: tuple[str, ...] = getattr(dataset, "metrics", ())
     if not metrics:
@@ -86,16 +101,18 @@ def evaluate_generation(
     model.eval()
     try:
         with torch.no_grad():
-            if metrics == ("rouge",):
-                return _rouge(model, texts, split, read(), device)
-            return _labels(model, texts, read(), device)
+            if metrics[0] not in TEXT_METRICS:
+                return _labels(model, texts, read(), device)
+            said = _said(model, texts, read(), device, beam, length_penalty)
+            return {k: v for metric in metrics for k, v in TEXT_METRICS[metric].score(said, texts, split).items()}
     finally:
         model.train(was_training)
 
 
 def scored_by(dataset: Dataset) -> dict[str, str]:
-    """What a record says of scoring beside the data's name: `rouge_tokenizer` where the metric is ROUGE."""
-    return {"rouge_tokenizer": TOKENIZER} if getattr(dataset, "metrics", ()) == ("rouge",) else {}
+    """What a record says of scoring beside the data's name, such as `rouge_tokenizer` where the metric is ROUGE."""
+    metrics = (metric for metric in getattr(dataset, "metrics", ()) if metric in TEXT_METRICS)
+    return {key: value for metric in metrics for key, value in TEXT_METRICS[metric].says().items()}
 
 
 def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[int]], length: int) -> Tensor:
@@ -108,25 +125,58 @@ def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[i
     return torch.stack(log_probability, 1)
 
 
-def _rouge(
-    model: nn.Module, dataset: TextToText, split: str, batches: Iterator[Batch], device: torch.device
-) -> dict[str, float]:
+def _said(
+    model: nn.Module,
+    dataset: TextToText,
+    batches: Iterator[Batch],
+    device: torch.device,
+    beam: int,
+    length_penalty: float,
+) -> list[str]:
+    """What the model answers to each row."""
     said: list[str] = []
     # A copy: laying weights out for decoding moves them, and this model may go on training.
     prepared = _prepared(copy.deepcopy(model)) if isinstance(model, EncoderDecoder) else None
+    if prepared is None and beam > 1:
+        message = f"evaluation.beam={beam} needs a model that decodes from caches."
+        raise UserError("not_decodable", message, "Use evaluation.beam=1, greedy decoding.")
     for batch in batches:
         inputs_BE, n = _inputs(batch, device), dataset.length
         if prepared is None:
             said += map(dataset.decode, greedy(model, inputs_BE, n))
-            continue
-        session = CachedSession(prepared, n, len(inputs_BE), inputs_BE)
-        rows = generate(session, [[]] * len(inputs_BE), most_likely, n, EOS)
-        said += (dataset.decode(row.tokens) for row in rows)
+        elif beam > 1:
+            for row_E in inputs_BE:
+                session = CachedSession(prepared, n, beam, row_E.expand(beam, -1))
+                (best,) = beam_search(session, [], beam, n, EOS, length_penalty=length_penalty)
+                said.append(dataset.decode(best.tokens))
+        else:
+            session = CachedSession(prepared, n, len(inputs_BE), inputs_BE)
+            rows = generate(session, [[]] * len(inputs_BE), most_likely, n, EOS)
+            said += (dataset.decode(row.tokens) for row in rows)
+    return said
+
+
+def _rouge(said: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
+    """ROUGE, and `lead_...`, that of a source's first sentences, as many as a reference of valid has in the median."""
     references = [dataset.references(split, i) for i in range(len(said))]
     n_lead = usual_sentences(dataset.references("valid", i)[0] for i in range(dataset.n_batches("valid", 1) or 0))
     leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]
     of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
     return rouge(said, references) | of_leads
+
+
+def _bleu(said: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
+    """BLEU, and `copy_bleu`, that of a source as it stands, which shares names and numbers with its translation."""
+    references = [dataset.references(split, i) for i in range(len(said))]
+    sources = [dataset.source(split, i) for i in range(len(said))]
+    return bleu(said, references) | {"copy_bleu": bleu(sources, references)["bleu"]}
+
+
+TEXT_METRICS = {
+    "rouge": TextMetric(_rouge, lambda: {"rouge_tokenizer": TOKENIZER}),
+    "bleu": TextMetric(_bleu, signatures),
+}
+"""Metrics of generated text, by the name that a data set asks for them by."""
 
 
 def _prepared(model: EncoderDecoder) -> PreparedModel | None:

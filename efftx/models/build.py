@@ -135,6 +135,7 @@ def _assembled(config: Config, vocab_size: int, d_ff: int) -> Model:
         merged_width(config.d_model, config.reversible),
         vocab_size,
         config.inner_dropout,
+        label_smoothing=config.training.label_smoothing,
         zero=config.init.zero_logits,
         tied_to=embedding if config.tie_embeddings else None,
         sparse_loss=config.sparse_loss,

@@ -30,13 +30,14 @@ class LMHead(nn.Module):
         dropout: float,
         *,
         sparse_loss: SparseLossConfig,
+        label_smoothing: float = 0.0,
         zero: bool = False,
         tied_to: TokenEmbedding | None = None,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.linear = SparseLoss(sparse_loss, width, vocab_size) if sparse_loss.S else nn.Linear(width, vocab_size)
-        self.vocab_size, self.dropout = vocab_size, dropout
+        self.vocab_size, self.dropout, self.label_smoothing = vocab_size, dropout, label_smoothing
         if tied_to is not None:
             self.linear.weight = tied_to.weight
         self.tied, self.zero = tied_to is not None, zero
@@ -63,14 +64,16 @@ class LMHead(nn.Module):
         """Cross entropy in nats and whether the most likely token is right, (B, L) float and bool.
 
         With `chunk_len` the logits of so many positions exist at a time; without `hits` the second is None, which
-        spares a pass over the logits.
+        spares a pass over the logits. In training the target has 1 - `label_smoothing` of the probability that is
+        learned, and all tokens share the rest alike (Szegedy et al. 2016).
         """
+        smoothing = self.label_smoothing if self.training else 0.0
         if not chunk_len or chunk_len >= targets_BL.shape[1]:
-            found = _losses(self(h_BLE), targets_BL, hits)
+            found = _losses(self(h_BLE), targets_BL, hits, smoothing)
         else:
 
             def one_slice(parameters: Mapping[str, Tensor], h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-                return _losses(functional_call(self, dict(parameters), (h,)), targets, hits)
+                return _losses(functional_call(self, dict(parameters), (h,)), targets, hits, smoothing)
 
             found = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
         return (found[0], found[1]) if hits else (found[0], None)
@@ -92,9 +95,10 @@ class LMHead(nn.Module):
         return Cost(work, width * (2 if self.dropout > 0 else 1) + logits + matrix, 2.0 * logits)
 
 
-def _losses(logits_BLV: Tensor, targets_BL: Tensor, hits: bool) -> tuple[Tensor, ...]:
+def _losses(logits_BLV: Tensor, targets_BL: Tensor, hits: bool, smoothing: float) -> tuple[Tensor, ...]:
     # Half precision is too coarse for a log-softmax over a vocabulary.
     logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
-    nll = F.cross_entropy(logits.flatten(0, 1), targets_BL.flatten(), reduction="none")
+    flat, targets = logits.flatten(0, 1), targets_BL.flatten()
+    nll = F.cross_entropy(flat, targets, reduction="none", label_smoothing=smoothing)
     nll = nll.view_as(targets_BL)
     return (nll, logits_BLV.argmax(-1) == targets_BL) if hits else (nll,)

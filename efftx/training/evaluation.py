@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,7 +49,8 @@ def evaluate_split(
 
     Raises NotFiniteError where one of them is a NaN or an infinity: the weights no longer compute anything.
     """
-    measures = (evaluate, evaluate_generation) if final else (evaluate,)
+    said = partial(evaluate_generation, beam=config.evaluation.beam, length_penalty=config.evaluation.length_penalty)
+    measures = (evaluate, said) if final else (evaluate,)
     found: dict[str, float] = {}
     batches = config.evaluation.batches
     if final and (context := config.evaluation.min_context):
