@@ -36,6 +36,7 @@ _MODULES = {
     "stdlib": "efftx.data.stdlib",
     "summarization": "efftx.data.summarization",
     "wmt14": "efftx.data.wmt14",
+    "grammar": "efftx.data.grammar",
     "text": "efftx.data.text",
 }
 
