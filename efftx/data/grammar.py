@@ -350,6 +350,12 @@ class Grammar:
         check_split(split)
         return None if split == "train" else -(-N_EVALUATED // batch_size)
 
+    def n_documents(self, split: str) -> int:
+        """Sentences of valid or test; ValueError for train, which has no end."""
+        if split == "train":
+            raise ValueError("The training split of data=grammar has no end.")
+        return N_EVALUATED
+
     def decode(self, ids: Sequence[int]) -> str:
         """The words up to the first end."""
         return decode(ids)

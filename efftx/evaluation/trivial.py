@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from efftx.data.dataset import Dataset
 from efftx.errors import UserError, nearest
 from efftx.evaluation import glue
+from efftx.evaluation.bleu import bleu
 from efftx.evaluation.compressed import png_bits, xz_bits
 from efftx.evaluation.metrics import in_unit
 from efftx.evaluation.ngram import NGram, Tokens, marked
@@ -114,7 +115,8 @@ def trivial_answer(dataset: Dataset, question: Question) -> dict[str, float]:
     naive_bayes   naive Bayes on the source's words; the data set's own metrics.
     jaccard       a threshold, chosen in training, on the words that the two sentences of a source share.
     lead          the first sentences of the source, as many as a reference has in the median of validation: ROUGE.
-    copy          its first words, as many as a reference has in the median of validation: ROUGE.
+    copy          its first words, as many as a reference has in the median of validation: ROUGE; of a translation the
+                  source as it stands: BLEU.
 
     UserError where the data set is of another kind.
     """
@@ -245,6 +247,11 @@ def _lead(dataset: Dataset, question: Question) -> dict[str, float]:
 
 
 def _copy(dataset: Dataset, question: Question) -> dict[str, float]:
+    if getattr(dataset, "metrics", ()) == ("bleu",):
+        texts = cast(Texts, dataset)
+        sources = _sources(texts, "test", question.rows)
+        return bleu(sources, [texts.references("test", i) for i in range(len(sources))])
+
     def usual(texts: Texts) -> int:
         return max(1, round(median(len(answer.split()) for answer in _answers(texts, "valid"))))
 

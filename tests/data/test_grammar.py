@@ -20,6 +20,8 @@ from efftx.data.grammar import (
     sentence,
 )
 from efftx.errors import UserError
+from efftx.evaluation.bleu import bleu
+from efftx.evaluation.trivial import Question, trivial_answer
 from efftx.training.loop import train
 
 DOG, CAT, BOOK = (next(noun for noun in NOUNS if noun.en == word) for word in ("dog", "cat", "book"))
@@ -139,6 +141,14 @@ def test_words_become_tokens_and_come_back(data: Grammar) -> None:
 def test_a_row_too_short_for_a_sentence_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.length=8"):
         open_dataset(compose(["model=scaling", "data=grammar", "size=smoke", "data.length=8"]).data, "seq2seq")
+
+
+def test_a_source_as_it_stands_is_the_answer_that_a_model_must_beat(data: Grammar) -> None:
+    found = trivial_answer(data, Question("copy"))
+    assert found == bleu([data.source("test", i) for i in range(500)], [data.references("test", i) for i in range(500)])
+    assert 0 < found["bleu"] < 10
+    with pytest.raises(ValueError, match="no end"):
+        data.n_documents("train")
 
 
 def test_a_training_is_scored_by_bleu() -> None:
