@@ -75,6 +75,8 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
     if per_head := first(_LAYER + r"attn\d*\.w_(?:q|qk)"):
         words |= {"n_heads": per_head[0], "d_head": per_head[2]}
     words["attention_bias"] = first(r"(?:enc\.|dec\.)?layer\d+\.attn\d*\.(?:q\.bias|qk\.bias|b_.*)") is not None
+    if first(_LAYER + r"attn\d*\.(?:w_q|q\.kernel|conv_q\.kernel)"):
+        words["share_qk"] = False
     if dense := first(_LAYER + r"ff\.w1"):
         words["d_ff"] = dense[1]
     if units := first(_LAYER + r"ff\.main\.w1"):

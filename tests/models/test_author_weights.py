@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.models.author_weights import from_authors, load_from_authors, to_authors
 from efftx.models.decoder import Decoder
@@ -24,7 +25,12 @@ LM = {
         *("attention=[local,lsh]", "local.chunk_len=16", "positions.kind=learned"),
     ),
 }
-BUCKETS = {"lsh_axial": 8, "local_lsh_table": 16}
+LM["self_fixedbase"] = (
+    *("model=reformer", "d_model=32", "d_ff=64", "n_heads=4", "d_head=8", "n_layers=2", "activation=relu"),
+    *("attention=[full]", "share_qk=false", "positions.kind=digits"),
+    *("positions.start_from_zero=1", "positions.base_dropout=0"),
+)
+BUCKETS = {"lsh_axial": 8, "local_lsh_table": 16, "self_fixedbase": 1}
 SLICES = {"at once": ("chunking.ff=0", "chunking.loss=0"), "in slices": ("chunking.ff=24", "chunking.loss=10")}
 
 
@@ -350,3 +356,39 @@ def test_a_missing_array_of_sparse_logits_is_a_message(golden, build) -> None:
     found = from_authors({name: array for name, array in arrays.items() if name != "w.loss.bias"})
     assert "head.linear.layer.gate" in found
     assert "head.linear.layer.bias" not in found
+
+
+def decoded_logits(model: Decoder | EncoderDecoder, tokens: Tensor, inputs: Tensor | None = None) -> Tensor:
+    """The logits (B, L, V) of a generation from caches that is given these tokens one after another."""
+    session = CachedSession(PreparedModel(model), tokens.shape[1], len(tokens), inputs)
+    logits = [session.start([[]] * len(tokens))]
+    logits += [session.step(tokens[:, t]) for t in range(tokens.shape[1] - 1)]
+    return torch.stack(logits, 1)
+
+
+def test_a_reformer_decoded_from_caches_has_the_authors_logits(golden, build) -> None:
+    arrays = golden("reformer_lm_self_fixedbase", torch.float32)
+    model = build(*LM["self_fixedbase"], dtype=torch.float32).eval()
+    load_from_authors(model, weights_of(arrays))
+    assert_close(decoded_logits(model, arrays["tokens"].long()), arrays["logits"], GOLDEN, "logits")
+
+
+@pytest.mark.parametrize("name", ["terraformer_self_dense", "terraformer_sparse"])
+def test_a_terraformer_decoded_from_caches_has_the_authors_logits(golden, build, name: str) -> None:
+    arrays = golden(name, torch.float32)
+    inputs, tokens = arrays["tokens_enc"].long(), arrays["tokens_dec"].long()
+    lengths = (f"data.length={inputs.shape[1]}", f"data.target_length={tokens.shape[1]}")
+    model = build(*TERRAFORMERS[name], *lengths, vocab_size=VOCABULARIES[name], dtype=torch.float32).eval()
+    load_from_authors(model, weights_of(arrays))
+    assert_close(decoded_logits(model, tokens, inputs), arrays["logits"], GOLDEN, "logits")
+
+
+def test_models_that_the_authors_trained_decode_from_caches_to_their_logits(trained, trained_pair) -> None:
+    name, model, arrays = trained
+    tolerance = {"atol": CHECKPOINT_LOGITS, "rtol": CHECKPOINT_LOGITS}
+    n = LENGTHS[name][-1]
+    found = decoded_logits(model, arrays[f"len{n}.tokens"].long())
+    torch.testing.assert_close(found, arrays[f"len{n}.logits"], **tolerance)
+    pair, arrays = trained_pair
+    tokens = arrays["len40.tokens"].long()
+    torch.testing.assert_close(decoded_logits(pair, tokens, tokens), arrays["len40.logits"], **tolerance)

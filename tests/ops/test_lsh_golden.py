@@ -104,6 +104,23 @@ def test_an_unclamped_count_gives_the_first_version_across_buckets() -> None:
     check_first_version(golden, lsh_attention_by_rank, options)
 
 
+def test_the_operation_gives_the_first_versions_outputs_where_no_chunk_looks_back_into_another_round() -> None:
+    """A pair that meets across the border of two rounds alone was found 0 times: their code then adds 21 to its score,
+    and the operation counts it once.
+    """
+    golden, chunk_len = load("lsh_attention_v1_h4_across_dedup"), 8
+    bucket_1HRL = without_round_offset(golden["buckets"][None], 8)
+    out_1HLv = lsh_attention(
+        *(golden[name][None] for name in ("qk", "v")), bucket_1HRL, n_buckets_total=8, chunk_len=chunk_len,
+        attend_across_buckets=True,
+    )  # fmt: skip
+    rank_HRL = sort_by_bucket(bucket_1HRL[0], 8).argsort(-1)
+    inside_HL = (rank_HRL >= chunk_len).all(1)
+    assert int(inside_HL.sum()) > 64
+    close(out_1HLv[0][inside_HL], golden["y"][inside_HL])
+    assert float((out_1HLv[0] - golden["y"])[~inside_HL].abs().max()) > 1
+
+
 def check_first_version(golden: dict[str, Tensor], attention, options: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
     q_NLd, v_NLv = golden["qk"].requires_grad_(), golden["v"].requires_grad_()
     bucket_1HRL = without_round_offset(golden["buckets"][None], options["n_buckets_total"])
