@@ -14,6 +14,7 @@ import pytest
 
 from efftx.cli import main
 from efftx.commands import COMMANDS
+from tests.conftest import GOLDEN
 
 SMALL = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=3", "evaluation.batches=1"]
 EACH = {
@@ -24,6 +25,8 @@ EACH = {
     "bench": ["bench", "attention", "lengths=64", "names=full", "repeats=1"],
     "plan": ["plan", *SMALL],
     "sample": ["sample", "RUN", "max_new=3"],
+    "import": ["import", "hf", str(GOLDEN / "transformers_reformer"), *SMALL[1:4], "data.n_symbols=39"],
+    "export": ["export", "trax", "RUN", "exported.npz"],
     "data": ["data", "list"],
     "power": ["power", "reformer/table2"],
     "list": ["list", "scaling"],
@@ -36,6 +39,8 @@ WRONG = {
     "bench": ["bench", "nope"],
     "plan": ["plan", "d_model=a"],
     "sample": ["sample", "nowhere"],
+    "import": ["import", "hf", "nowhere"],
+    "export": ["export", "trax", "nowhere", "exported.npz"],
     "data": ["data", "prepare", "nope"],
     "power": ["power", "nope"],
     "list": ["list", "nope"],
@@ -63,8 +68,9 @@ def test_each_command_has_its_line() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_writes_to_a_console_of_ascii(
-    command: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -74,7 +80,10 @@ def test_it_writes_to_a_console_of_ascii(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_it_answers_with_one_json_object(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_answers_with_one_json_object(
+    command: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main([*(str(run) if word == "RUN" else word for word in EACH[command]), "--json"]) == 0
     out = capsys.readouterr().out
     assert out.isascii()

@@ -229,6 +229,8 @@ LINES = [
     ["data", "prepare", "stdlib", "data.length=-1"],
     ["data", "prepare", "stdlib", "data.="],
     *(["sample", word] for word in ("", "=", "/nowhere", "..", LONG, "prompt=x", "a", "[b]")),
+    *(["import", kind, word] for kind in ("trax", "hf") for word in ("", "=", "/nowhere", "..", LONG, "a=b", "[b]")),
+    *(["export", kind, word, "x.npz"] for kind in ("trax", "hf") for word in ("", "=", "/nowhere", "..", LONG, "[b]")),
     *(
         ["sample", ".", f"{key}={value}"]
         for key in (

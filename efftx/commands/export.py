@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from efftx.commands.import_weights import KINDS
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
 from efftx.errors import UserError, nearest
 
 
@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.runs.exported import export_authors, export_transformers  # imports torch
 
     names = (export_authors if kind == "trax" else export_transformers)(run_dir, place)
-    say(f"{len(names)} arrays are in {place}.")
-    return Outcome({"run": str(run_dir), "written": str(place), "arrays": names}, lambda console: None)
+    written = {"run": str(run_dir), "written": str(place), "arrays": names}
+    return Outcome(written, lambda console: console.print(f"{len(names)} arrays are in {place}.", highlight=False))

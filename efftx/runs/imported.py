@@ -54,7 +54,7 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
     """What the shapes of the authors' arrays say of the configuration, as overrides.
 
     They do not say which kind of attention it was nor how it hashed, how many heads a dense layer has, whether an
-    encoder-decoder was reversible, nor the activation.
+    encoder-decoder was reversible, nor the activation. What is sparse in a family by default, and not here, is off.
     """
     shapes = {name.removeprefix(PREFIX): tuple(array.shape) for name, array in arrays.items()}
 
@@ -77,6 +77,8 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
     words["attention_bias"] = first(r"(?:enc\.|dec\.)?layer\d+\.attn\d*\.(?:q\.bias|qk\.bias|b_.*)") is not None
     if first(_LAYER + r"attn\d*\.(?:w_q|q\.kernel|conv_q\.kernel)"):
         words["share_qk"] = False
+    # What a family has by default and these arrays have not is off.
+    words |= dict.fromkeys(("sparse_ff.N", "sparse_qkv.S", "sparse_loss.S", "sru.n_layers"), 0)
     if dense := first(_LAYER + r"ff\.w1"):
         words["d_ff"] = dense[1]
     if units := first(_LAYER + r"ff\.main\.w1"):
