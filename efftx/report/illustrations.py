@@ -41,6 +41,8 @@ _KINDS = {
     "attention_maps": _Kind("map", picture_drawings.maps_plot, picture_drawings.draw_maps),
     # Sparse Transformer, figure 3: the positions that outputs are connected with. Series: `connectivity`, `query`.
     "connectivity": _Kind("connectivity", pattern_drawings.connectivity_plot, pattern_drawings.draw_connectivity),
+    # Reformer, figure 2: a sequence hashed, sorted and cut into chunks. Series: those of the measure `hash_pipeline`.
+    "hash_pipeline": _Kind("matrix", lsh_drawings.pipeline_plot, lsh_drawings.draw_pipeline),
     # Sparse is Enough, figure 4a: a permutation as gate times projection. Series: `gate`, `projection`, `matrix`,
     # `modules`.
     "permutation": _Kind("gate", sparse_drawings.permutation_plot, sparse_drawings.draw_permutation),

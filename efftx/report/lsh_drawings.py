@@ -1,4 +1,4 @@
-"""The drawing of angular hashing: the buckets of all directions of a plane under random rotations."""
+"""Drawings of hashing: the buckets of all directions of a plane, and a sequence on its way through hash attention."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Wedge
+from matplotlib.patches import Rectangle, Wedge
 
 from efftx.report import figures
 from efftx.report.plotdata import Line, Plot, Point
@@ -86,3 +87,68 @@ def _codes(circle: Mapping[str, list[float]], rotation: int) -> dict[int, int]:
 def _rotation(circle: Mapping[str, list[float]], rotation: int) -> Line:
     points = tuple(Point(float(degrees), float(code)) for degrees, code in sorted(_codes(circle, rotation).items()))
     return Line(f"rotation {rotation + 1}", "measured", points)
+
+
+STAGE_WORDS = ("sequence", "bucketed", "sorted", "chunked, attended to")
+
+
+def pipeline_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
+    """The numbers of `draw_pipeline`: a line a record and kind of pair, query over key."""
+    lines = []
+    for record in records:
+        codes = [int(code) for code in record.series["matrix"]]
+        n = math.isqrt(len(codes))
+        for code, name in ((1, "attended to"), (2, "computed and hidden")):
+            points = tuple(Point(float(i % n), float(i // n)) for i, its in enumerate(codes) if its == code)
+            lines += [Line(experiment.label(record.row), "measured", points, name)] if points else []
+    return Plot(
+        caption="Left: a sequence whose queries and keys are one, coloured by bucket, as it is, sorted, and cut into "
+        "chunks that see themselves and the one before. Right: which pairs of a query (rows) and a key (columns) are "
+        "attended to, dark, and computed and hidden, pale. From one record each.",
+        x_label="key",
+        y_label="query",
+        lines=tuple(lines),
+    )
+
+
+def draw_pipeline(experiment: Experiment, records: Sequence[Record]) -> str:
+    """On the left the sequence on its way, on the right a matrix a record; as SVG text."""
+    figure = Figure(figsize=(figures.WIDTH, 3.1))
+    chunked = records[-1].series
+    buckets, order = ([int(v) for v in chunked[name]] for name in ("buckets_q", "order_q"))
+    m, n = int(chunked["chunk_len"][0]), len(buckets)
+    for i, word in enumerate(STAGE_WORDS):
+        axes = figure.add_axes((0.01, 0.77 - 0.24 * i, 0.44, 0.13))
+        axes.set_xlim(-0.5, n * 1.12)
+        axes.set_ylim(0, 1)
+        axes.set_axis_off()
+        axes.set_title(word, fontsize=figures.SMALL, loc="left", pad=2.0)
+        for place in range(n):
+            position = order[place] if i >= 2 else place
+            x = place + (place // m * 0.12 * m if i == 3 and m else 0.0)
+            colour = "#e6e6e6" if i == 0 else PALE[buckets[position] % len(PALE)]
+            axes.add_patch(Rectangle((x + 0.05, 0.25), 0.9, 0.7, facecolor=colour, edgecolor="none"))
+        if i == 3 and m:
+            for chunk in range(n // m):
+                start, previous = (c * m * 1.12 for c in (chunk, max(0, chunk - 1)))
+                axes.hlines(0.12, start, start + m, colors=DARK, linewidth=1.2)
+                if chunk:
+                    axes.annotate(
+                        "", (previous + m / 2, 0.12), (start + m / 2, 0.12),
+                        arrowprops={"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.5", "linewidth": 0.6},
+                        annotation_clip=False,
+                    )  # fmt: skip
+    side = 0.225
+    for i, record in enumerate(records):
+        axes = figure.add_axes((0.50 + 0.26 * (i % 2), 0.53 - 0.50 * (i // 2), side, side * figures.WIDTH / 3.1))
+        _matrix(axes, [int(code) for code in record.series["matrix"]])
+        axes.set_title(experiment.label(record.row), fontsize=figures.SMALL, pad=3.0)
+    return figures.to_svg(figure)
+
+
+def _matrix(axes: Axes, codes: Sequence[int]) -> None:
+    n = math.isqrt(len(codes))
+    figures.frame(axes, n, n)
+    for colour, code in (("#b9d6ec", 2), ("#08306b", 1)):
+        cells = [Rectangle((i % n, i // n), 1, 1) for i, its in enumerate(codes) if its == code]
+        axes.add_collection(PatchCollection(cells, facecolor=colour, edgecolor="white", linewidth=0.2))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from efftx.ops.lsh_hashing import hash_vectors, make_rotations
-from efftx.reproduce.measures.measure import Measure, Parameters
+from efftx.ops.lsh_hashing import hash_vectors, make_rotations, sort_by_bucket
+from efftx.reproduce.measures.measure import Measure, Parameters, every_number_of
 
 _DRAWS_AT_ONCE = 10_000
 
@@ -105,6 +105,73 @@ def _drawn_collisions(angles: Any, n_buckets: int, n_hashes: int, draws: int, se
     return [float(h) / draws for h in hits]
 
 
+STAGES = ("full", "bucketed", "sorted", "chunked")
+
+
+def hash_pipeline(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Which pairs of a query and a key hash attention computes and keeps at each stage, on vectors in clusters.
+
+    `parameters`: length, d_head, clusters, spread (of a vector about the centre of its cluster), n_buckets, chunk_len;
+    `own`: stage, one of STAGES. full and bucketed have queries and keys of their own, sorted and chunked shared ones,
+    which do not see themselves unless they see nothing else. Not causal, one round, the product's own hash and sort.
+    Metrics, the same under every column: `pairs` that are attended to, `computed` scores, `mass`, the share of full
+    attention's weights that lies on the pairs (%), `alone`, queries whose bucket holds no other key, and `unequal`, how
+    many keys would have to change their bucket for each to have as many as queries. Series:
+    `matrix` in the order of the stage (1 attended to, or, of full attention, above the mean weight; 2 computed and
+    hidden), `buckets_q`, `buckets_k` by position, `order_q`, `order_k` (place -> position), `chunk_len` (0: none).
+    """
+    stage, length, m = str(own["stage"]), int(parameters["length"]), int(parameters["chunk_len"])
+    bucket, order, weights = _hashed_clusters(parameters, seed, shared=stage in ("sorted", "chunked"))
+    same = bucket[0][:, None] == bucket[1]
+    back = order[0].argsort()[:, None] // m - order[1].argsort() // m
+    everything = np.ones((length, length), dtype=bool)
+    computed = {"full": everything, "chunked": (back == 0) | (back == 1)}.get(stage, same)
+    attended = computed if stage == "full" else same & computed
+    if stage in ("sorted", "chunked"):
+        others = attended & ~np.eye(length, dtype=bool)
+        alone = ~others.any(1)
+        attended = others | (np.eye(length, dtype=bool) & alone[:, None])
+    else:
+        alone = ~attended.any(1)
+    found = {
+        "pairs": float(attended.sum()),
+        "computed": float(computed.sum()),
+        "mass": 100.0 * float((weights * attended).sum()) / length,
+        "alone": float(alone.sum()),
+        "unequal": float(np.abs(np.diff([np.bincount(its, minlength=length) for its in bucket], axis=0)).sum() / 2),
+    }
+    codes = attended + 2 * (computed & ~attended)
+    if stage == "full":
+        order, codes = [np.arange(length)] * 2, weights > 1.0 / length
+    series = {"matrix": codes[np.ix_(*order)].flatten().astype(int).tolist()}
+    for name, values in (("buckets", bucket), ("order", order)):
+        series |= {f"{name}_{side}": its.tolist() for side, its in zip("qk", values, strict=True)}
+    series["chunk_len"] = [m if stage == "chunked" else 0]
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+def _hashed_clusters(parameters: Parameters, seed: int, *, shared: bool) -> tuple[list[Any], list[Any], Any]:
+    """Of queries and of keys their buckets and their order by them; and the weights of full attention."""
+    generator = torch.Generator().manual_seed(seed)
+    length, d, n_buckets = (int(parameters[name]) for name in ("length", "d_head", "n_buckets"))
+    centres = torch.randn(int(parameters["clusters"]), d, generator=generator)
+
+    def clustered() -> torch.Tensor:
+        which = torch.randint(len(centres), (length,), generator=generator)
+        return centres[which] + float(parameters["spread"]) * torch.randn(length, d, generator=generator)
+
+    q, own_k = clustered(), clustered()
+    k = q if shared else own_k
+    rotations = make_rotations(1, 1, d, 1, [n_buckets], device="cpu", dtype=q.dtype, generator=generator)
+    buckets = [hash_vectors(x[None, None], rotations, [n_buckets])[0, 0, 0] for x in (q, k)]
+    order = [sort_by_bucket(bucket[None, None], n_buckets)[0, 0].numpy() for bucket in buckets]
+    scores = q @ (k / k.norm(dim=-1, keepdim=True)).T
+    if shared:
+        scores.fill_diagonal_(-torch.inf)
+    return [bucket.numpy() for bucket in buckets], order, torch.softmax(scores, -1).numpy()
+
+
 MEASURES = {
     "collision_probability": Measure(collision_probability, first_collisions),
+    "hash_pipeline": Measure(hash_pipeline, every_number_of(hash_pipeline)),
 }
