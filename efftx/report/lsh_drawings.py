@@ -89,6 +89,7 @@ def _rotation(circle: Mapping[str, list[float]], rotation: int) -> Line:
     return Line(f"rotation {rotation + 1}", "measured", points)
 
 
+BUCKETS = ("#9ecae1", "#fdae6b", "#a1d99b", "#f4a6c5", "#c7b3e5", "#ffe08a", "#bdbdbd", "#66c2a5")
 STAGE_WORDS = ("sequence", "bucketed", "sorted", "chunked, attended to")
 
 
@@ -126,7 +127,7 @@ def draw_pipeline(experiment: Experiment, records: Sequence[Record]) -> str:
         for place in range(n):
             position = order[place] if i >= 2 else place
             x = place + (place // m * 0.12 * m if i == 3 and m else 0.0)
-            colour = "#e6e6e6" if i == 0 else PALE[buckets[position] % len(PALE)]
+            colour = "#e6e6e6" if i == 0 else BUCKETS[buckets[position] % len(BUCKETS)]
             axes.add_patch(Rectangle((x + 0.05, 0.25), 0.9, 0.7, facecolor=colour, edgecolor="none"))
         if i == 3 and m:
             for chunk in range(n // m):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from efftx.errors import UserError
-from efftx.report.illustrations import illustrate
+from efftx.report.illustrations import Illustration, illustrate
 from efftx.report.items import gather
 from efftx.report.lsh_drawings import _sectors
 from efftx.study.records import RecordStore
@@ -65,3 +65,29 @@ def test_a_bucket_across_zero_degrees_is_one_sector() -> None:
 
 def test_one_bucket_everywhere_is_one_sector() -> None:
     assert _sectors(dict.fromkeys(range(360), 2)) == [(0, 359, 2)]
+
+
+# Four positions in two buckets, in chunks of two; the last query sees its own bucket in the chunk before.
+PIPELINE = {
+    "matrix": [0, 1, 0, 0, 1, 0, 0, 0, 2, 2, 0, 1, 2, 1, 1, 0],
+    **{"buckets_q": [1, 0, 1, 0], "buckets_k": [1, 0, 1, 0], "order_q": [1, 3, 0, 2], "order_k": [1, 3, 0, 2]},
+    "chunk_len": [2],
+}
+
+
+def test_the_way_of_a_sequence_through_hash_attention_is_drawn_from_a_record(store: RecordStore) -> None:
+    def drawn(**changed: list[float]) -> Illustration:
+        series = {name: [float(v) for v in values] for name, values in {**PIPELINE, **changed}.items()}
+        store.write(make_record("Full", 0, series=series))
+        item = gather(store, make_experiment(figure={"draw": "hash_pipeline"}))
+        found = illustrate(item, item.measured[0])
+        assert found is not None
+        return found
+
+    first = drawn()
+    points = {line.series: [(p.x, p.y) for p in line.points] for line in first.data.lines}
+    assert points["attended to"] == [(1, 0), (0, 1), (3, 2), (1, 3), (2, 3)]
+    assert points["computed and hidden"] == [(0, 2), (1, 2), (0, 3)]
+    assert drawn().svg == first.svg
+    assert drawn(buckets_q=[0, 0, 1, 1]).svg != first.svg
+    assert drawn(matrix=[1] * 16).svg != first.svg
