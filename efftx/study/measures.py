@@ -21,6 +21,7 @@ MODULES = {
     "score_memory": "attention",
     "selected_units": "sparse_ff",
     "token_time": "token_time",
+    "training_cost": "training",
     "training_memory": "training",
     "width_time": "token_time",
 }

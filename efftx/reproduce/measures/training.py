@@ -107,6 +107,45 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     return {"metrics": metrics, "series": series}
 
 
+def training_cost(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """`training_memory`, and beside it the time of the same steps and the FLOPs that they are counted to have.
+
+    `parameters`: those, and warm_up and repeats. Metrics besides, the same under every column: `time_exponent` and
+    `flops_exponent` of the length, `depth_time_exponent` of the depth, fitted, and `seconds`, of the longest row.
+    Series: `seconds_by_depth`, `seconds_by_length`. All steps of a row are timed in turns.
+    """
+    found = training_memory(parameters, seed, row, own)
+    depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
+    places = [(depth, int(parameters["at_length"])) for depth in depths]
+    places += [(int(parameters["at_depth"]), length) for length in lengths]
+    configs = {place: _sized(parameters, own, seed, *place) for place in places}
+    vocab_size = int(parameters["vocab_size"])
+    device = resolve_device(configs[places[0]].device)
+    timed = interleaved(
+        {str(place): step_of(config, device, vocab_size) for place, config in configs.items()},
+        repeats=int(parameters["repeats"]),
+        device=device,
+        warm_up=int(parameters["warm_up"]),
+    )
+    seconds = [timed[str(place)].seconds for place in places]
+    by_depth, by_length = seconds[: len(depths)], seconds[len(depths) :]
+    flops = [_flops(configs[place], vocab_size) for place in places[len(depths) :]]
+    more = {
+        "time_exponent": fitted_exponent(lengths, by_length),
+        "flops_exponent": fitted_exponent(lengths, flops),
+        "depth_time_exponent": fitted_exponent(depths, by_depth),
+        "seconds": by_length[-1],
+    }
+    metrics = {column: {**its, **more} for column, its in found["metrics"].items()}
+    series = {**found["series"], "seconds_by_depth": by_depth, "seconds_by_length": by_length}
+    return {"metrics": metrics, "series": series}
+
+
+def _flops(config: Config, vocab_size: int) -> float:
+    """Of one training step."""
+    return config.data.length * sum(training_flops_by_component(config, vocab_size).values())
+
+
 def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of `training_memory` compares: the bytes of the shallowest model."""
     return list(_peak(parameters, own, seed, int(parameters["depths"][0]), int(parameters["at_length"])))
@@ -114,15 +153,20 @@ def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Paramete
 
 def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> tuple[float, float]:
     """(peak activation bytes, replay bytes) of one training step."""
-    base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
-    if configured(base, seed).stack != "decoder":
-        sizes.append(f"n_encoder_layers={depth}")
-    config = configured([*base, *sizes], seed)
+    config = _sized(parameters, own, seed, depth, length)
     peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
     return float(peak), float(kept)
 
 
+def _sized(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> Config:
+    base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
+    if configured(base, seed).stack != "decoder":
+        sizes.append(f"n_encoder_layers={depth}")
+    return configured([*base, *sizes], seed)
+
+
 MEASURES = {
     "iteration_time": Measure(iteration_time, recount=iteration_counts),
+    "training_cost": Measure(training_cost, shallowest_memory),
     "training_memory": Measure(training_memory, shallowest_memory),
 }

@@ -1,0 +1,42 @@
+"""What a training step costs is measured at every depth and length, and fitted."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pytest
+
+from efftx.machine.timing import Timing
+from efftx.reproduce.measures import training
+from efftx.reproduce.measures.training import training_cost
+
+PARAMETERS = {
+    "overrides": ["model=transformer", "data=stdlib", "size=smoke", "dropout=0", "positions.kind=learned", "threads=1"],
+    **{"vocab_size": 256, "depths": [1, 2], "at_length": 32, "lengths": [32, 64, 128], "at_depth": 1},
+    **{"warm_up": 0, "repeats": 1, "columns": {"all": {}, "of 64": {"length": 64}}},
+}
+
+
+def test_exponents_are_those_of_the_times_and_of_the_counted_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interleaved(calls: dict[str, Any], **how: Any) -> dict[str, Timing]:
+        places = {name: ast.literal_eval(name) for name in calls}  # (depth, length)
+        return {name: Timing(depth * length**2 * 1e-6, 0.0) for name, (depth, length) in places.items()}
+
+    monkeypatch.setattr(training, "interleaved", interleaved)
+    found = training_cost(PARAMETERS, 0, "row", {"overrides": []})
+    own = found["metrics"]["all"]
+    assert own["time_exponent"] == pytest.approx(2)
+    assert own["depth_time_exponent"] == pytest.approx(1)
+    assert own["seconds"] == pytest.approx(128**2 * 1e-6)
+    assert 1 < own["flops_exponent"] < 2
+    assert own["depth_ratio"] > 1
+    assert found["metrics"]["of 64"]["megabytes"] > 0
+    assert found["series"]["seconds_by_length"] == pytest.approx([n**2 * 1e-6 for n in (32, 64, 128)])
+
+
+def test_hashing_makes_the_flops_proportional_to_the_length() -> None:
+    hashed = {"overrides": ["attention=[lsh]", "lsh.chunk_len=8", "lsh.n_hashes=1"]}
+    own = training_cost(PARAMETERS, 0, "row", hashed)["metrics"]["all"]
+    assert own["flops_exponent"] == pytest.approx(1, abs=0.02)
+    assert own["seconds"] > 0
