@@ -38,6 +38,7 @@ BASES = {
     "rows": ["model=scaling", "data=jsonl", "data.path=ROWS", "data.tokenizer=unigram", "data.vocab_size=100"],
     "pairs": ["model=scaling", "data=glue", "data.path=efftx:samples/glue", "data.length=128"],
     "summaries": ["model=scaling", "data=summarization", "data.path=efftx:samples/summarization", "data.length=64"],
+    "translation": ["model=scaling", "data=wmt14", "data.path=efftx:samples/wmt14", "evaluation.beam=2"],
     "c4": ["model=scaling", "data=c4", "data.path=efftx:samples/c4"],
 }
 LABELS = {"model", "size"}

@@ -78,10 +78,18 @@ def test_weights_and_configuration_go_back_as_they_came() -> None:
     back = to_transformers(from_transformers(arrays()))
     here = arrays()
     assert back.keys() == here.keys()
-    for name in back.keys() - {"lm_head.bias"}:  # the file's two biases differ, and one is used
+    for name in back:
         torch.testing.assert_close(back[name], here[name], rtol=0, atol=0)
     config = compose([*overrides_of(theirs()), *DATA])
     assert compose([*overrides_of(config_for(config, 40)), *DATA]) == config
+
+
+def test_of_two_biases_that_differ_the_one_that_is_used_counts() -> None:
+    """A file of an earlier version of the library, which saved its one tensor twice, may have been changed."""
+    used = torch.randn(40)
+    assert torch.equal(from_transformers({**arrays(), "lm_head.decoder.bias": used})["head.linear.bias"], used)
+    once = {name: array for name, array in arrays().items() if name != "lm_head.decoder.bias"}
+    assert torch.equal(from_transformers(once)["head.linear.bias"], arrays()["lm_head.bias"])
 
 
 def test_the_first_entries_of_their_vocabulary_may_be_left_out() -> None:
