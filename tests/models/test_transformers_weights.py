@@ -148,6 +148,6 @@ def test_the_model_of_the_library_itself_has_the_same_logits(model, fed_alike, t
     tokens = torch.randint(1, 40, (2, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = theirs_now(tokens).logits
-        if theirs_now.lm_head.decoder.bias is None:  # transformers 5.0 to 5.23 hold the bias and do not add it
+        if theirs_now.lm_head.decoder.bias is None:  # transformers 5.23 holds the bias and does not add it
             logits = logits + theirs_now.lm_head.bias
         torch.testing.assert_close(model(tokens), logits, atol=FLOAT32, rtol=FLOAT32)
