@@ -93,7 +93,7 @@ class Case:
         return layer
 
     def layer_on_meta(self) -> LSHAttention | SoftmaxAttention:
-        """The layer without values: what is counted of it, of a peer that of the same attention here."""
+        """The layer on the meta device, whose FLOPs are counted; for a peer, our layer of the same shape."""
         with torch.device("meta"):
             projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=self.share_qk, bias=False)
             if self.kind != "lsh":

@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.training.loop import train
 
     found = read_authors(Path(place)) if kind == "trax" else read_transformers(Path(place), first_token)
-    told = [word for word in found.overrides if word.partition("=")[0] not in given]
-    say(f"Read off the weights: {' '.join(told)}")
-    config = compose(overrides, config_dirs=arguments.config_dir, told=told)
+    derived = [word for word in found.overrides if word.partition("=")[0] not in given]
+    say(f"Read off the weights: {' '.join(derived)}")
+    config = compose(overrides, config_dirs=arguments.config_dir, derived=derived)
     result = train(replace(config, imported=found.sha256), weights=found.weights)
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))
 

@@ -50,15 +50,16 @@ def _register(names: tuple[str, ...]) -> None:
 
 
 def compose(
-    overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = (), told: Sequence[str] = ()
+    overrides: Sequence[str] = (), *, config_dirs: Iterable[str | Path] = (), derived: Sequence[str] = ()
 ) -> Config:
     """The checked configuration that Hydra composes from conf/, `config_dirs` and the overrides, in that precedence.
 
     `preset=reformer/enwik8_2020` is short for Hydra's `preset@_global_=...`. Raises UserError for an unknown key or
     choice (with the nearest known one), a wrong type, a sweep, an impossible combination, and a key that no active
-    mechanism reads. `told` are overrides that nobody wrote, of weights that were read; they may change nothing.
+    mechanism reads. `derived` are overrides that imported weights imply: they come first, and may set a mechanism that
+    is off.
     """
-    parsed, given = parse_overrides([*told, *overrides]), parse_overrides(overrides)
+    parsed, given = parse_overrides([*derived, *overrides]), parse_overrides(overrides)
     for override in given:
         if _is_hydras(override):
             hint = "Leave it out; `efftx ablate` takes hydra/launcher=, and --config-dir a folder of your own."

@@ -56,8 +56,10 @@ class TextToText(Protocol):
 
 @dataclass(frozen=True)
 class TextMetric:
-    """How what a model says is scored: `score(said, dataset, split)` in %, said i answering document i; `says` is what
-    a record says of the scoring.
+    """A metric of generated text.
+
+    `score(said, dataset, split)` gives values in %, where text i of `said` answers document i; `says()` gives what a
+    record states of the scoring.
     """
 
     score: Callable[[Sequence[str], TextToText, str], dict[str, float]]

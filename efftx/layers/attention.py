@@ -83,7 +83,7 @@ class SoftmaxAttention(nn.Module):
 
     @property
     def heads(self) -> Heads:
-        """What the bytes that the pattern holds go by."""
+        """The shape of the heads, for `Pattern.held`."""
         return heads_of(self.project, causal=self.causal)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> AttentionCache:

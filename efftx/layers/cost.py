@@ -89,7 +89,7 @@ class Heads:
 
 
 def cost_of(layer: nn.Module, rows: Rows) -> Cost:
-    """What the layer states, or nothing of one that states nothing: a mechanism of one's own."""
+    """The layer's own `cost`; no cost for a layer without that method, such as a user's mechanism."""
     stating: Any = getattr(layer, "cost", None)
     return Cost() if stating is None else stating(rows)
 
@@ -140,7 +140,7 @@ def read_whole(component: str, *parts: nn.Module | Tensor | None) -> Read:
 
 
 def reads_of(layer: nn.Module) -> list[Read]:
-    """What the layer states that a token reads of its weights; of one that states nothing, all."""
+    """The layer's own `weight_reads`; for a layer without that method all of its weights."""
     stating: Any = getattr(layer, "weight_reads", None)
     return [read_whole("everything else", layer)] if stating is None else stating()
 

@@ -30,7 +30,23 @@ def projection_reads(project: nn.Module) -> list[Read]:
     return [read_whole("QKV", *parts.values()), read_whole("output", output)]
 
 
-class DenseQKV(nn.Module):
+class _Dense(nn.Module):
+    """What linear projections cost, of all heads and of the output."""
+
+    def weight_reads(self) -> list[Read]:
+        """All, the output apart."""
+        return projection_reads(self)
+
+    def flops(self, length: int) -> float:
+        """Forward FLOPs a token."""
+        return map_flops(self.children(), length)
+
+    def saved(self, rows: Rows) -> float:
+        """Bytes kept for the backward pass besides what attention itself reads and gives: none."""
+        return 0.0
+
+
+class DenseQKV(_Dense):
     """Queries, keys and values of all heads, and the output projection.
 
     With `share_qk` one projection gives queries and keys alike (`qk`), and `forward` returns no key. Weights: d_model x
@@ -75,18 +91,6 @@ class DenseQKV(nn.Module):
         result: Tensor = self.o(merge_heads(o_BHLd))
         return result
 
-    def weight_reads(self) -> list[Read]:
-        """All, the output apart."""
-        return projection_reads(self)
-
-    def flops(self, length: int) -> float:
-        """Forward FLOPs a token."""
-        return map_flops(self.children(), length)
-
-    def saved(self, rows: Rows) -> float:
-        """Bytes kept for the backward pass besides queries, keys, values and the heads' output: none."""
-        return 0.0
-
     def new_cache(self, batch: int, position: Position) -> None:
         """Nothing is kept from token to token."""
 
@@ -95,7 +99,7 @@ class DenseQKV(nn.Module):
         return F.pad(x_BHLd, (0, self.d_head - x_BHLd.shape[-1])) if x_BHLd.shape[-1] < self.d_head else x_BHLd
 
 
-class DenseQuery(nn.Module):
+class DenseQuery(_Dense):
     """Queries of all heads, and the output projection: what cross-attention takes from the decoder's own stream."""
 
     def __init__(self, d_model: int, n_heads: int, d_head: int, *, bias: bool) -> None:
@@ -116,18 +120,6 @@ class DenseQuery(nn.Module):
     def forward(self, x_BLD: Tensor, cache: None = None) -> Tensor:
         """(B, L, d_model) -> (B, H, L, d_head)."""
         return split_heads(self.q(x_BLD), self.n_heads)
-
-    def weight_reads(self) -> list[Read]:
-        """All, the output apart."""
-        return projection_reads(self)
-
-    def flops(self, length: int) -> float:
-        """Forward FLOPs a token."""
-        return map_flops(self.children(), length)
-
-    def saved(self, rows: Rows) -> float:
-        """Bytes kept for the backward pass besides the queries and the heads' output: none."""
-        return 0.0
 
     def output(self, o_BHLd: Tensor) -> Tensor:
         """(B, H, L, d_head) -> (B, L, d_model)."""
