@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from efftx.bench.attention import BOTH, heads_pass
 from efftx.bench.memory_tracker import MemoryTracker
+from efftx.bench.plain_loop import plain_step
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.config.values import RANGES
+from efftx.data.dataset import Batch
 from efftx.layers.attention import SoftmaxAttention
-from efftx.machine.devices import resolve_device
+from efftx.machine.devices import DTYPES, grad_scaler, resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
@@ -25,6 +27,7 @@ from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
 from efftx.plan.stacks import tokens_of_row
+from efftx.training.step import accumulate, clip_gradients
 
 VOCAB_SIZE = 256
 _REVERSIBLE = ["reversible.enabled=true", "reversible.merge=mean"]
@@ -39,6 +42,10 @@ VARIANTS: dict[str, list[str]] = {
 """The rows of table 3 with equal parameters: streams are averaged, queries and keys shared in all of them; `chunking`
 is of the feed-forward and the loss, in eighths of the length. Full attention is PyTorch's fused kernel."""
 
+PLAIN = "plain-loop"
+"""The ordinary Transformer in a loop written by hand (`plain_loop`), of the shape of `dense`, which is ours."""
+DENSE: dict[str, list[str]] = {"dense": []}
+"""The ordinary Transformer, with queries and keys of their own."""
 RECOMPUTED = {"recomputed": ["share_qk=true", "recompute.enabled=true"]}
 """The transformer whose blocks keep their input alone (Sparse Transformers, figure 4), measured where it is named."""
 
@@ -59,7 +66,7 @@ SPARSE: dict[str, list[str]] = {
 }
 """The Sparse Transformer at its width on enwik8: d_model 512, d_ff 2048, 8 heads, strides near the square root of the
 length (128 and c 32 at 12,288). Measured where they are named; with sparse-dense first the ratios are to it."""
-NAMED = {**RECOMPUTED, **ENCODER_DECODERS, **SPARSE}
+NAMED = {**DENSE, **RECOMPUTED, **ENCODER_DECODERS, **SPARSE}
 
 
 def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
@@ -116,12 +123,13 @@ def bench_memory(options: Options) -> dict[str, Any]:
 
 
 def bench_train(options: Options) -> dict[str, Any]:
-    """Seconds of a training step (forward, backward, Adam) of every variant, in turns, against the FLOPs it needs.
+    """Seconds of a training step of every variant, in turns, against the FLOPs it needs and against a plain loop.
 
-    Options: names, depths, lengths, batch, repeats, device. Rows have, beside the keys of every bench, depth, batch,
-    tokens_per_second, flops, ratio_to_bound and ratio_to_first (over the first row of the same depth and length).
+    The step is the trainer's: forward, backward, clipping, Adam. Options: names, depths, lengths, batch, repeats,
+    device. Rows have, beside the keys of every bench, depth, batch, tokens_per_second, flops, ratio_to_bound,
+    matmul_share (its inverse) and ratio_to_first (over the first row of the same depth and length).
     """
-    names = options.names("names", [*VARIANTS, *NAMED], list(VARIANTS))
+    names = options.names("names", [PLAIN, *VARIANTS, *NAMED], [PLAIN, *DENSE, *VARIANTS])
     depths = options.numbers("depths", (3,), RANGES["n_layers"])
     lengths = options.numbers("lengths", (1024,), LENGTH)
     batch = options.number("batch", 2, RANGES["training.batch_size"])
@@ -131,7 +139,8 @@ def bench_train(options: Options) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for length in lengths:
         for depth in depths:
-            configs = {name: variant(name, depth=depth, length=length, batch=batch) for name in names}
+            shapes = {name: "dense" if name == PLAIN else name for name in names}
+            configs = {name: variant(of, depth=depth, length=length, batch=batch) for name, of in shapes.items()}
             rows += _train_rows(configs, repeats, device)
     return {
         "bench": "train",
@@ -179,12 +188,12 @@ def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, An
 def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) -> list[dict[str, Any]]:
     calls: dict[str, Callable[[], object]] = {}
     for name, config in configs.items():
-        calls[name] = step_of(config, device)
+        calls[name] = (plain_step if name == PLAIN else step_of)(config, device, VOCAB_SIZE)
     product, product_flops = matmul_call(device)
     matmul = "a matrix product"
     with exclusive():
         timed = interleaved({**calls, matmul: product}, repeats=repeats, device=device)
-        peaks = {name: peak_of_step(config, device)[0] for name, config in configs.items()}
+        peaks = {name: None if name == PLAIN else peak_of_step(config, device)[0] for name, config in configs.items()}
     flops_per_second = product_flops / timed[matmul].seconds
     first = timed[next(iter(configs))].seconds
     rows = []
@@ -194,7 +203,7 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
         rows.append(
             {
                 "name": name,
-                "peer": False,
+                "peer": name == PLAIN,
                 "depth": config.n_layers,
                 "length": config.data.length,
                 "batch": config.training.batch_size,
@@ -206,6 +215,7 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
                 "flops": flops,
                 "bound_seconds": flops / flops_per_second,
                 "ratio_to_bound": timed[name].seconds / (flops / flops_per_second),
+                "matmul_share": flops / flops_per_second / timed[name].seconds,
                 "ratio_to_first": timed[name].seconds / first,
                 "matmul_flops_per_second": flops_per_second,
             }
@@ -214,14 +224,23 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
 
 
 def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> Callable[[], object]:
-    """One training step of a fresh model: forward, backward and the optimiser's, always on the same batch."""
-    model, batch = model_and_batch(config, device, vocab_size)
+    """One training step of a fresh model, the trainer's own, always on the same batch, without files and logs."""
+    model, (targets_BL, *inputs_BE) = model_and_batch(config, device, vocab_size)
+    parameters = list(model.parameters())
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
+    batches = [Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)]
+    dtype = DTYPES[config.dtype]
+    scaler = grad_scaler(device, dtype)
 
-    def step() -> None:
-        _loss(model, batch, {}).backward()
-        optimizer.step()
+    def step() -> tuple[float, float]:
+        loss = accumulate(model, batches, scaler, config.seed, 1, device, dtype)
+        scaler.unscale_(optimizer)
+        norm = clip_gradients(parameters, config.training.clip_norm)
+        found = float(loss), float(norm)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        return found
 
     return step
 

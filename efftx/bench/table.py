@@ -34,7 +34,7 @@ _SHARED: dict[str, Callable[[Row], str]] = {
     "spread": lambda row: f"{row['spread']:.0%}",
     "bound": lambda row: _seconds(row, "bound_seconds"),
     "x bound": _ratio("ratio_to_bound"),
-    "peak memory": lambda row: bytes_text(row["peak_bytes"]),
+    "peak memory": lambda row: "" if row["peak_bytes"] is None else bytes_text(row["peak_bytes"]),
 }
 _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
     "attention": {
@@ -60,6 +60,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         "model": lambda row: str(row["name"]),
         "layers": lambda row: str(row["depth"]),
         **_SHARED,
+        "of matmul": lambda row: f"{row['matmul_share']:.0%}",
         "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
         "x first": _ratio("ratio_to_first"),
     },

@@ -19,6 +19,7 @@ from efftx.layers.attention_settings import (
     FactoredConfig,
     FixedConfig,
     FullConfig,
+    IdentityConfig,
     LocalConfig,
     LSHConfig,
     StridedConfig,
@@ -81,6 +82,7 @@ class Config:
     local: LocalConfig = field(default_factory=LocalConfig)
     strided: StridedConfig = field(default_factory=StridedConfig)
     fixed: FixedConfig = field(default_factory=FixedConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     reversible: ReversibleConfig = field(default_factory=ReversibleConfig)
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)

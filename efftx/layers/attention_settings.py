@@ -25,6 +25,9 @@ class FullConfig(AttentionConfig):
     query_block: int = 0
 
 
+HASHINGS = ("angular", "random")
+
+
 @dataclass
 class LSHConfig(AttentionConfig):
     """Keys of LSH attention (Reformer, section 2).
@@ -36,7 +39,8 @@ class LSHConfig(AttentionConfig):
     pays on long inputs only). The number of buckets and `full_below` go by the length of the model's rows, so that a
     shorter row, or one that is decoded, is hashed as in training. Padding has a bucket of its own and changes nothing
     for a real token; with `padding_in_chunks`, as in the authors' code, it takes places among the tokens of a joined
-    row, and beside the ends of a round.
+    row, and beside the ends of a round. `hashing`: angular, the paper's; or random, which draws a token's bucket
+    without looking at it: the control that says what the hash itself is worth.
     """
 
     n_hashes: int = 2
@@ -46,6 +50,14 @@ class LSHConfig(AttentionConfig):
     allow_duplicates: bool = False
     full_below: int = 0
     padding_in_chunks: bool = False
+    hashing: str = "angular"
+
+    def check(self, kind: str, n_heads: int, length: int) -> None:
+        """Raises UserError for a hashing that is not known."""
+        if self.hashing not in HASHINGS:
+            raise UserError(
+                "bad_value", f"{kind}.hashing={self.hashing} is not known.", nearest(self.hashing, HASHINGS)
+            )
 
 
 @dataclass
@@ -63,6 +75,11 @@ class LocalConfig(AttentionConfig):
         """Chunks and window scaled."""
         window = _scaled(self.window, scale) if self.window else 0
         return replace(self, chunk_len=_scaled(self.chunk_len, scale), window=window)
+
+
+@dataclass
+class IdentityConfig(AttentionConfig):
+    """No attention: the branch adds nothing, and the residual stream passes as it is. A control."""
 
 
 MODES = ("interleaved", "merged", "heads", "first", "second")

@@ -5,7 +5,7 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, R roun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, prod
@@ -28,6 +28,9 @@ from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, inse
 from efftx.ops.lsh_runs import tile_scores
 from efftx.ops.recompute_state import RecomputeState, choose
 
+Hash = Callable[[Tensor], Tensor]
+"""Vectors (B, H, L, d) -> their buckets (B, H, R, L) int64, without the offset of the round."""
+
 _HASHED_AT_ONCE = 4096
 _BUCKET_BYTES, _PLACE_BYTES, _CODE_BYTES = 8, 4, 2
 _IN_FULL = Full(FullConfig())
@@ -35,9 +38,9 @@ _IN_FULL = Full(FullConfig())
 
 
 class LSHAttention(nn.Module):
-    """Shared-QK attention within hash buckets. Rotations are drawn anew at every call, a head and an example.
+    """Shared-QK attention within hash buckets. A hash is drawn anew at every call, a head and an example.
 
-    Under `rotations_shared` all examples of a call get the same ones. `length`: the tokens of the model's rows, by
+    Under `rotations_shared` all examples of a call get the same one. `length`: the tokens of the model's rows, by
     which the automatic number of buckets and `full_below` go; None: those of the rows at hand. Raises ValueError for
     projections with keys of their own.
     """
@@ -88,7 +91,7 @@ class LSHAttention(nn.Module):
         # On a GPU the answer would have to be waited for.
         if key_mask_BL is not None and key_mask_BL.device.type == "cpu" and bool(key_mask_BL.all()):
             key_mask_BL = None
-        bucket = choose(state, "buckets", lambda: self._hash(qk.detach(), n_buckets))
+        bucket = choose(state, "buckets", lambda: self._draw_hash(qk, n_buckets)(qk.detach()))
         keep_places = self.config.padding_in_chunks
         return self.project.output(self.attend_in_buckets(qk, v, bucket, n_buckets, key_mask_BL, keep_places))
 
@@ -138,13 +141,9 @@ class LSHAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
         )
 
-    def _hash(self, qk_BHLd: Tensor, n_buckets: list[int]) -> Tensor:
-        batch, heads, _, d_head = qk_BHLd.shape
-        n_drawn = 1 if self.shares_rotations else batch
-        rotations = make_rotations(
-            n_drawn, heads, d_head, self.config.n_hashes, n_buckets, device=qk_BHLd.device, dtype=qk_BHLd.dtype
-        )
-        return hash_vectors(qk_BHLd, rotations.expand(batch, -1, -1, -1, -1), n_buckets)
+    def _draw_hash(self, like_BHLd: Tensor, n_buckets: Sequence[int]) -> Hash:
+        """A fresh hash for sequences like those given: one an example and head, or a head under `rotations_shared`."""
+        return draw_hash(self.config, n_buckets, like_BHLd, n_drawn=1 if self.shares_rotations else len(like_BHLd))
 
     def _dropout_mask(self, like: Tensor) -> Tensor | None:
         """One mask of kept attention weights for all chunks, heads and rounds, as in the authors' code."""
@@ -177,7 +176,8 @@ class LSHAttention(nn.Module):
         heads = heads_of(project, causal=self.causal)
         if not n_buckets:
             return attention_cost(project, rows, self.keys(length), _IN_FULL.held(rows, heads))
-        flops = length * float(heads.n * heads.d_head * sum(n_buckets) * self.config.n_hashes)
+        columns = sum(n_buckets) if self.config.hashing == "angular" else 0
+        flops = length * float(heads.n * heads.d_head * columns * self.config.n_hashes)
         hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0)}
         cost = attention_cost(project, rows, self.keys(length), self._held(rows, heads), hashing)
         buckets = _BUCKET_BYTES * rows.batch * length * heads.n * self.config.n_hashes
@@ -224,12 +224,26 @@ class LSHAttention(nn.Module):
         kv = KeyValueCache(batch, n_heads, capacity, self.d_head, self.d_head, like)
         if not n_buckets:
             return AttentionCache(kv, self.project.new_cache(batch, position), position)
-        rotations = make_rotations(
-            1, n_heads, self.d_head, config.n_hashes, n_buckets, device=like.device, dtype=like.dtype
-        ).repeat(batch, 1, 1, 1, 1)
         n_places = min(2 * config.chunk_len, capacity)
         table = empty_table(batch, n_heads, config.n_hashes, prod(n_buckets), n_places, device=like.device)
-        return LSHCache(kv, self.project.new_cache(batch, position), position, rotations, table, n_buckets)
+        drawn = draw_hash(config, n_buckets, kv.k_BHTd, n_drawn=1)
+        return LSHCache(kv, self.project.new_cache(batch, position), position, drawn, table, n_buckets)
+
+
+def draw_hash(config: LSHConfig, n_buckets: Sequence[int], like_BHLd: Tensor, *, n_drawn: int) -> Hash:
+    """A fresh hash for sequences of the shape, dtype and device of `like_BHLd`; `n_drawn` of 1 serves all examples."""
+    batch, heads, _, d_head = like_BHLd.shape
+    device, rounds = like_BHLd.device, config.n_hashes
+
+    def draw_buckets(x_BHLd: Tensor) -> Tensor:
+        drawn = torch.randint(prod(n_buckets), (n_drawn, heads, rounds, x_BHLd.shape[2]), device=device)
+        return drawn.expand(batch, -1, -1, -1)
+
+    if config.hashing == "random":
+        return draw_buckets
+    rotations = make_rotations(n_drawn, heads, d_head, rounds, n_buckets, device=device, dtype=like_BHLd.dtype)
+    rotations = rotations.expand(batch, -1, -1, -1, -1)
+    return lambda x_BHLd: hash_vectors(x_BHLd, rotations, n_buckets)
 
 
 @contextmanager
@@ -246,7 +260,7 @@ def rotations_shared(model: nn.Module) -> Iterator[None]:
 
 
 class LSHCache(AttentionCache):
-    """Keys, values, the rotations of one generation, and which recent tokens each bucket holds.
+    """Keys, values, the hash of one generation, and which recent tokens each bucket holds.
 
     `n_buckets`: the factors of the number of buckets, as in `hash_vectors`.
     """
@@ -258,20 +272,20 @@ class LSHCache(AttentionCache):
         kv: KeyValueCache,
         projections: Any,
         position: Position,
-        rotations_BHdRn: Tensor,
+        hash_vectors: Hash,
         table: BucketTable,
         n_buckets: Sequence[int],
     ) -> None:
         super().__init__(kv, projections, position)
-        self.rotations_BHdRn = rotations_BHdRn
+        self.hash_vectors = hash_vectors
         self.table = table
         self.n_buckets = n_buckets
 
     def buckets_of(self, qk_BHLd: Tensor) -> Tensor:
-        """The buckets (B, H, R, L) of queries or keys under this generation's rotations."""
+        """The buckets (B, H, R, L) of queries or keys under this generation's hash."""
         # A part at a time: the projections of all rounds are many times as large as the vectors.
         parts = qk_BHLd.split(_HASHED_AT_ONCE, dim=2)
-        return torch.cat([hash_vectors(part, self.rotations_BHdRn, self.n_buckets) for part in parts], -1)
+        return torch.cat([self.hash_vectors(part) for part in parts], -1)
 
     def attend(self, layer: Any, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor) -> Tensor:
         """The heads' outputs (B, H, L, d) of a prompt, or of one token a row."""
@@ -308,5 +322,5 @@ class LSHCache(AttentionCache):
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""
         super().reorder(rows_B)
-        for kept in self.table:  # the rotations are the same for all rows
+        for kept in self.table:  # the hash is the same for all rows
             kept.copy_(kept.index_select(0, rows_B))

@@ -14,6 +14,7 @@ from efftx.data.dataset import find_source
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
+from efftx.layers.identity import NoAttention
 from efftx.layers.initialize import materialize, redraw
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import PATTERNS, make_pattern
@@ -71,6 +72,7 @@ def _lsh(config: Config, causal: bool, index: int) -> nn.Module:
 ATTENTION: dict[str, Callable[[Config, bool, int], nn.Module]] = {
     **{kind: partial(_softmax, kind) for kind in PATTERNS},
     "lsh": _lsh,
+    "identity": lambda config, causal, index: NoAttention(),
 }
 """How each kind of attention is made, causal or not, behind so many layers of the kind in the same stack; the kinds of
 a stack's layers cycle through the config's list."""

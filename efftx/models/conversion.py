@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from efftx.errors import UserError, nearest
 Weights = dict[str, Tensor]
 
 
-def _q_to_qk(weights: Mapping[str, Tensor]) -> Weights:
+def _q_to_qk(weights: Mapping[str, Tensor], names: Set[str]) -> Weights:
     """Separate -> shared: the query's projection becomes the shared one, the key's is dropped."""
     renamed = {name.replace(".project.q.", ".project.qk."): tensor for name, tensor in weights.items()}
     return {name: tensor for name, tensor in renamed.items() if ".project.k." not in name}
 
 
-def _qk_to_q_and_k(weights: Mapping[str, Tensor]) -> Weights:
+def _qk_to_q_and_k(weights: Mapping[str, Tensor], names: Set[str]) -> Weights:
     """Shared -> separate: both take the shared projection; scores are then q.k / sqrt(d), self allowed."""
     carried: Weights = {}
     for name, tensor in weights.items():
@@ -30,11 +30,17 @@ def _qk_to_q_and_k(weights: Mapping[str, Tensor]) -> Weights:
     return carried
 
 
-CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], Weights]] = {
+def _without_attention(weights: Mapping[str, Tensor], names: Set[str]) -> Weights:
+    """Layers whose attention the model leaves out (`attention=identity`): their projections are dropped."""
+    return {name: tensor for name, tensor in weights.items() if name in names or ".core.project." not in name}
+
+
+CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor], Set[str]], Weights]] = {
     "q_to_qk": _q_to_qk,
     "qk_to_q_and_k": _qk_to_q_and_k,
+    "without_attention": _without_attention,
 }
-"""The named mappings; the same names stand in the experiments."""
+"""The named mappings, of weights and the names that the model has; the same names stand in the experiments."""
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | None) -> None:
@@ -44,8 +50,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | N
     """
     if carry is not None and carry not in CONVERSIONS:
         raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CONVERSIONS))
-    given = dict(weights) if carry is None else CONVERSIONS[carry](weights)
     own = dict(model.named_parameters(remove_duplicate=False))
+    given = dict(weights) if carry is None else CONVERSIONS[carry](weights, own.keys())
     for name in sorted(given.keys() ^ own.keys()):
         where = "the checkpoint" if name in given else "the model"
         raise UserError("other_model", f"Only {where} has the weight '{name}'.", "The two must be the same model.")

@@ -14,6 +14,7 @@ MODULES = {
     "connectivity": "patterns",
     "context_time": "context",
     "drawn_samples": "samples",
+    "equal_time": "equal_time",
     "hash_pipeline": "lsh",
     "iteration_time": "training",
     "model_size": "parameters",

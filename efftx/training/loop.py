@@ -42,7 +42,7 @@ from efftx.runs.run_directory import RunDirectory, default_run_dir, read_config
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
-from efftx.training.step import clip_gradients, loss_of, micro_batches, move, set_learning_rate, total_weight
+from efftx.training.step import accumulate, clip_gradients, loss_of, micro_batches, move, set_learning_rate
 from efftx.training.tracking import Progress, StopRequest
 
 N_FIRST_LOSSES = 3
@@ -185,7 +185,7 @@ def train(
             set_learning_rate(optimizer, rate)
             with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
                 batches = move(_batches(dataset, config, step), device)
-                loss = _accumulate(model, batches, scaler, config, step, device, dtype)
+                loss = accumulate(model, batches, scaler, config.seed, step, device, dtype)
                 scaler.unscale_(optimizer)
                 norm = clip_gradients(parameters, config.training.clip_norm)
                 nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
@@ -297,27 +297,6 @@ def _batches(dataset: Dataset, config: Config, step: int) -> list[Batch]:
     """The micro-batches of a step: the rows of one batch that has as many as all of them together."""
     rows, count = config.training.batch_size, config.training.accumulation
     return micro_batches(dataset.batch("train", config.seed, step - 1, rows * count), rows)
-
-
-def _accumulate(
-    model: nn.Module,
-    batches: list[Batch],
-    scaler: torch.amp.GradScaler,
-    config: Config,
-    step: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target."""
-    total = total_weight(batches)
-    loss = torch.zeros((), device=device)
-    for micro, batch in enumerate(batches):
-        devices.seed_step(config.seed, step, micro)
-        with devices.autocast(device, dtype):
-            micro_loss = loss_of(model, batch, total)
-        scaler.scale(micro_loss).backward()
-        loss = loss + micro_loss.detach()
-    return loss
 
 
 def _work_of(config: Config, step: int) -> str:

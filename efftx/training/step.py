@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
+from efftx.machine import devices
 
 
 def weighted_mean(values_BL: Tensor, weights_BL: Tensor, total: Tensor | None = None) -> Tensor:
@@ -48,6 +49,30 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
     inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
     nll, _ = model(batch.tokens_BL, *inputs, losses=True, hits=False)  # nobody reads the accuracy of training
     return weighted_mean(nll, batch.weights_BL, total)
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    scaler: torch.amp.GradScaler,
+    seed: int,
+    step: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target.
+
+    `seed` and the step's number fix what is drawn at random on the way: dropout, hashing.
+    """
+    total = total_weight(batches)
+    loss = torch.zeros((), device=device)
+    for micro, batch in enumerate(batches):
+        devices.seed_step(seed, step, micro)
+        with devices.autocast(device, dtype):
+            micro_loss = loss_of(model, batch, total)
+        scaler.scale(micro_loss).backward()
+        loss = loss + micro_loss.detach()
+    return loss
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

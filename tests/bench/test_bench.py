@@ -306,6 +306,8 @@ def test_a_training_step_of_every_variant_is_timed() -> None:
     result = bench.run("train", ["depths=1", "lengths=64", "batch=1", "repeats=1"])
     json.dumps(result)
     assert [row["name"] for row in result["rows"]] == [
+        "plain-loop",
+        "dense",
         "transformer",
         "reversible",
         "chunked-reversible",

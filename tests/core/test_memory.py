@@ -85,9 +85,9 @@ def broken(place: Any, name: str, monkeypatch: pytest.MonkeyPatch, at: int = 1) 
         (loop, "open_dataset", 1, 2, "data=duplicate in rows of data.length=64", None),
         (loop, "build_model", 1, 2, "weights and optimiser state", None),
         (loop, "make_optimizer", 1, 2, "weights and optimiser state", None),
-        (loop, "loss_of", 1, 2, "activations and gradients of step 1", None),
+        (loop, "accumulate", 1, 2, "activations and gradients of step 1", None),
         (loop, "clip_gradients", 1, 2, "activations and gradients of step 1", None),
-        (loop, "loss_of", 6, 4, "activations and gradients of step 6", 4),
+        (loop, "accumulate", 6, 4, "activations and gradients of step 6", 4),
         (loop, "save_checkpoint", 2, 4, "for its checkpoint", 2),
         (evaluation, "evaluate", 1, 4, "evaluating 2 rows", 6),
         (evaluation, "evaluate", 2, 4, "evaluating 2 rows", 6),
@@ -128,7 +128,7 @@ def test_decoding_without_memory_takes_no_result_from_a_training(
 
 
 def test_a_point_of_an_ablation_without_memory_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken(loop, "loss_of", monkeypatch)
+    broken(loop, "accumulate", monkeypatch)
     runs = ablate([*SIX, "seed=0,1"])
     assert [run["state"] for run in runs] == ["failed", "done"]
     assert "Out of memory" in runs[0]["error"]

@@ -10,11 +10,11 @@ import torch
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import FullConfig
 from efftx.layers.cache import Position
-from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig, rotations_shared
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
-from efftx.ops.lsh import auto_buckets, hash_vectors
+from efftx.ops.lsh import auto_buckets
 from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -72,10 +72,15 @@ def test_it_gives_the_authors_outputs_over_dense_projections_with_biases(golden,
 
 
 def lsh_layer(
-    attention_dropout: float = 0.0, *, n_buckets: list[int] | None = None, full_below: int = 0, causal: bool = True
+    attention_dropout: float = 0.0,
+    *,
+    n_buckets: list[int] | None = None,
+    full_below: int = 0,
+    causal: bool = True,
+    hashing: str = "angular",
 ) -> LSHAttention:
     torch.manual_seed(0)
-    config = LSHConfig(n_hashes=2, n_buckets=n_buckets or [], chunk_len=4, full_below=full_below)
+    config = LSHConfig(n_hashes=2, n_buckets=n_buckets or [], chunk_len=4, full_below=full_below, hashing=hashing)
     projections = DenseQKV(12, 2, 8, share_qk=True, bias=False)
     return LSHAttention(config, projections, attention_dropout=attention_dropout, causal=causal).double()
 
@@ -184,7 +189,8 @@ def test_a_cache_filled_at_random_holds_unit_keys_each_in_the_buckets_that_it_ha
     assert_close(k_BHLd.norm(dim=-1), torch.ones(2, 2, 30, dtype=torch.float64), {torch.float64: 1e-5}, "length")
     assert not cache.kv.k_BHTd[:, :, 30:].any()
     assert cache.kv.v_BHTv[:, :, :30].all()
-    bucket_BHRL = hash_vectors(k_BHLd, cache.rotations_BHdRn, auto_buckets(40, 4))
+    bucket_BHRL = cache.hash_vectors(k_BHLd)
+    assert int(bucket_BHRL.max()) < auto_buckets(40, 4)[0]
     capacity = cache.table.position_BHRNC.shape[-1]
     for b, h, r in product(range(2), range(2), range(2)):
         own = bucket_BHRL[b, h, r].tolist()
@@ -201,3 +207,45 @@ def test_hashing_part_by_part_is_hashing_at_once(monkeypatch: pytest.MonkeyPatch
     whole = cache.buckets_of(cache.kv.k_BHTd)
     monkeypatch.setattr("efftx.layers.lsh._HASHED_AT_ONCE", 7)
     assert torch.equal(cache.buckets_of(cache.kv.k_BHTd), whole)
+
+
+def test_random_buckets_do_not_look_at_the_vectors_and_are_equally_full() -> None:
+    layer = lsh_layer(n_buckets=[8], hashing="random")
+    state = RecomputeState()
+    layer(torch.ones(4, 4000, 12, dtype=torch.float64), state)
+    bucket_BHRL = state.choices["buckets"]
+    assert bucket_BHRL.shape == (4, 2, 2, 4000)
+    assert len({tuple(row.tolist()) for row in bucket_BHRL.flatten(0, 2)}) == 16
+    # 64,000 draws into 8 buckets: 8,000 each, with a standard deviation of 84.
+    assert bool((bucket_BHRL.flatten().bincount(minlength=9)[:8] - 8000).abs().max() < 420)
+    assert int(bucket_BHRL.max()) == 7
+    angular, state = lsh_layer(n_buckets=[8]), RecomputeState()
+    angular(torch.ones(1, 40, 12, dtype=torch.float64), state)
+    assert bool((state.choices["buckets"] == state.choices["buckets"][..., :1]).all())
+
+
+def test_attention_in_random_buckets_is_the_operation_on_them() -> None:
+    layer = lsh_layer(n_buckets=[4], hashing="random")
+    x, state = torch.randn(2, 30, 12, dtype=torch.float64), RecomputeState()
+    y = layer(x, state)
+    qk, _, v = layer.project(x)
+    heads = layer.attend_in_buckets(qk, v, state.choices["buckets"], [4])
+    assert torch.equal(y, layer.project.output(heads))
+    assert torch.equal(layer(x, state), y)
+    with rotations_shared(layer):
+        alike = layer(x[:1].expand(3, -1, -1))
+    assert_close(alike[0], alike[2], ROUNDING)
+
+
+def test_a_decoded_token_joins_a_random_bucket() -> None:
+    layer = lsh_layer(n_buckets=[4], hashing="random").eval()
+    position = Position()
+    cache = layer.new_cache(2, 20, torch.zeros(1, dtype=torch.float64), position)
+    assert isinstance(cache, LSHCache)
+    x = torch.randn(2, 12, 12, dtype=torch.float64)
+    layer(x[:, :11], cache=cache)
+    position.end_prompt(torch.tensor([11, 11]))
+    y = layer(x[:, 11:], cache=cache)
+    assert y.shape == (2, 1, 12)
+    assert bool(y.isfinite().all())
+    assert cache.table.count_BHRN.sum(-1).unique().tolist() == [12]

@@ -48,6 +48,19 @@ def test_a_full_models_weights_serve_hashing_without_a_mapping(build) -> None:
         assert torch.equal(parameter, full.get_parameter(name)), name
 
 
+def test_a_model_whose_attention_is_left_out_takes_all_other_weights(build, tokens) -> None:
+    whole, without = build(*SHARED, "seed=1"), build(*SHARED, "attention=[full,identity]")
+    load_weights(without, weights(whole), "without_attention")
+    for name, parameter in without.named_parameters():
+        assert torch.equal(parameter, whole.get_parameter(name)), name
+    left_out = set(weights(whole)) - set(weights(without))
+    assert {name.rpartition(".core.project.")[0] for name in left_out} == {"blocks.1.attention"}
+    with torch.no_grad():
+        for matrix in ("weight", "bias"):
+            whole.blocks[1].attention.core.project.o.get_parameter(matrix).zero_()
+    assert_close(without(tokens()), whole(tokens()), ROUNDING)
+
+
 def test_what_does_not_fit_is_refused(build) -> None:
     shared, separate = build(*SHARED), build(*SEPARATE)
     with pytest.raises(UserError, match=r"Only the model has the weight '.*\.k\.bias'"):
@@ -60,4 +73,4 @@ def test_what_does_not_fit_is_refused(build) -> None:
     with pytest.raises(UserError) as unknown:
         load_weights(shared, weights(shared), "q_to_kq")
     assert unknown.value.hint == "Did you mean 'q_to_qk'?"
-    assert set(CONVERSIONS) == {"q_to_qk", "qk_to_q_and_k"}
+    assert set(CONVERSIONS) == {"q_to_qk", "qk_to_q_and_k", "without_attention"}

@@ -15,7 +15,8 @@ from efftx.config.schema import Config
 from efftx.data.dataset import open_dataset
 from efftx.models.build import build_model
 from efftx.runs.run_directory import read_metrics
-from efftx.training.loop import _accumulate, _batches, train
+from efftx.training.loop import _batches, train
+from efftx.training.step import accumulate
 
 CPU = torch.device("cpu")
 QUIET = ["size=smoke", "threads=1", "dtype=float64", "dropout=0", "attention_dropout=0", "training.clip_norm=0"]
@@ -67,7 +68,7 @@ def step_of(config: Config) -> tuple[float, dict[str, Tensor]]:
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, CPU, torch.float64)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    loss = _accumulate(model, _batches(dataset, config, 3), scaler, config, 3, CPU, torch.float64)
+    loss = accumulate(model, _batches(dataset, config, 3), scaler, config.seed, 3, CPU, torch.float64)
     scale = scaler.get_scale()
     return float(loss), {name: p.grad / scale for name, p in model.named_parameters() if p.grad is not None}
 
@@ -127,7 +128,7 @@ def test_each_micro_batch_draws_for_itself(monkeypatch: pytest.MonkeyPatch, tmp_
         drawn.append(float(torch.rand(())))
         return next(model.parameters()).sum() * 0
 
-    monkeypatch.setattr("efftx.training.loop.loss_of", look)
+    monkeypatch.setattr("efftx.training.step.loss_of", look)
     for seed in (0, 1):
         words = ["model=transformer", "data=duplicate", "size=smoke", "training.accumulation=2", f"seed={seed}"]
         train(compose(words), tmp_path / f"run-{seed}", steps=2, silent=True)
