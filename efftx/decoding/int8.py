@@ -1,9 +1,13 @@
-"""Layers whose dense products and chosen rows are read as int8, a scale a row (`ops.int8`), for one token a row."""
+"""Layers whose dense products and chosen rows are read as int8, a scale a row (`ops.int8`), for one token a row.
+
+For a single row the kernels of `native` read the same weights, and round inputs to int16 in place of bfloat16.
+"""
 
 from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
@@ -11,6 +15,7 @@ from efftx.layers.cost import Read, read_whole
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
+from efftx.native.program import Rows8
 from efftx.ops.int8 import int8_linear, int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
 from efftx.ops.selected_rows import shared_plan
 from efftx.ops.sparse_ff import choose_units, chosen_probability, hashed_units, with_token_bias
@@ -32,6 +37,10 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias_O is None else bias_O.detach())
+
+    def rows(self) -> Rows8:
+        """The weights for the kernels."""
+        return Rows8(self.weight, self.scale.float())
 
     def forward(self, x_TI: Tensor) -> Tensor:
         """(.., I) -> (.., O)."""
@@ -72,6 +81,12 @@ class Int8SparseFF(nn.Module):
         second = Read("feed-forward", self.w1.shape[0] // n * self.b2.numel(), self.w2.nbytes // n)
         controller = read_whole("controller", self.controller if self.config.has_controller else None)
         return [controller, first, second, read_whole("feed-forward", self.b2)]
+
+    def rows(self) -> tuple[Rows8, Rows8]:
+        """The rows of both matrices for the kernels, W2's as they are packed."""
+        packed_UP, width = self.w2, self.w1.shape[1]
+        scale_U = packed_UP[:, width : width + 4].contiguous().view(torch.float32).squeeze(1)
+        return Rows8(self.w1, self.scale.float()), Rows8(packed_UP, scale_U)
 
     def share_rows(self, other: Int8SparseFF) -> None:
         """Reads the rows of `other`, which are alike, in place of its own."""

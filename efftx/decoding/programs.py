@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efftx.decoding.int8 import Int8Linear, Int8SparseFF
 from efftx.layers.attention import AttentionCache, SoftmaxAttention
 from efftx.layers.cache import KeyValueCache, Position, RecentInputs
 from efftx.layers.cross_attention import CrossAttention, CrossCache
@@ -32,7 +33,7 @@ from efftx.layers.sru import SRU, SRUBranch
 from efftx.models.block import Block, BranchCache, Context
 from efftx.models.streams import Streams
 from efftx.native import library
-from efftx.native.program import Normed, NotCompiledError, Program, Source, Stream, buffer, run
+from efftx.native.program import Normed, NotCompiledError, Program, Rows8, Source, Stream, buffer, run
 from efftx.ops.multiplicative import in_blocks
 
 NARROW = 128
@@ -58,9 +59,9 @@ def add_operations(layer: nn.Module, program: Program, x: Normed, y: Stream) -> 
 @add_operations.register
 def _(layer: FeedForward, program: Program, x: Normed, y: Stream) -> None:
     two = layer.layers
-    if two.activation is not F.relu or not isinstance(two.w1, nn.Linear):
-        raise NotCompiledError("Another activation or matrix.")
-    hidden = buffer("hidden", two.w1.out_features)
+    if two.activation is not F.relu:
+        raise NotCompiledError("Another activation.")
+    hidden = buffer("hidden", two.w1.weight.shape[0])
     _product(program, x, two.w1, hidden, "feed-forward", relu=True)
     _product(program, hidden, two.w2, y, "feed-forward", adds=True)
 
@@ -73,6 +74,18 @@ def _(layer: SparseFF, program: Program, x: Normed, y: Stream) -> None:
     names = ("c1", "c2", "c_bias", "w1", "w2", "b2")
     parameters = [layer.get_parameter(name).detach() for name in names]
     program.sparse_ff(x, parameters, config.N, y, None if layer.b1 is None else layer.b1.detach())
+
+
+@add_operations.register
+def _(layer: Int8SparseFF, program: Program, x: Normed, y: Stream) -> None:
+    config = layer.config
+    if not config.has_controller or config.multiply_by_controller or config.token_bias:
+        raise NotCompiledError("Other choices than a controller's, its probabilities, or the token's hash.")
+    first: Any
+    second: Any
+    first, second = layer.controller  # both `Int8Linear`
+    rows = [first.rows(), second.rows(), *layer.rows()]
+    program.sparse_ff_int8(x, rows, [second.bias, layer.b2], config.N, y, layer.b1)
 
 
 @add_operations.register(SoftmaxAttention)
@@ -104,7 +117,7 @@ def _(layer: CrossAttention, program: Program, x: Normed, y: Stream) -> None:
     if isinstance(query, SparseQuery):
         (q,) = _modules(program, x, query.multiplicative, [query.convolution], "query")
     else:
-        q = buffer("qkv", query.q.out_features)
+        q = buffer("qkv", query.q.weight.shape[0])
         _product(program, x, query.q, q, "QKV")
     heads: Tensor | Stream = y if last is None else buffer("heads", q.numel())
     put = program.attend(q, None, query.n_heads, heads, scale=layer.scale, adds=last is None)
@@ -129,7 +142,7 @@ def _(project: DenseQKV, program: Program, x: Normed) -> tuple[Tensor, Tensor | 
         raise NotCompiledError("Queries and keys that are narrower than values.")
     linears = [project.qk, project.v] if project.share_qk else [project.q, project.k, project.v]
     weight, bias = joined(linears)
-    qkv_E = buffer("qkv", weight.shape[0])
+    qkv_E = buffer("qkv", sum(linear.weight.shape[0] for linear in linears))
     _matvec(program, x, weight, bias, qkv_E, "QKV")
     parts = qkv_E.chunk(len(linears))
     return parts[0], None if project.share_qk else parts[1], parts[-1]
@@ -161,58 +174,68 @@ def add_beside(layer: nn.Module, program: Program, stream: Stream) -> Callable[[
     return lambda y: program.matvec(x, out.weight.detach(), out.bias.detach(), y, "SRU", adds=True)
 
 
-def joined(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of several linear layers of one input as one product, their outputs one after the other.
+def joined(linears: Sequence[Any]) -> tuple[Tensor | Rows8, Tensor | None]:
+    """Weight and bias of several linear layers, plain or int8, of one input as one product, all outputs in order.
 
     The layers' own weights become views of the joined ones, so that nothing is kept twice. Raises NotCompiledError for
     weights that the kernels cannot read, which then stay as they are.
     """
-    if not all(isinstance(linear, nn.Linear) and library.usable(linear.weight, linear.bias) for linear in linears):
-        raise NotCompiledError("Other than float32 on the CPU.")
+    in_int8 = all(isinstance(linear, Int8Linear) for linear in linears)
+    plain = all(isinstance(linear, nn.Linear) and library.usable(linear.weight, linear.bias) for linear in linears)
+    if not (in_int8 or plain):
+        raise NotCompiledError("Other than float32 or int8 on the CPU.")
     with torch.no_grad():
         weight_OI = torch.cat([linear.weight for linear in linears])
-        bias_O = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        bias_O = torch.cat(biases) if biases else None
         first = 0
         for linear in linears:
-            last = first + linear.out_features
+            last = first + linear.weight.shape[0]
             linear.weight.data = weight_OI[first:last]
             if bias_O is not None:
                 linear.bias.data = bias_O[first:last]
             first = last
+        if in_int8:
+            return Rows8(weight_OI, torch.cat([linear.rows().scale for linear in linears])), bias_O
     return weight_OI, bias_O
 
 
-def _output_of(project: nn.Module) -> nn.Linear | None:
+def _output_of(project: nn.Module) -> nn.Linear | Int8Linear | None:
     """The product after the heads, None where there is none."""
     last = getattr(project, "o", None)
     if isinstance(last, nn.Sequential):
         if len(last) > 1:
             raise NotCompiledError("Several layers of outputs.")
         last = last[0] if len(last) else None
-    if last is not None and not isinstance(last, nn.Linear):
+    if last is not None and not isinstance(last, (nn.Linear, Int8Linear)):
         raise NotCompiledError("An output that is not dense.")
     return last
 
 
 def _product(program: Program, x: Source, linear: Any, y: Tensor | Stream, component: str, **how: bool) -> None:
-    if not isinstance(linear, nn.Linear):
-        raise NotCompiledError("A matrix that is not float32.")
+    if not isinstance(linear, (nn.Linear, Int8Linear)):
+        raise NotCompiledError("A matrix that is neither float32 nor int8.")
     bias = None if linear.bias is None else linear.bias.detach()
-    _matvec(program, x, linear.weight.detach(), bias, y, component, **how)
+    weight = linear.rows() if isinstance(linear, Int8Linear) else linear.weight.detach()
+    _matvec(program, x, weight, bias, y, component, **how)
 
 
 def _matvec(
     program: Program,
     x: Source,
-    weight_OI: Tensor,
+    weight: Tensor | Rows8,
     bias_O: Tensor | None,
     y: Tensor | Stream,
     component: str,
     **how: bool,
 ) -> None:
-    if weight_OI.shape[1] < NARROW < weight_OI.shape[0]:
+    n_outputs, width = (weight.q if isinstance(weight, Rows8) else weight).shape
+    if width < NARROW < n_outputs:
         raise NotCompiledError("A matrix of narrow rows.")
-    program.matvec(x, weight_OI, bias_O, y, component, **how)
+    if isinstance(weight, Rows8):
+        program.matvec_int8(x, weight, bias_O, y, component, **how)
+    else:
+        program.matvec(x, weight, bias_O, y, component, **how)
 
 
 def _modules(
@@ -343,9 +366,28 @@ class BlockedLogits:
         return y.view(*h_TD.shape[:-1], -1)
 
 
+class DenseLogits:
+    """A linear layer, plain or int8: for one row by a kernel. Raises NotCompiledError where there is none."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer, self._out = layer, torch.empty(1, layer.weight.shape[0])
+        self._program = Program()
+        _product(self._program, Stream(0), layer, self._out, "logits")
+        self._program.settle()
+
+    def __call__(self, h_TD: Tensor) -> Tensor:
+        """(.., D) -> logits (.., vocabulary)."""
+        if h_TD.numel() != h_TD.shape[-1]:
+            logits: Tensor = self._layer(h_TD)
+            return logits
+        h_TD = h_TD.contiguous()
+        self._program.bind((h_TD.data_ptr(),), [], 0)
+        run([self._program])
+        return self._out.clone().view(*h_TD.shape[:-1], -1)
+
+
 def logits_of(linear: nn.Module) -> Callable[[Tensor], Tensor]:
     """What gives the logits: the layer itself, or its kernel for one row, where it has one."""
-    if isinstance(linear, SparseLoss):
-        with suppress(NotCompiledError):
-            return BlockedLogits(linear.layer)
+    with suppress(NotCompiledError):
+        return BlockedLogits(linear.layer) if isinstance(linear, SparseLoss) else DenseLogits(linear)
     return linear

@@ -1,6 +1,6 @@
 // A token's way through a block of layers as a program of operations, run by one team of threads from its first read
 // to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing
-// but a barrier stands between two operations. Float32, one token, no allocation.
+// but a barrier stands between two operations. One token, weights in float32 or in int8, no allocation.
 //
 // Shape letters: D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
 // F positions, H heads, d width of a head, T tokens of capacity.
@@ -22,6 +22,7 @@ struct Op {
     const void *at[12];
 
     const float *in(int i) const { return static_cast<const float *>(at[i]); }
+    const int8_t *bytes(int i) const { return static_cast<const int8_t *>(at[i]); }
     float *out(int i) const { return static_cast<float *>(const_cast<void *>(at[i])); }
 };
 
@@ -81,6 +82,19 @@ static void matvec(const Op &op, const float *x, const Thread &t) {
     products(x, w, D, mine, [&](int64_t o, float sum) { put(op, o, sum + (bias ? bias[o] : 0)); });
 }
 
+// The same of int8 weights: at w (O, D) int8, bias (O) or null, the scales (O) of w's rows.
+static void matvec_int8(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0];
+    const int8_t *w = op.bytes(0);
+    const float *bias = op.in(1), *scale = op.in(2);
+    Rounded inputs(x, D, t.own);
+    Range mine = t.share(op.size[1]);
+    for (int64_t o = mine.first; o < mine.last; o++) {
+        float sum = scale[o] * dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD);
+        put(op, o, sum + (bias ? bias[o] : 0));
+    }
+}
+
 // row[g] = g N + the unit of block g with the largest bias + C2 (C1 x): size D, G, N, R; at c1 (R, D), c2 by blocks
 // (G, R, N), bias (G, N), w1 and w2 (G N, D), of which the chosen rows are fetched meanwhile; row (G) int64.
 static void choose(const Op &op, const float *x, const Thread &t) {
@@ -97,6 +111,40 @@ static void choose(const Op &op, const float *x, const Thread &t) {
         row[g] = g * N + best_unit(z, c2 + g * R * N, bias + g * N, R, N);
         fetch_row(w1 + row[g] * D, fetched);
         fetch_row(w2 + row[g] * D, fetched);
+    }
+}
+
+// The same of int8 weights: size D, G, N, R, the bytes of a packed row of w2; at c1, c2, bias, w1, w2 and row as there,
+// the scales of c1 (R) and of c2 (G, N).
+static void choose_int8(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3], packed = op.size[4];
+    const int8_t *c1 = op.bytes(0), *c2 = op.bytes(1), *w1 = op.bytes(3), *w2 = op.bytes(4);
+    const float *bias = op.in(2), *scale_1 = op.in(6), *scale_2 = op.in(7);
+    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
+    float *z = t.common;
+    int64_t fetched = 2 * D * G <= t.all << 19 ? D : BYTES;
+    Range mine = t.share(R), later = t.share(G);
+    Rounded inputs(x, D, t.own);
+    if (later.first < later.last) fetch_row(c2 + later.first * R * N, R * N < 16384 ? R * N : 16384);
+    for (int64_t r = mine.first; r < mine.last; r++)
+        z[r] = scale_1[r] * dot(inputs, c1 + r * D, D, c1 + r * D + BYTES_AHEAD);
+    BARRIER
+    for (int64_t g = later.first; g < later.last; g++) {
+        row[g] = g * N + best_unit(z, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
+        fetch_row(w1 + row[g] * D, fetched);
+        fetch_row(w2 + row[g] * packed, fetched);
+    }
+}
+
+// y = the sum of every thread's D floats of common room.
+static void add_parts(const Op &op, const Thread &t) {
+    int64_t D = op.size[0];
+    BARRIER
+    Range mine = t.share(D);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        float total = t.common[i];
+        for (int64_t j = 1; j < t.all; j++) total += t.common[j * D + i];
+        put(op, i, total);
     }
 }
 
@@ -131,13 +179,42 @@ template <bool BIASED> static void chosen_rows(const Op &op, const float *x, con
         float h = dot(x, w1 + row[g] * D, D) + (BIASED ? b1[row[g]] : 0);
         add_scaled(part, w2 + row[g] * D, h > 0 ? h : 0, D);
     }
-    BARRIER
-    mine = t.share(D);
-    for (int64_t i = mine.first; i < mine.last; i++) {
-        float total = t.common[i];
-        for (int64_t j = 1; j < t.all; j++) total += t.common[j * D + i];
-        put(op, i, total);
+    add_parts(op, t);
+}
+
+// The same of int8 weights: size D, G, the bytes of a row of w2, which is packed, D values first; at w1, w2, b2, row and
+// b1 as there, b1 or null, the scales of w1's rows and of w2's.
+static void chosen_rows_int8(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1], packed = op.size[2];
+    const int8_t *w1 = op.bytes(0);
+    const uint8_t *w2 = static_cast<const uint8_t *>(op.at[1]);
+    const float *b2 = op.in(2), *b1 = op.in(4), *scale_1 = op.in(5), *scale_2 = op.in(6);
+    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
+    float *part = t.common + t.me * D;
+    if (t.me) memset(part, 0, D * sizeof(float));
+    else memcpy(part, b2, D * sizeof(float));
+    Rounded inputs(x, D, t.own);
+    auto second = [&](int64_t r) { return w2 + r * packed; };
+    auto hidden = [&](int64_t r) { // times the scale of the row of w2 that it weighs, whose bytes are fetched meanwhile
+        float sum = dot(inputs, w1 + r * D, D, reinterpret_cast<const int8_t *>(second(r)));
+        float h = scale_1[r] * sum + (b1 ? b1[r] : 0);
+        return h > 0 ? h * scale_2[r] : 0;
+    };
+    Range mine = t.share(G);
+    int64_t g = mine.first;
+    for (; g + TOGETHER <= mine.last; g += TOGETHER) {
+        const uint8_t *rows[TOGETHER];
+        const int8_t *after[TOGETHER];
+        float h[TOGETHER];
+        for (int j = 0; j < TOGETHER; j++) {
+            rows[j] = second(row[g + j]);
+            after[j] = w1 + row[g + j + TOGETHER < mine.last ? g + j + TOGETHER : g + j] * D;
+            h[j] = hidden(row[g + j]);
+        }
+        add_eight_rows(part, rows, h, D, after);
     }
+    for (; g < mine.last; g++) add_scaled(part, second(row[g]), hidden(row[g]), D);
+    add_parts(op, t);
 }
 
 // The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
@@ -345,7 +422,19 @@ static void sum(const Op &op, const Thread &t) {
     put(op, 0, total);
 }
 
-enum Kind : int64_t { MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM };
+enum Kind : int64_t {
+    MATVEC,
+    CHOOSE,
+    CHOSEN_ROWS,
+    MODULES,
+    ATTEND,
+    BLOCKED_PRODUCT,
+    RECURRENT_UNIT,
+    SUM,
+    MATVEC_INT8,
+    CHOOSE_INT8,
+    CHOSEN_ROWS_INT8
+};
 
 // Fetches what this thread reads first in an operation, while others may still be busy with the one before it.
 static void open(const Op &op, const Thread &t) {
@@ -357,6 +446,12 @@ static void open(const Op &op, const Thread &t) {
         Range mine = t.share(op.kind == MATVEC ? op.size[1] : op.size[3]);
         for (int64_t o = mine.first; o < mine.last && o < mine.first + 4; o++)
             fetch_row(op.in(0) + o * D, std::min<int64_t>(D, AHEAD / 4));
+        break;
+    }
+    case MATVEC_INT8:
+    case CHOOSE_INT8: {
+        Range mine = t.share(op.kind == MATVEC_INT8 ? op.size[1] : op.size[3]);
+        fetch_row(op.bytes(0) + mine.first * D, std::min<int64_t>((mine.last - mine.first) * D, BYTES_AHEAD));
         break;
     }
     case MODULES: {
@@ -414,6 +509,9 @@ void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_progra
                 case BLOCKED_PRODUCT: blocked_product(*op, x, t); break;
                 case RECURRENT_UNIT: recurrent_unit(*op, x, t); break;
                 case SUM: sum(*op, t); break;
+                case MATVEC_INT8: matvec_int8(*op, x, t); break;
+                case CHOOSE_INT8: choose_int8(*op, x, t); break;
+                case CHOSEN_ROWS_INT8: chosen_rows_int8(*op, x, t); break;
                 }
                 if (op + 1 < programs[p] + n_ops[p]) open(op[1], t);
                 else if (p + 1 < n_programs) open(*programs[p + 1], t);

@@ -1,8 +1,8 @@
 """Programs for `kernels.cpp`: what one token does in a block of layers, as a list of operations that one call runs.
 
 `decoding.programs` appends a layer's operations; where it cannot (another precision, a missing kernel, a layer that has
-none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row, float32, on
-the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
+none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row, weights in
+float32 or int8, on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
 
 Shape suffixes: D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of a module, H heads,
 d width of a head, O outputs, F positions.
@@ -24,6 +24,9 @@ from efftx.native.pages import settle
 LONGEST = 32
 """Operations of a program at most."""
 MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM = range(8)
+MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8 = range(8, 11)
+_BLOCK = 512
+"""Inputs that the int8 operations round to int16 with one scale."""
 
 
 class NotCompiledError(Exception):
@@ -44,6 +47,13 @@ class Normed(NamedTuple):
     weight: Tensor
     bias: Tensor
     eps: float
+
+
+class Rows8(NamedTuple):
+    """Rows of weights q (O, D) int8, of which row o stands for q[o] scale[o]; scale (O) float32."""
+
+    q: Tensor
+    scale: Tensor
 
 
 class Op(ctypes.Structure):
@@ -121,6 +131,41 @@ class Program:
         """y (O) = or += W x + bias."""
         n_outputs, width = weight_OD.shape
         self._add(MATVEC, x, y, component, (width, n_outputs), (weight_OD, bias_O), adds=adds, relu=relu)
+
+    def matvec_int8(
+        self,
+        x: Source,
+        weight: Rows8,
+        bias_O: Tensor | None,
+        y: Tensor | Stream,
+        component: str,
+        *,
+        adds: bool = False,
+        relu: bool = False,
+    ) -> None:
+        """y (O) = or += (q scale) x + bias; x is rounded to 15 bits of the largest of every 512 of its values."""
+        n_outputs, width = weight.q.shape
+        at = (weight.q, bias_O, weight.scale)
+        self._add(MATVEC_INT8, x, y, component, (width, n_outputs), at, adds=adds, relu=relu)
+        self._needs(own=_rounded_size(width))
+
+    def sparse_ff_int8(
+        self, x: Normed, rows: Sequence[Rows8], biases: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None
+    ) -> None:
+        """As `sparse_ff`, of int8 weights: rows c1, c2, w1 and w2, biases c_bias and b2.
+
+        x is rounded as in `matvec_int8`. The rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
+        """
+        c1, c2, w1, w2 = rows
+        c_bias_U, b2_D = biases
+        (rank, width), n_rows, n_bytes = c1.q.shape, c2.q.shape[0] // N, w2.q.shape[1]
+        c2_GRN = c2.q.view(n_rows, N, rank).transpose(1, 2).contiguous()
+        row_G = buffer("row", n_rows, torch.int64)
+        chooser = (c1.q, c2_GRN, c_bias_U, w1.q, w2.q, row_G, c1.scale, c2.scale)
+        self._add(CHOOSE_INT8, x, None, "controller", (width, n_rows, N, rank, n_bytes), chooser)
+        at = (w1.q, w2.q, b2_D, row_G, b1_U, w1.scale, w2.scale)
+        self._add(CHOSEN_ROWS_INT8, None, y, "feed-forward", (width, n_rows, n_bytes), at, adds=True)
+        self._needs(own=max(_rounded_size(width), N), common=rank, common_a_thread=width)
 
     def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None) -> None:
         """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
@@ -257,8 +302,10 @@ class Program:
         if i == LONGEST:
             raise NotCompiledError(f"More than {LONGEST} operations.")
         weights = [t for t in at if t is not None]
-        if not usable(*(t for t in weights if t.dtype is not torch.int64)):
+        if not usable(*(t for t in weights if t.is_floating_point())):
             raise NotCompiledError("Other than float32 on the CPU.")
+        if not all(t.is_contiguous() and t.device.type == "cpu" for t in weights):
+            raise NotCompiledError("Elsewhere than on the CPU.")
         op = self.ops[i]
         op.kind, op.adds, op.relu = kind, adds, relu
         for place, value in enumerate(size):
@@ -290,6 +337,11 @@ class Program:
         self.own = max(self.own, own)
         self.common = max(self.common, common)
         self.common_a_thread = max(self.common_a_thread, common_a_thread)
+
+
+def _rounded_size(width: int) -> int:
+    """Floats of room for `width` inputs in int16 and their scales."""
+    return width // 2 + 2 * (width // _BLOCK + 1) + 16
 
 
 def reading(x: Tensor) -> Callable[[], object]:

@@ -331,3 +331,111 @@ template <int rows> static void blocked(const float *x, const float *block, int6
             for (int64_t i = 0; i < n; i++) y[r * m + first + i] = sum[r][i / LANES][i % LANES];
     }
 }
+
+// Weights in int8, row o standing for q[o] scale[o]. Inputs are rounded to int16, a scale a block: integer products are
+// added exactly, four times as many at a time as floats, and BLOCK * 32767 * 127 fits into int32. The loops are plain,
+// for compilers know these sums.
+#define BLOCK 512
+#define BYTES 64 // in a line of the cache
+#define BYTES_AHEAD 4096
+
+static inline void fetch(const int8_t *p) { __builtin_prefetch(p, 0, 2); }
+
+static inline void fetch_row(const int8_t *p, int64_t n) {
+    for (int64_t i = 0; i < n; i += BYTES) fetch(p + i);
+}
+
+// Inputs in int16: x[i] is q[i] scale[i / BLOCK] to within half a scale, the largest |x| of the block over 32767. They
+// fill n / 2 + 2 (n / BLOCK + 1) floats of room. A block that holds an infinity or a NaN has the scale NaN.
+struct Rounded {
+    const float *scale;
+    const int16_t *q;
+
+    Rounded(const float *x, int64_t n, float *room) : scale(room) {
+        int64_t blocks = (n + BLOCK - 1) / BLOCK;
+        int16_t *to = reinterpret_cast<int16_t *>(room + blocks);
+        q = to;
+        for (int64_t b = 0; b < blocks; b++) {
+            const float *from = x + b * BLOCK;
+            int64_t m = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK, i = 0;
+            vec highest{}, odd{};
+            for (; i + LANES <= m; i += LANES) {
+                vec v = load(from + i), size = v < vec{} ? -v : v;
+                highest = size > highest ? size : highest;
+                odd += v - v;
+            }
+            float largest = 0, strange = sum_of(odd);
+            for (int j = 0; j < LANES; j++) largest = highest[j] > largest ? highest[j] : largest;
+            for (; i < m; i++) {
+                largest = std::fabs(from[i]) > largest ? std::fabs(from[i]) : largest;
+                strange += from[i] - from[i];
+            }
+            bool is_odd = !(strange == 0);
+            float steps = largest > 0 && !is_odd ? 32767 / largest : 0;
+            if (!(steps < INFINITY)) steps = 0; // all below 1e-34: they count as 0
+            room[b] = is_odd ? NAN : largest / 32767;
+            for (int64_t k = 0; k < m; k++) {
+                float v = from[k] * steps;
+                to[b * BLOCK + k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
+            }
+        }
+    }
+};
+
+// The sum of x[i] w[i] over n inputs; `after` is what is read next, a line of it fetched with each line of w.
+static inline float dot(const Rounded &x, const int8_t *w, int64_t n, const int8_t *after) {
+    float total = 0;
+    for (int64_t b = 0, i = 0; i < n; b++, i += BLOCK) {
+        int64_t m = n - i < BLOCK ? n - i : BLOCK;
+        fetch_row(after + i, m);
+        int32_t sum = 0;
+        if (m == BLOCK)
+            for (int64_t k = 0; k < BLOCK; k++) sum += (int32_t)x.q[i + k] * (int32_t)w[i + k];
+        else
+            for (int64_t k = 0; k < m; k++) sum += (int32_t)x.q[i + k] * (int32_t)w[i + k];
+        total += x.scale[b] * sum;
+    }
+    return total;
+}
+
+// What a byte of a packed row stands for: rows that are summed have 128 added.
+static inline int8_t unpacked(uint8_t byte) { return (int8_t)(byte ^ 128); }
+
+// y += sum_j h[j] row j of eight packed rows, side by side; `after` as in `dot`, one a row.
+static inline void add_eight_rows(float *__restrict y, const uint8_t *const *row, const float *h, int64_t n,
+                                  const int8_t *const *after) {
+    const uint8_t *a = row[0], *b = row[1], *c = row[2], *d = row[3], *e = row[4], *f = row[5], *g = row[6];
+    const uint8_t *k = row[7];
+    for (int64_t first = 0; first < n; first += BYTES) {
+        int64_t last = n - first < BYTES ? n : first + BYTES;
+        for (int j = 0; j < 8; j++) fetch(after[j] + first);
+        for (int64_t i = first; i < last; i++)
+            y[i] += h[0] * unpacked(a[i]) + h[1] * unpacked(b[i]) + h[2] * unpacked(c[i]) + h[3] * unpacked(d[i]) +
+                    h[4] * unpacked(e[i]) + h[5] * unpacked(f[i]) + h[6] * unpacked(g[i]) + h[7] * unpacked(k[i]);
+    }
+}
+
+static inline void add_scaled(float *__restrict y, const uint8_t *w, float h, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] += h * unpacked(w[i]);
+}
+
+// The place of the largest of bias[i] + scale[i] sum_r z[r] tile[r, i], i below N, the first of equals; `sums` has room
+// for N.
+static int64_t best_unit(const float *z, const int8_t *tile, const float *scale, const float *bias, int64_t R,
+                         int64_t N, float *__restrict sums) {
+    memset(sums, 0, N * sizeof(float));
+    int64_t r = 0;
+    for (; r + 4 <= R; r += 4) {
+        const int8_t *a = tile + r * N, *b = a + N, *c = b + N, *d = c + N;
+        fetch_row(a + BYTES_AHEAD, 4 * N);
+        for (int64_t i = 0; i < N; i++) sums[i] += z[r] * a[i] + z[r + 1] * b[i] + z[r + 2] * c[i] + z[r + 3] * d[i];
+    }
+    for (; r < R; r++)
+        for (int64_t i = 0; i < N; i++) sums[i] += z[r] * tile[r * N + i];
+    int64_t best = 0;
+    for (int64_t i = 0; i < N; i++) {
+        sums[i] = bias[i] + scale[i] * sums[i];
+        if (sums[i] > sums[best]) best = i;
+    }
+    return best;
+}

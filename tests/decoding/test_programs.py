@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from efftx.config.compose import compose
-from efftx.decoding.programs import BlockedLogits, logits_of, step_blocks
+from efftx.decoding.int8 import Int8Linear
+from efftx.decoding.programs import BlockedLogits, DenseLogits, logits_of, step_blocks
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.layers.cache import Position
 from efftx.layers.settings import SparseLossConfig
@@ -18,7 +19,7 @@ from efftx.layers.sparse_loss import SparseLoss
 from efftx.models.block import ALONE
 from efftx.models.build import build_model
 from efftx.native.library import kernels
-from tests.tolerances import ROUNDING, assert_close
+from tests.tolerances import ROUNDED_INPUTS, ROUNDING, assert_close
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
 
@@ -91,10 +92,10 @@ def _logits(prepared: PreparedModel, *inputs: Tensor, prompt: int = 3, n: int = 
     return torch.stack([session.step(token[None])[0] for token in tokens[prompt:]])
 
 
-def _without_kernels(monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str]) -> PreparedModel:
+def _without_kernels(monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
     with monkeypatch.context() as patched:
         patched.setattr("efftx.native.program.kernels", lambda: None)
-        prepared = _prepared(overrides)
+        prepared = _prepared(overrides, int8=int8)
     assert not any(_programs(prepared))
     return prepared
 
@@ -120,8 +121,27 @@ def test_what_the_kernels_do_not_have_is_stepped_without_them(name: str) -> None
     assert not any(_programs(_prepared(WITHOUT[name])))
 
 
-def test_int8_has_no_programs() -> None:
-    assert not any(_programs(_prepared(DECODERS["transformer"], int8=True)))
+@pytest.mark.parametrize(
+    ("words", "inputs"),
+    [*((words, None) for words in DECODERS.values()), *((words, INPUTS) for words in PAIRS.values())],
+    ids=[*DECODERS, *(f"{name}, a pair" for name in PAIRS)],
+)
+def test_int8_gives_the_same_with_programs(
+    words: Sequence[str], inputs: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as the products of the int8 weights in float32: PyTorch's own kernel rounds their inputs to bfloat16."""
+    pair = () if inputs is None else (inputs,)
+    prepared = _prepared(words, int8=True)
+    assert all(_programs(prepared))
+    assert isinstance(prepared.logits, DenseLogits) == isinstance(prepared.lm_head, Int8Linear)
+    without = _without_kernels(monkeypatch, words, int8=True)
+    monkeypatch.setattr("efftx.ops.int8._product_kernel", None)
+    assert_close(_logits(prepared, *pair), _logits(without, *pair), ROUNDED_INPUTS)
+
+
+@pytest.mark.parametrize("name", sorted(set(WITHOUT) - {"narrow", "blocks of 4"}))
+def test_what_the_kernels_do_not_have_is_stepped_without_them_in_int8_too(name: str) -> None:
+    assert not any(_programs(_prepared(WITHOUT[name], int8=True)))
 
 
 def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
-from efftx.native.program import LONGEST, Normed, NotCompiledError, Program, Stream, buffer, run
+from efftx.native.program import LONGEST, Normed, NotCompiledError, Program, Rows8, Stream, buffer, run
 from efftx.ops.attention import unit_key
+from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_rows
 from efftx.ops.module_convolution import module_convolution
 from efftx.ops.multiplicative import in_blocks, multiplicative
 from efftx.ops.sru import sru
-from tests.tolerances import ROUNDING, assert_close
+from tests.tolerances import ROUNDED_INPUTS, ROUNDING, assert_close
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
 
@@ -91,6 +92,123 @@ def test_sparse_ff(width: int, n_rows: int, vectors: int, rank: int, biased: boo
     _run(program, x)
     assert torch.equal(buffer("row", n_rows, torch.int64), row_G)
     assert_close(x, expected, ROUNDING)
+
+
+def _quantized(weight: Tensor) -> tuple[Rows8, Tensor]:
+    """Rows for the kernels, and the matrix that they stand for."""
+    q, scale = quantize_rows(weight)
+    return Rows8(q, scale.float()), dequantize_rows(q, scale)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 4, 7, 130])
+@pytest.mark.parametrize("width", [1, 15, 63, 100, 512, 513, 1500])
+def test_matvec_of_int8_weights(width: int, n_outputs: int, draw: Callable[..., Tensor]) -> None:
+    x, bias, y = draw(1, width), draw(n_outputs), draw(1, n_outputs)
+    rows, weight = _quantized(draw(n_outputs, width))
+    normed, norm = _normed(draw, width)
+    added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
+    of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
+    program = Program()
+    program.matvec_int8(Stream(0), rows, bias, Stream(1), "a", adds=True)
+    program.matvec_int8(normed, rows, bias, of_norm, "b", relu=True)
+    program.matvec_int8(x, rows, None, of_plain, "c")
+    _run(program, x.clone(), y)
+    assert_rounded(y[0], added[0], weight, x)
+    assert_rounded(of_norm, rectified[0], weight, norm(x))
+    assert_rounded(of_plain, plain[0], weight, x)
+
+
+def assert_rounded(actual_O: Tensor, expected_O: Tensor, weight_OD: Tensor, x_1D: Tensor) -> None:
+    """Every input has been rounded by half a step at most, 2^-15 of the largest of its block of 512."""
+    largest_D = torch.cat([part.abs().max().expand(part.shape) for part in x_1D[0].split(512)])
+    bound_O = weight_OD.abs().double() @ (largest_D.double() / 32767 / 2)
+    of_sums_O = 5e-6 * (weight_OD.abs() @ x_1D[0].abs() + expected_O.abs())
+    assert bool(((actual_O - expected_O).abs() <= bound_O + of_sums_O).all())
+
+
+def test_blocks_of_inputs_are_rounded_each_by_its_own_largest(draw: Callable[..., Tensor]) -> None:
+    rows, weight = _quantized(draw(9, 1100))
+    x, y = draw(1, 1100) * torch.logspace(-12, 3, 1100), torch.empty(9)
+    program = Program()
+    program.matvec_int8(x, rows, None, y, "a")
+    _run(program)
+    assert_rounded(y, weight @ x[0], weight, x)
+    x[:, 512:] = 0.0
+    _run(program)
+    assert_rounded(y, weight @ x[0], weight, x)
+
+
+@pytest.mark.parametrize("large", [0.0, 1e-44, 1e-36, 1e-30, 1e33])
+def test_int8_weights_take_inputs_of_any_size(large: float) -> None:
+    rows, weight = _quantized(torch.full((3, 40), 0.25))
+    x, y = torch.zeros(1, 40), torch.empty(3)
+    x[0, 7] = large
+    program = Program()
+    program.matvec_int8(x, rows, None, y, "a")
+    _run(program)
+    assert_close(y, weight[:, 7] * (large if large > 1e-34 else 0.0), ROUNDED_INPUTS)
+
+
+@pytest.mark.parametrize("strange", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("at", [0, 33, 39])
+def test_int8_weights_pass_on_what_is_no_number(strange: float, at: int) -> None:
+    rows, _ = _quantized(torch.ones(3, 40))
+    x, y = torch.ones(1, 40), torch.empty(3)
+    x[0, at] = strange
+    program = Program()
+    program.matvec_int8(x, rows, None, y, "a")
+    _run(program)
+    assert bool(y.isnan().all())
+
+
+def test_the_largest_integers_of_a_whole_block_are_added_without_overflow() -> None:
+    rows, weight = _quantized(torch.ones(2, 5120))
+    x, y = torch.full((1, 5120), -3.0), torch.empty(2)
+    program = Program()
+    program.matvec_int8(x, rows, None, y, "a")
+    _run(program)
+    assert_close(y, (x.double() @ weight.double().t())[0].float(), ROUNDING)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("width", "n_rows", "N", "rank"), [(40, 1, 4, 3), (64, 6, 64, 16), (100, 29, 24, 33), (1024, 17, 128, 8)]
+)
+def test_sparse_ff_of_int8_weights(
+    width: int, n_rows: int, N: int, rank: int, biased: bool, draw: Callable[..., Tensor]
+) -> None:
+    drawn = [draw(rank, width), draw(n_rows * N, rank), draw(n_rows * N, width), draw(n_rows * N, width)]
+    (r1, c1), (r2, c2), (r3, w1), (r4, w2) = (_quantized(weight) for weight in drawn)
+    c_bias, b2, x = draw(n_rows * N), draw(width), draw(1, width)
+    normed, norm = _normed(draw, width)
+    h = norm(x)
+    row_G = (c2 @ (c1 @ h[0]) + c_bias).view(n_rows, N).argmax(1) + N * torch.arange(n_rows)
+    b1 = draw(n_rows * N) if biased else None
+    expected = x + (w1[row_G] @ h[0] + (0 if b1 is None else b1[row_G])).relu() @ w2[row_G] + b2
+    program = Program()
+    packed = Rows8(pack_rows(*quantize_rows(drawn[3])), r4.scale)
+    program.sparse_ff_int8(normed, [r1, r2, r3, packed], [c_bias, b2], N, Stream(0), b1)
+    _run(program, x)
+    assert torch.equal(buffer("row", n_rows, torch.int64), row_G)
+    assert_close(x, expected, ROUNDED_INPUTS)
+
+
+def test_int8_of_equal_units_the_first_is_chosen_and_no_other_row_is_read() -> None:
+    N, width = 12, 24
+    c_bias = torch.zeros(2, N)
+    c_bias[0, [N - 1, 5, 7]] = 1.0
+    scale_1, scale_2 = torch.full((2 * N,), torch.nan), torch.full((2 * N,), torch.nan)
+    scale_1[[5, N]], scale_2[[5, N]] = 1.0, 0.5
+    ones, zeros = torch.ones(2 * N, width, dtype=torch.int8), torch.zeros(4, width, dtype=torch.int8)
+    packed = pack_rows(ones, torch.ones(2 * N))
+    controller = [Rows8(zeros, torch.ones(4)), Rows8(torch.zeros(2 * N, 4, dtype=torch.int8), torch.ones(2 * N))]
+    x = torch.ones(1, width)
+    normed = Normed(Stream(0), torch.zeros(width), torch.ones(width), EPS)
+    program = Program()
+    rows = [*controller, Rows8(ones, scale_1), Rows8(packed, scale_2)]
+    program.sparse_ff_int8(normed, rows, [c_bias.flatten(), torch.zeros(width)], N, Stream(0))
+    _run(program, x)
+    assert_close(x, torch.full((1, width), 1.0 + 2 * 0.5 * width), ROUNDED_INPUTS)
 
 
 def test_of_equal_units_the_first_is_chosen_and_no_other_row_is_read(draw: Callable[..., Tensor]) -> None:
