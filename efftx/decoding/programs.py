@@ -1,7 +1,7 @@
-"""One token of one row by the kernels of `native`: for every type of layer that has them its operations.
+"""One token a row by the kernels of `native`: for every type of layer that has them its operations.
 
 What stands here is all that knows which layers have kernels. A block is one program where each of its layers has
-operations; where one has none, and for several rows, the block goes through its own forward with caches.
+operations; where one has none, and for more rows than `MOST_ROWS`, the block goes through its own forward with caches.
 
 Shape suffixes: B batch, D d_model, E width of all heads together.
 """
@@ -33,7 +33,17 @@ from efftx.layers.sru import SRU, SRUBranch
 from efftx.models.block import Block, BranchCache, Context
 from efftx.models.streams import Streams
 from efftx.native import library
-from efftx.native.program import Normed, NotCompiledError, Program, Rows8, Source, Stream, buffer, run
+from efftx.native.program import (
+    MOST_ROWS,
+    Normed,
+    NotCompiledError,
+    Program,
+    Rows8,
+    Source,
+    Stream,
+    buffer,
+    run,
+)
 from efftx.ops.multiplicative import in_blocks
 
 NARROW = 128
@@ -119,7 +129,7 @@ def _(layer: CrossAttention, program: Program, x: Normed, y: Stream) -> None:
     else:
         q = buffer("qkv", query.q.weight.shape[0])
         _product(program, x, query.q, q, "QKV")
-    heads: Tensor | Stream = y if last is None else buffer("heads", q.numel())
+    heads: Tensor | Stream = y if last is None else buffer("heads", q.shape[-1])
     put = program.attend(q, None, query.n_heads, heads, scale=layer.scale, adds=last is None)
 
     def bind(cache: CrossCache, n: int) -> None:
@@ -144,7 +154,7 @@ def _(project: DenseQKV, program: Program, x: Normed) -> tuple[Tensor, Tensor | 
     weight, bias = joined(linears)
     qkv_E = buffer("qkv", sum(linear.weight.shape[0] for linear in linears))
     _matvec(program, x, weight, bias, qkv_E, "QKV")
-    parts = qkv_E.chunk(len(linears))
+    parts = qkv_E.chunk(len(linears), -1)
     return parts[0], None if project.share_qk else parts[1], parts[-1]
 
 
@@ -168,7 +178,7 @@ def add_beside(layer: nn.Module, program: Program, stream: Stream) -> Callable[[
     program.matvec(norm, layer.into.weight.detach(), layer.into.bias.detach(), x, "SRU")
     for i, one in enumerate(layer.layers):
         assert isinstance(one, SRU)
-        y = buffer(f"recurrent {i}", x.numel())
+        y = buffer(f"recurrent {i}", x.shape[-1])
         program.recurrent_unit(x, one.kernel.detach(), one.bias.detach(), y, i)
         x = y
     return lambda y: program.matvec(x, out.weight.detach(), out.bias.detach(), y, "SRU", adds=True)
@@ -255,7 +265,7 @@ def _modules(
         return recent
 
     program.modules(x, [shared.gate.detach(), shared.proj.detach(), shared.bias.detach()], weights, y_nSm, inputs)
-    return y_nSm.chunk(len(weights))
+    return y_nSm.chunk(len(weights), -1)
 
 
 class DecodingBlock(NamedTuple):
@@ -265,15 +275,16 @@ class DecodingBlock(NamedTuple):
     program: Program | None
     turns: bool
 
-    def bound(self, pointers: tuple[int, ...], caches: Sequence[BranchCache], position: Position) -> Program | None:
-        """The program for one row's streams, which lie at `pointers`; None where the block's forward has to run."""
+    def bound(self, streams: Streams, caches: Sequence[BranchCache], position: Position) -> Program | None:
+        """The program for the streams of a few rows; None where the block's forward has to run."""
         if self.program is None or position.n_B is not None:
             return None
         for cache in caches:
             core = cache.core
             if isinstance(core, LSHCache) or (isinstance(core, CrossCache) and core.mask_BE is not None):
                 return None
-        self.program.bind(pointers, caches, position.n)
+        pointers = tuple(stream.data_ptr() for stream in streams)
+        self.program.bind(pointers, caches, position.n, width=streams[0].shape[-1])
         return self.program
 
 
@@ -312,27 +323,25 @@ def step_blocks(
 ) -> Streams:
     """The streams of one token a row, (B, 1, D) each, after all blocks; those that have programs run in one call."""
     streams = tuple(stream.clone(memory_format=torch.contiguous_format) for stream in streams)  # programs write to them
-    pointers = tuple(stream.data_ptr() for stream in streams)
-    one_row = streams[0].shape[0] == 1
+    rows = streams[0].shape[0]
     due: dict[int, Program] = {}
 
     def run_due() -> None:
         if due:
-            run(list(due.values()), mark)
+            run(list(due.values()), mark, rows=rows)
             due.clear()
 
     for block, kept in zip(blocks, caches, strict=True):
         if id(block) in due:  # the same block once more would be bound twice
             run_due()
-        program = block.bound(pointers, kept, position) if one_row else None
+        program = block.bound(streams, kept, position) if rows <= MOST_ROWS else None
         if program is None:
             run_due()
             streams = block.block(streams, context, caches=kept)
-            pointers = tuple(stream.data_ptr() for stream in streams)
         else:
             due[id(block)] = program
             if block.turns:
-                streams, pointers = streams[::-1], pointers[::-1]
+                streams = streams[::-1]
     run_due()
     return streams
 
@@ -367,23 +376,24 @@ class BlockedLogits:
 
 
 class DenseLogits:
-    """A linear layer, plain or int8: for one row by a kernel. Raises NotCompiledError where there is none."""
+    """A linear layer, plain or int8: for a few rows by a kernel. Raises NotCompiledError where there is none."""
 
     def __init__(self, layer: Any) -> None:
-        self._layer, self._out = layer, torch.empty(1, layer.weight.shape[0])
+        self._layer, self._out = layer, buffer("logits", layer.weight.shape[0])
         self._program = Program()
         _product(self._program, Stream(0), layer, self._out, "logits")
         self._program.settle()
 
     def __call__(self, h_TD: Tensor) -> Tensor:
         """(.., D) -> logits (.., vocabulary)."""
-        if h_TD.numel() != h_TD.shape[-1]:
+        rows, width = h_TD.numel() // h_TD.shape[-1], h_TD.shape[-1]
+        if rows > MOST_ROWS:
             logits: Tensor = self._layer(h_TD)
             return logits
         h_TD = h_TD.contiguous()
-        self._program.bind((h_TD.data_ptr(),), [], 0)
-        run([self._program])
-        return self._out.clone().view(*h_TD.shape[:-1], -1)
+        self._program.bind((h_TD.data_ptr(),), [], 0, width=width)
+        run([self._program], rows=rows)
+        return self._out[:rows].clone().view(*h_TD.shape[:-1], -1)
 
 
 def logits_of(linear: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -236,6 +236,7 @@ class RecentInputs(Cache):
         self.position, self.past, self.padding, self.S = position, F - 1, padding, S
         self.buffer_BRSm = like.new_zeros(batch, F + self.SPARE, S + 2 * padding, d_module)
         self.row_size = (S + 2 * padding) * d_module
+        self.batch_step = self.buffer_BRSm.stride(0)
         self.end = self.past
         self._addresses = [self._rows()[:, i].data_ptr() for i in range(F + self.SPARE)]
 
@@ -256,7 +257,10 @@ class RecentInputs(Cache):
         return self.buffer_BRSm.as_strided(shape, strides, first).reshape(batch * self.S, -1)
 
     def next_address(self) -> int:
-        """One position further: the address to which the first row's inputs are to be written, S m numbers."""
+        """One position further: the address to which the first row's inputs are to be written, S m numbers.
+
+        Those of the next row belong `batch_step` numbers behind it.
+        """
         self._move_on()
         return self._addresses[self.end - 1]
 

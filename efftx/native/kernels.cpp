@@ -1,8 +1,9 @@
 // A token's way through a block of layers as a program of operations, run by one team of threads from its first read
 // to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing
-// but a barrier stands between two operations. One token, weights in float32 or in int8, no allocation.
+// but a barrier stands between two operations. One token of one row or of a few, weights in float32 or in int8, no
+// allocation. Several rows read a matrix once; rows of a matrix that they choose are each row's own.
 //
-// Shape letters: D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
+// Shape letters: B rows of the batch, D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
 // F positions, H heads, d width of a head, T tokens of capacity.
 
 #include "vectors.h"
@@ -12,7 +13,8 @@
 #include <omp.h>
 
 // One operation. `x` is what it reads, or null: what the last norm of this program made; with `norm_w` x is normed
-// first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation.
+// first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation. The steps
+// are the floats from one row of the batch to the next; 0 is what all rows share.
 struct Op {
     int64_t kind, adds, relu;
     int64_t size[8];
@@ -20,6 +22,7 @@ struct Op {
     const float *norm_w, *norm_b, *x;
     float *y;
     const void *at[12];
+    int64_t x_step, y_step, step[12];
 
     const float *in(int i) const { return static_cast<const float *>(at[i]); }
     const int8_t *bytes(int i) const { return static_cast<const int8_t *>(at[i]); }
@@ -33,6 +36,26 @@ struct Thread {
 
     Range share(int64_t n) const { return ::share(n, me, all); }
 };
+
+// The inputs of an operation: the first row's, how far apart rows are, how many, and room for them in int16, a `rounded`
+// each.
+struct Inputs {
+    const float *x;
+    int64_t step, B;
+    float *room;
+    int64_t rounded;
+
+    const float *row(int64_t b) const { return x + b * step; }
+};
+
+// `op` for row b of the batch alone.
+static Op of_row(const Op &op, int64_t b) {
+    Op one = op;
+    if (op.y) one.y = op.y + b * op.y_step;
+    for (int i = 0; i < 12; i++)
+        if (op.step[i]) one.at[i] = op.in(i) + b * op.step[i];
+    return one;
+}
 
 #define BARRIER _Pragma("omp barrier")
 
@@ -62,6 +85,9 @@ static inline void put(const Op &op, int64_t i, float value) {
     op.y[i] = op.adds ? op.y[i] + value : value;
 }
 
+// For y[b, i].
+static inline void put(const Op &op, int64_t b, int64_t i, float value) { put(op, b * op.y_step + i, value); }
+
 // Calls `found(o, x . w[o])` for the rows w (O, D) of a range.
 template <typename Found>
 static inline void products(const float *x, const float *w, int64_t D, Range mine, Found found) {
@@ -74,12 +100,52 @@ static inline void products(const float *x, const float *w, int64_t D, Range min
     for (; o < mine.last; o++) found(o, dot(x, w + o * D, D));
 }
 
+// Calls `found(b, o, x[b] . w[o])`: four rows of w are read, and stay in the cache for all rows of x.
+template <typename Found>
+static inline void products(const Inputs &x, const float *w, int64_t D, Range mine, Found found) {
+    int64_t o = mine.first;
+    for (; o + 4 <= mine.last; o += 4)
+        for (int64_t b = 0; b < x.B; b++) {
+            float sum[4];
+            dots(x.row(b), b ? near_rows<4>(w + o * D, D) : rows_of(w + o * D, D), D, sum);
+            for (int j = 0; j < 4; j++) found(b, o + j, sum[j]);
+        }
+    for (; o < mine.last; o++)
+        for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), w + o * D, D));
+}
+
+// The same of int8 weights, without their scales. All rows of x are rounded first, each by one thread.
+template <typename Found>
+static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    for (int64_t b = t.me; b < x.B; b += t.all) Rounded(x.row(b), D, x.room + b * x.rounded);
+    BARRIER
+    for (int64_t o = mine.first; o < mine.last; o++) {
+        const int8_t *row = w + o * D;
+        float total[MOST_ROWS] = {};
+        for (int64_t i = 0; i < D; i += BLOCK) {
+            int64_t n = std::min<int64_t>(D - i, BLOCK);
+            int16_t wide[BLOCK];
+            fetch_row(row + i + BYTES_AHEAD, n);
+            for (int64_t k = 0; k < n; k++) wide[k] = row[i + k];
+            memset(wide + n, 0, (BLOCK - n) * sizeof(int16_t));
+            for (int64_t b = 0; b < x.B; b++) total[b] += Rounded(x.room + b * x.rounded, D).dot(wide, i);
+        }
+        for (int64_t b = 0; b < x.B; b++) found(b, o, total[b]);
+    }
+}
+
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.
 static void matvec(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0];
     const float *w = op.in(0), *bias = op.in(1);
     Range mine = t.share(op.size[1]);
     products(x, w, D, mine, [&](int64_t o, float sum) { put(op, o, sum + (bias ? bias[o] : 0)); });
+}
+
+static void matvec(const Op &op, const Inputs &x, const Thread &t) {
+    const float *bias = op.in(1);
+    products(x, op.in(0), op.size[0], t.share(op.size[1]),
+             [&](int64_t b, int64_t o, float sum) { put(op, b, o, sum + (bias ? bias[o] : 0)); });
 }
 
 // The same of int8 weights: at w (O, D) int8, bias (O) or null, the scales (O) of w's rows.
@@ -93,6 +159,12 @@ static void matvec_int8(const Op &op, const float *x, const Thread &t) {
         float sum = scale[o] * dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD);
         put(op, o, sum + (bias ? bias[o] : 0));
     }
+}
+
+static void matvec_int8(const Op &op, const Inputs &x, const Thread &t) {
+    const float *bias = op.in(1), *scale = op.in(2);
+    products(x, op.bytes(0), op.size[0], t.share(op.size[1]), t,
+             [&](int64_t b, int64_t o, float sum) { put(op, b, o, scale[o] * sum + (bias ? bias[o] : 0)); });
 }
 
 // row[g] = g N + the unit of block g with the largest bias + C2 (C1 x): size D, G, N, R; at c1 (R, D), c2 by blocks
@@ -112,6 +184,20 @@ static void choose(const Op &op, const float *x, const Thread &t) {
         fetch_row(w1 + row[g] * D, fetched);
         fetch_row(w2 + row[g] * D, fetched);
     }
+}
+
+// For rows of x: row (B, G).
+static void choose(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
+    const float *c2 = op.in(1), *bias = op.in(2);
+    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
+    float *z = t.common;
+    products(x, op.in(0), D, t.share(R), [&](int64_t b, int64_t r, float sum) { z[b * R + r] = sum; });
+    BARRIER
+    Range mine = t.share(G);
+    for (int64_t g = mine.first; g < mine.last; g++)
+        for (int64_t b = 0; b < x.B; b++)
+            row[b * G + g] = g * N + best_unit(z + b * R, c2 + g * R * N, bias + g * N, R, N);
 }
 
 // The same of int8 weights: size D, G, N, R, the bytes of a packed row of w2; at c1, c2, bias, w1, w2 and row as there,
@@ -136,30 +222,53 @@ static void choose_int8(const Op &op, const float *x, const Thread &t) {
     }
 }
 
-// y = the sum of every thread's D floats of common room.
-static void add_parts(const Op &op, const Thread &t) {
+static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
+    const int8_t *c2 = op.bytes(1);
+    const float *bias = op.in(2), *scale_1 = op.in(6), *scale_2 = op.in(7);
+    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
+    float *z = t.common;
+    products(x, op.bytes(0), D, t.share(R), t,
+             [&](int64_t b, int64_t r, float sum) { z[b * R + r] = scale_1[r] * sum; });
+    BARRIER
+    Range mine = t.share(G);
+    for (int64_t g = mine.first; g < mine.last; g++)
+        for (int64_t b = 0; b < x.B; b++)
+            row[b * G + g] =
+                g * N + best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
+}
+
+// This thread's part of y for row b of the batch: D floats of common room, which begin with the bias or with zeros.
+static float *begin_part(const Op &op, const Thread &t, int64_t b) {
+    int64_t D = op.size[0];
+    float *part = t.common + (b * t.all + t.me) * D;
+    if (t.me) memset(part, 0, D * sizeof(float));
+    else memcpy(part, op.in(2), D * sizeof(float));
+    return part;
+}
+
+// y = the sum of every thread's part.
+static void add_parts(const Op &op, const Thread &t, int64_t B) {
     int64_t D = op.size[0];
     BARRIER
     Range mine = t.share(D);
-    for (int64_t i = mine.first; i < mine.last; i++) {
-        float total = t.common[i];
-        for (int64_t j = 1; j < t.all; j++) total += t.common[j * D + i];
-        put(op, i, total);
+    for (int64_t b = 0; b < B; b++) {
+        const float *parts = t.common + b * t.all * D;
+        for (int64_t i = mine.first; i < mine.last; i++) {
+            float total = parts[i];
+            for (int64_t j = 1; j < t.all; j++) total += parts[j * D + i];
+            put(op, b, i, total);
+        }
     }
 }
 
 #define TOGETHER 8 // rows of w1, and of w2, that are read side by side
 
-// y = b2 + sum_g relu(x . w1[row[g]] + b1[row[g]]) w2[row[g]]: size D, G; at w1, w2 (.., D), b2 (D), row (G) int64, b1
-// (..) where BIASED.
-template <bool BIASED> static void chosen_rows(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1];
-    const float *w1 = op.in(0), *w2 = op.in(1), *b2 = op.in(2), *b1 = op.in(4);
-    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
-    float *part = t.common + t.me * D;
-    if (t.me) memset(part, 0, D * sizeof(float));
-    else memcpy(part, b2, D * sizeof(float));
-    Range mine = t.share(G);
+// part += sum_g relu(x . w1[row[g]] + b1[row[g]]) w2[row[g]] over a range of g; b1 is where BIASED.
+template <bool BIASED>
+static void add_chosen(const Op &op, const float *x, const int64_t *row, Range mine, float *part) {
+    int64_t D = op.size[0];
+    const float *w1 = op.in(0), *w2 = op.in(1), *b1 = op.in(4);
     int64_t g = mine.first;
     for (; g + TOGETHER <= mine.last; g += TOGETHER) {
         Rows<TOGETHER> first, second;
@@ -179,28 +288,21 @@ template <bool BIASED> static void chosen_rows(const Op &op, const float *x, con
         float h = dot(x, w1 + row[g] * D, D) + (BIASED ? b1[row[g]] : 0);
         add_scaled(part, w2 + row[g] * D, h > 0 ? h : 0, D);
     }
-    add_parts(op, t);
 }
 
-// The same of int8 weights: size D, G, the bytes of a row of w2, which is packed, D values first; at w1, w2, b2, row and
-// b1 as there, b1 or null, the scales of w1's rows and of w2's.
-static void chosen_rows_int8(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1], packed = op.size[2];
+// The same of int8 weights, w2's rows packed, `size[2]` bytes each; at the scales of w1's rows and of w2's. b1 may be
+// null.
+static void add_chosen_int8(const Op &op, const Rounded &x, const int64_t *row, Range mine, float *part) {
+    int64_t D = op.size[0], packed = op.size[2];
     const int8_t *w1 = op.bytes(0);
     const uint8_t *w2 = static_cast<const uint8_t *>(op.at[1]);
-    const float *b2 = op.in(2), *b1 = op.in(4), *scale_1 = op.in(5), *scale_2 = op.in(6);
-    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
-    float *part = t.common + t.me * D;
-    if (t.me) memset(part, 0, D * sizeof(float));
-    else memcpy(part, b2, D * sizeof(float));
-    Rounded inputs(x, D, t.own);
+    const float *b1 = op.in(4), *scale_1 = op.in(5), *scale_2 = op.in(6);
     auto second = [&](int64_t r) { return w2 + r * packed; };
     auto hidden = [&](int64_t r) { // times the scale of the row of w2 that it weighs, whose bytes are fetched meanwhile
-        float sum = dot(inputs, w1 + r * D, D, reinterpret_cast<const int8_t *>(second(r)));
+        float sum = dot(x, w1 + r * D, D, reinterpret_cast<const int8_t *>(second(r)));
         float h = scale_1[r] * sum + (b1 ? b1[r] : 0);
         return h > 0 ? h * scale_2[r] : 0;
     };
-    Range mine = t.share(G);
     int64_t g = mine.first;
     for (; g + TOGETHER <= mine.last; g += TOGETHER) {
         const uint8_t *rows[TOGETHER];
@@ -214,7 +316,40 @@ static void chosen_rows_int8(const Op &op, const float *x, const Thread &t) {
         add_eight_rows(part, rows, h, D, after);
     }
     for (; g < mine.last; g++) add_scaled(part, second(row[g]), hidden(row[g]), D);
-    add_parts(op, t);
+}
+
+// y = b2 + what `add_chosen` adds over all g, for every row of x: size D, G; at w1, w2 (.., D), b2 (D), row (B, G) int64,
+// b1 (..). Rows of the batch take their turns with the same blocks, so that what two of them choose is read once.
+template <bool BIASED> static void chosen_rows(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t G = op.size[1];
+    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
+    float *part[MOST_ROWS];
+    for (int64_t b = 0; b < x.B; b++) part[b] = begin_part(op, t, b);
+    Range mine = t.share(G);
+    int64_t turn = x.B == 1 ? G : TOGETHER;
+    for (int64_t g = mine.first; g < mine.last; g += turn)
+        for (int64_t b = 0; b < x.B; b++)
+            add_chosen<BIASED>(op, x.row(b), row + b * G, {g, std::min(g + turn, mine.last)}, part[b]);
+    add_parts(op, t, x.B);
+}
+
+static void chosen_rows_int8(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], G = op.size[1];
+    const int64_t *row = static_cast<const int64_t *>(op.at[3]);
+    float *part[MOST_ROWS];
+    for (int64_t b = 0; b < x.B; b++) part[b] = begin_part(op, t, b);
+    Range mine = t.share(G);
+    if (x.B == 1) {
+        add_chosen_int8(op, Rounded(x.x, D, t.own), row, mine, part[0]);
+    } else {
+        for (int64_t b = t.me; b < x.B; b += t.all) Rounded(x.row(b), D, x.room + b * x.rounded);
+        BARRIER
+        for (int64_t g = mine.first; g < mine.last; g += TOGETHER)
+            for (int64_t b = 0; b < x.B; b++)
+                add_chosen_int8(op, Rounded(x.room + b * x.rounded, D), row + b * G,
+                                {g, std::min<int64_t>(g + TOGETHER, mine.last)}, part[b]);
+    }
+    add_parts(op, t, x.B);
 }
 
 // The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
@@ -477,42 +612,62 @@ static double now() {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
+// An operation for B rows: those with a form of their own for several, and the others row by row.
+static void run_op(const Op &op, const Inputs &x, const Thread &t) {
+    bool several = x.B > 1;
+    switch (op.kind) {
+    case MATVEC: return several ? matvec(op, x, t) : matvec(op, x.x, t);
+    case MATVEC_INT8: return several ? matvec_int8(op, x, t) : matvec_int8(op, x.x, t);
+    case CHOOSE: return several ? choose(op, x, t) : choose(op, x.x, t);
+    case CHOOSE_INT8: return several ? choose_int8(op, x, t) : choose_int8(op, x.x, t);
+    case CHOSEN_ROWS: return op.at[4] ? chosen_rows<true>(op, x, t) : chosen_rows<false>(op, x, t);
+    case CHOSEN_ROWS_INT8: return chosen_rows_int8(op, x, t);
+    }
+    for (int64_t b = 0; b < x.B; b++) {
+        if (b) {
+            BARRIER // the room is the same
+        }
+        const Op one = several ? of_row(op, b) : op;
+        switch (op.kind) {
+        case MODULES: modules(one, x.row(b), t); break;
+        case ATTEND: attend(one, t); break;
+        case BLOCKED_PRODUCT: blocked_product(one, x.row(b), t); break;
+        case RECURRENT_UNIT: recurrent_unit(one, x.row(b), t); break;
+        case SUM: sum(one, t); break;
+        }
+    }
+}
+
 extern "C" {
 
 int64_t efftx_lanes() { return LANES; }
 int64_t efftx_chunk() { return CHUNK; }
+int64_t efftx_most_rows() { return MOST_ROWS; }
 
-// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each. `own` floats of `room` are each
-// thread's, for a normed x of up to `width` floats and what an operation needs beside it; the rest is everyone's.
-// `ended`, where given, gets the time at which each operation ended.
-void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, float *room, int64_t own,
+// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each, for B rows. `own` floats of `room` are
+// each thread's, for a normed x of up to `width` floats and what an operation needs beside it. Where B is above 1, B
+// times as many follow, for the normed rows and for rows in int16; the rest is everyone's. `ended`, where given, gets
+// the time at which each operation ended.
+void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, int64_t B, float *room, int64_t own,
                int64_t width, double *ended, int64_t n_threads) {
 #pragma omp parallel num_threads(n_threads)
     {
-        int64_t me = omp_get_thread_num(), all = omp_get_num_threads();
-        float *normed = room + me * own;
-        Thread t{me, all, normed + width, room + all * own};
+        int64_t me = omp_get_thread_num(), all = omp_get_num_threads(), several = B > 1 ? B : 0;
+        float *shared = room + all * own, *normed = several ? shared : room + me * own;
+        Thread t{me, all, room + me * own + width, shared + several * own};
         double *end = ended;
         for (int64_t p = 0; p < n_programs; p++)
             for (const Op *op = programs[p]; op < programs[p] + n_ops[p]; op++) {
-                const float *x = op->x ? op->x : normed;
+                Inputs x{op->x, op->x_step, B, shared + several * width, own - width};
                 if (op->norm_w) {
-                    norm(x, op->size[0], op->norm_w, op->norm_b, op->eps, normed);
-                    x = normed;
+                    if (several) {
+                        for (int64_t b = me; b < B; b += all)
+                            norm(x.row(b), op->size[0], op->norm_w, op->norm_b, op->eps, normed + b * width);
+#pragma omp barrier
+                    } else norm(x.x, op->size[0], op->norm_w, op->norm_b, op->eps, normed);
                 }
-                switch (op->kind) {
-                case MATVEC: matvec(*op, x, t); break;
-                case CHOOSE: choose(*op, x, t); break;
-                case CHOSEN_ROWS: op->at[4] ? chosen_rows<true>(*op, x, t) : chosen_rows<false>(*op, x, t); break;
-                case MODULES: modules(*op, x, t); break;
-                case ATTEND: attend(*op, t); break;
-                case BLOCKED_PRODUCT: blocked_product(*op, x, t); break;
-                case RECURRENT_UNIT: recurrent_unit(*op, x, t); break;
-                case SUM: sum(*op, t); break;
-                case MATVEC_INT8: matvec_int8(*op, x, t); break;
-                case CHOOSE_INT8: choose_int8(*op, x, t); break;
-                case CHOSEN_ROWS_INT8: chosen_rows_int8(*op, x, t); break;
-                }
+                if (op->norm_w || !op->x) x.x = normed, x.step = width;
+                run_op(*op, x, t);
                 if (op + 1 < programs[p] + n_ops[p]) open(op[1], t);
                 else if (p + 1 < n_programs) open(*programs[p + 1], t);
 #pragma omp barrier

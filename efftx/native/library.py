@@ -51,6 +51,7 @@ class Kernels(NamedTuple):
     run: Callable[..., None]
     lanes: int
     chunk: int
+    most_rows: int
     compiler: str
 
 
@@ -215,7 +216,8 @@ def _loaded(file: Path, version: str) -> Kernels:
     """The functions of a compiled library. PyTorch is imported by now: its threads are the library's too."""
     library: Any = ctypes.PyDLL(str(file))
     run, lanes, chunk = library.efftx_run, library.efftx_lanes, library.efftx_chunk
-    run.argtypes = [_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT]
+    most_rows = library.efftx_most_rows
+    run.argtypes = [_POINTER, _POINTER, _INT, _INT, _POINTER, _INT, _INT, _POINTER, _INT]
     run.restype = None
-    lanes.restype = chunk.restype = _INT
-    return Kernels(run, lanes(), chunk(), version)
+    lanes.restype = chunk.restype = most_rows.restype = _INT
+    return Kernels(run, lanes(), chunk(), most_rows(), version)

@@ -1,11 +1,12 @@
 """Programs for `kernels.cpp`: what one token does in a block of layers, as a list of operations that one call runs.
 
 `decoding.programs` appends a layer's operations; where it cannot (another precision, a missing kernel, a layer that has
-none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row, weights in
-float32 or int8, on the CPU. What lies between operations is in buffers that all programs share, for one runs at a time.
+none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row or a few,
+weights in float32 or int8, on the CPU. What lies between operations is in buffers that all programs share, for one runs
+at a time.
 
-Shape suffixes: D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of a module, H heads,
-d width of a head, O outputs, F positions.
+Shape suffixes: B rows of a batch, D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of
+a module, H heads, d width of a head, O outputs, F positions.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from efftx.native.pages import settle
 
 LONGEST = 32
 """Operations of a program at most."""
+MOST_ROWS = 32
+"""Rows of a batch at most."""
 MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM = range(8)
 MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8 = range(8, 11)
 _BLOCK = 512
@@ -71,6 +74,9 @@ class Op(ctypes.Structure):
         ("x", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         ("at", ctypes.c_void_p * 12),
+        ("x_step", ctypes.c_int64),
+        ("y_step", ctypes.c_int64),
+        ("step", ctypes.c_int64 * 12),
     )
 
 
@@ -83,16 +89,19 @@ _buffers: dict[str, Tensor] = {}
 
 
 def buffer(name: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Room for `n` numbers between two operations; a program keeps a hold of what it was given."""
+    """Room for `n` numbers of every row between two operations, (MOST_ROWS, n); a program keeps a hold of it."""
     held = _buffers.get(name)
-    if held is None or held.numel() < n:
+    if held is None or held.numel() < MOST_ROWS * n:
         with torch.inference_mode(False):
-            held = _buffers[name] = torch.empty(n, dtype=dtype)
-    return held[:n]
+            held = _buffers[name] = torch.empty(MOST_ROWS * n, dtype=dtype)
+    return held[: MOST_ROWS * n].view(MOST_ROWS, n)
 
 
 class Program:
-    """Operations, and what has to be put into them before each token."""
+    """Operations, and what has to be put into them before each token.
+
+    What they read and write are streams, buffers (rows, n), or tensors of any shape where there is a single row.
+    """
 
     def __init__(self) -> None:
         found = kernels()
@@ -209,11 +218,11 @@ class Program:
         weights = (*shared, None, *(t for pair in convolutions for t in pair))
         op = self._add(MODULES, x, y_nSm, "QKV", (width, S, m, n_positions, 0, *seen[:3]), weights)
         self._needs(own=S * self.found.chunk, common_a_thread=S * m)
-        size, at = op.size, op.at
+        size, at, step = op.size, op.at, op.step
 
         def bind(cache: Any, n: int) -> None:
             recent = recent_of(cache)
-            size[4] = recent.row_size
+            size[4], step[3] = recent.row_size, recent.batch_step
             at[3] = recent.next_address()
 
         self.each_step(bind)
@@ -228,21 +237,24 @@ class Program:
         scale: float,
         adds: bool,
     ) -> Callable[[Tensor, Tensor, int, int, int], None]:
-        """y (H d) = or += softmax attention; gives what binds keys and values (1, H, T, d), place, first and end.
+        """y (H d) = or += softmax attention; gives what binds keys and values (B, H, T, d), place, first and end.
 
         A `new` key and value are written to their place before; no key: the query at unit length.
         """
-        d = q_Hd.numel() // n_heads
+        d = q_Hd.shape[-1] // n_heads
         k_new, v_new = new or (None, None)
         op = self._add(ATTEND, None, y, "attention", (n_heads, 0, d), (q_Hd, k_new, v_new), adds=adds)
         op.scale = scale
-        size, at = op.size, op.at
+        size, at, step = op.size, op.at, op.step
+        for i, tensor in enumerate((q_Hd, k_new, v_new)):
+            step[i] = 0 if tensor is None else _step(tensor)
         held: list[Any] = [None]
 
-        def bind(k_1HTd: Tensor, v_1HTd: Tensor, place: int, first: int, end: int) -> None:
-            if held[0] is not k_1HTd:
-                held[0], capacity = k_1HTd, k_1HTd.shape[2]
-                size[1], at[3], at[4] = capacity, k_1HTd.data_ptr(), v_1HTd.data_ptr()
+        def bind(k_BHTd: Tensor, v_BHTd: Tensor, place: int, first: int, end: int) -> None:
+            if held[0] is not k_BHTd:
+                held[0], capacity = k_BHTd, k_BHTd.shape[2]
+                size[1], at[3], at[4] = capacity, k_BHTd.data_ptr(), v_BHTd.data_ptr()
+                step[3], step[4] = k_BHTd.stride(0), v_BHTd.stride(0)
                 self._needs(own=capacity + d + self.found.lanes)
             size[3], size[4], size[5] = place, first, end
 
@@ -250,13 +262,13 @@ class Program:
 
     def recurrent_unit(self, x_d: Tensor, kernel: Tensor, bias: Tensor, y_d: Tensor, layer: int) -> None:
         """y = an SRU layer of d units, kernel (d, 3d) and bias (3d); the cache is the `SRUCache`."""
-        d = x_d.numel()
+        d = x_d.shape[-1]
         op = self._add(RECURRENT_UNIT, x_d, y_d, "SRU", (d,), (kernel, bias))
         self._needs(common=3 * d)
-        at = op.at
+        at, step = op.at, op.step
 
         def bind(state: Any, n: int) -> None:
-            at[2] = state.c_BNd.data_ptr() + 4 * layer * d
+            at[2], step[2] = state.c_BNd.data_ptr() + 4 * layer * d, state.c_BNd.stride(0)
 
         self.each_step(bind)
 
@@ -277,12 +289,16 @@ class Program:
         """The program is whole: what it reads is moved to huge pages."""
         settle(self._kept)
 
-    def bind(self, pointers: tuple[int, ...], caches: Sequence[Any], n: int) -> None:
-        """Puts in what differs from token to token: where the streams lie, the branches' caches, `n` tokens before."""
-        if pointers != self._bound:
-            self._bound = pointers
+    def bind(self, pointers: tuple[int, ...], caches: Sequence[Any], n: int, *, width: int = 0) -> None:
+        """Puts in what differs from token to token: where the streams lie, the branches' caches, `n` tokens before.
+
+        `width`: numbers from one row of a stream to the next, where there are several.
+        """
+        if (*pointers, width) != self._bound:
+            self._bound = (*pointers, width)
             for i, field, stream in self._streams:
                 setattr(self.ops[i], field, pointers[stream])
+                setattr(self.ops[i], f"{field}_step", width)
         for branch, part, bind in self._binds:
             bind(getattr(caches[branch], part), n)
 
@@ -301,7 +317,8 @@ class Program:
         i = self.n_ops
         if i == LONGEST:
             raise NotCompiledError(f"More than {LONGEST} operations.")
-        weights = [t for t in at if t is not None]
+        # Of queries, keys and values parts of a buffer's rows are read, each without a gap.
+        weights = [t[0] if kind == ATTEND and _step(t) else t for t in at if t is not None]
         if not usable(*(t for t in weights if t.is_floating_point())):
             raise NotCompiledError("Other than float32 on the CPU.")
         if not all(t.is_contiguous() and t.device.type == "cpu" for t in weights):
@@ -312,6 +329,8 @@ class Program:
             op.size[place] = value
         for place, tensor in enumerate(at):
             op.at[place] = None if tensor is None else tensor.data_ptr()
+        op.x_step = _step(x) if isinstance(x, Tensor) and not isinstance(x, Normed) else 0
+        op.y_step = _step(y) if isinstance(y, Tensor) else 0
         if isinstance(x, Normed):
             op.norm_w, op.norm_b, op.eps = x.weight.data_ptr(), x.bias.data_ptr(), x.eps
             weights += [x.weight, x.bias]
@@ -340,8 +359,14 @@ class Program:
 
 
 def _rounded_size(width: int) -> int:
-    """Floats of room for `width` inputs in int16 and their scales."""
-    return width // 2 + 2 * (width // _BLOCK + 1) + 16
+    """Floats of room for `width` inputs in int16, whole blocks of them, and their scales."""
+    blocks = -(-width // _BLOCK)
+    return blocks * (_BLOCK // 2 + 1)
+
+
+def _step(tensor: Tensor) -> int:
+    """Numbers from one row of a buffer to the next; 0 for a single row."""
+    return tensor.stride(0) if tensor.dim() == 2 and tensor.shape[0] == MOST_ROWS else 0
 
 
 def reading(x: Tensor) -> Callable[[], object]:
@@ -354,8 +379,10 @@ def reading(x: Tensor) -> Callable[[], object]:
     return lambda: run([program])
 
 
-def run(programs: Sequence[Program], mark: Callable[[str, float], None] | None = None) -> None:
+def run(programs: Sequence[Program], mark: Callable[[str, float], None] | None = None, *, rows: int = 1) -> None:
     """Runs programs, which were bound, one after the other in a single call; `mark` is told when each part ended."""
+    if not 1 <= rows <= MOST_ROWS:
+        raise ValueError(f"Programs run for 1 to {MOST_ROWS} rows, not {rows}.")
     n, n_threads = len(programs), torch.get_num_threads()
     width = own = common = common_a_thread = 0
     for p in programs:
@@ -364,8 +391,9 @@ def run(programs: Sequence[Program], mark: Callable[[str, float], None] | None =
     ops = (ctypes.c_void_p * n)(*(ctypes.addressof(p.ops) for p in programs))
     n_ops = (ctypes.c_int64 * n)(*(p.n_ops for p in programs))
     ended = None if mark is None else (ctypes.c_double * sum(n_ops))()
-    address = room(n_threads * (width + own + common_a_thread) + common)
-    programs[0].found.run(ops, n_ops, n, address, width + own, width, ended, n_threads)
+    a_thread, several = width + own, rows if rows > 1 else 0
+    address = room(n_threads * a_thread + several * a_thread + rows * (n_threads * common_a_thread + common))
+    programs[0].found.run(ops, n_ops, n, rows, address, a_thread, width, ended, n_threads)
     if mark is not None and ended is not None:
         for component, moment in zip((c for p in programs for c in p.components), ended, strict=True):
             mark(component, moment)

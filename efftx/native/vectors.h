@@ -338,6 +338,7 @@ template <int rows> static void blocked(const float *x, const float *block, int6
 #define BLOCK 512
 #define BYTES 64 // in a line of the cache
 #define BYTES_AHEAD 4096
+#define MOST_ROWS 32 // of a batch
 
 static inline void fetch(const int8_t *p) { __builtin_prefetch(p, 0, 2); }
 
@@ -350,6 +351,17 @@ static inline void fetch_row(const int8_t *p, int64_t n) {
 struct Rounded {
     const float *scale;
     const int16_t *q;
+
+    // What has been rounded into `room`.
+    Rounded(const float *room, int64_t n)
+        : scale(room), q(reinterpret_cast<const int16_t *>(room + (n + BLOCK - 1) / BLOCK)) {}
+
+    // The sum of x[i + k] w[k] over a block; its last may be short of numbers, which w has as zeros.
+    float dot(const int16_t *w, int64_t i) const {
+        int32_t sum = 0;
+        for (int64_t k = 0; k < BLOCK; k++) sum += (int32_t)q[i + k] * (int32_t)w[k];
+        return scale[i / BLOCK] * sum;
+    }
 
     Rounded(const float *x, int64_t n, float *room) : scale(room) {
         int64_t blocks = (n + BLOCK - 1) / BLOCK;

@@ -90,7 +90,7 @@ def test_sparse_ff(width: int, n_rows: int, vectors: int, rank: int, biased: boo
     program = Program()
     program.sparse_ff(normed, [c1, c2, c_bias, w1, w2, b2], N, Stream(0), b1)
     _run(program, x)
-    assert torch.equal(buffer("row", n_rows, torch.int64), row_G)
+    assert torch.equal(buffer("row", n_rows, torch.int64)[0], row_G)
     assert_close(x, expected, ROUNDING)
 
 
@@ -189,7 +189,7 @@ def test_sparse_ff_of_int8_weights(
     packed = Rows8(pack_rows(*quantize_rows(drawn[3])), r4.scale)
     program.sparse_ff_int8(normed, [r1, r2, r3, packed], [c_bias, b2], N, Stream(0), b1)
     _run(program, x)
-    assert torch.equal(buffer("row", n_rows, torch.int64), row_G)
+    assert torch.equal(buffer("row", n_rows, torch.int64)[0], row_G)
     assert_close(x, expected, ROUNDED_INPUTS)
 
 
