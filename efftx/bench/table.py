@@ -103,7 +103,7 @@ def _circumstances(result: Mapping[str, Any]) -> list[str]:
     allocator = ", ".join(f"{k}={v}" for k, v in machine["allocator"].items()) or "the system's, as it is"
     lines = [f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, allocator: {allocator}."]
     if result["bench"] == "decode":
-        lines.append(f"Kernels for single rows: {machine['kernels']}.")
+        lines.append(f"Kernels for up to 32 rows: {machine['kernels']}.")
     if result["bench"] in ("attention", "train"):
         rates = [row["matmul_flops_per_second"] for row in result["rows"]]
         lines.append(

@@ -1,6 +1,6 @@
 """Layers whose dense products and chosen rows are read as int8, a scale a row (`ops.int8`), for one token a row.
 
-For a single row the kernels of `native` read the same weights, and round inputs to int16 in place of bfloat16.
+The kernels of `native` read the same weights, and round inputs to int16 in place of bfloat16.
 """
 
 from __future__ import annotations

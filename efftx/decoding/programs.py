@@ -269,7 +269,7 @@ def _modules(
 
 
 class DecodingBlock(NamedTuple):
-    """A block, and for a single row its program, where it has one; `turns`: two streams have changed places after."""
+    """A block, and for a few rows its program, where it has one; `turns`: two streams have changed places after."""
 
     block: Block
     program: Program | None
@@ -397,7 +397,7 @@ class DenseLogits:
 
 
 def logits_of(linear: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What gives the logits: the layer itself, or its kernel for one row, where it has one."""
+    """What gives the logits: the layer itself, or its kernel for a few rows or for one, where it has one."""
     with suppress(NotCompiledError):
         return BlockedLogits(linear.layer) if isinstance(linear, SparseLoss) else DenseLogits(linear)
     return linear
