@@ -346,58 +346,45 @@ def step_blocks(
     return streams
 
 
-class BlockedLogits:
-    """A sparse loss layer of few modules: for one row by a kernel, in blocks of columns, a copy of the projection.
+class KernelLogits:
+    """Logits by a kernel, for a few rows: of a linear layer, plain or int8, or a sparse loss layer of few modules.
 
-    Raises NotCompiledError where there is none for its form.
+    Of the latter a copy of the projection is kept, in blocks of columns. Raises NotCompiledError where there is none.
     """
 
-    def __init__(self, layer: Multiplicative) -> None:
-        d_module = layer.proj.shape[1]
-        if d_module < BLOCKS_FROM or layer.gate.shape[0] > BLOCKS_MODULES or layer.proj.device.type != "cpu":
-            raise NotCompiledError("Many modules, or few outputs of each.")
-        self._layer, self._out = layer, torch.empty(1, layer.gate.shape[0] * d_module)
-        self._program = Program()
-        gate, proj = layer.gate.detach(), in_blocks(layer.proj.detach())
-        self._program.blocked_product(Stream(0), gate, proj, d_module, self._out)
-        self._program.settle()
-
-    def __call__(self, h_TD: Tensor) -> Tensor:
-        """(.., D) -> logits (.., vocabulary)."""
-        if h_TD.numel() != h_TD.shape[-1]:
-            logits: Tensor = self._layer(h_TD)
-            return logits
-        h_TD = h_TD.contiguous()
-        self._program.bind((h_TD.data_ptr(),), [], 0)
-        run([self._program])
-        y = self._out[:, : self._layer.d_out]
-        y = y.clone() if self._layer.bias is None else y + self._layer.bias
-        return y.view(*h_TD.shape[:-1], -1)
-
-
-class DenseLogits:
-    """A linear layer, plain or int8: for a few rows by a kernel. Raises NotCompiledError where there is none."""
-
     def __init__(self, layer: Any) -> None:
-        self._layer, self._out = layer, buffer("logits", layer.weight.shape[0])
-        self._program = Program()
-        _product(self._program, Stream(0), layer, self._out, "logits")
+        self._layer, self._bias, self._program = layer, None, Program()
+        if isinstance(layer, SparseLoss):
+            shared = layer.layer
+            n_modules, d_module = shared.gate.shape[0], shared.proj.shape[1]
+            if d_module < BLOCKS_FROM or n_modules > BLOCKS_MODULES or shared.proj.device.type != "cpu":
+                raise NotCompiledError("Many modules, or few outputs of each.")
+            self._out, self._bias = buffer("logits", n_modules * d_module), shared.bias
+            gate, proj = shared.gate.detach(), in_blocks(shared.proj.detach())
+            self._program.blocked_product(Stream(0), gate, proj, d_module, self._out)
+            self._d_out = shared.d_out
+        else:
+            self._d_out = layer.weight.shape[0]
+            self._out = buffer("logits", self._d_out)
+            _product(self._program, Stream(0), layer, self._out, "logits")
         self._program.settle()
 
     def __call__(self, h_TD: Tensor) -> Tensor:
         """(.., D) -> logits (.., vocabulary)."""
         rows, width = h_TD.numel() // h_TD.shape[-1], h_TD.shape[-1]
-        if rows > MOST_ROWS:
+        if not 1 <= rows <= MOST_ROWS:
             logits: Tensor = self._layer(h_TD)
             return logits
         h_TD = h_TD.contiguous()
         self._program.bind((h_TD.data_ptr(),), [], 0, width=width)
         run([self._program], rows=rows)
-        return self._out[:rows].clone().view(*h_TD.shape[:-1], -1)
+        y = self._out[:rows, : self._d_out]
+        y = y.clone() if self._bias is None else y + self._bias
+        return y.view(*h_TD.shape[:-1], -1)
 
 
 def logits_of(linear: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What gives the logits: the layer itself, or its kernel for a few rows or for one, where it has one."""
+    """What gives the logits: the layer itself, or its kernel for a few rows, where it has one."""
     with suppress(NotCompiledError):
-        return BlockedLogits(linear.layer) if isinstance(linear, SparseLoss) else DenseLogits(linear)
+        return KernelLogits(linear)
     return linear

@@ -485,32 +485,35 @@ static void attend(const Op &op, const Thread &t) {
     }
 }
 
-// y[s, b C + c] = sum_i gate[s, i] x[i] proj[b, i, c], few modules S with many outputs m: size D, S, the blocks, C, m;
-// at gate (S, D) and the projection in blocks of C columns, of which the last may stand for fewer.
-static void blocked_product(const Op &op, const float *x, const Thread &t) {
+// y[s, k C + c] = sum_i gate[s, i] x[i] proj[k, i, c], few modules S with many outputs m, for every row of x: size D, S,
+// the blocks, C, m; at gate (S, D) and the projection in blocks of C columns, of which the last may stand for fewer. A
+// block is read once for all rows.
+static void blocked_product(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], C = op.size[3], m = op.size[4];
     float *gated = t.common;
-    Range mine = t.share(S * D);
-    for (int64_t i = mine.first; i < mine.last; i++) gated[i] = op.in(0)[i] * x[i % D];
+    Range mine = t.share(x.B * S * D);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        int64_t b = i / (S * D), of_gate = i % (S * D);
+        gated[i] = op.in(0)[of_gate] * x.row(b)[of_gate % D];
+    }
     BARRIER
     mine = t.share(op.size[2]);
-    for (int64_t b = mine.first; b < mine.last; b++) {
-        const float *block = op.in(1) + b * D * C;
-        for (int64_t s = 0; s < S; s += 8) {
-            const float *rows = gated + s * D;
-            float *y = op.y + s * m;
-            switch (S - s < 8 ? S - s : 8) {
-            case 1: blocked<1>(rows, block, D, C, b, m, y); break;
-            case 2: blocked<2>(rows, block, D, C, b, m, y); break;
-            case 3: blocked<3>(rows, block, D, C, b, m, y); break;
-            case 4: blocked<4>(rows, block, D, C, b, m, y); break;
-            case 5: blocked<5>(rows, block, D, C, b, m, y); break;
-            case 6: blocked<6>(rows, block, D, C, b, m, y); break;
-            case 7: blocked<7>(rows, block, D, C, b, m, y); break;
-            default: blocked<8>(rows, block, D, C, b, m, y);
+    for (int64_t k = mine.first; k < mine.last; k++)
+        for (int64_t b = 0; b < x.B; b++)
+            for (int64_t s = 0; s < S; s += 8) {
+                const float *block = op.in(1) + k * D * C, *rows = gated + (b * S + s) * D;
+                float *y = op.y + b * op.y_step + s * m;
+                switch (S - s < 8 ? S - s : 8) {
+                case 1: blocked<1>(rows, block, D, C, k, m, y); break;
+                case 2: blocked<2>(rows, block, D, C, k, m, y); break;
+                case 3: blocked<3>(rows, block, D, C, k, m, y); break;
+                case 4: blocked<4>(rows, block, D, C, k, m, y); break;
+                case 5: blocked<5>(rows, block, D, C, k, m, y); break;
+                case 6: blocked<6>(rows, block, D, C, k, m, y); break;
+                case 7: blocked<7>(rows, block, D, C, k, m, y); break;
+                default: blocked<8>(rows, block, D, C, k, m, y);
+                }
             }
-        }
-    }
 }
 
 // y[d] = r c + sqrt(3) (1 - r) x with the state c = f c + (1 - f) u, where r, f, u = bias + x kernel: size d; at kernel
@@ -622,6 +625,7 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
     case CHOOSE_INT8: return several ? choose_int8(op, x, t) : choose_int8(op, x.x, t);
     case CHOSEN_ROWS: return op.at[4] ? chosen_rows<true>(op, x, t) : chosen_rows<false>(op, x, t);
     case CHOSEN_ROWS_INT8: return chosen_rows_int8(op, x, t);
+    case BLOCKED_PRODUCT: return blocked_product(op, x, t);
     }
     for (int64_t b = 0; b < x.B; b++) {
         if (b) {
@@ -631,7 +635,6 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
         switch (op.kind) {
         case MODULES: modules(one, x.row(b), t); break;
         case ATTEND: attend(one, t); break;
-        case BLOCKED_PRODUCT: blocked_product(one, x.row(b), t); break;
         case RECURRENT_UNIT: recurrent_unit(one, x.row(b), t); break;
         case SUM: sum(one, t); break;
         }

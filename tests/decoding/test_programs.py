@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efftx.config.compose import compose
 from efftx.decoding.int8 import Int8Linear
-from efftx.decoding.programs import BlockedLogits, DenseLogits, logits_of, step_blocks
+from efftx.decoding.programs import KernelLogits, logits_of, step_blocks
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.layers.cache import Position
 from efftx.layers.settings import SparseLossConfig
@@ -134,7 +134,7 @@ def test_int8_gives_the_same_with_programs(
     pair = () if inputs is None else (inputs,)
     prepared = _prepared(words, int8=True)
     assert all(_programs(prepared))
-    assert isinstance(prepared.logits, DenseLogits) == isinstance(prepared.lm_head, Int8Linear)
+    assert isinstance(prepared.logits, KernelLogits) == isinstance(prepared.lm_head, Int8Linear)
     without = _without_kernels(monkeypatch, words, int8=True)
     monkeypatch.setattr("efftx.ops.int8._product_kernel", None)
     assert_close(_logits(prepared, *pair), _logits(without, *pair), ROUNDED_INPUTS)
@@ -232,7 +232,7 @@ def test_what_is_given_to_the_stack_is_not_written_to() -> None:
     assert not torch.equal(y_B1D, before)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, MOST_ROWS, MOST_ROWS + 1])
 @pytest.mark.parametrize(
     ("name", "has_kernel"),
     [
@@ -254,7 +254,7 @@ def test_logits_by_the_kernel_are_what_the_layer_gives(
         for parameter in layer.parameters():
             parameter.normal_(generator=generator)
         logits, h_BD = logits_of(layer), torch.randn(batch, d_in, generator=generator)
-        assert isinstance(logits, BlockedLogits) == has_kernel
+        assert isinstance(logits, KernelLogits) == has_kernel
         expected = layer(h_BD)
         first = logits(h_BD)
         assert_close(first, expected, ROUNDING)
