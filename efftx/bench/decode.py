@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -42,11 +45,13 @@ from efftx.layers.cache import Position
 from efftx.layers.cost import Read
 from efftx.layers.cross_attention import CrossAttention
 from efftx.machine.devices import resolve_device
-from efftx.machine.timing import exclusive, machine
+from efftx.machine.timing import exclusive, interleaved, machine
 from efftx.models.block import Branch, BranchCache, Context
-from efftx.models.streams import merge, split
+from efftx.models.streams import merge, run_blocks, split
 from efftx.options import LENGTH, REPEATS, SEED, Options
 
+PROMPT_REPEATS = 3
+"""Prompts of each length that are timed."""
 DEFAULT = ("800m-dense", "800m-ff64", "800m-qkv", "800m-ff-qkv")
 
 
@@ -106,6 +111,20 @@ class Tokens:
         self._position.advance()
         return chosen_B
 
+    @torch.inference_mode()
+    def read_prompt(self, length: int) -> Tensor:
+        """The most likely token after a prompt of random tokens, `length` in every row, from empty caches."""
+        like, position = self.weights.embedding_VD, Position()
+        token_BL = torch.randint(like.shape[0], (self.batch, length))
+        norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
+        blocks = [each.block for each in self._next_blocks()]
+        caches = [[self._new_cache(branch, length, like, position) for branch in block.branches()] for block in blocks]
+        x_BLD = torch.nn.functional.embedding(token_BL, like) + self.weights.position_D
+        streams = run_blocks(blocks, split(x_BLD, self.config.reversible), Context(token_BL=token_BL), caches=caches)
+        self._next += self.weights.n_blocks
+        chosen_B: Tensor = logits_of(norm(merge(streams)[:, -1])).argmax(-1)
+        return chosen_B
+
     def _next_blocks(self) -> list[DecodingBlock]:
         """The next of the ring, which may have fewer distinct ones than a token passes."""
         ring = self.weights.blocks
@@ -113,12 +132,17 @@ class Tokens:
 
     def _cache_at_random(self, branch: Branch, capacity: int, like: Tensor) -> BranchCache:
         """As if the context, and the encoder's output, had been read."""
-        cache = branch.new_cache(self.batch, capacity, like, self._position)
+        cache = self._new_cache(branch, capacity, like, self._position)
+        if cache.core is not None and not isinstance(branch.core, CrossAttention):
+            cache.core.fill_at_random(self._position.n)
+        return cache
+
+    def _new_cache(self, branch: Branch, capacity: int, like: Tensor, position: Position) -> BranchCache:
+        """Of an encoder's output alone there is something in it."""
+        cache = branch.new_cache(self.batch, capacity, like, position)
         if isinstance(branch.core, CrossAttention):
             shape = (self.batch, branch.core.query.n_heads, MEMORY_TOKENS, branch.core.d_head)
             cache.core.fill(torch.randn(shape, dtype=like.dtype), torch.randn(shape, dtype=like.dtype), None)
-        elif cache.core is not None:
-            cache.core.fill_at_random(self._position.n)
         return cache
 
 
@@ -126,40 +150,64 @@ def _no_mark(component: str, moment: float | None = None) -> None:
     """Nobody times the parts."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What every case is timed at: a row for every batch and context, `tokens` of each, and prompts of some lengths."""
+
+    protocol: str
+    contexts: Sequence[int]
+    batches: Sequence[int]
+    tokens: int
+    prompts: Sequence[int]
+    seed: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max([max(self.contexts) + self.tokens + WARM_UP, *self.prompts])
+
+
 def bench_decode(options: Options) -> dict[str, Any]:
     """Rows of seconds a token for every name, one model after the other, all against the first.
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
-    widths (names=width-dense,width-sparse at each), seed, device, cache_bytes (in place of the cache that is found).
-    A row has, beside the keys of every bench, p50, p99, uneven, block_seconds, weights, bytes, bandwidth (bytes /
-    seconds), share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what
-    the weights were; a peer's row has its version and a note, and no components. UserError for what cannot be,
-    and, before anything is allocated, for a model that does not fit into memory.
+    prompts (lengths whose time to the first token is taken too), widths (names=width-dense,width-sparse at each), seed,
+    device, cache_bytes (in place of the cache that is found).
+    A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
+    first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
+    share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what the
+    weights were; a peer's row has its version and a note, no components and no first tokens. UserError for what cannot
+    be, and, before anything is allocated, for a model that does not fit into memory.
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")
-    contexts = options.numbers("context", [AUTHORS_CONTEXT], LENGTH)
-    batches = options.numbers("batch", [1], RANGES["training.batch_size"])
     tokens = options.number("tokens", AUTHORS_STEPS if protocol == "authors" else STEADY_TOKENS, REPEATS)
-    seed = options.number("seed", 0, SEED)
+    asked = Asked(
+        protocol,
+        options.numbers("context", [AUTHORS_CONTEXT], LENGTH),
+        options.numbers("batch", [1], RANGES["training.batch_size"]),
+        tokens,
+        options.numbers("prompts", [], LENGTH),
+        options.number("seed", 0, SEED),
+    )
     cache_bytes = options.number("cache_bytes", last_level_cache(), Range(1, 2**40))
     device = resolve_device(options.name("device", ("cpu",), "cpu"))
     options.refuse_rest()
     _check_tokens(protocol, tokens)
     for case in (case_named(name) for name in names if name not in PEERS):
-        largest = _kept_bytes(case.config(), case.n_blocks, max(batches), max(contexts) + tokens + WARM_UP)
-        refuse_too_large(case, cache_bytes, beside=largest + reference_bytes(cache_bytes))
+        kept = _kept_bytes(case.config(), case.n_blocks, max(asked.batches), asked.longest)
+        refuse_too_large(case, cache_bytes, beside=kept + reference_bytes(cache_bytes))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     with exclusive():
         reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
-                found, why = peer_rows(name, protocol, contexts, tokens, reference, seed=seed)
+                found, why = peer_rows(name, protocol, list(asked.contexts), tokens, reference, seed=asked.seed)
                 rows += found
-                skipped += [{"name": name, "length": contexts[0], "why": why}] if why else []
+                skipped += [{"name": name, "length": asked.contexts[0], "why": why}] if why else []
                 continue
-            rows += decode_rows(name, protocol, contexts, batches, tokens, seed, reference)
+            rows += decode_rows(name, asked, reference)
     _compare(rows)
     return {
         "bench": "decode",
@@ -178,31 +226,32 @@ def bench_decode(options: Options) -> dict[str, Any]:
     }
 
 
-def decode_rows(
-    name: str, protocol: str, contexts: list[int], batches: list[int], tokens: int, seed: int, reference: Reference
-) -> list[dict[str, Any]]:
+def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str, Any]]:
     """The rows of one case; its weights are made, read and let go here."""
     case = case_named(name)
     config = case.config()
-    weights = make_weights(case, seed=seed, cache_bytes=reference.cache_bytes)
+    weights = make_weights(case, seed=asked.seed, cache_bytes=reference.cache_bytes)
     rows = []
-    for batch in batches:
-        for context in contexts:
-            room = WARM_UP + tokens + tokens // PARTS_EVERY + 1
-            model = Tokens(weights, config, batch=batch, context=context, room=room, seed=seed)
-            reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
-            facts = {
-                "name": name,
-                "length": context,
-                "batch": batch,
-                "width": config.d_model,
-                "n_blocks": weights.n_blocks,
-                "int8": case.int8,
-                "peak_bytes": weights.distinct_bytes,
-                "distinct_blocks": weights.n_distinct_blocks,
-                "distinct_row_sets": weights.n_distinct_row_sets,
-            }
-            rows.append(decode_row(model, reads, protocol, tokens, reference, **facts))
+    for batch, context in product(asked.batches, asked.contexts):
+        room = WARM_UP + asked.tokens + asked.tokens // PARTS_EVERY + 1
+        model = Tokens(weights, config, batch=batch, context=context, room=room, seed=asked.seed)
+        reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
+        facts = {
+            "name": name,
+            "length": context,
+            "batch": batch,
+            "width": config.d_model,
+            "n_blocks": weights.n_blocks,
+            "int8": case.int8,
+            "peak_bytes": weights.distinct_bytes,
+            "distinct_blocks": weights.n_distinct_blocks,
+            "distinct_row_sets": weights.n_distinct_row_sets,
+        }
+        row = decode_row(model, reads, asked.protocol, asked.tokens, reference, **facts)
+        read = {str(length): partial(model.read_prompt, length) for length in asked.prompts}
+        timed = interleaved(read, repeats=PROMPT_REPEATS, device=torch.device("cpu"))
+        row["first_token_seconds"] = {length: found.seconds for length, found in timed.items()}
+        rows.append(row)
     return rows
 
 

@@ -28,8 +28,12 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
 
-def decode_columns(protocol: str) -> dict[str, Callable[[Row], str]]:
-    """What a line of the first table shows of a row, by heading."""
+def decode_columns(protocol: str, prompts: Sequence[str] = ()) -> dict[str, Callable[[Row], str]]:
+    """What a line of the first table shows of a row, by heading; `prompts` are lengths whose first token was timed."""
+
+    def first(prompt: str) -> Callable[[Row], str]:
+        return lambda row: milliseconds(row["first_token_seconds"].get(prompt))
+
     steady = {"p50 ms": lambda row: milliseconds(row["p50"]), "p99 ms": lambda row: milliseconds(row["p99"])}
     mean = {"ms a token": lambda row: milliseconds(row["seconds"])}
     return {
@@ -37,6 +41,8 @@ def decode_columns(protocol: str) -> dict[str, Callable[[Row], str]]:
         "context": lambda row: f"{row['length']:,}",
         "batch": lambda row: str(row["batch"]),
         **(steady if protocol == "steady" else mean),
+        "tokens/s": lambda row: f"{row['tokens_per_second']:,.1f}",
+        **{f"first of {prompt}, ms": first(prompt) for prompt in prompts},
         "ms a block": lambda row: milliseconds(row["block_seconds"]),
         "weights M": lambda row: _millions(row["weights"]),
         "bytes": lambda row: bytes_text(row["bytes"]),

@@ -192,7 +192,8 @@ def decode_row(
     n_blocks = facts["n_blocks"]
     return {
         **{"peer": False, "version": None, "note": "", "batch": 1, "int8": False, "distinct_row_sets": 0},
-        **{"pass": "decode", "protocol": protocol},
+        **{"pass": "decode", "protocol": protocol, "first_token_seconds": {}},
+        "tokens_per_second": facts.get("batch", 1) / row["seconds"],
         **row,
         **facts,
         "block_seconds": row["block_seconds"] / n_blocks if n_blocks else None,

@@ -70,7 +70,8 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
 def print_table(result: Mapping[str, Any], console: Console) -> None:
     """The rows of a bench's `result` as a table, and under it how they were taken."""
     decodes = result["bench"] == "decode"
-    columns = decode_columns(result["protocol"]) if decodes else _COLUMNS[result["bench"]]
+    prompts = dict.fromkeys(p for row in result["rows"] for p in row.get("first_token_seconds", ()))
+    columns = decode_columns(result["protocol"], list(prompts)) if decodes else _COLUMNS[result["bench"]]
     table = Grid([Column(head, numbers=i > 0) for i, head in enumerate(columns)])
     for row in result["rows"]:
         table.row(*(show(row) for show in columns.values()))

@@ -25,7 +25,7 @@ KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_second
     *("version", "note", "batch", "width", "protocol", "spread", "p50", "p99", "uneven", "tokens", "block_seconds"),
     *("weights", "bytes", "ratio_to_bound", "bandwidth", "share_of_read", "share_of_matvec", "overhead_share"),
     *("components", "n_blocks", "int8", "distinct_blocks", "distinct_row_sets", "ratio_to_first"),
-    "block_ratio_to_first",
+    *("block_ratio_to_first", "tokens_per_second", "first_token_seconds"),
 }
 
 
@@ -34,6 +34,15 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes a second further whenever somebody looks at it."""
     ticks = iter(range(10**9))
     monkeypatch.setattr(decode_timing.time, "perf_counter", lambda: float(next(ticks)))
+
+
+@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-dense-int8", "logits-128-s4"])
+def test_the_first_token_of_a_prompt_is_timed_by_its_length(name: str) -> None:
+    result = decoded(f"names={name}", "prompts=3,200", "batch=2")
+    (row,) = result["rows"]
+    assert set(row["first_token_seconds"]) == {"3", "200"}
+    assert all(seconds > 0 for seconds in row["first_token_seconds"].values())
+    assert "first of 200, ms" in printed(result)
 
 
 def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
@@ -49,6 +58,8 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
         assert set(row) >= KEYS
         assert not row["peer"]
         assert row["bandwidth"] == row["bytes"] / row["seconds"]
+        assert row["tokens_per_second"] == row["batch"] / row["seconds"]
+        assert row["first_token_seconds"] == {}
         assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
         assert row["weights"] == sum(part["weights"] for part in row["components"].values())
         assert row["bytes"] == sum(part["bytes"] for part in row["components"].values())
