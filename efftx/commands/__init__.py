@@ -59,13 +59,14 @@ _BENCH = """efftx bench attention|decode|memory|train [key=value...]
 attention   a whole attention layer:
             lengths=, names=, pass=, repeats=, device=
 decode      a token at the papers' widths, part by part: names=, context=,
-            batch=, widths=, protocol=authors or steady, tokens=, seed=,
-            cache_bytes=; names such as 800m-dense, 17b-ff-qkv,
-            width-512-sparse, logits-1024-s4, with -int8 or -blocks2 behind
-            them, and transformers-t5
+            batch=, prompts= (time to the first token), widths=, tokens=,
+            protocol=authors or steady, seed=, cache_bytes=; names such as
+            800m-dense, 17b-ff-qkv, width-512-sparse, logits-1024-s4, with
+            -int8 or -blocks2 behind them, and transformers-t5
 memory      peak activations of a training step:
             names=, depths=, lengths=, batch=, device=
-train       steps and tokens a second: the keys of memory, and repeats="""
+train       steps and tokens a second beside a loop written by hand: the
+            keys of memory, and repeats="""
 
 _SAMPLE = """efftx sample RUN [prompt=...]
 RUN is the directory that `efftx train` printed; after it stand key=value words:
