@@ -19,7 +19,7 @@ FLOORS = (
     {"models"},
     {"decoding", "plan", "runs"},
     {"training", "evaluation", "sampling", "bench"},
-    {"reproduce", "report", "ablate", "launch", "terminal"},
+    {"reproduce", "report", "ablate", "launch", "terminal", "api"},
     {"cli", "commands", "__main__"},
 )
 """From the ground up. A room imports from its own floor and from those below, and no circle is closed."""

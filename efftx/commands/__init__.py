@@ -101,6 +101,10 @@ which `efftx sample`, `efftx train pretrained=` and `efftx export` take.
 _EXPORT = """efftx export trax RUN FILE.npz
 efftx export hf RUN FOLDER"""
 
+_COMPARE = """efftx compare RUN RUN [out=curves.svg]
+The keys in which two runs differ, their metrics at the end, and their
+validation curves step by step; with out= also drawn over each other."""
+
 _DATA = """list              what each data set is, and whether its bytes are here
 prepare NAME      makes its bytes ready; data.path= and the other data. keys
                   are those of `efftx train`
@@ -181,6 +185,7 @@ COMMANDS = {
             module="import_weights",
         ),
         Command("export", "Write a run's weights as the authors or transformers have them.", _EXPORT),
+        Command("compare", "What differs between two runs, and their curves.", _COMPARE),
         Command("data", "List, prepare or verify the data sets.", _DATA, roots=(DATA,), composes=True),
         Command("power", "What seeds can see, and what more of them would cost.", _POWER, roots=(RESULTS,)),
         Command("list", "Every table and figure, its state, and at which size.", _LIST, roots=(RESULTS,)),

@@ -34,6 +34,11 @@ class Trained:
     step: int
 
     @property
+    def tokenizer(self) -> Rendering:
+        """What encodes a text as tokens and decodes them."""
+        return self.rendering
+
+    @property
     def is_language_model(self) -> bool:
         """Whether it goes on from a prompt; else it reads an input."""
         return self.config.stack == "decoder"

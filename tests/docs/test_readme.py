@@ -29,7 +29,7 @@ def shell(heading: str) -> Block:
 
 def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
     kinds = {(block.heading, block.language) for block in blocks(PAGE)}
-    assert {language for _, language in kinds} <= {"sh", "yaml"}
+    assert {language for _, language in kinds} <= {"sh", "yaml", "python"}
     assert {heading for heading, language in kinds if language == "sh"} == {
         "Two commands",
         "A tour",
@@ -116,7 +116,7 @@ def test_the_tour_is_walked(newcomer: Path, capsys: pytest.CaptureFixture[str]) 
     found = commands(shell("A tour"))
     assert len(found) >= 30
     assert {command.split()[1] for command in found} == {
-        *("list", "report", "power", "reproduce", "train", "ablate", "plan", "bench", "sample", "data")
+        *("list", "report", "power", "reproduce", "train", "ablate", "plan", "bench", "sample", "compare", "data")
     }
     for case in DEFAULT:
         case_named(case)
@@ -160,3 +160,22 @@ def test_a_model_and_an_experiment_of_ones_own_touch_no_package(
     told = capsys.readouterr().out
     assert "6 run, 0 recorded already, 0 failed" in told
     assert "two heads are better than one" in told
+
+
+def test_what_is_shown_in_python_runs(newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [block for block in blocks(PAGE) if block.language == "python"]
+    words = [
+        "model=transformer",
+        "data=text",
+        "data.path=my.txt",
+        "size=smoke",
+        "training.steps=2",
+        "schedule.warmup=1",
+    ]
+    assert main(["train", *words, "run_dir=runs/transformer-text-0123456789ab"]) == 0
+    assert main(["reproduce", "reformer/table2", "size=smoke", "--row", "Full"]) == 0
+    capsys.readouterr()
+    exec(compile(block.text, PAGE, "exec"), {})
+    told = capsys.readouterr().out
+    assert "transformer 2 torch.Size([1, 12, 256])" in told
+    assert "accuracy" in told
