@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efftx.bench.ctranslate2_peer import CTRANSLATE2
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import WARM_UP, Reference, decode_row
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
@@ -114,7 +115,7 @@ def _gpt2_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -
 
 
 _JOINS = "its cache joins the new key and value to all those before"
-PEERS: Mapping[str, DecodingPeer] = {
+TORCH_PEERS: Mapping[str, DecodingPeer] = {
     "transformers-t5": DecodingPeer(
         package="transformers",
         make=_t5,
@@ -139,13 +140,17 @@ PEERS: Mapping[str, DecodingPeer] = {
     ),
 }
 """T5: the dense case's decoder with relative positions. GPT-2: its width and depth, without cross-attention."""
+PEERS: Mapping[str, Peer] = {**TORCH_PEERS, **CTRANSLATE2}
 
 
 def peer_rows(
     name: str, protocol: str, contexts: list[int], tokens: int, reference: Reference, *, seed: int = 0
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of the peer `name`, one a context, and why there are none: empty where there are."""
-    peer, shape = PEERS[name], SHAPE
+    shape = SHAPE
+    if name in CTRANSLATE2:
+        return CTRANSLATE2[name].rows(name, shape, protocol, contexts, tokens, reference, seed=seed)
+    peer = TORCH_PEERS[name]
     if peer.version is None:
         return [], f"{peer.package} is not installed; the extra `peers` brings it"
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -155,7 +155,11 @@ class Decoder(Protocol):
         ...
 
 
-def timed_tokens(model: Decoder, tokens: int) -> list[tuple[float, dict[str, float] | None, float]]:
+Timed = tuple[float, dict[str, float] | None, float]
+"""Of one token its seconds, those of its parts where they were timed, and those of its blocks."""
+
+
+def timed_tokens(model: Decoder, tokens: int) -> list[Timed]:
     """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
 
     The parts are those of one token more after every `PARTS_EVERY`th, the last among them; None with the others.
@@ -179,13 +183,20 @@ def timed_tokens(model: Decoder, tokens: int) -> list[tuple[float, dict[str, flo
 def decode_row(
     model: Decoder, reads: Mapping[str, Read], protocol: str, tokens: int, reference: Reference, **facts: Any
 ) -> dict[str, Any]:
-    """A row of the bench: the `summary` of `tokens` steps, against the reference's turns before and after them.
+    """A row of the bench: the `summary` of `tokens` steps of a model, as `row_of`."""
+    return row_of(lambda: timed_tokens(model, tokens), reads, protocol, reference, **facts)
+
+
+def row_of(
+    measure: Callable[[], list[Timed]], reads: Mapping[str, Read], protocol: str, reference: Reference, **facts: Any
+) -> dict[str, Any]:
+    """A row of the bench: the `summary` of what `measure` gives, against the reference's turns before and after it.
 
     `facts` are what it says of the model: its name, length, width, n_blocks, peak_bytes and distinct_blocks at least.
     """
     turn = len(reference.reads)
     reference.turn()
-    timed = timed_tokens(model, tokens)
+    timed = measure()
     for _ in range(REFERENCE_TURNS - 1):
         reference.turn()
     row = summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
@@ -201,7 +212,7 @@ def decode_row(
 
 
 def summary(
-    timed: list[tuple[float, dict[str, float] | None, float]],
+    timed: list[Timed],
     protocol: str,
     reads: Mapping[str, Read],
     read_rate: float,

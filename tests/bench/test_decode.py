@@ -246,18 +246,43 @@ def test_huge_pages_are_asked_for_before_torch_is_there(capsys: pytest.CaptureFi
 
 
 def test_a_peer_that_is_not_installed_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = replace(decode_peers.PEERS["transformers-t5"], package="no-such-package")
-    monkeypatch.setattr(decode_peers, "PEERS", {"transformers-t5": absent})
-    result = decoded("names=width-128-dense,transformers-t5")
-    assert [row["name"] for row in result["rows"]] == ["width-128-dense"]
-    assert result["skipped"][0]["name"] == "transformers-t5"
-    assert "no-such-package is not installed" in printed(result)
+    for peers, name in ((decode_peers.TORCH_PEERS, "transformers-t5"), (decode_peers.CTRANSLATE2, "ctranslate2-gpt2")):
+        monkeypatch.setitem(peers, name, replace(peers[name], package="no-such-package"))  # type: ignore[arg-type]
+        result = decoded(f"names=width-128-dense,{name}")
+        assert [row["name"] for row in result["rows"]] == ["width-128-dense"]
+        assert result["skipped"][0]["name"] == name
+        assert "no-such-package is not installed" in printed(result)
+    result = decoded("names=transformers-t5,ctranslate2-gpt2")
+    assert result["rows"] == []
+    assert len(result["skipped"]) == 2
+    assert printed(result)
+
+
+@pytest.mark.filterwarnings("default")
+def test_ctranslate2_is_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ctranslate2")
+    d, d_ff, n_blocks, n_words = 128, 256, 3, 100
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, 2, n_blocks, n_words))
+    result = decoded("names=width-128-dense,ctranslate2-gpt2,ctranslate2-gpt2-int8", "context=1,40")
+    json.dumps(result)
+    assert result["skipped"] == []
+    own, _, first, later, int8, _ = result["rows"]
+    for row in result["rows"][2:]:
+        assert set(row) >= KEYS
+        assert row["peer"]
+        assert row["seconds"] > 0
+        assert row["tokens"] == own["tokens"]
+        assert row["version"].startswith("ctranslate2 ")
+    assert first["weights"] == int8["weights"] == n_blocks * (4 * d * d + 2 * d * d_ff) + n_words * d
+    assert first["bytes"] - int8["bytes"] == (FLOAT - 1) * first["weights"]
+    assert later["bytes"] - first["bytes"] == FLOAT * 2 * n_blocks * d * 39
+    assert "ctranslate2-gpt2-int8 (peer)" in printed(result)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, peer in decode_peers.PEERS.items():
+    for name, peer in decode_peers.TORCH_PEERS.items():
         if peer.version is None:
             pytest.skip(f"{name} is not installed")
     d, d_ff, n_heads, n_blocks, n_words = 128, 256, 2, 3, 100
