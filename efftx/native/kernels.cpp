@@ -1,10 +1,10 @@
 // A token's way through a block of layers as a program of operations, run by one team of threads from its first read
-// to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here nothing
-// but a barrier stands between two operations. One token of one row or of a few, weights in float32 or in int8, no
-// allocation. Several rows read a matrix once; rows of a matrix that they choose are each row's own.
+// to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here
+// nothing but a barrier stands between two operations. One token of one row or of a few, weights in float32 or in
+// int8, no allocation. Several rows read a matrix once; rows of a matrix that they choose are each row's own.
 //
-// Shape letters: B rows of the batch, D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m width of a module,
-// F positions, H heads, d width of a head, T tokens of capacity.
+// Shape letters: B rows of the batch, D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m
+// width of a module, F positions, H heads, d width of a head, T tokens of capacity.
 
 #include "vectors.h"
 
@@ -13,8 +13,8 @@
 #include <omp.h>
 
 // One operation. `x` is what it reads, or null: what the last norm of this program made; with `norm_w` x is normed
-// first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation. The steps
-// are the floats from one row of the batch to the next; 0 is what all rows share.
+// first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation. The
+// steps are the floats from one row of the batch to the next; 0 is what all rows share.
 struct Op {
     int64_t kind, adds, relu;
     int64_t size[8];
@@ -37,8 +37,8 @@ struct Thread {
     Range share(int64_t n) const { return ::share(n, me, all); }
 };
 
-// The inputs of an operation: the first row's, how far apart rows are, how many, and room for them in int16, a `rounded`
-// each.
+// The inputs of an operation: the first row's, how far apart rows are, how many, and room for them in int16, a
+// `rounded` each.
 struct Inputs {
     const float *x;
     int64_t step, B;
@@ -88,21 +88,10 @@ static inline void put(const Op &op, int64_t i, float value) {
 // For y[b, i].
 static inline void put(const Op &op, int64_t b, int64_t i, float value) { put(op, b * op.y_step + i, value); }
 
-// Calls `found(o, x . w[o])` for the rows w (O, D) of a range.
+// Calls `found(b, o, x[b] . w[o])` for the rows w (O, D) of a range: four of them are read, and stay in the cache
+// for all rows of x.
 template <typename Found>
-static inline void products(const float *x, const float *w, int64_t D, Range mine, Found found) {
-    int64_t o = mine.first;
-    for (; o + 4 <= mine.last; o += 4) {
-        float sum[4];
-        dots(x, rows_of(w + o * D, D), D, sum);
-        for (int j = 0; j < 4; j++) found(o + j, sum[j]);
-    }
-    for (; o < mine.last; o++) found(o, dot(x, w + o * D, D));
-}
-
-// Calls `found(b, o, x[b] . w[o])`: four rows of w are read, and stay in the cache for all rows of x.
-template <typename Found>
-static inline void products(const Inputs &x, const float *w, int64_t D, Range mine, Found found) {
+static inline void products(const Inputs &x, const float *w, int64_t D, Range mine, const Thread &, Found found) {
     int64_t o = mine.first;
     for (; o + 4 <= mine.last; o += 4)
         for (int64_t b = 0; b < x.B; b++) {
@@ -114,9 +103,16 @@ static inline void products(const Inputs &x, const float *w, int64_t D, Range mi
         for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), w + o * D, D));
 }
 
-// The same of int8 weights, without their scales. All rows of x are rounded first, each by one thread.
+// The same of int8 weights, without their scales. A single row is rounded by every thread for itself; of several each
+// is rounded by one thread, and the weights are widened once for all.
 template <typename Found>
 static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    if (x.B == 1) {
+        Rounded inputs(x.x, D, t.own);
+        for (int64_t o = mine.first; o < mine.last; o++)
+            found(0, o, dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD));
+        return;
+    }
     for (int64_t b = t.me; b < x.B; b += t.all) Rounded(x.row(b), D, x.room + b * x.rounded);
     BARRIER
     for (int64_t o = mine.first; o < mine.last; o++) {
@@ -135,107 +131,62 @@ static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range m
 }
 
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.
-static void matvec(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0];
-    const float *w = op.in(0), *bias = op.in(1);
-    Range mine = t.share(op.size[1]);
-    products(x, w, D, mine, [&](int64_t o, float sum) { put(op, o, sum + (bias ? bias[o] : 0)); });
-}
-
 static void matvec(const Op &op, const Inputs &x, const Thread &t) {
     const float *bias = op.in(1);
-    products(x, op.in(0), op.size[0], t.share(op.size[1]),
+    products(x, op.in(0), op.size[0], t.share(op.size[1]), t,
              [&](int64_t b, int64_t o, float sum) { put(op, b, o, sum + (bias ? bias[o] : 0)); });
 }
 
 // The same of int8 weights: at w (O, D) int8, bias (O) or null, the scales (O) of w's rows.
-static void matvec_int8(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0];
-    const int8_t *w = op.bytes(0);
-    const float *bias = op.in(1), *scale = op.in(2);
-    Rounded inputs(x, D, t.own);
-    Range mine = t.share(op.size[1]);
-    for (int64_t o = mine.first; o < mine.last; o++) {
-        float sum = scale[o] * dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD);
-        put(op, o, sum + (bias ? bias[o] : 0));
-    }
-}
-
 static void matvec_int8(const Op &op, const Inputs &x, const Thread &t) {
     const float *bias = op.in(1), *scale = op.in(2);
     products(x, op.bytes(0), op.size[0], t.share(op.size[1]), t,
              [&](int64_t b, int64_t o, float sum) { put(op, b, o, scale[o] * sum + (bias ? bias[o] : 0)); });
 }
 
-// row[g] = g N + the unit of block g with the largest bias + C2 (C1 x): size D, G, N, R; at c1 (R, D), c2 by blocks
-// (G, R, N), bias (G, N), w1 and w2 (G N, D), of which the chosen rows are fetched meanwhile; row (G) int64.
-static void choose(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
-    const float *c1 = op.in(0), *c2 = op.in(1), *bias = op.in(2), *w1 = op.in(3), *w2 = op.in(4);
-    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
-    float *z = t.common;
-    int64_t fetched = 8 * D * G <= t.all << 19 ? D : 64; // whole rows only where the cache keeps them
-    Range mine = t.share(R), later = t.share(G);
-    if (later.first < later.last) fetch_row(c2 + later.first * R * N, R * N < 4096 ? R * N : 4096);
-    products(x, c1, D, mine, [&](int64_t r, float sum) { z[r] = sum; });
-    BARRIER
-    for (int64_t g = later.first; g < later.last; g++) {
-        row[g] = g * N + best_unit(z, c2 + g * R * N, bias + g * N, R, N);
-        fetch_row(w1 + row[g] * D, fetched);
-        fetch_row(w2 + row[g] * D, fetched);
-    }
-}
-
-// For rows of x: row (B, G).
+// row[b, g] = g N + the unit of block g with the largest bias + C2 (C1 x[b]): size D, G, N, R; at c1 (R, D), c2 by
+// blocks (G, R, N), bias (G, N), w1 and w2 (G N, D), of which the rows that a single x chooses are fetched
+// meanwhile; row (B, G) int64.
 static void choose(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
-    const float *c2 = op.in(1), *bias = op.in(2);
+    const float *c2 = op.in(1), *bias = op.in(2), *w1 = op.in(3), *w2 = op.in(4);
     int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
     float *z = t.common;
-    products(x, op.in(0), D, t.share(R), [&](int64_t b, int64_t r, float sum) { z[b * R + r] = sum; });
-    BARRIER
+    int64_t fetched = x.B > 1 ? 0 : 8 * D * G <= t.all << 19 ? D : 64; // whole rows only where the cache keeps them
     Range mine = t.share(G);
-    for (int64_t g = mine.first; g < mine.last; g++)
-        for (int64_t b = 0; b < x.B; b++)
-            row[b * G + g] = g * N + best_unit(z + b * R, c2 + g * R * N, bias + g * N, R, N);
-}
-
-// The same of int8 weights: size D, G, N, R, the bytes of a packed row of w2; at c1, c2, bias, w1, w2 and row as there,
-// the scales of c1 (R) and of c2 (G, N).
-static void choose_int8(const Op &op, const float *x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3], packed = op.size[4];
-    const int8_t *c1 = op.bytes(0), *c2 = op.bytes(1), *w1 = op.bytes(3), *w2 = op.bytes(4);
-    const float *bias = op.in(2), *scale_1 = op.in(6), *scale_2 = op.in(7);
-    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
-    float *z = t.common;
-    int64_t fetched = 2 * D * G <= t.all << 19 ? D : BYTES;
-    Range mine = t.share(R), later = t.share(G);
-    Rounded inputs(x, D, t.own);
-    if (later.first < later.last) fetch_row(c2 + later.first * R * N, R * N < 16384 ? R * N : 16384);
-    for (int64_t r = mine.first; r < mine.last; r++)
-        z[r] = scale_1[r] * dot(inputs, c1 + r * D, D, c1 + r * D + BYTES_AHEAD);
+    if (mine.first < mine.last) fetch_row(c2 + mine.first * R * N, R * N < 4096 ? R * N : 4096);
+    products(x, op.in(0), D, t.share(R), t, [&](int64_t b, int64_t r, float sum) { z[b * R + r] = sum; });
     BARRIER
-    for (int64_t g = later.first; g < later.last; g++) {
-        row[g] = g * N + best_unit(z, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
-        fetch_row(w1 + row[g] * D, fetched);
-        fetch_row(w2 + row[g] * packed, fetched);
-    }
+    for (int64_t g = mine.first; g < mine.last; g++)
+        for (int64_t b = 0; b < x.B; b++) {
+            int64_t chosen = g * N + best_unit(z + b * R, c2 + g * R * N, bias + g * N, R, N);
+            row[b * G + g] = chosen;
+            fetch_row(w1 + chosen * D, fetched);
+            fetch_row(w2 + chosen * D, fetched);
+        }
 }
 
+// The same of int8 weights: size D, G, N, R, the bytes of a packed row of w2; at c1, c2, bias, w1, w2 and row as
+// there, the scales of c1 (R) and of c2 (G, N).
 static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
-    const int8_t *c2 = op.bytes(1);
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3], packed = op.size[4];
+    const int8_t *c2 = op.bytes(1), *w1 = op.bytes(3), *w2 = op.bytes(4);
     const float *bias = op.in(2), *scale_1 = op.in(6), *scale_2 = op.in(7);
     int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
     float *z = t.common;
+    int64_t fetched = x.B > 1 ? 0 : 2 * D * G <= t.all << 19 ? D : BYTES;
+    Range mine = t.share(G);
+    if (mine.first < mine.last) fetch_row(c2 + mine.first * R * N, R * N < 16384 ? R * N : 16384);
     products(x, op.bytes(0), D, t.share(R), t,
              [&](int64_t b, int64_t r, float sum) { z[b * R + r] = scale_1[r] * sum; });
     BARRIER
-    Range mine = t.share(G);
     for (int64_t g = mine.first; g < mine.last; g++)
-        for (int64_t b = 0; b < x.B; b++)
-            row[b * G + g] =
-                g * N + best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
+        for (int64_t b = 0; b < x.B; b++) {
+            int64_t best = best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
+            row[b * G + g] = g * N + best;
+            fetch_row(w1 + row[b * G + g] * D, fetched);
+            fetch_row(w2 + row[b * G + g] * packed, fetched);
+        }
 }
 
 // This thread's part of y for row b of the batch: D floats of common room, which begin with the bias or with zeros.
@@ -318,8 +269,9 @@ static void add_chosen_int8(const Op &op, const Rounded &x, const int64_t *row, 
     for (; g < mine.last; g++) add_scaled(part, second(row[g]), hidden(row[g]), D);
 }
 
-// y = b2 + what `add_chosen` adds over all g, for every row of x: size D, G; at w1, w2 (.., D), b2 (D), row (B, G) int64,
-// b1 (..). Rows of the batch take their turns with the same blocks, so that what two of them choose is read once.
+// y = b2 + what `add_chosen` adds over all g, for every row of x: size D, G; at w1, w2 (.., D), b2 (D), row (B, G)
+// int64, b1 (..). Rows of the batch take their turns with the same blocks, so that what two of them choose is read
+// once.
 template <bool BIASED> static void chosen_rows(const Op &op, const Inputs &x, const Thread &t) {
     int64_t G = op.size[1];
     const int64_t *row = static_cast<const int64_t *>(op.at[3]);
@@ -354,9 +306,9 @@ static void chosen_rows_int8(const Op &op, const Inputs &x, const Thread &t) {
 
 // The multiplicative layer, h[s, j] = bias[s, j] + sum_i gate[s, i] x[i] proj[i, j], and up to three convolutions
 // over it, y[c] (S, m) each: size D, S, m, F, the floats from one position to the next, and the modules that each
-// convolution sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for each
-// convolution its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before h, the
-// newest, and empty modules stand on both sides.
+// convolution sees (0: there is none); at gate (S, D), proj (D, m), bias (S, m), where h is to be written, and for
+// each convolution its kernel (F, modules, m, m) and bias (m). Position f of the F begins F - 1 - f positions before
+// h, the newest, and empty modules stand on both sides.
 static void modules(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], m = op.size[2], F = op.size[3], position = op.size[4];
     const int64_t *n_modules = op.size + 5;
@@ -485,9 +437,9 @@ static void attend(const Op &op, const Thread &t) {
     }
 }
 
-// y[s, k C + c] = sum_i gate[s, i] x[i] proj[k, i, c], few modules S with many outputs m, for every row of x: size D, S,
-// the blocks, C, m; at gate (S, D) and the projection in blocks of C columns, of which the last may stand for fewer. A
-// block is read once for all rows.
+// y[s, k C + c] = sum_i gate[s, i] x[i] proj[k, i, c], few modules S with many outputs m, for every row of x: size
+// D, S, the blocks, C, m; at gate (S, D) and the projection in blocks of C columns, of which the last may stand for
+// fewer. A block is read once for all rows.
 static void blocked_product(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], C = op.size[3], m = op.size[4];
     float *gated = t.common;
@@ -516,8 +468,8 @@ static void blocked_product(const Op &op, const Inputs &x, const Thread &t) {
             }
 }
 
-// y[d] = r c + sqrt(3) (1 - r) x with the state c = f c + (1 - f) u, where r, f, u = bias + x kernel: size d; at kernel
-// (d, 3d), bias (3d), state (d). One thread's work.
+// y[d] = r c + sqrt(3) (1 - r) x with the state c = f c + (1 - f) u, where r, f, u = bias + x kernel: size d; at
+// kernel (d, 3d), bias (3d), state (d). One thread's work.
 static void recurrent_unit(const Op &op, const float *x, const Thread &t) {
     if (t.me) return;
     int64_t d = op.size[0];
@@ -531,8 +483,8 @@ static void recurrent_unit(const Op &op, const float *x, const Thread &t) {
     }
 }
 
-// y[0] = the sum of n numbers: size n; at the numbers. What reading them takes at best; each thread reads four parts of
-// its share side by side.
+// y[0] = the sum of n numbers: size n; at the numbers. What reading them takes at best; each thread reads four parts
+// of its share side by side.
 static void sum(const Op &op, const Thread &t) {
     Range mine = t.share(op.size[0]);
     int64_t n = (mine.last - mine.first) / 4;
@@ -617,12 +569,11 @@ static double now() {
 
 // An operation for B rows: those with a form of their own for several, and the others row by row.
 static void run_op(const Op &op, const Inputs &x, const Thread &t) {
-    bool several = x.B > 1;
     switch (op.kind) {
-    case MATVEC: return several ? matvec(op, x, t) : matvec(op, x.x, t);
-    case MATVEC_INT8: return several ? matvec_int8(op, x, t) : matvec_int8(op, x.x, t);
-    case CHOOSE: return several ? choose(op, x, t) : choose(op, x.x, t);
-    case CHOOSE_INT8: return several ? choose_int8(op, x, t) : choose_int8(op, x.x, t);
+    case MATVEC: return matvec(op, x, t);
+    case MATVEC_INT8: return matvec_int8(op, x, t);
+    case CHOOSE: return choose(op, x, t);
+    case CHOOSE_INT8: return choose_int8(op, x, t);
     case CHOSEN_ROWS: return op.at[4] ? chosen_rows<true>(op, x, t) : chosen_rows<false>(op, x, t);
     case CHOSEN_ROWS_INT8: return chosen_rows_int8(op, x, t);
     case BLOCKED_PRODUCT: return blocked_product(op, x, t);
@@ -631,7 +582,7 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
         if (b) {
             BARRIER // the room is the same
         }
-        const Op one = several ? of_row(op, b) : op;
+        const Op one = of_row(op, b);
         switch (op.kind) {
         case MODULES: modules(one, x.row(b), t); break;
         case ATTEND: attend(one, t); break;
@@ -647,10 +598,10 @@ int64_t efftx_lanes() { return LANES; }
 int64_t efftx_chunk() { return CHUNK; }
 int64_t efftx_most_rows() { return MOST_ROWS; }
 
-// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each, for B rows. `own` floats of `room` are
-// each thread's, for a normed x of up to `width` floats and what an operation needs beside it. Where B is above 1, B
-// times as many follow, for the normed rows and for rows in int16; the rest is everyone's. `ended`, where given, gets
-// the time at which each operation ended.
+// Runs `n_programs` programs one after the other, of `n_ops[p]` operations each, for B rows. `own` floats of `room`
+// are each thread's, for a normed x of up to `width` floats and what an operation needs beside it. Where B is above
+// 1, B times as many follow, for the normed rows and for rows in int16; the rest is everyone's. `ended`, where
+// given, gets the time at which each operation ended.
 void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, int64_t B, float *room, int64_t own,
                int64_t width, double *ended, int64_t n_threads) {
 #pragma omp parallel num_threads(n_threads)
