@@ -5,7 +5,7 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head, R roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, prod
@@ -27,9 +27,6 @@ from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotati
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
 from efftx.ops.lsh_runs import tile_scores
 from efftx.ops.recompute_state import RecomputeState, choose
-
-Hash = Callable[[Tensor], Tensor]
-"""Vectors (B, H, L, d) -> their buckets (B, H, R, L) int64, without the offset of the round."""
 
 _HASHED_AT_ONCE = 4096
 _BUCKET_BYTES, _PLACE_BYTES, _CODE_BYTES = 8, 4, 2
@@ -230,20 +227,50 @@ class LSHAttention(nn.Module):
         return LSHCache(kv, self.project.new_cache(batch, position), position, drawn, table, n_buckets)
 
 
+class AngularHash:
+    """Vectors (B, H, L, d) -> buckets (B, H, R, L) int64 under one draw of rotations, without the round's offset."""
+
+    def __init__(self, rotations_BHdRn: Tensor, n_buckets: Sequence[int]) -> None:
+        self.rotations_BHdRn, self.n_buckets = rotations_BHdRn, n_buckets
+
+    def __call__(self, x_BHLd: Tensor) -> Tensor:
+        """The buckets."""
+        return hash_vectors(x_BHLd, self.rotations_BHdRn, self.n_buckets)
+
+    def tensors(self) -> list[Tensor]:
+        """The rotations."""
+        return [self.rotations_BHdRn]
+
+
+class RandomHash:
+    """As `AngularHash`, of buckets that are drawn anew for every vector; the same for all examples where `shared`."""
+
+    def __init__(self, n_hashes: int, n_buckets: int, *, shared: bool) -> None:
+        self.n_hashes, self.n_buckets, self.shared = n_hashes, n_buckets, shared
+
+    def __call__(self, x_BHLd: Tensor) -> Tensor:
+        """The buckets."""
+        batch, heads, length, _ = x_BHLd.shape
+        shape = (1 if self.shared else batch, heads, self.n_hashes, length)
+        return torch.randint(self.n_buckets, shape, device=x_BHLd.device).expand(batch, -1, -1, -1)
+
+    def tensors(self) -> list[Tensor]:
+        """None."""
+        return []
+
+
+Hash = AngularHash | RandomHash
+
+
 def draw_hash(config: LSHConfig, n_buckets: Sequence[int], like_BHLd: Tensor, *, n_drawn: int) -> Hash:
     """A fresh hash for sequences of the shape, dtype and device of `like_BHLd`; `n_drawn` of 1 serves all examples."""
     batch, heads, _, d_head = like_BHLd.shape
-    device, rounds = like_BHLd.device, config.n_hashes
-
-    def draw_buckets(x_BHLd: Tensor) -> Tensor:
-        drawn = torch.randint(prod(n_buckets), (n_drawn, heads, rounds, x_BHLd.shape[2]), device=device)
-        return drawn.expand(batch, -1, -1, -1)
-
     if config.hashing == "random":
-        return draw_buckets
-    rotations = make_rotations(n_drawn, heads, d_head, rounds, n_buckets, device=device, dtype=like_BHLd.dtype)
-    rotations = rotations.expand(batch, -1, -1, -1, -1)
-    return lambda x_BHLd: hash_vectors(x_BHLd, rotations, n_buckets)
+        return RandomHash(config.n_hashes, prod(n_buckets), shared=n_drawn < batch)
+    rotations_BHdRn = make_rotations(
+        n_drawn, heads, d_head, config.n_hashes, n_buckets, device=like_BHLd.device, dtype=like_BHLd.dtype
+    )
+    return AngularHash(rotations_BHdRn.expand(batch, -1, -1, -1, -1), n_buckets)
 
 
 @contextmanager

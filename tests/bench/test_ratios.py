@@ -115,14 +115,14 @@ def test_a_decoded_token_is_so_many_times_faster_than_the_first_of_its_batch_con
     token = {"dense": 12.0, "sparse": 3.0, "s4": 1.0}
     block = {"dense": 6.0, "sparse": 0.5, "s4": None}
 
-    def rows(name: str, protocol: str, contexts: list[int], batches: list[int], *rest: Any) -> list[dict[str, Any]]:
-        rest[-1].turn()
+    def rows(name: str, asked: decode.Asked, reference: Any) -> list[dict[str, Any]]:
+        reference.turn()
         width, kind = name.split("-")[1:]
         return [
             {"name": name, "batch": b, "length": c, "width": int(width)}
             | {"seconds": token[kind] * b * c * int(width), "block_seconds": block[kind]}
-            for b in batches
-            for c in contexts
+            for b in asked.batches
+            for c in asked.contexts
         ]
 
     def ratios(key: str, *words: str) -> list[float | None]:

@@ -23,7 +23,7 @@ OWN = {"efftx", "tests"}
 PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py"}
 OPTIONAL = {"soundfile": "efftx/data/sound.py"}
 """What an extra brings, and the one file that imports it, on use."""
-PEER_IMPORTS = {"transformers": "transformers", "reformer_pytorch": "reformer-pytorch"}
+PEER_IMPORTS = {module: module.replace("_", "-") for module in ("transformers", "reformer_pytorch", "ctranslate2")}
 """Where they are not installed nobody can tell which distribution an import comes from."""
 TOOLS = {
     "pytest-xdist": "-n auto",

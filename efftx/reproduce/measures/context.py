@@ -133,7 +133,9 @@ class _Decoding:
 
     def _kept(self) -> list[Tensor]:
         kept = list(self.cache.kv.tensors())
-        return [*kept, self.cache.rotations_BHdRn, *self.cache.table] if self._given["attention"] == "lsh" else kept
+        if self._given["attention"] == "lsh":
+            kept += [*self.cache.hash_vectors.tensors(), *self.cache.table]
+        return kept
 
     def _keys(self) -> float:
         """The mean number of earlier tokens that a head attends to, over the counted tokens."""
