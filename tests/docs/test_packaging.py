@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"efftx", "tests"}
-PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py"}
+PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py", "efftx/bench/ctranslate2_peer.py"}
 OPTIONAL = {"soundfile": "efftx/data/sound.py"}
 """What an extra brings, and the one file that imports it, on use."""
 PEER_IMPORTS = {module: module.replace("_", "-") for module in ("transformers", "reformer_pytorch", "ctranslate2")}
