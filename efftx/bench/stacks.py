@@ -126,8 +126,8 @@ def bench_train(options: Options) -> dict[str, Any]:
     """Seconds of a training step of every variant, in turns, against the FLOPs it needs and against a plain loop.
 
     The step is the trainer's: forward, backward, clipping, Adam. Options: names, depths, lengths, batch, repeats,
-    device. Rows have, beside the keys of every bench, depth, batch, tokens_per_second, flops, ratio_to_bound,
-    matmul_share (its inverse) and ratio_to_first (over the first row of the same depth and length).
+    device. Rows have, beside the keys of every bench, depth, batch, tokens_per_second, flops, ratio_to_bound
+    and ratio_to_first (over the first row of the same depth and length).
     """
     names = options.names("names", [PLAIN, *VARIANTS, *NAMED], [PLAIN, *DENSE, *VARIANTS])
     depths = options.numbers("depths", (3,), RANGES["n_layers"])
@@ -215,7 +215,6 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
                 "flops": flops,
                 "bound_seconds": flops / flops_per_second,
                 "ratio_to_bound": timed[name].seconds / (flops / flops_per_second),
-                "matmul_share": flops / flops_per_second / timed[name].seconds,
                 "ratio_to_first": timed[name].seconds / first,
                 "matmul_flops_per_second": flops_per_second,
             }

@@ -60,7 +60,7 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         "model": lambda row: str(row["name"]),
         "layers": lambda row: str(row["depth"]),
         **_SHARED,
-        "of matmul": lambda row: f"{row['matmul_share']:.0%}",
+        "of matmul": lambda row: f"{1 / row['ratio_to_bound']:.0%}",
         "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
         "x first": _ratio("ratio_to_first"),
     },

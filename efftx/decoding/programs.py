@@ -242,10 +242,7 @@ def _matvec(
     n_outputs, width = (weight.q if isinstance(weight, Rows8) else weight).shape
     if width < NARROW < n_outputs:
         raise NotCompiledError("A matrix of narrow rows.")
-    if isinstance(weight, Rows8):
-        program.matvec_int8(x, weight, bias_O, y, component, **how)
-    else:
-        program.matvec(x, weight, bias_O, y, component, **how)
+    program.matvec(x, weight, bias_O, y, component, **how)
 
 
 def _modules(

@@ -129,7 +129,7 @@ class Program:
     def matvec(
         self,
         x: Source,
-        weight_OD: Tensor,
+        weight: Tensor | Rows8,
         bias_O: Tensor | None,
         y: Tensor | Stream,
         component: str,
@@ -137,33 +137,23 @@ class Program:
         adds: bool = False,
         relu: bool = False,
     ) -> None:
-        """y (O) = or += W x + bias."""
-        n_outputs, width = weight_OD.shape
-        self._add(MATVEC, x, y, component, (width, n_outputs), (weight_OD, bias_O), adds=adds, relu=relu)
+        """y (O) = or += W x + bias, of a weight (O, D) in float32 or of rows in int8.
 
-    def matvec_int8(
-        self,
-        x: Source,
-        weight: Rows8,
-        bias_O: Tensor | None,
-        y: Tensor | Stream,
-        component: str,
-        *,
-        adds: bool = False,
-        relu: bool = False,
-    ) -> None:
-        """y (O) = or += (q scale) x + bias; x is rounded to 15 bits of the largest of every 512 of its values."""
-        n_outputs, width = weight.q.shape
-        at = (weight.q, bias_O, weight.scale)
-        self._add(MATVEC_INT8, x, y, component, (width, n_outputs), at, adds=adds, relu=relu)
-        self._needs(own=_rounded_size(width))
+        For int8 x is rounded to int16: half a step of the largest of every 512 of its values over 32,767 at most.
+        """
+        if isinstance(weight, Rows8):
+            self._needs(own=_rounded_size(weight.q.shape[1]))
+            kind, w_OD, scale_O = MATVEC_INT8, weight.q, weight.scale
+        else:
+            kind, w_OD, scale_O = MATVEC, weight, None
+        self._add(kind, x, y, component, w_OD.shape[::-1], (w_OD, bias_O, scale_O), adds=adds, relu=relu)
 
     def sparse_ff_int8(
         self, x: Normed, rows: Sequence[Rows8], biases: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None
     ) -> None:
         """As `sparse_ff`, of int8 weights: rows c1, c2, w1 and w2, biases c_bias and b2.
 
-        x is rounded as in `matvec_int8`. The rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
+        x is rounded as in `matvec`. The rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
         """
         c1, c2, w1, w2 = rows
         c_bias_U, b2_D = biases

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from efftx.core.grid import Column, Grid, print_text
-from efftx.errors import UserError, nearest
+from efftx.errors import UserError
 from efftx.evaluation.metrics import heading
 from efftx.report.figures import draw
 from efftx.report.plotdata import Line, Plot, Point
-from efftx.runs.run_directory import CONFIG_FILE, read_config, read_metrics, read_result, runs_root
+from efftx.runs.run_directory import read_metrics, read_result, stored_config
 
 VALID = "valid_"
 """What the names of validation metrics in a run's log begin with."""
@@ -127,18 +127,14 @@ def drawn(found: Compared) -> str:
 
 
 def _side(run: Path) -> Side:
-    stored = read_config(run)
-    if stored is None:
-        known = [str(path.parent) for path in runs_root().glob(f"*/{CONFIG_FILE}")]
-        hint = nearest(str(run), known, at_most=5) or "Give the folder that `efftx train` printed."
-        raise UserError("missing_file", f"{run} is not a run directory.", hint)
+    config, digest = stored_config(run)
     result = read_result(run) or {}
     curve: dict[str, dict[int, float]] = {}
     for line in read_metrics(run):
         for name, value in line.items():
             if name.startswith(VALID) and value is not None:
                 curve.setdefault(name.removeprefix(VALID), {})[int(line["step"])] = float(value)
-    return Side(run, _flat(stored[0]), stored[1], result.get("metrics", {}), curve)
+    return Side(run, _flat(config), digest, result.get("metrics", {}), curve)
 
 
 def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from efftx.models.transformers_weights import config_for, to_transformers
 from efftx.models.weight_rules import Shapes
 from efftx.runs.imported import write_authors, write_transformers
 from efftx.runs.pretrained import final_checkpoint
-from efftx.runs.run_directory import read_config
+from efftx.runs.run_directory import stored_config
 
 
 def export_authors(run: Path, file: Path) -> list[str]:
@@ -40,7 +40,4 @@ def export_transformers(run: Path, folder: Path) -> list[str]:
 
 
 def _trained(run: Path) -> tuple[Config, dict[str, Tensor]]:
-    found = read_config(run)
-    if found is None:
-        raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
-    return from_dict(found[0]), dict(final_checkpoint(run).model)
+    return from_dict(stored_config(run)[0]), dict(final_checkpoint(run).model)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from efftx.core.artifact import Mark, end_of_log, finite, read_document, read_log, seal_line, write_document
 from efftx.core.files import DamagedFileError, sweep, sync, writing
-from efftx.errors import UserError
+from efftx.errors import UserError, nearest
 
 CONFIG_FILE, RESULT_FILE = "config.json", "result.json"
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
@@ -46,6 +46,16 @@ def read_config(path: Path) -> tuple[dict[str, Any], str] | None:
     hint = "Remove it: the same training writes it anew. Or give the run another directory with run_dir=."
     document = read_document(path / CONFIG_FILE, hint)
     return None if document is None else (document["config"], document["hash"])
+
+
+def stored_config(path: Path) -> tuple[dict[str, Any], str]:
+    """As `read_config`; UserError, with the nearest run that there is, where `path` is none."""
+    found = read_config(path)
+    if found is None:
+        known = [str(file.parent) for file in runs_root().glob(f"*/{CONFIG_FILE}")]
+        hint = nearest(str(path), known, at_most=5) or "Give the folder that `efftx train` printed."
+        raise UserError("missing_file", f"{path} is not a run directory.", hint)
+    return found
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ from efftx.config.compose import from_dict
 from efftx.config.schema import Config
 from efftx.data.dataset import find_source
 from efftx.data.rendering import Rendering
-from efftx.errors import UserError, nearest
+from efftx.errors import UserError
 from efftx.machine import devices
 from efftx.models.build import Model, build_model
 from efftx.models.conversion import load_weights
 from efftx.runs.checkpoint import load_latest
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import read_vocabulary_file
-from efftx.runs.run_directory import CONFIG_FILE, read_config, runs_root
+from efftx.runs.run_directory import CONFIG_FILE, stored_config
 from efftx.sampling.request import Request
 
 
@@ -71,10 +71,5 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
 
 
 def _config_of(run: Path) -> Config:
-    found = read_config(run)
-    if found is None:
-        known = [str(path.parent) for path in runs_root().glob(f"*/{CONFIG_FILE}")]
-        hint = nearest(str(run), known, at_most=5) or "Give the folder that `efftx train` printed."
-        raise UserError("missing_file", f"{run} is not a run directory.", hint)
     # The run has its own weights: where it began does not matter any more, and may be gone.
-    return replace(from_dict(found[0]), pretrained=None)
+    return replace(from_dict(stored_config(run)[0]), pretrained=None)

@@ -38,7 +38,7 @@ from efftx.runs.checkpoint import (
 )
 from efftx.runs.ema import Average
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
-from efftx.runs.run_directory import RunDirectory, default_run_dir, read_config
+from efftx.runs.run_directory import RunDirectory, default_run_dir
 from efftx.training.evaluation import evaluate_split, latency_of
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
@@ -248,14 +248,6 @@ def train(
             result.timings |= latency_of(model, dataset, device, progress.note)
             run.finish({**whole, "timings": result.timings})
         return result
-
-
-def read_run(run: Path) -> tuple[dict[str, Any], str]:
-    """The resolved configuration of the run at `run` and its hash; UserError where there is none."""
-    found = read_config(run)
-    if found is None:
-        raise UserError("missing_file", f"{run} is not a run directory.", "Give the folder that `efftx train` printed.")
-    return found
 
 
 def _keep_imported(model: nn.Module, weights: Mapping[str, Tensor] | None, path: Path) -> None:

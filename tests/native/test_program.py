@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
-from efftx.native.program import LONGEST, Normed, NotCompiledError, Program, Rows8, Stream, buffer, run
+from efftx.native.program import LONGEST, MOST_ROWS, Normed, NotCompiledError, Program, Rows8, Stream, buffer, run
 from efftx.ops.attention import unit_key
 from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_rows
 from efftx.ops.module_convolution import module_convolution
@@ -58,20 +58,26 @@ def _run(program: Program, *streams: Tensor, cache: Any = None, n: int = 0) -> N
 
 
 @pytest.mark.parametrize("n_outputs", [1, 4, 7, 130])
-@pytest.mark.parametrize("width", [1, 15, 16, 100, 512, 1000])
-def test_matvec(width: int, n_outputs: int, draw: Callable[..., Tensor]) -> None:
-    x, weight, bias, y = draw(1, width), draw(n_outputs, width), draw(n_outputs), draw(1, n_outputs)
+@pytest.mark.parametrize(
+    ("width", "int8"),
+    [(w, False) for w in (1, 15, 16, 100, 512, 1000)] + [(w, True) for w in (1, 15, 63, 100, 512, 513, 1500)],
+)
+def test_matvec(width: int, n_outputs: int, int8: bool, draw: Callable[..., Tensor]) -> None:
+    x, given, bias, y = draw(1, width), draw(n_outputs, width), draw(n_outputs), draw(1, n_outputs)
+    given, weight = _quantized(given) if int8 else (given, given)
     normed, norm = _normed(draw, width)
     added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
     of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
     program = Program()
-    program.matvec(Stream(0), weight, bias, Stream(1), "a", adds=True)
-    program.matvec(normed, weight, bias, of_norm, "b", relu=True)
-    program.matvec(x, weight, None, of_plain, "c")
+    program.matvec(Stream(0), given, bias, Stream(1), "a", adds=True)
+    program.matvec(normed, given, bias, of_norm, "b", relu=True)
+    program.matvec(x, given, None, of_plain, "c")
     _run(program, x.clone(), y)
-    assert_close(y, added, ROUNDING, "added")
-    assert_close(of_norm, rectified[0], ROUNDING, "normed")
-    assert_close(of_plain, plain[0], ROUNDING, "plain")
+    for found, expected, inputs in ((y[0], added[0], x), (of_norm, rectified[0], norm(x)), (of_plain, plain[0], x)):
+        if int8:
+            assert_rounded(found, expected, weight, inputs)
+        else:
+            assert_close(found, expected, ROUNDING)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -100,24 +106,6 @@ def _quantized(weight: Tensor) -> tuple[Rows8, Tensor]:
     return Rows8(q, scale.float()), dequantize_rows(q, scale)
 
 
-@pytest.mark.parametrize("n_outputs", [1, 4, 7, 130])
-@pytest.mark.parametrize("width", [1, 15, 63, 100, 512, 513, 1500])
-def test_matvec_of_int8_weights(width: int, n_outputs: int, draw: Callable[..., Tensor]) -> None:
-    x, bias, y = draw(1, width), draw(n_outputs), draw(1, n_outputs)
-    rows, weight = _quantized(draw(n_outputs, width))
-    normed, norm = _normed(draw, width)
-    added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
-    of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
-    program = Program()
-    program.matvec_int8(Stream(0), rows, bias, Stream(1), "a", adds=True)
-    program.matvec_int8(normed, rows, bias, of_norm, "b", relu=True)
-    program.matvec_int8(x, rows, None, of_plain, "c")
-    _run(program, x.clone(), y)
-    assert_rounded(y[0], added[0], weight, x)
-    assert_rounded(of_norm, rectified[0], weight, norm(x))
-    assert_rounded(of_plain, plain[0], weight, x)
-
-
 def assert_rounded(actual_O: Tensor, expected_O: Tensor, weight_OD: Tensor, x_1D: Tensor) -> None:
     """Every input has been rounded by half a step at most, 2^-15 of the largest of its block of 512."""
     largest_D = torch.cat([part.abs().max().expand(part.shape) for part in x_1D[0].split(512)])
@@ -130,7 +118,7 @@ def test_blocks_of_inputs_are_rounded_each_by_its_own_largest(draw: Callable[...
     rows, weight = _quantized(draw(9, 1100))
     x, y = draw(1, 1100) * torch.logspace(-12, 3, 1100), torch.empty(9)
     program = Program()
-    program.matvec_int8(x, rows, None, y, "a")
+    program.matvec(x, rows, None, y, "a")
     _run(program)
     assert_rounded(y, weight @ x[0], weight, x)
     x[:, 512:] = 0.0
@@ -144,7 +132,7 @@ def test_int8_weights_take_inputs_of_any_size(large: float) -> None:
     x, y = torch.zeros(1, 40), torch.empty(3)
     x[0, 7] = large
     program = Program()
-    program.matvec_int8(x, rows, None, y, "a")
+    program.matvec(x, rows, None, y, "a")
     _run(program)
     assert_close(y, weight[:, 7] * (large if large > 1e-34 else 0.0), ROUNDED_INPUTS)
 
@@ -156,7 +144,7 @@ def test_int8_weights_pass_on_what_is_no_number(strange: float, at: int) -> None
     x, y = torch.ones(1, 40), torch.empty(3)
     x[0, at] = strange
     program = Program()
-    program.matvec_int8(x, rows, None, y, "a")
+    program.matvec(x, rows, None, y, "a")
     _run(program)
     assert bool(y.isnan().all())
 
@@ -165,7 +153,7 @@ def test_the_largest_integers_of_a_whole_block_are_added_without_overflow() -> N
     rows, weight = _quantized(torch.ones(2, 5120))
     x, y = torch.full((1, 5120), -3.0), torch.empty(2)
     program = Program()
-    program.matvec_int8(x, rows, None, y, "a")
+    program.matvec(x, rows, None, y, "a")
     _run(program)
     assert_close(y, (x.double() @ weight.double().t())[0].float(), ROUNDING)
 
@@ -372,3 +360,9 @@ def test_what_the_kernels_do_not_have_is_refused(draw: Callable[..., Tensor]) ->
         program.matvec(x, draw(8, 8), None, x, "a")
     with pytest.raises(NotCompiledError, match=f"More than {LONGEST}"):
         program.matvec(x, draw(8, 8), None, x, "a")
+
+
+def test_python_and_the_kernels_agree_on_the_most_rows() -> None:
+    found = kernels()
+    assert found is not None
+    assert found.most_rows == MOST_ROWS
