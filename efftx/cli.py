@@ -18,7 +18,7 @@ import efftx
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import Outcome, as_json, console, show_error, tolerate_any_console
 from efftx.commands.roots import NATIVE, check_roots, check_switch
-from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags
+from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags, refuse_ranks
 from efftx.core.memory import allocating
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
 from efftx.parent import end_with_parent
@@ -91,14 +91,16 @@ def _run(words: list[str], json: bool) -> int:
         if asks_hydra:
             outcome: Outcome = configurations(command, arguments, rest)
         else:
+            if not COMMANDS[command].distributed:
+                refuse_ranks(command)
             check_roots(COMMANDS[command].roots)
             check_switch(NATIVE)
             with allocating(f"`efftx {command}` found none left", COMMANDS[command].less_memory):
                 outcome = COMMANDS[command].load().run(arguments, rest)
     try:
-        if json:
+        if json and outcome.shown:
             print(as_json(outcome.json))
-        else:
+        elif outcome.shown:
             outcome.show(console())
         sys.stdout.flush()
     except BrokenPipeError:

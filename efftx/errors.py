@@ -20,6 +20,8 @@ class UserError(Exception):
     """
 
     exit_code = EXIT_USER_ERROR
+    common = False
+    """Whether all processes of a training raise it alike, so that one of them tells it."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -32,6 +34,7 @@ class NotFiniteError(UserError):
     """Training or evaluation met a NaN or an infinity; what was written before it is kept. Exit code 3."""
 
     exit_code = EXIT_NOT_FINITE
+    common = True
 
 
 class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
@@ -44,6 +47,8 @@ class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error
     """Training stopped at a step boundary on SIGINT or SIGTERM, with its checkpoint written."""
+
+    common = True
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

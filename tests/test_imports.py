@@ -17,7 +17,7 @@ FLOORS = (
     {"data", "layers", "optim"},
     {"config", "options", "machine", "study"},
     {"models"},
-    {"decoding", "plan", "runs"},
+    {"decoding", "distributed", "plan", "runs"},
     {"training", "evaluation", "sampling", "bench"},
     {"reproduce", "report", "ablate", "launch", "terminal", "api"},
     {"cli", "commands", "__main__"},

@@ -27,7 +27,7 @@ from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes
 from efftx.plan.stacks import tokens_of_row
-from efftx.training.step import accumulate, clip_gradients
+from efftx.training.step import accumulate, clip_gradients, share_of
 
 VOCAB_SIZE = 256
 _REVERSIBLE = ["reversible.enabled=true", "reversible.merge=mean"]
@@ -227,12 +227,12 @@ def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) 
     model, (targets_BL, *inputs_BE) = model_and_batch(config, device, vocab_size)
     parameters = list(model.parameters())
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
-    batches = [Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)]
+    share = share_of([Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)])
     dtype = DTYPES[config.dtype]
     scaler = grad_scaler(device, dtype)
 
     def step() -> tuple[float, float]:
-        loss = accumulate(model, batches, scaler, config.seed, 1, device, dtype)
+        loss = accumulate(model, share, scaler, config.seed, 1, device, dtype)
         scaler.unscale_(optimizer)
         norm = clip_gradients(parameters, config.training.clip_norm)
         found = float(loss), float(norm)

@@ -22,7 +22,8 @@ class Command:
 
     Its module `efftx.commands.<name>`, or `module`, has `run(arguments, words) -> Outcome`. What imports torch is
     imported inside `run`, once all that is cheap to refuse has been. `composes`: it reads overrides of a configuration,
-    from folders of the user's own too. `less_memory`: what to ask for where memory ran out.
+    from folders of the user's own too. `distributed`: `torchrun` may start several processes of it. `less_memory`: what
+    to ask for where memory ran out.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Command:
     roots: tuple[str, ...] = ()
     add_options: Callable[[ArgumentParser], None] = _no_options
     composes: bool = False
+    distributed: bool = False
     less_memory: str = "a smaller data.length or a smaller d_model"
     module: str = ""
 
@@ -146,7 +148,13 @@ def _plan_options(parser: ArgumentParser) -> None:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("train", "Train, evaluate, write the run directory; again: resume.", roots=(RUNS, DATA), composes=True),
+        Command(
+            "train",
+            "Train, evaluate, write the run directory; again: resume.",
+            roots=(RUNS, DATA),
+            composes=True,
+            distributed=True,
+        ),
         Command(
             "ablate", "Run the product of key=a,b overrides; skip what is done.", roots=(RUNS, DATA), composes=True
         ),

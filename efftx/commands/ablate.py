@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.words import refuse_ranks
 from efftx.config.compose import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
 from efftx.terminal import show_ablation
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     """Runs every point; exit code 1 where one failed."""
-    refuse_ranks("ablate")
     refuse_unknown_keys(parse_overrides(overrides), arguments.config_dir)
 
     from efftx.ablate import ablate  # imports torch: what is wrong above is told at once

@@ -25,11 +25,15 @@ _ASCII = {
 
 
 class Outcome(NamedTuple):
-    """What a command gives: its JSON object, how people see it, and the exit code."""
+    """What a command gives: its JSON object, how people see it, and the exit code.
+
+    Not `shown`: another process of the same command shows the same.
+    """
 
     json: dict[str, Any]
     show: Callable[[Console], None]
     exit_code: int = 0
+    shown: bool = True
 
 
 def as_json(content: Any) -> str:

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from rich.console import Console
 
 from efftx.commands.outcome import Outcome, say
-from efftx.commands.words import refuse_ranks
 from efftx.config.settings import TrackerConfig
 from efftx.config.values import Range
 from efftx.errors import UserError
@@ -23,7 +22,6 @@ REAL = Range(-1e300, 1e300)
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Runs what the items lack; exit code 1 where a row failed, or a replay no longer gives its record."""
-    refuse_ranks("reproduce")
     trackers = [f"tracker.{field.name}" for field in fields(TrackerConfig)]
     read = Options(words, ("size", "seeds", "jobs", "swept", *trackers))
     items, options = read.plain, read.given

@@ -6,18 +6,22 @@ import argparse
 from dataclasses import asdict
 
 from efftx.commands.outcome import Outcome
-from efftx.commands.words import refuse_ranks
 from efftx.config.compose import compose
+from efftx.core.ranks import n_processes
 from efftx.terminal import show_training
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
-    """Trains, or shows the result of a run that is done."""
-    refuse_ranks("train")
-    config = compose(overrides, config_dirs=arguments.config_dir)
+    """Trains, or shows the result of a run that is done; under `torchrun` as one of the processes of one training."""
+    config = compose(overrides, config_dirs=arguments.config_dir) if n_processes() == 1 else None
 
-    from efftx.runs.pretrained import resolved  # both import torch: what is wrong above is told at once
+    from efftx.distributed.processes import joined  # these import torch: what is wrong above is told at once
+    from efftx.runs.pretrained import resolved
     from efftx.training.loop import train
 
-    result = train(resolved(config))
-    return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))
+    with joined() as processes:
+        with processes.together():
+            config = resolved(config or compose(overrides, config_dirs=arguments.config_dir))
+        result = train(config, processes=processes)
+    told = {**asdict(result), "run": str(result.run)}
+    return Outcome(told, lambda console: show_training(result, console), shown=processes.leads)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+from efftx.core.ranks import n_processes
 from efftx.errors import UserError, nearest
 
 OVERRIDES = """Overrides are key=value words, such as
@@ -42,11 +42,10 @@ def refuse_flags(words: Sequence[str], known: Sequence[str] = ()) -> None:
 
 
 def refuse_ranks(command: str) -> None:
-    """UserError under torchrun, which starts several processes that would all write one run directory."""
-    ranks = os.environ.get("WORLD_SIZE", "")
-    if ranks.isdecimal() and int(ranks) > 1:
+    """UserError under torchrun, which starts several processes that would all write the same files."""
+    if (count := n_processes()) > 1:
         raise UserError(
             "distributed",
-            f"`efftx {command}` trains in one process, and WORLD_SIZE={ranks} says that {ranks} were started.",
-            "Start it without torchrun (or unset WORLD_SIZE).",
+            f"`efftx {command}` is one process, and WORLD_SIZE={count} says that {count} were started.",
+            "Start it without torchrun (or unset WORLD_SIZE); `efftx train` alone is started by it.",
         )

@@ -30,6 +30,7 @@ DROPOUT_AT = ("everywhere", "residual")
 POSITIONS = ("axial", "factorized", "learned", "coupled", "sinusoidal", "digits", "none")
 MERGES = ("concat", "mean")
 BRIDGES = ("streams", "merged")
+STRATEGIES = ("ddp", "fsdp")
 D_FF_RULES = ("given", "authors", "equal")
 _READS_PAIRS = "a decoder alone reads no encoder's input"
 _WRITES_PLAIN = "an encoder-decoder maps an input to a target, and a language model has no input"
@@ -191,6 +192,7 @@ def check_names(config: Config) -> None:
         "activation": (config.activation, ACTIVATIONS),
         "dropout_at": (config.dropout_at, DROPOUT_AT),
         "positions.kind": (config.positions.kind, POSITIONS),
+        "distributed.strategy": (config.distributed.strategy, STRATEGIES),
         "reversible.merge": (config.reversible.merge, MERGES),
         "reversible.encoder": (config.reversible.encoder, BRIDGES),
         "d_ff_rule": (config.d_ff_rule, D_FF_RULES),

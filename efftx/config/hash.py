@@ -18,6 +18,7 @@ OUTSIDE = (
     "run_dir",
     "checkpoint",
     "tracker",
+    "distributed",
     *(f"data.{key}" for key in ("path", "tokenizer_path", "n_documents", "n_bytes", "extra")),
 )
 """Labels, places and habits of saving, which change no result; and what of the data its checksum covers."""

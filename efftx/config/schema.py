@@ -11,7 +11,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from efftx.config.settings import CheckpointConfig, EvaluationConfig, TrackerConfig, TrainingConfig
+from efftx.config.settings import (
+    CheckpointConfig,
+    DistributedConfig,
+    EvaluationConfig,
+    TrackerConfig,
+    TrainingConfig,
+)
 from efftx.data import dataset as data_sets
 from efftx.data.dataset import DataConfig
 from efftx.layers.attention_settings import (
@@ -100,6 +106,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"

@@ -43,11 +43,20 @@ class EvaluationConfig:
 class CheckpointConfig:
     """A checkpoint every `every` steps (0: none but those), before every evaluation and at the end.
 
-    The last `keep` stay on the disk, and the best one.
+    The last `keep` stay on the disk, and the best one. `asynchronous`: a thread writes it while the training goes on,
+    and is waited for before an update changes what it writes.
     """
 
     every: int = 0
     keep: int = 2
+    asynchronous: bool = False
+
+
+@dataclass
+class DistributedConfig:
+    """How the processes that `torchrun` starts share a training: ddp or fsdp (`distributed.wrap`); alone, nothing."""
+
+    strategy: str = "ddp"
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """Evaluation of a model on a split: loss in the paper's unit, and accuracy."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from efftx.data.dataset import Dataset
+from efftx.distributed.processes import ALONE, Processes
 from efftx.errors import UserError
 from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.metrics import accuracy, in_unit
@@ -20,13 +22,15 @@ def evaluate(
     batches: int,
     device: torch.device,
     before_batch: Callable[[int], object] = lambda i: None,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """`loss` in nats, the loss in its unit, `accuracy` over the first `batches` batches of `split` (0: all of them).
 
     Where the data set has inputs also `sequence_accuracy`: % of rows of which every token of positive weight is right.
     Where the model has sparse feed-forward layers also their `controller_statistics`, over the first batch.
     `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
-    every evaluation. The model is left in the mode it was in. UserError where no token has a positive weight.
+    every evaluation. The model is left in the mode it was in. Of several processes each takes its part of the batches,
+    and all give the same. UserError where no token has a positive weight.
     """
     covering = dataset.n_batches(split, batch_size)
     count = batches or covering
@@ -39,14 +43,18 @@ def evaluate(
     nats = hits = total = whole_rows = rows = 0.0
     choices: dict[str, float] = {}
     with torch.no_grad():
-        for i in range(count):
-            before_batch(i)
-            batch = dataset.batch(split, 0, i, batch_size)
+        # Every process runs the model as often as the others, which wait for it; what it runs beyond the end is 0.
+        for n in range(math.ceil(count / processes.count)):
+            i = n * processes.count + processes.rank
+            before_batch(min(i, count - 1))
+            batch = dataset.batch(split, 0, min(i, count - 1), batch_size)
             weights = batch.weights_BL.to(device, torch.float64)
             tokens = batch.tokens_BL.to(device)
             inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
-            if i == 0:
+            if n == 0:
                 choices = controller_statistics(model, tokens, weights, *inputs)
+            if i >= count:
+                weights = torch.zeros_like(weights)
             nll, correct = model(tokens, *inputs, losses=True)
             nats += float((nll.double() * weights).sum())
             hits += float((correct.double() * weights).sum())
@@ -55,6 +63,8 @@ def evaluate(
                 counts = weights > 0
                 whole_rows += float(((correct.bool() | ~counts).all(1) & counts.any(1)).sum())
                 rows += float(counts.any(1).sum())
+    nats, hits, total, whole_rows, rows = processes.totals(nats, hits, total, whole_rows, rows)
+    choices = processes.of_leader(choices)
     model.train(was_training)
     if not total:
         raise UserError(

@@ -59,6 +59,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | N
         if given[name].shape != parameter.shape:
             shapes = f"{tuple(given[name].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
             raise UserError("other_model", f"The weight '{name}' has shape {shapes}.")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(given[name])
+    copy_weights(own, given)
+
+
+@torch.no_grad()
+def copy_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Copies the weights of the parameters' names into them."""
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])

@@ -47,9 +47,13 @@ class Average:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # Values and not memory: what wraps a model (FSDP) knows its parameters by where they lie.
         for name, parameter in self._parameters.items():
-            parameter.data, self._tensors[name] = self._tensors[name], parameter.data
+            trained = parameter.detach().clone()
+            parameter.copy_(self._tensors[name])
+            self._tensors[name].copy_(trained)
 
     def captured(self, state: OptimizerState) -> OptimizerState:
         """The optimiser's state with the average beside it, for a checkpoint."""

@@ -230,6 +230,32 @@ class RunDirectory:
             )
 
 
+class FollowedRun:
+    """A run's directory as those processes of a training see it that do not write: what they are told goes nowhere."""
+
+    result = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def resume_at(self, marks: Mapping[str, Any] | None) -> list[str]:
+        """Nothing is cut."""
+        return []
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
+    log_timing = log
+
+    def sync(self) -> dict[str, Any]:
+        """Nothing is forced onto the disk."""
+        return {}
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
+
 class _Log:
     """One log of a run, and how far it goes."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from efftx.core.memory import allocating
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.windows import LanguageModelRows
 from efftx.decoding.latency import decoding_latency
+from efftx.distributed.processes import ALONE, Processes
+from efftx.distributed.wrap import is_sharded, whole
 from efftx.errors import NotFiniteError, UserError
 from efftx.evaluation.evaluate import evaluate
 from efftx.evaluation.generation import evaluate_generation
@@ -41,38 +43,50 @@ def evaluate_split(
     *,
     final: bool = False,
     begun: bool = True,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks.
 
     A `final` evaluation has the minimum context of `evaluation.min_context`, over the stretch of text that
-    `evaluation.batches` would cover without.
+    `evaluation.batches` would cover without. Of several processes each evaluates its part of the batches, and the
+    leader what is generated, alone, with all the weights.
 
     Raises NotFiniteError where one of them is a NaN or an infinity: the weights no longer compute anything.
     """
-    said = partial(evaluate_generation, beam=config.evaluation.beam, length_penalty=config.evaluation.length_penalty)
-    measures = (evaluate, said) if final else (evaluate,)
-    found: dict[str, float] = {}
     batches = config.evaluation.batches
+    generates = final and bool(getattr(dataset, "metrics", ()))
     if final and (context := config.evaluation.min_context):
         assert isinstance(dataset, LanguageModelRows), "checked with the config"
         covered = batches * config.training.batch_size * config.data.length
         dataset, batches = dataset.with_minimum_context(context, covered or None), 0
     rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
-    for measure in measures:
+    taken = {
+        "batch_size": config.training.batch_size,
+        "batches": batches,
+        "device": device,
+        "before_batch": lambda i: devices.seed_step(EVALUATION_SEED, i),
+    }
+
+    @contextmanager
+    def measuring() -> Iterator[None]:
         with (
             allocating(rows, "a smaller training.batch_size or a smaller data.length", begun=begun),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             devices.autocast(device, dtype),
         ):
-            found |= measure(
-                model,
-                dataset,
-                split,
-                batch_size=config.training.batch_size,
-                batches=batches,
-                device=device,
-                before_batch=lambda i: devices.seed_step(EVALUATION_SEED, i),
-            )
+            yield
+
+    with measuring():
+        found = evaluate(model, dataset, split, **taken, processes=processes)
+    if generates:
+        unwrapped = on_leader(model, config, dataset, device, dtype, processes)
+
+        def said() -> dict[str, float]:
+            search = {"beam": config.evaluation.beam, "length_penalty": config.evaluation.length_penalty}
+            with measuring():
+                return evaluate_generation(unwrapped, dataset, split, **taken, **search)
+
+        found |= processes.led(said)
     if final and config.evaluation.min_context:
         found["min_context"] = float(config.evaluation.min_context)
     for name, value in found.items():
@@ -103,6 +117,21 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
     load_weights(model, evaluated_weights(checkpoint, config.ema.decay), carry)
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
+
+
+def on_leader(
+    model: Model, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype, processes: Processes
+) -> Model:
+    """The model with all its weights, in the leader where they are sharded; every process calls this."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if not any(map(is_sharded, parameters.values())):
+        return model
+    weights = {name: whole(parameter) for name, parameter in parameters.items()}
+    if not processes.leads:
+        return model
+    unsharded = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    load_weights(unsharded, weights, None)
+    return unsharded
 
 
 def latency_of(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 from efftx.config.schema import Config
 from efftx.core.memory import available_memory, out_of_memory, total_memory
 from efftx.data.dataset import find_source
+from efftx.distributed.processes import ALONE, Processes
 from efftx.machine import devices
 from efftx.models.build import build_on_meta
 from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
@@ -25,10 +26,12 @@ SURE = 0.25
 """The share of the estimated activations that a training needs for sure: half precision and fused kernels need less."""
 
 
-def refuse_too_large(config: Config, device: torch.device, *, when_empty: bool = False) -> None:
+def refuse_too_large(
+    config: Config, device: torch.device, processes: Processes = ALONE, *, when_empty: bool = False
+) -> None:
     """Raises OutOfMemory where weights, gradients and optimiser state, or the activations, surely do not fit.
 
-    Counted on the meta device; what is found to fit may still fail where it is allocated. `when_empty`: by all the
+    `config` as one process runs it; those on one machine share its memory, but not a GPU. Counted on the meta device; what is found to fit may still fail where it is allocated. `when_empty`: by all the
     memory that the device has, whatever is free of it now, which a run that was finished there passes.
     """
     if device.type == "cuda":
@@ -36,12 +39,14 @@ def refuse_too_large(config: Config, device: torch.device, *, when_empty: bool =
     elif (available := total_memory() if when_empty else available_memory()) is None:
         return
     else:
-        free = available
+        free = available // processes.here
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     parameters = list(build_on_meta(config, vocab_size).parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = parameter_bytes(parameters, dtype) + parameter_bytes(trained, dtype)
     held += optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0)
+    if config.distributed.strategy == "fsdp":
+        held //= processes.count
     if held > free:
         what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
         embedding = 2 * vocab_size * config.d_model if hasattr(config.data, "vocab_size") else 0

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,44 @@ from efftx.config.settings import TrackerConfig
 from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
+from efftx.distributed.processes import ALONE, Processes
+from efftx.distributed.wrap import is_sharded, own_part, whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
 from efftx.models.build import Model, build_model, build_on_meta, dense_parameters
-from efftx.models.conversion import load_weights
+from efftx.models.conversion import copy_weights, load_weights
 from efftx.models.reach import unreached
 from efftx.optim.optimizers import make_optimizer
 from efftx.optim.schedules import learning_rate
 from efftx.runs.checkpoint import (
     capture_optimizer,
-    load_latest,
+    find_latest,
+    read_checkpoint,
+    read_shards,
     restore_optimizer,
-    save_checkpoint,
-    save_meta,
     weights_sha256,
 )
 from efftx.runs.ema import Average
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
-from efftx.runs.run_directory import RunDirectory, default_run_dir
-from efftx.training.evaluation import evaluate_split, latency_of
+from efftx.runs.run_directory import FollowedRun, RunDirectory, default_run_dir
+from efftx.runs.saver import Saver
+from efftx.training.evaluation import evaluate_split, latency_of, on_leader
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.mirror import Tracker
-from efftx.training.step import accumulate, clip_gradients, loss_of, micro_batches, move, set_learning_rate
+from efftx.training.step import (
+    Share,
+    accumulate,
+    clip_gradients,
+    cut_for,
+    loss_of,
+    micro_batches,
+    move,
+    set_learning_rate,
+    share_of,
+)
 from efftx.training.tracking import Progress, StopRequest
 
 N_FIRST_LOSSES = 3
@@ -84,13 +97,15 @@ def train(
     steps: int | None = None,
     silent: bool = False,
     weights: Mapping[str, Tensor] | None = None,
+    processes: Processes = ALONE,
 ) -> TrainResult:
     """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
 
     A new training starts from the weights of `config.pretrained`, in its vocabulary, where that is given.
     Where `config.imported` is given the run has no step of its own: `weights`, under this package's names, are kept and
     evaluated. `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation
-    then.
+    then. `processes`: each calls this alike, and does its share of every step (`distributed.strategy` says how); the
+    leader writes and shows, and all give the same result.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
@@ -98,10 +113,14 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    refuse_too_large(config, device, when_empty=True)
-    with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
-        dataset = open_dataset(config.data, config.objective)
-        digest = run_hash(config, dataset)
+    cut = cut_for(config.training.batch_size, config.training.accumulation, processes)
+    own_config = replace(config, training=replace(config.training, batch_size=config.training.batch_size // cut))
+    with processes.together():
+        refuse_too_large(own_config, device, processes, when_empty=True)
+        with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
+            dataset = open_dataset(config.data, config.objective)
+            digest = run_hash(config, dataset)
+    _refuse_other_data(processes, digest)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
     replaying = steps is not None
     total = 0 if config.imported else config.training.steps
@@ -112,16 +131,30 @@ def train(
         load_weights(build_on_meta(config, dataset.vocab_size), weights, None)  # refused before anything is written
 
     with ExitStack() as stack:
-        run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
-        if run.result is not None:
+        run: RunDirectory | FollowedRun = FollowedRun(path)
+        with processes.together():
+            if processes.leads:
+                run = stack.enter_context(RunDirectory(path, to_dict(config), digest))
+        done = processes.led(lambda: run.result)
+        if done is not None:
             with suppress(UserError):  # a lost vocabulary is written anew where it can be; the result needs none
-                keep_vocabulary(path, dataset)
-            return _as_result(run.result, path, resumed_from=run.result["step"])
-        refuse_too_large(config, device)
-        keep_vocabulary(path, dataset)
+                processes.led(lambda: keep_vocabulary(path, dataset))
+            return _as_result(done, path, resumed_from=done["step"])
+        with processes.together():
+            refuse_too_large(own_config, device, processes)
+        processes.led(lambda: keep_vocabulary(path, dataset))
         notes = [note for note in (devices.dtype_note(dtype, device), *notes_of(dataset)) if note]
+        if cut > 1:
+            notes.append(_told_of_cut(own_config, cut, processes))
         with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
-            model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+            checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
+            with processes.together():
+                model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+                if config.pretrained is not None and checkpoint is None:
+                    load_pretrained(model, Path(config.pretrained), dataset)
+                if config.imported is not None and checkpoint is None:
+                    _keep_imported(model, weights, path)
+            wrapped = wrap(model, config.distributed.strategy, processes, device)
             optimizer = make_optimizer(config.optimizer, model.named_parameters())
             scaler = devices.grad_scaler(device, dtype)
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -129,26 +162,24 @@ def train(
             grid_note = off_the_grid(config.positions, getattr(dataset, "picture_shape", None))
             notes += [note for note in (size_note, unreached(config), grid_note) if note]
             average = Average(model, config.ema.decay)
-            state, resumed_from = _resume(run, model, optimizer, scaler, average, notes)
-            if config.pretrained is not None and resumed_from is None:
-                load_pretrained(model, Path(config.pretrained), dataset)
-                average.begin()
-            if config.imported is not None and resumed_from is None:
-                _keep_imported(model, weights, path)
-                _save(run, model, optimizer, scaler, average, state, config)
+            state = _resume(run, checkpoint, model, optimizer, scaler, average, notes, processes)
+        resumed_from = None if checkpoint is None else state.step
+        saver = stack.enter_context(Saver(run, config.checkpoint, processes))
+        if config.imported is not None and checkpoint is None:
+            _save(saver, model, optimizer, scaler, average, state)
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
         progress = stack.enter_context(
             Progress(
-                total, unit=dataset.unit, start=state.step, label=path.name, device=device, silent=silent or replaying
+                total, unit=dataset.unit, start=state.step, label=path.name, device=device, silent=silent or replaying or not processes.leads
             )
         )
         for note in notes:
             progress.note(note)
         tracker = stack.enter_context(
             Tracker(
-                TrackerConfig() if replaying else config.tracker,
+                config.tracker if processes.leads and not replaying else TrackerConfig(),
                 run=path,
                 run_hash=digest,
                 run_config=to_dict(config),
@@ -165,15 +196,17 @@ def train(
         def validate() -> None:
             """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
             progress.doing("validating")
+            if average.decay:
+                saver.finish()
             with average.in_place():
-                found = evaluate_split(model, dataset, "valid", config, device, dtype)
+                found = evaluate_split(model, dataset, "valid", config, device, dtype, processes=processes)
             state.curve.append({"step": state.step, **found})
             named = {f"valid_{name}": value for name, value in found.items()}
             run.log(state.step, named)
             tracker.log(state.step, named)
             told = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
             progress.validated(state.step, told)
-            save_meta(run.checkpoints, state.step, _meta(state, scaler, run.sync()), keep=config.checkpoint.keep)
+            saver.save_meta(state.step, _meta(state, scaler, run.sync()))
 
         model.train()
         if _lacks_validation(state, config, total) and not replaying:
@@ -184,14 +217,16 @@ def train(
             rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
             set_learning_rate(optimizer, rate)
             with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
-                batches = move(_batches(dataset, config, step), device)
-                loss = accumulate(model, batches, scaler, config.seed, step, device, dtype)
+                share = share_of(_batches(dataset, own_config, step, cut), processes).to(device)
+                loss = accumulate(wrapped, share, scaler, config.seed, step, device, dtype)
                 scaler.unscale_(optimizer)
                 norm = clip_gradients(parameters, config.training.clip_norm)
-                nats, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
+                own_loss, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
+                nats = processes.totals(own_loss)[0] / processes.count
                 if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
-                    _refuse_no_targets(batches, step, dataset)
+                    _refuse_no_targets(share, step, dataset)
                     _stop_not_finite(run, step, nats, grad_norm, state)
+                saver.finish()
                 scaler.step(optimizer)
                 scaler.update()
                 average.update()
@@ -212,19 +247,26 @@ def train(
 
             # Written before anything is evaluated, so that nothing that happens there can lose a step.
             evaluates = _lacks_validation(state, config, total)
-            if stop.asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                _save(run, model, optimizer, scaler, average, state, config)
-            if evaluates and not stop.asked:
+            asked = processes.highest(stop.exit_code or 0)
+            if asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
+                _save(saver, model, optimizer, scaler, average, state)
+            if evaluates and not asked:
                 validate()
             ended = step == total or _reached(state, config)
-            if stop.asked and (_lacks_validation(state, config, total) or not ended):
-                assert stop.exit_code is not None
-                raise Interrupted(stop.exit_code, f"Stopped at step {step}; the same command goes on from {path}.")
+            asked = processes.highest(stop.exit_code or 0)
+            if asked and (_lacks_validation(state, config, total) or not ended):
+                saver.finish()
+                raise Interrupted(asked, f"Stopped at step {step}; the same command goes on from {path}.")
 
         progress.doing("evaluating")
+        saver.finish()
         with average.in_place():
-            metrics = {} if replaying else evaluate_split(model, dataset, "test", config, device, dtype, final=True)
-        digest_of_weights = weights_sha256(dict(model.named_parameters()))
+            metrics = (
+                {}
+                if replaying
+                else evaluate_split(model, dataset, "test", config, device, dtype, final=True, processes=processes)
+            )
+        digest_of_weights = weights_sha256({name: whole(p) for name, p in model.named_parameters()})
         result = TrainResult(
             run=path,
             hash=digest,
@@ -243,10 +285,12 @@ def train(
         )
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
-            whole = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
-            run.finish(whole)  # before decoding is timed: whatever happens there, even a crash, takes no result
-            result.timings |= latency_of(model, dataset, device, progress.note)
-            run.finish({**whole, "timings": result.timings})
+            found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
+            # Before decoding is timed: whatever happens there, even a crash, takes no result.
+            processes.led(lambda: run.finish(found))
+            timed = on_leader(model, config, dataset, device, dtype, processes)
+            result.timings |= processes.led(lambda: latency_of(timed, dataset, device, progress.note))
+            processes.led(lambda: run.finish({**found, "timings": result.timings}))
         return result
 
 
@@ -285,10 +329,31 @@ def _lacks_validation(state: _State, config: Config, total: int) -> bool:
     return state.step > 0 and due and not (state.curve and state.curve[-1]["step"] == state.step)
 
 
-def _batches(dataset: Dataset, config: Config, step: int) -> list[Batch]:
-    """The micro-batches of a step: the rows of one batch that has as many as all of them together."""
-    rows, count = config.training.batch_size, config.training.accumulation
+def _batches(dataset: Dataset, config: Config, step: int, cut: int = 1) -> list[Batch]:
+    """The micro-batches of a step: the rows of one batch that has as many as all of them together.
+
+    `config` as one process runs it, its micro-batches cut into `cut`.
+    """
+    rows, count = config.training.batch_size, config.training.accumulation * cut
     return micro_batches(dataset.batch("train", config.seed, step - 1, rows * count), rows)
+
+
+def _told_of_cut(config: Config, cut: int, processes: Processes) -> str:
+    rows, count = config.training.batch_size, config.training.accumulation * cut
+    return (
+        f"{processes.count} processes: what is drawn at random (dropout, hashing) is drawn as with "
+        f"training.batch_size={rows} training.accumulation={count}"
+    )
+
+
+def _refuse_other_data(processes: Processes, digest: str) -> None:
+    """UserError where the processes do not read the same data, under the same configuration."""
+    for rank, other in enumerate(processes.gather(digest)):
+        if other != processes.of_leader(digest):
+            message = f"Process {rank} of {processes.count} reads other data, or has another configuration."
+            error = UserError("distributed", message, "The data root and the overrides are to be the same for all.")
+            error.common = True
+            raise error
 
 
 def _work_of(config: Config, step: int) -> str:
@@ -297,28 +362,20 @@ def _work_of(config: Config, step: int) -> str:
 
 
 def _save(
-    run: RunDirectory,
+    saver: Saver,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: Average,
     state: _State,
-    config: Config,
 ) -> None:
-    _refuse_not_finite(model, state)
-    logs = run.sync()
-    tensors = dict(model.named_parameters(remove_duplicate=False))
-    with allocating(
-        f"a copy of the weights and optimiser state of step {state.step} for its checkpoint", LESS["model"], begun=True
-    ):
-        save_checkpoint(
-            run.checkpoints,
-            state.step,
-            tensors,
-            average.captured(capture_optimizer(optimizer)),
-            _meta(state, scaler, logs),
-            keep=config.checkpoint.keep,
-        )
+    _refuse_not_finite(model, state, saver.processes)
+    saver.save(
+        state.step,
+        dict(model.named_parameters(remove_duplicate=False)),
+        average.captured(capture_optimizer(optimizer)),
+        _meta(state, scaler, saver.run.sync()),
+    )
 
 
 def _meta(state: _State, scaler: torch.amp.GradScaler, logs: dict[str, Any]) -> dict[str, Any]:
@@ -331,9 +388,10 @@ def _meta(state: _State, scaler: torch.amp.GradScaler, logs: dict[str, Any]) -> 
     return {"state": asdict(state), "score": score, "scaler": scaler.state_dict(), "logs": logs}
 
 
-def _refuse_not_finite(model: nn.Module, state: _State) -> None:
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+def _refuse_not_finite(model: nn.Module, state: _State, processes: Processes) -> None:
+    broken = (name for name, p in model.named_parameters() if not bool(torch.isfinite(own_part(p)).all()))
+    for name in processes.gather(next(broken, None)):
+        if name is not None:
             raise NotFiniteError(
                 "not_finite",
                 f"The update of step {state.step} left a NaN or an infinity in {name}: no checkpoint of it is written.",
@@ -342,35 +400,47 @@ def _refuse_not_finite(model: nn.Module, state: _State) -> None:
 
 
 def _resume(
-    run: RunDirectory,
+    run: RunDirectory | FollowedRun,
+    checkpoint: Path | None,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: Average,
     notes: list[str],
-) -> tuple[_State, int | None]:
-    checkpoint = load_latest(run.checkpoints, on_damage=notes.append)
-    notes += run.resume_at(None if checkpoint is None else checkpoint.meta["logs"])
+    processes: Processes,
+) -> _State:
+    """Goes on from `checkpoint`, or from the beginning."""
     if checkpoint is None:
-        return _State(), None
-    load_weights(model, checkpoint.model, None)
-    restore_optimizer(optimizer, average.restored(checkpoint.optimizer))
-    if checkpoint.meta["scaler"]:
-        scaler.load_state_dict(checkpoint.meta["scaler"])
-    notes.append(f"going on from step {checkpoint.step} of {run.path}")
-    return _State(**checkpoint.meta["state"]), checkpoint.step
+        processes.led(lambda: run.resume_at(None))
+        return _State()
+    parameters = dict(model.named_parameters())
+    with processes.together():
+        if any(map(is_sharded, parameters.values())):
+            found = read_shards(checkpoint, parameters)
+            copy_weights(parameters, found.model)
+        else:
+            found = read_checkpoint(checkpoint)
+            load_weights(model, found.model, None)
+        restore_optimizer(optimizer, average.restored(found.optimizer))
+    notes += processes.led(lambda: run.resume_at(found.meta["logs"]))
+    if found.meta["scaler"]:
+        scaler.load_state_dict(found.meta["scaler"])
+    notes.append(f"going on from step {found.step} of {run.path}")
+    return _State(**found.meta["state"])
 
 
-def _refuse_no_targets(batches: list[Batch], step: int, dataset: Dataset) -> None:
-    if not any(bool((batch.weights_BL > 0).any()) for batch in batches):
-        raise UserError(
+def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
+    if not float(share.total) > 0:
+        error = UserError(
             "no_targets",
             f"No token counts in the rows of step {step} of {dataset.variant}: there is nothing to learn from them.",
             "See that the rows have targets, or take more of them at once with training.batch_size.",
         )
+        error.common = True
+        raise error
 
 
-def _stop_not_finite(run: RunDirectory, step: int, loss: float, grad_norm: float, state: _State) -> None:
+def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float, state: _State) -> None:
     run.sync()
     raise NotFiniteError(
         "not_finite",

@@ -1,11 +1,19 @@
 """One step of training: gradients over the micro-batches, clipping, update. Everything but files and signals."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
+from efftx.distributed.processes import ALONE, Processes
+from efftx.distributed.wrap import whole
+from efftx.errors import UserError
 from efftx.machine import devices
 
 
@@ -29,15 +37,51 @@ def total_weight(batches: Sequence[Batch]) -> Tensor:
     return sum(others, start=first)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a step: micro-batches, their numbers in it, and what their losses are divided by.
+
+    `total`: the weights of all micro-batches of the step, of all processes, over the number of processes, since
+    gradients are averaged over these; a scalar.
+    """
+
+    batches: list[Batch]
+    numbers: list[int]
+    total: Tensor
+
+    def to(self, device: torch.device) -> Share:
+        """The same with its tensors on `device`."""
+        return Share(move(self.batches, device), self.numbers, self.total.to(device))
+
+
+def share_of(batches: Sequence[Batch], processes: Processes = ALONE) -> Share:
+    """The process's share of the micro-batches of a step: every so many'th, so that all have as many."""
+    numbers = range(processes.rank, len(batches), processes.count)
+    return Share([batches[i] for i in numbers], list(numbers), total_weight(batches) / processes.count)
+
+
+def cut_for(rows: int, accumulation: int, processes: Processes) -> int:
+    """Into how many each micro-batch of `rows` is cut, so that the processes have as many; UserError where none is."""
+    cut = processes.count // gcd(processes.count, accumulation)
+    if rows % cut:
+        message = f"{processes.count} processes cannot share {accumulation} micro-batches of {rows} rows evenly."
+        hint = f"training.batch_size={rows} times training.accumulation={accumulation} wants {processes.count} parts."
+        raise UserError("distributed", message, hint)
+    return cut
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tensor:
-    """The gradients' joint Euclidean norm, a scalar; where it exceeds a positive `clip_norm`, they are scaled to it."""
+    """The gradients' joint Euclidean norm, a scalar; where it exceeds a positive `clip_norm`, they are scaled to it.
+
+    Of gradients in parts the norm of the whole: every process calls this.
+    """
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=False)
     if clip_norm > 0:
         scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-    return norm
+    return whole(norm)
 
 
 def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tensor:
@@ -53,7 +97,7 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
 
 def accumulate(
     model: nn.Module,
-    batches: Sequence[Batch],
+    share: Share,
     scaler: torch.amp.GradScaler,
     seed: int,
     step: int,
@@ -62,17 +106,23 @@ def accumulate(
 ) -> Tensor:
     """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target.
 
-    `seed` and the step's number fix what is drawn at random on the way: dropout, hashing.
+    Of several processes the gradients are those of all, and the mean of what they are given is the loss. `seed`, the
+    step's number and the micro-batch's fix what is drawn at random on the way (dropout, hashing), whoever draws it.
     """
-    total = total_weight(batches)
     loss = torch.zeros((), device=device)
-    for micro, batch in enumerate(batches):
-        devices.seed_step(seed, step, micro)
-        with devices.autocast(device, dtype):
-            micro_loss = loss_of(model, batch, total)
-        scaler.scale(micro_loss).backward()
+    for i, (number, batch) in enumerate(zip(share.numbers, share.batches, strict=True)):
+        devices.seed_step(seed, step, number)
+        with _gradients_shared(model, last=i == len(share.batches) - 1):
+            with devices.autocast(device, dtype):
+                micro_loss = loss_of(model, batch, share.total)
+            scaler.scale(micro_loss).backward()
         loss = loss + micro_loss.detach()
     return loss
+
+
+def _gradients_shared(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Replicas average the gradients of all micro-batches at once, in the backward pass of the last."""
+    return nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

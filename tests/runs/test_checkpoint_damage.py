@@ -103,7 +103,7 @@ def test_no_flipped_bit_of_any_file_goes_unnoticed(tmp_path_factory, data):
 
 
 def test_a_checkpoint_of_another_format_is_refused_and_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", 2)
+    monkeypatch.setattr(module, "FORMAT", 3)
     save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(UserError) as caught:

@@ -27,7 +27,7 @@ from efftx.data.tokenizer import VOCABULARY_FILE
 from efftx.decoding import latency
 from efftx.errors import UserError
 from efftx.native import library
-from efftx.runs.checkpoint import FILES, MANIFEST_FILE, load_latest, weights_sha256
+from efftx.runs.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, load_latest, weights_sha256
 from efftx.runs.pretrained import read_vocabulary_file
 from efftx.runs.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
 from efftx.study.records import RecordStore, Verification
@@ -117,8 +117,8 @@ def kinds() -> list[Kind]:
         Kind("result.json", [run / RESULT_FILE], lambda file: (read_result(file.parent), False)),
         Kind("metrics.jsonl", [resumable / "metrics.jsonl"], lambda file: _resumed(file.parent)),
         Kind("timings.jsonl", [resumable / "timings.jsonl"], lambda file: _resumed(file.parent)),
-        Kind("checkpoint, tensors", [p / name for p in checkpoints for name in FILES[:2]], _loaded),
-        Kind("checkpoint, JSON", [p / name for p in checkpoints for name in (FILES[2], MANIFEST_FILE)], _loaded),
+        Kind("checkpoint, tensors", [p / name for p in checkpoints for name in (MODEL_FILE, OPTIMIZER_FILE)], _loaded),
+        Kind("checkpoint, JSON", [p / name for p in checkpoints for name in (STATE_FILE, MANIFEST_FILE)], _loaded),
         Kind("prepared meta.json", [folder / "meta.json" for folder in prepared], _prepared),
         Kind("prepared arrays", arrays, _prepared),
         Kind("vocabulary", [vocabulary, checksum_file(vocabulary)], lambda file: (read_vocabulary_file(run), False)),

@@ -16,7 +16,7 @@ from efftx.data.dataset import open_dataset
 from efftx.models.build import build_model
 from efftx.runs.run_directory import read_metrics
 from efftx.training.loop import _batches, train
-from efftx.training.step import accumulate
+from efftx.training.step import accumulate, share_of
 
 CPU = torch.device("cpu")
 QUIET = ["size=smoke", "threads=1", "dtype=float64", "dropout=0", "attention_dropout=0", "training.clip_norm=0"]
@@ -68,7 +68,7 @@ def step_of(config: Config) -> tuple[float, dict[str, Tensor]]:
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, CPU, torch.float64)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    loss = accumulate(model, _batches(dataset, config, 3), scaler, config.seed, 3, CPU, torch.float64)
+    loss = accumulate(model, share_of(_batches(dataset, config, 3)), scaler, config.seed, 3, CPU, torch.float64)
     scale = scaler.get_scale()
     return float(loss), {name: p.grad / scale for name, p in model.named_parameters() if p.grad is not None}
 

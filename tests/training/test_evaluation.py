@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,9 +40,9 @@ def same(run: Path, whole: TrainResult) -> None:
     assert read_metrics(run) == read_metrics(whole.run)
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
-    """The call number `at` of a function of the loop ends in an error."""
-    honest, calls = getattr(loop, name), [0]
+def fail_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, at: int) -> None:
+    """The call number `at` that a module makes of a function ends in an error."""
+    honest, calls = getattr(module, name), [0]
 
     def broken(*given: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -49,7 +50,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
             raise KeyError("a mistake in an evaluation")
         return honest(*given, **options)
 
-    monkeypatch.setattr(loop, name, broken)
+    monkeypatch.setattr(module, name, broken)
 
 
 @pytest.mark.parametrize(("at", "step"), [(1, 3), (2, 6), (3, 7), (4, 7)])
@@ -57,7 +58,7 @@ def test_a_failure_in_an_evaluation_loses_no_step(
     at: int, step: int, tmp_path: Path, whole: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validations at 3 and 6 and at the end, then the test."""
-    fail_once(monkeypatch, "evaluate_split", at)
+    fail_once(monkeypatch, loop, "evaluate_split", at)
     with pytest.raises(KeyError):
         train(compose(SEVEN), tmp_path / "run", silent=True)
     checkpoint = load_latest(tmp_path / "run" / "checkpoints")
@@ -69,7 +70,7 @@ def test_a_failure_in_an_evaluation_loses_no_step(
 def test_a_stop_between_a_validation_and_its_checkpoint_tells_it_once(
     tmp_path: Path, whole: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_once(monkeypatch, "save_meta", 2)
+    fail_once(monkeypatch, saver, "save_meta", 2)
     with pytest.raises(KeyError):
         train(compose(SEVEN), tmp_path / "run", silent=True)
     same(tmp_path / "run", whole)

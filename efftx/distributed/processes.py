@@ -1,0 +1,165 @@
+"""The processes of one training, as `torchrun` starts them: their ranks, what they agree on, and how they end."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from efftx.core.ranks import n_processes
+from efftx.errors import Interrupted, UserError
+
+LONGEST_WAIT = timedelta(hours=12)
+"""For one that evaluates generated text alone; one that is gone is noticed at once, by its closed connection."""
+
+_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|timed out|timeout|remote process", re.IGNORECASE)
+_STARTED_BY = "Start it with torchrun --nproc-per-node=N -m efftx train ..., or unset WORLD_SIZE."
+
+T = TypeVar("T")
+
+
+class LostProcessError(UserError):
+    """Another process of the training has ended. Exit code 1."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training, seen from one of them: `rank` of `count`, `here` of them on this machine.
+
+    What they tell each other goes through `group`, whose tensors are on the CPU. Every method is called by all of them
+    in the same order; with one process each gives back what it is given.
+    """
+
+    rank: int = 0
+    count: int = 1
+    here: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and shows what is written and shown once."""
+        return self.rank == 0
+
+    def totals(self, *values: float) -> list[float]:
+        """The sums of each value over the processes, taken in float64 and in the order of ranks: the same bits in all."""
+        if self.count == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64)
+        found = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(found, mine, group=self.group)
+        return torch.stack(found).sum(0).tolist()
+
+    def highest(self, value: int) -> int:
+        """The largest of the processes' values."""
+        if self.count == 1:
+            return value
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return int(found)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        found: list[T | None] = [None] * self.count
+        dist.all_gather_object(found, value, group=self.group)
+        return found  # type: ignore[return-value]
+
+    def of_leader(self, value: T) -> T:
+        """The leader's value."""
+        if self.count == 1:
+            return value
+        found = [value]
+        dist.broadcast_object_list(found, src=0, group=self.group)
+        return found[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A UserError in one process becomes one in all of them, with the rank that it came from; no calls inside."""
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as own:
+            if self.count == 1:
+                raise
+            error = own
+        told = None if error is None else (error.kind, error.message, error.hint, error.exit_code)
+        for rank, found in enumerate(self.gather(told)):
+            if found is not None:
+                kind, message, hint, exit_code = found
+                where = "" if rank == 0 else f"Process {rank} of {self.count}: "
+                everywhere = UserError(kind, f"{where}{message}", hint)
+                everywhere.exit_code = exit_code
+                everywhere.common = True
+                raise everywhere from error
+
+    def led(self, work: Callable[[], T]) -> T:
+        """What `work` gives, or raises, in the leader, which alone does it."""
+        found: T | None = None
+        with self.together():
+            if self.leads:
+                found = work()
+        return self.of_leader(found)  # type: ignore[return-value]
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that `torchrun` started together, this one among them; ALONE where it started none beside it.
+
+    Where there are GPUs each has that of its number on its machine. What all of them know, the leader alone tells: the
+    others end with its exit code. UserError where they cannot meet; LostProcessError where one of them has ended.
+    """
+    count = n_processes()
+    if count == 1:
+        yield ALONE
+        return
+    lacking = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if lacking:
+        message = f"WORLD_SIZE={count} says that {count} processes were started, and {lacking[0]} is not set."
+        raise UserError("distributed", message, _STARTED_BY)
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=LONGEST_WAIT)
+        group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        message = f"The {count} processes do not meet at {os.environ['MASTER_ADDR']}: {why}"
+        raise UserError("distributed", message, _STARTED_BY) from error
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    processes = Processes(dist.get_rank(), count, int(here) if here.isdecimal() else count, group)
+    try:
+        yield processes
+    except (UserError, Interrupted) as error:
+        if error.common and not processes.leads:
+            raise SystemExit(error.exit_code) from error
+        raise
+    except RuntimeError as error:
+        if not _GONE.search(str(error)):
+            raise
+        message = f"Process {processes.rank} of {count}: another process of this training has ended or is out of reach."
+        hint = "What it says itself tells why; the same command goes on from the last checkpoint, which is whole."
+        raise LostProcessError("lost_process", message, hint) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def other_group(processes: Processes) -> Processes:
+    """The same processes with a group of their own, for what they say from another thread."""
+    if processes.count == 1:
+        return processes
+    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return Processes(processes.rank, processes.count, processes.here, group)

@@ -1,0 +1,47 @@
+"""What of a model is shared out, and how: replicas whose gradients are averaged (DDP), or shards (FSDP2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from efftx.distributed.processes import Processes
+from efftx.models.build import Model
+
+
+def wrap(model: Model, strategy: str, processes: Processes, device: torch.device) -> nn.Module:
+    """What the losses of a training are taken of; `model` itself where it trains alone, or in shards.
+
+    ddp: a replica a process, gradients averaged as the backward pass makes them. fsdp: the weights, gradients and
+    optimiser state of every block, and what is left of the model, cut over the processes; a block's weights are
+    gathered where it runs.
+    """
+    if processes.count == 1:
+        return model
+    if strategy == "ddp":
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    mesh = init_device_mesh(device.type, (processes.count,))
+    for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "hidden")
+    return model
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a process has only its part of it."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor: where it is sharded every process calls this."""
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
