@@ -66,15 +66,6 @@ def test_a_wrong_word_names_the_nearest_right_one(
     assert says in (told.out if "--json" in words else told.err)
 
 
-@pytest.mark.parametrize("command", ["train", "ablate", "reproduce"])
-def test_several_ranks_are_refused(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([command, "reformer/table2" if command == "reproduce" else "size=smoke"]) == 2
-    assert "WORLD_SIZE=2" in capsys.readouterr().err
-
-
 def test_json_has_no_nan_and_is_ascii() -> None:
     text = as_json({"loss": math.nan, "rows": [{"x": -math.inf, "says": "0 ± 1"}, (1.5, math.inf)]})
     assert json.loads(text) == {"loss": None, "rows": [{"x": None, "says": "0 ± 1"}, [1.5, None]]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,6 +26,8 @@ def wrap(model: Model, strategy: str, processes: Processes, device: torch.device
         return model
     if strategy == "ddp":
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # What the model returns, losses, is a view, and is multiplied out of place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     mesh = init_device_mesh(device.type, (processes.count,))
     for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
         fully_shard(block, mesh=mesh)

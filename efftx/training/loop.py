@@ -113,7 +113,8 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
-    cut = cut_for(config.training.batch_size, config.training.accumulation, processes)
+    with processes.together():
+        cut = cut_for(config.training.batch_size, config.training.accumulation, processes)
     own_config = replace(config, training=replace(config.training, batch_size=config.training.batch_size // cut))
     with processes.together():
         refuse_too_large(own_config, device, processes, when_empty=True)
