@@ -42,49 +42,36 @@ def cases(strategy: str, names: Any) -> dict[str, list[str]]:
     return {name: [*WORDS, *OPTIMIZERS[name], f"distributed.strategy={strategy}"] for name in names}
 
 
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs that were stopped at a step, by what began them."""
-    found = {}
-    for begun, (processes, strategy) in BEGUN.items():
-        folder = found[begun] = tmp_path_factory.mktemp(f"begun_{begun}")
-        results = train_all(cases(strategy, OPTIMIZERS), folder, processes, stop_at=STOP)
-        for result in results.values():
-            assert result["exit_code"] == 143
-            assert f"Stopped at step {STOP}" in result["stopped"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("whole")
-    return {name: (folder / name, result) for name, result in train_all(cases("ddp", OPTIMIZERS), folder, 1).items()}
+def begin(begun: str, folder: Path) -> Path:
+    """Runs that `begun` began and that were stopped at a step."""
+    processes, strategy = BEGUN[begun]
+    for result in train_all(cases(strategy, OPTIMIZERS), folder, processes, stop_at=STOP).values():
+        assert result["exit_code"] == 143
+        assert f"Stopped at step {STOP}" in result["stopped"]
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("begun", "ended"), PAIRS)
-def test_a_run_goes_on_in_another_number_of_processes(
-    begun: str,
-    ended: str,
-    halves: dict[str, Path],
-    whole: dict[str, tuple[Path, dict[str, Any]]],
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "runs"
-    shutil.copytree(halves[begun], folder)
-    processes, strategy = BEGUN[ended]
-    for name, result in train_all(cases(strategy, OPTIMIZERS), folder, processes).items():
-        run, expected = whole[name]
-        assert result["resumed_from"] == STOP
-        assert result["step"] == STEPS
-        assert result["metrics"] == pytest.approx(expected["metrics"], rel=CLOSE)
-        for line, other in zip(read_metrics(folder / name), read_metrics(run), strict=True):
-            assert line == pytest.approx(other, rel=CLOSE, abs=1e-12)
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    whole = train_all(cases("ddp", OPTIMIZERS), tmp_path / "whole", 1)
+    halves = {begun: begin(begun, tmp_path / begun) for begun in BEGUN}
+    for begun, ended in PAIRS:
+        folder = tmp_path / f"{begun}, then {ended}"
+        shutil.copytree(halves[begun], folder)
+        processes, strategy = BEGUN[ended]
+        for name, result in train_all(cases(strategy, OPTIMIZERS), folder, processes).items():
+            assert result["resumed_from"] == STOP
+            assert result["step"] == STEPS
+            assert result["metrics"] == pytest.approx(whole[name]["metrics"], rel=CLOSE), folder.name
+            lines, expected = read_metrics(folder / name), read_metrics(tmp_path / "whole" / name)
+            for line, other in zip(lines, expected, strict=True):
+                assert line == pytest.approx(other, rel=CLOSE, abs=1e-12), folder.name
 
 
 @pytest.mark.slow
-def test_shards_are_safetensors_of_which_each_process_wrote_its_part(halves: dict[str, Path]) -> None:
-    (step,) = (halves["fsdp"] / "adamw" / "checkpoints").glob(f"step-*{STOP}")
+def test_each_process_writes_its_shards_and_a_damaged_one_is_seen(tmp_path: Path) -> None:
+    checkpoints = begin("fsdp", tmp_path / "runs") / "adamw" / "checkpoints"
+    step = checkpoints / f"step-{STOP:08d}"
     sizes: dict[str, list[int]] = {}
     for part in (step / "model").iterdir():
         with safe_open(part, "pt") as opened:
@@ -97,32 +84,18 @@ def test_shards_are_safetensors_of_which_each_process_wrote_its_part(halves: dic
     listed = {name for name in str(manifest).split("'") if name.endswith(".safetensors")}
     assert listed == {p.relative_to(step).as_posix() for p in step.rglob("*.safetensors")}
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["model", "optimizer"])
-def test_a_flipped_bit_of_a_shard_is_seen_and_the_checkpoint_before_it_used(
-    file: str, halves: dict[str, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(halves["fsdp"] / "adamw", tmp_path / "run")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    shard = sorted((checkpoints / f"step-{STOP:08d}" / file).iterdir())[1]
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    told: list[str] = []
-    found = load_latest(checkpoints, on_damage=told.append)
-    assert found is not None
-    assert found.step == STOP - 1, "smoke keeps one every three steps"
-    assert "does not have its checksum" in told[0]
-
-
-@pytest.mark.slow
-def test_a_missing_shard_is_damage(halves: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(halves["fsdp"] / "adamw", tmp_path / "run")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    next((checkpoints / f"step-{STOP:08d}" / "model").iterdir()).unlink()
-    told: list[str] = []
-    found = load_latest(checkpoints, on_damage=told.append)
-    assert found is not None
-    assert found.step == STOP - 1, "smoke keeps one every three steps"
-    assert "it is missing" in told[0]
+    for harm, says in {"flip": "does not have its checksum", "delete": "it is missing"}.items():
+        for folder in ("model", "optimizer"):
+            harmed = tmp_path / harm / folder
+            shutil.copytree(checkpoints, harmed)
+            shard = sorted((harmed / step.name / folder).iterdir())[1]
+            content = bytearray(shard.read_bytes())
+            content[len(content) // 2] ^= 1
+            shard.write_bytes(content)
+            if harm == "delete":
+                shard.unlink()
+            told: list[str] = []
+            found = load_latest(harmed, on_damage=told.append)
+            assert found is not None
+            assert found.step == STOP - 1, "smoke keeps one every three steps"
+            assert says in told[0]
