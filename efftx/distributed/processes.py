@@ -19,7 +19,7 @@ from efftx.errors import Interrupted, UserError
 LONGEST_WAIT = timedelta(hours=12)
 """For one that evaluates generated text alone; one that is gone is noticed at once, by its closed connection."""
 
-_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|timed out|timeout|remote process", re.IGNORECASE)
+_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|time(d )?out|remote process", re.IGNORECASE)
 _STARTED_BY = "Start it with torchrun --nproc-per-node=N -m efftx train ..., or unset WORLD_SIZE."
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Processes:
         return self.rank == 0
 
     def totals(self, *values: float) -> list[float]:
-        """The sums of each value over the processes, taken in float64 and in the order of ranks: the same bits in all."""
+        """The sums of each value over the processes, in float64 and in the order of ranks: the same bits in all."""
         if self.count == 1:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64)

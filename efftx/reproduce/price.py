@@ -38,14 +38,16 @@ def tell_left(
 ) -> None:
     """Says how many runs are left, and the hours that they take, `jobs` side by side, where they are several and long.
 
-    A run takes what its row's records took, else what the item's did, else what `efftx plan` says. A run that another
-    item has made already is found done, and takes less.
+    A run takes what its row's records took, else what those of the item's other rows did, else what `efftx plan` says.
+    A run that another item has made already is found done, and takes less.
     """
     trained = [run for run in runs if run.row in experiment.rows] if experiment.kind == "train" else []
     if len(trained) < 2:
         return
     records = [
-        r for r in (*store.read_all(experiment.id), *store.read_sweeps(experiment.id)) if r.size == trained[0].size
+        record
+        for record in (*store.read_all(experiment.id), *store.read_sweeps(experiment.id))
+        if record.size == trained[0].size and record.row in experiment.rows  # and not the gates, which are no trainings
     ]
     seconds = 0.0
     with suppress(UserError):  # what does not compose is told where it is run

@@ -162,9 +162,7 @@ def save_checkpoint(
     return final
 
 
-def save_meta(
-    folder: Path, step: int, meta: dict[str, Any], *, keep: int = 2, processes: Processes = ALONE
-) -> None:
+def save_meta(folder: Path, step: int, meta: dict[str, Any], *, keep: int = 2, processes: Processes = ALONE) -> None:
     """Gives the checkpoint of `step` in `folder` another `meta`, whole or not at all; tensors are not written again.
 
     Then removes, by the score it may have now, the ones no longer kept. UserError as `save_checkpoint`.

@@ -31,8 +31,9 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor], processes: Processe
     Called by all; UserError in all of them where one cannot write.
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    values = {name: tensor.detach() for name, tensor in tensors.items()}
     try:
-        dcp.save({name: t.detach() for name, t in tensors.items()}, storage_writer=writer, process_group=processes.group)
+        dcp.save(values, storage_writer=writer, process_group=processes.group)
     except CheckpointException as error:
         reasons = [why for why, _ in error.failures.values()]
         refused = next((why for why in reasons if isinstance(why, OSError)), None)
@@ -58,7 +59,7 @@ def read_whole(folder: Path) -> dict[str, Tensor]:
 def read_like(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of these names, each process its part of what `like` has in parts.
 
-    `like[name]` of another shape than the tensor in the folder says where it belongs and not how it is cut: all have it.
+    `like[name]` of another shape than the tensor in the folder says where it belongs, not how it is cut: all have it.
     """
     described = _described(folder)
     into: dict[str, Tensor] = {}
@@ -79,8 +80,8 @@ def names_in(folder: Path) -> list[str]:
 
 
 def _described(folder: Path) -> dict[str, TensorStorageMetadata]:
-    metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
-    return {name: meta for name, meta in metadata.state_dict_metadata.items() if isinstance(meta, TensorStorageMetadata)}
+    described = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: meta for name, meta in described.items() if isinstance(meta, TensorStorageMetadata)}
 
 
 def _load(into: dict[str, Tensor], folder: Path) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from efftx.config.schema import Config
 from efftx.core.memory import allocating
@@ -34,7 +33,7 @@ LATENCY_WAITS = 10.0
 
 
 def evaluate_split(
-    model: nn.Module,
+    model: Model,
     dataset: Dataset,
     split: str,
     config: Config,
@@ -60,12 +59,10 @@ def evaluate_split(
         covered = batches * config.training.batch_size * config.data.length
         dataset, batches = dataset.with_minimum_context(context, covered or None), 0
     rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
-    taken = {
-        "batch_size": config.training.batch_size,
-        "batches": batches,
-        "device": device,
-        "before_batch": lambda i: devices.seed_step(EVALUATION_SEED, i),
-    }
+    size, beam, length_penalty = config.training.batch_size, config.evaluation.beam, config.evaluation.length_penalty
+
+    def before(i: int) -> None:
+        devices.seed_step(EVALUATION_SEED, i)
 
     @contextmanager
     def measuring() -> Iterator[None]:
@@ -77,14 +74,32 @@ def evaluate_split(
             yield
 
     with measuring():
-        found = evaluate(model, dataset, split, **taken, processes=processes)
+        found = evaluate(
+            model,
+            dataset,
+            split,
+            batch_size=size,
+            batches=batches,
+            device=device,
+            before_batch=before,
+            processes=processes,
+        )
     if generates:
         unwrapped = on_leader(model, config, dataset, device, dtype, processes)
 
         def said() -> dict[str, float]:
-            search = {"beam": config.evaluation.beam, "length_penalty": config.evaluation.length_penalty}
             with measuring():
-                return evaluate_generation(unwrapped, dataset, split, **taken, **search)
+                return evaluate_generation(
+                    unwrapped,
+                    dataset,
+                    split,
+                    batch_size=size,
+                    batches=batches,
+                    device=device,
+                    before_batch=before,
+                    beam=beam,
+                    length_penalty=length_penalty,
+                )
 
         found |= processes.led(said)
     if final and config.evaluation.min_context:

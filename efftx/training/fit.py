@@ -31,8 +31,9 @@ def refuse_too_large(
 ) -> None:
     """Raises OutOfMemory where weights, gradients and optimiser state, or the activations, surely do not fit.
 
-    `config` as one process runs it; those on one machine share its memory, but not a GPU. Counted on the meta device; what is found to fit may still fail where it is allocated. `when_empty`: by all the
-    memory that the device has, whatever is free of it now, which a run that was finished there passes.
+    `config` as one process runs it; those on one machine share its memory, but not a GPU. Counted on the meta device;
+    what is found to fit may still fail where it is allocated. `when_empty`: by all the memory that the device has,
+    whatever is free of it now, which a run that was finished there passes.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[1] if when_empty else _free_on_gpu(device)

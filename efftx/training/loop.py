@@ -173,7 +173,12 @@ def train(
 
         progress = stack.enter_context(
             Progress(
-                total, unit=dataset.unit, start=state.step, label=path.name, device=device, silent=silent or replaying or not processes.leads
+                total,
+                unit=dataset.unit,
+                start=state.step,
+                label=path.name,
+                device=device,
+                silent=silent or replaying or not processes.leads,
             )
         )
         for note in notes:
@@ -287,6 +292,7 @@ def train(
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
             found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
+            found["processes"] = processes.count
             # Before decoding is timed: whatever happens there, even a crash, takes no result.
             processes.led(lambda: run.finish(found))
             timed = on_leader(model, config, dataset, device, dtype, processes)

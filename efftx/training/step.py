@@ -9,6 +9,7 @@ from math import gcd
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from efftx.data.dataset import Batch
 from efftx.distributed.processes import ALONE, Processes
@@ -122,7 +123,7 @@ def accumulate(
 
 def _gradients_shared(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Replicas average the gradients of all micro-batches at once, in the backward pass of the last."""
-    return nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -57,9 +57,7 @@ def train_all(
     return json.loads((folder / "results.json").read_text())
 
 
-def _work(
-    rank: int, cases: Mapping[str, Sequence[str]], folder: str, count: int, port: int, stop_at: int
-) -> None:
+def _work(rank: int, cases: Mapping[str, Sequence[str]], folder: str, count: int, port: int, stop_at: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined() as processes, _stopped_at(stop_at if rank == count - 1 else 0):

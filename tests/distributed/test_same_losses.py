@@ -1,4 +1,4 @@
-"""Two processes have the losses, the validations and the metrics of one, whatever the model, in replicas and in shards."""
+"""Two processes have the losses, validations and metrics of one, whatever the model, in replicas and in shards."""
 
 from __future__ import annotations
 

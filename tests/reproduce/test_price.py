@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from efftx.reproduce.asked import Asked
@@ -33,6 +34,7 @@ def test_recorded_runs_tell_the_hours_of_those_left_and_side_by_side_they_take_l
     for record, seconds in zip(store.read_all("paper/item"), (1800.0, 5400.0), strict=True):
         record.wall_seconds = seconds
         store.write(record)
+    store.write(replace(record, row="unigram", wall_seconds=1.0))  # a gate is no training
     trainer = FakeTrainer(price=99.0)
     left = unrecorded(e, Asked("cpu", [1, 2]), trainer, store)
     tell_left(e, left, 2, trainer, store, said.append)

@@ -14,6 +14,7 @@ from efftx.ablate import ablate
 from efftx.cli import main
 from efftx.config.compose import compose
 from efftx.errors import Interrupted, NotFiniteError, UserError
+from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
 from efftx.runs.run_directory import read_metrics, read_result
 from efftx.training import evaluation, loop
