@@ -39,7 +39,9 @@ CLOSE = 1e-9
 
 
 def cases(strategy: str, names: Any) -> dict[str, list[str]]:
-    return {name: [*WORDS, *OPTIMIZERS[name], f"distributed.strategy={strategy}"] for name in names}
+    """Those in shards are written beside the training."""
+    words = [*WORDS, f"distributed.strategy={strategy}", f"checkpoint.asynchronous={strategy == 'fsdp'}".lower()]
+    return {name: [*words, *OPTIMIZERS[name]] for name in names}
 
 
 def begin(begun: str, folder: Path) -> Path:
