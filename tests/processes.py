@@ -14,6 +14,11 @@ def children_of(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in task.read_text().split()]
 
 
+def descendants_of(pid: int) -> list[int]:
+    """The ids of the processes that `pid` started, of those that they started, and so on."""
+    return [found for child in children_of(pid) for found in (child, *descendants_of(child))]
+
+
 def is_gone(pid: int) -> bool:
     """Whether there is no such process, or only its exit code."""
     with suppress(OSError):

@@ -1,6 +1,7 @@
 """Commands killed at random moments: what the same command then gives is what it gives when nobody stops it.
 
 The commands run in forks of this process, which has imported everything and run nothing: a kill falls into the work.
+Of a training in several processes one is killed, whichever, or all of them; those left have to end by themselves.
 """
 
 from __future__ import annotations
@@ -10,37 +11,45 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from efftx import launch
 from efftx.cli import main
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
+from efftx.parent import GRACE
 from efftx.runs.run_directory import read_config, read_metrics, read_result
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.training import loop
-from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING, use_roots
+from tests.processes import descendants_of, is_gone, wait_until
+from tests.soak.world import DATA, ITEM, REPRODUCTION, SHARDED, SIDE_BY_SIDE, TRAINING, use_roots
 
 KILLED, TOO_LATE, LOST, TRACEBACK, LITTER = "killed", "too late", "lost", "traceback", "litter"
 COLUMNS = (KILLED, TOO_LATE, LOST, TRACEBACK, LITTER)
 IN_A_ROW = 4
 """Kills before the command may come to its end."""
+PATIENCE = 120.0
+"""Seconds in which the processes that a kill leaves have to end."""
 
 assert loop.train is not None, "imported for the forks"
+assert launch.launchers() is not None
 
 
 @dataclass(frozen=True)
 class Victim:
     """A command, and what it leaves: `gives` reads all of it; `check` reads what a kill left, as other commands do.
 
-    `begin` lays out what it starts from; a `cold` one finds no kernels and compiles them.
+    `begin` lays out what it starts from; a `cold` one finds no kernels and compiles them. `processes`: of one training.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Victim:
     check: Callable[[Path], object]
     begin: Callable[[Path], object] = lambda folder: None
     cold: bool = False
+    processes: int = 1
 
 
 def kill_all(n: int, folder: Path, seed: int = 0) -> dict[str, Counter[str]]:
@@ -86,7 +96,8 @@ def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) 
     while found[KILLED] < n:
         here = place("here")
         for _ in range(min(IN_A_ROW, n - found[KILLED])):
-            code, _, err = _run(victim, here, kill_after=draw.uniform(0, seconds))
+            ranks = range(victim.processes)
+            code, _, err = _run(victim, here, draw.uniform(0, seconds), draw.choice([*([r] for r in ranks), [*ranks]]))
             trouble = "Traceback" in err
             try:
                 victim.check(here)
@@ -105,7 +116,7 @@ def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) 
         found[TRACEBACK] += "Traceback" in err
         if _gives(victim, here, code, out, err) != right:
             found[LOST] += 1
-            print(f"{LOST}: {victim.name}: exit code {code}\n{err}", flush=True)
+            print(f"{LOST}: {victim.name}: exit code {code}\n{out}{err}", flush=True)
         if left := _litter(here):
             found[LITTER] += len(left)
             print(f"{LITTER}: {victim.name}: {', '.join(map(str, left))}", flush=True)
@@ -113,28 +124,61 @@ def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) 
     return found
 
 
-def _run(victim: Victim, folder: Path, kill_after: float | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command in a fork of this process."""
+def _run(
+    victim: Victim, folder: Path, kill_after: float | None = None, killed: Sequence[int] = (0,)
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command in forks of this process, of which those of some ranks are killed."""
     use_roots(folder)
-    out, err = folder / "out", folder / "err"
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            for path, descriptor in ((out, 1), (err, 2)):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-            code = main([*victim.words, "--json"])
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    children = [_fork(victim, folder, rank, port) for rank in range(victim.processes)]
+    helpers: list[int] = []
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), out.read_text() if out.exists() else "", err.read_text()
+        for rank in killed:
+            helpers += descendants_of(children[rank])
+            os.kill(children[rank], signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, children)), PATIENCE)
+    _let_end(helpers)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    out, err = (
+        "".join(path.read_text() for rank in range(victim.processes) if (path := folder / f"{name}{rank}").exists())
+        for name in ("out", "err")
+    )
+    return -signal.SIGKILL if -signal.SIGKILL in codes else max(codes), out, err
+
+
+def _let_end(helpers: Sequence[int]) -> None:
+    """Workers end their step within `GRACE`; those of joblib that have none yet would wait minutes for one."""
+    with suppress(AssertionError):
+        wait_until(lambda: all(map(is_gone, helpers)), 2 * GRACE)
+    for helper in helpers:
+        with suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGKILL)
+
+
+def _fork(victim: Victim, folder: Path, rank: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        for name, descriptor in (("out", 1), ("err", 2)):
+            path = folder / f"{name}{rank}"
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        if victim.processes > 1:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(victim.processes)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        code = main([*victim.words, "--json"])
+    except SystemExit as told:
+        code = told.code if isinstance(told.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _gives(victim: Victim, folder: Path, code: int, out: str, err: str) -> Any:
@@ -156,8 +200,12 @@ def _victims() -> list[Victim]:
     return [
         Victim("train", ["train", *TRAINING], _training, _check_runs),
         Victim("train, cold", ["train", *TRAINING], _training, _check_runs, cold=True),
+        Victim("train, two processes", ["train", *TRAINING], _training, _check_runs, processes=2),
+        Victim("train, two in shards", ["train", *TRAINING, *SHARDED], _training, _check_runs, processes=2),
+        Victim("ablate, joblib", ["ablate", *TRAINING, "seed=0,1", *SIDE_BY_SIDE], _trainings, _check_runs),
         Victim("prepare", ["data", "prepare", "c4", *DATA[1:]], lambda folder, answer: _without_path(answer), _nothing),
         Victim("reproduce", REPRODUCTION, _records, _check_records),
+        Victim("reproduce, jobs=2", [*REPRODUCTION, "jobs=2"], _records, _check_records),
         Victim("report", ["report"], lambda folder, answer: _files(folder), _check_report, _begin_report),
     ]
 
@@ -173,6 +221,12 @@ def _runs(folder: Path) -> list[Path]:
 def _training(folder: Path, answer: dict[str, Any]) -> Any:
     (run,) = _runs(folder)
     return {key: answer[key] for key in ("hash", "step", "metrics", "weights_sha256")}, read_metrics(run)
+
+
+def _trainings(folder: Path, answer: dict[str, Any]) -> Any:
+    results = [read_result(run) for run in _runs(folder)]
+    assert all(results)
+    return [(r["hash"], r["step"], r["metrics"], r["weights_sha256"]) for r in results if r]
 
 
 def _check_runs(folder: Path) -> None:

@@ -14,6 +14,8 @@ TRAINING = [
     *("model=scaling", "size=smoke", "threads=1", *DATA, "training.steps=12", "training.batch_size=2"),
     *("evaluation.batches=1", "evaluation.every=4", "checkpoint.every=3"),
 ]
+SHARDED = ["distributed.strategy=fsdp", "checkpoint.asynchronous=true"]
+SIDE_BY_SIDE = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 ITEM, ROW = "reformer/table2", "LSH-4"
 REPRODUCTION = ["reproduce", ITEM, "--row", ROW, "size=smoke", "seeds=0,1"]
 
