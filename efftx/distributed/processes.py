@@ -19,7 +19,7 @@ from efftx.errors import Interrupted, UserError
 LONGEST_WAIT = timedelta(hours=12)
 """For one that evaluates generated text alone; one that is gone is noticed at once, by its closed connection."""
 
-_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|socket|time(d )?out|remote process", re.IGNORECASE)
+_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|timed out|remote process", re.IGNORECASE)
 _STARTED_BY = "Start it with torchrun --nproc-per-node=N -m efftx train ..., or unset WORLD_SIZE."
 
 T = TypeVar("T")
