@@ -120,6 +120,11 @@ and 20 seeds find at 80 % power, the seeds that its margin or the measured
 difference needs, and the hours that those beyond the recorded ones cost.
   size=      cpu, paper or smoke; without it cpu, or paper for what has no other"""
 
+_PLAN = f"""{OVERRIDES}
+
+devices=64 plans one training that so many devices share, as replicas (DDP)
+and in shards (FSDP2)."""
+
 _LIST = """efftx list [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all."""
 
@@ -178,7 +183,13 @@ COMMANDS = {
             _BENCH,
             less_memory="smaller lengths= or fewer names=",
         ),
-        Command("plan", "Parameters, FLOPs, memory, hours; nothing is run.", add_options=_plan_options, composes=True),
+        Command(
+            "plan",
+            "Parameters, FLOPs, memory, hours; nothing is run.",
+            _PLAN,
+            add_options=_plan_options,
+            composes=True,
+        ),
         Command(
             "sample",
             "Write text from the newest checkpoint of a run.",

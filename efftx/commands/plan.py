@@ -6,16 +6,24 @@ import argparse
 
 from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose, parse_overrides
+from efftx.config.values import Range
 from efftx.data.samples import check_path
+from efftx.options import whole
+
+_DEVICES = "devices="
+MOST_DEVICES = Range(1, 65_536)
 
 
-def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
+    overrides = [word for word in words if not word.startswith(_DEVICES)]
+    counts = [word.removeprefix(_DEVICES) for word in words if word.startswith(_DEVICES)]
+    devices = whole("devices", counts[-1], MOST_DEVICES, "For instance devices=64.") if counts else 1
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
     check_path(config.data)
     from efftx.plan.table import plan, print_plan  # imports torch: what is wrong above is told at once
 
     options = {"device": arguments.on, "utilisation": arguments.utilisation}
-    result = plan(config, **{key: value for key, value in options.items() if value is not None})
+    result = plan(config, devices=devices, **{key: value for key, value in options.items() if value is not None})
     return Outcome(result, lambda console: print_plan(result, console))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from math import gcd
 from typing import TypeVar
 
 import torch
@@ -112,6 +113,16 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def cut_for(rows: int, accumulation: int, count: int) -> int:
+    """Into how many each micro-batch of `rows` is cut, so that all processes have as many; UserError where none is."""
+    cut = count // gcd(count, accumulation)
+    if rows % cut:
+        message = f"{count} processes cannot share {accumulation} micro-batches of {rows} rows evenly."
+        hint = f"training.batch_size={rows} times training.accumulation={accumulation} wants {count} parts."
+        raise UserError("distributed", message, hint)
+    return cut
 
 
 @contextmanager

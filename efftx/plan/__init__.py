@@ -21,6 +21,7 @@ from efftx.models.build import build_on_meta
 from efftx.plan.flops import flops_by_component, training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, hardware, machine_memory, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
+from efftx.plan.shared import shared_plan
 from efftx.plan.stacks import tokens_of_row
 from efftx.runs.pretrained import resolved
 
@@ -31,7 +32,9 @@ _CONTROLLER = ("c1", "c2", "c_bias")
 """The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""
 
 
-def plan(config: Config, *, device: str | None = None, utilisation: float = UTILISATION) -> dict[str, Any]:
+def plan(
+    config: Config, *, device: str | None = None, utilisation: float = UTILISATION, devices: int = 1
+) -> dict[str, Any]:
     """What training `config` takes: nothing is run, no data set is opened.
 
     `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak.
@@ -42,7 +45,8 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     (where it is known; of the CPU that the config asks for it is this machine's) and fits. A token of an
     encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the
     other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of one
-    process. Raises UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
+    process. With several `devices` also what each of them needs where they share the training (`plan.shared`). Raises
+    UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
     if not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
@@ -59,12 +63,12 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
     tokens = rows * tokens_of_row(config)
     total_flops = sum(training.values()) * tokens
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
-    devices = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
+    rated = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
     memories = {kind: _memory(replace(config, device=kind), parameters, vocab_size) for kind in ("cpu", "cuda")}
-    held = {name: d.memory_bytes for name, d in devices.items() if d.memory_bytes is not None}
+    held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
     if chosen.memory_bytes is None and device is None and (here := machine_memory()) is not None:
         held[chosen.name] = here
-    return {
+    found = {
         "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
         "active_parameters": active_parameters(model),
@@ -81,12 +85,17 @@ def plan(config: Config, *, device: str | None = None, utilisation: float = UTIL
         "device_source": chosen.source,
         "utilisation": utilisation,
         "hours": _hours(total_flops, chosen_rate, utilisation),
-        "hours_by_device": {
-            name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in devices.items()
-        },
+        "hours_by_device": {name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in rated.items()},
         "memory_by_device": held,
-        "fits": {name: memories[devices[name].kind]["total"] <= size for name, size in held.items()},
+        "fits": {name: memories[rated[name].kind]["total"] <= size for name, size in held.items()},
     }
+    if devices > 1:
+
+        def memory(config: Config) -> dict[str, int]:
+            return _memory(replace(config, device=chosen.kind), parameters, vocab_size)
+
+        found["shared"] = shared_plan(found, model, config, devices, memory)
+    return found
 
 
 def costs(config: Config) -> dict[str, float]:

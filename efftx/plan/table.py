@@ -36,6 +36,8 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
         f"{bytes_text(total)} of memory, one process": memory,
         f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs, {peak}": hours,
     }
+    if "shared" in result:
+        titles |= _shared(result)
     for title, table in titles.items():
         print_text(console, title, style="bold")
         table.print(console)
@@ -46,7 +48,26 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
         f"* {result['device']}, the chosen device: {duration(result['hours'] * HOUR)} {peak}, "
         f"{result['device_flops_per_second']:.4g} FLOP/s ({result['device_source']}); fits in its memory: {fits}.",
     )
-    print_text(console, "Estimates: activations within about 20 %; evaluations are not counted.")
+    uncounted = "evaluations" if "shared" not in result else "evaluations and what devices send each other"
+    print_text(console, f"Estimates: activations within about 20 %; {uncounted} are not counted.")
+
+
+def _shared(result: Mapping[str, Any]) -> dict[str, Grid]:
+    """What each of several devices needs."""
+    shared = result["shared"]
+    memory = _grid(f"memory of one of {shared['devices']}", *shared["memory_bytes"])
+    ddp, fsdp = shared["memory_bytes"]["ddp"], shared["memory_bytes"]["fsdp"]
+    for name in fsdp:
+        memory.row(name.replace("_", " "), *(bytes_text(kinds[name]) if name in kinds else "" for kinds in (ddp, fsdp)))
+    columns = [Column("device"), Column("time", numbers=True), *(Column(f"{way} fits") for way in shared["fits"])]
+    hours = Grid(columns)
+    for name, count in shared["hours_by_device"].items():
+        fits = [{True: "yes", False: "no", None: "depends"}[way.get(name)] for way in shared["fits"].values()]
+        hours.row(f"{shared['devices']} {name}", duration(count * HOUR), *fits)
+    count, asked = shared["devices"], shared["devices_asked"]
+    used = f"{count} devices" if count == asked else f"{count} of {asked} devices: a step has no rows for more"
+    rows = f"{shared['micro_batches']} x {shared['rows']} rows a step on each"
+    return {f"{used}; {rows}": memory, f"The same training on {count} devices": hours}
 
 
 def _grid(name: str, *numbers: str) -> Grid:

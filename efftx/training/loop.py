@@ -18,7 +18,7 @@ from efftx.config.settings import TrackerConfig
 from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
-from efftx.distributed.processes import ALONE, Processes
+from efftx.distributed.processes import ALONE, Processes, cut_for
 from efftx.distributed.wrap import is_sharded, own_part, whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
@@ -49,7 +49,6 @@ from efftx.training.step import (
     Share,
     accumulate,
     clip_gradients,
-    cut_for,
     loss_of,
     micro_batches,
     move,
@@ -114,7 +113,7 @@ def train(
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
     with processes.together():
-        cut = cut_for(config.training.batch_size, config.training.accumulation, processes)
+        cut = cut_for(config.training.batch_size, config.training.accumulation, processes.count)
     own_config = replace(config, training=replace(config.training, batch_size=config.training.batch_size // cut))
     with processes.together():
         refuse_too_large(own_config, device, processes, when_empty=True)

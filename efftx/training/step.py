@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from efftx.data.dataset import Batch
 from efftx.distributed.processes import ALONE, Processes
 from efftx.distributed.wrap import whole
-from efftx.errors import UserError
 from efftx.machine import devices
 
 
@@ -59,16 +57,6 @@ def share_of(batches: Sequence[Batch], processes: Processes = ALONE) -> Share:
     """The process's share of the micro-batches of a step: every so many'th, so that all have as many."""
     numbers = range(processes.rank, len(batches), processes.count)
     return Share([batches[i] for i in numbers], list(numbers), total_weight(batches) / processes.count)
-
-
-def cut_for(rows: int, accumulation: int, processes: Processes) -> int:
-    """Into how many each micro-batch of `rows` is cut, so that the processes have as many; UserError where none is."""
-    cut = processes.count // gcd(processes.count, accumulation)
-    if rows % cut:
-        message = f"{processes.count} processes cannot share {accumulation} micro-batches of {rows} rows evenly."
-        hint = f"training.batch_size={rows} times training.accumulation={accumulation} wants {processes.count} parts."
-        raise UserError("distributed", message, hint)
-    return cut
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tensor:

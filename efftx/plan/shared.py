@@ -1,0 +1,75 @@
+"""What one training costs each of the devices that share it: as replicas (DDP), or in shards (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from efftx.config.schema import Config
+from efftx.distributed.processes import cut_for
+from efftx.errors import UserError
+
+SHARED = ("parameters", "gradients", "optimizer_state")
+"""What FSDP cuts over the devices."""
+
+
+def usable(config: Config, count: int) -> int:
+    """How many of `count` devices a training can use: the most to which the rows of its steps are dealt out evenly."""
+    training = config.training
+    for used in range(min(count, training.batch_size * training.accumulation), 1, -1):
+        with suppress(UserError):
+            cut_for(training.batch_size, training.accumulation, used)
+            return used
+    return 1
+
+
+def per_device(config: Config, count: int) -> Config:
+    """`config` as one of `count` devices runs it; UserError where its rows cannot be dealt out evenly."""
+    cut = cut_for(config.training.batch_size, config.training.accumulation, count)
+    micro_batches = config.training.accumulation * cut // count
+    rows = config.training.batch_size // cut
+    return replace(config, training=replace(config.training, batch_size=rows, accumulation=micro_batches))
+
+
+def shared_plan(
+    planned: Mapping[str, Any], model: Any, config: Config, asked: int, memory: Callable[[Config], dict[str, int]]
+) -> dict[str, Any]:
+    """The part of a plan that is of `asked` devices, of what `planned` says of one; it uses those that have rows.
+
+    `memory(config)`: bytes by kind. Memory of `ddp` is that of one process with fewer rows; of `fsdp` weights,
+    gradients and optimiser state are cut over the devices, and beside them stand, gathered, what lies outside the
+    blocks and two of the largest block, with their gradients and what is sent of those. What the devices send each
+    other takes no time here.
+    """
+    count = usable(config, asked)
+    own = per_device(config, count)
+    replica = memory(own)
+    n_bytes = replica["parameters"] / sum(p.numel() for p in model.parameters())
+    blocks = [_size(block) for block in (*model.blocks, *getattr(model, "encoder_blocks", ()))]
+    outside = _size(model) - sum(blocks)
+    gathered = int(n_bytes * 2 * (outside + 2 * max(blocks))) if count > 1 else 0
+    parts = {name: -(-replica[name] // count) for name in SHARED}
+    rest = {name: replica[name] for name in ("activations", "replay_state")}
+    shards = {**parts, "gathered": gathered, **rest}
+    held = {"ddp": {**{name: replica[name] for name in SHARED}, **rest}, "fsdp": shards}
+    totals = {strategy: {**kinds, "total": sum(kinds.values())} for strategy, kinds in held.items()}
+    return {
+        "devices": count,
+        "devices_asked": asked,
+        "rows": own.training.batch_size,
+        "micro_batches": own.training.accumulation,
+        "memory_bytes": totals,
+        "hours_by_device": {name: hours / count for name, hours in planned["hours_by_device"].items()},
+        "fits": {
+            strategy: {name: kinds["total"] <= size for name, size in planned["memory_by_device"].items()}
+            for strategy, kinds in totals.items()
+        },
+    }
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

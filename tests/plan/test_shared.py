@@ -1,0 +1,67 @@
+"""A plan of several devices is the plan of one of them, with its share of the rows, and its part of what is cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from efftx.cli import main
+from efftx.config.compose import compose
+from efftx.errors import UserError
+from efftx.plan import plan
+from efftx.plan.shared import per_device, usable
+
+WORDS = ("model=reformer", "data=enwik8", "size=cpu", "training.batch_size=6", "training.accumulation=2")
+
+
+def test_one_device_shares_nothing() -> None:
+    assert "shared" not in plan(compose(WORDS))
+
+
+@pytest.mark.parametrize(("devices", "rows", "micro_batches"), [(2, 6, 1), (4, 3, 1), (12, 1, 1), (6, 2, 1)])
+def test_replicas_hold_what_one_process_with_their_rows_holds(devices: int, rows: int, micro_batches: int) -> None:
+    config = compose(WORDS)
+    own = per_device(config, devices)
+    assert (own.training.batch_size, own.training.accumulation) == (rows, micro_batches)
+    whole, shared = plan(config), plan(config, devices=devices)["shared"]
+    alone = plan(compose([*WORDS, f"training.batch_size={rows}", "training.accumulation=1"]))["memory_bytes"]
+    assert shared["memory_bytes"]["ddp"]["total"] == alone["total"]
+    assert shared["hours_by_device"] == {n: h / devices for n, h in whole["hours_by_device"].items()}
+    shards = shared["memory_bytes"]["fsdp"]
+    for kind in ("parameters", "gradients", "optimizer_state"):
+        assert shards[kind] == -(-alone[kind] // devices)
+    assert shards["activations"] == alone["activations"]
+    assert shards["gathered"] < 4 * alone["parameters"]
+
+
+def test_what_is_gathered_is_two_blocks_and_what_is_outside_with_their_gradients() -> None:
+    config = compose(["model=transformer", "data=duplicate", "size=smoke", "n_layers=9"])
+    found = plan(config, devices=2)
+    parts = found["parameters_by_component"]
+    outside = parts["embedding"] + parts["positions"] + parts["head"] + 2 * config.d_model  # and the last norm
+    block = (found["parameters"] - outside) / 9
+    expected = 4 * 2 * (outside + 2 * block)
+    assert found["shared"]["memory_bytes"]["fsdp"]["gathered"] == pytest.approx(expected, rel=0.01)
+
+
+def test_devices_without_a_row_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usable(compose(WORDS), 64) == 12
+    assert usable(compose(WORDS), 5) == 4
+    assert usable(compose(WORDS), 1) == 1
+    assert main(["plan", *WORDS, "devices=64"]) == 0
+    assert "12 of 64 devices: a step has no rows for more; 1 x 1 rows a step on each" in capsys.readouterr().out
+    assert main(["plan", *WORDS, "devices=64", "--json"]) == 0
+    shared = json.loads(capsys.readouterr().out)["shared"]
+    assert (shared["devices"], shared["devices_asked"]) == (12, 64)
+
+
+@pytest.mark.parametrize("word", ["devices=0", "devices=-2", "devices=many", "devices=", "devices=1.5"])
+def test_a_number_of_devices_that_is_none_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *WORDS, word]) == 2
+    assert "devices=" in capsys.readouterr().err
+
+
+def test_rows_that_cannot_be_dealt_out_are_refused_by_what_trains() -> None:
+    with pytest.raises(UserError, match="5 processes cannot share 2 micro-batches of 6 rows evenly"):
+        per_device(compose(WORDS), 5)
