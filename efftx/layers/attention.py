@@ -28,7 +28,7 @@ class SoftmaxAttention(nn.Module):
         projections: DenseQKV | SparseQKV,
         *,
         d_head: int,
-        attention_dropout: float,
+        attention_dropout: float = 0.0,
         causal: bool = True,
     ) -> None:
         super().__init__()

@@ -49,7 +49,9 @@ class _TwoLayers(nn.Module):
 class FeedForward(nn.Module):
     """activation(x W1 + b1) W2 + b2, dropout on the hidden units; `chunk_len` positions at a time where not 0."""
 
-    def __init__(self, d_model: int, d_ff: int, *, activation: str, dropout: float, chunk_len: int = 0) -> None:
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation: str = "relu", dropout: float = 0.0, chunk_len: int = 0
+    ) -> None:
         super().__init__()
         self.layers = _TwoLayers(d_model, d_ff, activation, dropout)
         self.chunk_len = chunk_len

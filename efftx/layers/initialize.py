@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from efftx.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def glorot_(layer: nn.Linear) -> None:
@@ -56,6 +59,12 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
                 "Give it a method `reset_parameters(self)` that sets every weight and buffer it owns, those of an "
                 "nn.Linear in it as well.",
             )
+
+
+def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
+    """The layer itself, on `device`, with its first weights, as its authors draw them; from `seed` alone."""
+    materialize(layer, torch.device(device), seed)
+    return layer
 
 
 def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:

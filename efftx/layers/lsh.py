@@ -47,7 +47,7 @@ class LSHAttention(nn.Module):
         config: LSHConfig,
         projections: DenseQKV | SparseQKV,
         *,
-        attention_dropout: float,
+        attention_dropout: float = 0.0,
         causal: bool = True,
         length: int | None = None,
     ) -> None:

@@ -55,7 +55,14 @@ class DenseQKV(_Dense):
     """
 
     def __init__(
-        self, d_model: int, n_heads: int, d_head: int, *, share_qk: bool, bias: bool, d_qk: int | None = None
+        self,
+        d_model: int,
+        n_heads: int,
+        d_head: int,
+        *,
+        share_qk: bool = False,
+        bias: bool = False,
+        d_qk: int | None = None,
     ) -> None:
         super().__init__()
         self.n_heads, self.d_head, self.d_model = n_heads, d_head, d_model

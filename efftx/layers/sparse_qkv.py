@@ -30,7 +30,7 @@ class SparseQKV(nn.Module):
     does.
     """
 
-    def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool) -> None:
+    def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool = False) -> None:
         super().__init__()
         check_sparse_qkv(config, d_model, n_heads)
         self.n_heads, self.d_head, self.d_model = n_heads, d_model // n_heads, d_model

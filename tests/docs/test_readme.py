@@ -163,7 +163,7 @@ def test_a_model_and_an_experiment_of_ones_own_touch_no_package(
 
 
 def test_what_is_shown_in_python_runs(newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [block for block in blocks(PAGE) if block.language == "python"]
+    runs, layers = [block for block in blocks(PAGE) if block.language == "python"]
     words = [
         "model=transformer",
         "data=text",
@@ -175,7 +175,10 @@ def test_what_is_shown_in_python_runs(newcomer: Path, capsys: pytest.CaptureFixt
     assert main(["train", *words, "run_dir=runs/transformer-text-0123456789ab"]) == 0
     assert main(["reproduce", "reformer/table2", "size=smoke", "--row", "Full"]) == 0
     capsys.readouterr()
-    exec(compile(block.text, PAGE, "exec"), {})
+    exec(compile(runs.text, PAGE, "exec"), {})
     told = capsys.readouterr().out
     assert "transformer 2 torch.Size([1, 12, 256])" in told
     assert "accuracy" in told
+    exec(compile(layers.text, PAGE, "exec"), {})
+    told = capsys.readouterr().out
+    assert told.count("torch.Size([2, 256, 64])") == 6
