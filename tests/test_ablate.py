@@ -199,6 +199,34 @@ def test_plus_signs_before_a_key_that_is_read_change_nothing_but_the_value() -> 
     assert compose(["model=reformer", "size=smoke", "lsh={n_hashes: 7}"]) == plain
 
 
+# ---- launchers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "plugin"),
+    [
+        ("hydra/launcher=submitit_local", "hydra_submitit_launcher"),
+        ("hydra/launcher=ray", "hydra_ray_launcher"),
+    ],
+)
+def test_a_launcher_gives_what_is_given_here(launcher: str, plugin: str, tmp_path: Path) -> None:
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    words = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=4", "lsh.n_hashes=1,2"]
+    given = {}
+    for name, more in (("here", []), ("there", [launcher])):
+        roots = {"EFFTX_RUNS": str(tmp_path / name)}
+        command = [sys.executable, "-m", "efftx", "ablate", *words, *more, "--json"]
+        done = subprocess.run(
+            command, env={**os.environ, **roots}, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400
+        )
+        assert done.returncode == 0, done.stderr
+        given[name] = [(run["overrides"], run["state"], run["metrics"]) for run in json.loads(done.stdout)["runs"]]
+        assert len(list((tmp_path / name).iterdir())) == 2
+    assert given["here"] == given["there"]
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "there"}, "nothing of the launcher's stays"
+
+
 # ---- workers that die
 
 JOBS = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=400", "checkpoint.every=10"]

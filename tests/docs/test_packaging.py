@@ -21,6 +21,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"efftx", "tests"}
 PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py", "efftx/bench/ctranslate2_peer.py"}
+CALLERS = ("Makefile", ".ci/run", "tests/test_cli.py", "tests/test_ablate.py")
 OPTIONAL = {"soundfile": "efftx/data/sound.py"}
 """What an extra brings, and the one file that imports it, on use."""
 PEER_IMPORTS = {module: module.replace("_", "-") for module in ("transformers", "reformer_pytorch", "ctranslate2")}
@@ -32,6 +33,7 @@ TOOLS = {
     "build": "-m build",
     "types-pyyaml": "/mypy",
     "hydra-joblib-launcher": "hydra/launcher=joblib",
+    "hydra-submitit-launcher": "hydra/launcher=submitit_local",
 }
 """What is not imported but called, and the words that call it in the Makefile, the checks or the tests."""
 
@@ -89,7 +91,7 @@ def test_every_import_of_the_package_is_declared_and_every_declared_dependency_i
 def test_every_import_of_the_tests_is_declared_and_every_tool_called() -> None:
     undeclared = set(_distributions(_files("tests"))) - _declared("dev", "peers")
     assert not undeclared
-    called = "".join((ROOT / name).read_text() for name in ("Makefile", ".ci/run", "tests/test_cli.py"))
+    called = "".join((ROOT / name).read_text() for name in CALLERS)
     imported = set(_distributions(_files("tests")))
     for name in _declared("dev") - _declared() - imported:
         assert TOOLS.get(name, name) in called, f"{name} is declared for development, and nothing calls it"
@@ -114,7 +116,7 @@ def test_every_declared_dependency_is_pinned_once_in_the_file_of_its_kind() -> N
     assert _declared() <= set(run)
     assert {_name(r) for r in EXTRAS["dev"]} <= set(dev)
     assert {_name(r) for r in EXTRAS["peers"]} <= set(peers)
-    assert {_name(r) for r in EXTRAS["joblib"]} <= set(dev)
+    assert {_name(r) for extra in ("joblib", "submitit") for r in EXTRAS[extra]} <= set(dev)
     for name, above in (("dev", "run.txt"), ("peers", "dev.txt")):
         assert f"-c {above}" in (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()
 

@@ -1,4 +1,4 @@
-"""`from efftx.layers import ...`: every name is there, costs nothing before it is asked for, and starts with weights."""
+"""`from efftx.layers import ...`: every name is there, costs nothing until it is asked for, and starts with weights."""
 
 from __future__ import annotations
 

@@ -146,6 +146,25 @@ def test_two_processes_on_one_store_record_every_row_once(tmp_path: Path) -> Non
     assert len(list((tmp_path / "results" / "records").rglob("*.json"))) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_two_of_four_processes_on_one_store_are_killed_and_nothing_is_lost_or_run_twice(tmp_path: Path) -> None:
+    words = ("--row", "LSH-2", "--row", "LSH-4")
+    four = [start(tmp_path, *words) for _ in range(4)]
+    wait_until(lambda: list((tmp_path / "runs").glob("*/owner.json")))
+    for process in four[:2]:
+        process.kill()
+    told = [process.communicate(timeout=400) for process in four]
+    assert [process.returncode for process in four[2:]] == [0, 0], told
+    lines = [json.loads(out)["items"][0] for out, _ in told[2:]]
+    records = sorted((tmp_path / "results" / "records").rglob("*.json"))
+    assert len(records) == 4
+    by_the_killed = 4 - sum(line["ran"] for line in lines)
+    assert 0 <= by_the_killed <= 2, "each had one row at hand, and may have come to its end"
+    assert sum(line["skipped"] for line in lines) == 4 + by_the_killed
+    assert not RecordStore(tmp_path / "results").damaged(["reformer/table2"])
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_no_training_outlives_a_killed_reproduce(tmp_path: Path) -> None:
     parent = start(tmp_path, "jobs=2")
