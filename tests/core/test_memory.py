@@ -17,6 +17,7 @@ from efftx.cli import main
 from efftx.config.compose import compose
 from efftx.core.memory import allocating, is_out_of_memory
 from efftx.errors import OutOfMemory
+from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
 from efftx.training import evaluation, fit, loop
 from efftx.training.loop import train
@@ -88,7 +89,7 @@ def broken(place: Any, name: str, monkeypatch: pytest.MonkeyPatch, at: int = 1) 
         (loop, "accumulate", 1, 2, "activations and gradients of step 1", None),
         (loop, "clip_gradients", 1, 2, "activations and gradients of step 1", None),
         (loop, "accumulate", 6, 4, "activations and gradients of step 6", 4),
-        (loop, "save_checkpoint", 2, 4, "for its checkpoint", 2),
+        (saver, "save_checkpoint", 2, 4, "for its checkpoint", 2),
         (evaluation, "evaluate", 1, 4, "evaluating 2 rows", 6),
         (evaluation, "evaluate", 2, 4, "evaluating 2 rows", 6),
     ],
