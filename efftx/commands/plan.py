@@ -8,6 +8,7 @@ from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose, parse_overrides
 from efftx.config.values import Range
 from efftx.data.samples import check_path
+from efftx.errors import UserError
 from efftx.options import whole
 
 _DEVICES = "devices="
@@ -18,6 +19,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
     overrides = [word for word in words if not word.startswith(_DEVICES)]
     counts = [word.removeprefix(_DEVICES) for word in words if word.startswith(_DEVICES)]
+    if len(counts) > 1:
+        raise UserError("bad_override", "'devices' is given twice.", "Give it once.")
     devices = whole("devices", counts[-1], MOST_DEVICES, "For instance devices=64.") if counts else 1
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
     config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)

@@ -54,7 +54,7 @@ class Share:
 
 
 def share_of(batches: Sequence[Batch], processes: Processes = ALONE) -> Share:
-    """The process's share of the micro-batches of a step: every so many'th, so that all have as many."""
+    """The process's share of a step: of its micro-batches every `count`-th, so that all processes have equally many."""
     numbers = range(processes.rank, len(batches), processes.count)
     return Share([batches[i] for i in numbers], list(numbers), total_weight(batches) / processes.count)
 

@@ -62,6 +62,11 @@ def test_a_number_of_devices_that_is_none_is_refused(word: str, capsys: pytest.C
     assert "devices=" in capsys.readouterr().err
 
 
+def test_devices_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *WORDS, "devices=2", "devices=4"]) == 2
+    assert "'devices' is given twice" in capsys.readouterr().err
+
+
 def test_rows_that_cannot_be_dealt_out_are_refused_by_what_trains() -> None:
     with pytest.raises(UserError, match="5 processes cannot share 2 micro-batches of 6 rows evenly"):
         per_device(compose(WORDS), 5)
