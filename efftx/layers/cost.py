@@ -110,14 +110,14 @@ def is_sliced(chunk_len: int, length: int) -> bool:
     return 0 < chunk_len < length
 
 
-def sliced_bytes(rows: Rows, chunk_len: int, kept: float, hidden: float, width: float, n_weights: int) -> float:
-    """Held in the backward pass of a position-wise layer in slices: what one slice keeps, and the weights' gradients.
+def sliced_bytes(rows: Rows, chunk_len: int, held: float, width: float, n_weights: int) -> float:
+    """Held in the backward pass of a position-wise layer in slices: what one slice holds, and the weights' gradients.
 
-    `kept`, `hidden` and `width` are bytes of all tokens: what an unsliced pass keeps, hidden units, the layer's input.
+    `held` and `width` are bytes of all tokens: what an unsliced pass saves and holds besides, and the layer's input.
     """
     # Gradients of the weights: those of the slice before are there until the next ones are, the larger half first.
     gradients = 1.5 * rows.element_bytes * n_weights
-    return chunk_len / rows.length * (kept + 2 * hidden) + 2 * width + gradients
+    return chunk_len / rows.length * held + 2 * width + gradients
 
 
 class Read(NamedTuple):

@@ -72,7 +72,7 @@ class FeedForward(nn.Module):
         return [read_whole("feed-forward", self)]
 
     def cost(self, rows: Rows) -> Cost:
-        """Both products; of the hidden units one copy under relu, two under gelu, two more with dropout.
+        """Both products; of the hidden units one copy under relu, two under gelu, three with dropout.
 
         Slices are run again in the backward pass, and keep nothing.
         """
@@ -80,11 +80,13 @@ class FeedForward(nn.Module):
         sliced = is_sliced(self.chunk_len, rows.length)
         flops = rows.length * (linear_flops(w1) + linear_flops(inner.w2))
         work = {"feedforward": Work(flops, 2.0 + sliced, last=0.0 if sliced else 0.5)}
-        copies = (1 if inner.activation is F.relu else 2) + (2 if inner.dropout > 0 else 0)
+        copies = 3 if inner.dropout > 0 else 1 if inner.activation is F.relu else 2
         d, f = rows.tokens * w1.in_features, rows.tokens * w1.out_features
+        besides = f if inner.dropout > 0 else 2 * f
         if sliced:
-            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, copies * f, f, d, 2 * w1.weight.numel()))
-        return Cost(work, copies * f, d + f if inner.dropout > 0 else 2 * f)
+            held = copies * f + besides
+            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, held, d, 2 * w1.weight.numel()))
+        return Cost(work, copies * f, besides + d * (inner.dropout > 0))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
-from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
+from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Held, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.recompute_state import Choose, RecomputeState, choose
@@ -100,27 +100,43 @@ class SparseFF(nn.Module):
     def cost(self, rows: Rows) -> Cost:
         """As of the dense layer: training multiplies the whole matrices; and the controller's products.
 
-        Kept are two masks, the product and the hidden units, and the controller's inner numbers, or, where it is not
-        trained, the hidden units alone. Such a one is not differentiated, and runs again only for its probabilities.
+        Kept are two masks, the products before and after the mask, and the controller's inner numbers; where it is not
+        trained, both products and the chosen ones with their 64-bit places. Such a one is not differentiated, and runs
+        again only for its probabilities.
         """
         config, (d_ff, d_model) = self.config, self.w1.shape
         sliced, multiplies = is_sliced(self.chunk_len, rows.length), config.multiply_by_controller
         work = {"feedforward": Work(rows.length * 4.0 * d_model * d_ff, 2.0 + sliced)}
-        rank, copies, n_weights = 0, 1, 2 * self.w1.numel()
+        rank, n_weights = 0, 2 * self.w1.numel()
+        d, f = rows.tokens * d_model, rows.tokens * d_ff
         if config.has_controller:
             flops = rows.length * 2.0 * self.c1.shape[0] * (d_model + d_ff)
             frozen = Work(flops, float(sliced)) if multiplies else Work(flops, 0.0, reversed=0.0)
             work["feedforward_controller"] = Work(flops, 2.0 + sliced) if config.learns else frozen
         if config.learns:
-            rank, copies = self.c1.shape[0], 4 + multiplies
+            rank = self.c1.shape[0]
             n_weights += rank * (d_model + d_ff)
-        copies += 2 if self.dropout > 0 else 0
-        d, f = rows.tokens * d_model, rows.tokens * d_ff
-        kept = copies * f + rows.tokens * rank
+        kept, besides = self._held(f, rows.tokens * d_model)
+        kept += rows.tokens * rank + (0 if config.learns else f / config.N * 8 / rows.element_bytes)
         choices = self._choice_bytes(rows)
         if sliced:
-            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, kept, f, d, n_weights), choices)
-        return Cost(work, kept, d + f if self.dropout > 0 else 2 * f, choices)
+            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, kept + besides, d, n_weights), choices)
+        return Cost(work, kept, besides, choices)
+
+    def _held(self, f: float, d: float) -> Held:
+        """Of `f` bytes of hidden units and `d` of the layer's output, without what is chosen.
+
+        A tensor that only the product with W2 keeps is, under dropout, not kept: what dropout leaves is, and its mask.
+        """
+        config, drops = self.config, self.dropout > 0
+        after, multiplies = config.mask_after, config.multiply_by_controller
+        if not config.learns:
+            return (2 + drops + 1 / config.N) * f, (1 + multiplies) * f + d * drops
+        is_of_the_relu = not after and not multiplies  # the hidden units, which it keeps for itself
+        kept = (4 + (multiplies and not after) + drops + (drops and is_of_the_relu) + multiplies / config.N) * f
+        if drops:
+            return kept, f + d if is_of_the_relu else 2 * f
+        return kept, (3 if after else 1) * f if multiplies else 2 * f
 
     def _choice_bytes(self, rows: Rows) -> int:
         """The units, the random state after each choice, and the coin."""

@@ -68,8 +68,9 @@ class CrossAttended(nn.Module):
         return token_BL
 
     def cost(self, rows: Rows) -> Cost:
-        """The memory, its norm's input, and its gradient."""
-        return Cost(saved=3 * rows.tokens * self.norm.normalized_shape[0])
+        """The memory and its norm's input; while the decoder goes back, the memory's gradient."""
+        width = rows.tokens * self.norm.normalized_shape[0]
+        return Cost(saved=2 * width, backward=width)
 
 
 class EncoderDecoder(nn.Module):

@@ -77,17 +77,21 @@ def _plain_stages(model: Any, config: Config) -> list[float]:
     and every block its input.
     """
     below, stages = 0.0, []
-    for stack in stacks(model, config):
+    found = stacks(model, config)
+    between = junction(model, config)
+    for stack in found:
         d = _stream(config, stack.rows)
+        above = between.backward if stack is not found[0] else 0.0
         below += d * (model.dropout > 0)
         for block in stack.blocks:
             before = below
             for cost in block:
                 below += d + cost.saved
-                stages.append(below + d + cost.backward)
+                stages.append(below + d + above + cost.backward)
             if config.recompute.enabled:
                 below = before + d
-        below += junction(model, config).saved
+        if stack is not found[-1]:
+            below += between.saved
     last = head(model, config)
     return [*stages, below + _stream(config, rows_of(config, config.target_length)) + last.saved + last.backward]
 
