@@ -50,7 +50,8 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
   jobs=      so many trainings side by side
   swept=     only the runs of the item's sweep at this value
   tracker.wandb=true, and tracker.project=, entity=, group=, tags=
-             mirrors every training; the group is the item where none is given"""
+             mirrors every training; the group is the item where none is given
+  tracker.tensorboard=true  writes its event files beside it"""
 
 _REPORT = """efftx report [ITEM...]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;

@@ -61,11 +61,13 @@ class DistributedConfig:
 
 @dataclass
 class TrackerConfig:
-    """Whether metrics are mirrored to Weights & Biases, and where: its user or team, project, group and tags.
+    """Whether metrics are mirrored to TensorBoard, in the run's directory, and to Weights & Biases, and where there.
 
-    `entity` and `group` null: the user's own, none; under `efftx reproduce` the group is the experiment.
+    That is its user or team, project, group and tags. `entity` and `group` null: the user's own, none; under
+    `efftx reproduce` the group is the experiment.
     """
 
+    tensorboard: bool = False
     wandb: bool = False
     project: str = "efftx"
     entity: str | None = None

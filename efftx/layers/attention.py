@@ -79,7 +79,8 @@ class SoftmaxAttention(nn.Module):
 
     def cost(self, rows: Rows) -> Cost:
         """Projections, scores and weighted values."""
-        return attention_cost(self.project, rows, self.keys(rows.length), self.pattern.held(rows, self.heads))
+        held = self.pattern.held(rows, self.heads)
+        return attention_cost(self.project, rows, self.keys(rows.length), held, dropout=self.attention_dropout)
 
     @property
     def heads(self) -> Heads:
@@ -98,9 +99,18 @@ def heads_of(project: DenseQKV | SparseQKV, *, causal: bool) -> Heads:
 
 
 def attention_cost(
-    project: DenseQKV | SparseQKV, rows: Rows, keys: float, held: Held, hashing: dict[str, Work] | None = None
+    project: DenseQKV | SparseQKV,
+    rows: Rows,
+    keys: float,
+    held: Held,
+    hashing: dict[str, Work] | None = None,
+    *,
+    dropout: float,
 ) -> Cost:
-    """The cost of projections around scores of `keys` keys a query, whose bytes are `held`; with LSH its hashing."""
+    """The cost of projections around scores of `keys` keys a query, whose bytes are `held`; with LSH its hashing.
+
+    `dropout` of the weights draws a number for every score.
+    """
     length, (saved, backward) = rows.length, held
     scores = 4.0 * project.n_heads * project.d_head * keys
     work = {
@@ -108,7 +118,8 @@ def attention_cost(
         "attention_scores": Work(length * scores, SCORE_BACKWARD),
         **(hashing or {}),
     }
-    return Cost(work, project.saved(rows) + saved, backward)
+    draws = rows.batch * length * project.n_heads * keys * (dropout > 0)
+    return Cost(work, project.saved(rows) + saved, backward, draws=draws, redrawn=draws)
 
 
 class AttentionCache(Cache):

@@ -57,16 +57,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs by component, and bytes of all rows.
+    """FLOPs by component, bytes of all rows, and the numbers that are drawn for them at random.
 
     `saved` by the forward pass for the backward pass, the layer's input not among them; `backward` held besides at the
     fullest moment of the backward pass; `choices` kept by a reversible stack, to run the layer again alike.
+    `draws` of the forward pass, and of what the layer itself runs again; `redrawn` where the whole layer is run again.
+    Dropout draws one for each number, and Gumbel noise, with its two logarithms, takes as long as two.
     """
 
     work: dict[str, Work] = field(default_factory=dict)
     saved: float = 0.0
     backward: float = 0.0
     choices: int = 0
+    draws: float = 0.0
+    redrawn: float = 0.0
 
 
 Held = tuple[float, float]

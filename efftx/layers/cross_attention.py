@@ -96,7 +96,9 @@ class CrossAttention(nn.Module):
         }
         w, memory = rows.tokens * width, rows.tokens * width * rows.memory_length / length
         # The output once more with the rows that read nothing set to zero; the gradients of the encoder's output.
-        return Cost(work, self.query.saved(rows) + 3 * w + 2 * memory, 3 * w + 4 * memory)
+        draws = float(rows.batch * length * self.query.n_heads * rows.memory_length * (self.attention_dropout > 0))
+        saved = self.query.saved(rows) + 3 * w + 2 * memory
+        return Cost(work, saved, 3 * w + 4 * memory, draws=draws, redrawn=draws)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> CrossCache:
         """Nothing yet: the first call with it makes the keys and values of the encoder's output."""

@@ -82,11 +82,12 @@ class FeedForward(nn.Module):
         work = {"feedforward": Work(flops, 2.0 + sliced, last=0.0 if sliced else 0.5)}
         copies = 3 if inner.dropout > 0 else 1 if inner.activation is F.relu else 2
         d, f = rows.tokens * w1.in_features, rows.tokens * w1.out_features
-        besides = f if inner.dropout > 0 else 2 * f
+        saved, besides = copies * f, f + d if inner.dropout > 0 else 2 * f
         if sliced:
-            held = copies * f + besides
-            return Cost(work, 0.0, sliced_bytes(rows, self.chunk_len, held, d, 2 * w1.weight.numel()))
-        return Cost(work, copies * f, besides + d * (inner.dropout > 0))
+            held = saved + besides - d * (inner.dropout > 0)
+            saved, besides = 0.0, sliced_bytes(rows, self.chunk_len, held, d, 2 * w1.weight.numel())
+        dropped = float(rows.batch * rows.length * w1.out_features * (inner.dropout > 0))
+        return Cost(work, saved, besides, draws=dropped * (1 + sliced), redrawn=dropped)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""

@@ -172,11 +172,13 @@ class LSHAttention(nn.Module):
         project, length, n_buckets = self.project, rows.length, self.buckets_for(rows.length)
         heads = heads_of(project, causal=self.causal)
         if not n_buckets:
-            return attention_cost(project, rows, self.keys(length), _IN_FULL.held(rows, heads))
+            held = _IN_FULL.held(rows, heads)
+            return attention_cost(project, rows, self.keys(length), held, dropout=self.attention_dropout)
         columns = sum(n_buckets) if self.config.hashing == "angular" else 0
         flops = length * float(heads.n * heads.d_head * columns * self.config.n_hashes)
         hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0)}
-        cost = attention_cost(project, rows, self.keys(length), self._held(rows, heads), hashing)
+        held, dropout = self._held(rows, heads), self.attention_dropout
+        cost = attention_cost(project, rows, self.keys(length), held, hashing, dropout=dropout)
         buckets = _BUCKET_BYTES * rows.batch * length * heads.n * self.config.n_hashes
         return replace(cost, choices=RANDOM_STATE_BYTES + buckets)
 

@@ -118,9 +118,16 @@ class Branch(nn.Module):
         work = {**core.work, **beside.work}
         if self.dropout or self.beside is not None:
             work = {name: replace(each, last=0.0) for name, each in work.items()}
-        d = rows.tokens * self.norm.normalized_shape[0]
-        saved = d + (d if self.dropout else 0) + core.saved + beside.saved
-        return Cost(work, saved, core.backward + beside.backward, RANDOM_STATE_BYTES + core.choices + beside.choices)
+        width = self.norm.normalized_shape[0]
+        d, dropped = rows.tokens * width, float(rows.batch * rows.length * width * (self.dropout > 0))
+        return Cost(
+            work,
+            saved=d + (d if self.dropout else 0) + core.saved + beside.saved,
+            backward=core.backward + beside.backward,
+            choices=RANDOM_STATE_BYTES + core.choices + beside.choices,
+            draws=dropped + core.draws + beside.draws,
+            redrawn=dropped + core.redrawn + beside.redrawn,
+        )
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> BranchCache:
         """Empty caches for `capacity` tokens a row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,40 +18,61 @@ from efftx.errors import UserError
 from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
-from efftx.plan.flops import flops_by_component, training_flops_by_component
-from efftx.plan.hardware import DEVICES, cpu, hardware, machine_memory, rate
+from efftx.plan.flops import draws_of_step, flops_by_component, training_flops_by_component
+from efftx.plan.hardware import DEVICES, Hardware, cpu, hardware, machine_memory, rate
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.shared import shared_plan
 from efftx.plan.stacks import tokens_of_row
 from efftx.runs.pretrained import resolved
 
-UTILISATION = 0.4
-"""The share of a device's peak that a training step is taken to reach."""
+ACTIVATIONS_WITHIN, CPU_TIME_WITHIN = 0.1, 0.25
+"""How far the estimates are from what is measured, as a share of it (`scaling/plan`)."""
 
 _CONTROLLER = ("c1", "c2", "c_bias")
 """The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What some training steps do: FLOPs, and numbers drawn at random."""
+
+    flops: float
+    draws: float
+
+    @classmethod
+    def one(cls, config: Config, vocab_size: int) -> Steps:
+        """A step of `config`."""
+        rows = config.training.accumulation * config.training.batch_size
+        flops = sum(training_flops_by_component(config, vocab_size).values()) * rows * tokens_of_row(config)
+        return cls(flops, draws_of_step(config, vocab_size))
+
+    def seconds(self, device: Hardware, dtype: str) -> float:
+        """What they take on `device`."""
+        return self.flops / (rate(device, dtype) * device.utilisation) + self.draws * device.draw_seconds
+
+
 def plan(
-    config: Config, *, device: str | None = None, utilisation: float = UTILISATION, devices: int = 1
+    config: Config, *, device: str | None = None, utilisation: float | None = None, devices: int = 1
 ) -> dict[str, Any]:
     """What training `config` takes: nothing is run, no data set is opened.
 
-    `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak.
+    `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak, and
+    of every other device's (default: each one's own).
     Gives parameters and parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense
     (of the same model with every sparse part and the SRU off and d_ff as given; None where nothing is sparse),
     flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
-    activations also as they would be with and without `reversible`), tokens, hours, hours_by_device, memory_by_device
-    (where it is known; of the CPU that the config asks for it is this machine's) and fits. A token of an
+    activations also as they would be with and without `reversible`), tokens, draws (numbers drawn at random, slow on a
+    CPU), hours, hours_by_device, utilisation_by_device, memory_by_device (where it is known; of the CPU that the config
+    asks for it is this machine's) and fits. A token of an
     encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the
     other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of one
     process. With several `devices` also what each of them needs where they share the training (`plan.shared`). Raises
     UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
-    if not 0 < utilisation <= 1:
+    if utilisation is not None and not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
     config = resolved(config)
-    chosen = hardware(device or default_device(config))
+    chosen = _reaching(hardware(device or default_device(config)), utilisation)
     chosen_rate = rate(chosen, config.dtype)
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     model = build_on_meta(config, vocab_size)
@@ -61,9 +82,10 @@ def plan(
     training = training_flops_by_component(config, vocab_size)
     rows = config.training.steps * config.training.accumulation * config.training.batch_size
     tokens = rows * tokens_of_row(config)
-    total_flops = sum(training.values()) * tokens
+    work = Steps(sum(training.values()) * tokens, draws_of_step(config, vocab_size) * config.training.steps)
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
-    rated = {name: d for name, d in known.items() if config.dtype in d.flops_per_second}
+    rated = {n: _reaching(d, utilisation) for n, d in known.items() if config.dtype in d.flops_per_second}
+    hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
     memories = {kind: _memory(replace(config, device=kind), parameters, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
     if chosen.memory_bytes is None and device is None and (here := machine_memory()) is not None:
@@ -76,16 +98,18 @@ def plan(
         "flops_per_token": sum(forward.values()),
         "flops_per_token_by_component": forward,
         "training_flops_per_token": sum(training.values()),
-        "training_flops": total_flops,
+        "training_flops": work.flops,
+        "draws": work.draws,
         "memory_bytes": memories[chosen.kind],
         "tokens": tokens,
         "vocab_size": vocab_size,
         "device": chosen.name,
         "device_flops_per_second": chosen_rate,
         "device_source": chosen.source,
-        "utilisation": utilisation,
-        "hours": _hours(total_flops, chosen_rate, utilisation),
-        "hours_by_device": {name: _hours(total_flops, rate(d, config.dtype), utilisation) for name, d in rated.items()},
+        "utilisation": chosen.utilisation,
+        "hours": hours[chosen.name],
+        "hours_by_device": hours,
+        "utilisation_by_device": {name: each.utilisation for name, each in rated.items()},
         "memory_by_device": held,
         "fits": {name: memories[rated[name].kind]["total"] <= size for name, size in held.items()},
     }
@@ -200,8 +224,8 @@ def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> 
     }
 
 
-def _hours(flops: float, flops_per_second: float, utilisation: float) -> float:
-    return flops / (flops_per_second * utilisation) / 3600.0
+def _reaching(device: Hardware, utilisation: float | None) -> Hardware:
+    return device if utilisation is None else replace(device, utilisation=utilisation)
 
 
 def bytes_text(count: float) -> str:

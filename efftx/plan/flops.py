@@ -34,6 +34,13 @@ def training_flops_by_component(config: Config, vocab_size: int) -> dict[str, fl
     return {name: flops / tokens_of_row(config) for name, flops in counted.items()}
 
 
+def draws_of_step(config: Config, vocab_size: int) -> float:
+    """Numbers that a training step draws at random, as `layers.cost` counts them, with those that are drawn again."""
+    model, again = meta_model(config, vocab_size), config.reversible.enabled or config.recompute.enabled
+    costs = [cost for stack in stacks(model, config) for block in stack.blocks for cost in block]
+    return config.training.accumulation * sum(cost.draws + again * cost.redrawn for cost in costs)
+
+
 def _row(config: Config, vocab_size: int) -> Iterator[tuple[str, Work, float]]:
     """Component, work for a row, and how much of its forward pass the backward pass runs again."""
     model = meta_model(config, vocab_size)

@@ -14,12 +14,18 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Hardware:
-    """Peak matrix products in FLOP/s by dtype; memory in bytes, None where it is the machine's own affair."""
+    """Peak matrix products in FLOP/s by dtype; memory in bytes, None where it is the machine's own affair.
+
+    `utilisation` is the share of the peak that a training step reaches, `draw_seconds` what a number drawn at random
+    takes besides, whatever the number of cores.
+    """
 
     name: str
     flops_per_second: Mapping[str, float]
     memory_bytes: float | None
     source: str
+    utilisation: float = 0.4
+    draw_seconds: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -54,10 +60,15 @@ _TPU = Hardware(
 DEVICES: dict[str, Hardware] = {device.name: device for device in (*_GPUS, _TPU)}
 
 
+# Fitted to the times of sixteen training steps of size cpu, of one and of two threads: PyTorch draws on one thread.
+_CPU_UTILISATION, _CPU_DRAW_SECONDS = 0.67, 6.8e-9
+
+
 def cpu(cores: int) -> Hardware:
     """So many cores of the measured kind."""
     rates = {dtype: rate * cores for dtype, rate in _PER_CORE.items()}
-    return Hardware(f"cpu-{cores}-core", rates, None, "measured on two Zen 3 cores, in proportion to the cores")
+    source = "measured on two Zen 3 cores, in proportion to the cores"
+    return Hardware(f"cpu-{cores}-core", rates, None, source, _CPU_UTILISATION, _CPU_DRAW_SECONDS)
 
 
 def machine_memory() -> float | None:

@@ -2,7 +2,7 @@
 
 Activations: the peak of live tensor bytes of forward and backward pass, without parameters, gradients, optimiser state
 and replay state. The estimate follows what each layer saves for its backward pass and what that pass holds besides,
-stage by stage, and takes the fullest stage; tests compare it with measured peaks (within 20 %).
+stage by stage, and takes the fullest stage; tests compare it with measured peaks (within 10 %).
 """
 
 from __future__ import annotations

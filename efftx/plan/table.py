@@ -9,7 +9,7 @@ from rich.console import Console
 
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
-from efftx.plan import bytes_text, plan
+from efftx.plan import ACTIVATIONS_WITHIN, CPU_TIME_WITHIN, bytes_text, plan
 
 __all__ = ["plan", "print_plan"]
 
@@ -25,16 +25,19 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
     memory = _grid("memory of a training step", "bytes", "")
     for name, count in result["memory_bytes"].items():
         memory.row(name.replace("_", " "), f"{count:,}", bytes_text(count))
-    hours = Grid([Column("device"), Column("time", numbers=True), Column("fits in its memory")])
+    columns = [Column("device"), Column("time", numbers=True), Column("of peak", numbers=True)]
+    hours = Grid([*columns, Column("fits in its memory")])
     for name, count in result["hours_by_device"].items():
-        hours.row(f"{name} *" if name == result["device"] else name, duration(count * HOUR), _fit(result, name))
+        share = f"{result['utilisation_by_device'][name]:.0%}"
+        marked = f"{name} *" if name == result["device"] else name
+        hours.row(marked, duration(count * HOUR), share, _fit(result, name))
     total = result["memory_bytes"]["total"]
     peak = f"at {result['utilisation'] * 100:g} % of peak"
     titles = {
         f"{result['parameters']:,} parameters{_beside_dense(result)}{_active(result)}": parts,
         f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,
         f"{bytes_text(total)} of memory, one process": memory,
-        f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs, {peak}": hours,
+        f"{result['tokens']:,} tokens, {result['training_flops']:.4g} FLOPs": hours,
     }
     if "shared" in result:
         titles |= _shared(result)
@@ -49,7 +52,12 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
         f"{result['device_flops_per_second']:.4g} FLOP/s ({result['device_source']}); fits in its memory: {fits}.",
     )
     uncounted = "evaluations" if "shared" not in result else "evaluations and what devices send each other"
-    print_text(console, f"Estimates: activations within about 20 %; {uncounted} are not counted.")
+    print_text(
+        console,
+        f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%} and a CPU's time is "
+        f"within {CPU_TIME_WITHIN:.0%} (scaling/plan); what an accelerator reaches is taken, not measured; "
+        f"{uncounted} are not counted.",
+    )
 
 
 def _shared(result: Mapping[str, Any]) -> dict[str, Grid]:

@@ -23,6 +23,7 @@ MODULES = {
     "selected_units": "sparse_ff",
     "token_time": "token_time",
     "training_cost": "training",
+    "training_estimate": "training",
     "training_memory": "training",
     "width_time": "token_time",
 }

@@ -1,4 +1,4 @@
-"""The mirror of a run's metrics in Weights & Biases."""
+"""Mirrors of a run's metrics: TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import importlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -22,16 +24,16 @@ from efftx.training.tracking import memory_bytes
 
 MIRROR_FILE = "wandb.json"
 """In a run's directory: the number that makes the mirror's id its own."""
+TENSORBOARD_FOLDER = "tensorboard"
 _WAIT_ONLINE = 30.0
 """Seconds that a training waits for the service before it mirrors offline."""
 
 
 class Tracker:
-    """A mirror of the metrics in wandb, off by default, as a context manager.
+    """The mirrors of the metrics that are switched on, none by default, as a context manager.
 
-    Online for those who are logged in, offline otherwise; WANDB_MODE decides where it is set. A run that goes on after
-    a stop keeps its id, and its earlier steps are logged again from its own metrics.jsonl: an offline folder holds the
-    whole run. No failure of wandb stops or changes a training: the first is told to `warn`, once, and ends the mirror.
+    A run that goes on after a stop mirrors its earlier steps again, from its own metrics.jsonl. No failure of a mirror
+    stops or changes a training: the first is told to `warn`, once, and ends that mirror.
     """
 
     def __init__(
@@ -45,15 +47,17 @@ class Tracker:
         device: torch.device | None = None,
     ) -> None:
         self._warn, self._device = warn, device
-        self._run: Any = None
+        self._mirrors: dict[str, _Mirror] = {}
         if config.wandb and os.environ.get("WANDB_MODE") != "disabled":
-            self._try(lambda: self._start(config, run, run_hash, run_config))
+            self._begin("wandb", lambda: _Wandb(config, run, run_hash, run_config, warn))
+        if config.tensorboard:
+            self._begin("tensorboard", lambda: _TensorBoard(run))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Mirror one line of metrics, with the memory in use."""
-        if self._run is not None:
-            line = {**values, "memory_bytes": memory_bytes(self._device)}
-            self._try(lambda: self._run.log(line, step=step))
+        line = {**values, "memory_bytes": memory_bytes(self._device)}
+        for name, each in list(self._mirrors.items()):
+            self._try(name, partial(each.log, step, line))
 
     def __enter__(self) -> Self:
         return self
@@ -64,19 +68,70 @@ class Tracker:
         self.finish(0 if error is None else error.exit_code if isinstance(error, Interrupted) else 1)
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the mirror and say where an offline one lies; harmless where it is off."""
-        if self._run is not None:
-            self._try(lambda: self._close(self._run, exit_code))
-            self._run = None
+        """Close the mirrors and say where they lie; harmless where none is on."""
+        for name, each in list(self._mirrors.items()):
+            self._try(name, partial(each.close, exit_code))
+            self._mirrors.pop(name, None)
 
-    def _close(self, run: Any, exit_code: int) -> None:
-        offline, folder = run.offline, Path(run.dir).parent
-        run.finish(exit_code=exit_code)
-        if offline:
-            self._warn(f"wandb: the run was mirrored offline, all its steps into {folder}")
-            self._warn(f"wandb: `wandb sync {folder}` sends it")
+    def _begin(self, name: str, make: Callable[[], _Mirror]) -> None:
+        def begin() -> None:
+            self._mirrors[name] = make()
 
-    def _start(self, config: TrackerConfig, run: Path, run_hash: str, run_config: Mapping[str, Any]) -> None:
+        self._try(name, begin)
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever it is, the training matters more
+            self._mirrors.pop(name, None)
+            self._warn(f"{name}: {_words_of(error)}; metrics go on in the run directory alone")
+
+
+class _Mirror(Protocol):
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """One step's values."""
+
+    def close(self, exit_code: int) -> None:
+        """The end of the training, which the process leaves with this code."""
+
+
+class _TensorBoard:
+    """Event files in the run's folder `tensorboard`: they hold the whole run, and replace those of an earlier try."""
+
+    def __init__(self, run: Path) -> None:
+        # Slow, and a package that only those need who asked for it.
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        folder = run / TENSORBOARD_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = writer(str(folder))
+        for step, values in _logged(run):
+            self.log(step, values)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+
+    def close(self, exit_code: int) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run in Weights & Biases.
+
+    Online for those who are logged in, offline otherwise; WANDB_MODE decides where it is set. A run that goes on keeps
+    its id.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        run: Path,
+        run_hash: str,
+        run_config: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._warn = warn
         wandb = importlib.import_module("wandb")  # slow, so only for those who asked for it
         arguments = {
             "entity": config.entity,
@@ -103,6 +158,16 @@ class Tracker:
             if step >= self._run.step:  # an online run knows its earlier steps already
                 self._run.log(values, step=step)
 
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self, exit_code: int) -> None:
+        offline, folder = self._run.offline, Path(self._run.dir).parent
+        self._run.finish(exit_code=exit_code)
+        if offline:
+            self._warn(f"wandb: the run was mirrored offline, all its steps into {folder}")
+            self._warn(f"wandb: `wandb sync {folder}` sends it")
+
     def _mode(self, wandb: Any) -> str:
         try:
             return "online" if wandb.login(prompt=False) else "offline"
@@ -112,13 +177,6 @@ class Tracker:
 
     def _offline(self, error: Exception) -> None:
         self._warn(f"wandb: {_words_of(error)}; the mirror is offline")
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever it is, the training matters more
-            self._run = None
-            self._warn(f"wandb: {_words_of(error)}; metrics go on in the run directory alone")
 
 
 def identity(run: Path, run_hash: str) -> str:

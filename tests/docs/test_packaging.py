@@ -21,7 +21,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"efftx", "tests"}
 PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py", "efftx/bench/ctranslate2_peer.py"}
-CALLERS = ("Makefile", ".ci/run", "tests/test_cli.py", "tests/test_ablate.py")
+CALLERS = ("Makefile", ".ci/run", "tests/test_cli.py", "tests/test_ablate.py", "tests/training/test_mirror.py")
 OPTIONAL = {"soundfile": "efftx/data/sound.py"}
 """What an extra brings, and the one file that imports it, on use."""
 PEER_IMPORTS = {module: module.replace("_", "-") for module in ("transformers", "reformer_pytorch", "ctranslate2")}
@@ -34,6 +34,7 @@ TOOLS = {
     "types-pyyaml": "/mypy",
     "hydra-joblib-launcher": "hydra/launcher=joblib",
     "hydra-submitit-launcher": "hydra/launcher=submitit_local",
+    "tensorboard": "tracker.tensorboard=true",
 }
 """What is not imported but called, and the words that call it in the Makefile, the checks or the tests."""
 

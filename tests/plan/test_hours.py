@@ -15,7 +15,7 @@ from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.errors import UserError
 from efftx.plan import plan, price
-from efftx.plan.hardware import DEVICES
+from efftx.plan.hardware import DEVICES, cpu
 from efftx.plan.table import print_plan
 
 CPU = torch.device("cpu")
@@ -39,10 +39,41 @@ def test_hours_are_flops_over_the_devices_rate_at_the_stated_utilisation() -> No
 
 
 def test_the_price_is_that_of_the_device_that_the_config_asks_for() -> None:
-    config = _smoke("model=transformer", "device=cpu", "threads=4")
+    config = _smoke("model=transformer", "device=cpu", "threads=4", "dropout=0")
     assert price(config)["device"] == "cpu-4-core"
     assert price(config)["hours"] == plan(config, device="cpu-4-core")["hours"]
     assert price(config)["hours"] == pytest.approx(plan(config, device="cpu-2-core")["hours"] / 2)
+
+
+def test_numbers_drawn_at_random_take_a_cpu_as_long_with_any_number_of_cores() -> None:
+    config = _smoke("model=transformer", "n_layers=1", "dropout=0.1")
+    planned = plan(config)
+    rows = config.training.batch_size * config.data.length
+    assert planned["draws"] == config.training.steps * rows * (2 * config.d_model + config.d_ff)
+    without = plan(replace(config, dropout=0.0))
+    for name in ("cpu-1-core", "cpu-8-core"):
+        more = plan(config, device=name)["hours"] - plan(replace(config, dropout=0.0), device=name)["hours"]
+        assert more * 3600 == pytest.approx(planned["draws"] * cpu(1).draw_seconds)
+    assert without["draws"] == 0
+    assert planned["hours_by_device"]["a100"] == without["hours_by_device"]["a100"]
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers_a_token"),
+    [
+        (["reversible.enabled=true"], 2 * 2 * (32 + 32 + 64)),
+        (["recompute.enabled=true", "chunking.ff=8"], 2 * (2 * (32 + 32) + 3 * 64)),
+        (["sparse_ff.N=4"], 2 * (32 + 32 + 3 * 64)),
+        (["sparse_ff.N=4", "sparse_ff.temperature=0"], 2 * (32 + 32 + 64)),
+        (["sparse_ff.N=4", "reversible.enabled=true"], 2 * (2 * (32 + 32 + 64) + 2 * 64)),
+        (["attention_dropout=0.1"], 2 * (32 + 32 + 64 + 2 * 32.5)),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_what_is_run_again_draws_its_dropout_again(words: list[str], numbers_a_token: float) -> None:
+    shape = ["n_layers=2", "d_model=32", "d_ff=64", "n_heads=2", "d_head=16", "data.length=64"]
+    planned = plan(_smoke("model=transformer", "dropout=0.1", *shape, "positions.kind=learned", *words))
+    assert planned["draws"] == planned["tokens"] * numbers_a_token
 
 
 @pytest.mark.parametrize(

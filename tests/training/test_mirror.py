@@ -1,10 +1,11 @@
-"""The mirror in Weights & Biases: the real package offline, and a stand-in for what only fails online."""
+"""The mirrors in Weights & Biases and TensorBoard: the real packages, and a stand-in for what only fails online."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -16,9 +17,10 @@ import pytest
 from efftx.cli import main
 from efftx.config.settings import TrackerConfig
 from efftx.reproduce.parallel import Task
+from efftx.runs.run_directory import read_metrics
 from efftx.study.sweeps import Run
 from efftx.training import mirror
-from efftx.training.mirror import MIRROR_FILE, Tracker, identity
+from efftx.training.mirror import MIRROR_FILE, TENSORBOARD_FOLDER, Tracker, identity
 
 SMALL = ["model=reformer", "data=duplicate", "size=smoke", "threads=1"]
 
@@ -86,6 +88,20 @@ def trained(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict[str, 
     return json.loads(out), err
 
 
+class Stopped(Tracker):
+    def log(self, step, values):
+        super().log(step, values)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped_at_step_4(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("efftx.training.loop.Tracker", Stopped)
+        assert main(["train", *SMALL, *words]) == 143
+    capsys.readouterr()
+
+
 # ---- the real package ------------------------------------------------------------------------------------------------
 
 
@@ -119,16 +135,7 @@ def test_a_run_that_goes_on_keeps_its_id_and_its_last_folder_holds_all_steps(
     pytest.importorskip("wandb")
     words = ["tracker.wandb=true", f"run_dir={tmp_path / 'run'}"]
 
-    class Stopped(Tracker):
-        def log(self, step, values):
-            super().log(step, values)
-            if step == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("efftx.training.loop.Tracker", Stopped)
-        assert main(["train", *SMALL, *words]) == 143
-    capsys.readouterr()
+    stopped_at_step_4(monkeypatch, capsys, words)
     result, told = trained(capsys, *words)
     assert result["resumed_from"] == 4
     first, last = folders(tmp_path / "run")
@@ -222,6 +229,57 @@ class FakeWandb(types.ModuleType):
         if self.fail_at == "finish":
             raise RuntimeError("lost")
         self.finished.append(exit_code)
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Name -> (step, value) of all that TensorBoard reads from the run's event files."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(run / TENSORBOARD_FOLDER))
+    found.Reload()
+    return {name: [(e.step, e.value) for e in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_every_step_and_no_result_depends_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    plain, _ = trained(capsys, f"run_dir={tmp_path / 'plain'}")
+    result, err = trained(capsys, f"run_dir={tmp_path / 'mirrored'}", "tracker.tensorboard=true")
+    assert [result[key] for key in ("hash", "weights_sha256")] == [plain[key] for key in ("hash", "weights_sha256")]
+    lines = read_metrics(tmp_path / "mirrored")
+    losses = [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines if "loss" in line]
+    found = scalars(tmp_path / "mirrored")
+    assert losses
+    assert found["loss"] == losses
+    assert "memory_bytes" in found
+    assert "Traceback" not in err
+
+
+def test_a_resumed_run_has_every_step_once_in_tensorboard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    words = ["tracker.tensorboard=true", f"run_dir={tmp_path / 'run'}"]
+    stopped_at_step_4(monkeypatch, capsys, words)
+    assert [step for step, _ in scalars(tmp_path / "run")["loss"]] == [1, 2, 3, 4]
+    trained(capsys, *words)
+    assert [step for step, _ in scalars(tmp_path / "run")["loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_absent_tensorboard_is_told_once_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    result, err = trained(capsys, f"run_dir={tmp_path / 'run'}", "tracker.tensorboard=true")
+    assert result["step"] == 6
+    assert err.count("tensorboard: ") == 1
+    assert "metrics go on in the run directory alone" in err
+
+
+def test_tensorboard_is_not_even_imported_when_off() -> None:
+    code = "import sys, efftx.training.loop; sys.exit('tensorboard' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def track(monkeypatch, tmp_path, wandb, *, on=True):

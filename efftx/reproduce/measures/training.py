@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from efftx.bench.stacks import attention_of, peak_of_step, step_of
 from efftx.config.schema import Config
+from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device
-from efftx.machine.timing import interleaved
+from efftx.machine.timing import interleaved, matmul_call
+from efftx.plan import Steps, default_device
 from efftx.plan.flops import training_flops_by_component
+from efftx.plan.hardware import hardware
+from efftx.plan.memory import activation_bytes
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 from efftx.reproduce.measures.trained import configured
 
@@ -165,8 +170,62 @@ def _sized(parameters: Parameters, own: Parameters, seed: int, depth: int, lengt
     return configured([*base, *sizes], seed)
 
 
+def training_estimate(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """What `efftx plan` says of one training step, and what is measured of it.
+
+    `parameters`: overrides, warm_up and repeats; `own`: overrides of the row. Metrics, the same under every column:
+    `planned_seconds`, with the rate of a large matrix product timed in turns with the step as the device's peak,
+    `seconds`, `time_error` (%, positive where the plan is above), `planned_megabytes`, `megabytes` (10^6 bytes of
+    activations at their peak) and `memory_error`.
+    """
+    config = configured([*parameters["overrides"], *own["overrides"]], seed)
+    device, vocab_size = resolve_device(config.device), _vocab_size(config)
+    product, flops = matmul_call(device)
+    timed = interleaved(
+        {"step": step_of(config, device, vocab_size), "product": product},
+        repeats=int(parameters["repeats"]),
+        device=device,
+        warm_up=int(parameters["warm_up"]),
+    )
+    rates = {config.dtype: flops / timed["product"].seconds}
+    here = replace(hardware(default_device(config)), flops_per_second=rates)
+    seconds, planned = timed["step"].seconds, Steps.one(config, vocab_size).seconds(here, config.dtype)
+    planned_bytes, peak = _estimated_bytes(config)
+    found = {
+        "planned_seconds": planned,
+        "seconds": seconds,
+        "time_error": 100.0 * (planned / seconds - 1.0),
+        "planned_megabytes": planned_bytes / 1e6,
+        "megabytes": peak / 1e6,
+        "memory_error": 100.0 * (planned_bytes / peak - 1.0),
+    }
+    series = {"spread": [timed["step"].spread], "flops_per_second": list(rates.values())}
+    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+def estimated_bytes(
+    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+) -> tuple[list[float], list[float]]:
+    """What `training_estimate` recorded of bytes, and the same anew."""
+    config = configured([*parameters["overrides"], *own["overrides"]], 0)
+    metrics = next(iter(result["metrics"].values()))
+    again = [n_bytes / 1e6 for n_bytes in _estimated_bytes(config)]
+    return [metrics["planned_megabytes"], metrics["megabytes"]], again
+
+
+def _estimated_bytes(config: Config) -> tuple[int, int]:
+    """(planned, measured) peak activation bytes of a step."""
+    vocab_size = _vocab_size(config)
+    return activation_bytes(config, vocab_size), peak_of_step(config, resolve_device(config.device), vocab_size)[0]
+
+
+def _vocab_size(config: Config) -> int:
+    return find_source(config.data.name).vocab_size(config.data, config.objective)
+
+
 MEASURES = {
     "iteration_time": Measure(iteration_time, recount=iteration_counts),
     "training_cost": Measure(training_cost, shallowest_memory),
+    "training_estimate": Measure(training_estimate, recount=estimated_bytes),
     "training_memory": Measure(training_memory, shallowest_memory),
 }

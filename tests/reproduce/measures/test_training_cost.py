@@ -6,10 +6,13 @@ import ast
 from typing import Any
 
 import pytest
+import torch
 
+from efftx.config.compose import compose
 from efftx.machine.timing import Timing
+from efftx.plan import plan
 from efftx.reproduce.measures import training
-from efftx.reproduce.measures.training import training_cost
+from efftx.reproduce.measures.training import estimated_bytes, training_cost, training_estimate
 
 PARAMETERS = {
     "overrides": ["model=transformer", "data=stdlib", "size=smoke", "dropout=0", "positions.kind=learned", "threads=1"],
@@ -40,3 +43,21 @@ def test_hashing_makes_the_flops_proportional_to_the_length() -> None:
     own = training_cost(PARAMETERS, 0, "row", hashed)["metrics"]["all"]
     assert own["flops_exponent"] == pytest.approx(1, abs=0.02)
     assert own["seconds"] > 0
+
+
+def test_an_estimate_meets_the_step_at_the_rate_measured_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ["model=transformer", "data=stdlib", "size=smoke", "dropout=0", "device=cpu", "threads=1"]
+    given = {"overrides": shape, "warm_up": 0, "repeats": 1, "columns": {"off": {}}}
+    _, flops_of_product = training.matmul_call(torch.device("cpu"))
+    seconds = {"step": 0.5, "product": flops_of_product / 1e9}
+    monkeypatch.setattr(
+        training, "interleaved", lambda calls, **how: {name: Timing(seconds[name], 0.0) for name in calls}
+    )
+    metrics = training_estimate(given, 0, "row", {"overrides": []})["metrics"]["off"]
+    planned = plan(compose(shape), device="cpu-1-core")
+    flops_of_step = planned["training_flops"] / compose(shape).training.steps
+    assert metrics["planned_seconds"] == pytest.approx(flops_of_step / (1e9 * planned["utilisation"]))
+    assert metrics["time_error"] == pytest.approx(100 * (metrics["planned_seconds"] / 0.5 - 1))
+    assert abs(metrics["memory_error"]) < 10
+    recorded, again = estimated_bytes(given, "row", {"overrides": []}, {"metrics": {"off": metrics}})
+    assert recorded == again
