@@ -146,6 +146,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ("positions.before_shift", lambda c: c.positions.kind != "none", "positions.kind is none"),
     ("positions.before_shift", lambda c: c.positions.kind != "coupled", "coupled positions are of the token read"),
     ("dropout_at", lambda c: c.dropout > 0, "dropout is 0"),
+    ("distributed.offload", lambda c: c.distributed.strategy == "fsdp", "distributed.strategy is not fsdp"),
     ("positions.axial_dims", lambda c: c.positions.kind == "axial", "positions.kind is not axial"),
     ("positions.max_len", lambda c: c.positions.kind in _LENGTHS, "positions.kind is neither learned nor coupled"),
     *(
@@ -251,6 +252,11 @@ def _check_shapes(config: Config) -> None:
         raise _bad(
             f"d_model={config.d_model} is not divisible by n_heads={config.n_heads}.",
             "Choose other numbers, or give the heads' width with d_head=.",
+        )
+    if config.dtype == "float16" and config.distributed.strategy == "fsdp":
+        raise _bad(
+            "dtype=float16 scales its loss by what all gradients say, and distributed.strategy=fsdp has them in parts.",
+            "Use dtype=bfloat16, or distributed.strategy=ddp.",
         )
     if config.tie_embeddings and config.reversible.enabled and config.reversible.merge == "concat":
         raise _bad(

@@ -54,9 +54,14 @@ class CheckpointConfig:
 
 @dataclass
 class DistributedConfig:
-    """How the processes that `torchrun` starts share a training: ddp or fsdp (`distributed.wrap`); alone, nothing."""
+    """How the processes that `torchrun` starts share a training: ddp or fsdp (`distributed.wrap`); alone, nothing.
+
+    `offload`, with fsdp and in one process too: weights, gradients and optimiser state stay in the host's memory, and a
+    block's weights are on the device where it runs (Reformer, section 3).
+    """
 
     strategy: str = "ddp"
+    offload: bool = False
 
 
 @dataclass

@@ -168,6 +168,17 @@ def joined() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """A process that trains alone as the only one of a group, as FSDP wants it."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def other_group(processes: Processes) -> Processes:
     """The same processes with a group of their own, for what they say from another thread."""
     if processes.count == 1:

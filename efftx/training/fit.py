@@ -48,6 +48,8 @@ def refuse_too_large(
     held += optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0)
     if config.distributed.strategy == "fsdp":
         held //= processes.count
+    if config.distributed.offload and device.type != "cpu":
+        held = 0  # in the host's memory
     if held > free:
         what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
         embedding = 2 * vocab_size * config.d_model if hasattr(config.data, "vocab_size") else 0

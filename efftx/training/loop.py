@@ -18,7 +18,7 @@ from efftx.config.settings import TrackerConfig
 from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
-from efftx.distributed.processes import ALONE, Processes, cut_for
+from efftx.distributed.processes import ALONE, Processes, cut_for, group_of_one
 from efftx.distributed.wrap import is_sharded, own_part, whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
@@ -149,12 +149,15 @@ def train(
         with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
             checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
             with processes.together():
-                model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+                place = torch.device("cpu") if config.distributed.offload else device
+                model = build_model(config, dataset.vocab_size, place, devices.parameter_dtype(dtype))
                 if config.pretrained is not None and checkpoint is None:
                     load_pretrained(model, Path(config.pretrained), dataset)
                 if config.imported is not None and checkpoint is None:
                     _keep_imported(model, weights, path)
-            wrapped = wrap(model, config.distributed.strategy, processes, device)
+            if config.distributed.offload and processes.count == 1:
+                stack.enter_context(group_of_one())
+            wrapped = wrap(model, config.distributed, processes, device)
             optimizer = make_optimizer(config.optimizer, model.named_parameters())
             scaler = devices.grad_scaler(device, dtype)
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
