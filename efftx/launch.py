@@ -22,7 +22,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from efftx.config.compose import parse_overrides, register_schema, to_config
+from efftx.config.compose import parse_overrides, quoted, register_schema, search_path, to_config
 from efftx.core.artifact import read_document, write_document
 from efftx.core.shipped import shipped
 from efftx.data.dataset import open_dataset
@@ -118,10 +118,9 @@ def _launch(
     """One launch: what broke the launcher, what the workers wrote, and the point whose worker was the first to die."""
     register_schema()
     with tempfile.TemporaryDirectory(prefix="efftx-ablate-") as folder:
-        extra = ",".join(f"file://{Path(d).resolve()}" for d in config_dirs)
-        words = [*overrides, f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${hydra.job.num}"]
+        words = [*overrides, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=${hydra.job.num}"]
         words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-        words += [f"hydra.searchpath=[{extra}]"] if extra else []
+        words += search_path(config_dirs)
         launched_by = json.dumps([socket.gethostname(), os.getpid()])
         previous = {key: os.environ.get(key) for key in (SCRATCH, LAUNCHED_BY)}
         os.environ |= {SCRATCH: folder, LAUNCHED_BY: launched_by}

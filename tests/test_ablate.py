@@ -263,6 +263,29 @@ def test_a_killed_worker_is_one_failed_point_and_the_others_end() -> None:
     assert all(is_gone(pid) for pid in at_work)
 
 
+def test_a_launcher_works_in_folders_whose_names_hydra_would_read_as_something_else(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    temporary, own = tmp_path / "tmp, a=[b]", tmp_path / "it's mine, really"
+    temporary.mkdir()
+    (own / "preset" / "reformer").mkdir(parents=True)
+    (own / "preset" / "reformer" / "mine.yaml").write_text("# @package _global_\nn_layers: 1\n")
+    words = [
+        "ablate",
+        "seed=0,1",
+        "preset=reformer/mine",
+        *JOBS,
+        "training.steps=4",
+        "--config-dir",
+        str(own),
+        "--json",
+    ]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "efftx", *words]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [run["state"] for run in json.loads(ended.stdout)["runs"]] == ["done", "done"]
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_no_worker_outlives_an_ablation_that_was_killed() -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

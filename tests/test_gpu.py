@@ -159,6 +159,21 @@ def test_every_family_trains(model: str, dtype: str, capsys: pytest.CaptureFixtu
     assert said["metrics"]["loss"] > 0
 
 
+def test_parameters_in_the_hosts_memory_give_the_same_losses_in_less_of_the_gpus(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shape = ["model=reformer", "data=stdlib", "size=smoke", "n_layers=8", "d_ff=4096", "device=cuda", "threads=1"]
+    losses, peaks = [], []
+    for i, words in enumerate(([], ["distributed.strategy=fsdp", "distributed.offload=true"])):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        assert main(["train", *shape, *words, f"run_dir=offload{i}", "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["metrics"]["loss"])
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert peaks[1] < 0.6 * peaks[0]
+
+
 def test_a_run_is_the_same_bits_again(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for place in ("a", "b"):

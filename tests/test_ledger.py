@@ -114,7 +114,11 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     folder = tmp_path_factory.mktemp("own")
     found = {base: compose(words_of(base, folder)) for base in BASES}
     mirrored = dataclasses.replace(found["reformer"].tracker, wandb=True)
-    return found | {"mirrored": dataclasses.replace(found["reformer"], tracker=mirrored)}
+    sharded = dataclasses.replace(found["reformer"].distributed, strategy="fsdp")
+    return found | {
+        "mirrored": dataclasses.replace(found["reformer"], tracker=mirrored),
+        "sharded": dataclasses.replace(found["reformer"], distributed=sharded),
+    }
 
 
 def test_every_key_of_the_schema_is_live_in_one_of_these(configs: dict[str, Config]) -> None:

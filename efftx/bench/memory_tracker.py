@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -15,11 +15,13 @@ class MemoryTracker(TorchDispatchMode):
     """Follows every storage that is made while the mode is on, from the operator that makes it to its release.
 
     What exists before (weights, a batch) does not count, nor does what a kernel allocates and frees inside itself.
-    Views count once. The mode slows every operator down: never time what runs under it.
+    Views count once. The mode slows every operator down: never time what runs under it. `resizes`: storages may be
+    emptied and filled between two operators, as FSDP does with gathered weights; all are looked at before each of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resizes: bool = False) -> None:
         super().__init__()
+        self._living: weakref.WeakSet[UntypedStorage] | None = weakref.WeakSet() if resizes else None
         self._changes: list[tuple[int, int]] = []  # (a storage's number, bytes gained or lost), in order
         self._known: dict[int, tuple[int, int]] = {}  # address -> number (0: made elsewhere), bytes
         self._n_made = 0
@@ -28,6 +30,8 @@ class MemoryTracker(TorchDispatchMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        for storage in self._living or ():
+            self._count(storage)
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor):
                 self._see(tensor, made_here=False)
@@ -53,12 +57,18 @@ class MemoryTracker(TorchDispatchMode):
 
     def _see(self, tensor: Tensor, *, made_here: bool) -> None:
         storage = tensor.untyped_storage()
-        address, n_bytes = storage._cdata, storage.nbytes()
+        address = storage._cdata
         if address not in self._known:
             self._n_made += made_here
             number = self._n_made if made_here else 0
             self._known[address] = (number, 0)
             weakref.finalize(storage, self._release, address)
+            if self._living is not None and made_here:
+                self._living.add(storage)
+        self._count(storage)
+
+    def _count(self, storage: UntypedStorage) -> None:
+        address, n_bytes = storage._cdata, storage.nbytes()
         number, before = self._known[address]
         if number and n_bytes != before:  # new, or resized by an operator that writes into a given tensor
             self._known[address] = (number, n_bytes)

@@ -15,6 +15,8 @@ from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.config.values import RANGES
 from efftx.data.dataset import Batch
+from efftx.distributed.processes import ALONE, group_of_one
+from efftx.distributed.wrap import own_part, wrap
 from efftx.layers.attention import SoftmaxAttention
 from efftx.machine.devices import DTYPES, grad_scaler, resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
@@ -25,7 +27,7 @@ from efftx.ops.recompute_state import RecomputeState
 from efftx.optim.optimizers import make_optimizer
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
-from efftx.plan.memory import activation_bytes
+from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
 from efftx.plan.stacks import tokens_of_row
 from efftx.training.step import accumulate, clip_gradients, share_of
 
@@ -164,6 +166,27 @@ def peak_of_step(config: Config, device: torch.device, vocab_size: int = VOCAB_S
     choices = [choice for state in kept for choice in state.choices.values()]
     peak = live.peak_bytes(excluding=[*gradients, *choices])
     return peak, sum(state.nbytes() for state in kept)
+
+
+def device_memory_of_step(config: Config, device: torch.device, vocab_size: int) -> tuple[int, int]:
+    """(bytes that the device holds at the fullest moment of a training step, bytes that the host holds for it).
+
+    Weights, gradients and optimiser state are the device's, or with `distributed.offload` the host's, and then those
+    weights and gradients alone are on the device that are gathered there at the time: measured, a step being run.
+    """
+    model, batch = model_and_batch(config, device, vocab_size)
+    parameters = list(model.parameters())
+    kept = 2 * parameter_bytes(parameters, DTYPES[config.dtype]) + optimizer_bytes(config.optimizer.name, parameters)
+    if not config.distributed.offload:
+        peak, replay = peak_of_step(config, device, vocab_size)
+        return kept + peak + replay, 0
+    states = _states(model) if config.reversible.enabled else {}
+    with group_of_one():
+        wrapped = wrap(model, config.distributed, ALONE, device)
+        with MemoryTracker(resizes=True) as live:
+            _loss(wrapped, batch, states).backward()
+    gradients = [own_part(p.grad) for p in model.parameters() if p.grad is not None]
+    return live.peak_bytes(excluding=gradients), kept
 
 
 def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, Any]:

@@ -102,9 +102,20 @@ def _quoted_path(word: str) -> str:
     try:
         OverridesParser.create().parse_override(word)
     except HydraException:
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
-        return f"{key}='{escaped}'"
+        return f"{key}={quoted(value)}"
     return word
+
+
+def quoted(text: str) -> str:
+    """`text` as Hydra reads it back, whatever is in it: commas, brackets, quotes, spaces."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), text)
+    return f"'{escaped}'"
+
+
+def search_path(config_dirs: Iterable[str | Path]) -> list[str]:
+    """The word that has Hydra look into these folders too; none where there are none."""
+    folders = ",".join(quoted(f"file://{Path(d).resolve()}") for d in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
 
 
 def _plain(word: str) -> str:
@@ -180,9 +191,7 @@ def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> N
     """Runs Hydra's own command line with `words`: `--cfg job`, `--info`, `--shell-completion` and the like."""
     register_schema()
     GlobalHydra.instance().clear()
-    own = ["hydra.output_subdir=null", "hydra.run.dir=."]
-    folders = ",".join(f"file://{Path(d).resolve()}" for d in config_dirs)
-    own += [f"hydra.searchpath=[{folders}]"] if folders else []
+    own = ["hydra.output_subdir=null", "hydra.run.dir=.", *search_path(config_dirs)]
     previous, sys.argv = sys.argv, ["efftx", *words, *own]
     try:
         hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
@@ -221,7 +230,7 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
     patterns = {key.partition(".")[0] for key in keys} & set(FACTORED)
     if patterns and not keys & NAMES_ATTENTION:
         words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
-    extra = [f"file://{Path(d).resolve()}" for d in config_dirs]
+    config_dirs = list(config_dirs)
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(
@@ -229,8 +238,7 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
                 f"--config-dir {folder} is not a folder.",
                 "Give the folder that holds model/, data/, ...",
             )
-    if extra:
-        words.append(f"hydra.searchpath=[{','.join(extra)}]")
+    words += search_path(config_dirs)
     refuse_unknown_keys(parsed, config_dirs)
     check_own_files({str(o.key_or_group): str(o.value()) for o in parsed if o.key_or_group in GROUPS}, config_dirs)
     GlobalHydra.instance().clear()

@@ -34,6 +34,7 @@ class CrossAttention(nn.Module):
         self.d_head = d_head
         self.scale = 1.0 / math.sqrt(d_head)
         self.attention_dropout = attention_dropout
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases; the query starts itself."""

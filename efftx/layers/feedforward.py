@@ -30,6 +30,7 @@ class _TwoLayers(nn.Module):
         self.w2 = nn.Linear(d_ff, d_model)
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases."""

@@ -62,7 +62,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
 
 
 def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
-    """The layer itself, on `device`, with its first weights, as its authors draw them; from `seed` alone."""
+    """The layer itself, on `device`, with first weights drawn anew from `seed` alone; the random state stays."""
     materialize(layer, torch.device(device), seed)
     return layer
 

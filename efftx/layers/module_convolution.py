@@ -23,6 +23,7 @@ class ModuleConvolution(nn.Module):
         self.S = S
         self.kernel = nn.Parameter(torch.empty(F, n_modules, d_module_in or d_module, d_module))
         self.bias = nn.Parameter(torch.empty(d_module))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A Glorot-uniform kernel over all its taps, biases Gaussian of deviation 1e-6 (authors' code)."""

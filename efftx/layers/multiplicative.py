@@ -29,6 +29,7 @@ class Multiplicative(nn.Module):
         self.gate = nn.Parameter(torch.empty(S, d_in))
         self.proj = nn.Parameter(torch.empty(d_in, d_module))
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A Gaussian gate of deviation 0.5, a Glorot-uniform projection, biases of deviation 1e-6 (authors' code)."""

@@ -25,6 +25,7 @@ class AxialPositions(nn.Module):
         self.std = std
         self.shape = tuple(shape)
         self.tables = nn.ParameterList(torch.empty(n, d) for n, d in zip(shape, dims, strict=True))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Gaussian tables."""
@@ -56,6 +57,7 @@ class FactorizedPositions(nn.Module):
         self.std = std / math.sqrt(len(shape))
         self.shape = tuple(shape)
         self.tables = nn.ParameterList(torch.empty(n, d_model) for n in shape)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Gaussian tables."""
@@ -84,6 +86,7 @@ class ShiftedPositions(nn.Module):
         super().__init__()
         self.positions, self.std = positions, std
         self.start = nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A Gaussian vector."""
@@ -103,6 +106,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.std = std
         self.table = nn.Parameter(torch.empty(max_len, d_model))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A Gaussian table."""
@@ -150,6 +154,7 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         self.d_model = d_model
         self.register_buffer("frequency", torch.empty(d_model // 2), persistent=False)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Computes the frequencies."""
@@ -182,6 +187,7 @@ class DigitPositions(nn.Module):
         self.base_dropout = config.base_dropout
         self.base_weights = nn.Parameter(torch.empty(len(self.bases), self.n_digits, d_model // self.n_digits))
         self.start_vec = nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Uniform between -1e-4 and 1e-4, so that positions are nearly absent at first (authors' code)."""

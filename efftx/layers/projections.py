@@ -76,6 +76,7 @@ class DenseQKV(_Dense):
             self.k = nn.Linear(d_model, n_heads * self.d_qk, bias=bias)
         self.v = nn.Linear(d_model, width, bias=bias)
         self.o = nn.Linear(width, d_model, bias=bias)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases."""
@@ -114,6 +115,7 @@ class DenseQuery(_Dense):
         self.n_heads = n_heads
         self.q = nn.Linear(d_model, n_heads * d_head, bias=bias)
         self.o = nn.Linear(n_heads * d_head, d_model, bias=bias)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases."""

@@ -71,6 +71,7 @@ class SparseFF(nn.Module):
         self.w2 = nn.Parameter(torch.empty(d_ff, d_model))
         self.b2 = nn.Parameter(torch.empty(d_model))
         self.b1 = nn.Parameter(torch.empty(d_ff)) if config.first_bias else None
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform matrices, W2 times sqrt(N) with `kernel_scaling`; Gaussian biases of deviation 1e-6."""

@@ -48,6 +48,7 @@ class SparseQKV(nn.Module):
             self.k = make_map(config, d_model)
         self.v = make_map(config, d_model, of_values=True)
         self.o = make_output(config, d_model)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A dense output projection is Glorot-uniform with zero bias; the other parts start themselves."""

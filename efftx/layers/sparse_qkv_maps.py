@@ -24,6 +24,7 @@ class Modular(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(S, d_model // S, d_model // S))
         self.bias = nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform blocks, biases Gaussian of deviation 1e-6."""
@@ -49,6 +50,7 @@ class LowRank(nn.Module):
         self.rank = rank
         self.down = nn.Linear(d_model, rank)
         self.up = nn.Linear(rank, d_model)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases."""

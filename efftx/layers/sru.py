@@ -26,6 +26,7 @@ class SRU(nn.Module):
         super().__init__()
         self.kernel = nn.Parameter(torch.empty(d, 3 * d))
         self.bias = nn.Parameter(torch.empty(3 * d))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A Glorot-uniform kernel over all three parts at once, biases Gaussian of deviation 1e-6 (authors' code)."""
@@ -49,6 +50,7 @@ class SRUBranch(nn.Module):
         self.into = nn.Linear(d_model, config.d)
         self.layers = nn.ModuleList(SRU(config.d) for _ in range(config.n_layers))
         self.out = nn.Linear(config.d, d_model)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, biases Gaussian of deviation 1e-6 (authors' code)."""

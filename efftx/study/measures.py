@@ -16,6 +16,7 @@ MODULES = {
     "drawn_samples": "samples",
     "equal_time": "equal_time",
     "hash_pipeline": "lsh",
+    "host_memory": "training",
     "iteration_time": "training",
     "model_size": "parameters",
     "multiplicative_layer": "multiplicative",

@@ -51,6 +51,20 @@ def test_a_tensor_that_an_operator_resizes_counts_with_its_new_size() -> None:
     assert live.peak_bytes() == 400 * FLOAT
 
 
+def test_storages_that_are_emptied_and_filled_between_operators_count_as_they_are_then() -> None:
+    with MemoryTracker(resizes=True) as live:
+        x, y = torch.zeros(100), torch.zeros(10)
+        x.untyped_storage().resize_(0)
+        y.add_(1)
+        assert live.bytes_now() == 10 * FLOAT
+        x.untyped_storage().resize_(200 * FLOAT)
+        y.add_(1)
+        assert live.bytes_now() == 210 * FLOAT
+        del x
+        assert live.bytes_now() == 10 * FLOAT
+    assert live.peak_bytes() == 210 * FLOAT
+
+
 def test_the_backward_pass_counts_and_gradients_can_be_left_out() -> None:
     x = torch.randn(8, 16)
     layer = nn.Linear(16, 4, bias=False)

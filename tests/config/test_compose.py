@@ -137,6 +137,8 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["model=transformer", "reversible.merge=mean"], "dead_key", "reversible.enabled"),
         (["positions.kind=learned", "positions.axial_dims=[1,2]"], "dead_key", "axial"),
         (["tracker.project=x"], "dead_key", "tracker.wandb"),
+        (["distributed.offload=true"], "dead_key", "not fsdp"),
+        (["distributed.strategy=fsdp", "dtype=float16"], "bad_value", "bfloat16"),
         (["optimizer.weight_decay=0.1"], "dead_key", "adamw"),
         (["schedule.name=constant", "schedule.steps=10"], "dead_key", "no end"),
         (["d_model=260", "n_heads=3", "d_head=null", "positions.kind=learned"], "bad_value", "divisible"),
@@ -270,16 +272,18 @@ def test_two_families_that_resolve_to_the_same_point_are_one_run() -> None:
     assert config_hash(config, dataset) == config_hash(dataclasses.replace(config, model="another"), dataset)
 
 
-def test_a_users_own_model_is_found_in_config_dir(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "preset" / "mine").mkdir(parents=True)
+@pytest.mark.parametrize("name", ["conf", "my conf, [old] 'n\\", "日本=1"])
+def test_a_users_own_model_is_found_in_config_dir(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    (folder / "model").mkdir(parents=True)
+    (folder / "preset" / "mine").mkdir(parents=True)
     own = "# @package _global_\nmodel: mine\nn_layers: 1\nd_model: 16\nd_ff: 128\nn_heads: 2\n"
-    (tmp_path / "model" / "mine.yaml").write_text(own)
-    (tmp_path / "preset" / "mine" / "smoke.yaml").write_text("# @package _global_\ndata: {length: 16}\n")
-    config = compose(["model=mine", "size=smoke", "data=duplicate"], config_dirs=[tmp_path])
+    (folder / "model" / "mine.yaml").write_text(own)
+    (folder / "preset" / "mine" / "smoke.yaml").write_text("# @package _global_\ndata: {length: 16}\n")
+    config = compose(["model=mine", "size=smoke", "data=duplicate"], config_dirs=[folder])
     assert (config.model, config.d_model, config.data.length) == ("mine", 16, 16)
     with pytest.raises(UserError) as caught:
-        compose(["model=mine", "size=cpu", "data=duplicate"], config_dirs=[tmp_path])
+        compose(["model=mine", "size=cpu", "data=duplicate"], config_dirs=[folder])
     assert "smoke" in caught.value.message + caught.value.hint
 
 

@@ -17,6 +17,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: FeedForward(16, 64),
     "sparse": lambda: SparseFF(SparseFFConfig(N=4), 16, 64),
     "hashed": lambda: LSHAttention(LSHConfig(), DenseQKV(16, 2, 8, share_qk=True)),
+    "full": lambda: SoftmaxAttention(
+        make_pattern("full", FullConfig(), 64), SparseQKV(SparseQKVConfig(S=4), 16, 2), d_head=8
+    ),
+    "recurrent": lambda: SRUBranch(16, SRUConfig(n_layers=1, d=8)),
 }
 
 
@@ -48,3 +52,16 @@ def test_first_weights_are_drawn_from_the_seed_alone(name: str) -> None:
     torch.set_rng_state(before)
     initialized(layer)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_starts_with_weights_from_the_random_state_as_those_of_pytorch_do(name: str) -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(dict(LAYERS[name]().named_parameters()))
+    first, again, other = drawn
+    assert all(torch.equal(first[weight], again[weight]) for weight in first)
+    assert any(not torch.equal(first[weight], other[weight]) for weight in first)
+    assert all(float(weight.detach().abs().max()) < 10 for weight in first.values())
+    assert bool(torch.isfinite(LAYERS[name]()(torch.randn(2, 64, 16))).all())

@@ -91,7 +91,9 @@ def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) 
 
     reference = place("reference")
     started = time.monotonic()
-    right = _gives(victim, reference, *_run(victim, reference))
+    code, out, err = _run(victim, reference)
+    assert code == 0, f"{victim.name}: {out}{err}"
+    right = _gives(victim, reference, code, out, err)
     seconds = time.monotonic() - started
     while found[KILLED] < n:
         here = place("here")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from efftx.bench.stacks import attention_of, peak_of_step, step_of
+from efftx.bench.stacks import attention_of, device_memory_of_step, peak_of_step, step_of
 from efftx.config.schema import Config
 from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device
@@ -170,6 +170,37 @@ def _sized(parameters: Parameters, own: Parameters, seed: int, depth: int, lengt
     return configured([*base, *sizes], seed)
 
 
+def host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+    """Bytes that the device holds at the fullest moment of a training step against depth, and what the host holds.
+
+    `parameters`: overrides, vocab_size, depths; `own`: overrides of the row. A column with `depth` has `megabytes` (10^6
+    bytes: activations, replay state, and the weights, gradients and optimiser state that are there) and
+    `host_megabytes`; every column has `depth_ratio`, the device's at the greatest depth over that at the least.
+    """
+    depths = [int(number) for number in parameters["depths"]]
+    found = [_device_memory(parameters, own, seed, depth) for depth in depths]
+    metrics: dict[str, dict[str, float]] = {}
+    for column, where in parameters["columns"].items():
+        metrics[column] = {"depth_ratio": found[-1][0] / found[0][0]}
+        if "depth" in where:
+            on_device, on_host = found[depths.index(int(where["depth"]))]
+            metrics[column] |= {"megabytes": on_device, "host_megabytes": on_host}
+    series = {"depth": [float(depth) for depth in depths], "megabytes": [on_device for on_device, _ in found]}
+    return {"metrics": metrics, "series": series}
+
+
+def shallowest_host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+    """What a replay of `host_memory` compares: the megabytes of the shallowest model."""
+    return list(_device_memory(parameters, own, seed, int(parameters["depths"][0])))
+
+
+def _device_memory(parameters: Parameters, own: Parameters, seed: int, depth: int) -> tuple[float, float]:
+    config = configured([*parameters["overrides"], *own["overrides"], f"n_layers={depth}"], seed)
+    device = resolve_device(config.device)
+    on_device, on_host = device_memory_of_step(config, device, int(parameters["vocab_size"]))
+    return on_device / 1e6, on_host / 1e6
+
+
 def training_estimate(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """What `efftx plan` says of one training step, and what is measured of it.
 
@@ -224,6 +255,7 @@ def _vocab_size(config: Config) -> int:
 
 
 MEASURES = {
+    "host_memory": Measure(host_memory, shallowest_host_memory),
     "iteration_time": Measure(iteration_time, recount=iteration_counts),
     "training_cost": Measure(training_cost, shallowest_memory),
     "training_estimate": Measure(training_estimate, recount=estimated_bytes),

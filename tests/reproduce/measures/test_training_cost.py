@@ -12,7 +12,7 @@ from efftx.config.compose import compose
 from efftx.machine.timing import Timing
 from efftx.plan import plan
 from efftx.reproduce.measures import training
-from efftx.reproduce.measures.training import estimated_bytes, training_cost, training_estimate
+from efftx.reproduce.measures.training import estimated_bytes, host_memory, training_cost, training_estimate
 
 PARAMETERS = {
     "overrides": ["model=transformer", "data=stdlib", "size=smoke", "dropout=0", "positions.kind=learned", "threads=1"],
@@ -61,3 +61,18 @@ def test_an_estimate_meets_the_step_at_the_rate_measured_beside_it(monkeypatch: 
     assert abs(metrics["memory_error"]) < 10
     recorded, again = estimated_bytes(given, "row", {"overrides": []}, {"metrics": {"off": metrics}})
     assert recorded == again
+
+
+def test_with_parameters_in_the_hosts_memory_the_device_holds_a_block_or_two_of_them() -> None:
+    shape = ["model=reformer", "data=stdlib", "size=smoke", "dropout=0", "threads=1", "device=cpu", "d_ff=512"]
+    given = {"overrides": shape, "vocab_size": 256, "depths": [2, 8]}
+    given["columns"] = {"2": {"depth": 2}, "8": {"depth": 8}}
+    offloaded = ["distributed.strategy=fsdp", "distributed.offload=true"]
+    device, host = (host_memory(given, 0, "row", {"overrides": words})["metrics"] for words in ([], offloaded))
+    assert device["8"]["host_megabytes"] == 0
+    assert device["8"]["depth_ratio"] > 2
+    assert host["8"]["depth_ratio"] < 1.1
+    parameters = plan(compose([*shape, "n_layers=8"]))["memory_bytes"]
+    kept = sum(parameters[kind] for kind in ("parameters", "gradients", "optimizer_state"))
+    assert host["8"]["host_megabytes"] == pytest.approx(kept / 1e6)
+    assert host["8"]["megabytes"] < device["8"]["megabytes"] - 0.7 * kept / 1e6
