@@ -11,8 +11,24 @@ import torch
 from torch import nn
 
 import efftx.layers
-from efftx.layers import DenseQKV, FeedForward, LSHAttention, LSHConfig, SparseFF, SparseFFConfig, initialized
+from efftx.layers import (
+    DenseQKV,
+    FeedForward,
+    FullConfig,
+    LSHAttention,
+    LSHConfig,
+    SoftmaxAttention,
+    SparseFF,
+    SparseFFConfig,
+    SparseQKV,
+    SparseQKVConfig,
+    SRUBranch,
+    SRUConfig,
+    initialized,
+    make_pattern,
+)
 
+FULL = make_pattern("full", FullConfig(), 64)
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: FeedForward(16, 64),
     "sparse": lambda: SparseFF(SparseFFConfig(N=4), 16, 64),
