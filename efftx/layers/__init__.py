@@ -1,7 +1,7 @@
 """The layers of the three papers, each a module of its own: `from efftx.layers import LSHAttention, initialized`.
 
-A layer starts with the weights that its authors draw; `initialized` draws them anew from a seed. Names are imported when
-they are asked for, so that a configuration, which reads the settings alone, needs no torch.
+A layer starts with the weights that its authors draw; `initialized` draws them anew from a seed. Names are imported
+when they are asked for, so that a configuration, which reads the settings alone, needs no torch.
 """
 
 from __future__ import annotations

@@ -173,8 +173,8 @@ def _sized(parameters: Parameters, own: Parameters, seed: int, depth: int, lengt
 def host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
     """Bytes that the device holds at the fullest moment of a training step against depth, and what the host holds.
 
-    `parameters`: overrides, vocab_size, depths; `own`: overrides of the row. A column with `depth` has `megabytes` (10^6
-    bytes: activations, replay state, and the weights, gradients and optimiser state that are there) and
+    `parameters`: overrides, vocab_size, depths; `own`: overrides of the row. A column with `depth` has `megabytes`
+    (10^6 bytes: activations, replay state, and the weights, gradients and optimiser state that are there) and
     `host_megabytes`; every column has `depth_ratio`, the device's at the greatest depth over that at the least.
     """
     depths = [int(number) for number in parameters["depths"]]
