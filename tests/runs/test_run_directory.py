@@ -393,3 +393,12 @@ def test_what_a_killed_owner_left_half_written_is_swept(tmp_path):
     (tmp_path / ".result.json.1-0.tmp").write_text("{")
     with run_at(tmp_path):
         assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_killed_owner_that_wrote_the_result_once_more_leaves_nothing_either(tmp_path):
+    with run_at(tmp_path) as run:
+        run.finish({"step": 1})
+    (tmp_path / ".result.json.1-0.tmp").write_text("{")
+    with run_at(tmp_path) as run:
+        assert run.result == {"step": 1}
+        assert not list(tmp_path.glob(".*.tmp"))
