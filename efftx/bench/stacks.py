@@ -18,6 +18,7 @@ from efftx.data.dataset import Batch
 from efftx.distributed.processes import ALONE, group_of_one
 from efftx.distributed.wrap import own_part, wrap
 from efftx.layers.attention import SoftmaxAttention
+from efftx.machine.allocator import keep_freed_memory
 from efftx.machine.devices import DTYPES, grad_scaler, resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
 from efftx.models.build import Model, build_model
@@ -209,6 +210,7 @@ def _memory_row(name: str, config: Config, device: torch.device) -> dict[str, An
 
 
 def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) -> list[dict[str, Any]]:
+    keep_freed_memory()  # of the peer too
     calls: dict[str, Callable[[], object]] = {}
     for name, config in configs.items():
         calls[name] = (plain_step if name == PLAIN else step_of)(config, device, VOCAB_SIZE)
@@ -246,7 +248,11 @@ def _train_rows(configs: dict[str, Config], repeats: int, device: torch.device) 
 
 
 def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) -> Callable[[], object]:
-    """One training step of a fresh model, the trainer's own, always on the same batch, without files and logs."""
+    """One training step of a fresh model, the trainer's own, always on the same batch, without files and logs.
+
+    With the trainer's allocator, for all that this process computes from now on.
+    """
+    keep_freed_memory()
     model, (targets_BL, *inputs_BE) = model_and_batch(config, device, vocab_size)
     parameters = list(model.parameters())
     optimizer = make_optimizer(config.optimizer, model.named_parameters())

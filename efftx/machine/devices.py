@@ -19,6 +19,7 @@ from efftx.config.schema import Config
 from efftx.core.device_names import check_dtype, read_device
 from efftx.core.environment import Environment
 from efftx.errors import UserError
+from efftx.machine import allocator
 from efftx.native import library
 
 DTYPES = {
@@ -27,19 +28,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-# What changes an allocator's behaviour, and with it a measurement of memory or time.
-_ALLOCATOR_SETTINGS = (
-    "MALLOC_ARENA_MAX",
-    "MALLOC_CONF",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "GLIBC_TUNABLES",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "THP_MEM_ALLOC_ENABLE",
-)
 
 _PROCESSOR_WORDS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
@@ -177,7 +165,7 @@ def environment() -> Environment:
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         git_commit=commit,
         git_clean=clean,
-        allocator=_allocator(),
+        allocator=allocator.settings(),
         kernels=library.described(),
     )
 
@@ -220,11 +208,3 @@ def _git_state(root: Path) -> tuple[str | None, bool | None]:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-
-
-def _allocator() -> dict[str, str]:
-    settings = {name: os.environ[name] for name in _ALLOCATOR_SETTINGS if name in os.environ}
-    preloaded = [Path(entry).name for entry in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
-    if preloaded:
-        settings["LD_PRELOAD"] = " ".join(preloaded)
-    return settings

@@ -138,7 +138,9 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         if self.result is not None:
-            sweep(self.path)  # the result is written once more, with the time of decoding: a kill may have fallen in that
+            sweep(
+                self.path
+            )  # the result is written once more, with the time of decoding: a kill may have fallen in that
             self._check_config()
             return self
         self._made = not self.path.exists()

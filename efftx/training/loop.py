@@ -25,6 +25,7 @@ from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
+from efftx.machine.allocator import keep_freed_memory
 from efftx.models.build import Model, build_model, build_on_meta, dense_parameters
 from efftx.models.conversion import copy_weights, load_weights
 from efftx.models.reach import unreached
@@ -112,6 +113,7 @@ def train(
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
+    keep_freed_memory()
     with processes.together():
         cut = cut_for(config.training.batch_size, config.training.accumulation, processes.count)
     own_config = replace(config, training=replace(config.training, batch_size=config.training.batch_size // cut))

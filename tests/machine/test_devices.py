@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from efftx.core import device_names
 from efftx.errors import UserError
-from efftx.machine import devices
+from efftx.machine import allocator, devices
 from efftx.machine.devices import (
     LossScaler,
     autocast,
@@ -203,6 +203,7 @@ def test_a_steps_randomness_does_not_depend_on_what_came_before():
 def test_the_environment_is_json_and_names_no_host_path_or_user(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     monkeypatch.setenv("LD_PRELOAD", "/secret/place/libtcmalloc.so.4:/other/libx.so")
+    monkeypatch.setattr(allocator, "_told", {})
     record = asdict(environment())
     text = json.dumps(record)
     assert record["allocator"] == {"MALLOC_ARENA_MAX": "2", "LD_PRELOAD": "libtcmalloc.so.4 libx.so"}
