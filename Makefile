@@ -42,11 +42,12 @@ gpu: $(BIN)/efftx
 	EFFTX=$(abspath $(BIN))/efftx .ci/gpu
 
 # Flips one bit in every kind of file that efftx reads back, FLIPS times each, and kills KILLS commands at random moments:
-# ten minutes of processor time. Fails where anything was silently wrong, lost, left behind or ended in a traceback.
+# half an hour. Fails where anything was silently wrong, lost, left behind or ended in a traceback. The README has what it
+# counted: INTO=results/soak.json.
 FLIPS ?= 500
-KILLS ?= 100
+KILLS ?= 200
 soak: $(BIN)/efftx
-	$(BIN)/python -m tests.soak --flips $(FLIPS) --kills $(KILLS)
+	$(BIN)/python -m tests.soak --flips $(FLIPS) --kills $(KILLS) $(if $(INTO),--into $(INTO))
 
 report: $(BIN)/efftx
 	$(BIN)/efftx report
