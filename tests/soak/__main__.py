@@ -24,7 +24,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides which bits and which moments")
     parser.add_argument("--into", type=Path, help="a file of JSON for the counts, with the code's commit")
     given = parser.parse_args()
-    commit = environment().git_commit
     with tempfile.TemporaryDirectory(prefix="efftx-soak-") as name:
         folder = Path(name)
         # First: the commands are forks of this process, which must not have computed anything yet.
@@ -37,7 +36,11 @@ def main() -> int:
         flipped = flips.flip_all(given.flips, given.seed) if given.flips else {}
         show("flipped bits", flips.COLUMNS, flipped)
     if given.into is not None:
-        counts = {"commit": commit, "kills": table(kills.COLUMNS, killed), "flips": table(flips.COLUMNS, flipped)}
+        counts = {
+            "commit": environment().git_commit,
+            "kills": table(kills.COLUMNS, killed),
+            "flips": table(flips.COLUMNS, flipped),
+        }
         given.into.write_text(json.dumps(counts, indent=1) + "\n")
     return int(any(counts[word] for counts in (*killed.values(), *flipped.values()) for word in HARM))
 
