@@ -1,4 +1,4 @@
-"""`python -m tests.soak [--flips N] [--kills N] [--seed N] [--into FILE]`: the counts, and exit code 1 after any harm."""
+"""`python -m tests.soak [--flips N] [--kills N] [--seed N] [--into FILE]`: counts; exit code 1 after any harm."""
 
 from __future__ import annotations
 
