@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from efftx.errors import UserError
-from efftx.runs.checkpoint import Checkpoint, OptimizerState
+from efftx.runs.checkpoint import Checkpoint
+from efftx.runs.optimizer_state import OptimizerState
 
 _KEY = "ema"
 """What a checkpoint calls it, as if it were the optimiser's: `<parameter name>.ema`."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from efftx.config.settings import CheckpointConfig
 from efftx.core.memory import allocating
 from efftx.distributed.processes import Processes, other_group
-from efftx.runs.checkpoint import OptimizerState, save_checkpoint, save_meta
+from efftx.runs.checkpoint import save_checkpoint, save_meta
+from efftx.runs.optimizer_state import OptimizerState
 from efftx.runs.run_directory import FollowedRun, RunDirectory
 
 _LESS = "a smaller d_model or a smaller n_layers"

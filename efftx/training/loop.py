@@ -31,15 +31,9 @@ from efftx.models.conversion import copy_weights, load_weights
 from efftx.models.reach import unreached
 from efftx.optim.optimizers import make_optimizer
 from efftx.optim.schedules import learning_rate
-from efftx.runs.checkpoint import (
-    capture_optimizer,
-    find_latest,
-    read_checkpoint,
-    read_shards,
-    restore_optimizer,
-    weights_sha256,
-)
+from efftx.runs.checkpoint import find_latest, read_checkpoint, read_shards, weights_sha256
 from efftx.runs.ema import Average
+from efftx.runs.optimizer_state import capture_optimizer, restore_optimizer
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
 from efftx.runs.run_directory import FollowedRun, RunDirectory, default_run_dir
 from efftx.runs.saver import Saver

@@ -12,13 +12,12 @@ from torch import nn
 from efftx.errors import UserError
 from efftx.optim.optimizers import OptimizerConfig, make_optimizer
 from efftx.runs.checkpoint import (
-    capture_optimizer,
     load_latest,
     read_checkpoint,
-    restore_optimizer,
     save_checkpoint,
     weights_sha256,
 )
+from efftx.runs.optimizer_state import capture_optimizer, restore_optimizer
 from tests.runs.saved import FILES, make, names, save, train_steps
 
 OPTIMIZERS = ["adam", "adamw", "adafactor"]

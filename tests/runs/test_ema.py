@@ -12,8 +12,9 @@ from torch import nn
 from efftx.config.compose import compose
 from efftx.errors import UserError
 from efftx.plan.memory import optimizer_bytes
-from efftx.runs.checkpoint import OptimizerState, load_latest, read_checkpoint, weights_sha256
+from efftx.runs.checkpoint import load_latest, read_checkpoint, weights_sha256
 from efftx.runs.ema import Average, evaluated_weights
+from efftx.runs.optimizer_state import OptimizerState
 from efftx.sampling.request import Request
 from efftx.sampling.trained import load_run
 from efftx.training.evaluation import evaluate_run

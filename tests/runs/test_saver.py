@@ -14,7 +14,8 @@ from efftx.config.settings import CheckpointConfig
 from efftx.distributed.processes import ALONE
 from efftx.errors import UserError
 from efftx.runs import saver as module
-from efftx.runs.checkpoint import OptimizerState, read_checkpoint
+from efftx.runs.checkpoint import read_checkpoint
+from efftx.runs.optimizer_state import OptimizerState
 from efftx.runs.run_directory import FollowedRun, read_metrics
 from efftx.runs.saver import Saver
 from efftx.training.loop import train
