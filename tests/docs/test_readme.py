@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sysconfig
@@ -14,6 +15,7 @@ from efftx.bench.decode import DEFAULT
 from efftx.bench.decode_cases import case_named
 from efftx.cli import main
 from tests.docs.pages import NOT_RUN, ROOT, Block, blocks, commands, write_file
+from tests.soak.__main__ import HARM
 
 PAGE = "README.md"
 DECODE_NAME = re.compile(r"\b(?:800m|17b)((?:-(?!int8)\w+)*)(-int8)?")
@@ -53,6 +55,30 @@ def test_the_tree_names_every_folder_and_nothing_that_is_not_there() -> None:
     folders = {f"{path.parent.name}/" for path in (ROOT / "efftx").glob("*/__init__.py")}
     assert {name for name in inside if name.endswith("/")} == folders
     assert [name for name in inside if not (ROOT / "efftx" / name).exists()] == []
+
+
+def test_the_reliability_tables_are_what_was_counted() -> None:
+    counted = json.loads((ROOT / "results" / "soak.json").read_text())
+    tables = {
+        name: [" | ".join([row, *(f"{n:,}" for n in counts.values())]) for row, counts in counted[name].items()]
+        for name in ("kills", "flips")
+    }
+    lines = [line.strip("| ") for line in (ROOT / PAGE).read_text().splitlines() if line.startswith("|")]
+    for rows in tables.values():
+        at = lines.index(rows[0])
+        assert lines[at : at + len(rows)] == rows
+    assert sum(counts["killed"] for counts in counted["kills"].values()) >= 200
+    assert min(sum(counts.values()) for counts in counted["flips"].values()) >= 500
+    harm = [
+        counts[word]
+        for part in counted.values()
+        if isinstance(part, dict)
+        for counts in part.values()
+        for word in counts
+        if word in HARM
+    ]
+    assert harm
+    assert not any(harm)
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.soak [--flips N] [--kills N] [--seed N] [--into FILE]`: counts; exit code 1 after any harm."""
+"""`python -m tests.soak [--flips N] [--kills N] [--seed N] [--only NAME] [--into FILE]`: exit code 1 after any harm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from efftx.machine.devices import environment
 from tests.soak import kills
 from tests.soak.world import use_roots
 
-HARM = ("silently wrong", "traceback", "lost", "litter")
+HARM = ("silently wrong", "traceback", "lost", "hung", "litter")
 
 
 def main() -> int:
@@ -22,12 +22,13 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=500, help="flipped bits for each kind of file")
     parser.add_argument("--kills", type=int, default=100, help="kills of all commands together")
     parser.add_argument("--seed", type=int, default=0, help="decides which bits and which moments")
+    parser.add_argument("--only", help="the one command that is killed")
     parser.add_argument("--into", type=Path, help="a file of JSON for the counts, with the code's commit")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="efftx-soak-") as name:
         folder = Path(name)
         # First: the commands are forks of this process, which must not have computed anything yet.
-        killed = kills.kill_all(given.kills, folder / "kills", given.seed) if given.kills else {}
+        killed = kills.kill_all(given.kills, folder / "kills", given.seed, given.only) if given.kills else {}
         show("kills", kills.COLUMNS, killed)
         use_roots(folder / "flips")
         from tests.soak import flips

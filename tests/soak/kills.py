@@ -6,6 +6,7 @@ Of a training in several processes one is killed, whichever, or all of them; tho
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -34,8 +35,8 @@ from efftx.training import loop
 from tests.processes import descendants_of, is_gone, wait_until
 from tests.soak.world import DATA, ITEM, REPRODUCTION, SHARDED, SIDE_BY_SIDE, TRAINING, use_roots
 
-KILLED, TOO_LATE, LOST, TRACEBACK, LITTER = "killed", "too late", "lost", "traceback", "litter"
-COLUMNS = (KILLED, TOO_LATE, LOST, TRACEBACK, LITTER)
+KILLED, TOO_LATE, LOST, HUNG, TRACEBACK, LITTER = "killed", "too late", "lost", "hung", "traceback", "litter"
+COLUMNS = (KILLED, TOO_LATE, LOST, HUNG, TRACEBACK, LITTER)
 IN_A_ROW = 4
 """Kills before the command may come to its end."""
 PATIENCE = 120.0
@@ -61,11 +62,11 @@ class Victim:
     processes: int = 1
 
 
-def kill_all(n: int, folder: Path, seed: int = 0) -> dict[str, Counter[str]]:
-    """For every victim, what came of its part of `n` kills."""
-    victims = _victims()
+def kill_all(n: int, folder: Path, seed: int = 0, only: str | None = None) -> dict[str, Counter[str]]:
+    """For every victim, or the `only` one, what came of its part of `n` kills."""
+    victims = [victim for victim in _victims() if only in (None, victim.name)]
     warm = folder / "warm"
-    _run(victims[0], warm)
+    _run(_victims()[0], warm)
     found = {}
     for number, victim in enumerate(victims):
         if share := n // len(victims) + (number < n % len(victims)):
@@ -100,6 +101,9 @@ def kill(victim: Victim, n: int, warm: Path, folder: Path, draw: random.Random) 
         for _ in range(min(IN_A_ROW, n - found[KILLED])):
             ranks = range(victim.processes)
             code, _, err = _run(victim, here, draw.uniform(0, seconds), draw.choice([*([r] for r in ranks), [*ranks]]))
+            if HUNG in err:
+                found[HUNG] += 1
+                print(f"{HUNG}: {victim.name}: {err}", flush=True)
             trouble = "Traceback" in err
             try:
                 victim.check(here)
@@ -141,14 +145,29 @@ def _run(
         for rank in killed:
             helpers += descendants_of(children[rank])
             os.kill(children[rank], signal.SIGKILL)
-    wait_until(lambda: all(map(is_gone, children)), PATIENCE)
+    hung = _end_those_that_hang(children)
     _let_end(helpers)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     out, err = (
         "".join(path.read_text() for rank in range(victim.processes) if (path := folder / f"{name}{rank}").exists())
         for name in ("out", "err")
     )
+    err += f"\n{HUNG}: {hung}" if hung else ""
     return -signal.SIGKILL if -signal.SIGKILL in codes else max(codes), out, err
+
+
+def _end_those_that_hang(children: Sequence[int]) -> int:
+    """How many were still there after `PATIENCE`; each of them first writes to stderr where its threads are."""
+    try:
+        wait_until(lambda: all(map(is_gone, children)), PATIENCE)
+    except AssertionError:
+        hanging = [child for child in children if not is_gone(child)]
+        for number in (signal.SIGUSR1, signal.SIGKILL):
+            for child in hanging:
+                os.kill(child, number)
+            time.sleep(1)
+        return len(hanging)
+    return 0
 
 
 def _let_end(helpers: Sequence[int]) -> None:
@@ -172,6 +191,7 @@ def _fork(victim: Victim, folder: Path, rank: int, port: int) -> int:
         if victim.processes > 1:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(victim.processes)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        faulthandler.register(signal.SIGUSR1, file=2)
         code = main([*victim.words, "--json"])
     except SystemExit as told:
         code = told.code if isinstance(told.code, int) else 1
