@@ -13,14 +13,19 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from efftx.core.ranks import n_processes
 from efftx.errors import Interrupted, UserError
 
+LONGEST_MEETING = timedelta(minutes=10)
+"""Until all have connected to each other: one that ends before that cannot be noticed."""
 LONGEST_WAIT = timedelta(hours=12)
 """For one that evaluates generated text alone; one that is gone is noticed at once, by its closed connection."""
 
-_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|timed out|remote process", re.IGNORECASE)
+_GONE = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|timed out|wait timeout|remote process", re.IGNORECASE
+)
 _STARTED_BY = "Start it with torchrun --nproc-per-node=N -m efftx train ..., or unset WORLD_SIZE."
 
 T = TypeVar("T")
@@ -144,8 +149,9 @@ def joined() -> Iterator[Processes]:
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=LONGEST_WAIT)
-        group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=LONGEST_MEETING)
+        group = _new_group()
+        _set_pg_timeout(LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         message = f"The {count} processes do not meet at {os.environ['MASTER_ADDR']}: {why}"
@@ -183,5 +189,11 @@ def other_group(processes: Processes) -> Processes:
     """The same processes with a group of their own, for what they say from another thread."""
     if processes.count == 1:
         return processes
-    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    return Processes(processes.rank, processes.count, processes.here, group)
+    return Processes(processes.rank, processes.count, processes.here, _new_group())
+
+
+def _new_group() -> dist.ProcessGroup:
+    """A group of all on their CPUs, made by all at once."""
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=LONGEST_MEETING)
+    _set_pg_timeout(LONGEST_WAIT, group)
+    return group

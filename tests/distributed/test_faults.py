@@ -213,3 +213,49 @@ def test_processes_that_were_not_started_by_torchrun_are_told_how(
     err = capsys.readouterr().err
     assert "RANK is not set" in err
     assert "torchrun" in err
+
+
+EARLY_END = """
+import sys, time
+from datetime import timedelta
+from efftx import cli
+from efftx.distributed import processes
+
+processes.LONGEST_MEETING = timedelta(seconds=5)
+if sys.argv[1] == "before":
+    sys.exit(cli.main(["train", *sys.argv[2:]]))
+honest = processes.other_group
+def ending(found):
+    import os
+    if found.rank == 1:
+        os._exit(9)
+    return honest(found)
+import efftx.runs.saver
+efftx.runs.saver.other_group = ending
+sys.exit(cli.main(["train", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_process_that_ends_before_a_group_has_met_does_not_hold_the_others(when: str, tmp_path: Path) -> None:
+    """The second is never started, or ends between the first group and that of the thread that writes checkpoints."""
+    words = [*WORDS, "checkpoint.asynchronous=true", f"run_dir={tmp_path / 'run'}"]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", EARLY_END, when, *words],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(1 if when == "before" else 2)
+    ]
+    _, err = started[0].communicate(timeout=120)
+    assert "Traceback" not in err
+    assert started[0].returncode == (2 if when == "before" else 1), err
+    assert ("do not meet" if when == "before" else "another process of this training has ended") in err
+    for other in started[1:]:
+        other.communicate(timeout=120)
+        assert other.returncode == 9

@@ -20,12 +20,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from efftx import launch
 from efftx.cli import main
 from efftx.core.files import DamagedFileError
+from efftx.distributed import processes
 from efftx.errors import UserError
 from efftx.parent import GRACE
 from efftx.runs.run_directory import read_config, read_metrics, read_result
@@ -43,6 +45,7 @@ PATIENCE = 120.0
 """Seconds in which the processes that a kill leaves have to end."""
 
 assert loop.train is not None, "imported for the forks"
+processes.LONGEST_MEETING = timedelta(seconds=30)
 assert launch.launchers() is not None
 
 
