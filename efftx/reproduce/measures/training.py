@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from efftx.bench.stacks import attention_of, device_memory_of_step, peak_of_step, step_of
 from efftx.config.schema import Config
 from efftx.data.dataset import find_source
-from efftx.machine.devices import resolve_device
+from efftx.machine.devices import resolve_device, set_determinism
 from efftx.machine.timing import interleaved, matmul_call
 from efftx.plan import Steps, default_device
 from efftx.plan.flops import training_flops_by_component
@@ -212,12 +215,13 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
     config = configured([*parameters["overrides"], *own["overrides"]], seed)
     device, vocab_size = resolve_device(config.device), _vocab_size(config)
     product, flops = matmul_call(device)
-    timed = interleaved(
-        {"step": step_of(config, device, vocab_size), "product": product},
-        repeats=int(parameters["repeats"]),
-        device=device,
-        warm_up=int(parameters["warm_up"]),
-    )
+    with _threads_of(config):
+        timed = interleaved(
+            {"step": step_of(config, device, vocab_size), "product": product},
+            repeats=int(parameters["repeats"]),
+            device=device,
+            warm_up=int(parameters["warm_up"]),
+        )
     rates = {config.dtype: flops / timed["product"].seconds}
     here = replace(hardware(default_device(config)), flops_per_second=rates)
     seconds, planned = timed["step"].seconds, Steps.one(config, vocab_size).seconds(here, config.dtype)
@@ -232,6 +236,17 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
     }
     series = {"spread": [timed["step"].spread], "flops_per_second": list(rates.values())}
     return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+
+
+@contextmanager
+def _threads_of(config: Config) -> Iterator[None]:
+    """As many threads as a training of `config` has; afterwards as many as before."""
+    before = torch.get_num_threads()
+    set_determinism(config.n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def estimated_bytes(
