@@ -29,8 +29,8 @@ def keep_freed_memory() -> bool:
     """Has glibc keep the memory of tensors that are gone for the next ones; whether it does so now.
 
     Of itself it maps every block above 32 MiB anew and gives it back to the system, and the system fills it with zeros
-    page by page: a tenth of the time of a training step whose activations are that large. What the process holds grows
-    by what lies unused between its tensors, and no result depends on it. Left alone where the environment sets an
+    page by page, in every training step whose activations are that large. What the process holds grows by what lies
+    unused between its tensors, and no result depends on it. Left alone where the environment sets an
     allocator or its options, and where the C library is another.
     """
     own = settings()

@@ -26,7 +26,7 @@ from efftx.plan.stacks import tokens_of_row
 from efftx.runs.pretrained import resolved
 
 ACTIVATIONS_WITHIN, CPU_TIME_WITHIN = 0.1, 0.25
-"""How far the estimates are from what is measured, as a share of it (`scaling/plan`)."""
+"""How far the estimates are from what is measured, as a share of it (`scaling/plan`); the time, given a CPU's rate."""
 
 _CONTROLLER = ("c1", "c2", "c_bias")
 """The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""

@@ -54,9 +54,10 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
     uncounted = "evaluations" if "shared" not in result else "evaluations and what devices send each other"
     print_text(
         console,
-        f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%} and a CPU's time is "
-        f"within {CPU_TIME_WITHIN:.0%} (scaling/plan); what an accelerator reaches is taken, not measured; "
-        f"{uncounted} are not counted.",
+        f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%}, and a CPU's time is "
+        f"within {CPU_TIME_WITHIN:.0%} where the rate of its matrix products is measured beside it (scaling/plan): the "
+        f"rates above are not this machine's. What an accelerator reaches is taken, not measured; {uncounted} are not "
+        "counted.",
     )
 
 
