@@ -8,7 +8,8 @@ import os
 import platform
 import struct
 import subprocess
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScale
     """
     enabled = dtype is torch.float16 and device.type == "cuda"
     return LossScaler(device.type, enabled=enabled)
+
+
+@contextmanager
+def threads_of(n: int) -> Iterator[None]:
+    """PyTorch has `n` threads meanwhile, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_determinism(threads: int | None) -> int:

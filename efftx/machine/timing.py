@@ -108,10 +108,13 @@ def _summary(seconds: list[float]) -> Timing:
     return Timing(median, (max(seconds) - min(seconds)) / median if median else 0.0)
 
 
-def matmul_call(device: torch.device, width: int | None = None) -> tuple[Callable[[], object], float]:
-    """A call that multiplies two square float32 matrices (default 2048 wide), and its FLOPs."""
+def matmul_call(
+    device: torch.device, width: int | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], object], float]:
+    """A call that multiplies two square matrices (default 2048 wide), and its FLOPs; draws from no generator in use."""
     width = width or MATMUL_WIDTH
-    a, b = torch.randn(width, width, device=device), torch.randn(width, width, device=device)
+    own = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(width, width, device=device, generator=own).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2.0 * width**3
 
@@ -123,9 +126,11 @@ def read_bandwidth(device: torch.device, *, repeats: int = 3) -> float:
     return READ_BYTES / timed.seconds
 
 
-def matmul_rate(device: torch.device, *, repeats: int = 3) -> float:
-    """FLOP/s of a 2048-cubed product in float32, by itself; a comparison measures it in turns with its rows."""
-    call, flops = matmul_call(device)
+def matmul_rate(
+    device: torch.device, *, repeats: int = 3, width: int | None = None, dtype: torch.dtype = torch.float32
+) -> float:
+    """FLOP/s of a square product (`matmul_call`) by itself; a comparison measures it in turns with its rows."""
+    call, flops = matmul_call(device, width, dtype)
     return flops / interleaved({"matmul": call}, repeats=repeats, device=device)["matmul"].seconds
 
 

@@ -19,14 +19,14 @@ from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
 from efftx.plan.flops import draws_of_step, flops_by_component, training_flops_by_component
-from efftx.plan.hardware import DEVICES, Hardware, cpu, hardware, machine_memory, rate
+from efftx.plan.hardware import DEVICES, Hardware, cpu, hardware, rate, this_cpu
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.shared import shared_plan
 from efftx.plan.stacks import tokens_of_row
 from efftx.runs.pretrained import resolved
 
 ACTIVATIONS_WITHIN, CPU_TIME_WITHIN = 0.1, 0.25
-"""How far the estimates are from what is measured, as a share of it (`scaling/plan`); the time, given a CPU's rate."""
+"""How far the estimates are from what is measured, as a share of it (`scaling/plan`); the time, on the CPU at hand."""
 
 _CONTROLLER = ("c1", "c2", "c_bias")
 """The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""
@@ -54,16 +54,15 @@ class Steps:
 def plan(
     config: Config, *, device: str | None = None, utilisation: float | None = None, devices: int = 1
 ) -> dict[str, Any]:
-    """What training `config` takes: nothing is run, no data set is opened.
+    """What training `config` takes: no step is run, no data set is opened.
 
-    `device` is a name of `plan.hardware` (default: what the config asks for), `utilisation` the share of its peak, and
+    `device` is a name of `plan.hardware` (default: `default_device`), `utilisation` the share of its peak, and
     of every other device's (default: each one's own).
     Gives parameters and parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense
     (of the same model with every sparse part and the SRU off and d_ff as given; None where nothing is sparse),
     flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
     activations also as they would be with and without `reversible`), tokens, draws (numbers drawn at random, slow on a
-    CPU), hours, hours_by_device, utilisation_by_device, memory_by_device (where it is known; of the CPU that the config
-    asks for it is this machine's) and fits. A token of an
+    CPU), hours, hours_by_device, utilisation_by_device, memory_by_device (where it is known) and fits. A token of an
     encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the
     other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of one
     process. With several `devices` also what each of them needs where they share the training (`plan.shared`). Raises
@@ -72,7 +71,7 @@ def plan(
     if utilisation is not None and not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
     config = resolved(config)
-    chosen = _reaching(hardware(device or default_device(config)), utilisation)
+    chosen = _reaching(hardware(device) if device else default_device(config), utilisation)
     chosen_rate = rate(chosen, config.dtype)
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     model = build_on_meta(config, vocab_size)
@@ -88,8 +87,6 @@ def plan(
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
     memories = {kind: _memory(replace(config, device=kind), parameters, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
-    if chosen.memory_bytes is None and device is None and (here := machine_memory()) is not None:
-        held[chosen.name] = here
     found = {
         "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
@@ -156,15 +153,15 @@ def price(config: Config) -> dict[str, Any]:
     return {key: planned[key] for key in ("hours", "device", "utilisation", "tokens", "training_flops")}
 
 
-def default_device(config: Config) -> str:
-    """The name of the device that the config would run on here: so many CPU cores, or the GPU that is in the machine.
+def default_device(config: Config) -> Hardware:
+    """The device that the config would run on here: this machine's CPU, measured, or the GPU that is in it.
 
     A GPU that has no name of its own among the devices counts as an a100; size=gpu is meant for an h100.
     """
     if device_kind(config.device) == "cpu":
-        return cpu(config.n_threads).name
+        return this_cpu(config.n_threads, config.dtype)
     found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    return next((name for name in DEVICES if name in found), "h100" if config.size == "gpu" else "a100")
+    return DEVICES[next((name for name in DEVICES if name in found), "h100" if config.size == "gpu" else "a100")]
 
 
 def parameters_by_component(model: nn.Module) -> dict[str, int]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
 from efftx.plan import ACTIVATIONS_WITHIN, CPU_TIME_WITHIN, bytes_text, plan
+from efftx.plan.hardware import THIS_CPU
 
 __all__ = ["plan", "print_plan"]
 
@@ -54,10 +55,9 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
     uncounted = "evaluations" if "shared" not in result else "evaluations and what devices send each other"
     print_text(
         console,
-        f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%}, and a CPU's time is "
-        f"within {CPU_TIME_WITHIN:.0%} where the rate of its matrix products is measured beside it (scaling/plan): the "
-        f"rates above are not this machine's. What an accelerator reaches is taken, not measured; {uncounted} are not "
-        "counted.",
+        f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%}, and the time on this "
+        f"machine's CPU ({THIS_CPU}) within {CPU_TIME_WITHIN:.0%} (scaling/plan). What an accelerator reaches of its "
+        f"peak is taken, not measured; {uncounted} are not counted.",
     )
 
 

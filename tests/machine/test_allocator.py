@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# Sixteen tensors before the count: glibc cuts a few bytes off the front of an aligned block, and its cache for each thread
+# Sixteen tensors before the count: glibc cuts a few bytes off the front of an aligned block, and its cache of a thread
 # holds seven of those pieces back, each of which may part a block from the free memory beside it.
 PROGRAM = """
 import resource, sys

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +16,10 @@ from rich.console import Console
 from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.errors import UserError
+from efftx.machine.devices import threads_of
+from efftx.machine.timing import matmul_rate
 from efftx.plan import plan, price
-from efftx.plan.hardware import DEVICES, cpu
+from efftx.plan.hardware import DEVICES, cpu, this_cpu
 from efftx.plan.table import print_plan
 
 CPU = torch.device("cpu")
@@ -38,11 +42,60 @@ def test_hours_are_flops_over_the_devices_rate_at_the_stated_utilisation() -> No
     assert set(planned) >= KEYS
 
 
-def test_the_price_is_that_of_the_device_that_the_config_asks_for() -> None:
-    config = _smoke("model=transformer", "device=cpu", "threads=4", "dropout=0")
-    assert price(config)["device"] == "cpu-4-core"
-    assert price(config)["hours"] == plan(config, device="cpu-4-core")["hours"]
-    assert price(config)["hours"] == pytest.approx(plan(config, device="cpu-2-core")["hours"] / 2)
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int, torch.dtype]]]:
+    """(threads, width, dtype) of every rate that is measured: 3 GFLOP/s a thread."""
+    asked: list[tuple[int, int, torch.dtype]] = []
+
+    def matmul_rate(device: torch.device, *, width: int, dtype: torch.dtype) -> float:
+        asked.append((torch.get_num_threads(), width, dtype))
+        return 3e9 * torch.get_num_threads()
+
+    monkeypatch.setattr("efftx.plan.hardware.matmul_rate", matmul_rate)
+    this_cpu.cache_clear()
+    yield asked
+    this_cpu.cache_clear()
+
+
+def test_the_price_is_at_the_rate_of_this_machine_measured_once(measured: list[tuple[int, int, torch.dtype]]) -> None:
+    config, before = _smoke("model=transformer", "device=cpu", "threads=2", "dropout=0"), torch.get_num_threads()
+    planned = plan(config)
+    assert planned["hours"] == pytest.approx(planned["training_flops"] / (6e9 * cpu(2).utilisation) / 3600)
+    assert price(config)["hours"] == planned["hours"] == planned["hours_by_device"]["this-cpu"]
+    assert (measured, torch.get_num_threads()) == ([(2, 2048, torch.float32)], before)
+    assert "measured here and now, on 2 threads" in planned["device_source"]
+    assert plan(config, device="cpu-4-core")["hours"] == pytest.approx(plan(config, device="cpu-2-core")["hours"] / 2)
+    assert len(measured) == 1, "a device with a name has its own rate"
+    assert plan(replace(config, threads=1))["hours"] == pytest.approx(2 * planned["hours"])
+
+
+def test_a_rate_is_measured_in_the_dtype_of_the_training(measured: list[tuple[int, int, torch.dtype]]) -> None:
+    for dtype in ("float64", "bfloat16"):
+        assert plan(_smoke("model=transformer", f"dtype={dtype}", "threads=1"))["device_flops_per_second"] == 3e9
+    assert [dtype for _, _, dtype in measured] == [torch.float64, torch.bfloat16]
+
+
+def test_where_the_machine_is_busy_timing_the_rate_is_that_of_known_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def exclusive(at_most: float) -> Iterator[None]:
+        raise UserError("busy", "Another timing runs on this machine.", "")
+        yield
+
+    monkeypatch.setattr("efftx.plan.hardware.exclusive", exclusive)
+    this_cpu.cache_clear()
+    planned = plan(_smoke("model=transformer", "threads=3"))
+    this_cpu.cache_clear()
+    assert planned["hours"] == pytest.approx(plan(_smoke("model=transformer"), device="cpu-3-core")["hours"])
+    assert "Another timing runs" in planned["device_source"]
+
+
+def test_a_measured_rate_is_near_that_of_a_product_and_draws_from_no_generator_in_use() -> None:
+    this_cpu.cache_clear()
+    state = torch.random.get_rng_state()
+    rate = this_cpu(1, "float32").flops_per_second["float32"]
+    assert torch.equal(state, torch.random.get_rng_state())
+    with threads_of(1):
+        assert rate == pytest.approx(matmul_rate(CPU), rel=0.9), "of one order; the machine may be at other work"
 
 
 def test_numbers_drawn_at_random_take_a_cpu_as_long_with_any_number_of_cores() -> None:

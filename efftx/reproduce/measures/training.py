@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 from efftx.bench.stacks import attention_of, device_memory_of_step, peak_of_step, step_of
 from efftx.config.schema import Config
 from efftx.data.dataset import find_source
-from efftx.machine.devices import resolve_device, set_determinism
-from efftx.machine.timing import interleaved, matmul_call
+from efftx.machine.devices import resolve_device, set_determinism, threads_of
+from efftx.machine.timing import interleaved
 from efftx.plan import Steps, default_device
 from efftx.plan.flops import training_flops_by_component
-from efftx.plan.hardware import hardware
 from efftx.plan.memory import activation_bytes
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 from efftx.reproduce.measures.trained import configured
@@ -208,23 +203,22 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
     """What `efftx plan` says of one training step, and what is measured of it.
 
     `parameters`: overrides, warm_up and repeats; `own`: overrides of the row. Metrics, the same under every column:
-    `planned_seconds`, with the rate of a large matrix product timed in turns with the step as the device's peak,
-    `seconds`, `time_error` (%, positive where the plan is above), `planned_megabytes`, `megabytes` (10^6 bytes of
-    activations at their peak) and `memory_error`.
+    `planned_seconds`, `seconds`, `time_error` (%, positive where the plan is above), `planned_megabytes`, `megabytes`
+    (10^6 bytes of activations at their peak) and `memory_error`. The rate that was planned with stands in the series.
     """
     config = configured([*parameters["overrides"], *own["overrides"]], seed)
     device, vocab_size = resolve_device(config.device), _vocab_size(config)
-    product, flops = matmul_call(device)
-    with _threads_of(config):
+    here = default_device(config)
+    planned = Steps.one(config, vocab_size).seconds(here, config.dtype)
+    with threads_of(config.n_threads):
+        set_determinism(None)  # as in a training
         timed = interleaved(
-            {"step": step_of(config, device, vocab_size), "product": product},
+            {"step": step_of(config, device, vocab_size)},
             repeats=int(parameters["repeats"]),
             device=device,
             warm_up=int(parameters["warm_up"]),
-        )
-    rates = {config.dtype: flops / timed["product"].seconds}
-    here = replace(hardware(default_device(config)), flops_per_second=rates)
-    seconds, planned = timed["step"].seconds, Steps.one(config, vocab_size).seconds(here, config.dtype)
+        )["step"]
+    seconds = timed.seconds
     planned_bytes, peak = _estimated_bytes(config)
     found = {
         "planned_seconds": planned,
@@ -234,19 +228,8 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
         "megabytes": peak / 1e6,
         "memory_error": 100.0 * (planned_bytes / peak - 1.0),
     }
-    series = {"spread": [timed["step"].spread], "flops_per_second": list(rates.values())}
+    series = {"spread": [timed.spread], "flops_per_second": [here.flops_per_second[config.dtype]]}
     return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
-
-
-@contextmanager
-def _threads_of(config: Config) -> Iterator[None]:
-    """As many threads as a training of `config` has; afterwards as many as before."""
-    before = torch.get_num_threads()
-    set_determinism(config.n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def estimated_bytes(
