@@ -66,8 +66,8 @@ _TPU = Hardware(
 DEVICES: dict[str, Hardware] = {device.name: device for device in (*_GPUS, _TPU)}
 
 
-# Fitted to the times of sixteen training steps of size cpu, of one and of two threads: PyTorch draws on one thread.
-_CPU_UTILISATION, _CPU_DRAW_SECONDS = 0.67, 6.8e-9
+# Fitted to the times of training steps of size cpu, of one and of two threads: PyTorch draws on one thread.
+_CPU_UTILISATION, _CPU_DRAW_SECONDS = 0.72, 6.8e-9
 
 
 def cpu(cores: int) -> Hardware:

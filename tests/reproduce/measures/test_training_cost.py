@@ -45,21 +45,22 @@ def test_hashing_makes_the_flops_proportional_to_the_length() -> None:
     assert own["seconds"] > 0
 
 
-def test_an_estimate_is_what_a_plan_says_beside_the_step_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_meets_the_step_at_the_rate_measured_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ["model=transformer", "data=stdlib", "size=smoke", "dropout=0", "device=cpu", "threads=1"]
     given = {"overrides": shape, "warm_up": 0, "repeats": 1, "columns": {"off": {}}}
+    _, flops_of_product = training.matmul_call(torch.device("cpu"))
     threads = []
 
     def interleaved(calls: dict[str, Any], **how: Any) -> dict[str, Timing]:
         threads.append(torch.get_num_threads())
-        return dict.fromkeys(calls, Timing(0.5, 0.0))
+        return {"step": Timing(0.5, 0.0), "products": Timing(5 * flops_of_product / 1e9, 0.0)}
 
     monkeypatch.setattr(training, "interleaved", interleaved)
     before = torch.get_num_threads()
     metrics = training_estimate(given, 0, "row", {"overrides": []})["metrics"]["off"]
     planned = plan(compose(shape))
-    assert planned["device"] == "this-cpu"
-    assert metrics["planned_seconds"] == pytest.approx(planned["hours"] * 3600 / compose(shape).training.steps)
+    flops_of_step = planned["training_flops"] / compose(shape).training.steps
+    assert metrics["planned_seconds"] == pytest.approx(flops_of_step / (1e9 * planned["utilisation"]))
     assert metrics["time_error"] == pytest.approx(100 * (metrics["planned_seconds"] / 0.5 - 1))
     assert abs(metrics["memory_error"]) < 10
     assert (threads, torch.get_num_threads()) == ([1], before)
