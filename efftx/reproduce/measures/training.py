@@ -17,7 +17,6 @@ from efftx.plan.memory import activation_bytes
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 from efftx.reproduce.measures.trained import configured
 
-
 _PRODUCTS = 5
 """So many at once take long enough to meet what the machine does beside them."""
 
