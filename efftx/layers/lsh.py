@@ -176,11 +176,12 @@ class LSHAttention(nn.Module):
             return attention_cost(project, rows, self.keys(length), held, dropout=self.attention_dropout)
         columns = sum(n_buckets) if self.config.hashing == "angular" else 0
         flops = length * float(heads.n * heads.d_head * columns * self.config.n_hashes)
-        hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0)}
+        hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0, gathered=True)}
         held, dropout = self._held(rows, heads), self.attention_dropout
         cost = attention_cost(project, rows, self.keys(length), held, hashing, dropout=dropout)
         buckets = _BUCKET_BYTES * rows.batch * length * heads.n * self.config.n_hashes
-        return replace(cost, choices=RANDOM_STATE_BYTES + buckets)
+        work = {**cost.work, "attention_scores": replace(cost.work["attention_scores"], gathered=True)}
+        return replace(cost, work=work, choices=RANDOM_STATE_BYTES + buckets)
 
     def _padded(self, length: int) -> int:
         return ceil(length / self.config.chunk_len) * self.config.chunk_len

@@ -18,7 +18,12 @@ from efftx.errors import UserError
 from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
-from efftx.plan.flops import draws_of_step, flops_by_component, training_flops_by_component
+from efftx.plan.flops import (
+    draws_of_step,
+    flops_by_component,
+    gathered_training_flops,
+    training_flops_by_component,
+)
 from efftx.plan.hardware import DEVICES, Hardware, cpu, hardware, rate, this_cpu
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
 from efftx.plan.shared import shared_plan
@@ -34,21 +39,33 @@ _CONTROLLER = ("c1", "c2", "c_bias")
 
 @dataclass(frozen=True)
 class Steps:
-    """What some training steps do: FLOPs, and numbers drawn at random."""
+    """What some training steps do: FLOPs, those of them on gathered rows, and numbers drawn at random."""
 
     flops: float
+    gathered: float
     draws: float
 
     @classmethod
     def one(cls, config: Config, vocab_size: int) -> Steps:
         """A step of `config`."""
-        rows = config.training.accumulation * config.training.batch_size
-        flops = sum(training_flops_by_component(config, vocab_size).values()) * rows * tokens_of_row(config)
-        return cls(flops, draws_of_step(config, vocab_size))
+        tokens = config.training.accumulation * config.training.batch_size * tokens_of_row(config)
+        flops = sum(training_flops_by_component(config, vocab_size).values())
+        gathered = gathered_training_flops(config, vocab_size)
+        return cls(flops * tokens, gathered * tokens, draws_of_step(config, vocab_size))
+
+    def times(self, steps: int) -> Steps:
+        """So many times as many."""
+        return Steps(self.flops * steps, self.gathered * steps, self.draws * steps)
 
     def seconds(self, device: Hardware, dtype: str) -> float:
         """What they take on `device`."""
-        return self.flops / (rate(device, dtype) * device.utilisation) + self.draws * device.draw_seconds
+        products = self.flops / (rate(device, dtype) * self.utilisation(device))
+        return products + self.draws * device.draw_seconds
+
+    def utilisation(self, device: Hardware) -> float:
+        """The share of the peak of `device` that their products reach, all together."""
+        at_peak = (self.flops - self.gathered) / device.utilisation + self.gathered / device.gathered_utilisation
+        return self.flops / at_peak
 
 
 def plan(
@@ -57,7 +74,7 @@ def plan(
     """What training `config` takes: no step is run, no data set is opened.
 
     `device` is a name of `plan.hardware` (default: `default_device`), `utilisation` the share of its peak, and
-    of every other device's (default: each one's own).
+    of every other device's (default: each one's own, less for what multiplies gathered rows).
     Gives parameters and parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense
     (of the same model with every sparse part and the SRU off and d_ff as given; None where nothing is sparse),
     flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
@@ -81,7 +98,7 @@ def plan(
     training = training_flops_by_component(config, vocab_size)
     rows = config.training.steps * config.training.accumulation * config.training.batch_size
     tokens = rows * tokens_of_row(config)
-    work = Steps(sum(training.values()) * tokens, draws_of_step(config, vocab_size) * config.training.steps)
+    work = Steps.one(config, vocab_size).times(config.training.steps)
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
     rated = {n: _reaching(d, utilisation) for n, d in known.items() if config.dtype in d.flops_per_second}
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
@@ -103,10 +120,10 @@ def plan(
         "device": chosen.name,
         "device_flops_per_second": chosen_rate,
         "device_source": chosen.source,
-        "utilisation": chosen.utilisation,
+        "utilisation": work.utilisation(chosen),
         "hours": hours[chosen.name],
         "hours_by_device": hours,
-        "utilisation_by_device": {name: each.utilisation for name, each in rated.items()},
+        "utilisation_by_device": {name: work.utilisation(each) for name, each in rated.items()},
         "memory_by_device": held,
         "fits": {name: memories[rated[name].kind]["total"] <= size for name, size in held.items()},
     }
@@ -222,7 +239,9 @@ def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> 
 
 
 def _reaching(device: Hardware, utilisation: float | None) -> Hardware:
-    return device if utilisation is None else replace(device, utilisation=utilisation)
+    if utilisation is None:
+        return device
+    return replace(device, utilisation=utilisation, gathered_utilisation=utilisation)
 
 
 def bytes_text(count: float) -> str:

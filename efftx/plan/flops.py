@@ -34,6 +34,12 @@ def training_flops_by_component(config: Config, vocab_size: int) -> dict[str, fl
     return {name: flops / tokens_of_row(config) for name, flops in counted.items()}
 
 
+def gathered_training_flops(config: Config, vocab_size: int) -> float:
+    """Those of them, all components together, that multiply gathered rows (`layers.cost.Work`)."""
+    works = ((work, again) for _, work, again in _row(config, vocab_size) if work.gathered)
+    return sum(work.forward * (1.0 + work.backward + again) for work, again in works) / tokens_of_row(config)
+
+
 def draws_of_step(config: Config, vocab_size: int) -> float:
     """Numbers that a training step draws at random, as `layers.cost` counts them, with those that are drawn again."""
     model, again = meta_model(config, vocab_size), config.reversible.enabled or config.recompute.enabled

@@ -22,8 +22,8 @@ THIS_CPU = "this-cpu"
 class Hardware:
     """Peak matrix products in FLOP/s by dtype; memory in bytes, None where it is the machine's own affair.
 
-    `utilisation` is the share of the peak that a training step reaches, `draw_seconds` what a number drawn at random
-    takes besides, whatever the number of cores.
+    `utilisation` is the share of the peak that a training step reaches, `gathered_utilisation` that of its products of
+    gathered rows; `draw_seconds` is what a number drawn at random takes besides, whatever the number of cores.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Hardware:
     memory_bytes: float | None
     source: str
     utilisation: float = 0.4
+    gathered_utilisation: float = 0.4
     draw_seconds: float = 0.0
 
     @property
@@ -66,15 +67,18 @@ _TPU = Hardware(
 DEVICES: dict[str, Hardware] = {device.name: device for device in (*_GPUS, _TPU)}
 
 
-# Fitted to the times of training steps of size cpu, of one and of two threads: PyTorch draws on one thread.
-_CPU_UTILISATION, _CPU_DRAW_SECONDS = 0.72, 6.8e-9
+# The share of hashed attention's products is that of its layers alone; given that, the others are fitted to the times
+# of training steps of size cpu, of one and of two threads: PyTorch draws on one thread.
+_CPU_UTILISATION, _CPU_GATHERED_UTILISATION, _CPU_DRAW_SECONDS = 0.77, 0.3, 7.0e-9
 
 
 def cpu(cores: int) -> Hardware:
     """So many cores of the measured kind."""
     rates = {dtype: rate * cores for dtype, rate in _PER_CORE.items()}
     source = "measured on two Zen 3 cores, in proportion to the cores"
-    return Hardware(f"cpu-{cores}-core", rates, None, source, _CPU_UTILISATION, _CPU_DRAW_SECONDS)
+    return Hardware(
+        f"cpu-{cores}-core", rates, None, source, _CPU_UTILISATION, _CPU_GATHERED_UTILISATION, _CPU_DRAW_SECONDS
+    )
 
 
 # Of a product that is measured, so wide that a tenth of a second is enough for it.

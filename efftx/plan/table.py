@@ -33,7 +33,7 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
         marked = f"{name} *" if name == result["device"] else name
         hours.row(marked, duration(count * HOUR), share, _fit(result, name))
     total = result["memory_bytes"]["total"]
-    peak = f"at {result['utilisation'] * 100:g} % of peak"
+    peak = f"at {result['utilisation'] * 100:.3g} % of peak"
     titles = {
         f"{result['parameters']:,} parameters{_beside_dense(result)}{_active(result)}": parts,
         f"{result['flops_per_token']:.4g} FLOPs a token, {result['training_flops_per_token']:.4g} in training": flops,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from efftx.errors import UserError
 from efftx.machine.devices import threads_of
 from efftx.machine.timing import matmul_rate
 from efftx.plan import plan, price
+from efftx.plan.flops import training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, this_cpu
 from efftx.plan.table import print_plan
 
 CPU = torch.device("cpu")
+devices = importlib.import_module("efftx.plan.hardware")  # `efftx.plan` has a function of that name
 
 
 KEYS = {"parameters", "parameters_by_component", "flops_per_token", "memory_bytes", "tokens", "hours"}
@@ -42,6 +45,24 @@ def test_hours_are_flops_over_the_devices_rate_at_the_stated_utilisation() -> No
     assert set(planned) >= KEYS
 
 
+def test_hashed_attention_reaches_less_of_a_cpus_peak() -> None:
+    config = compose(["model=reformer", "data=enwik8", "size=cpu", "lsh.n_hashes=2", "dropout=0"])
+    planned, of_heads = plan(config, device="cpu-1-core"), training_flops_by_component(config, 256)
+    hashed = planned["training_flops"] * (of_heads["attention_scores"] + of_heads["hashing"])
+    hashed /= planned["training_flops_per_token"]
+    seconds = (planned["training_flops"] - hashed) / (72.5e9 * 0.77) + hashed / (72.5e9 * 0.3)
+    assert planned["hours"] * 3600 == pytest.approx(seconds)
+    assert planned["utilisation"] == pytest.approx(planned["training_flops"] / (72.5e9 * seconds))
+    assert plan(config, device="cpu-1-core", utilisation=0.5)["utilisation"] == pytest.approx(0.5)
+    assert planned["utilisation_by_device"]["a100"] == pytest.approx(DEVICES["a100"].utilisation)
+
+
+@pytest.mark.parametrize("words", [["attention=[full]"], ["lsh.full_below=4096"]], ids=" ".join)
+def test_attention_in_full_reaches_what_all_else_does(words: list[str]) -> None:
+    config = compose(["model=reformer", "data=enwik8", "size=cpu", *words])
+    assert plan(config, device="cpu-1-core")["utilisation"] == pytest.approx(0.77)
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int, torch.dtype]]]:
     """(threads, width, dtype) of every rate that is measured: 3 GFLOP/s a thread."""
@@ -51,7 +72,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int, t
         asked.append((torch.get_num_threads(), width, dtype))
         return 3e9 * torch.get_num_threads()
 
-    monkeypatch.setattr("efftx.plan.hardware.matmul_rate", matmul_rate)
+    monkeypatch.setattr(devices, "matmul_rate", matmul_rate)
     this_cpu.cache_clear()
     yield asked
     this_cpu.cache_clear()
@@ -81,7 +102,7 @@ def test_where_the_machine_is_busy_timing_the_rate_is_that_of_known_cores(monkey
         raise UserError("busy", "Another timing runs on this machine.", "")
         yield
 
-    monkeypatch.setattr("efftx.plan.hardware.exclusive", exclusive)
+    monkeypatch.setattr(devices, "exclusive", exclusive)
     this_cpu.cache_clear()
     planned = plan(_smoke("model=transformer", "threads=3"))
     this_cpu.cache_clear()
