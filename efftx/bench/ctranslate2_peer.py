@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from efftx.bench.decode_timing import WARM_UP, Reference, Timed, row_of
+from efftx.bench.decode_timing import WARM_UP, Procedure, Reference, Timed, row_of
 from efftx.bench.decode_weights import refuse_bytes
 from efftx.bench.peers import Peer
 from efftx.errors import UserError
@@ -67,12 +67,12 @@ class CTranslate2Peer(Peer):
     quantization: str | None
 
     def rows(
-        self, name: str, shape: Any, protocol: str, contexts: list[int], tokens: int, reference: Reference, *, seed: int
+        self, name: str, shape: Any, procedure: Procedure, contexts: list[int], reference: Reference, *, seed: int
     ) -> tuple[list[dict[str, Any]], str]:
         """A row a context, and why there are none: empty where there are."""
         if self.version is None:
             return [], f"{self.package} is not installed; the extra `peers` brings it"
-        n_positions = max(contexts) + tokens + WARM_UP + 2
+        n_positions = max(contexts) + procedure.tokens + WARM_UP + 2
         size = 1 if self.quantization else 4
         d, d_ff = shape.d_model, shape.d_ff
         block = 4 * d * d + 2 * d * d_ff
@@ -102,8 +102,8 @@ class CTranslate2Peer(Peer):
                     "peak_bytes": size * n_weights,
                     "distinct_blocks": shape.n_blocks,
                 }
-                measure = partial(_timed, engine, shape.vocab_size, context, tokens, seed)
-                rows.append(row_of(measure, reads, protocol, reference, **facts))
+                measure = partial(_timed, engine, shape.vocab_size, context, procedure.tokens, seed)
+                rows.append(row_of(measure, reads, procedure, reference, **facts))
         except (ImportError, AttributeError, TypeError) as error:
             return [], f"not with this version of {self.package} ({self.version}): {error}"
         except UserError as error:

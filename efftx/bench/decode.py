@@ -26,10 +26,9 @@ from efftx.bench.decode_timing import (
     AUTHORS_CONTEXT,
     AUTHORS_IGNORED,
     AUTHORS_STEPS,
-    PARTS_EVERY,
     PROTOCOLS,
     STEADY_TOKENS,
-    WARM_UP,
+    Procedure,
     Profile,
     Reference,
     decode_row,
@@ -152,27 +151,27 @@ def _no_mark(component: str, moment: float | None = None) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What every case is timed at: a row for every batch and context, `tokens` of each, and prompts of some lengths."""
+    """What every case is timed at: a row for every batch and context, and prompts of some lengths in every batch."""
 
-    protocol: str
+    procedure: Procedure
     contexts: Sequence[int]
     batches: Sequence[int]
-    tokens: int
     prompts: Sequence[int]
     seed: int
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return max([max(self.contexts) + self.tokens + WARM_UP, *self.prompts])
+        return max([max(self.contexts) + self.procedure.room, *self.prompts])
 
 
 def bench_decode(options: Options) -> dict[str, Any]:
     """Rows of seconds a token for every name, one model after the other, all against the first.
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
-    prompts (lengths whose time to the first token is taken too), widths (names=width-dense,width-sparse at each), seed,
-    device, cache_bytes (in place of the cache that is found).
+    repeats (of all tokens of a row, from the same context, in turns with what the machine reads at best), prompts
+    (lengths whose time to the first token is taken too, whatever the context), widths (names=width-dense,width-sparse
+    at each), seed, device, cache_bytes (in place of the cache that is found).
     A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
     first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
     share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what the
@@ -183,10 +182,9 @@ def bench_decode(options: Options) -> dict[str, Any]:
     protocol = options.name("protocol", PROTOCOLS, "authors")
     tokens = options.number("tokens", AUTHORS_STEPS if protocol == "authors" else STEADY_TOKENS, REPEATS)
     asked = Asked(
-        protocol,
+        Procedure(protocol, tokens, options.number("repeats", 1, Range(1, 1000))),
         options.numbers("context", [AUTHORS_CONTEXT], LENGTH),
         options.numbers("batch", [1], RANGES["training.batch_size"]),
-        tokens,
         options.numbers("prompts", [], LENGTH),
         options.number("seed", 0, SEED),
     )
@@ -203,7 +201,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
         reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
-                found, why = peer_rows(name, protocol, list(asked.contexts), tokens, reference, seed=asked.seed)
+                found, why = peer_rows(name, asked.procedure, list(asked.contexts), reference, seed=asked.seed)
                 rows += found
                 skipped += [{"name": name, "length": asked.contexts[0], "why": why}] if why else []
                 continue
@@ -217,7 +215,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
         "skipped": skipped,
         "protocol": protocol,
         "machine": {
-            **machine(device, repeats=tokens),
+            **machine(device, repeats=tokens * asked.procedure.repeats),
             "last_level_cache_bytes": cache_bytes,
             "margin": MARGIN,
             "reference_bytes": reference.n_bytes,
@@ -233,10 +231,10 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
     case = case_named(name)
     config = case.config()
     weights = make_weights(case, seed=asked.seed, cache_bytes=reference.cache_bytes)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch, context in product(asked.batches, asked.contexts):
-        room = WARM_UP + asked.tokens + asked.tokens // PARTS_EVERY + 1
-        model = Tokens(weights, config, batch=batch, context=context, room=room, seed=asked.seed)
+        room = asked.procedure.room
+        make = partial(Tokens, weights, config, batch=batch, context=context, room=room, seed=asked.seed)
         reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
         facts = {
             "name": name,
@@ -249,12 +247,18 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
             "distinct_blocks": weights.n_distinct_blocks,
             "distinct_row_sets": weights.n_distinct_row_sets,
         }
-        row = decode_row(model, reads, asked.protocol, asked.tokens, reference, **facts)
-        read = {str(length): partial(model.read_prompt, length) for length in asked.prompts}
-        timed = interleaved(read, repeats=PROMPT_REPEATS, device=torch.device("cpu"))
-        row["first_token_seconds"] = {length: found.seconds for length, found in timed.items()}
-        rows.append(row)
+        row = decode_row(make, reads, asked.procedure, reference, **facts)
+        if context == asked.contexts[0]:  # a prompt starts from empty caches
+            first_tokens = _first_tokens(make(), asked.prompts)
+        rows.append({**row, "first_token_seconds": first_tokens})
     return rows
+
+
+def _first_tokens(model: Tokens, prompts: Sequence[int]) -> dict[str, float]:
+    """Seconds to the first token after prompts of these lengths."""
+    read = {str(length): partial(model.read_prompt, length) for length in prompts}
+    timed = interleaved(read, repeats=PROMPT_REPEATS, device=torch.device("cpu"))
+    return {length: found.seconds for length, found in timed.items()}
 
 
 def _check_tokens(protocol: str, tokens: int) -> None:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from efftx.bench.ctranslate2_peer import CTRANSLATE2
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
-from efftx.bench.decode_timing import WARM_UP, Reference, decode_row
+from efftx.bench.decode_timing import Procedure, Reference, decode_row
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
 from efftx.bench.peers import Peer
 from efftx.errors import UserError
@@ -144,19 +145,19 @@ PEERS: Mapping[str, Peer] = {**TORCH_PEERS, **CTRANSLATE2}
 
 
 def peer_rows(
-    name: str, protocol: str, contexts: list[int], tokens: int, reference: Reference, *, seed: int = 0
+    name: str, procedure: Procedure, contexts: list[int], reference: Reference, *, seed: int = 0
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of the peer `name`, one a context, and why there are none: empty where there are."""
     shape = SHAPE
     if name in CTRANSLATE2:
-        return CTRANSLATE2[name].rows(name, shape, protocol, contexts, tokens, reference, seed=seed)
+        return CTRANSLATE2[name].rows(name, shape, procedure, contexts, reference, seed=seed)
     peer = TORCH_PEERS[name]
     if peer.version is None:
         return [], f"{peer.package} is not installed; the extra `peers` brings it"
     rows = []
     try:
         with torch.device("meta"):
-            template = peer.make(shape, max(contexts) + tokens + WARM_UP + 1)
+            template = peer.make(shape, max(contexts) + procedure.room + 1)
         reads = peer.reads(template, shape, max(contexts))
         n_copies = math.ceil(MARGIN * reference.cache_bytes / reads["everything else"].bytes)
         n_bytes = n_copies * reads["everything else"].bytes
@@ -164,7 +165,7 @@ def peer_rows(
         tile = random_tile(seed, torch.float32)
         copies = [filled(template, tile, i) for i in range(n_copies)]
         for context in contexts:
-            model = _Decoding(peer, copies, shape, context, tokens + WARM_UP, seed)
+            make = partial(_Decoding, peer, copies, shape, context, procedure.room, seed)
             facts = {
                 "name": name,
                 "peer": True,
@@ -178,7 +179,7 @@ def peer_rows(
                 "distinct_blocks": n_copies * shape.n_blocks,
             }
             row_reads = peer.reads(template, shape, context)
-            rows.append(decode_row(model, row_reads, protocol, tokens, reference, **facts))
+            rows.append(decode_row(make, row_reads, procedure, reference, **facts))
     except (ImportError, AttributeError, TypeError) as error:
         return [], f"not with this version of {peer.package} ({peer.version}): {error}"
     except UserError as error:

@@ -104,7 +104,8 @@ def decode_notes(result: Mapping[str, Any]) -> list[str]:
 
 def _protocol(result: Mapping[str, Any]) -> str:
     tokens = sum((row["tokens"] for row in result["rows"][:1]), 0)
-    context = "behind a context of random keys and values"
+    repeats = max((row["repeats"] for row in result["rows"]), default=1)
+    context = "behind a context of random keys and values" + (f", {repeats} times" if repeats > 1 else "")
     if result["protocol"] == "authors":
         return (
             f"The authors' protocol: {context}, {WARM_UP} tokens to warm up and {AUTHORS_IGNORED} more not counted, "

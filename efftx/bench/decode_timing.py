@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,24 @@ PARTS_EVERY = 4
 WIDTH = 9216
 """Of the reference's rows: that of the paper's largest models."""
 ORDER = ("QKV", "attention", "output", "controller", "feed-forward", "SRU", "logits", "everything else")
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a token is timed: by which of `PROTOCOLS`, over how many tokens, and how often all of that."""
+
+    protocol: str
+    tokens: int
+    repeats: int = 1
+
+    @property
+    def room(self) -> int:
+        """Tokens that are decoded in one time, those that are timed by part and those to warm up among them."""
+        return WARM_UP + self.tokens + ceil(self.tokens / PARTS_EVERY)
+
+    def counted(self, timed: list[Timed]) -> list[Timed]:
+        """Of the tokens of one time those that count."""
+        return timed[AUTHORS_IGNORED:] if self.protocol == "authors" else timed
 
 
 @dataclass
@@ -181,29 +200,36 @@ def timed_tokens(model: Decoder, tokens: int) -> list[Timed]:
 
 
 def decode_row(
-    model: Decoder, reads: Mapping[str, Read], protocol: str, tokens: int, reference: Reference, **facts: Any
+    make: Callable[[], Decoder], reads: Mapping[str, Read], procedure: Procedure, reference: Reference, **facts: Any
 ) -> dict[str, Any]:
-    """A row of the bench: the `summary` of `tokens` steps of a model, as `row_of`."""
-    return row_of(lambda: timed_tokens(model, tokens), reads, protocol, reference, **facts)
+    """A row of the bench: the `summary` of the steps of what `make` gives, anew each time, as `row_of`."""
+    return row_of(lambda: timed_tokens(make(), procedure.tokens), reads, procedure, reference, **facts)
 
 
 def row_of(
-    measure: Callable[[], list[Timed]], reads: Mapping[str, Read], protocol: str, reference: Reference, **facts: Any
+    measure: Callable[[], list[Timed]],
+    reads: Mapping[str, Read],
+    procedure: Procedure,
+    reference: Reference,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """A row of the bench: the `summary` of what `measure` gives, against the reference's turns before and after it.
+    """A row of the bench: the `summary` of what `measure` gives, as often as is asked, in turns with the reference.
 
     `facts` are what it says of the model: its name, length, width, n_blocks, peak_bytes and distinct_blocks at least.
     """
     turn = len(reference.reads)
     reference.turn()
-    timed = measure()
-    for _ in range(REFERENCE_TURNS - 1):
+    counted: list[Timed] = []
+    for _ in range(procedure.repeats):
+        counted += procedure.counted(measure())
         reference.turn()
-    row = summary(timed, protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
+    for _ in range(REFERENCE_TURNS - 2):
+        reference.turn()
+    row = summary(counted, procedure.protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
     n_blocks = facts["n_blocks"]
     return {
         **{"peer": False, "version": None, "note": "", "batch": 1, "int8": False, "distinct_row_sets": 0},
-        **{"pass": "decode", "protocol": protocol, "first_token_seconds": {}},
+        **{"pass": "decode", "protocol": procedure.protocol, "repeats": procedure.repeats, "first_token_seconds": {}},
         "tokens_per_second": facts.get("batch", 1) / row["seconds"],
         **row,
         **facts,
@@ -212,14 +238,13 @@ def row_of(
 
 
 def summary(
-    timed: list[Timed],
+    counted: list[Timed],
     protocol: str,
     reads: Mapping[str, Read],
     read_rate: float,
     matvec_rate: float,
 ) -> dict[str, Any]:
     """Seconds a token under a protocol, its parts, and what reading its weights alone would take."""
-    counted = timed[AUTHORS_IGNORED:] if protocol == "authors" else timed
     seconds = [t for t, _, _ in counted]
     token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
     n_bytes = sum(read.bytes for read in reads.values())

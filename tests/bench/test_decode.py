@@ -9,14 +9,17 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from efftx.bench import decode, decode_peers, decode_timing, decode_weights
 from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import case_named
+from efftx.bench.decode_timing import Reference
 from efftx.bench.decode_weights import MARGIN, make_weights
 from efftx.cli import main
 from efftx.errors import UserError
 from efftx.layers.cost import Read
+from efftx.machine.timing import WARM_UP
 from efftx.native.library import kernels
 from tests.bench.runs import SMALL_CACHE, decoded, printed
 
@@ -25,7 +28,7 @@ KEYS = {"name", "peer", "length", "pass", "seconds", "peak_bytes", "bound_second
     *("version", "note", "batch", "width", "protocol", "spread", "p50", "p99", "uneven", "tokens", "block_seconds"),
     *("weights", "bytes", "ratio_to_bound", "bandwidth", "share_of_read", "share_of_matvec", "overhead_share"),
     *("components", "n_blocks", "int8", "distinct_blocks", "distinct_row_sets", "ratio_to_first"),
-    *("block_ratio_to_first", "tokens_per_second", "first_token_seconds"),
+    *("block_ratio_to_first", "tokens_per_second", "first_token_seconds", "repeats"),
 }
 
 
@@ -122,7 +125,8 @@ def _timed(*seconds: float) -> list[tuple[float, dict[str, float], float]]:
 
 def test_the_authors_ignore_two_steps_and_take_the_mean_of_ten() -> None:
     timed = _timed(100.0, 50.0, *(float(i) for i in range(1, 11)))
-    found = decode_timing.summary(timed, "authors", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
+    counted = decode_timing.Procedure("authors", 12).counted(timed)
+    found = decode_timing.summary(counted, "authors", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
     assert (found["seconds"], found["tokens"]) == (5.5, 10)
     assert found["uneven"]
     assert found["components"]["logits"]["seconds"] == 2.75  # the median of its own
@@ -131,9 +135,38 @@ def test_the_authors_ignore_two_steps_and_take_the_mean_of_ten() -> None:
     assert found["overhead_share"] == 1 - 4 / 5.5
 
 
+def test_every_repeat_begins_anew_and_leaves_out_its_first_steps() -> None:
+    models: list[Counts] = []
+
+    def make() -> Counts:
+        models.append(Counts())
+        return models[-1]
+
+    reference, facts = Reference(torch.device("cpu"), SMALL_CACHE), {"n_blocks": 1}
+    procedure = decode_timing.Procedure("authors", 12, repeats=3)
+    row = decode_timing.decode_row(make, {"logits": Read("logits", 10, 40)}, procedure, reference, **facts)
+    assert (row["tokens"], row["repeats"], len(reference.reads)) == (3 * 10, 3, 5)
+    assert [len(model.calls) for model in models] == [procedure.room] * 3
+
+
+def test_a_first_token_is_timed_once_whatever_the_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[int] = []
+    monkeypatch.setattr(Tokens, "read_prompt", lambda self, length: prompts.append(length))
+    rows = decoded("names=width-128-dense", "context=8,16", "prompts=4,6", "batch=1,2")["rows"]
+    assert len(prompts) == 2 * 2 * (decode.PROMPT_REPEATS + WARM_UP)
+    assert [set(row["first_token_seconds"]) for row in rows] == [{"4", "6"}] * 4
+
+
+def test_repeats_are_told() -> None:
+    shown = printed(decoded("names=width-128-dense", "repeats=2"))
+    assert "2 times" in shown
+    assert "the mean of 2 tokens" in shown
+
+
 def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
     timed = _timed(*(float(i) for i in range(1, 201)))
-    found = decode_timing.summary(timed, "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
+    counted = decode_timing.Procedure("steady", 200).counted(timed)
+    found = decode_timing.summary(counted, "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
     assert (found["seconds"], found["p50"], found["p99"], found["tokens"]) == (100.5, 100.5, 199.0, 200)
     calm = decode_timing.summary(_timed(1.0, 1.5, 2.0), "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
     assert not calm["uneven"]
@@ -196,6 +229,8 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (["widths=100"], "width-100-dense", ""),
         (["widths=128", "names=800m-dense"], "widths=", ""),
         (["tokens=2"], "tokens=2", "12"),
+        (["repeats=0"], "repeats=0", ""),
+        (["repeat=2"], "repeat", "repeats"),
         (["protocol=stedy"], "stedy", "steady"),
         (["batch=0"], "batch=0", ""),
         (["context=long"], "context=long", ""),

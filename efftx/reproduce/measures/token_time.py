@@ -25,12 +25,14 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     """Seconds a token of one model, and against a dense one that was timed in the same process just before.
 
     `parameters`: cases (row -> name of `bench decode`), against (row -> name of the dense one; none for a dense row),
-    options (words of `bench decode`). Metrics, under every column (a column may say its `batch` and `length`): seconds,
-    block_milliseconds, speedup, block_speedup, weights (millions that a token reads), megabytes, bound_seconds (bytes
-    over the read bandwidth), share_of_read (%), share_of_matvec (%: of a large matrix-vector product), overhead (%:
-    what is not explained by such a product), row_milliseconds (a token's time over the rows of the batch), uneven (1
-    where the authors' check would warn), tries (processes until it would not, or `TRIES`). `series`: the parts of the
-    first column's token in milliseconds, and the machine's rates.
+    options (words of `bench decode`). Metrics, under every column (a column may say its `batch` and `length`, and the
+    `prompt` behind which first_token_milliseconds is timed): seconds, p50_milliseconds and p99_milliseconds,
+    tokens_per_second (of all rows), gigabytes_per_second (that it reads), block_milliseconds, speedup, block_speedup,
+    weights (millions that a token reads), megabytes, bound_seconds (bytes over the read bandwidth), share_of_read (%),
+    share_of_matvec (%: of a large matrix-vector product), overhead (%: what is not explained by such a product),
+    row_milliseconds (a token's time over the rows of the batch), uneven (1 where the authors' check would warn), tries
+    (processes until it would not, or `TRIES`). `series`: the parts of the first column's token in milliseconds, and the
+    machine's rates.
     """
     name, dense = str(parameters["cases"][row]), parameters.get("against", {}).get(row)
     result = _bench([f"names={','.join([*([dense] if dense else []), name])}", *parameters["options"]], seed)
@@ -39,6 +41,8 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
         mine = _row(result, name, where)
         metrics[column] = _metrics(mine, _row(result, str(dense), where) if dense else mine)
         metrics[column]["tries"] = float(result["tries"])
+        if "prompt" in where:
+            metrics[column]["first_token_milliseconds"] = 1e3 * mine["first_token_seconds"][str(where["prompt"])]
     shown = _row(result, name, next(iter(parameters["columns"].values())))
     return {"metrics": metrics, "series": _series(shown, result["machine"])}
 
@@ -164,6 +168,10 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
     found = {
         "seconds": row["seconds"],
         "row_milliseconds": 1e3 * row["seconds"] / row["batch"],
+        "p50_milliseconds": 1e3 * row["p50"],
+        "p99_milliseconds": 1e3 * row["p99"],
+        "tokens_per_second": row["tokens_per_second"],
+        "gigabytes_per_second": row["bandwidth"] / 1e9,
         "speedup": dense["seconds"] / row["seconds"],
         "weights": row["weights"] / 1e6,
         "megabytes": row["bytes"] / 1e6,

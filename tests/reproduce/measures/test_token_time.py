@@ -28,6 +28,11 @@ def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, 
         "length": 16,
         "width": width,
         "seconds": seconds,
+        "p50": 0.9 * seconds,
+        "p99": 1.5 * seconds,
+        "tokens_per_second": batch / seconds,
+        "bandwidth": 4 * weights / seconds,
+        "first_token_seconds": {"16": 3 * seconds, "512": 7 * seconds},
         "block_seconds": block,
         "n_blocks": 6,
         "weights": weights,
@@ -94,6 +99,18 @@ def test_what_was_disturbed_is_timed_again(bench: dict[str, Any]) -> None:
     bench["rows"] = _timed(7.0, uneven=False, spread=0.1)  # not asked for: the one before was even
     found = token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]
     assert (found["seconds"], found["uneven"], found["tries"], bench["runs"]) == (0.1, 0.0, 2.0, 2)
+
+
+def test_a_column_has_percentiles_rates_and_the_first_token_behind_its_prompt(bench: dict[str, Any]) -> None:
+    bench["rows"] = [_row("a", 0.1, 0.01, 10**6), _row("a", 0.2, 0.02, 10**6, batch=2)]
+    columns = {"one": {}, "batch 2": {"batch": 2, "prompt": 512}}
+    found = token_time({**PARAMETERS, "columns": columns}, 0, "dense", {})["metrics"]
+    assert found["one"]["p50_milliseconds"] == pytest.approx(90)
+    assert found["one"]["p99_milliseconds"] == pytest.approx(150)
+    assert found["one"]["gigabytes_per_second"] == pytest.approx(0.04)
+    assert found["batch 2"]["tokens_per_second"] == pytest.approx(10)
+    assert found["batch 2"]["first_token_milliseconds"] == pytest.approx(1400)
+    assert "first_token_milliseconds" not in found["one"]
 
 
 def test_a_steady_run_is_kept_with_its_percentiles(bench: dict[str, Any]) -> None:
