@@ -74,6 +74,11 @@ def test_every_point_of_the_bare_command_builds_with_blocks_and_ranks_that_mean_
         assert point.dense_parameters == pytest.approx(point.parameters, rel=0.025)
 
 
+def test_without_a_key_nothing_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate"]) == 2
+    assert "sparse_ff.N=64,128" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("overrides", [["sparse_qkv.S=0"], ["sparse_loss.S=0"], ["sru.n_layers=0"], ["stack=decoder"]])
 def test_n_of_128_keeps_sixteen_blocks_beside_other_mechanisms(overrides: list[str]) -> None:
     for model in ("terraformer", "scaling"):

@@ -215,6 +215,7 @@ def print_text(console: Console, text: str, style: str = "", indent: int = 0, ha
     lines = wrapped(text, console.width - indent - hanging)
     if hanging and lines[1:]:
         first = wrapped(text, console.width - indent)[0]
-        lines = [first, *wrapped(text[len(first) :], console.width - indent - hanging)]
+        rest = text[len(first) :].strip()
+        lines = [first, *(wrapped(rest, console.width - indent - hanging) if rest else [])]
     for i, line in enumerate(lines):
         console.print(Text(" " * (indent + (hanging if i else 0)) + line, style=style), soft_wrap=True, highlight=False)

@@ -173,12 +173,18 @@ def price(config: Config) -> dict[str, Any]:
 def default_device(config: Config) -> Hardware:
     """The device that the config would run on here: this machine's CPU, measured, or the GPU that is in it.
 
-    A GPU that has no name of its own among the devices counts as an a100; size=gpu is meant for an h100.
+    A GPU that has no name of its own among the devices counts as an a100, and so does one that is not here; size=gpu is
+    meant for an h100. The source says so.
     """
     if device_kind(config.device) == "cpu":
         return this_cpu(config.n_threads, config.dtype)
     found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    return DEVICES[next((name for name in DEVICES if name in found), "h100" if config.size == "gpu" else "a100")]
+    named = next((device for name, device in DEVICES.items() if name in found), None)
+    if named is not None:
+        return named
+    assumed = DEVICES["h100" if config.size == "gpu" else "a100"]
+    why = f"taken for '{found}', which has no name here" if found else "taken for a GPU, of which none is here"
+    return replace(assumed, source=f"{why}; {assumed.source}")
 
 
 def parameters_by_component(model: nn.Module) -> dict[str, int]:

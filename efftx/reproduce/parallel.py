@@ -35,6 +35,10 @@ class Task:
         return [sys.executable, "-m", "efftx", *words, *self.options, *(["--stale"] if self.again else [])]
 
 
+_STOPPED = (EXIT_INTERRUPTED, EXIT_TERMINATED, -signal.SIGTERM, -signal.SIGKILL)
+"""Exit codes of a process that was told to stop, at a step boundary or at once."""
+
+
 @dataclass
 class _WorkerPool:
     """The processes now at work, so that all can be told to stop."""
@@ -62,8 +66,9 @@ class _WorkerPool:
             process.wait()
             told.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
         with self.lock:
-            self.n_done += 1
-            print(f"{self.n_done} of {self.n_tasks} runs done", file=sys.stderr, flush=True)
+            if process.returncode not in _STOPPED:
+                self.n_done += 1
+                print(f"{self.n_done} of {self.n_tasks} runs done", file=sys.stderr, flush=True)
         return {"returncode": process.returncode, **_reading(out, task)}
 
     def stop(self) -> None:

@@ -205,3 +205,6 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.asked:
             self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
+            if number == signal.SIGINT and sys.stderr.isatty():
+                # Not print: the signal may have come in the middle of one.
+                os.write(sys.stderr.fileno(), b"\nstopping at the end of this step; Ctrl-C again stops at once\n")

@@ -172,6 +172,11 @@ def test_a_paragraph_hangs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split("\n") == ["holds: it is", "  so", "    why it", "    is so", ""]
 
 
+def test_a_line_that_just_fits_has_none_behind_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text(Console(width=12), "holds: it is", hanging=2)
+    assert capsys.readouterr().out == "holds: it is\n"
+
+
 def printed(experiment: Experiment, width: int) -> list[str]:
     out = io.StringIO()
     print_item(experiment, console=Console(file=out, width=width))

@@ -33,7 +33,7 @@ def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
     kinds = {(block.heading, block.language) for block in blocks(PAGE)}
     assert {language for _, language in kinds} <= {"sh", "yaml", "python"}
     assert {heading for heading, language in kinds if language == "sh"} == {
-        "Two commands",
+        "From a clone",
         "A tour",
         "Your own model and experiment",
     }
@@ -41,7 +41,7 @@ def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
 
 def test_what_make_is_asked_for_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    asked = [command.split() for command in commands(shell("Two commands"))]
+    asked = [command.split() for command in commands(shell("From a clone"))]
     assert asked
     assert all(program == "make" and target in targets for program, target in asked)
 

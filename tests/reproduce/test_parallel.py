@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_what_a_process_says_of_its_progress_is_told_on(
     told = capsys.readouterr().err.splitlines()
     assert sorted(line for line in told if "LSH" in line) == ["LSH-4, seed 0 False", "LSH-4, seed 1 False"]
     assert [line for line in told if "done" in line] == ["1 of 2 runs done", "2 of 2 runs done"]
+
+
+@pytest.mark.parametrize("code", ["sys.exit(143)", "sys.exit(130)", "os.kill(os.getpid(), 15)"])
+def test_a_run_that_was_stopped_is_not_told_as_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    answer_with(monkeypatch, f"import os, sys; {code}")
+    with suppress(Interrupted):
+        run_tasks(tasks(2), jobs=2)
+    assert "done" not in capsys.readouterr().err
 
 
 def test_one_stopped_by_a_signal_stops_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

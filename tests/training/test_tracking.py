@@ -6,8 +6,10 @@ import io
 import math
 import mmap
 import os
+import pty
 import re
 import signal
+import sys
 import threading
 import types
 
@@ -204,6 +206,17 @@ def test_a_signal_is_a_request_with_its_exit_code(number, code):
         os.kill(os.getpid(), number)
         assert stop.asked
         assert stop.exit_code == code
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
+def test_a_terminal_is_told_that_ctrl_c_was_noticed(monkeypatch, number, told):
+    reader, writer = pty.openpty()
+    with open(writer, "w") as terminal, StopRequest():
+        monkeypatch.setattr(sys, "stderr", terminal)
+        os.kill(os.getpid(), number)
+        os.write(writer, b"end")
+        assert os.read(reader, 1000).count(b"stopping at the end of this step") == told
+    os.close(reader)
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
