@@ -63,6 +63,7 @@ _CASES = [
     Case("800m-qkv", (*_800M, "sparse_ff.N=0", "sparse_qkv.S=16", "d_ff=6144"), 24),
     Case("800m-ff-qkv", (*_800M, "sparse_ff.N=64", "sparse_qkv.S=16", "d_ff=6144"), 24),
     Case("800m-ff-qkv-loss4", (*_800M, "sparse_ff.N=64", "sparse_qkv.S=16", "d_ff=6144", "sparse_loss.S=4"), 24),
+    Case("800m-terraformer", ("model=terraformer", "lsh.full_below=16384", "d_ff=6144"), 24),
     Case("17b-dense", (*_17B, *_DENSE, "d_ff=40960"), 6),
     Case("17b-ff", (*_17B, *_FF_17B, "sparse_qkv.S=0", "d_ff=40960"), 6),
     Case("17b-qkv", (*_17B, "sparse_ff.N=0", *_QKV_17B), 6),
@@ -78,9 +79,10 @@ _CASES = [
     _of_terraformer("ff-qkv-loss8", *_FF_17B, *_QKV_17B, "sparse_loss.S=8", _BIG_SRU),
 ]
 CASES: Mapping[str, Case] = {case.name: case for case in _CASES}
-"""800m: d_model 1024, 24 decoder blocks. 17b, terraformer: d_model 9216, 6 blocks (the whole-token times of the paper
-imply as many). `-cross`: dense cross-attention; `-query`: its query sparse and no output projection; else none in
-the rows with sparse QKV and sparse feed-forward. Vocabulary 32,000."""
+"""800m: d_model 1024, 24 decoder blocks; 800m-terraformer is the authors' medium size with all its sparse layers. 17b,
+terraformer: d_model 9216, 6 blocks (the whole-token times of the paper imply as many). `-cross`: dense cross-attention;
+`-query`: its query sparse and no output projection; else none in the rows with sparse QKV and sparse feed-forward.
+Vocabulary 32,000."""
 WIDTH, LOGITS = "width-", "logits-"
 
 

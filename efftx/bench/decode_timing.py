@@ -21,7 +21,7 @@ from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
-from efftx.machine.timing import no_garbage_collection
+from efftx.machine.timing import no_garbage_collection, percentile
 from efftx.models.block import Block
 from efftx.native.program import reading
 
@@ -265,7 +265,7 @@ def summary(
         "seconds": token,
         "spread": (max(seconds) - min(seconds)) / statistics.median(seconds),
         "p50": statistics.median(seconds),
-        "p99": sorted(seconds)[min(len(seconds) - 1, int(0.99 * len(seconds)))],
+        "p99": percentile(seconds, 0.99),
         "uneven": max(seconds) > SPREAD * min(seconds),
         "tokens": len(seconds),
         "block_seconds": statistics.median(blocks for _, _, blocks in counted),

@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,11 @@ class Timing:
 
     seconds: float
     spread: float
+
+
+def percentile(seconds: Sequence[float], share: float) -> float:
+    """The time that `share` of them do not exceed, itself one of them; the slowest where they are too few for it."""
+    return sorted(seconds)[min(len(seconds) - 1, int(share * len(seconds)))]
 
 
 def lock_path() -> Path:

@@ -23,7 +23,7 @@ from efftx.layers.initialize import materialize
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
 from efftx.layers.patterns import Pattern, make_pattern
 from efftx.layers.projections import DenseQKV
-from efftx.machine.timing import exclusive, no_garbage_collection
+from efftx.machine.timing import exclusive, no_garbage_collection, percentile
 from efftx.ops.lsh_cache import candidates, fill, insert
 from efftx.ops.recompute_state import RecomputeState
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
@@ -37,14 +37,14 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
 
     `parameters`: d_model, n_heads, d_head, warm_up and tokens (steps that are not counted, and that are), compared_at
     (tokens); `own`: attention (`full`, `local`, `strided`, `fixed`, `lsh`) and the keys of its node (chunk_len,
-    n_hashes, stride, c, mode, ...). The caches hold random keys and values,
-    the inputs are Gaussian, the batch is 1. A column with `context` has the median `seconds`, `cache_megabytes` (10^6
-    bytes of all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a column
-    without has the last two at the longest context. Every column has `time_exponent`, fitted over the contexts, and how
-    far the steps are from the layer's pass over a whole sequence of compared_at tokens under the same rotations,
-    relative in Euclidean norm: `distance_from_training` for independent Gaussian inputs, `uneven_distance` where one
-    Gaussian vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and
-    a context shorter than the warm-up.
+    n_hashes, stride, c, mode, ...). The caches hold random keys and values, the inputs are Gaussian, the batch is 1. A
+    column with `context` has the median `seconds`, `p99_seconds`, `tokens_per_second`, `cache_megabytes` (10^6 bytes of
+    all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a column without has
+    all but the first at the longest context. Every column has `time_exponent`, fitted over the contexts, and how far
+    the steps are from the layer's pass over a whole sequence of compared_at tokens under the same rotations, relative
+    in Euclidean norm: `distance_from_training` for independent Gaussian inputs, `uneven_distance` where one Gaussian
+    vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and a
+    context shorter than the warm-up.
     """
     given = {**parameters, **own}
     contexts = _contexts(parameters)
@@ -60,7 +60,7 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
             "distance_from_training": distance_from_training(layer, x_BLD),
             "uneven_distance": distance_from_training(layer, x_BLD + common_D),
         }
-    at_longest = {name: timed[-1][name] for name in ("cache_megabytes", "keys")}
+    at_longest = {name: value for name, value in timed[-1].items() if name != "seconds"}
     metrics = {
         column: found | (timed[contexts.index(int(where["context"]))] if "context" in where else at_longest)
         for column, where in parameters["columns"].items()
@@ -125,8 +125,11 @@ class _Decoding:
             started = time.perf_counter()
             self.step()
             seconds.append(time.perf_counter() - started)
+        counted = seconds[self._warm_up :]
         return {
-            "seconds": statistics.median(seconds[self._warm_up :]),
+            "seconds": statistics.median(counted),
+            "p99_seconds": percentile(counted, 0.99),
+            "tokens_per_second": 1 / statistics.median(counted),
             "cache_megabytes": sum(kept.nbytes for kept in self._kept()) / 1e6,
             "keys": self._keys(),
         }

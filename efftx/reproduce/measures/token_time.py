@@ -30,9 +30,9 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     tokens_per_second (of all rows), gigabytes_per_second (that it reads), block_milliseconds, speedup, block_speedup,
     weights (millions that a token reads), megabytes, bound_seconds (bytes over the read bandwidth), share_of_read (%),
     share_of_matvec (%: of a large matrix-vector product), overhead (%: what is not explained by such a product),
-    row_milliseconds (a token's time over the rows of the batch), uneven (1 where the authors' check would warn), tries
-    (processes until it would not, or `TRIES`). `series`: the parts of the first column's token in milliseconds, and the
-    machine's rates.
+    row_milliseconds and row_block_milliseconds (a token's and a block's time over the rows of the batch), uneven (1
+    where the authors' check would warn), tries (processes until it would not, or `TRIES`). `series`: the parts of the
+    first column's token in milliseconds, and the machine's rates.
     """
     name, dense = str(parameters["cases"][row]), parameters.get("against", {}).get(row)
     result = _bench([f"names={','.join([*([dense] if dense else []), name])}", *parameters["options"]], seed)
@@ -72,8 +72,9 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     """Milliseconds of one decoder block against the width, and the exponents of the time and of the weights read.
 
     `parameters`: widths, options; `own`: kind, dense or sparse; of a sparse row the dense one is timed in the same
-    process. A column with a `width` has block_milliseconds, block_speedup and weights; every column has time_exponent,
-    fitted from `fit_from` on, and weights_exponent.
+    process. A column with a `width` has block_milliseconds, block_speedup and weights, and of the whole token, six
+    blocks and logits, p50_milliseconds, p99_milliseconds and share_of_read (%); every column has time_exponent, fitted
+    from `fit_from` on, and weights_exponent.
     """
     widths, kind = [int(width) for width in parameters["widths"]], str(own["kind"])
     kinds = ["dense"] if kind == "dense" else ["dense", "sparse"]
@@ -95,6 +96,9 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
                 "block_milliseconds": 1e3 * mine[width]["block_seconds"],
                 "block_speedup": dense[width]["block_seconds"] / mine[width]["block_seconds"],
                 "weights": _block_weights(mine[width]) / 1e6,
+                "p50_milliseconds": 1e3 * mine[width]["p50"],
+                "p99_milliseconds": 1e3 * mine[width]["p99"],
+                "share_of_read": 100 * mine[width]["share_of_read"],
             }
     series = {
         "width": [float(width) for width in widths],
@@ -184,6 +188,7 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
     if row["block_seconds"] and dense["block_seconds"]:
         found |= {
             "block_milliseconds": 1e3 * row["block_seconds"],
+            "row_block_milliseconds": 1e3 * row["block_seconds"] / row["batch"],
             "block_speedup": dense["block_seconds"] / row["block_seconds"],
         }
     return found

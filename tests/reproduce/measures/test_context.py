@@ -39,10 +39,13 @@ def test_every_column_says_what_its_context_costs(row: str) -> None:
     found = context_time(SMALL, 0, row, ROWS[row])
     metrics = found["metrics"]
     assert found["series"]["context"] == [64.0, 128.0]
-    for name in ("seconds", "cache_megabytes", "keys"):
+    for name in ("seconds", "p99_seconds", "tokens_per_second", "cache_megabytes", "keys"):
         assert [metrics[c][name] for c in ("64", "128")] == found["series"][name]
     assert min(found["series"]["seconds"]) > 0
+    assert metrics["64"]["tokens_per_second"] == 1 / metrics["64"]["seconds"]
+    assert metrics["64"]["p99_seconds"] >= metrics["64"]["seconds"]
     assert "seconds" not in metrics["exponent"]
+    assert metrics["exponent"]["p99_seconds"] == metrics["128"]["p99_seconds"]
     assert metrics["exponent"]["keys"] == metrics["128"]["keys"]
     assert metrics["exponent"]["time_exponent"] == metrics["64"]["time_exponent"]
 

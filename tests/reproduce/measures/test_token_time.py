@@ -86,6 +86,7 @@ def test_a_speed_up_is_over_the_dense_model_of_the_same_process_and_batch(bench:
     assert found["one"]["block_milliseconds"] == pytest.approx(3)
     assert found["batch 2"]["speedup"] == pytest.approx(3)
     assert found["batch 2"]["row_milliseconds"] == pytest.approx(20)
+    assert found["batch 2"]["row_block_milliseconds"] == pytest.approx(4)
     assert bench["command"][-4:] == ["names=a,b", "protocol=authors", "seed=5", "--json"]
     assert bench["env"]["THP_MEM_ALLOC_ENABLE"] == "1"
 
@@ -183,6 +184,8 @@ def test_exponents_are_fitted_from_a_width_on(bench: dict[str, Any]) -> None:
     assert sparse["exponent"]["time_exponent"] == pytest.approx(1.5)
     assert sparse["at 128"]["block_speedup"] == pytest.approx(128**0.5)
     assert sparse["at 128"]["weights"] == pytest.approx(128 / 1e6)
+    of_a_token = [sparse["at 128"][name] for name in ("p50_milliseconds", "p99_milliseconds", "share_of_read")]
+    assert of_a_token == pytest.approx([900, 1500, 50])
 
 
 def test_a_widths_series_are_over_the_width_and_a_speed_up_is_above_one_where_sparse_is_faster(
