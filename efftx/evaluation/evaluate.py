@@ -1,43 +1,61 @@
 """Evaluation of a model on a split: loss in the paper's unit, and accuracy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from efftx.data.dataset import Dataset
+from efftx.data.dataset import Batch, Dataset
 from efftx.distributed.processes import ALONE, Processes
 from efftx.errors import UserError
 from efftx.evaluation.controller import controller_statistics
 from efftx.evaluation.metrics import accuracy, in_unit
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What of a data set is evaluated: the first `batches` batches of `split` (0: all), of `batch_size` rows each.
+
+    `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
+    every evaluation.
+    """
+
+    dataset: Dataset
+    split: str
+    batch_size: int
+    batches: int = 0
+    before_batch: Callable[[int], object] = lambda i: None
+
+    def n_batches(self) -> int:
+        """How many batches there are; ValueError where the split has no end and `batches` does not say."""
+        covering = self.dataset.n_batches(self.split, self.batch_size)
+        if covering is None and not self.batches:
+            message = f"The split '{self.split}' of {self.dataset.name} has no end: say how many batches to evaluate."
+            raise ValueError(message)
+        return self.batches if covering is None else min(self.batches or covering, covering)
+
+    def batch(self, i: int) -> Batch:
+        """Batch `i`."""
+        self.before_batch(i)
+        return self.dataset.batch(self.split, 0, i, self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.batch, range(self.n_batches()))
+
+
 def evaluate(
-    model: nn.Module,
-    dataset: Dataset,
-    split: str,
-    *,
-    batch_size: int,
-    batches: int,
-    device: torch.device,
-    before_batch: Callable[[int], object] = lambda i: None,
-    processes: Processes = ALONE,
+    model: nn.Module, over: Evaluated, device: torch.device, *, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """`loss` in nats, the loss in its unit, `accuracy` over the first `batches` batches of `split` (0: all of them).
+    """`loss` in nats, the loss in its unit, and `accuracy`.
 
     Where the data set has inputs also `sequence_accuracy`: % of rows of which every token of positive weight is right.
-    Where the model has sparse feed-forward layers also their `controller_statistics`, over the first batch.
-    `before_batch(i)` is called before batch i, so that what is drawn in a forward pass (hash rotations) is the same at
-    every evaluation. The model is left in the mode it was in. Of several processes each takes its part of the batches,
-    and all give the same. UserError where no token has a positive weight.
+    Where the model has sparse feed-forward layers also their `controller_statistics`, over the first batch. The model
+    is left in the mode it was in. Of several processes each takes its part of the batches, and all give the same.
+    UserError where no token has a positive weight.
     """
-    covering = dataset.n_batches(split, batch_size)
-    count = batches or covering
-    if count is None:
-        raise ValueError(f"The split '{split}' of {dataset.name} has no end: say how many batches to evaluate.")
-    if covering is not None:
-        count = min(count, covering)
+    dataset, count = over.dataset, over.n_batches()
     was_training = model.training
     model.eval()
     nats = hits = total = whole_rows = rows = 0.0
@@ -46,8 +64,7 @@ def evaluate(
         # Every process runs the model as often as the others, which wait for it; what it runs beyond the end is 0.
         for n in range(math.ceil(count / processes.count)):
             i = n * processes.count + processes.rank
-            before_batch(min(i, count - 1))
-            batch = dataset.batch(split, 0, min(i, count - 1), batch_size)
+            batch = over.batch(min(i, count - 1))
             weights = batch.weights_BL.to(device, torch.float64)
             tokens = batch.tokens_BL.to(device)
             inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
@@ -69,7 +86,7 @@ def evaluate(
     if not total:
         raise UserError(
             "no_targets",
-            f"No token counts in the first {count} batches of the {split} split of {dataset.variant}.",
+            f"No token counts in the first {count} batches of the {over.split} split of {dataset.variant}.",
             "Evaluate more of them with evaluation.batches, or see that the rows have targets.",
         )
     loss = nats / total

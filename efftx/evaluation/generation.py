@@ -6,7 +6,7 @@ Shape suffixes: B rows of a batch, E input tokens of a row, L target tokens of a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -21,6 +21,7 @@ from efftx.decoding.uncached import EOS, greedy
 from efftx.errors import UserError
 from efftx.evaluation import glue
 from efftx.evaluation.bleu import bleu, signatures
+from efftx.evaluation.evaluate import Evaluated
 from efftx.evaluation.rouge import TOKENIZER, lead, rouge, usual_sentences
 from efftx.models.encoder_decoder import EncoderDecoder
 
@@ -68,45 +69,34 @@ class TextMetric:
 
 def evaluate_generation(
     model: nn.Module,
-    dataset: Dataset,
-    split: str,
-    *,
-    batch_size: int,
-    batches: int,
+    over: Evaluated,
     device: torch.device,
-    before_batch: Callable[[int], object] = lambda i: None,
+    *,
     beam: int = 1,
     length_penalty: float = 0.0,
 ) -> dict[str, float]:
-    """The data set's own metrics in % over the first `batches` batches of `split` (0: all); none gives an empty result.
+    """The data set's own metrics in %; one that has none gives an empty result.
 
     A metric of TEXT_METRICS is of what the model says: by greedy decoding, or with `beam` above 1 the best of such a
     search under `length_penalty`. Otherwise a row's label is the one whose tokens are the likeliest (the sum of their
-    log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. `before_batch(i)` is called before batch i,
-    so that what is drawn in a forward pass is the same at every evaluation. The model is left in the mode it was in.
+    log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. The model is left in the mode it was in.
     UserError for a beam and a model with a layer that does not decode from caches.
     """
-    metrics: tuple[str, ...] = getattr(dataset, "metrics", ())
+    metrics: tuple[str, ...] = getattr(over.dataset, "metrics", ())
     if not metrics:
         return {}
-    covering = dataset.n_batches(split, batch_size)
-    if covering is None:
-        raise ValueError(f"The split '{split}' of {dataset.name} has no end, so that its rows are no documents.")
-    texts = cast(TextToText, dataset)
-
-    def read() -> Iterator[Batch]:
-        for i in range(min(batches or covering, covering)):
-            before_batch(i)
-            yield texts.batch(split, 0, i, batch_size)
-
+    if over.dataset.n_batches(over.split, over.batch_size) is None:
+        message = f"The split '{over.split}' of {over.dataset.name} has no end, so that its rows are no documents."
+        raise ValueError(message)
+    texts = cast(TextToText, over.dataset)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             if metrics[0] not in TEXT_METRICS:
-                return _labels(model, texts, read(), device)
-            said = _said(model, texts, read(), device, beam, length_penalty)
-            return {k: v for metric in metrics for k, v in TEXT_METRICS[metric].score(said, texts, split).items()}
+                return _labels(model, texts, over, device)
+            said = _said(model, texts, over, device, beam, length_penalty)
+            return {k: v for metric in metrics for k, v in TEXT_METRICS[metric].score(said, texts, over.split).items()}
     finally:
         model.train(was_training)
 
@@ -130,7 +120,7 @@ def rank(model: nn.Module, inputs_BE: Tensor, label_targets: Sequence[Sequence[i
 def _said(
     model: nn.Module,
     dataset: TextToText,
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     device: torch.device,
     beam: int,
     length_penalty: float,
@@ -191,7 +181,7 @@ def _prepared(model: EncoderDecoder) -> PreparedModel | None:
         return None
 
 
-def _labels(model: nn.Module, dataset: TextToText, batches: Iterator[Batch], device: torch.device) -> dict[str, float]:
+def _labels(model: nn.Module, dataset: TextToText, batches: Iterable[Batch], device: torch.device) -> dict[str, float]:
     predicted: list[int] = []
     actual: list[int] = []
     targets_KL = _padded(dataset.label_targets, dataset.length, device)

@@ -17,6 +17,7 @@ from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.recompute_state import Choose, RecomputeState, choose
 from efftx.ops.selected_rows import shared_plan
 from efftx.ops.sparse_ff import (
+    UnitWeights,
     choose_units,
     chosen_output,
     chosen_probability,
@@ -239,27 +240,27 @@ class SparseFF(nn.Module):
         token_BL: Tensor | None = None,
     ) -> Tensor:
         """The layer with explicit parameters; `hard` is the coin of a step that trains the controller, else None."""
-        n, multiply, b1 = self.config.N, self.config.multiply_by_controller, own.get("b1")
+        n, multiply, weights = self.config.N, self.config.multiply_by_controller, _unit_weights(own)
         dropout = self.dropout if self.training else 0.0
         if self.config.controller == "oracle":
             dense = self._pre_activations(own, x_BLD)
             index = make_choice("units", lambda: choose_units(dense))
-            return chosen_output(dense, own["w2"], own["b2"], index, dropout=dropout)
+            return chosen_output(dense, weights, index, dropout=dropout)
         if not self.config.learns:
             logits = self._logits(own, x_BLD, token_BL) if multiply else None
             index = make_choice("units", lambda: self._unlearned(own, x_BLD, token_BL, logits))
             factor = None if logits is None else chosen_probability(logits, index)
-            return sparse_ff_masked(x_BLD, own["w1"], own["w2"], own["b2"], index, n, factor, b1, dropout=dropout)
+            return sparse_ff_masked(x_BLD, weights, index, n, factor, dropout=dropout)
         logits = self._logits(own, x_BLD, token_BL)
         if hard is None:
             index = make_choice("units", lambda: choose_units(logits))
             factor = chosen_probability(logits, index) if multiply else None
-            return sparse_ff_masked(x_BLD, own["w1"], own["w2"], own["b2"], index, n, factor, b1)
+            return sparse_ff_masked(x_BLD, weights, index, n, factor)
         index = make_choice("units", lambda: self._choose(logits))
         factor = torch.where(hard, chosen_probability(logits.detach(), index), 1.0) if multiply else None
         mask = training_mask(logits, index, hard)
-        hidden = training_hidden(x_BLD, own["w1"], mask, factor, b1, mask_after=self.config.mask_after)
-        return F.linear(F.dropout(hidden, dropout), own["w2"].t(), own["b2"])
+        hidden = training_hidden(x_BLD, weights.w1, mask, factor, weights.b1, mask_after=self.config.mask_after)
+        return F.linear(F.dropout(hidden, dropout), weights.w2.t(), weights.b2)
 
     def _step(self, x_B1D: Tensor, token_B1: Tensor | None) -> Tensor:
         n, (n_units, d_model) = self.config.N, self.w1.shape
@@ -269,10 +270,15 @@ class SparseFF(nn.Module):
         if logits is not None and self.config.multiply_by_controller:
             factor = chosen_probability(logits, index)
         plan = shared_plan(x_B1D.shape[0], n_units // n, d_model, n, x_B1D.device)
-        return sparse_ff_selected(x_B1D, self.w1, self.w2, self.b2, index, n, factor, self.b1, plan=plan)
+        weights = UnitWeights(self.w1, self.w2, self.b2, self.b1)
+        return sparse_ff_selected(x_B1D, weights, index, n, factor, plan=plan)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:
         """Nothing is kept from token to token."""
+
+
+def _unit_weights(own: Mapping[str, Tensor]) -> UnitWeights:
+    return UnitWeights(own["w1"], own["w2"], own["b2"], own.get("b1"))
 
 
 def _given(token_BL: Tensor | None) -> Tensor:

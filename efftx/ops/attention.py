@@ -6,6 +6,7 @@ Legend: B batch, H heads, L length, d width of a head's queries and keys, v widt
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +47,12 @@ def full_attention(
     used, and computed again in the backward pass: memory linear in L (Reformer's memory-efficient baseline; keys later
     than the block are skipped, not masked).
     """
+    visible = _Visible(causal, exclude_self, key_mask_BL)
     if key_mask_BL is not None:
-        out = _masked(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, key_mask_BL, query_block, dropout)
+        out = _masked(q_BHLd, k_BHLd, v_BHLv, scale, visible, query_block, dropout)
         return out.masked_fill(~_sees_a_key(key_mask_BL, causal), 0.0)
     if query_block:
-        return _by_query_block(q_BHLd, k_BHLd, v_BHLv, scale, causal, exclude_self, None, query_block, dropout)
+        return _by_query_block(q_BHLd, k_BHLd, v_BHLv, scale, visible, query_block, dropout)
     if causal and exclude_self:
         # A strictly lower triangular mask is the causal mask of the queries against the keys one place earlier; the
         # first token has only itself.
@@ -61,7 +63,7 @@ def full_attention(
     if not exclude_self:
         return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, is_causal=causal, scale=scale, dropout_p=dropout)
     length = q_BHLd.shape[2]
-    bias = _score_bias(0, length, length, causal, exclude_self, None, q_BHLd)
+    bias = visible.bias(0, length, length, q_BHLd)
     return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLv, attn_mask=bias, scale=scale, dropout_p=dropout)
 
 
@@ -103,24 +105,41 @@ def full_attention_naive(
     return torch.where(seen.any(-1)[:, None, :, None], out, 0.0)
 
 
+class _Visible(NamedTuple):
+    """Which keys a query may see; the arguments are those of `full_attention`."""
+
+    causal: bool
+    exclude_self: bool
+    key_mask: Tensor | None
+
+    def bias(self, first: int, n_queries: int, n_keys: int, like: Tensor) -> Tensor:
+        """What is added to the scores of queries first .. first + n_queries against the first n_keys keys."""
+        query = torch.arange(first, first + n_queries, device=like.device)[:, None]
+        key = torch.arange(n_keys, device=like.device)[None, :]
+        hidden = (key > query) if self.causal else torch.zeros_like(key > query)
+        hidden = hidden[None, None]
+        if self.key_mask is not None:
+            hidden = hidden | ~self.key_mask[:, None, None, :n_keys]
+        bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+        # Finite and far below the self penalty, so that a row with nothing but itself still finds itself; float16 ends
+        # at 65504, before either constant.
+        largest = torch.finfo(like.dtype).max
+        if self.exclude_self:
+            bias = bias.masked_fill(query == key, -min(SELF_PENALTY, largest / 2))
+        return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, largest))
+
+
 def _masked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    causal: bool,
-    exclude_self: bool,
-    key_mask: Tensor,
-    query_block: int,
-    dropout: float,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, visible: _Visible, query_block: int, dropout: float
 ) -> Tensor:
     """The forms with a key mask; what they give a query without any key is undefined, but finite."""
     if query_block:
-        return _by_query_block(q, k, v, scale, causal, exclude_self, key_mask, query_block, dropout)
-    length = q.shape[2]
-    if causal or exclude_self:
-        bias = _score_bias(0, length, length, causal, exclude_self, key_mask, q)
+        return _by_query_block(q, k, v, scale, visible, query_block, dropout)
+    length, key_mask = q.shape[2], visible.key_mask
+    if visible.causal or visible.exclude_self:
+        bias = visible.bias(0, length, length, q)
     else:
+        assert key_mask is not None, "what these forms are for"
         # One row of the mask for all queries; a sequence of nothing but padding sees it all, so that no row is empty.
         bias = (key_mask | ~key_mask.any(-1, keepdim=True))[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, dropout_p=dropout)
@@ -132,52 +151,17 @@ def _sees_a_key(key_mask_BL: Tensor, causal: bool) -> Tensor:
     return seen[:, None, :, None]
 
 
-def _score_bias(
-    first: int, n_queries: int, n_keys: int, causal: bool, exclude_self: bool, key_mask_BL: Tensor | None, like: Tensor
-) -> Tensor:
-    """What is added to the scores of queries first .. first + n_queries against the first n_keys keys."""
-    query = torch.arange(first, first + n_queries, device=like.device)[:, None]
-    key = torch.arange(n_keys, device=like.device)[None, :]
-    hidden = (key > query) if causal else torch.zeros_like(key > query)
-    hidden = hidden[None, None]
-    if key_mask_BL is not None:
-        hidden = hidden | ~key_mask_BL[:, None, None, :n_keys]
-    bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-    # Finite and far below the self penalty, so that a row with nothing but itself still finds itself; float16 ends at
-    # 65504, before either constant.
-    largest = torch.finfo(like.dtype).max
-    if exclude_self:
-        bias = bias.masked_fill(query == key, -min(SELF_PENALTY, largest / 2))
-    return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, largest))
-
-
 def _attend_block(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    key_mask: Tensor | None,
-    first: int,
-    causal: bool,
-    exclude_self: bool,
-    scale: float,
-    dropout: float,
+    q: Tensor, k: Tensor, v: Tensor, first: int, visible: _Visible, scale: float, dropout: float
 ) -> Tensor:
     # The bias is as large as the scores: it is made here, so that the backward pass makes it again and keeps neither.
-    bias = _score_bias(first, q.shape[2], k.shape[2], causal, exclude_self, key_mask, q)
+    bias = visible.bias(first, q.shape[2], k.shape[2], q)
     weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v
 
 
 def _by_query_block(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    causal: bool,
-    exclude_self: bool,
-    key_mask: Tensor | None,
-    query_block: int,
-    dropout: float,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, visible: _Visible, query_block: int, dropout: float
 ) -> Tensor:
     if query_block < 1:
         raise ValueError(f"A block holds at least one query, not {query_block}.")
@@ -185,8 +169,8 @@ def _by_query_block(
     parts = []
     for first in range(0, length, query_block):
         last = min(first + query_block, length)
-        n_keys = last if causal else n_all
-        block = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], key_mask, first, causal, exclude_self)
+        n_keys = last if visible.causal else n_all
+        block = (q[:, :, first:last], k[:, :, :n_keys], v[:, :, :n_keys], first, visible)
         parts.append(
             checkpoint(_attend_block, *block, scale, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)
         )

@@ -24,6 +24,15 @@ NOISE_MARGIN = 1e-6
 """Uniform numbers are clipped to this distance from 0 and 1, as in the authors' code."""
 
 
+class UnitWeights(NamedTuple):
+    """w1 and w2 (U, D), the output's bias b2 (D), and the units' own b1 (U) where there is one."""
+
+    w1: Tensor
+    w2: Tensor
+    b2: Tensor
+    b1: Tensor | None = None
+
+
 class ChoiceStatistics(NamedTuple):
     """`agreement`: the share of choices that noise leaves as they were; `n_chosen` (G, N): tokens that chose each unit.
 
@@ -129,13 +138,10 @@ def training_hidden(
 
 def sparse_ff_masked(
     x_TD: Tensor,
-    w1_UD: Tensor,
-    w2_UD: Tensor,
-    b2_D: Tensor,
+    weights: UnitWeights,
     index_TG: Tensor,
     n: int,
     factor_TG: Tensor | None = None,
-    b1_U: Tensor | None = None,
     *,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -143,15 +149,14 @@ def sparse_ff_masked(
 
     `dropout` of the hidden units, 0 outside training.
     """
-    n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
-    dense_TGN = F.linear(x_TD, w1_UD, b1_U).unflatten(-1, (n_blocks, n))
-    return chosen_output(dense_TGN, w2_UD, b2_D, index_TG, factor_TG, dropout=dropout)
+    n_blocks = _check_selection(x_TD, weights, index_TG, n)
+    dense_TGN = F.linear(x_TD, weights.w1, weights.b1).unflatten(-1, (n_blocks, n))
+    return chosen_output(dense_TGN, weights, index_TG, factor_TG, dropout=dropout)
 
 
 def chosen_output(
     dense_TGN: Tensor,
-    w2_UD: Tensor,
-    b2_D: Tensor,
+    weights: UnitWeights,
     index_TG: Tensor,
     factor_TG: Tensor | None = None,
     *,
@@ -164,18 +169,15 @@ def chosen_output(
     if factor_TG is not None:
         chosen_TG1 = chosen_TG1 * factor_TG.unsqueeze(-1)
     hidden_TGN = torch.zeros_like(dense_TGN).scatter(-1, place_TG1, chosen_TG1.to(dense_TGN.dtype))
-    return F.linear(F.dropout(hidden_TGN.flatten(-2), dropout), w2_UD.t(), b2_D)
+    return F.linear(F.dropout(hidden_TGN.flatten(-2), dropout), weights.w2.t(), weights.b2)
 
 
 def sparse_ff_selected(
     x_TD: Tensor,
-    w1_UD: Tensor,
-    w2_UD: Tensor,
-    b2_D: Tensor,
+    weights: UnitWeights,
     index_TG: Tensor,
     n: int,
     factor_TG: Tensor | None = None,
-    b1_U: Tensor | None = None,
     *,
     plan: RowPlan | None = None,
 ) -> Tensor:
@@ -184,7 +186,8 @@ def sparse_ff_selected(
     Meant for the few tokens of a decoding step: `plan` is `RowPlan.of(T, d_ff / N, d_model, block=n)`, made here where
     it is not given. Under autograd the chosen rows of W1 are copied. An index of `n` or more is not noticed.
     """
-    n_blocks = _check_selection(x_TD, w1_UD, w2_UD, index_TG, n)
+    n_blocks = _check_selection(x_TD, weights, index_TG, n)
+    w1_UD, w2_UD, b2_D, b1_U = weights
     x_SD = x_TD.reshape(-1, x_TD.shape[-1])
     if plan is None:
         plan = RowPlan.of(x_SD.shape[0], n_blocks, x_SD.shape[1], block=n, device=x_TD.device)
@@ -208,28 +211,24 @@ def choice_statistics(quiet_TG: Tensor, noisy_TG: Tensor, n: int) -> ChoiceStati
 
 def sparse_ff_naive(
     x_TD: Tensor,
-    c1_RD: Tensor,
-    c2_UR: Tensor,
-    bias_U: Tensor,
-    w1_UD: Tensor,
-    w2_UD: Tensor,
-    b2_D: Tensor,
+    controller: tuple[Tensor, Tensor, Tensor],
+    weights: UnitWeights,
     n: int,
     *,
     hard: bool | None = None,
     uniform_TGN: Tensor | None = None,
     temperature: float = 0.0,
     multiply_by_controller: bool = False,
-    b1_U: Tensor | None = None,
     mask_after: bool = False,
     index_TG: Tensor | None = None,
     token_bias: float = 0.0,
 ) -> Tensor:
     """The whole layer by loops over tokens (one leading dimension), blocks and units: the oracle.
 
-    `hard` None is evaluation; True and False are the two kinds of training step. `mask_after` and `b1_U` are those of
-    `training_hidden`; the logits at `index_TG` are `token_bias` larger.
+    `controller` is what `controller_logits` multiplies by. `hard` None is evaluation; True and False are the two kinds
+    of training step. `mask_after` is that of `training_hidden`; the logits at `index_TG` are `token_bias` larger.
     """
+    (c1_RD, c2_UR, bias_U), (w1_UD, w2_UD, b2_D, b1_U) = controller, weights
     outputs = []
     for t, x_D in enumerate(x_TD):
         low_R = c1_RD @ x_D
@@ -313,9 +312,9 @@ def _check_rows(w_UD: Tensor, n_units: int) -> None:
         raise ValueError(f"The weights must have one row for each of {n_units} hidden units, not {w_UD.shape[0]} rows.")
 
 
-def _check_selection(x_TD: Tensor, w1_UD: Tensor, w2_UD: Tensor, index_TG: Tensor, n: int) -> int:
+def _check_selection(x_TD: Tensor, weights: UnitWeights, index_TG: Tensor, n: int) -> int:
     n_blocks = index_TG.shape[-1]
     _check_index(index_TG, torch.Size((*x_TD.shape[:-1], n_blocks, n)))
-    _check_rows(w1_UD, n_blocks * n)
-    _check_rows(w2_UD, n_blocks * n)
+    _check_rows(weights.w1, n_blocks * n)
+    _check_rows(weights.w2, n_blocks * n)
     return n_blocks

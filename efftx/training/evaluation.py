@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from efftx.decoding.latency import decoding_latency
 from efftx.distributed.processes import ALONE, Processes
 from efftx.distributed.wrap import is_sharded, whole
 from efftx.errors import NotFiniteError, UserError
-from efftx.evaluation.evaluate import evaluate
+from efftx.evaluation.evaluate import Evaluated, evaluate
 from efftx.evaluation.generation import evaluate_generation
 from efftx.machine import devices
 from efftx.machine.timing import exclusive
@@ -59,10 +60,8 @@ def evaluate_split(
         covered = batches * config.training.batch_size * config.data.length
         dataset, batches = dataset.with_minimum_context(context, covered or None), 0
     rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
-    size, beam, length_penalty = config.training.batch_size, config.evaluation.beam, config.evaluation.length_penalty
-
-    def before(i: int) -> None:
-        devices.seed_step(EVALUATION_SEED, i)
+    seed_batch = partial(devices.seed_step, EVALUATION_SEED)
+    over = Evaluated(dataset, split, config.training.batch_size, batches, before_batch=seed_batch)
 
     @contextmanager
     def measuring() -> Iterator[None]:
@@ -74,32 +73,14 @@ def evaluate_split(
             yield
 
     with measuring():
-        found = evaluate(
-            model,
-            dataset,
-            split,
-            batch_size=size,
-            batches=batches,
-            device=device,
-            before_batch=before,
-            processes=processes,
-        )
+        found = evaluate(model, over, device, processes=processes)
     if generates:
         unwrapped = on_leader(model, config, dataset, device, dtype, processes)
 
         def said() -> dict[str, float]:
             with measuring():
-                return evaluate_generation(
-                    unwrapped,
-                    dataset,
-                    split,
-                    batch_size=size,
-                    batches=batches,
-                    device=device,
-                    before_batch=before,
-                    beam=beam,
-                    length_penalty=length_penalty,
-                )
+                beam, length_penalty = config.evaluation.beam, config.evaluation.length_penalty
+                return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
         found |= processes.led(said)
     if final and config.evaluation.min_context:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
 from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
 from efftx.distributed.processes import ALONE, Processes, cut_for, group_of_one
-from efftx.distributed.wrap import is_sharded, own_part, whole, wrap
+from efftx.distributed.wrap import whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
@@ -27,18 +27,18 @@ from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
 from efftx.machine.allocator import keep_freed_memory
 from efftx.models.build import Model, build_model, build_on_meta, dense_parameters
-from efftx.models.conversion import copy_weights, load_weights
+from efftx.models.conversion import load_weights
 from efftx.models.reach import unreached
 from efftx.optim.optimizers import make_optimizer
 from efftx.optim.schedules import learning_rate
-from efftx.runs.checkpoint import find_latest, read_checkpoint, read_shards, weights_sha256
+from efftx.runs.checkpoint import find_latest, weights_sha256
 from efftx.runs.ema import Average
-from efftx.runs.optimizer_state import capture_optimizer, restore_optimizer
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
 from efftx.runs.run_directory import FollowedRun, RunDirectory, default_run_dir
 from efftx.runs.saver import Saver
 from efftx.training.evaluation import evaluate_split, latency_of, on_leader
 from efftx.training.fit import LESS, refuse_too_large
+from efftx.training.learner import Learner, State
 from efftx.training.mirror import Tracker
 from efftx.training.step import (
     Share,
@@ -72,16 +72,6 @@ class TrainResult:
     first_losses: list[float]
     curve: list[dict[str, float]]
     data: dict[str, str]
-
-
-@dataclass
-class _State:
-    """What a checkpoint carries beside weights and optimiser."""
-
-    step: int = 0
-    first_losses: list[float] = field(default_factory=list)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    train_seconds: float = 0.0
 
 
 def train(
@@ -161,11 +151,13 @@ def train(
             grid_note = off_the_grid(config.positions, getattr(dataset, "picture_shape", None))
             notes += [note for note in (size_note, unreached(config), grid_note) if note]
             average = Average(model, config.ema.decay)
-            state = _resume(run, checkpoint, model, optimizer, scaler, average, notes, processes)
+            learner = Learner(model, optimizer, scaler, average)
+            notes += learner.resume(run, checkpoint, processes)
+        state = learner.state
         resumed_from = None if checkpoint is None else state.step
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
         if config.imported is not None and checkpoint is None:
-            _save(saver, model, optimizer, scaler, average, state)
+            learner.save(saver)
         if config.compile:
             _compile(model, dataset, config, device, dtype)
 
@@ -210,7 +202,7 @@ def train(
             tracker.log(state.step, named)
             told = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
             progress.validated(state.step, told)
-            saver.save_meta(state.step, _meta(state, scaler, run.sync()))
+            saver.save_meta(state.step, learner.meta(run.sync()))
 
         model.train()
         if _lacks_validation(state, config, total) and not replaying:
@@ -231,10 +223,7 @@ def train(
                     _refuse_no_targets(share, step, dataset)
                     _stop_not_finite(run, step, nats, grad_norm, state)
                 saver.finish()
-                scaler.step(optimizer)
-                scaler.update()
-                average.update()
-                optimizer.zero_grad(set_to_none=True)
+                learner.update()
 
             state.step = step
             state.train_seconds += time.perf_counter() - started
@@ -253,7 +242,7 @@ def train(
             evaluates = _lacks_validation(state, config, total)
             asked = processes.highest(stop.exit_code or 0)
             if asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                _save(saver, model, optimizer, scaler, average, state)
+                learner.save(saver)
             if evaluates and not asked:
                 validate()
             ended = step == total or _reached(state, config)
@@ -323,12 +312,12 @@ def _compile(model: Model, dataset: Dataset, config: Config, device: torch.devic
     model.zero_grad(set_to_none=True)
 
 
-def _reached(state: _State, config: Config) -> bool:
+def _reached(state: State, config: Config) -> bool:
     goal = config.evaluation.stop_at_accuracy
     return goal > 0 and bool(state.curve) and state.curve[-1]["accuracy"] >= goal
 
 
-def _lacks_validation(state: _State, config: Config, total: int) -> bool:
+def _lacks_validation(state: State, config: Config, total: int) -> bool:
     """Whether the curve has a point at this step that is not there yet."""
     due = state.step == total or bool(config.evaluation.every and state.step % config.evaluation.every == 0)
     return state.step > 0 and due and not (state.curve and state.curve[-1]["step"] == state.step)
@@ -366,74 +355,6 @@ def _work_of(config: Config, step: int) -> str:
     return f"activations and gradients of step {step}, {rows} through {config.n_layers} layers"
 
 
-def _save(
-    saver: Saver,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: Average,
-    state: _State,
-) -> None:
-    _refuse_not_finite(model, state, saver.processes)
-    saver.save(
-        state.step,
-        dict(model.named_parameters(remove_duplicate=False)),
-        average.captured(capture_optimizer(optimizer)),
-        _meta(state, scaler, saver.run.sync()),
-    )
-
-
-def _meta(state: _State, scaler: torch.amp.GradScaler, logs: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps beside weights and optimiser; `score` is the validation loss at its step, if known.
-
-    `logs`: how far they go, so that what comes after is cut away on a resume: a validation that was cut short is done
-    again, and its line with it.
-    """
-    score = state.curve[-1]["loss"] if state.curve and state.curve[-1]["step"] == state.step else None
-    return {"state": asdict(state), "score": score, "scaler": scaler.state_dict(), "logs": logs}
-
-
-def _refuse_not_finite(model: nn.Module, state: _State, processes: Processes) -> None:
-    broken = (name for name, p in model.named_parameters() if not bool(torch.isfinite(own_part(p)).all()))
-    for name in processes.gather(next(broken, None)):
-        if name is not None:
-            raise NotFiniteError(
-                "not_finite",
-                f"The update of step {state.step} left a NaN or an infinity in {name}: no checkpoint of it is written.",
-                "Lower optimizer.lr, set training.clip_norm, or use dtype=float32.",
-            )
-
-
-def _resume(
-    run: RunDirectory | FollowedRun,
-    checkpoint: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: Average,
-    notes: list[str],
-    processes: Processes,
-) -> _State:
-    """Goes on from `checkpoint`, or from the beginning."""
-    if checkpoint is None:
-        processes.led(lambda: run.resume_at(None))
-        return _State()
-    parameters = dict(model.named_parameters())
-    with processes.together():
-        if any(map(is_sharded, parameters.values())):
-            found = read_shards(checkpoint, parameters)
-            copy_weights(parameters, found.model)
-        else:
-            found = read_checkpoint(checkpoint)
-            load_weights(model, found.model, None)
-        restore_optimizer(optimizer, average.restored(found.optimizer))
-    notes += processes.led(lambda: run.resume_at(found.meta["logs"]))
-    if found.meta["scaler"]:
-        scaler.load_state_dict(found.meta["scaler"])
-    notes.append(f"going on from step {found.step} of {run.path}")
-    return _State(**found.meta["state"])
-
-
 def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
     if not float(share.total) > 0:
         error = UserError(
@@ -445,7 +366,7 @@ def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
         raise error
 
 
-def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float, state: _State) -> None:
+def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float, state: State) -> None:
     run.sync()
     raise NotFiniteError(
         "not_finite",

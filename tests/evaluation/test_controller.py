@@ -13,7 +13,7 @@ from efftx.config.compose import compose
 from efftx.config.schema import Config
 from efftx.data.dataset import Batch
 from efftx.evaluation.controller import controller_statistics
-from efftx.evaluation.evaluate import evaluate
+from efftx.evaluation.evaluate import Evaluated, evaluate
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.ops.concatenation import cut_after
@@ -196,9 +196,8 @@ def test_an_evaluation_adds_them_for_its_first_batch_and_leaves_the_rest_alone(
 
     def run(batches: int) -> tuple[dict[str, float], Tensor]:
         rows: Any = Rows(given)
-        found = evaluate(
-            model, rows, "valid", batch_size=2, batches=batches, device=CPU, before_batch=lambda i: torch.manual_seed(i)
-        )
+        over = Evaluated(rows, "valid", 2, batches, before_batch=lambda i: torch.manual_seed(i))
+        found = evaluate(model, over, CPU)
         return found, torch.rand(3)
 
     (one, _), (two, drawn) = run(1), run(2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from efftx.data.dataset import Batch
 from efftx.errors import UserError
-from efftx.evaluation.evaluate import evaluate
+from efftx.evaluation.evaluate import Evaluated, evaluate
 from efftx.training.step import loss_of, move
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ class Guess(nn.Module):
 
 def test_every_token_counts_by_its_weight_over_uneven_batches() -> None:
     rows = Rows(3)
-    found = evaluate(Guess(), rows, "test", batch_size=2, batches=0, device=CPU)
+    found = evaluate(Guess(), Evaluated(rows, "test", 2), CPU)
     # 3 of 4 right, then 0 of 1, then 1 of 1: four right tokens, two wrong ones.
     assert found == {
         "loss": pytest.approx((4 * 1 + 2 * 3) / 6),
@@ -64,26 +64,26 @@ def test_every_token_counts_by_its_weight_over_uneven_batches() -> None:
 def test_it_reads_as_many_batches_as_are_asked_for_and_no_more_than_there_are() -> None:
     for batches, n_batches, expected in ((1, 3, 1), (9, 2, 2), (2, None, 2)):
         rows = Rows(n_batches)
-        evaluate(Guess(), rows, "valid", batch_size=2, batches=batches, device=CPU)
+        evaluate(Guess(), Evaluated(rows, "valid", 2, batches), CPU)
         assert len(rows.asked) == expected
 
 
 def test_a_split_without_end_needs_a_number_of_batches() -> None:
     with pytest.raises(ValueError, match="has no end"):
-        evaluate(Guess(), Rows(None), "test", batch_size=2, batches=0, device=CPU)
+        evaluate(Guess(), Evaluated(Rows(None), "test", 2), CPU)
 
 
 def test_rows_in_which_no_token_counts_are_told() -> None:
     rows = Rows(1)
     rows.batches = (([[7, 1]], [[0, 0]]),)  # type: ignore[assignment]
     with pytest.raises(UserError, match="No token counts in the first 1 batches of the test split of rows"):
-        evaluate(Guess(), rows, "test", batch_size=1, batches=0, device=CPU)
+        evaluate(Guess(), Evaluated(rows, "test", 1), CPU)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_in_the_mode_it_was_in(training: bool) -> None:
     model = Guess().train(training)
-    evaluate(model, Rows(1), "test", batch_size=2, batches=0, device=CPU)
+    evaluate(model, Evaluated(Rows(1), "test", 2), CPU)
     assert model.training == training
 
 
@@ -94,7 +94,7 @@ def test_each_batch_is_announced_before_it_is_read() -> None:
         assert len(rows.asked) == i
         announced.append(i)
 
-    evaluate(Guess(), rows, "test", batch_size=2, batches=0, device=CPU, before_batch=before)
+    evaluate(Guess(), Evaluated(rows, "test", 2, before_batch=before), CPU)
     assert announced == [0, 1, 2]
 
 
@@ -107,7 +107,7 @@ def test_hits_and_nats_are_summed_in_double_precision() -> None:
         def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
             return Batch(torch.zeros(1, 4_000_000, dtype=torch.int64), torch.ones(1, 4_000_000))
 
-    found = evaluate(Even(), Long(1), "test", batch_size=1, batches=0, device=CPU)
+    found = evaluate(Even(), Evaluated(Long(1), "test", 1), CPU)
     assert found["loss"] == pytest.approx(float(torch.tensor(0.1)), rel=1e-12)
     assert found["accuracy"] == 100.0
 
@@ -137,7 +137,7 @@ class Reads(Guess):
 
 
 def test_text_to_text_also_counts_whole_rows() -> None:
-    found = evaluate(Reads(), Pairs(2), "test", batch_size=2, batches=0, device=CPU)
+    found = evaluate(Reads(), Evaluated(Pairs(2), "test", 2), CPU)
     # Rows 7 7 and 7 - are right, 7 1 is not, and a row without weight is no row.
     assert found == {
         "loss": pytest.approx((4 * 1 + 1 * 3) / 5),

@@ -13,6 +13,7 @@ from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.decoding.session import PreparedModel
 from efftx.errors import UserError
+from efftx.evaluation.evaluate import Evaluated
 from efftx.evaluation.generation import evaluate_generation, rank
 from efftx.layers.feedforward import FeedForward
 from efftx.models.build import build_model
@@ -78,14 +79,14 @@ class Prefers(nn.Module):
 
 
 def test_summaries_are_decoded_and_compared_with_every_reference() -> None:
-    found = evaluate_generation(Says(), Documents("rouge"), "test", batch_size=2, batches=0, device=CPU)
+    found = evaluate_generation(Says(), Evaluated(Documents("rouge"), "test", 2), CPU)
     assert found["rouge1"] == found["rougeLsum"] == pytest.approx(100.0)
     assert found["rouge2"] == 0.0
 
 
 def test_the_lead_of_the_source_stands_beside_them() -> None:
     # Three rows `alpha beta.` against `alpha`, F = 2 / 3, and two rows `beta.` against `beta.`.
-    found = evaluate_generation(Says(), Documents("rouge"), "test", batch_size=5, batches=0, device=CPU)
+    found = evaluate_generation(Says(), Evaluated(Documents("rouge"), "test", 5), CPU)
     assert found["lead_rouge1"] == pytest.approx((3 * 200 / 3 + 2 * 100) / 5)
     assert set(found) == {f"{lead}{metric}" for lead in ("", "lead_") for metric in ("rouge1", "rouge2", "rougeL")} | {
         "rougeLsum",
@@ -100,21 +101,19 @@ def test_the_lead_is_as_long_as_a_reference_of_valid_usually_is() -> None:
         def references(self, split: str, i: int) -> list[str]:
             return ["A. " * (1, 2, 2, 2, 5)[i]] if split == "valid" else ["alpha beta. gamma delta."]
 
-    found = evaluate_generation(Says(), Longer("rouge"), "test", batch_size=1, batches=1, device=CPU)
+    found = evaluate_generation(Says(), Evaluated(Longer("rouge"), "test", 1, 1), CPU)
     assert found["lead_rouge1"] == pytest.approx(100.0)
 
 
 def test_the_likeliest_label_wins_though_it_may_be_the_longer_one() -> None:
     # Label 1 costs 3 * 0.5 = 1.5 nats; label 0 0.6 + 0.5 where the input says so, else 1.1 + 0.5.
     metrics = ("accuracy", "f1", "matthews")
-    found = evaluate_generation(Prefers(0.6, 1.1), Documents(*metrics), "test", batch_size=2, batches=0, device=CPU)
+    found = evaluate_generation(Prefers(0.6, 1.1), Evaluated(Documents(*metrics), "test", 2), CPU)
     assert found == dict.fromkeys(metrics, pytest.approx(100.0))
 
 
 def test_a_model_that_always_gives_one_label_has_no_correlation() -> None:
-    found = evaluate_generation(
-        Prefers(0.6, 0.6), Documents("accuracy", "matthews"), "test", batch_size=2, batches=0, device=CPU
-    )
+    found = evaluate_generation(Prefers(0.6, 0.6), Evaluated(Documents("accuracy", "matthews"), "test", 2), CPU)
     assert found == {"accuracy": pytest.approx(60.0), "matthews": 0.0}
 
 
@@ -127,19 +126,16 @@ def test_labels_are_ranked_by_the_sum_of_their_log_probabilities() -> None:
 def test_only_so_many_batches_are_read_as_are_asked_for() -> None:
     announced: list[int] = []
     model = Prefers(0.6, 0.6)
-    evaluate_generation(
-        model, Documents("accuracy"), "test", batch_size=2, batches=2, device=CPU, before_batch=announced.append
-    )
-    evaluate_generation(
-        model, Documents("accuracy"), "test", batch_size=2, batches=9, device=CPU, before_batch=announced.append
-    )
+    for batches in (2, 9):
+        over = Evaluated(Documents("accuracy"), "test", 2, batches, before_batch=announced.append)
+        evaluate_generation(model, over, CPU)
     assert announced == [0, 1, 0, 1, 2]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_in_the_mode_it_was_in(training: bool) -> None:
     model = Says().train(training)
-    evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=1, device=CPU)
+    evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2, 1), CPU)
     assert model.training == training
 
 
@@ -148,7 +144,7 @@ def test_a_data_set_without_such_metrics_is_not_read() -> None:
         name = "plain"
 
     for dataset in (Plain(), Documents()):
-        assert evaluate_generation(Says(), dataset, "test", batch_size=2, batches=0, device=CPU) == {}  # type: ignore[arg-type]
+        assert evaluate_generation(Says(), Evaluated(dataset, "test", 2), CPU) == {}  # type: ignore[arg-type]
 
 
 def test_a_target_that_is_no_label_is_a_mistake_of_the_data_set() -> None:
@@ -162,14 +158,14 @@ def test_a_target_that_is_no_label_is_a_mistake_of_the_data_set() -> None:
             return batch
 
     with pytest.raises(ValueError, match="none of its labels"):
-        evaluate_generation(Prefers(0.6, 1.1), Strange("accuracy"), "test", batch_size=5, batches=0, device=CPU)
+        evaluate_generation(Prefers(0.6, 1.1), Evaluated(Strange("accuracy"), "test", 5), CPU)
 
 
 def test_a_layer_without_a_form_for_decoding_is_scored_by_full_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["model=scaling", "data=stdlib", "size=smoke", "sparse_ff.N=0", "positions.kind=none", "dropout=0"]
     model = build_model(compose(words), len(WORDS), CPU)
-    decoded = evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU)
+    decoded = evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU)
     monkeypatch.delattr(FeedForward, "new_cache")
     with pytest.raises(UserError, match="FeedForward cannot be decoded: it has no method `new_cache`"):
         PreparedModel(model)
-    assert evaluate_generation(model, Documents("rouge"), "test", batch_size=2, batches=0, device=CPU) == decoded
+    assert evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU) == decoded

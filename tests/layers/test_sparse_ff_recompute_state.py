@@ -174,7 +174,7 @@ def test_inputs_rebuilt_with_errors_flip_no_choice(
     form = sparse_ff.training_mask if training else sparse_ff.sparse_ff_masked
 
     def watched(*arguments: Tensor) -> Tensor:
-        used.append(arguments[1] if training else arguments[4])
+        used.append(arguments[1] if training else arguments[2])
         return form(*arguments)
 
     def call(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from efftx.ops.sparse_ff import (
+    UnitWeights,
     choice_statistics,
     choose_units,
     chosen_probability,
@@ -66,7 +67,7 @@ def fast(
     index = choose_units(logits, uniform, temperature)
     if hard is None:
         factor = chosen_probability(logits, index) if multiply else None
-        return FORMS[form](x, w1, w2, b2, index, n, factor, b1)
+        return FORMS[form](x, UnitWeights(w1, w2, b2, b1), index, n, factor)
     factor = chosen_probability(logits.detach(), index) if multiply and hard else None
     hidden = training_hidden(x, w1, training_mask(logits, index, torch.tensor(hard)), factor, b1, mask_after=mask_after)
     return F.linear(hidden, w2.t(), b2)
@@ -85,9 +86,9 @@ def naive(
     token_bias: float = 0.0,
 ) -> Tensor:
     options = {"hard": hard, "uniform_TGN": uniform, "temperature": temperature, "multiply_by_controller": multiply}
-    options |= {"mask_after": mask_after, "b1_U": weights[6] if len(weights) > 6 else None}
-    options |= {"index_TG": named, "token_bias": token_bias}
-    return sparse_ff_naive(x, *weights[:6], n, **options)
+    options |= {"mask_after": mask_after, "index_TG": named, "token_bias": token_bias}
+    c1, c2, bias, *of_units = weights
+    return sparse_ff_naive(x, (c1, c2, bias), UnitWeights(*of_units), n, **options)
 
 
 def tensors(tokens: int, d_model: int, rank: int, blocks: int, n: int, seed: int = 0) -> list[Tensor]:
@@ -333,7 +334,7 @@ def test_exactly_one_unit_of_every_block_is_active(hard: bool | None) -> None:
         # The identity as W2 shows the hidden units.
         index = choose_units(controller_logits(x, c1, c2, bias, 6))
         eye = torch.eye(24, dtype=torch.float64)
-        hidden = sparse_ff_masked(x, w1, eye, torch.zeros(24, dtype=torch.float64), index, 6)
+        hidden = sparse_ff_masked(x, UnitWeights(w1, eye, torch.zeros(24, dtype=torch.float64)), index, 6)
     else:
         logits = controller_logits(x, c1, c2, bias, 6)
         hidden = training_hidden(x, w1, training_mask(logits, choose_units(logits), torch.tensor(hard)))
@@ -435,17 +436,18 @@ def test_logits_that_are_not_numbers_give_a_result_that_is_none() -> None:
 def test_the_selected_form_multiplies_and_reads_nothing_but_the_chosen_rows() -> None:
     x, c1, c2, bias, w1, w2, b2 = tensors(2, 16, 3, 8, 32)
     index = choose_units(controller_logits(x, c1, c2, bias, 32))
-    expected = sparse_ff_masked(x, w1, w2, b2, index, 32)
+    weights = UnitWeights(w1, w2, b2)
+    expected = sparse_ff_masked(x, weights, index, 32)
     chosen = torch.zeros(256, dtype=torch.bool)
     chosen[(index.long() + 32 * torch.arange(8)).flatten()] = True
     for weight in (w1, w2):
         weight[~chosen] = torch.nan
     with FlopCounterMode(display=False) as counter:
-        actual = sparse_ff_selected(x, w1, w2, b2, index, 32)
+        actual = sparse_ff_selected(x, weights, index, 32)
     assert_close(actual, expected, ROUNDING)
     assert counter.get_total_flops() <= 2 * 2 * 8 * 16 * 2
     with FlopCounterMode(display=False) as counter:
-        sparse_ff_masked(x, w1, w2, b2, index, 32)
+        sparse_ff_masked(x, weights, index, 32)
     assert counter.get_total_flops() == 2 * 2 * 256 * 16 * 2
 
 
@@ -481,7 +483,7 @@ def test_it_runs_on_the_meta_device(kind: str) -> None:
         y = F.linear(training_hidden(x, w1, training_mask(logits, index, coin)), w2.t(), b2)
     else:
         form = FORMS["selected" if kind == "selected" else "masked"]
-        y = form(x, w1, w2, b2, index, 16, chosen_probability(logits, index))
+        y = form(x, UnitWeights(w1, w2, b2), index, 16, chosen_probability(logits, index))
     y.sum().backward()
     assert y.shape == x.shape
     assert w1.grad is not None
@@ -508,8 +510,8 @@ def test_shapes_that_do_not_fit_are_refused_with_a_sentence() -> None:
         training_hidden(x, w1[1:], torch.ones(6, 4, 5))
     for form in FORMS.values():
         with pytest.raises(ValueError, match="One choice a token and block"):
-            form(x, w1, w2, b2, index[:5], 5)
+            form(x, UnitWeights(w1, w2, b2), index[:5], 5)
         with pytest.raises(ValueError, match="one row for each of 24 hidden units, not 20"):
-            form(x, w1, w2, b2, index, 6)
+            form(x, UnitWeights(w1, w2, b2), index, 6)
         with pytest.raises(ValueError, match="one row for each of 20 hidden units, not 19"):
-            form(x, w1, w2[1:], b2, index, 5)
+            form(x, UnitWeights(w1, w2[1:], b2), index, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from torch import nn
 from efftx.config.compose import compose
 from efftx.data.dataset import Batch
 from efftx.errors import Interrupted, UserError
+from efftx.evaluation.evaluate import Evaluated
 from efftx.runs.run_directory import read_metrics
 from efftx.training import evaluation, loop, tracking
 from efftx.training.evaluation import EVALUATION_SEED
@@ -142,12 +144,12 @@ def test_an_evaluation_draws_the_same_at_every_step_and_for_every_seed_but_not_i
     drawn: list[float] = []
     honest = evaluation.evaluate
 
-    def evaluate(*given: Any, before_batch: Callable[[int], object], **options: Any) -> dict[str, float]:
+    def evaluate(model: nn.Module, over: Evaluated, *given: Any, **options: Any) -> dict[str, float]:
         def before(i: int) -> None:
-            before_batch(i)
+            over.before_batch(i)
             drawn.append(float(torch.rand(())))
 
-        return honest(*given, before_batch=before, **options)
+        return honest(model, replace(over, before_batch=before), *given, **options)
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     for seed in (0, 1):

@@ -14,7 +14,7 @@ from torch import Tensor
 from efftx.config.schema import Config
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.decoder import Decoder
-from efftx.ops.sparse_ff import sparse_ff_selected
+from efftx.ops.sparse_ff import UnitWeights, sparse_ff_selected
 from efftx.reproduce.measures.measure import Measure, Parameters
 from efftx.reproduce.measures.trained import configured, first_losses, trained_model
 
@@ -37,8 +37,9 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
         for x_D, index_G in zip(x_TD, index_TG, strict=True):
             rows_G = index_G + torch.arange(n_blocks) * n
             w1, w2 = (torch.full_like(w, float("nan")).index_copy(0, rows_G, w[rows_G]) for w in (layer.w1, layer.w2))
-            whole = sparse_ff_selected(x_D[None], layer.w1, layer.w2, layer.b2, index_G[None], n)
-            read = sparse_ff_selected(x_D[None], w1, w2, layer.b2, index_G[None], n)
+            every_row, chosen_rows = (UnitWeights(*pair, layer.b2) for pair in ((layer.w1, layer.w2), (w1, w2)))
+            whole = sparse_ff_selected(x_D[None], every_row, index_G[None], n)
+            read = sparse_ff_selected(x_D[None], chosen_rows, index_G[None], n)
             changed += not torch.equal(whole, read)
     every_token = sum(p.numel() for p in (layer.c1, layer.c2, layer.c_bias, layer.b2))
     rows = layer.w1.numel() + layer.w2.numel()
