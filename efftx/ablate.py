@@ -12,7 +12,7 @@ from efftx.config.schema import Config
 from efftx.core.work import Work, working_on
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
-from efftx.launch import check_launcher, error_text, launch
+from efftx.launch import Launched, check_launcher, error_text, launch, leaves_this_machine
 from efftx.machine.devices import check_here
 from efftx.models.build import build_on_meta, dense_parameters
 from efftx.runs.pretrained import compose_run, run_hash
@@ -35,8 +35,13 @@ class Point:
     dense_parameters: int
 
 
-def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = ()) -> list[Point]:
-    """All points, every one checked; UserError names the first that cannot be. Nothing is run."""
+def plan_points(
+    overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = (), elsewhere: bool = False
+) -> list[Point]:
+    """All points, every one checked; UserError names the first that cannot be. Nothing is run.
+
+    `elsewhere`: they may run on another machine, which has devices that this one lacks.
+    """
     if any(override.key_or_group == "run_dir" for override in parse_overrides(overrides)):
         raise UserError(
             "bad_override", "The runs of an ablation cannot share one run_dir.", "EFFTX_RUNS moves them all."
@@ -44,7 +49,8 @@ def plan_points(overrides: Sequence[str], *, config_dirs: Iterable[str | Path] =
     points = []
     for choice in expand_sweeps(overrides):
         config = compose_run(choice, config_dirs=config_dirs)
-        check_here(config)
+        if not elsewhere:
+            check_here(config)
         dataset = open_dataset(config.data, config.objective)
         digest = run_hash(config, dataset)
         run = default_run_dir(config.model, dataset.name, digest)
@@ -65,11 +71,12 @@ def ablate(
     """
     own, hydras = split_hydra(overrides)
     check_launcher(hydras)
-    points = plan_points(own, config_dirs=config_dirs)
+    points = plan_points(own, config_dirs=config_dirs, elsewhere=leaves_this_machine(hydras))
     before = {point.hash for point in points if read_result(point.run) is not None}
     errors: dict[str, str] = {}
     if hydras:
-        errors = launch({p.hash: p.overrides for p in points if p.hash not in before}, hydras, config_dirs)
+        left = {p.hash: Launched(p.overrides, p.run) for p in points if p.hash not in before}
+        errors = launch(left, hydras, config_dirs)
     for number, point in enumerate(points, start=1):
         if hydras or point.hash in before or point.hash in errors or read_result(point.run) is not None:
             continue

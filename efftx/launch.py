@@ -11,28 +11,32 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from efftx.config.compose import parse_overrides, quoted, register_schema, search_path, to_config
+from efftx.config.compose import parse_overrides, quoted, register_schema, search_path, to_config, with_implied
 from efftx.core.artifact import read_document, write_document
 from efftx.core.shipped import shipped
-from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.parent import follow
-from efftx.runs.pretrained import resolved, run_hash
+from efftx.runs.run_directory import runs_root
 from efftx.training.loop import train
 
 LAUNCHER = "hydra/launcher"
+LOCAL = ("basic", "joblib", "submitit_local")
+"""Launchers whose workers are on this machine."""
 SCRATCH, LAUNCHED_BY = "EFFTX_LAUNCH_SCRATCH", "EFFTX_LAUNCHED_BY"
+POINTS = "points.json"
+"""In the scratch folder: of every job, by its number, the point's hash and its run directory."""
 WATCHED_EVERY = 0.1
 KILLED = "Its process was killed (out of memory, or by hand); the same command goes on from its last checkpoint."
 
@@ -66,6 +70,12 @@ def check_launcher(overrides: Sequence[str]) -> None:
             )
 
 
+def leaves_this_machine(overrides: Sequence[str]) -> bool:
+    """Whether the launcher of Hydra's own `overrides` may run points on another machine; False where none is named."""
+    named = [str(o.value()) for o in parse_overrides(overrides) if o.key_or_group == LAUNCHER]
+    return bool(named) and named[-1] not in LOCAL
+
+
 def launchers() -> list[str]:
     """The launchers of an ablation that are installed here: Hydra's own and those of its plugins."""
     GlobalHydra.instance().clear()
@@ -73,10 +83,25 @@ def launchers() -> list[str]:
         return sorted(GlobalHydra.instance().config_loader().get_group_options(LAUNCHER))
 
 
+class Launched(NamedTuple):
+    """One run for a launcher's worker: its overrides, and the run directory that whoever launched it will look into."""
+
+    overrides: Sequence[str]
+    run: Path
+
+
+class _StoppedHere(BaseException):
+    """A worker that is the launching process itself was told to stop: no launcher takes that for a failed point."""
+
+    def __init__(self, error: Interrupted) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def launch(
-    points: Mapping[str, Sequence[str]], overrides: Sequence[str], config_dirs: Iterable[str | Path]
+    points: Mapping[str, Launched], overrides: Sequence[str], config_dirs: Iterable[str | Path]
 ) -> dict[str, str]:
-    """Runs the points (hash -> overrides) through the launcher that Hydra's own `overrides` choose; failures by hash.
+    """Runs the points, by hash, through the launcher that Hydra's own `overrides` choose; failures by hash.
 
     A worker that dies takes all of the launcher's workers with it: its point has failed, the others are launched again
     and go on from their checkpoints. Where it cannot be told whose worker died, each of those that ran is launched by
@@ -113,11 +138,15 @@ class _Ended:
 
 
 def _launch(
-    points: Mapping[str, Sequence[str]], overrides: Sequence[str], config_dirs: Iterable[str | Path]
+    points: Mapping[str, Launched], overrides: Sequence[str], config_dirs: Iterable[str | Path]
 ) -> tuple[Exception | None, _Ended, str | None]:
     """One launch: what broke the launcher, what the workers wrote, and the point whose worker was the first to die."""
     register_schema()
-    with tempfile.TemporaryDirectory(prefix="efftx-ablate-") as folder:
+    # Among the runs, which a cluster's workers share with this machine; a folder for temporary files they do not.
+    runs_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ablate-", dir=runs_root().resolve()) as folder:
+        runs = [[digest, str(point.run.resolve())] for digest, point in points.items()]
+        write_document(Path(folder) / POINTS, {"points": runs})
         words = [*overrides, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=${hydra.job.num}"]
         words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         words += search_path(config_dirs)
@@ -141,7 +170,9 @@ def _launch(
                     text = " ".join(str(error).split())
                     raise UserError("bad_value", f"{LAUNCHER}: {text}", "Check hydra.launcher.<key>=.") from error
                 try:
-                    launcher.launch([list(point) for point in points.values()], initial_job_idx=0)
+                    launcher.launch([with_implied(point.overrides) for point in points.values()], initial_job_idx=0)
+                except _StoppedHere as stopped:
+                    raise stopped.error from stopped
                 except Exception as error:  # whatever a plugin raises when its workers are gone
                     broken = error
         finally:
@@ -156,14 +187,16 @@ def _job(raw: DictConfig) -> None:
     host, launcher = json.loads(os.environ[LAUNCHED_BY])
     if host == socket.gethostname() and os.getppid() == launcher:
         follow(launcher)
-    config = resolved(to_config(raw))
-    digest = run_hash(config, open_dataset(config.data, config.objective))
     scratch = Path(os.environ[SCRATCH])
+    points = (read_document(scratch / POINTS) or {})["points"]
+    digest, run = points[HydraConfig.get().job.num]
     (scratch / f"{digest}.started").write_text(json.dumps([host, os.getppid(), os.getpid()]))
     try:
-        train(config, silent=True)
+        train(to_config(raw), Path(run), silent=True)
     except Exception as error:
         write_failure(scratch / f"{digest}.failed", error)
+        if isinstance(error, Interrupted) and os.getpid() == launcher:
+            raise _StoppedHere(error) from error
     else:
         (scratch / f"{digest}.done").touch()
 

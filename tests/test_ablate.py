@@ -9,17 +9,20 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from efftx import launch
-from efftx.ablate import plan_points
+from efftx.ablate import ablate, plan_points
 from efftx.cli import main
 from efftx.config.compose import compose
 from efftx.core.shipped import shipped
-from efftx.errors import UserError
+from efftx.errors import Interrupted, UserError
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
+from efftx.runs.run_directory import read_result
 
 from .processes import children_of, is_gone, wait_until
 
@@ -310,3 +313,42 @@ def test_a_failure_whose_file_is_torn_is_a_failed_point_still(tmp_path: Path) ->
     assert ended.finished == {"whole", "torn"}
     assert ended.failures["whole"] == "It cannot be. Do this."
     assert "torn.failed is damaged" in ended.failures["torn"]
+
+
+SHORT = ["size=smoke", "threads=1", "training.steps=2", "evaluation.every=0", "evaluation.batches=1", "data=duplicate"]
+
+
+def test_a_worker_trains_what_was_planned_where_it_was_planned(tmp_path: Path) -> None:
+    """Words that imply others mean in a worker what they mean here; and its own machine may be of another kind."""
+    words = ["strided.stride=4,8", *SHORT]
+    runs = ablate([*words, "hydra/launcher=basic"])
+    assert [run["state"] for run in runs] == ["done", "done"], [run["error"] for run in runs]
+    assert [run["state"] for run in ablate(words)] == ["skipped", "skipped"]
+    assert len(list(Path(os.environ["EFFTX_RUNS"]).iterdir())) == 2, "nothing of the launcher's stays, no other run"
+    elsewhere = launch.Launched(["model=transformer", *SHORT, "seed=3"], tmp_path / "planned")
+    assert launch.launch({"abc": elsewhere}, ["hydra/launcher=basic"], ()) == {}
+    assert read_result(tmp_path / "planned") is not None
+
+
+def test_a_launcher_in_this_process_is_stopped_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def train(config: Any, run: Path, **_: Any) -> None:
+        calls.append(run)
+        raise Interrupted(143, "Stopped at step 1.")
+
+    monkeypatch.setattr(launch, "train", train)
+    with pytest.raises(Interrupted, match="Stopped at step 1") as stopped:
+        ablate(["seed=0,1,2", "model=transformer", *SHORT, "hydra/launcher=basic"])
+    assert (stopped.value.exit_code, len(calls)) == (143, 1)
+
+
+def test_a_device_that_is_not_here_may_be_where_a_cluster_runs_the_points() -> None:
+    words = ["model=transformer", "size=smoke", "data=duplicate", "device=cuda"]
+    assert not launch.leaves_this_machine([])
+    assert not launch.leaves_this_machine(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    assert launch.leaves_this_machine(["hydra/launcher=submitit_slurm"])
+    assert len(plan_points(words, elsewhere=True)) == 1
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            plan_points(words)

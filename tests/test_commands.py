@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from efftx.cli import main
 from efftx.commands import COMMANDS
@@ -303,6 +305,24 @@ def test_a_flag_of_hydra_is_checked_before_hydra_sees_it(
     told = capsys.readouterr()
     assert says in (json.loads(told.out)["error"].__repr__() if json_too else told.err)
     assert "usage:" not in told.err
+
+
+def _shown(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main([*words, "--cfg", "job"]) == 0
+    shown: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return shown
+
+
+def test_what_is_shown_is_what_the_command_composes(capsys: pytest.CaptureFixture[str]) -> None:
+    implied = _shown(capsys, "train", "strided.stride=32", "size=smoke")
+    assert (implied["model"], implied["attention"], implied["objective"]) == ("sparse_transformer", ["strided"], "lm")
+    assert _shown(capsys, "train", "model=transformer", "data=photos", "size=cpu")["data"]["length"] == 768
+    planned = _shown(capsys, "plan", "model=transformer", "data=enwik8", "devices=64")
+    assert planned["size"] == "paper"
+    assert main(["train", "model=reformer", "--cfg", "job", "--package", "lsh"]) == 0
+    assert capsys.readouterr().out.startswith("# @package lsh\nn_hashes: ")
+    assert main(["train", "data=enwik8", "data.path=~/a (1).txt", "--cfg", "job", "--package", "data.path"]) == 0
+    assert "a (1).txt" in capsys.readouterr().out
 
 
 def test_a_node_of_a_configuration_is_json(capsys: pytest.CaptureFixture[str]) -> None:

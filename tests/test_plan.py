@@ -319,10 +319,11 @@ def test_planned_activations_are_near_the_measured_peak_at_size_cpu(overrides: l
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["adam", "adamw", "adafactor"])
-def test_the_planned_optimiser_state_is_what_the_optimiser_holds_after_a_step(name: str) -> None:
+def test_the_planned_optimiser_state_is_what_the_optimiser_holds_after_a_step(name: str, dtype: torch.dtype) -> None:
     config = _smoke("model=transformer", f"optimizer.name={name}", *_own_keys(name))
-    model = build_model(config, 256, CPU)
+    model = build_model(config, 256, CPU, dtype)
     optimizer = make_optimizer(config.optimizer, model.named_parameters())
     model(_tokens(config), losses=True)[0].mean().backward()
     optimizer.step()
@@ -331,7 +332,9 @@ def test_the_planned_optimiser_state_is_what_the_optimiser_holds_after_a_step(na
         t.numel() * t.element_size() for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)
     )
 
-    assert optimizer_bytes(name, model.parameters()) == held
+    assert optimizer_bytes(name, model.parameters(), dtype) == held
+    config.dtype = str(dtype).partition(".")[2]
+    assert plan(config, device="cpu-1-core")["memory_bytes"]["optimizer_state"] == held
 
 
 def _own_keys(name: str) -> list[str]:

@@ -177,7 +177,8 @@ def device_memory_of_step(config: Config, device: torch.device, vocab_size: int)
     """
     model, batch = model_and_batch(config, device, vocab_size)
     parameters = list(model.parameters())
-    kept = 2 * parameter_bytes(parameters, DTYPES[config.dtype]) + optimizer_bytes(config.optimizer.name, parameters)
+    dtype = DTYPES[config.dtype]
+    kept = 2 * parameter_bytes(parameters, dtype) + optimizer_bytes(config.optimizer.name, parameters, dtype)
     if not config.distributed.offload:
         peak, replay = peak_of_step(config, device, vocab_size)
         return kept + peak + replay, 0

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from efftx.commands.outcome import Outcome
-from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra
+from efftx.commands.plan import read_words
+from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra, with_implied
 from efftx.config.schema import to_dict
 from efftx.errors import UserError, nearest
 
@@ -33,7 +36,7 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
         told = "--cfg " + str(given["--cfg"]) if "--cfg" in given else next(iter(given))
         raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
     package = given.get("--package")
-    points = expand_sweeps(split_hydra(overrides)[0]) if command == "ablate" else [overrides]
+    points = _points(command, split_hydra(overrides)[0] if command == "ablate" else overrides)
     found = [
         {"overrides": point, "config": _node(to_dict(compose(point, config_dirs=arguments.config_dir)), package)}
         for point in points
@@ -48,14 +51,29 @@ def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str])
     if "--shell-completion" in given:
         _print([*flags, *overrides], arguments.config_dir)
         return 0
-    for point in expand_sweeps(overrides) if command == "ablate" else [overrides]:
+    for point in _points(command, overrides):
         config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
-        if given.get("--cfg") == "job":
-            _node(to_dict(config), given.get("--package"))
         if command == "ablate":
             print(f"# {' '.join(point)}")
-        _print([*flags, *point], arguments.config_dir)
+        if given.get("--cfg") == "job":
+            # Not Hydra's own answer, which lacks what overrides imply and what efftx resolves.
+            _print_node(_node(to_dict(config), given.get("--package")), given.get("--package"))
+        else:
+            _print([*flags, *with_implied(point)], arguments.config_dir)
     return 0
+
+
+def _points(command: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each configuration that the command composes, as it composes them."""
+    if command == "ablate":
+        return expand_sweeps(overrides)
+    return [read_words(overrides)[0]] if command == "plan" else [overrides]
+
+
+def _print_node(node: Any, package: str | None) -> None:
+    if package:
+        print(f"# @package {package}")
+    print(OmegaConf.to_yaml(OmegaConf.create(node)) if isinstance(node, dict | list) else f"{node}\n", end="")
 
 
 def _print(words: Sequence[str], config_dirs: Sequence[str]) -> None:

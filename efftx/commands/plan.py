@@ -15,15 +15,21 @@ _DEVICES = "devices="
 MOST_DEVICES = Range(1, 65_536)
 
 
-def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
-    """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
+def read_words(words: list[str]) -> tuple[list[str], int]:
+    """The overrides, at size=paper where they name no size and no preset, and the number of devices."""
     overrides = [word for word in words if not word.startswith(_DEVICES)]
     counts = [word.removeprefix(_DEVICES) for word in words if word.startswith(_DEVICES)]
     if len(counts) > 1:
         raise UserError("bad_override", "'devices' is given twice.", "Give it once.")
     devices = whole("devices", counts[-1], MOST_DEVICES, "For instance devices=64.") if counts else 1
     sized = any(override.key_or_group in ("size", "preset") for override in parse_overrides(overrides))
-    config = compose(overrides if sized else ["size=paper", *overrides], config_dirs=arguments.config_dir)
+    return (overrides if sized else ["size=paper", *overrides]), devices
+
+
+def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
+    """What a configuration costs, at size=paper if none is given. No data is read, but a data.path must exist."""
+    overrides, devices = read_words(words)
+    config = compose(overrides, config_dirs=arguments.config_dir)
     check_path(config.data)
     from efftx.plan.table import plan, print_plan  # imports torch: what is wrong above is told at once
 

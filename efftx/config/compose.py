@@ -219,17 +219,26 @@ def known_keys(config_class: type = Config, prefix: str = "") -> list[str]:
     return sorted(set(keys))
 
 
-NAMES_ATTENTION = {"model", "attention", "preset@_global_"}
+NAMES_ATTENTION = {"model", "attention", "preset"}
 """Where none of these is given, a key of a factored one means the Sparse Transformer with that pattern."""
+
+
+def with_implied(overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra itself is given them, with those that they imply behind them.
+
+    A key of a factored pattern, without a model or an attention, means the Sparse Transformer with that pattern.
+    """
+    parsed = parse_overrides(overrides)
+    keys = {str(o.key_or_group) for o in parsed}
+    patterns = {key.partition(".")[0] for key in keys} & set(FACTORED)
+    implied = ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
+    words = [str(o.input_line) for o in parsed]
+    return [*words, *implied] if patterns and not keys & NAMES_ATTENTION else words
 
 
 def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:
     register_schema()
-    words = [str(o.input_line) for o in parsed]
-    keys = {str(o.key_or_group) for o in parsed}
-    patterns = {key.partition(".")[0] for key in keys} & set(FACTORED)
-    if patterns and not keys & NAMES_ATTENTION:
-        words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
+    words = with_implied([str(o.input_line) for o in parsed])
     config_dirs = list(config_dirs)
     for folder in config_dirs:
         if not Path(folder).is_dir():

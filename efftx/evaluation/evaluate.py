@@ -84,11 +84,13 @@ def evaluate(
     choices = processes.of_leader(choices)
     model.train(was_training)
     if not total:
-        raise UserError(
+        error = UserError(
             "no_targets",
             f"No token counts in the first {count} batches of the {over.split} split of {dataset.variant}.",
             "Evaluate more of them with evaluation.batches, or see that the rows have targets.",
         )
+        error.common = True
+        raise error
     loss = nats / total
     found = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
     if rows:

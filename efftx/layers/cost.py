@@ -63,7 +63,8 @@ class Cost:
 
     `saved` by the forward pass for the backward pass, the layer's input not among them; `backward` held besides at the
     fullest moment of the backward pass; `choices` kept by a reversible stack, to run the layer again alike.
-    `draws` of the forward pass, and of what the layer itself runs again; `redrawn` where the whole layer is run again.
+    `draws` of the forward pass, and of what the layer itself runs again; `redrawn` where the whole layer is run again,
+    and beside those `replayed`, the noise of choices, which a reversible stack keeps and a recomputed block draws anew.
     Dropout draws one for each number, and Gumbel noise, with its two logarithms, takes as long as two.
     """
 
@@ -73,6 +74,7 @@ class Cost:
     choices: int = 0
     draws: float = 0.0
     redrawn: float = 0.0
+    replayed: float = 0.0
 
 
 Held = tuple[float, float]

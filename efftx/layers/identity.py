@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Position
@@ -10,11 +11,14 @@ from efftx.ops.recompute_state import RecomputeState
 
 
 class NoAttention(nn.Module):
-    """Zeros, so that the residual stream passes as it is. It has no weights and keeps nothing."""
+    """Zeros, so that the residual stream passes as it is. It has no weights and keeps nothing.
+
+    Its input's gradient is 0 and not absent: DDP waits for one of every weight, here of the norm before the layer.
+    """
 
     def forward(self, x_BLD: Tensor, state: RecomputeState | None = None, key_mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, d_model) -> zeros of the same shape."""
-        return x_BLD.new_zeros(x_BLD.shape)
+        return x_BLD.masked_fill(torch.ones((), dtype=torch.bool, device=x_BLD.device), 0.0)
 
     def output_matrices(self) -> list[Tensor]:
         """None."""

@@ -125,7 +125,7 @@ class SparseFF(nn.Module):
             kept, besides = 0.0, sliced_bytes(rows, self.chunk_len, kept + besides, d, n_weights)
         units = float(rows.batch * rows.length * d_ff)
         dropped, noise = units * (self.dropout > 0), 2 * units * (config.learns and config.temperature > 0)
-        return Cost(work, kept, besides, choices, draws=dropped * (1 + sliced) + noise, redrawn=dropped)
+        return Cost(work, kept, besides, choices, draws=dropped * (1 + sliced) + noise, redrawn=dropped, replayed=noise)
 
     def _held(self, f: float, d: float) -> Held:
         """Of `f` bytes of hidden units and `d` of the layer's output, without what is chosen.

@@ -127,6 +127,7 @@ class Branch(nn.Module):
             choices=RANDOM_STATE_BYTES + core.choices + beside.choices,
             draws=dropped + core.draws + beside.draws,
             redrawn=dropped + core.redrawn + beside.redrawn,
+            replayed=core.replayed + beside.replayed,
         )
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> BranchCache:

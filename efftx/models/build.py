@@ -145,7 +145,12 @@ def _assembled(config: Config, vocab_size: int, d_ff: int) -> Model:
     if config.stack == "decoder":
         return Decoder(
             embedding,
-            _positions(config, config.data.length, shifted=config.positions.before_shift),
+            # Coupled positions are of the token that is read, wherever the sequence is shifted.
+            _positions(
+                config,
+                config.data.length,
+                shifted=config.positions.before_shift and config.positions.kind != "coupled",
+            ),
             _decoder_blocks(config, d_ff),
             head,
             dropout=config.inner_dropout,

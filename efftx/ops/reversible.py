@@ -103,7 +103,8 @@ class _ReversibleBlock(torch.autograd.Function):
                 leaves = tuple(p.detach().requires_grad_(p.requires_grad) for p in own)
                 branch = _run(call, leaves, read)
                 wanted = (read, *(leaf for leaf in leaves if leaf.requires_grad))
-                found = iter(torch.autograd.grad(branch, wanted, g_b, allow_unused=True))
+                of_wanted = torch.autograd.grad(branch, wanted, g_b, allow_unused=True) if branch.requires_grad else ()
+                found = iter(of_wanted or [None] * len(wanted))  # a branch may depend on nothing that is wanted
             g_read = next(found)
             grads.append(tuple(next(found) if leaf.requires_grad else None for leaf in leaves))
             a, b = b - branch.detach(), a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from efftx.plan.flops import (
 )
 from efftx.plan.hardware import DEVICES, Hardware, cpu, hardware, rate, this_cpu
 from efftx.plan.memory import activation_bytes, logits_bytes, optimizer_bytes, parameter_bytes, replay_bytes
-from efftx.plan.shared import shared_plan
+from efftx.plan.shared import SHARED, gathered_bytes, shared_plan
 from efftx.plan.stacks import tokens_of_row
 from efftx.runs.pretrained import resolved
 
@@ -66,7 +67,7 @@ class Steps:
     def utilisation(self, device: Hardware) -> float:
         """The share of the peak of `device` that their products reach, all together."""
         at_peak = (self.flops - self.gathered) / device.utilisation + self.gathered / device.gathered_utilisation
-        return self.flops / at_peak
+        return self.flops / at_peak if at_peak else device.utilisation
 
 
 def plan(
@@ -74,17 +75,18 @@ def plan(
 ) -> dict[str, Any]:
     """What training `config` takes: no step is run, no data set is opened.
 
-    `device` is a name of `plan.hardware` (default: `default_device`), `utilisation` the share of its peak, and
-    of every other device's (default: each one's own, less for what multiplies gathered rows).
-    Gives parameters and parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense
-    (of the same model with every sparse part and the SRU off and d_ff as given; None where nothing is sparse),
-    flops_per_token (forward), its parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total` last;
-    activations also as they would be with and without `reversible`), tokens, draws (numbers drawn at random, slow on a
-    CPU), hours, hours_by_device, utilisation_by_device, memory_by_device (where it is known) and fits. A token of an
-    encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length of the
-    other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of one
-    process. With several `devices` also what each of them needs where they share the training (`plan.shared`). Raises
-    UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
+    `device` is a name of `plan.hardware` (default: `default_device`), `utilisation` the share of its peak, and of every
+    other device's (default: each one's own, less for what multiplies gathered rows). Gives parameters and
+    parameters_by_component (in sum the same), active_parameters (see `costs`), parameters_dense (of the same model with
+    every sparse part and the SRU off and d_ff as given; None where nothing is sparse), flops_per_token (forward), its
+    parts, training_flops_per_token, training_flops, memory_bytes (by kind, `total`, of the device, last; activations
+    also as they would be with and without `reversible`; with `distributed.offload` the `gathered` weights, beside which
+    weights, gradients and optimiser state are the host's and not in the total), tokens, draws (numbers drawn at random,
+    slow on a CPU), hours, hours_by_device, utilisation_by_device, memory_by_device (where it is known) and fits. A
+    token of an encoder-decoder is an input or a target token: a row has `data.length` of the one and the target length
+    of the other, and the FLOPs of a row are divided by both together. Evaluations are not counted; memory is that of
+    one process. With several `devices` also what each of them needs where they share the training (`plan.shared`).
+    Raises UserError for an unknown device, a dtype it cannot multiply, a utilisation outside (0, 1].
     """
     if utilisation is not None and not 0 < utilisation <= 1:
         raise UserError("bad_value", f"utilisation={utilisation} must be above 0 and at most 1.")
@@ -93,7 +95,6 @@ def plan(
     chosen_rate = rate(chosen, config.dtype)
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     model = build_on_meta(config, vocab_size)
-    parameters = list(model.parameters())
     dense = dense_counterpart(config) if is_sparse(config) else None
     forward = flops_by_component(config, vocab_size)
     training = training_flops_by_component(config, vocab_size)
@@ -103,7 +104,7 @@ def plan(
     known = {**DEVICES, "cpu-2-core": cpu(2), chosen.name: chosen}
     rated = {n: _reaching(d, utilisation) for n, d in known.items() if config.dtype in d.flops_per_second}
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
-    memories = {kind: _memory(replace(config, device=kind), parameters, vocab_size) for kind in ("cpu", "cuda")}
+    memories = {kind: _memory(replace(config, device=kind), model, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
     found = {
         "parameters": _n_parameters(model),
@@ -131,7 +132,7 @@ def plan(
     if devices > 1:
 
         def memory(config: Config) -> dict[str, int]:
-            return _memory(replace(config, device=chosen.kind), parameters, vocab_size)
+            return _memory(replace(config, device=chosen.kind), model, vocab_size)
 
         found["shared"] = shared_plan(found, model, config, devices, memory)
     return found
@@ -180,9 +181,9 @@ def default_device(config: Config) -> Hardware:
     if device_kind(config.device) == "cpu":
         return this_cpu(config.n_threads, config.dtype)
     found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    named = next((device for name, device in DEVICES.items() if name in found), None)
-    if named is not None:
-        return named
+    named = next((device for name, device in DEVICES.items() if re.search(rf"\b{name}\b", found)), None)
+    if named is not None:  # such a name is sold with more or less memory
+        return replace(named, memory_bytes=torch.cuda.mem_get_info()[1])
     assumed = DEVICES["h100" if config.size == "gpu" else "a100"]
     why = f"taken for '{found}', which has no name here" if found else "taken for a GPU, of which none is here"
     return replace(assumed, source=f"{why}; {assumed.source}")
@@ -227,21 +228,26 @@ def _n_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _memory(config: Config, parameters: list[nn.Parameter], vocab_size: int) -> dict[str, int]:
-    dtype, trained = parameter_dtype(DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
+def _memory(config: Config, model: Any, vocab_size: int) -> dict[str, int]:
+    dtype, parameters = parameter_dtype(DTYPES[config.dtype]), list(model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
     held = {
         "parameters": parameter_bytes(parameters, dtype),
         "gradients": parameter_bytes(trained, dtype),
-        "optimizer_state": optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0),
+        "optimizer_state": optimizer_bytes(config.optimizer.name, trained, dtype, average=config.ema.decay > 0),
         "activations": activation_bytes(config, vocab_size),
         "replay_state": replay_bytes(config, vocab_size),
     }
+    total = sum(held.values())
+    if config.distributed.offload and config.device != "cpu":
+        held["gathered"] = gathered_bytes(model, dtype)
+        total += held["gathered"] - sum(held[name] for name in SHARED)  # those lie in the host's memory
     return {
         **held,
         "activations_with_reversible": activation_bytes(config, vocab_size, reversible=True),
         "activations_without_reversible": activation_bytes(config, vocab_size, reversible=False),
         "logits": logits_bytes(config, vocab_size),
-        "total": sum(held.values()),
+        "total": total,
     }
 
 

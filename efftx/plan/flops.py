@@ -42,9 +42,11 @@ def gathered_training_flops(config: Config, vocab_size: int) -> float:
 
 def draws_of_step(config: Config, vocab_size: int) -> float:
     """Numbers that a training step draws at random, as `layers.cost` counts them, with those that are drawn again."""
-    model, again = meta_model(config, vocab_size), config.reversible.enabled or config.recompute.enabled
+    model, recomputes = meta_model(config, vocab_size), config.recompute.enabled
+    again = config.reversible.enabled or recomputes
     costs = [cost for stack in stacks(model, config) for block in stack.blocks for cost in block]
-    return config.training.accumulation * sum(cost.draws + again * cost.redrawn for cost in costs)
+    per_micro_batch = sum(cost.draws + again * cost.redrawn + recomputes * cost.replayed for cost in costs)
+    return config.training.accumulation * per_micro_batch
 
 
 def _row(config: Config, vocab_size: int) -> Iterator[tuple[str, Work, float]]:

@@ -22,21 +22,24 @@ from efftx.plan.stacks import head, junction, meta_model, rows_of, stacks
 FLOAT = 4
 
 
-def optimizer_bytes(name: str, parameters: Iterable[nn.Parameter], *, average: bool = False) -> int:
-    """Moments of every parameter: two of its size for adam and adamw, row and column means for adafactor; float32.
+def optimizer_bytes(
+    name: str, parameters: Iterable[nn.Parameter], dtype: torch.dtype = torch.float32, *, average: bool = False
+) -> int:
+    """Moments of every parameter: two of its size for adam and adamw, row and column means for adafactor; in `dtype`.
 
     `average`: the moving average of the parameters beside them.
     """
-    total = 0
+    total = n_steps = 0
     for p in parameters:
         total += p.numel() * average
         if name != "adafactor":
-            total += 2 * p.numel() + 1  # both moments, and the number of steps
+            total += 2 * p.numel()
+            n_steps += 1
         elif p.dim() < 2:
             total += p.numel()
         else:
             total += p.numel() // p.shape[-1] + p.numel() // p.shape[-2]
-    return FLOAT * total
+    return dtype.itemsize * total + FLOAT * n_steps
 
 
 def replay_bytes(config: Config, vocab_size: int) -> int:

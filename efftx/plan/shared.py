@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from efftx.config.schema import Config
 from efftx.distributed.processes import cut_for
 from efftx.errors import UserError
+from efftx.machine.devices import DTYPES, parameter_dtype
 
 SHARED = ("parameters", "gradients", "optimizer_state")
 """What FSDP cuts over the devices."""
@@ -41,18 +43,16 @@ def shared_plan(
     """The part of a plan that is of `asked` devices, of what `planned` says of one; it uses those that have rows.
 
     `memory(config)`: bytes by kind. Memory of `ddp` is that of one process with fewer rows; of `fsdp` weights,
-    gradients and optimiser state are cut over the devices, and beside them stand, gathered, what lies outside the
-    blocks and two of the largest block, with their gradients and what is sent of those. What the devices send each
-    other takes no time here.
+    gradients and optimiser state are cut over the devices, or with `distributed.offload` in the memory of their hosts,
+    and beside them stand the `gathered_bytes`. What the devices send each other takes no time here.
     """
     count = usable(config, asked)
     own = per_device(config, count)
     replica = memory(own)
-    n_bytes = replica["parameters"] / sum(p.numel() for p in model.parameters())
-    blocks = [_size(block) for block in (*model.blocks, *getattr(model, "encoder_blocks", ()))]
-    outside = _size(model) - sum(blocks)
-    gathered = int(n_bytes * 2 * (outside + 2 * max(blocks))) if count > 1 else 0
-    parts = {name: -(-replica[name] // count) for name in SHARED}
+    offloaded = "gathered" in replica
+    dtype = parameter_dtype(DTYPES[config.dtype])
+    gathered = gathered_bytes(model, dtype) if count > 1 or offloaded else 0
+    parts = {} if offloaded else {name: -(-replica[name] // count) for name in SHARED}
     rest = {name: replica[name] for name in ("activations", "replay_state")}
     shards = {**parts, "gathered": gathered, **rest}
     held = {"ddp": {**{name: replica[name] for name in SHARED}, **rest}, "fsdp": shards}
@@ -69,6 +69,13 @@ def shared_plan(
             for strategy, kinds in totals.items()
         },
     }
+
+
+def gathered_bytes(model: Any, dtype: torch.dtype) -> int:
+    """What FSDP has whole on a device at one time: all outside the blocks and two blocks, with their gradients."""
+    blocks = [_size(block) for block in (*model.blocks, *getattr(model, "encoder_blocks", ()))]
+    outside = _size(model) - sum(blocks)
+    return dtype.itemsize * 2 * (outside + 2 * max(blocks))
 
 
 def _size(module: nn.Module) -> int:

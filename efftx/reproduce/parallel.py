@@ -35,25 +35,30 @@ class Task:
         return [sys.executable, "-m", "efftx", *words, *self.options, *(["--stale"] if self.again else [])]
 
 
-_STOPPED = (EXIT_INTERRUPTED, EXIT_TERMINATED, -signal.SIGTERM, -signal.SIGKILL)
-"""Exit codes of a process that was told to stop, at a step boundary or at once."""
+_STOPPED = {
+    EXIT_INTERRUPTED: EXIT_INTERRUPTED,
+    EXIT_TERMINATED: EXIT_TERMINATED,
+    -signal.SIGINT: EXIT_INTERRUPTED,
+    -signal.SIGTERM: EXIT_TERMINATED,
+}
+"""Exit codes of a process that was told to stop, at a step boundary or before it listened, and the command's own."""
 
 
 @dataclass
 class _WorkerPool:
-    """The processes now at work, so that all can be told to stop."""
+    """The processes now at work, so that all can be told to stop; `stopped_with` is the exit code once they were."""
 
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     # Reentrant: a signal handler may stop the workers while the same thread is stopping them.
     lock: threading.RLock = field(default_factory=threading.RLock)
     n_tasks: int = 0
     n_done: int = 0
-    stopped: bool = False
+    stopped_with: int | None = None
 
     def run(self, task: Task) -> dict[str, Any]:
         with self.lock:
-            if self.stopped:
-                return {"returncode": EXIT_INTERRUPTED, "ran": 0, "skipped": 0, "failures": []}
+            if self.stopped_with is not None:
+                return {"returncode": self.stopped_with, "ran": 0, "skipped": 0, "failures": []}
             process = subprocess.Popen(
                 task.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_parent(os.environ)
             )
@@ -66,14 +71,18 @@ class _WorkerPool:
             process.wait()
             told.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
         with self.lock:
-            if process.returncode not in _STOPPED:
+            if process.returncode in _STOPPED:
+                self.stop(_STOPPED[process.returncode])
+            elif process.returncode != -signal.SIGKILL:
                 self.n_done += 1
                 print(f"{self.n_done} of {self.n_tasks} runs done", file=sys.stderr, flush=True)
         return {"returncode": process.returncode, **_reading(out, task)}
 
-    def stop(self) -> None:
+    def stop(self, code: int) -> None:
+        """Tell all to stop at their next step; the first `code` counts."""
         with self.lock:
-            self.stopped = True
+            if self.stopped_with is None:
+                self.stopped_with = code
             for process in self.processes:
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
@@ -94,21 +103,19 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:
     previous = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
-        signal.signal(signal.SIGTERM, lambda number, frame: workers.stop())
+        signal.signal(signal.SIGTERM, lambda number, frame: workers.stop(EXIT_TERMINATED))
     try:
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 outcomes = list(pool.map(workers.run, tasks))
             except BaseException:
-                workers.stop()
+                workers.stop(EXIT_INTERRUPTED)
                 raise
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, previous)
-    codes = {outcome["returncode"] for outcome in outcomes}
-    for code in (EXIT_TERMINATED, EXIT_INTERRUPTED):
-        if code in codes:
-            raise Interrupted(code, "Stopped at a step boundary; the same command goes on from there.")
+    if workers.stopped_with is not None:
+        raise Interrupted(workers.stopped_with, "Stopped at a step boundary; the same command goes on from there.")
     return outcomes
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from efftx.config.schema import Config
 from efftx.core.scratch import scratch_folder
 from efftx.errors import NotFiniteError, UserError
 from efftx.machine.devices import environment
@@ -18,7 +20,7 @@ from efftx.study.experiment import Experiment
 from efftx.study.records import COSTS, Record
 from efftx.study.status import column_hashes, composed_from, measure_hash, measure_parameters
 from efftx.study.sweeps import Run
-from efftx.training.loop import N_FIRST_LOSSES
+from efftx.training.loop import N_FIRST_LOSSES, TrainResult
 
 
 def make_record(
@@ -68,8 +70,7 @@ def _trained(experiment: Experiment, run: Run, trainer: Trainer, again: bool, sw
         if not swept:
             raise
         swept["diverged"] = error.message
-        with scratch_folder(SCRATCH) as folder:
-            result = trainer.train(config, folder / "run", N_FIRST_LOSSES, pretrained_run)
+        result = _before_it_diverged(trainer, config, pretrained_run)
     metrics: dict[str, dict[str, float]] = {}
     for name, column in experiment.columns_of(row, size).items():
         metrics[name] = result.metrics
@@ -91,8 +92,16 @@ def _trained(experiment: Experiment, run: Run, trainer: Trainer, again: bool, sw
         "costs": trainer.costs(config),
         "swept": swept,
         # What an interrupted or shared run had spent before; the caller adds this process's own time.
-        "wall_seconds": result.timings["train_seconds"] if result.resumed_from is not None else 0.0,
+        "wall_seconds": result.seconds_before,
     }
+
+
+def _before_it_diverged(trainer: Trainer, config: Config, pretrained: Path | None) -> TrainResult:
+    """The run again, for as many of its first steps as a record keeps and as there are before its NaN."""
+    for steps in range(N_FIRST_LOSSES, -1, -1):
+        with suppress(NotFiniteError), scratch_folder(SCRATCH) as folder:
+            return trainer.train(config, folder / "run", steps, pretrained)
+    raise AssertionError("no step gives no NaN")
 
 
 def _measured(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, Any]:

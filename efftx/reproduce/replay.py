@@ -132,7 +132,7 @@ def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Repla
     with scratch_folder(SCRATCH) as folder:
         before = record.pretraining
         if not before:
-            result = trainer.train(config, folder / "run", N_FIRST_LOSSES)
+            result = trainer.train(config, folder / "run", len(record.first_losses))
             _check_data(record.data, result.data)
             return _Replayed(record.first_losses, list(result.first_losses))
         overrides = [*experiment.pretraining_overrides(record.row, record.size), *device]

@@ -421,11 +421,16 @@ def _free_name(path: Path) -> Path:
 # ---- fingerprints ----------------------------------------------------------------------------------------------------
 
 
-def weights_sha256(named_tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+def weights_sha256(
+    named_tensors: Mapping[str, Tensor], gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all tensors, in the order of their names.
+
+    `gather` makes a whole one of a shard; it is called for one tensor after the other, so that one is whole at a time.
+    """
     digest = hashlib.sha256()
     for name in sorted(named_tensors):
-        tensor = named_tensors[name].detach().cpu().contiguous()
+        tensor = gather(named_tensors[name]).detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -79,4 +79,6 @@ def evaluated_weights(checkpoint: Checkpoint, decay: float) -> dict[str, Tensor]
     if all(tensor is None for tensor in average.values()):
         message = f"ema.decay={decay:g}, but the checkpoint {checkpoint.path} has no moving average of its weights."
         raise UserError("other_config", message, "Train with ema.decay, or evaluate with ema.decay=0.")
-    return {name: checkpoint.model[name] if tensor is None else tensor for name, tensor in average.items()}
+    # The average has one name of a tied weight, which is one tensor in the checkpoint under all its names.
+    of_tensor = {id(checkpoint.model[name]): tensor for name, tensor in average.items() if tensor is not None}
+    return {name: of_tensor.get(id(tensor), tensor) for name, tensor in checkpoint.model.items()}

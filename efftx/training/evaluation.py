@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from efftx.config.schema import Config
 from efftx.core.memory import allocating
@@ -75,10 +76,11 @@ def evaluate_split(
     with measuring():
         found = evaluate(model, over, device, processes=processes)
     if generates:
-        unwrapped = on_leader(model, config, dataset, device, dtype, processes)
+        weights = gathered(model, processes)
 
         def said() -> dict[str, float]:
             with measuring():
+                unwrapped = unsharded(model, weights, config, dataset, device, dtype)
                 beam, length_penalty = config.evaluation.beam, config.evaluation.length_penalty
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
@@ -115,22 +117,41 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
 
 
-def on_leader(
-    model: Model, config: Config, dataset: Dataset, device: torch.device, dtype: torch.dtype, processes: Processes
-) -> Model:
-    """The model with all its weights, in the leader where they are sharded; every process calls this."""
+def gathered(model: Model, processes: Processes) -> dict[str, Tensor] | None:
+    """All weights of a model that is sharded, in the leader's host memory; every process calls this.
+
+    None of a model that is not sharded; empty in the processes that do not lead.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not any(map(is_sharded, parameters.values())):
-        return model
-    weights = {name: whole(parameter) for name, parameter in parameters.items()}
-    if not processes.leads:
-        return model
-    unsharded = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
-    load_weights(unsharded, weights, None)
-    return unsharded
+        return None
+    weights: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        tensor = whole(parameter)
+        if processes.leads:
+            weights[name] = tensor.cpu()
+    return weights
 
 
-def latency_of(model: Model, dataset: Dataset, device: torch.device, note: Callable[[str], object]) -> dict[str, float]:
+def unsharded(
+    model: Model,
+    weights: dict[str, Tensor] | None,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Model:
+    """The model, or where it is sharded one built anew of the `weights` that were `gathered`."""
+    if weights is None:
+        return model
+    found = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    load_weights(found, weights, None)
+    return found
+
+
+def latency_of(
+    model: Callable[[], Model], dataset: Dataset, device: torch.device, note: Callable[[str], object]
+) -> dict[str, float]:
     """What a token costs to decode, on the first row of the test split, in float32 or what the weights are in.
 
     Empty, and why is noted, where it cannot be measured: another timing holds the machine, the caches do not fit, a
@@ -140,7 +161,7 @@ def latency_of(model: Model, dataset: Dataset, device: torch.device, note: Calla
         batch = dataset.batch("test", 0, 0, 1)
         inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
         with allocating("decoding a row", "a smaller data.length or a smaller d_model"), exclusive(LATENCY_WAITS):
-            return decoding_latency(model, batch.tokens_BL[0].to(device), inputs)
+            return decoding_latency(model(), batch.tokens_BL[0].to(device), inputs)
     except Exception as error:
         why = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         note(f"decoding was not timed: {why}")

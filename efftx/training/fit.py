@@ -45,9 +45,9 @@ def refuse_too_large(
     parameters = list(build_on_meta(config, vocab_size).parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = parameter_bytes(parameters, dtype) + parameter_bytes(trained, dtype)
-    held += optimizer_bytes(config.optimizer.name, trained, average=config.ema.decay > 0)
+    held += optimizer_bytes(config.optimizer.name, trained, dtype, average=config.ema.decay > 0)
     if config.distributed.strategy == "fsdp":
-        held //= processes.count
+        held = max(held // processes.count, parameter_bytes(parameters, dtype))  # it is built whole, then cut
     if config.distributed.offload and device.type != "cpu":
         held = 0  # in the host's memory
     if held > free:

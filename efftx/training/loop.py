@@ -36,7 +36,7 @@ from efftx.runs.ema import Average
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
 from efftx.runs.run_directory import FollowedRun, RunDirectory, default_run_dir
 from efftx.runs.saver import Saver
-from efftx.training.evaluation import evaluate_split, latency_of, on_leader
+from efftx.training.evaluation import evaluate_split, gathered, latency_of, unsharded
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.learner import Learner, State
 from efftx.training.mirror import Tracker
@@ -59,7 +59,8 @@ N_FIRST_LOSSES = 3
 @dataclass
 class TrainResult:
     """What a training gave: `metrics` (on the test split) and `curve` (validation) are the same on every run of the
-    same configuration, bit for bit on the CPU; `timings` are not.
+    same configuration, bit for bit on the CPU; `timings` are not. `seconds_before`: of the training's, what earlier
+    processes had spent.
     """
 
     run: Path
@@ -72,6 +73,7 @@ class TrainResult:
     first_losses: list[float]
     curve: list[dict[str, float]]
     data: dict[str, str]
+    seconds_before: float = 0.0
 
 
 def train(
@@ -94,6 +96,11 @@ def train(
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
     config = resolved(config)
+    if processes.count > 1 and ":" in config.device:
+        message = f"device={config.device} is one GPU, and {processes.count} processes want one each."
+        error = UserError("distributed", message, "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs.")
+        error.common = True
+        raise error
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
@@ -154,12 +161,13 @@ def train(
             learner = Learner(model, optimizer, scaler, average)
             notes += learner.resume(run, checkpoint, processes)
         state = learner.state
-        resumed_from = None if checkpoint is None else state.step
+        resumed_from, seconds_before = None if checkpoint is None else state.step, state.train_seconds
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
         if config.imported is not None and checkpoint is None:
             learner.save(saver)
         if config.compile:
-            _compile(model, dataset, config, device, dtype)
+            with allocating(_work_of(own_config, 1), LESS["step"]):
+                _compile(model, dataset, own_config, device, dtype)
 
         progress = stack.enter_context(
             Progress(
@@ -259,7 +267,7 @@ def train(
                 if replaying
                 else evaluate_split(model, dataset, "test", config, device, dtype, final=True, processes=processes)
             )
-        digest_of_weights = weights_sha256({name: whole(p) for name, p in model.named_parameters()})
+        digest_of_weights = weights_sha256(dict(model.named_parameters()), gather=whole)
         result = TrainResult(
             run=path,
             hash=digest,
@@ -275,16 +283,24 @@ def train(
             first_losses=state.first_losses,
             curve=state.curve,
             data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum} | scored_by(dataset),
+            seconds_before=seconds_before,
         )
         if not replaying:
             tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
             found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
             found["processes"] = processes.count
+            del found["seconds_before"]  # it is of this process, and not of the run
             # Before decoding is timed: whatever happens there, even a crash, takes no result.
             processes.led(lambda: run.finish(found))
-            timed = on_leader(model, config, dataset, device, dtype, processes)
+            weights_on_leader = gathered(model, processes)
+
+            def timed() -> Model:
+                return unsharded(model, weights_on_leader, config, dataset, device, dtype)
+
             result.timings |= processes.led(lambda: latency_of(timed, dataset, device, progress.note))
             processes.led(lambda: run.finish({**found, "timings": result.timings}))
+        if asked := processes.highest(stop.exit_code or 0):  # while it was evaluated or timed
+            raise Interrupted(asked, f"Stopped; the run at {path} is done, and the same command shows it.")
         return result
 
 
@@ -378,4 +394,5 @@ def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, gr
 
 def _as_result(saved: dict[str, Any], path: Path, *, resumed_from: int) -> TrainResult:
     fields = {key: saved[key] for key in TrainResult.__dataclass_fields__ if key in saved}
-    return TrainResult(**{**fields, "run": path, "resumed_from": resumed_from})
+    before = saved["timings"]["train_seconds"]
+    return TrainResult(**{**fields, "run": path, "resumed_from": resumed_from, "seconds_before": before})

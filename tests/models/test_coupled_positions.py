@@ -126,3 +126,11 @@ def test_what_cannot_be_coupled_is_refused(configure, overrides: tuple[str, ...]
 
 def test_a_table_one_longer_than_the_longest_row_is_long_enough(configure) -> None:
     configure("model=scaling", *DENSE, *SUMS, "positions.kind=coupled", "positions.max_len=17")
+
+
+def test_they_are_of_the_token_that_is_read_wherever_the_sequence_is_shifted(build, tokens) -> None:
+    words = ["model=sparse_transformer", "data=duplicate", "init.zero_logits=false"]
+    positions = ("positions.kind=coupled", "positions={kind: coupled, before_shift: false}")
+    shifted, not_shifted = (build(*words, word).eval() for word in positions)
+    assert type(shifted.positions) is type(not_shifted.positions) is CoupledPositions
+    assert torch.equal(shifted(tokens()), not_shifted(tokens()))

@@ -10,11 +10,25 @@ from efftx.layers.cost import Cost, Rows
 from efftx.layers.identity import NoAttention
 
 
-def test_it_adds_nothing_and_passes_no_gradient() -> None:
-    x = torch.randn(2, 5, 8, requires_grad=True)
+def test_it_adds_nothing_and_passes_a_gradient_of_zero() -> None:
+    x = torch.randn(2, 5, 8)
+    x[0, 0, 0] = torch.nan
+    x.requires_grad_()
     y = NoAttention()(x)
     assert torch.equal(y, torch.zeros(2, 5, 8))
-    assert not y.requires_grad
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros(2, 5, 8))
+
+
+@pytest.mark.parametrize("reversible", ["true", "false"])
+@pytest.mark.parametrize("attention", ["[local,identity]", "[identity]"])
+def test_a_model_with_it_is_trained_and_every_weight_has_a_gradient(
+    build, tokens, attention: str, reversible: str
+) -> None:
+    model = build("model=reformer", f"attention={attention}", f"reversible.enabled={reversible}").train()
+    model(tokens(), losses=True)[0].mean().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_it_costs_and_keeps_nothing() -> None:

@@ -19,7 +19,7 @@ from efftx.config.schema import Config
 from efftx.errors import UserError
 from efftx.machine.devices import threads_of
 from efftx.machine.timing import matmul_rate
-from efftx.plan import plan, price
+from efftx.plan import default_device, plan, price
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.hardware import DEVICES, cpu, this_cpu
 from efftx.plan.table import print_plan
@@ -197,3 +197,31 @@ def test_size_gpu_is_priced_on_the_card_that_it_is_meant_for() -> None:
     assert "none is here" in planned["device_source"] or torch.cuda.is_available()
     at_all = [plan(compose([f"model={model}", "size=gpu", "data=c4"])) for model in ("scaling", "terraformer")]
     assert all(planned["hours"] < 0.25 for planned in at_all), "minutes a training"
+
+
+def test_a_training_without_steps_takes_no_time() -> None:
+    config = _smoke("model=transformer", "training.steps=0", "schedule.name=constant", "schedule.warmup=0")
+    planned = plan(config, device="a100")
+    assert (planned["hours"], planned["utilisation"]) == (0.0, DEVICES["a100"].utilisation)
+
+
+def test_a_recomputed_block_draws_its_noise_again_and_a_reversible_one_keeps_its_choice() -> None:
+    words = ["model=scaling", "sparse_qkv.S=0", "stack=decoder", "dropout=0", "sparse_ff.N=4"]
+    plain = plan(_smoke(*words), device="a100")["draws"]
+    assert plain > 0
+    assert plan(_smoke(*words, "recompute.enabled=true"), device="a100")["draws"] == 2 * plain
+    assert plan(_smoke(*words, "reversible.enabled=true"), device="a100")["draws"] == plain
+
+
+@pytest.mark.parametrize(
+    ("called", "name"), [("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-40GB", "a100"), ("NVIDIA GH200 480GB", "a100")]
+)
+def test_a_gpu_has_the_memory_that_it_says_and_a_name_is_a_whole_word(
+    called: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: called)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, 40 * 10**9))
+    found = default_device(_smoke("model=transformer", "device=cuda"))
+    assert found.name == name
+    assert (found.memory_bytes == 40 * 10**9) == ("GH200" not in called)

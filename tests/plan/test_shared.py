@@ -70,3 +70,19 @@ def test_devices_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rows_that_cannot_be_dealt_out_are_refused_by_what_trains() -> None:
     with pytest.raises(UserError, match="5 processes cannot share 2 micro-batches of 6 rows evenly"):
         per_device(compose(WORDS), 5)
+
+
+def test_what_is_offloaded_takes_none_of_a_gpus_memory() -> None:
+    words = ["model=transformer", "data=stdlib", "size=smoke", "distributed.strategy=fsdp"]
+    there, here = (
+        plan(compose([*words, *more]), device="v100", devices=2) for more in ([], ["distributed.offload=true"])
+    )
+    memory = here["memory_bytes"]
+    kinds = ("activations", "replay_state", "gathered")
+    assert memory["total"] == sum(memory[kind] for kind in kinds) < there["memory_bytes"]["total"]
+    assert memory["parameters"] == there["memory_bytes"]["parameters"], "of the host"
+    shards = here["shared"]["memory_bytes"]["fsdp"]
+    assert set(shards) == {*kinds, "total"}
+    assert shards["gathered"] == there["shared"]["memory_bytes"]["fsdp"]["gathered"] == memory["gathered"]
+    on_cpu = plan(compose([*words, "distributed.offload=true"]), device="cpu-1-core")["memory_bytes"]
+    assert on_cpu["total"] > on_cpu["parameters"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -77,9 +80,37 @@ def test_one_stopped_by_a_signal_stops_the_whole(monkeypatch: pytest.MonkeyPatch
     assert stopped.value.exit_code == 143
 
 
+def test_one_that_was_stopped_stops_those_beside_it_and_starts_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = f"import pathlib, sys, time; pathlib.Path({str(tmp_path)!r}, sys.argv[1]).touch(); "
+    script += "time.sleep(300 if int(sys.argv[1]) else 0.5); sys.exit(130)"
+    answer_with(monkeypatch, script)
+    with pytest.raises(Interrupted) as stopped:
+        run_tasks(tasks(3), jobs=2)
+    assert stopped.value.exit_code == 130
+    assert {file.name for file in tmp_path.iterdir()} == {"0", "1"}
+
+
+@pytest.mark.parametrize("ends", ["sys.exit(0)", "os.kill(os.getpid(), 15)"])
+def test_a_signal_ends_the_command_however_its_processes_end(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """A training that is told to stop while it is evaluated, or while it still imports torch."""
+    answer_with(monkeypatch, f"import os, sys, time; time.sleep(1); {ends}")
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    monkeypatch.setattr(subprocess.Popen, "send_signal", lambda self, number: None)
+    with pytest.raises(Interrupted) as stopped:
+        run_tasks(tasks(3), jobs=2)
+    assert stopped.value.exit_code == 143
+
+
+def test_a_process_that_was_killed_is_one_failed_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    assert [len(outcome["failures"]) for outcome in run_tasks(tasks(2), jobs=1)] == [1, 1]
+
+
 def test_no_task_starts_once_the_pool_is_stopped() -> None:
     workers = parallel._WorkerPool()
-    workers.stop()
+    workers.stop(143)
     assert workers.run(tasks(1)[0])["ran"] == 0
 
 
@@ -88,7 +119,7 @@ def test_a_signal_while_the_pool_is_being_stopped_stops_it_too() -> None:
 
     def interrupted_stop() -> None:
         with workers.lock:
-            workers.stop()
+            workers.stop(143)
 
     stopping = threading.Thread(target=interrupted_stop, daemon=True)
     stopping.start()

@@ -46,9 +46,13 @@ VALUES = (0.001, 0.003, 0.01)
 
 @dataclass
 class Tuned(FakeTrainer):
-    """Best at the row's own `best` of lr; `diverging` names (row, lr), `failing` too. A run that is done stays done."""
+    """Best at the row's own `best` of lr; `diverging` names (row, lr), `failing` too. A run that is done stays done.
+
+    What diverges does so at the step `diverges_at`.
+    """
 
     diverging: tuple[tuple[str, str], ...] = ()
+    diverges_at: int = 7
     failing: tuple[tuple[str, str], ...] = ()
 
     def train(
@@ -57,13 +61,14 @@ class Tuned(FakeTrainer):
         at = (config.keys["row"], config.keys["lr"])
         if at in self.failing:
             raise UserError("out_of_memory", "no room")
-        if at in self.diverging and steps is None:
-            raise NotFiniteError("not_finite", "Step 7 gave loss nan")
+        if at in self.diverging and (steps is None or steps >= self.diverges_at):
+            raise NotFiniteError("not_finite", f"Step {self.diverges_at} gave loss nan")
         found = super().train(config, run_dir, steps)
         self.trained[-1] = (f"{at[0]}@{at[1]}", config.seed, steps)
         loss = abs(float(config.keys["lr"]) - float(config.keys["best"]))
         found.curve = [{"step": 10, "accuracy": 99.0}, {"step": 20, "accuracy": 90.0 - 1000 * loss, "loss": loss}]
-        return found if steps is None else replace(found, metrics={}, curve=[])
+        first = found.first_losses[:steps]
+        return found if steps is None else replace(found, metrics={}, curve=[], first_losses=first)
 
 
 @pytest.fixture
@@ -189,6 +194,18 @@ def test_a_value_at_which_a_row_diverges_is_a_result_and_never_chosen(tmp_path: 
     assert (choice.value, choice.scores[0.01]) == (0.003, None)
     (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
     assert (line["fresh"], line["stale"]) == (12, 0)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_value_that_diverges_at_once_is_a_result_too(tmp_path: Path, store: RecordStore, step: int) -> None:
+    trainer = Tuned(diverging=(("B", "0.01"),), diverges_at=step)
+    (line,) = reproduce([table(tmp_path)], "cpu", say=quiet, store=store, trainer=trainer)
+    assert (line["ran"], line["failed"]) == (12, 0)
+    record = store.read("paper/item", "B", 4, "cpu", 0.01)
+    assert record is not None
+    assert len(record.first_losses) == step - 1
+    (line,) = reproduce([table(tmp_path)], "cpu", verify=True, say=quiet, store=store, trainer=trainer)
+    assert (line["stale"], line["fresh"]) == (0, 11 + (step > 1))
 
 
 def test_a_row_that_diverges_everywhere_is_told(tmp_path: Path, store: RecordStore) -> None:

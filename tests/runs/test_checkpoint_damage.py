@@ -7,6 +7,7 @@ import os
 import resource
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -272,3 +273,15 @@ def test_a_folder_that_is_a_file_is_one_message(tmp_path):
     with pytest.raises(UserError) as caught:
         save(tmp_path / "file", 1)
     assert caught.value.kind == "cannot_write"
+
+
+def test_a_hash_of_shards_has_one_whole_tensor_at_a_time() -> None:
+    tensors = {name: torch.full((2,), float(i)) for i, name in enumerate("cab")}
+    gathered: list[float] = []
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        gathered.append(float(tensor[0]))
+        return tensor
+
+    assert weights_sha256(tensors, gather=gather) == weights_sha256(tensors)
+    assert gathered == [1.0, 2.0, 0.0], "in the order of their names, which every process has"

@@ -149,3 +149,15 @@ def test_a_decay_of_one_would_never_move_and_is_refused_and_memory_counts_a_copy
         compose([*BASE, "ema.decay=1"])
     weights = [nn.Parameter(torch.zeros(3, 5))]
     assert optimizer_bytes("adam", weights, average=True) == optimizer_bytes("adam", weights) + 4 * 15
+
+
+def test_a_tied_weight_is_sampled_and_evaluated_by_its_average_under_both_its_names(tmp_path: Path) -> None:
+    tied = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=4", "ema.decay=0.5"]
+    config = compose([*tied, "tie_embeddings=true", f"run_dir={tmp_path / 'run'}"])
+    result = train(config, silent=True)
+    checkpoint = load_latest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    found = evaluated_weights(checkpoint, 0.5)
+    assert torch.equal(found["head.linear.weight"], found["embedding.weight"])
+    assert not torch.equal(found["embedding.weight"], checkpoint.model["embedding.weight"])
+    assert evaluate_run(result.run, config) == result.metrics

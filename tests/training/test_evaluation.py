@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from efftx.ablate import ablate
 from efftx.cli import main
 from efftx.config.compose import compose
+from efftx.distributed.processes import Processes
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
@@ -169,3 +172,23 @@ def test_a_column_that_is_not_finite_is_no_record(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(evaluation, "evaluate", lambda *given, **options: {"loss": 1.0, "accuracy": math.nan})
     with pytest.raises(NotFiniteError, match="accuracy nan"):
         evaluate_run(run, compose([*WORDS, "training.steps=3"]))
+
+
+def test_a_request_to_stop_while_the_result_is_written_loses_none_and_is_answered(
+    tmp_path: Path, whole: TrainResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def latency_of(*_: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "latency_of", latency_of)
+        with pytest.raises(Interrupted, match="is done, and the same command shows it") as stopped:
+            train(compose(SEVEN), tmp_path / "run", silent=True)
+    assert stopped.value.exit_code == 143
+    same(tmp_path / "run", whole)
+
+
+def test_one_gpu_by_its_number_is_none_for_several_processes() -> None:
+    with pytest.raises(UserError, match="2 processes want one each"):
+        train(compose([*WORDS, "device=cuda:1"]), processes=Processes(0, 2, 2, None))
