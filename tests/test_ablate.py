@@ -315,7 +315,15 @@ def test_a_failure_whose_file_is_torn_is_a_failed_point_still(tmp_path: Path) ->
     assert "torn.failed is damaged" in ended.failures["torn"]
 
 
-SHORT = ["size=smoke", "threads=1", "training.steps=2", "evaluation.every=0", "evaluation.batches=1", "data=duplicate"]
+SHORT = [
+    "size=smoke",
+    "threads=1",
+    "training.steps=2",
+    "schedule.warmup=1",
+    "evaluation.every=0",
+    "evaluation.batches=1",
+    "data=duplicate",
+]
 
 
 def test_a_worker_trains_what_was_planned_where_it_was_planned(tmp_path: Path) -> None:
