@@ -6,7 +6,6 @@ import json
 import os
 import select
 import socket
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from efftx.config.compose import parse_overrides, quoted, register_schema, search_path, to_config, with_implied
 from efftx.core.artifact import read_document, write_document
+from efftx.core.scratch import scratch_folder
 from efftx.core.shipped import shipped
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.parent import follow
@@ -35,6 +35,7 @@ LAUNCHER = "hydra/launcher"
 LOCAL = ("basic", "joblib", "submitit_local")
 """Launchers whose workers are on this machine."""
 SCRATCH, LAUNCHED_BY = "EFFTX_LAUNCH_SCRATCH", "EFFTX_LAUNCHED_BY"
+_SCRATCH_PREFIX = ".ablate-"
 POINTS = "points.json"
 """In the scratch folder: of every job, by its number, the point's hash and its run directory."""
 WATCHED_EVERY = 0.1
@@ -144,19 +145,19 @@ def _launch(
     register_schema()
     # Among the runs, which a cluster's workers share with this machine; a folder for temporary files they do not.
     runs_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ablate-", dir=runs_root().resolve()) as folder:
+    with scratch_folder(_SCRATCH_PREFIX, runs_root().resolve()) as folder:
         runs = [[digest, str(point.run.resolve())] for digest, point in points.items()]
-        write_document(Path(folder) / POINTS, {"points": runs})
-        words = [*overrides, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=${hydra.job.num}"]
+        write_document(folder / POINTS, {"points": runs})
+        words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweep.subdir=${hydra.job.num}"]
         words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         words += search_path(config_dirs)
         launched_by = json.dumps([socket.gethostname(), os.getpid()])
         previous = {key: os.environ.get(key) for key in (SCRATCH, LAUNCHED_BY)}
-        os.environ |= {SCRATCH: folder, LAUNCHED_BY: launched_by}
+        os.environ |= {SCRATCH: str(folder), LAUNCHED_BY: launched_by}
         broken: Exception | None = None
         try:
             GlobalHydra.instance().clear()
-            with initialize_config_dir(str(shipped("conf")), version_base="1.3"), _FirstDeath(Path(folder)) as death:
+            with initialize_config_dir(str(shipped("conf")), version_base="1.3"), _FirstDeath(folder) as death:
                 try:
                     hydra = GlobalHydra.instance().hydra
                     assert hydra is not None
@@ -178,7 +179,7 @@ def _launch(
         finally:
             for key, value in previous.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
-        return broken, _Ended(Path(folder)), death.point
+        return broken, _Ended(folder), death.point
 
 
 def _job(raw: DictConfig) -> None:

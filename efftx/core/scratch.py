@@ -12,14 +12,16 @@ from pathlib import Path
 
 
 @contextmanager
-def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A new folder in the system's temporary one, removed at the end, as are those of killed processes with the prefix.
+def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder in `parent`, removed at the end, as are those of killed processes with the prefix that lie there.
 
-    Its process holds a lock on it, which goes with the process, however that ends.
+    Its process holds a lock on it, which goes with the process, however that ends. `parent`: by default the system's
+    folder for temporary files.
     """
-    _sweep(prefix)
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    _sweep(parent, prefix)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with suppress(OSError):  # a file system without locks, where nothing is swept
@@ -32,8 +34,8 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _sweep(prefix: str) -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+def _sweep(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -215,7 +215,9 @@ def _gives(victim: Victim, folder: Path, code: int, out: str, err: str) -> Any:
 def _litter(folder: Path) -> list[Path]:
     """Temporary files and folders that should have been swept, but for those of the system's own folder."""
     hidden = (path for path in folder.rglob(".*") if folder / "tmp" not in path.parents)
-    return [path for path in hidden if path.suffix == ".tmp" or path.name.startswith((".writing-", ".making-"))]
+    return [
+        path for path in hidden if path.suffix == ".tmp" or path.name.startswith((".writing-", ".making-", ".ablate-"))
+    ]
 
 
 # ---- the victims -----------------------------------------------------------------------------------------------------
