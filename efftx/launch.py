@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from efftx.config.compose import parse_overrides, quoted, register_schema, search_path, to_config, with_implied
 from efftx.core.artifact import read_document, write_document
-from efftx.core.scratch import scratch_folder
+from efftx.core.scratch import scratch_folder, sweep
 from efftx.core.shipped import shipped
 from efftx.errors import Interrupted, UserError, nearest
 from efftx.parent import follow
@@ -108,6 +108,7 @@ def launch(
     and go on from their checkpoints. Where it cannot be told whose worker died, each of those that ran is launched by
     itself.
     """
+    sweep(runs_root(), _SCRATCH_PREFIX)  # where nothing is left to run, too
     left, failures = dict(points), dict[str, str]()
     alone: list[str] = []
     while left:

@@ -19,7 +19,7 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     folder for temporary files.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
-    _sweep(parent, prefix)
+    sweep(parent, prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -34,7 +34,8 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _sweep(parent: Path, prefix: str) -> None:
+def sweep(parent: Path, prefix: str) -> None:
+    """Removes the scratch folders in `parent` with the prefix that killed processes have left."""
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

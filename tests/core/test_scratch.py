@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from efftx.core.scratch import scratch_folder
+from efftx.core.scratch import scratch_folder, sweep
 
 HOLDS = """
 import sys, time
@@ -63,3 +63,14 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_and_others_files_
         for process in others:
             process.kill()
             process.communicate()
+
+
+def test_it_may_lie_elsewhere_and_what_is_left_there_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "efftx-test-left").mkdir()
+    (tmp_path / "other").mkdir()
+    with scratch_folder("efftx-test-", tmp_path) as folder:
+        assert folder.parent == tmp_path
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, "other"}
+        sweep(tmp_path, "efftx-test-")
+        assert folder.is_dir(), "its process is alive"
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
