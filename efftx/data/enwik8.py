@@ -27,7 +27,7 @@ from efftx.data.prepared import SPLITS, Prepared, data_root, prepare_once
 from efftx.data.samples import resolve_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text import TextFilesConfig, open_text, prepare_text
-from efftx.data.text_files import holds_splits, read_file, read_text
+from efftx.data.text_files import find_files, holds_splits, kind_of, local_path, read_file, read_text
 from efftx.errors import UserError, nearest
 
 LICENCE = "Wikipedia text: GFDL and CC BY-SA"
@@ -154,8 +154,9 @@ def _known_text(
         called = f"{name}[:{n_bytes}]" if config.n_bytes else name
         return _Known(called, sums[n_bytes], split_90_5_5(n_bytes), lambda: _downloaded(published)[:n_bytes])
     why = ""
-    if holds_splits(path):
-        given = read_text(Path(path), published.n_bytes)
+    place = path if holds_splits(path) else _its_file(path, name)
+    if holds_splits(place):
+        given = read_text(Path(place), published.n_bytes)
         content, sizes = given.content, given.sizes or split_90_5_5(len(given.content))
         if config.n_bytes:
             content, sizes = content[:n_bytes], split_90_5_5(min(n_bytes, len(content)))
@@ -169,11 +170,18 @@ def _known_text(
                 raise UserError("bad_value", message, "Give a longer prefix, or leave data.n_bytes out.")
             return _Known(called, hashlib.sha256(content).hexdigest(), sizes, lambda: content)
     if config.n_bytes or config.extra is not None:
+        find_files(path, f"Give {name}, a prefix of it, or a folder with either.")  # a path mistyped is told as that
         key = "n_bytes" if config.n_bytes else "extra"
         message = f"data.{key} goes with {name} alone. {why}".rstrip()
         raise UserError("wrong_checksum", message, f"Give {name} or a prefix of it, or leave data.{key} out.")
     own = {f.name: getattr(config, f.name) for f in fields(SpanCorruptionConfig)} | {"name": "text", "path": path}
     return TextFilesConfig(**own, tokenizer="bytes"), (f"{why}{not_known(config.path, name)}",)
+
+
+def _its_file(folder: str, name: str) -> str:
+    """The file of a folder that has the text's own name, as it is or packed; `folder` itself where there is none."""
+    files = (local_path(folder) / f"{name}{suffix}" for suffix in ("", ".zip", ".xz", ".gz", ".bz2"))
+    return next((str(file) for file in files if kind_of(file) == "file"), folder)
 
 
 def _with_extra(name: str, text: _Known, facts: dict[str, Any]) -> Prepared:
