@@ -126,15 +126,7 @@ def prepare_enwik8(config: Enwik8Config, published: Published = ENWIK8) -> Prepa
 
 def _enwik8(config: Enwik8Config, published: Published) -> Prepared | tuple[TextFilesConfig, tuple[str, ...]]:
     """The text prepared, or what `data=text` is to read instead of it, and why."""
-    sums = {**published.prefixes, published.n_bytes: published.sha256}
-    if config.n_bytes and config.n_bytes not in sums:
-        known = ", ".join(map(str, sorted(sums)))
-        message = f"data.n_bytes={config.n_bytes}: the SHA-256 of so many bytes of {published.name} is not known."
-        raise UserError("bad_value", message, f"Known: {known}; 0 takes all that is given.")
-    if config.extra is not None and config.extra != enwiki2016.NAME:
-        message = f"data.extra={config.extra}: there is no such text to add to {published.name}."
-        raise UserError("bad_value", message, nearest(config.extra, [enwiki2016.NAME]))
-    text = _known_text(config, published, sums)
+    text = _known_text(config, published)
     facts = {"licence": LICENCE, "origin": published.url}
     if not isinstance(text, _Known):
         return text
@@ -143,11 +135,22 @@ def _enwik8(config: Enwik8Config, published: Published) -> Prepared | tuple[Text
     return _with_extra(published.name, text, facts)
 
 
-def _known_text(
-    config: Enwik8Config, published: Published, sums: dict[int, str]
-) -> _Known | tuple[TextFilesConfig, tuple[str, ...]]:
+def check_enwik8(config: Enwik8Config, published: Published = ENWIK8) -> None:
+    """`UserError` for a number of bytes whose sum is not known, and for an unknown extra text."""
+    sums = {**published.prefixes, published.n_bytes: published.sha256}
+    if config.n_bytes and config.n_bytes not in sums:
+        known = ", ".join(map(str, sorted(sums)))
+        message = f"data.n_bytes={config.n_bytes}: the SHA-256 of so many bytes of {published.name} is not known."
+        raise UserError("bad_value", message, f"Known: {known}; 0 takes all that is given.")
+    if config.extra is not None and config.extra != enwiki2016.NAME:
+        message = f"data.extra={config.extra}: there is no such text to add to {published.name}."
+        raise UserError("bad_value", message, nearest(config.extra, [enwiki2016.NAME]))
+
+
+def _known_text(config: Enwik8Config, published: Published) -> _Known | tuple[TextFilesConfig, tuple[str, ...]]:
     """The text that `config` means, or what `data=text` is to read instead of it, and why."""
     n_bytes, name = config.n_bytes or published.n_bytes, published.name
+    sums = {**published.prefixes, published.n_bytes: published.sha256}
     usual = resolve_path(None, name)
     path = config.path if config.path is not None or usual is None else str(usual)
     if path is None:
@@ -246,6 +249,7 @@ SOURCE = Source(
     rendering=bytes_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_enwik8,
+    check=check_enwik8,
     n_bytes=ENWIK8.n_bytes,
     sha256=ENWIK8.sha256,
 )

@@ -19,7 +19,7 @@ from efftx.data.samples import licence_and_origin, require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text_files import kind_of, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
-from efftx.data.tokenizer import VocabularyConfig, text_rendering, text_vocab_size
+from efftx.data.tokenizer import VocabularyConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
@@ -200,4 +200,5 @@ SOURCE = Source(
     rendering=_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_text,
+    check=check_tokenizer,
 )
