@@ -179,5 +179,14 @@ def test_a_command_that_lacks_something_says_its_form(refused, words: list[str])
 def test_a_run_that_is_none_and_a_file_of_another_kind_are_refused(refused, efftx, tmp_path: Path) -> None:
     assert "is not a run directory" in refused("export", "trax", tmp_path, tmp_path / "x.npz")
     imported = efftx("import", "trax", LM, *LM_WORDS)
-    assert "must end in .npz" in refused("export", "trax", imported["run"], tmp_path / "x.pkl")
+    told = refused("export", "trax", imported["run"], tmp_path / "x")
+    assert "must end in .npz" in told
+    assert "Call it x.npz." in told
+    (tmp_path / "file").touch()
+    for told in (
+        refused("export", "trax", imported["run"], tmp_path / "no" / "x.npz"),
+        refused("export", "trax", imported["run"], tmp_path / "file" / "x.npz"),
+    ):
+        assert "cannot write under" in told
+        assert "or give another path." in told
     assert "whole number" in refused("import", "trax", LM, *LM_WORDS, "first_token=2")

@@ -11,6 +11,8 @@ from typing import Any
 from efftx.commands.roots import DATA, RESULTS, RUNS
 from efftx.commands.words import OVERRIDES
 
+_SMALLER = "a smaller data.length or a smaller d_model"
+
 
 def _no_options(parser: ArgumentParser) -> None:
     pass
@@ -23,7 +25,7 @@ class Command:
     Its module `efftx.commands.<name>`, or `module`, has `run(arguments, words) -> Outcome`. What imports torch is
     imported inside `run`, once all that is cheap to refuse has been. `composes`: it reads overrides of a configuration,
     from folders of the user's own too. `distributed`: `torchrun` may start several processes of it. `less_memory`: what
-    to ask for where memory ran out.
+    to ask for where memory ran out; empty where no option of the command takes less.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Command:
     add_options: Callable[[ArgumentParser], None] = _no_options
     composes: bool = False
     distributed: bool = False
-    less_memory: str = "a smaller data.length or a smaller d_model"
+    less_memory: str = ""
     module: str = ""
 
     def load(self) -> Any:
@@ -63,8 +65,8 @@ attention   a whole attention layer:
             lengths=, names=, pass=, repeats=, device=
 decode      a token at the papers' widths, part by part: names=, context=,
             batch=, prompts= (time to the first token), widths=, tokens=,
-            protocol=authors or steady, seed=, cache_bytes=; names such as
-            800m-dense, 17b-ff-qkv, width-512-sparse, logits-1024-s4, with
+            protocol=authors or steady, repeats=, seed=, cache_bytes=; names
+            such as 800m-dense, 17b-ff-qkv, width-512-sparse, logits-1024-s4, with
             -int8 or -blocks2 behind them, and transformers-t5,
             transformers-gpt2, ctranslate2-gpt2, ctranslate2-gpt2-int8
 memory      peak activations of a training step:
@@ -119,9 +121,11 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all.
 From the spreads of its records, for every claim: the difference that 3, 5, 10
 and 20 seeds find at 80 % power, the seeds that its margin or the measured
 difference needs, and the hours that those beyond the recorded ones cost.
-  size=      cpu, paper or smoke; without it cpu, or paper for what has no other"""
+  size=      cpu, gpu, paper or smoke; without it cpu, or paper where there is
+             no cpu"""
 
 _PLAN = f"""{OVERRIDES}
+Without size= the model has the paper's size: size=paper.
 
 devices=64 plans one training that so many devices share, as replicas (DDP)
 and in shards (FSDP2)."""
@@ -160,9 +164,14 @@ COMMANDS = {
             roots=(RUNS, DATA),
             composes=True,
             distributed=True,
+            less_memory=_SMALLER,
         ),
         Command(
-            "ablate", "Run the product of key=a,b overrides; skip what is done.", roots=(RUNS, DATA), composes=True
+            "ablate",
+            "Run the product of key=a,b overrides; skip what is done.",
+            roots=(RUNS, DATA),
+            composes=True,
+            less_memory=_SMALLER,
         ),
         Command(
             "reproduce",
@@ -170,6 +179,7 @@ COMMANDS = {
             _REPRODUCE,
             roots=(RUNS, RESULTS, DATA),
             add_options=_reproduce_options,
+            less_memory="a smaller size= or fewer jobs=",
         ),
         Command(
             "report",
@@ -182,7 +192,6 @@ COMMANDS = {
             "bench",
             "Measure speed and memory against bounds and peers.",
             _BENCH,
-            less_memory="smaller lengths= or fewer names=",
         ),
         Command(
             "plan",
@@ -190,6 +199,7 @@ COMMANDS = {
             _PLAN,
             add_options=_plan_options,
             composes=True,
+            less_memory=_SMALLER,
         ),
         Command(
             "sample",
@@ -203,6 +213,7 @@ COMMANDS = {
             _IMPORT,
             roots=(RUNS, DATA),
             composes=True,
+            less_memory=_SMALLER,
             module="import_weights",
         ),
         Command("export", "Write a run's weights as the authors or transformers have them.", _EXPORT),

@@ -6,7 +6,15 @@ import argparse
 import os
 
 from efftx.commands.outcome import Outcome
+from efftx.core.memory import allocating
 from efftx.errors import UserError
+
+LESS_MEMORY = {
+    "attention": "smaller lengths= or fewer names=",
+    "decode": "fewer names= or widths=, or a smaller context=, prompts= or batch=",
+    "memory": "smaller lengths=, depths= or batch=, or fewer names=",
+    "train": "smaller lengths=, depths= or batch=, or fewer names=",
+}
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
@@ -23,5 +31,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from efftx import bench  # imports torch
 
-    result = bench.run(words[0], words[1:])
+    with allocating(f"`efftx bench {words[0]}` found none left", LESS_MEMORY.get(words[0], "")):
+        result = bench.run(words[0], words[1:])
     return Outcome(result, lambda console: bench.print_table(result, console))

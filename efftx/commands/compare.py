@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from efftx.commands.outcome import Outcome, say
-from efftx.core.files import write_atomically, writing
+from efftx.core.files import place_of, write_atomically, writing
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.report.compared import compare, drawn, show
@@ -18,12 +18,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if len(read.plain) != 2:
         hint = "`efftx compare runs/<one> runs/<other>`; the folders are what `efftx train` printed."
         raise UserError("bad_command", f"Two runs are compared, not {len(read.plain)}.", hint)
+    page = place_of("out", read.given["out"]) if "out" in read.given else None
     found = compare(Path(read.plain[0]), Path(read.plain[1]))
     answer = found.to_json()
-    if "out" in read.given:
-        page = Path(read.given["out"])
+    if page is not None:
         figure = drawn(found)
-        with writing(page, "give another path"):
+        with writing(page, "set out= to another place"):
             write_atomically(page, figure.encode())
         say(f"The curves are in {page}.")
         answer["figure"] = str(page)

@@ -36,7 +36,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     items = [(e, at) for e, at in zip(chosen, sizes, strict=True) if at in e.sizes_known()]
     found = [(e, at, powers(e, store.read_all(e.id), at)) for e, at in items]
     if not found:
-        raise UserError("unknown_size", f"nothing of this is defined at size {size}", "`efftx list` names the sizes.")
+        asked = f"size {size}" if size else "size cpu or paper"
+        defined = [known for known in SIZES if any(known in experiment.sizes_known() for experiment in chosen)]
+        hint = f"It is at {' and '.join(defined)}: give size={defined[0]}."
+        raise UserError("unknown_size", f"Nothing of this is defined at {asked}.", hint)
     answers = [power_json(*item) for item in found]
 
     def show(console: Console) -> None:

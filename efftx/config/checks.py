@@ -65,11 +65,12 @@ def check_config(config: Config) -> None:
 def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:
     """Raises UserError if one of the given keys is read by no mechanism that is switched on."""
     for key in keys:
-        reason, remedy = dead_reason(config, key), "switch its mechanism on"
+        reason = dead_reason(config, key)
+        remedy = ", or switch its mechanism on" if reason and reason.endswith((" is 0", " is false")) else ""
         if reason is None:
-            reason, remedy = _idle_reason(config, key), "set lsh.full_below=0 beside it, or a larger data.length"
-        if reason is not None:
-            raise UserError("dead_key", f"'{key}' would change nothing: {reason}.", f"Leave {key} out, or {remedy}.")
+            reason, remedy = _idle_reason(config, key)
+        if reason:
+            raise UserError("dead_key", f"'{key}' would change nothing: {reason}.", f"Leave {key} out{remedy}.")
 
 
 def dead_reason(config: Config, key: str) -> str | None:
@@ -80,17 +81,23 @@ def dead_reason(config: Config, key: str) -> str | None:
     return None
 
 
-def _idle_reason(config: Config, key: str) -> str | None:
-    """Why `key`, whose mechanism is on and whose value is in the hash, changes nothing all the same; None if it does.
+def _idle_reason(config: Config, key: str) -> tuple[str, str]:
+    """Why `key`, whose mechanism is on and whose value is in the hash, changes nothing all the same, and the remedy.
 
-    Kept apart from `dead_reason`, which decides what enters the hash: recorded hashes hold these keys.
+    Empty where it changes something. Kept apart from `dead_reason`, which decides what enters the hash: recorded hashes
+    hold these keys.
     """
+    beam = config.evaluation.beam
+    if key in ("evaluation.beam", "evaluation.length_penalty") and beam > 1:
+        generates = find_source(config.data.name).generates
+        return "" if generates else f"no text is generated to evaluate data={config.data.name}", ""
     if not key.startswith("lsh.") or key == "lsh.full_below":
-        return None
+        return "", ""
     longest = max(config.decoder_length, 0 if config.stack == "decoder" else config.data.length)
     if longest > config.lsh.full_below:
-        return None
-    return f"no row is longer than lsh.full_below={config.lsh.full_below} tokens, so that nothing is hashed"
+        return "", ""
+    reason = f"no row is longer than lsh.full_below={config.lsh.full_below} tokens, so that nothing is hashed"
+    return reason, ", or set lsh.full_below=0 beside it, or a larger data.length"
 
 
 def _node(node: str, strength: str, config_class: type) -> list[tuple[str, Callable[[Config], bool], str]]:
@@ -237,6 +244,7 @@ def _check_ranges(config: Config) -> None:
 def _check_data(config: Config) -> int:
     """The number of tokens; what a data set says of its own keys it says here, before anything is opened."""
     source = find_source(config.data.name)
+    source.check(config.data)
     vocab_size = source.vocab_size(config.data, config.objective)
     if vocab_size < 2:
         raise _bad(
@@ -353,6 +361,12 @@ def _check_sparse(config: Config, vocab_size: int) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
+    if config.evaluation.stop_at_accuracy and not config.evaluation.every:
+        raise _bad(
+            f"evaluation.stop_at_accuracy={config.evaluation.stop_at_accuracy:g} is looked at in a validation, and "
+            "with evaluation.every=0 there is none before the end.",
+            "Set evaluation.every to a number of steps, or leave evaluation.stop_at_accuracy out.",
+        )
     if config.evaluation.batches == 0 and find_source(config.data.name).endless:
         raise _bad(
             f"evaluation.batches=0 is the whole split, and those of data={config.data.name} have no end.",

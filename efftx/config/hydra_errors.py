@@ -40,7 +40,12 @@ def as_user_error(error: Exception, config_dirs: Iterable[str | Path]) -> UserEr
         model, _, size = missing.group(2).rpartition("/")
         folders = [Path(d) / "preset" / model.removeprefix("preset/") for d in (shipped("conf"), *config_dirs)]
         known = sorted({p.stem for f in folders if f.is_dir() for p in f.glob("*.yaml")})
-        return UserError("unknown_preset", f"The model '{model}' has no size '{size}'.", nearest(size, known))
+        way_on = (
+            f"Write preset/{model}/{size}.yaml into the folder of --config-dir, or take another model's, such as "
+            f"preset=transformer/{size}."
+        )
+        hint = nearest(size, known) if known else way_on
+        return UserError("unknown_preset", f"The model '{model}' has no size '{size}'.", hint)
     foreign = re.search(r"Could not override '(data\.[\w.]+)'", text)
     if foreign:
         return UserError("unknown_key", f"The chosen data set has no key '{foreign.group(1)}'.", SHOW_ALL)

@@ -119,6 +119,25 @@ def write_error(path: Path, error: Exception, elsewhere: str = _OTHER_RUN) -> Us
     return UserError("cannot_write", f"cannot write under {path}: {text}.", hint)
 
 
+def place_of(key: str, given: str) -> Path:
+    """The file that a user asks to be written by `key=given`, `~` being home; makes its folder.
+
+    UserError where that is a folder, or where nothing can be written there: what is to be in it takes time to make.
+    """
+    elsewhere = f"set {key}= to another place"
+    try:
+        path = Path(given).expanduser()
+        with writing(path, elsewhere):
+            if not path.name or given.endswith("/") or path.is_dir():
+                raise UserError("bad_value", f"{key}={given} is a folder.", "Name a file in it.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary(path) as file:
+                Path(file.name).unlink()
+    except (RuntimeError, ValueError) as error:  # `~name` of nobody, a NUL
+        raise UserError("bad_value", f"{key}={given!r} is no path: {error}.", f"{elsewhere.capitalize()}.") from error
+    return path
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,13 +11,15 @@ from efftx.errors import OutOfMemory
 # What PyTorch's allocators say in a RuntimeError; numpy and Python raise MemoryError.
 _SAID = ("out of memory", "can't allocate memory", "bad_alloc", "cannot allocate memory")
 
+_ELSEWHERE = "End other programs, or use a machine with more memory."
+
 
 @contextmanager
 def allocating(what: str, less: str, *, begun: bool = False) -> Iterator[None]:
     """Turns a failed allocation of PyTorch, numpy or Python, on CPU or GPU, into OutOfMemory.
 
-    `what` was being allocated, `less` names overrides that make it smaller; `begun`: a training had made its first
-    step. Every other error passes.
+    `what` was being allocated, `less` names options that make it smaller, empty where there is none; `begun`: a
+    training had made its first step. Every other error passes.
     """
     try:
         yield
@@ -29,10 +31,11 @@ def allocating(what: str, less: str, *, begun: bool = False) -> Iterator[None]:
 
 def out_of_memory(what: str, less: str, *, begun: bool = False) -> OutOfMemory:
     """The error that says which allocation failed, and what makes it smaller."""
+    way_on = f"Set {less}; `efftx plan` says what a training takes." if less else _ELSEWHERE
     stays = " The last checkpoint is kept." if begun else ""
     return OutOfMemory(
         f"Out of memory: {what}.{stays}",
-        f"Set {less}; `efftx plan` says what a training takes.",
+        way_on,
         begun=begun,
     )
 

@@ -22,7 +22,7 @@ from efftx.data.known_files import are, not_known
 from efftx.data.prepared import Prepared
 from efftx.data.samples import is_sample, licence_and_origin, resolve_path
 from efftx.data.text_files import kind_of, sums_of
-from efftx.data.tokenizer import text_rendering, text_vocab_size
+from efftx.data.tokenizer import check_tokenizer, text_rendering, text_vocab_size
 
 LICENCE = "ODC-BY 1.0; the texts are also under Common Crawl's terms of use"
 ENGLISH = HubRows("allenai/c4", "en", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2")
@@ -109,4 +109,5 @@ SOURCE = Source(
     rendering=text_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_c4,
+    check=check_tokenizer,
 )

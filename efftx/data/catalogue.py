@@ -26,6 +26,7 @@ def prepare(config: DataConfig) -> dict[str, Any]:
     if source.prepare is None:
         refuse_path(config)
         return _row(source, "needs no file")
+    source.check(config)
     prepared = source.prepare(config)
     return _prepared_row(source, prepared.folder) | {"notes": list(prepared.meta.get("notes", ()))}
 

@@ -42,11 +42,15 @@ _SIDE = 32
 _HINT = f"Put {ARCHIVE} at data.path, or pictures of your own, or use data=photos."
 
 
-def prepare_cifar10(config: PicturesConfig) -> Prepared:
-    """The published pictures, from the Hub or from their authors' archive, or what else lies at `config.path`."""
+def check_cifar10(config: PicturesConfig) -> None:
+    """`UserError` for a side that is more than a picture has."""
     if config.side > _SIDE:
         message = f"data.side={config.side} is more than the {_SIDE} pixels of CIFAR-10's pictures."
         raise UserError("bad_value", message, f"Set data.side={_SIDE} or less.")
+
+
+def prepare_cifar10(config: PicturesConfig) -> Prepared:
+    """The published pictures, from the Hub or from their authors' archive, or what else lies at `config.path`."""
     path = resolve_path(config.path, config.name)
     if path is None:
         return prepare_pictures(published(_on_the_hub, HUB.revision, HUB.origin, config.side), config)
@@ -105,4 +109,6 @@ def _in_archive(archive: Path, split: str) -> Iterator[np.ndarray]:
         raise UserError("damaged_file", f"{archive} is damaged: {error}.", "Get the file again.") from error
 
 
-SOURCE = picture_source("cifar10", LICENCE, "cifar10", prepare_cifar10, n_bytes=60_000 * 3 * _SIDE**2)
+SOURCE = picture_source(
+    "cifar10", LICENCE, "cifar10", prepare_cifar10, n_bytes=60_000 * 3 * _SIDE**2, check=check_cifar10
+)

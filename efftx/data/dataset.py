@@ -163,7 +163,9 @@ class Source:
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
     `uncut`: rows have `targets` at least, since no answer is cut. `row_length`: tokens of a row where the data set
     alone says it (a picture's bytes), whatever `data.length` is. `separators`: the tokens after which a row counts its
-    places anew, for coupled positions; empty where its numbers have no places to share.
+    places anew, for coupled positions; empty where its numbers have no places to share. `check` refuses, with a
+    UserError, keys that cannot be, before anything is opened. `generates`: an evaluation has the model write texts, by
+    which it is scored.
     """
 
     name: str
@@ -182,6 +184,8 @@ class Source:
     uncut: bool = False
     row_length: Callable[[Any], int] | None = None
     separators: Callable[[Any], tuple[int, ...]] = lambda config: ()
+    check: Callable[[Any], None] = lambda config: None
+    generates: bool = False
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.
@@ -235,6 +239,7 @@ def open_dataset(config: DataConfig, objective: str = "lm") -> Dataset:
         raise UserError("bad_value", f"data.length={config.length} must be at least 1.")
     if source.prepare is None:
         refuse_path(config)
+    source.check(config)
     return source.open(config, objective)
 
 

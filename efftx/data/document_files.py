@@ -129,7 +129,8 @@ def find_named(given: str, hint: str, names: re.Pattern[str], what: str) -> Docu
 
 def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path]) -> DocumentFiles:
     """`files` by split, with a note that names those of `found` that are in none."""
-    rest = [file for file in found if file not in chain.from_iterable(files.values())]
+    kept = set(chain.from_iterable(files.values()))
+    rest = [file for file in found if file not in kept]
     if not rest:
         return DocumentFiles(files)
     names = [str(file.relative_to(base)) if file.is_relative_to(base) else file.name for file in rest]

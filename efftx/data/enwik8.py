@@ -27,7 +27,7 @@ from efftx.data.prepared import SPLITS, Prepared, data_root, prepare_once
 from efftx.data.samples import resolve_path
 from efftx.data.span_corruption import SpanCorruptionConfig
 from efftx.data.text import TextFilesConfig, open_text, prepare_text
-from efftx.data.text_files import holds_splits, read_file, read_text
+from efftx.data.text_files import find_files, holds_splits, kind_of, local_path, read_file, read_text
 from efftx.errors import UserError, nearest
 
 LICENCE = "Wikipedia text: GFDL and CC BY-SA"
@@ -126,15 +126,7 @@ def prepare_enwik8(config: Enwik8Config, published: Published = ENWIK8) -> Prepa
 
 def _enwik8(config: Enwik8Config, published: Published) -> Prepared | tuple[TextFilesConfig, tuple[str, ...]]:
     """The text prepared, or what `data=text` is to read instead of it, and why."""
-    sums = {**published.prefixes, published.n_bytes: published.sha256}
-    if config.n_bytes and config.n_bytes not in sums:
-        known = ", ".join(map(str, sorted(sums)))
-        message = f"data.n_bytes={config.n_bytes}: the SHA-256 of so many bytes of {published.name} is not known."
-        raise UserError("bad_value", message, f"Known: {known}; 0 takes all that is given.")
-    if config.extra is not None and config.extra != enwiki2016.NAME:
-        message = f"data.extra={config.extra}: there is no such text to add to {published.name}."
-        raise UserError("bad_value", message, nearest(config.extra, [enwiki2016.NAME]))
-    text = _known_text(config, published, sums)
+    text = _known_text(config, published)
     facts = {"licence": LICENCE, "origin": published.url}
     if not isinstance(text, _Known):
         return text
@@ -143,19 +135,31 @@ def _enwik8(config: Enwik8Config, published: Published) -> Prepared | tuple[Text
     return _with_extra(published.name, text, facts)
 
 
-def _known_text(
-    config: Enwik8Config, published: Published, sums: dict[int, str]
-) -> _Known | tuple[TextFilesConfig, tuple[str, ...]]:
+def check_enwik8(config: Enwik8Config, published: Published = ENWIK8) -> None:
+    """`UserError` for a number of bytes whose sum is not known, and for an unknown extra text."""
+    sums = {**published.prefixes, published.n_bytes: published.sha256}
+    if config.n_bytes and config.n_bytes not in sums:
+        known = ", ".join(map(str, sorted(sums)))
+        message = f"data.n_bytes={config.n_bytes}: the SHA-256 of so many bytes of {published.name} is not known."
+        raise UserError("bad_value", message, f"Known: {known}; 0 takes all that is given.")
+    if config.extra is not None and config.extra != enwiki2016.NAME:
+        message = f"data.extra={config.extra}: there is no such text to add to {published.name}."
+        raise UserError("bad_value", message, nearest(config.extra, [enwiki2016.NAME]))
+
+
+def _known_text(config: Enwik8Config, published: Published) -> _Known | tuple[TextFilesConfig, tuple[str, ...]]:
     """The text that `config` means, or what `data=text` is to read instead of it, and why."""
     n_bytes, name = config.n_bytes or published.n_bytes, published.name
+    sums = {**published.prefixes, published.n_bytes: published.sha256}
     usual = resolve_path(None, name)
     path = config.path if config.path is not None or usual is None else str(usual)
     if path is None:
         called = f"{name}[:{n_bytes}]" if config.n_bytes else name
         return _Known(called, sums[n_bytes], split_90_5_5(n_bytes), lambda: _downloaded(published)[:n_bytes])
     why = ""
-    if holds_splits(path):
-        given = read_text(Path(path), published.n_bytes)
+    place = path if holds_splits(path) else _its_file(path, name)
+    if holds_splits(place):
+        given = read_text(Path(place), published.n_bytes)
         content, sizes = given.content, given.sizes or split_90_5_5(len(given.content))
         if config.n_bytes:
             content, sizes = content[:n_bytes], split_90_5_5(min(n_bytes, len(content)))
@@ -169,11 +173,18 @@ def _known_text(
                 raise UserError("bad_value", message, "Give a longer prefix, or leave data.n_bytes out.")
             return _Known(called, hashlib.sha256(content).hexdigest(), sizes, lambda: content)
     if config.n_bytes or config.extra is not None:
+        find_files(path, f"Give {name}, a prefix of it, or a folder with either.")  # a path mistyped is told as that
         key = "n_bytes" if config.n_bytes else "extra"
         message = f"data.{key} goes with {name} alone. {why}".rstrip()
         raise UserError("wrong_checksum", message, f"Give {name} or a prefix of it, or leave data.{key} out.")
     own = {f.name: getattr(config, f.name) for f in fields(SpanCorruptionConfig)} | {"name": "text", "path": path}
     return TextFilesConfig(**own, tokenizer="bytes"), (f"{why}{not_known(config.path, name)}",)
+
+
+def _its_file(folder: str, name: str) -> str:
+    """The file of a folder that has the text's own name, as it is or packed; `folder` itself where there is none."""
+    files = (local_path(folder) / f"{name}{suffix}" for suffix in ("", ".zip", ".xz", ".gz", ".bz2"))
+    return next((str(file) for file in files if kind_of(file) == "file"), folder)
 
 
 def _with_extra(name: str, text: _Known, facts: dict[str, Any]) -> Prepared:
@@ -238,6 +249,7 @@ SOURCE = Source(
     rendering=bytes_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_enwik8,
+    check=check_enwik8,
     n_bytes=ENWIK8.n_bytes,
     sha256=ENWIK8.sha256,
 )

@@ -1,4 +1,4 @@
-"""GLUE's tasks on sentences (Wang et al. 2018; Scaling Transformers, table 4), text to text as T5 writes them.
+"""GLUE's tasks on sentences (Wang et al. 2018; Scaling Transformers, table 3), text to text as T5 writes them.
 
 A row is `rte sentence1: ... sentence2: ...` and its target the word of the label. Rows come from GLUE's own files
 (.tsv), or from the Hub and files as it has them (.parquet), whose labels are numbers.
@@ -20,7 +20,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import find_path, is_sample, licence_and_origin, resolve_path
 from efftx.data.text_files import read_lines, sums_of
-from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
+from efftx.data.tokenizer import TextConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -377,4 +377,5 @@ SOURCE = Source(
     objectives=("seq2seq",),
     prepare=prepare_glue,
     targets=target_length,
+    check=check_tokenizer,
 )

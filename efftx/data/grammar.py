@@ -394,4 +394,5 @@ SOURCE = Source(
     rendering=lambda config, objective="seq2seq", model=None: Words(),
     objectives=("seq2seq",),
     targets=lambda config: LONGEST,
+    generates=True,
 )

@@ -169,11 +169,16 @@ EDITIONS = {
 }
 
 
-def prepare_imagenet64(config: ImageNetConfig) -> Prepared:
-    """The edition that the config names, or that the files at `config.path` are; other files as `data=images` would."""
+def check_imagenet64(config: ImageNetConfig) -> None:
+    """`UserError` for an unknown edition, and for a side that is more than a picture has."""
     if config.edition not in EDITIONS:
         message = f"data.edition={config.edition} is no edition of ImageNet64."
         raise UserError("bad_value", message, nearest(config.edition, EDITIONS))
+    EDITIONS[config.edition].side_for(config.side)
+
+
+def prepare_imagenet64(config: ImageNetConfig) -> Prepared:
+    """The edition that the config names, or that the files at `config.path` are; other files as `data=images` would."""
     edition = EDITIONS[config.edition]
     path = resolve_path(config.path, config.name)
     if path is None:
@@ -239,4 +244,5 @@ SOURCE = picture_source(
     prepare_imagenet64,
     config=ImageNetConfig,
     n_bytes=(1_281_167 + 50_000) * 3 * 64**2,
+    check=check_imagenet64,
 )

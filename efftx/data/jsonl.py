@@ -9,7 +9,7 @@ from efftx.data.documents import prepare_documents as prepare_tokens
 from efftx.data.prepared import Prepared
 from efftx.data.samples import require_path
 from efftx.data.text_files import sums_of
-from efftx.data.tokenizer import text_rendering, text_vocab_size
+from efftx.data.tokenizer import check_tokenizer, text_rendering, text_vocab_size
 
 _HINT = (
     'Set data.path to a .jsonl file of documents ({"text": ...} a line), plain, .gz, .xz or .bz2, or .parquet, to a '
@@ -50,4 +50,5 @@ SOURCE = Source(
     rendering=text_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_jsonl,
+    check=check_tokenizer,
 )

@@ -218,8 +218,9 @@ def picture_source(
     *,
     config: type[PicturesConfig] = PicturesConfig,
     n_bytes: int | None = None,
+    check: Callable[[Any], None] = lambda config: None,
 ) -> Source:
-    """The source of a set of pictures, of which `prepare` makes one array a split."""
+    """The source of a set of pictures, of which `prepare` makes one array a split; `check` as a `Source` has it."""
 
     def open_prepared(config: PicturesConfig, objective: str = "lm") -> Dataset:
         return open_pictures(prepare(config), config)
@@ -235,6 +236,7 @@ def picture_source(
         prepare=prepare,
         n_bytes=n_bytes,
         row_length=row_length,
+        check=check,
     )
 
 

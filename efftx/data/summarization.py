@@ -15,7 +15,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import is_sample, licence_and_origin, require_path, resolve_path
 from efftx.data.text_files import kind_of, sums_of
-from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
+from efftx.data.tokenizer import TextConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError, nearest
 
@@ -46,8 +46,16 @@ class SummarizationConfig(TextConfig):
     corpus: str = "arxiv"
 
 
+def check_summarization(config: SummarizationConfig) -> None:
+    """`UserError` for an unknown corpus or tokenizer."""
+    check_tokenizer(config)
+    if config.corpus not in CORPORA:
+        message = f"data.corpus={config.corpus} is not a corpus."
+        raise UserError("bad_value", message, nearest(config.corpus, CORPORA))
+
+
 def prepare_summarization(config: SummarizationConfig) -> Prepared:
-    """The documents as tokens, prepared once; `UserError` for an unknown corpus, a missing file, a bad line."""
+    """The documents as tokens, prepared once; `UserError` for a missing file, a bad line."""
     return _prepare(config)[0]
 
 
@@ -59,9 +67,6 @@ def open_summarization(config: SummarizationConfig, objective: str = "seq2seq") 
 
 
 def _prepare(config: SummarizationConfig) -> tuple[Prepared, Vocabulary]:
-    if config.corpus not in CORPORA:
-        message = f"data.corpus={config.corpus} is not a corpus."
-        raise UserError("bad_value", message, nearest(config.corpus, CORPORA))
     on_the_hub = HUB.get(config.corpus)
     if on_the_hub is not None and resolve_path(config.path, config.name) is None:
         return prepare_pairs(config, _on_the_hub(config.corpus, on_the_hub, _expected(config)))
@@ -181,4 +186,6 @@ SOURCE = Source(
     objectives=("seq2seq",),
     prepare=prepare_summarization,
     targets=lambda config: max(config.length // 4, 1),
+    check=check_summarization,
+    generates=True,
 )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus, split_90_5_5
+from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus
 from efftx.data.dataset import Dataset, Source
-from efftx.data.document_files import SPLIT_OF
+from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.documents import LICENCE, Documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.rendering import Rendering
 from efftx.data.samples import licence_and_origin, require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
-from efftx.data.text_files import find_files, kind_of, read_file, sums_of, utf8_text
+from efftx.data.text_files import kind_of, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
-from efftx.data.tokenizer import VocabularyConfig, text_rendering, text_vocab_size
+from efftx.data.tokenizer import VocabularyConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
@@ -30,6 +31,7 @@ _HINT = (
     "'texts/*.txt'."
 )
 
+_ANY = re.compile(r".*", re.DOTALL)
 _CONVERT = "Convert it: iconv -f LATIN1 -t UTF-8 (or from what it is, such as UTF-16LE)."
 
 
@@ -63,11 +65,11 @@ class OwnText:
 def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     """The files one after another, in the order of their paths, a line end between them; what is no text is skipped.
 
-    Files named train, valid (val, validation, dev) and test, where a folder or pattern gives all three and no others,
-    are these splits, otherwise the text is split as by `split_90_5_5_at_lines`. `UserError` for what is no UTF-8, for
-    no text at all, and for more than MOST_BYTES.
+    Files named by split are found and cut as those of data=jsonl (`DocumentFiles`), at ends of lines. `UserError` for
+    what is no UTF-8, for no text at all, and for more than MOST_BYTES.
     """
-    files = find_files(given, hint)
+    named = find_named(given, hint, _ANY, "file")
+    files = sorted(named.all)
     too_long = UserError(
         "bad_value",
         f"data.path={given} has more than {MOST_BYTES:,} bytes.",
@@ -89,32 +91,34 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     if not texts:
         raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
     notes = (f"{n} of {len(files)} files hold no text and are left out.",) if (n := len(files) - len(texts)) else ()
-    splits = [SPLIT_OF.get(file.name.split(".")[0].lower(), "") for file in texts]
-    if set(splits) == set(SPLITS):
-        parts = {
-            split: _joined([text for text, its in zip(texts.values(), splits, strict=True) if its == split])
-            for split in SPLITS
-        }
-        return OwnText(parts, own_files(files, sums), "", notes)
-    parts = dict(zip(SPLITS, split_90_5_5_at_lines(_joined(list(texts.values()))), strict=True))
-    return OwnText(parts, own_files(files, sums), ", 90/5/5", notes)
+    held = {split: [file for file in its if file in texts] for split, its in named.files.items()}
+    held = {split: its for split, its in held.items() if its}
+    held = held if "train" in held else {"train": list(texts)}
+    wholes = {split: _joined([texts[file] for file in its]) for split, its in held.items()}
+    split_by = DocumentFiles(held)
+    parts = {}
+    for split in SPLITS:
+        whole, first, last = split_by.part(split)
+        parts[split] = cut_at_lines(wholes[whole], first, last)
+    return OwnText(parts, own_files(files, sums), split_by.rule, (*named.notes, *notes))
 
 
-def split_90_5_5_at_lines(text: bytes) -> tuple[bytes, bytes, bytes]:
-    """90, 5 and 5 % of the bytes of a text in UTF-8.
+def cut_at_lines(text: bytes, first: int, last: int) -> bytes:
+    """A text in UTF-8 from `first` to `last` per cent of its bytes.
 
     A border moves on to the end of its line, or where that is more than a hundredth of the text away, of its character.
     """
-    train, valid, _ = split_90_5_5(len(text))
-    first, second = _border(text, train), _border(text, train + valid)
-    return text[:first], text[first:second], text[second:]
+    return text[_border(text, first) : _border(text, last)]
 
 
 def _joined(texts: list[bytes]) -> bytes:
     return b"".join(text if text.endswith(b"\n") or text is texts[-1] else text + b"\n" for text in texts)
 
 
-def _border(text: bytes, place: int) -> int:
+def _border(text: bytes, percent: int) -> int:
+    place = len(text) * percent // 100
+    if percent in (0, 100):
+        return place
     if (end := text.find(b"\n", place, place + len(text) // 100)) >= 0:
         return end + 1
     while place < len(text) and text[place] & 0xC0 == 0x80:  # within a character
@@ -196,4 +200,5 @@ SOURCE = Source(
     rendering=_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_text,
+    check=check_tokenizer,
 )

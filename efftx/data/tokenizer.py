@@ -86,20 +86,24 @@ def text_rendering(config: VocabularyConfig, objective: str = "lm", model: bytes
     return Pieces(vocabulary)
 
 
+def check_tokenizer(config: VocabularyConfig) -> None:
+    """`UserError` for an unknown tokenizer, and for a file beside bytes."""
+    if config.tokenizer not in TOKENIZERS:
+        message = f"data.tokenizer={config.tokenizer} is not a tokenizer."
+        raise UserError("bad_value", message, nearest(config.tokenizer, TOKENIZERS))
+    if config.tokenizer == "bytes" and config.tokenizer_path is not None:
+        message = f"data.tokenizer=bytes reads no file, but data.tokenizer_path={config.tokenizer_path} is given."
+        raise UserError("bad_value", message, "Leave one of the two out.")
+
+
 def open_vocabulary(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
     """The vocabulary that the config says; a trained one is trained once, on `texts()`, under a file lock.
 
     `trained_on` (SHA-256 in hex) says which texts these are. A file that is neither T5's nor kept by a run is called by
-    its checksum too. `UserError` for an unknown tokenizer, a file that is
-    missing or of another size than the config says, a text too small for its vocabulary, no network.
+    its checksum too. `UserError` for a file that is missing or of another size than the config says, a text too small
+    for its vocabulary, no network.
     """
-    if config.tokenizer not in TOKENIZERS:
-        message = f"data.tokenizer={config.tokenizer} is not a tokenizer."
-        raise UserError("bad_value", message, nearest(config.tokenizer, TOKENIZERS))
     if config.tokenizer == "bytes":
-        if config.tokenizer_path is not None:
-            message = f"data.tokenizer=bytes reads no file, but data.tokenizer_path={config.tokenizer_path} is given."
-            raise UserError("bad_value", message, "Leave one of the two out.")
         return ByteVocabulary()
     if config.tokenizer_path is not None:
         origin = f"data.tokenizer_path={config.tokenizer_path}"

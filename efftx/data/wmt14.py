@@ -16,7 +16,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import Prepared, data_root
 from efftx.data.samples import is_sample, licence_and_origin, require_path, resolve_path
 from efftx.data.text_files import kind_of, read_lines, sums_of
-from efftx.data.tokenizer import TextConfig, text_rendering, text_vocab_size
+from efftx.data.tokenizer import TextConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
 
@@ -32,6 +32,17 @@ class WMTConfig(TextConfig):
 
     source: str = "en"
     target: str = "de"
+
+
+def check_wmt14(config: WMTConfig) -> None:
+    """`UserError` for what is no pair of languages, and for an unknown tokenizer."""
+    check_tokenizer(config)
+    for key in ("source", "target"):
+        if not re.fullmatch("[a-z]{2,3}", getattr(config, key)):
+            message = f"data.{key}={getattr(config, key)} is no language, such as en or de."
+            raise UserError("bad_value", message)
+    if config.source == config.target:
+        raise UserError("bad_value", f"data.source and data.target are both {config.source}.")
 
 
 def prepare_wmt14(config: WMTConfig) -> Prepared:
@@ -50,12 +61,6 @@ def open_wmt14(config: WMTConfig, objective: str = "seq2seq") -> TextPairs:
 
 
 def _prepare(config: WMTConfig) -> tuple[Prepared, Vocabulary]:
-    for key in ("source", "target"):
-        if not re.fullmatch("[a-z]{2,3}", getattr(config, key)):
-            message = f"data.{key}={getattr(config, key)} is no language, such as en or de."
-            raise UserError("bad_value", message)
-    if config.source == config.target:
-        raise UserError("bad_value", f"data.source and data.target are both {config.source}.")
     if resolve_path(config.path, config.name) is None:
         return prepare_pairs(config, _on_the_hub(config))
     return prepare_pairs(config, _local(config))
@@ -197,4 +202,6 @@ SOURCE = Source(
     objectives=("seq2seq",),
     prepare=prepare_wmt14,
     targets=lambda config: config.length,
+    check=check_wmt14,
+    generates=True,
 )

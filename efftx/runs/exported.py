@@ -19,9 +19,9 @@ from efftx.runs.run_directory import stored_config
 
 def export_authors(run: Path, file: Path) -> list[str]:
     """Writes an .npz of the authors' arrays; their names. UserError for a weight that their code has not."""
-    config, weights = _trained(run)
     if file.suffix != ".npz":
-        raise UserError("bad_value", f"{file} must end in .npz.")
+        raise UserError("bad_value", f"{file} must end in .npz.", f"Call it {file.name or 'weights'}.npz.")
+    config, weights = _trained(run)
     arrays = to_authors(weights, Shapes(config.n_heads, config.sparse_ff.N or 1))
     write_authors(file, arrays)
     return sorted(arrays)

@@ -23,6 +23,7 @@ from efftx.models.author_weights import PREFIX, from_authors
 from efftx.models.transformers_weights import from_transformers, overrides_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_ELSEWHERE = "give another path"
 _SIDE, _LAYER = r"(?:dec\.)?", r"(?:dec\.)?layer\d+\."
 
 
@@ -135,7 +136,7 @@ def read_transformers(folder: Path, first_token: int = 0) -> Imported:
 
 def write_authors(file: Path, arrays: Mapping[str, Tensor]) -> None:
     """An .npz of arrays under the authors' names; a file that is there is replaced."""
-    with writing(file):
+    with writing(file, _ELSEWHERE):
         partial = file.with_name(f".{file.name}.partial.npz")
         np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
         partial.replace(file)
@@ -143,7 +144,7 @@ def write_authors(file: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def write_transformers(folder: Path, theirs: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
     """A folder that `ReformerModelWithLMHead.from_pretrained` reads."""
-    with writing(folder):
+    with writing(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(arrays), folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(theirs, indent=1) + "\n")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efftx.core.files import write_atomically, writing
+from efftx.core.files import place_of, write_atomically, writing
 from efftx.data.dataset import open_dataset
 from efftx.errors import UserError
 
@@ -26,7 +26,8 @@ FOLDER = "samples"
 def read_starts(trained: Trained, request: Request) -> list[list[int]]:
     """What each of the `n` rows begins with: nothing, or the first share of the file at `path` or of a test row.
 
-    UserError for a text, which a picture or a sound does not begin with, for a beam, and as the data set's for a file.
+    UserError for a text, which a picture or a sound does not begin with, for a beam, as the data set's for a file, and
+    for an `out` that cannot be written.
     """
     kind, name = trained.rendering.kind, trained.config.data.name
     for key in ("prompt", "input", "beam"):
@@ -34,6 +35,8 @@ def read_starts(trained: Trained, request: Request) -> list[list[int]]:
             message = f"{key}= is for texts, and what data={name} gives is a {kind}."
             hint = f"Draw n= of them, or complete={SHARE} of one at data.path=: {trained.rendering.form}."
             raise UserError("bad_value", message, hint)
+    if request.out is not None:
+        place_of("out", request.out)
     if request.complete is None and request.path is None:
         return [[] for _ in range(request.n)]
     share = SHARE if request.complete is None else request.complete

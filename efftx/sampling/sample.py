@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efftx.data.dataset import open_dataset
 from efftx.data.rendering import Rendering
-from efftx.data.tokenizer import VOCABULARY_FILE, TextConfig
+from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig
 from efftx.decoding.beam import beam_search
 from efftx.decoding.generate import Draw, Session, generate, most_likely
 from efftx.decoding.session import CachedSession, PreparedModel
@@ -251,7 +251,7 @@ def _example(trained: Trained) -> list[int]:
     """
     config = trained.config
     kept = trained.run / VOCABULARY_FILE
-    if isinstance(config.data, TextConfig) and kept.exists():
+    if isinstance(config.data, VocabularyConfig) and kept.exists():
         config = replace(config, data=replace(config.data, tokenizer_path=str(kept)))
     try:
         batch = open_dataset(config.data, config.objective).batch("test", 0, 0, 1)

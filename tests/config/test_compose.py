@@ -184,6 +184,20 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["optimizer.name=adamm"], "bad_value", "adam"),
         (["schedule.name=cosin"], "bad_value", "cosine"),
         (["dtype=float8"], "bad_value", "float"),
+        (["data=c4", "data.tokenizer=foo"], "bad_value", "data.tokenizer=foo is not a tokenizer"),
+        (["model=scaling", "data=summarization", "data.corpus=foo"], "bad_value", "data.corpus=foo is not a corpus"),
+        (["model=scaling", "data=summarization", "data.tokenizer=foo"], "bad_value", "not a tokenizer"),
+        (["model=scaling", "data=wmt14", "data.source=english"], "bad_value", "no language"),
+        (["model=scaling", "data=wmt14", "data.source=de"], "bad_value", "are both de"),
+        (["data=imagenet64", "data.edition=foo"], "bad_value", "chrabaszcz2017"),
+        (["data=imagenet64", "data.side=65"], "bad_value", "64 pixels"),
+        (["data=cifar10", "data.side=64"], "bad_value", "32 pixels"),
+        (["data=enwik8", "data.n_bytes=5"], "bad_value", "is not known"),
+        (["data=enwik8", "data.extra=wiki"], "bad_value", "enwiki2016"),
+        (["evaluation.stop_at_accuracy=99", "evaluation.every=0"], "bad_value", "there is none before the end"),
+        (["evaluation.beam=4"], "dead_key", "no text is generated"),
+        (["model=scaling", "data=glue", "evaluation.beam=4"], "dead_key", "no text is generated"),
+        (["evaluation.beam=4", "evaluation.length_penalty=1"], "dead_key", "no text is generated"),
         (["device=tpu"], "bad_value", "cpu"),
     ],
 )
@@ -194,6 +208,31 @@ def test_a_mistake_is_told_with_its_kind_and_the_way_out(overrides: list[str], k
         compose(overrides)
     assert caught.value.kind == kind
     assert says in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (["sparse_ff.rank=4"], "Leave sparse_ff.rank out, or switch its mechanism on."),
+        (["reversible.merge=mean"], "Leave reversible.merge out, or switch its mechanism on."),
+        (["evaluation.length_penalty=1"], "Leave evaluation.length_penalty out."),
+        (["lsh.n_hashes=2"], "Leave lsh.n_hashes out."),
+        (["data.target_length=8"], "Leave data.target_length out."),
+        (["evaluation.beam=4"], "Leave evaluation.beam out."),
+        (
+            ["attention=[lsh]", "lsh.n_hashes=2", "lsh.full_below=9000"],
+            "Leave lsh.n_hashes out, or set lsh.full_below=0 beside it, or a larger data.length.",
+        ),
+    ],
+)
+def test_the_way_out_of_a_dead_key_is_one(overrides: list[str], hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["model=transformer", *overrides])
+    assert caught.value.hint == hint
+
+
+def test_a_beam_is_taken_where_texts_are_generated() -> None:
+    assert compose(["model=scaling", "data=grammar", "evaluation.beam=4"]).evaluation.beam == 4
 
 
 def test_heads_need_not_divide_the_width_where_their_own_width_is_given() -> None:
@@ -285,6 +324,16 @@ def test_a_users_own_model_is_found_in_config_dir(name: str, tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         compose(["model=mine", "size=cpu", "data=duplicate"], config_dirs=[folder])
     assert "smoke" in caught.value.message + caught.value.hint
+
+
+def test_an_own_model_without_a_preset_is_told_what_to_write_or_to_take(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# @package _global_\ndefaults: [transformer]\nmodel: mine\n")
+    with pytest.raises(UserError, match="The model 'mine' has no size 'smoke'") as caught:
+        compose(["model=mine", "size=smoke"], config_dirs=[tmp_path])
+    assert "preset/mine/smoke.yaml" in caught.value.hint
+    assert "preset=transformer/smoke" in caught.value.hint
+    compose(["model=mine", "size=smoke", "preset=transformer/smoke", "data=duplicate"], config_dirs=[tmp_path])
 
 
 def test_a_folder_of_configurations_that_is_not_there_is_told() -> None:

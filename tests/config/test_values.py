@@ -115,7 +115,7 @@ def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_key(value: st
         words += {"decay_exponent": ["optimizer.name=adafactor"], "weight_decay": ["optimizer.name=adamw"]}.get(
             key.removeprefix("optimizer."), []
         )
-        words += ["evaluation.beam=2"] if key == "evaluation.length_penalty" else []
+        words += ["model=scaling", "data=grammar", "evaluation.beam=2"] if key == "evaluation.length_penalty" else []
         words += ["positions.kind=digits"] if key in ("positions.start_from_zero", "positions.base_dropout") else []
         with pytest.raises(UserError, match="must be a finite number") as caught:
             compose([*words, "size=smoke", f"{key}={word}"])

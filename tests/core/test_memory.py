@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from efftx import bench
 from efftx.ablate import ablate
 from efftx.cli import main
+from efftx.commands import COMMANDS
 from efftx.config.compose import compose
 from efftx.core.memory import allocating, is_out_of_memory
-from efftx.errors import OutOfMemory
+from efftx.errors import OutOfMemory, UserError
 from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
 from efftx.training import evaluation, fit, loop
@@ -46,6 +49,47 @@ ERRORS = {
     "a driver": RuntimeError("CUDA error: out of memory"),
     "C++": RuntimeError("std::bad_alloc"),
 }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_what_makes_it_smaller_only_where_it_takes_that(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: object, words: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(COMMANDS[name].load(), "run", run)
+    assert main([name]) == 2
+    told = capsys.readouterr().err
+    assert "Out of memory" in told
+    assert ("data.length" in told) == (name in ("train", "ablate", "plan", "import"))
+    if not COMMANDS[name].less_memory:
+        assert "use a machine with more memory" in told
+    for key in re.findall(r"(\w+)=", COMMANDS[name].less_memory):
+        assert f"{key}=" in COMMANDS[name].epilog
+
+
+@pytest.mark.parametrize("name", bench.BENCHES)
+def test_a_bench_that_finds_no_memory_names_options_of_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        bench.run(name, ["zzzz=1"])
+    known = caught.value.hint.removeprefix("Known: ").rstrip(".").split(", ")
+    parts = re.split(r"^(\w+)  ", COMMANDS["bench"].epilog, flags=re.MULTILINE)
+    part = dict(zip(parts[1::2], parts[2::2], strict=True))
+    said = part[name] + (part["memory"] if "keys of memory" in part[name] else "")
+    unsaid = {"decode": ["device"]}.get(name, [])  # the CPU alone
+    assert [key for key in known if f"{key}=" not in said] == unsaid
+
+    def run(name: str, options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(bench, "run", run)
+    assert main(["bench", name]) == 2
+    keys = re.findall(r"(\w+)=", capsys.readouterr().err)
+    assert len(keys) > 1
+    assert [key for key in keys if key not in known] == []
 
 
 @pytest.mark.parametrize("name", ERRORS)

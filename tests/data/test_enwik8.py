@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,25 @@ def test_a_folder_of_other_texts_is_the_users_own_too(small: Published, tmp_path
     assert (dataset.name, dataset.unit, dataset.vocab_size) == ("text", "bits/dim", 256)
     assert dataset.variant.startswith("text[a.txt+b.txt sha256:")
     assert notes_of(dataset) == (not_known(str(tmp_path), "enwik8"),)
+
+
+@pytest.mark.parametrize("name", ["small", "small.zip"])
+def test_the_file_in_its_usual_folder_or_in_one_given_is_known(
+    text: bytes, small: Published, archive: bytes, root: Path, tmp_path: Path, name: str
+) -> None:
+    for folder in (root / "small", tmp_path / "given"):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(archive if name.endswith(".zip") else text)
+        (folder / "README").write_bytes(b"Where it is from.\n")
+    assert prepare(None, small).meta["variant"] == "small"
+    assert prepare(tmp_path / "given", small).meta["variant"] == "small"
+
+
+@pytest.mark.parametrize("keys", [{}, {"n_bytes": 1000}, {"extra": "enwiki2016"}])
+def test_a_mistyped_path_is_said_to_be_missing(small: Published, tmp_path: Path, keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"data.path={tmp_path / 'enwki8'} does not exist") as raised:
+        prepare_enwik8(Enwik8Config("enwik8", 16, str(tmp_path / "enwki8"), **keys), small)
+    assert raised.value.hint
 
 
 def test_without_a_network_the_message_says_what_to_put_where(small: Published, root: Path) -> None:

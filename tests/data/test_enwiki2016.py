@@ -11,7 +11,7 @@ from efftx.config.compose import compose
 from efftx.config.hash import config_hash
 from efftx.data import enwiki2016
 from efftx.data.dataset import Dataset, open_dataset
-from efftx.data.enwik8 import Enwik8Config, Published, prepare_enwik8
+from efftx.data.enwik8 import Enwik8Config, Published, check_enwik8, prepare_enwik8
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.errors import UserError
 
@@ -41,6 +41,7 @@ def put(monkeypatch: pytest.MonkeyPatch, root: Path, content: bytes) -> None:
 
 def prepare(small: Published, path: Path | None = None, **keys: object) -> Prepared:
     config = Enwik8Config("enwik8", 16, None if path is None else str(path), **keys)  # type: ignore[arg-type]
+    check_enwik8(config, small)
     return prepare_enwik8(config, small)
 
 

@@ -20,7 +20,7 @@ from efftx.data.dataset import find_source, notes_of, open_dataset
 from efftx.data.hub import HubRows
 from efftx.data.known_files import not_known
 from efftx.data.pairs import TextPairs
-from efftx.data.summarization import SummarizationConfig, open_summarization
+from efftx.data.summarization import SummarizationConfig, check_summarization, open_summarization
 from efftx.errors import UserError
 from efftx.evaluation.rouge import TOKENIZER
 from efftx.training.loop import train
@@ -206,7 +206,7 @@ def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None
 
 def test_an_unknown_corpus_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.corpus=arxive") as raised:
-        open_at(SAMPLES, corpus="arxive")
+        check_summarization(config(SAMPLES, corpus="arxive"))
     assert "'arxiv'" in raised.value.hint
 
 

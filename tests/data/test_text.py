@@ -60,7 +60,8 @@ def test_one_file_is_split_90_5_5_at_ends_of_lines(tmp_path: Path) -> None:
 
 @given(st.text(min_size=60, alphabet=st.sampled_from("aü日\n")), st.integers(0, 400))
 def test_the_splits_are_the_text_and_each_is_whole_utf8(content: str, spaces: int) -> None:
-    own = text.split_90_5_5_at_lines((content + " " * spaces).encode())
+    whole = (content + " " * spaces).encode()
+    own = [text.cut_at_lines(whole, first, last) for first, last in ((0, 90), (90, 95), (95, 100))]
     assert b"".join(own) == (content + " " * spaces).encode()
     for part, share in zip(own, (0.9, 0.05, 0.05), strict=True):
         part.decode()
@@ -83,8 +84,51 @@ def test_files_named_by_the_splits_are_these(tmp_path: Path) -> None:
     own = read_own_text(str(tmp_path))
     assert own.splits == {"train": b"train" * 20, "valid": b"dev" * 20, "test": b"test" * 20}
     assert own.rule == ""
+    assert own.notes == ()
     write(tmp_path / "more.txt", b"more")
-    assert read_own_text(str(tmp_path)).rule == ", 90/5/5"
+    more = read_own_text(str(tmp_path))
+    assert (more.splits, more.rule, more.called) == (own.splits, "", own.called)
+    assert more.notes == ("Left out: more.txt, beside files that are named by split.",)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*"])
+def test_a_split_is_a_word_of_the_name(tmp_path: Path, pattern: str) -> None:
+    for name in ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"):
+        write(tmp_path / name, name.encode() * 9)
+    own = read_own_text(f"{tmp_path}{pattern}")
+    assert own.splits == {split: f"wiki.{split}.tokens".encode() * 9 for split in SPLITS}
+    assert own.rule == ""
+
+
+def test_a_file_named_test_is_never_trained_on(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", LINES)
+    write(tmp_path / "test.txt", b"A test.\n" * 9)
+    own = read_own_text(str(tmp_path))
+    assert own.splits["test"] == b"A test.\n" * 9
+    assert own.splits["train"] + own.splits["valid"] == LINES
+    assert len(own.splits["valid"]) / len(LINES) == pytest.approx(0.05, abs=0.01)
+    assert own.splits["train"].endswith(b"\n")
+    assert own.rule == ", 95/5"
+
+
+def test_without_a_test_file_the_validation_file_is_halved_at_the_end_of_a_line(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", b"Some text.\n" * 9)
+    write(tmp_path / "validation.txt", LINES)
+    write(tmp_path / "test.txt", b"\n")
+    own = read_own_text(str(tmp_path))
+    assert own.splits["train"] == b"Some text.\n" * 9
+    assert own.splits["valid"] + own.splits["test"] == LINES
+    assert len(own.splits["valid"]) / len(LINES) == pytest.approx(0.5, abs=0.01)
+    assert own.splits["test"].startswith(b"Line ")
+    assert (own.rule, own.notes) == (", validation halved", ("1 of 3 files hold no text and are left out.",))
+
+
+def test_files_of_no_split_beside_named_ones_need_not_be_text(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", LINES)
+    write(tmp_path / "cover.png", b"\xff\xfe\x00")
+    own = read_own_text(str(tmp_path))
+    assert b"".join(own.splits.values()) == LINES
+    assert own.notes == ("Left out: cover.png, beside files that are named by split.",)
 
 
 def test_paragraphs_are_documents_in_a_vocabulary_of_pieces(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from efftx.core.artifact import checksum_file, write_checked
 from efftx.core.files import DamagedFileError
 from efftx.data import tokenizer
 from efftx.data.sentencepiece_model import train_sentencepiece
-from efftx.data.tokenizer import T5, VOCABULARY_FILE, TextConfig, fetch_t5, open_vocabulary, text_vocab_size
+from efftx.data.tokenizer import (
+    T5,
+    VOCABULARY_FILE,
+    TextConfig,
+    check_tokenizer,
+    fetch_t5,
+    open_vocabulary,
+    text_vocab_size,
+)
 from efftx.data.trained_bpe import train_bpe
 from efftx.data.vocabulary import Vocabulary
 from efftx.errors import UserError
@@ -168,13 +176,13 @@ def test_a_missing_or_wrong_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_tokenizer_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match=r"data\.tokenizer=unigrams is not a tokenizer") as raised:
-        opened(tokenizer="unigrams")
+        check_tokenizer(TextConfig("c4", 16, tokenizer="unigrams"))
     assert "'unigram'" in raised.value.hint
 
 
 def test_bytes_read_no_file(model_path: str) -> None:
     with pytest.raises(UserError, match="reads no file"):
-        opened(tokenizer="bytes", tokenizer_path=model_path)
+        check_tokenizer(TextConfig("c4", 16, tokenizer="bytes", tokenizer_path=model_path))
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])

@@ -13,7 +13,7 @@ from efftx.config.compose import compose
 from efftx.data.dataset import open_dataset
 from efftx.data.hub import HubRows
 from efftx.data.pairs import TextPairs
-from efftx.data.wmt14 import WMTConfig, open_wmt14
+from efftx.data.wmt14 import WMTConfig, check_wmt14, open_wmt14
 from efftx.errors import UserError
 from efftx.training.loop import train
 from tests.data.shipped_config import shipped_config
@@ -104,7 +104,7 @@ def test_a_row_without_a_language_is_refused_by_its_line(tmp_path: Path) -> None
 @pytest.mark.parametrize("keys", [{"source": "de"}, {"target": "german"}, {"source": "../x"}])
 def test_languages_that_are_none_are_refused(keys: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"data\.(source|target)"):
-        open_at(SAMPLES, **keys)
+        check_wmt14(WMTConfig("wmt14", 64, tokenizer="bytes", **keys))  # type: ignore[arg-type]
 
 
 def test_training_leaves_out_what_a_row_would_cut_and_evaluation_says_what_it_cuts(tmp_path: Path) -> None:

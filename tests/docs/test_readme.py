@@ -14,6 +14,7 @@ import pytest
 from efftx.bench.decode import DEFAULT
 from efftx.bench.decode_cases import case_named
 from efftx.cli import main
+from efftx.config.compose import known_keys
 from tests.docs.pages import NOT_RUN, ROOT, Block, blocks, commands, write_file
 from tests.soak.__main__ import HARM
 
@@ -37,6 +38,20 @@ def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
         "A tour",
         "Your own model and experiment",
     }
+
+
+def test_every_key_is_named_in_the_readme_or_in_a_comment_of_conf() -> None:
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "conf").rglob("*.yaml")]
+    comments = "\n".join(line for text in files for line in text.splitlines() if "#" in line)
+    page = (ROOT / PAGE).read_text(encoding="utf-8") + comments
+
+    def named(key: str) -> bool:
+        if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", page):
+            return True
+        node, _, name = key.rpartition(".")  # the head of a file of conf/data says `edition`, not `data.edition`
+        return node == "data" and re.search(rf"\b{name}\b", comments) is not None
+
+    assert [key for key in known_keys() if not named(key)] == []
 
 
 def test_what_make_is_asked_for_is_in_the_makefile() -> None:

@@ -108,6 +108,9 @@ def test_a_data_set_is_added_as_the_page_says_listed_learned_and_sampled(package
     assert "counting" in listed
     assert "counting[length=64]" in trained
     assert re.search(r"\d", sampled)
+    whole_split = run(package, f"{found[1]} evaluation.batches=0 --json")
+    assert whole_split.returncode == 2
+    assert "evaluation.batches=0 is the whole split" in json.loads(whole_split.stdout)["error"]["message"]
 
 
 def test_a_change_that_does_not_fit_is_refused(package: Path) -> None:

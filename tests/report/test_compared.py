@@ -69,6 +69,13 @@ def test_the_command_prints_and_draws(
     assert json.loads(capsys.readouterr().out)["keys"]["attention"] == [["full"], ["local"]]
 
 
+def test_a_figure_that_would_be_a_folder_is_refused(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *map(str, runs), "out=."]) == 2
+    assert "out=. is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_it_takes_two_runs(n: int, runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *[str(runs[0])] * n]) == 2

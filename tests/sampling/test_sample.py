@@ -22,6 +22,10 @@ RUNS = {
         *["model=transformer", "data=c4", "data.path=efftx:samples/c4"],
         *["data.tokenizer=unigram", "data.vocab_size=300", "positions.kind=sinusoidal"],
     ],
+    "text": [
+        *["model=transformer", "data=text", "data.path=README.md", "data.tokenizer=bpe", "data.vocab_size=300"],
+        *["positions.kind=sinusoidal"],
+    ],
     "glue": ["model=scaling", "data=glue", "data.path=efftx:samples/glue"],
     "spans": ["model=terraformer", "data=c4", "data.path=efftx:samples/c4"],
     "words": ["model=reformer", "data=duplicate"],
@@ -178,6 +182,15 @@ def test_without_a_text_the_first_row_of_the_test_split_is_taken_and_that_is_tol
     assert found["from_test_split"]
     assert found["samples"][0][key]
     assert f"No {key}= is given: the first row of the test split of data={says} is taken." in err
+
+
+def test_an_example_is_cut_by_the_vocabulary_that_the_run_has_kept(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    sample("text", "prompt=The", "max_new=1")
+    monkeypatch.setattr("efftx.data.trained_bpe.train_bpe", None)
+    assert as_json(sample("text", "max_new=1", "--json"))["from_test_split"]
 
 
 def test_an_example_of_the_duplication_task_stops_where_the_answer_begins(sample: Sample) -> None:

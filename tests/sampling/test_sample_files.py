@@ -139,6 +139,38 @@ def test_the_terminal_gets_the_files_path_and_nothing_else(
 
 
 @pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        (".", "out=. is a folder"),
+        ("/", "out=/ is a folder"),
+        ("pics", "out=pics is a folder"),
+        ("pics/", "out=pics/ is a folder"),
+        ("new/", "out=new/ is a folder"),
+        ("file/a.png", "cannot write under file/a.png"),
+        ("/proc/no/a.png", "cannot write under /proc/no/a.png"),
+        ("~nobody-of-this-name/a.png", "is no path"),
+    ],
+)
+def test_a_bad_place_is_told_before_anything_is_drawn(
+    sampled: Sampled,
+    run_of: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    out: str,
+    says: str,
+) -> None:
+    run_of("transformer")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("efftx.sampling.sample.generate", None)
+    error = sampled("transformer", f"out={out}", code=2)
+    assert says in error["message"]
+    assert error["hint"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "pics"]
+
+
+@pytest.mark.parametrize(
     ("name", "words", "says"),
     [
         ("transformer", ["prompt=a cat"], "prompt= is for texts"),

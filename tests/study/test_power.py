@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from efftx.cli import main
-from efftx.study.experiment import Experiment
+from efftx.commands import COMMANDS
+from efftx.study.experiment import SIZES, Experiment
 from efftx.study.gates import Gate
 from efftx.study.power import SEEDS, Power, powers
 from efftx.study.records import Record, RecordStore
@@ -160,9 +162,18 @@ def test_the_command_fits_eighty_columns(capsys: pytest.CaptureFixture[str], mon
         ([], "Say which item"),
         (["own/itme"], "own/item"),
         (["own/item", "size=cqu"], "cpu"),
-        (["own/item", "size=paper"], "nothing of this is defined at size paper"),
+        (["own/item", "size=paper"], "Nothing of this is defined at size paper. It is at cpu: give size=cpu"),
     ],
 )
 def test_a_mistake_is_one_message(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", *words]) == 2
-    assert says in capsys.readouterr().err
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("own")
+def test_an_item_of_another_size_alone_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own" / "item.yaml").write_text(ITEM.replace("cpu: []", "smoke: []"))
+    assert main(["power", "own/item"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "defined at size cpu or paper. It is at smoke: give size=smoke." in told
+    assert [size for size in SIZES if not re.search(rf"\b{size}\b", COMMANDS["power"].epilog)] == []
