@@ -15,7 +15,7 @@ from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.report.plotdata import paper_quantity
-from efftx.report.units import Scale, scales
+from efftx.report.units import Scale, is_time, table_scales
 from efftx.study.aggregation import CellValue, Results
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
@@ -28,6 +28,9 @@ PUBLISHED_HEADING = {
 }
 OTHERS_HEADING = "In the paper alone, not run at this size"
 UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
+TIMES_NOTE = (
+    "Times of different items were taken on other days, machines or allocators; compare ratios within one item."
+)
 MEASURED_BOUND = (
     "above 100 % by the error of the rate that it is a share of, which is itself measured, apart, in the same process"
 )
@@ -43,7 +46,7 @@ def tables(item: Item) -> list[Table]:
 def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> str:
     """What the cells are: size, data variant, metric, over how many seeds the spread is."""
     cell = experiment.cell
-    about = heading("time" if cell.metric == "seconds" else cell.metric, unit)
+    about = heading(_quantity(experiment, measured), unit)
     if cell.better != "none":
         about += f", {cell.better} is better"
     if measured is None:
@@ -54,6 +57,15 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
     if measured.data:
         where += f" on {measured.data}"
     return f"{where}: {about}; {_seeds(measured)}."
+
+
+def _quantity(experiment: Experiment, measured: Measured | None) -> str:
+    """What the first column is called where it is a quantity of the table's metric; else the metric itself."""
+    columns = experiment.columns_at(measured.size if measured else experiment.usual_size())
+    first = columns[0] if columns else ""
+    spec = experiment.columns.get(first)
+    is_quantity = first and spec and not (spec.cell or spec.parameters or spec.overrides or spec.instead_of_row)
+    return first if is_quantity else experiment.cell.metric
 
 
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
@@ -127,15 +139,7 @@ class _Cells:
         self.records = measured.records if measured else ()
         self.means = measured.cells if measured else {}
         self.usual = _usual_count(measured) if measured else 0
-        values: list[tuple[CellFormat, float | None]] = []
-        paper = experiment.published
-        for row in experiment.rows_at(size):
-            for column in experiment.columns_of(row, size):
-                form, found = experiment.cell_of(row, column), self.means.get((row, column))
-                values += [(form, found.mean if found else None), (form, paper.of(row, column) if paper else None)]
-        for row, printed in (paper.others if paper else {}).items():
-            values += [(experiment.cell_of(row, column), value) for column, value in printed.items()]
-        self.scales = scales(values)
+        self.scales = table_scales(experiment, self.means, size)
 
     def scale_of(self, form: CellFormat) -> Scale:
         """The unit and format of the cells of `form`."""
@@ -216,6 +220,8 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         if spec.note and (not measured or any(column == name for _, column in measured.cells))
     ]
     notes += _above_bounds(experiment, measured)
+    if any(is_time(experiment.cell_of(c.row, c.column).unit) for c in (measured.cells.values() if measured else ())):
+        notes.append(TIMES_NOTE)
     return notes
 
 

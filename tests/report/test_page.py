@@ -293,3 +293,18 @@ def test_every_verdict_there_is_has_a_badge() -> None:
     words = {c.HOLDS, c.CONTRADICTED, c.UNDECIDED, c.NOT_TESTED, c.NOT_RUN}
     assert set(BADGES) == words
     assert len({sign for _, sign in BADGES.values()}) == len(BADGES)
+
+
+def test_what_of_a_measure_a_replay_makes_anew_is_said(full_store: RecordStore) -> None:
+    first, second = make_record("Full", 0), make_record("Full", 1)
+    full_store.write_verification(first, Verification(first.hash, "fresh", "bit for bit", True))
+    why = "bit for bit; its counts alone, the seconds are no replay's"
+    full_store.write_verification(second, Verification(second.hash, "fresh", why, True))
+    text = unescape(page_of(full_store, make_experiment(kind="measure", measure="attention_time", base=[])))
+    assert text.count("replayed: comes out bit for bit; its counts alone, the seconds are no replay's</li>") == 2
+    text = page_of(full_store, make_experiment(kind="measure", measure="score_memory", base=[]))
+    assert "replayed: comes out bit for bit</li>" in text
+
+
+def test_an_item_says_whose_its_claims_are(page: str) -> None:
+    assert '<span class="says">full attention is better at 8</span> (ours)' in page[page.index('class="item"') :]
