@@ -59,6 +59,17 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
     return f"{where}: {about}; {_seeds(measured)}."
 
 
+def _columns(experiment: Experiment, size: str) -> list[str]:
+    """The columns at `size`, and those of other sizes in which the paper prints a value of a row that is shown."""
+    here, paper = experiment.columns_at(size), experiment.published
+    rows = [*experiment.rows_at(size), *(paper.others if paper else ())]
+    printed = [c for c in experiment.columns if paper and any(paper.of(row, c) is not None for row in rows)]
+    if set(printed) <= set(here):
+        return here
+    order = list(dict.fromkeys([*experiment.columns, *here]))
+    return sorted({*here, *printed}, key=order.index)
+
+
 def _quantity(experiment: Experiment, measured: Measured | None) -> str:
     """What the first column is called where it is a quantity of the table's metric; else the metric itself."""
     columns = experiment.columns_at(measured.size if measured else experiment.usual_size())
@@ -71,7 +82,7 @@ def _quantity(experiment: Experiment, measured: Measured | None) -> str:
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else experiment.usual_size()
     cells, published = _Cells(experiment, measured, size), experiment.published
-    columns, labels = experiment.columns_at(size), list(experiment.rows_at(size))
+    columns, labels = _columns(experiment, size), list(experiment.rows_at(size))
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
     printed = published.columns() if published else ()
     others = [row for row in published.rows() if row not in labels] if published else []
@@ -175,6 +186,8 @@ class _Cells:
     def gate(self, name: str, column: str) -> Cell:
         """What a model must beat or reach: one value, in every column where some model meets it."""
         e, gate = self.experiment, self.experiment.gates[name]
+        if column not in e.columns_at(self.size):  # the paper's alone
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
         forms = [cells[column] for row in gate.rows or e.rows if column in (cells := e.cells_of(row))]
         form = next((form for form in forms if gate.meets({column: form.metric}, e.cell.metric)), None)
         if form is None:
@@ -252,7 +265,7 @@ def _seeds(measured: Measured) -> str:
     counts, usual = _counts(measured), _usual_count(measured)
     if set(counts) <= {1}:
         return "one seed, no spread"
-    where = " where no other n is given" if len(counts) > 1 else ""
+    where = " where no other n is given; claims compare the seeds in common" if len(counts) > 1 else ""
     return f"mean ± sample standard deviation over n = {usual} seeds{where}"
 
 

@@ -10,7 +10,7 @@ import pytest
 from efftx.errors import UserError
 from efftx.report.badges import BADGES
 from efftx.report.build import compose_report
-from efftx.report.chapters import Spent
+from efftx.report.chapters import Spent, chapters
 from efftx.report.items import gather
 from efftx.study import comparisons
 from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment, Row
@@ -308,3 +308,13 @@ def test_what_of_a_measure_a_replay_makes_anew_is_said(full_store: RecordStore) 
 
 def test_an_item_says_whose_its_claims_are(page: str) -> None:
     assert '<span class="says">full attention is better at 8</span> (ours)' in page[page.index('class="item"') :]
+
+
+def test_a_result_of_the_text_is_listed_and_is_no_table_or_figure(full_store: RecordStore) -> None:
+    shows = {
+        "Table 2": Printed("Two", ["paper/table2"]),
+        "In the text, speed": Printed("Fast", missing="not attempted"),
+    }
+    (chapter,) = chapters([gather(full_store, make_experiment())], [Paper("A paper", shows=shows, name="paper")])
+    assert (chapter.n_shown, chapter.n_printed) == (1, 1)
+    assert [entry.number for entry in chapter.entries] == ["Table 2", "In the text, speed"]

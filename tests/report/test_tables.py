@@ -65,7 +65,7 @@ def test_a_cell_with_another_n_says_so(full_store: RecordStore, experiment: Expe
     assert measured["Full", "at 8"] == "81.0 ± 1.0"
     assert measured["LSH", "at 2"] == "80.5 ± 0.7 (n = 2)"
     assert measured["LSH", "at 8"] == "70.0 (n = 1)"
-    assert "where no other n is given" in table.caption
+    assert "where no other n is given; claims compare the seeds in common" in table.caption
 
 
 def test_a_cell_without_a_record_says_not_run(store: RecordStore, experiment: Experiment) -> None:
@@ -311,3 +311,24 @@ def test_a_printed_value_is_shown_with_its_own_digits(full_store: RecordStore) -
     assert texts(only_table(full_store, make_experiment(published=paper)), Kind.VERIFIED) == {
         ("Full", "at 8"): "12.340"
     }
+
+
+def test_a_column_of_another_size_is_shown_where_the_paper_prints_it(full_store: RecordStore) -> None:
+    columns = {
+        "at 2": ColumnSpec(),
+        "at 4": ColumnSpec(only=["paper"]),
+        "at 6": ColumnSpec(only=["paper"]),
+        "at 8": ColumnSpec(),
+        "at 9": ColumnSpec(),
+    }
+    for seed in range(3):
+        for row in ("Full", "LSH"):
+            metrics = {column: {"accuracy": 80.0 + seed} for column in ("at 2", "at 8", "at 9")}
+            full_store.write(make_record(row, seed, metrics=metrics))
+    paper = Published("verified", {"Full": {"at 4": 12.34, "at 8": 23.45}})
+    table = only_table(full_store, make_experiment(columns=columns, published=paper))
+    assert table.columns == ("at 2", "at 4", "at 8", "at 9")
+    theirs, ours, gates = table.blocks
+    assert [cell.text for cell in theirs.rows[0].cells] == ["–", "12.3", "23.5", "–"]
+    assert [cell.text for cell in ours.rows[0].cells] == ["81.0 ± 1.0", "–", "81.0 ± 1.0", "81.0 ± 1.0"]
+    assert [cell.text for cell in gates.rows[0].cells] == ["1.0", "–", "1.0", "1.0"]
