@@ -12,13 +12,6 @@ NAMES = {
     "unit_agreement": "agreement",
     "oracle_agreement": "agreement with the oracle",
     "flops_per_token": "FLOPs a token",
-    "seconds": "time",
-    "block_milliseconds": "time of a block",
-    "row_milliseconds": "time of a row",
-    "megabytes": "memory",
-    "time_error": "error of the planned time",
-    "length_exponent": "exponent of the length",
-    "rouge1": "ROUGE-1",
 }
 """What a metric is called where people read it; of any other its own name, with spaces."""
 

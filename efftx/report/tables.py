@@ -31,6 +31,15 @@ UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against
 TIMES_NOTE = (
     "Times of different items were taken on other days, machines or allocators; compare ratios within one item."
 )
+QUANTITIES = {
+    "seconds": "time",
+    "block_milliseconds": "time of a block",
+    "row_milliseconds": "time of a row",
+    "megabytes": "memory",
+    "time_error": "error of the planned time",
+    "rouge1": "ROUGE-1",
+}
+"""What a caption calls a metric whose own name is the code's."""
 MEASURED_BOUND = (
     "above 100 % by the error of the rate that it is a share of, which is itself measured, apart, in the same process"
 )
@@ -46,7 +55,7 @@ def tables(item: Item) -> list[Table]:
 def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> str:
     """What the cells are: size, data variant, metric, over how many seeds the spread is."""
     cell = experiment.cell
-    about = heading(_quantity(experiment, measured), unit)
+    about = _quantity(experiment, measured, unit)
     if cell.better != "none":
         about += f", {cell.better} is better"
     if measured is None:
@@ -70,13 +79,19 @@ def _columns(experiment: Experiment, size: str) -> list[str]:
     return sorted({*here, *printed}, key=order.index)
 
 
-def _quantity(experiment: Experiment, measured: Measured | None) -> str:
-    """What the first column is called where it is a quantity of the table's metric; else the metric itself."""
-    columns = experiment.columns_at(measured.size if measured else experiment.usual_size())
-    first = columns[0] if columns else ""
-    spec = experiment.columns.get(first)
-    is_quantity = first and spec and not (spec.cell or spec.parameters or spec.overrides or spec.instead_of_row)
-    return first if is_quantity else experiment.cell.metric
+def _quantity(experiment: Experiment, measured: Measured | None, unit: str) -> str:
+    """What the cells are, with their unit: called as the one column of the table's metric, else by the metric.
+
+    A column that is a condition (a width, a pattern at evaluation) gives no name.
+    """
+    size, metric = measured.size if measured else experiment.usual_size(), experiment.cell.metric
+    named = {
+        name: spec for name, spec in experiment.columns.items() if not spec.cell and name in _columns(experiment, size)
+    }
+    name, spec = next(iter(named.items()), ("", None))
+    if spec is None or len(named) > 1 or spec.parameters or spec.evaluates:
+        name = QUANTITIES.get(metric, metric)
+    return unit if name == "bits_per_dim" or name.replace(" a ", "/") == unit else heading(name, unit)
 
 
 def _table(experiment: Experiment, measured: Measured | None) -> Table:

@@ -294,6 +294,19 @@ def test_a_caption_calls_the_quantity_as_its_first_column_does(full_store: Recor
     table = only_table(full_store, make_experiment(columns=columns))
     assert "Measured at size cpu on duplicate (length 256): at 8 (%), higher is better;" in table.caption
     assert "accuracy (%), higher is better;" in only_table(full_store, make_experiment()).caption
+    two = {"at 8": ColumnSpec(), "at 2": ColumnSpec()}
+    assert "accuracy (%), higher is better;" in only_table(full_store, make_experiment(columns=two)).caption
+
+
+def test_a_unit_that_is_the_quantity_s_name_is_said_once(full_store: RecordStore) -> None:
+    columns = {"bits a byte": ColumnSpec()}
+    for name, spec in (("bits a byte", columns), ("at 8", {"at 8": ColumnSpec(overrides=["a=1"])})):
+        for seed in range(3):
+            for row in ("Full", "LSH"):
+                full_store.write(make_record(row, seed, metrics={name: {"bits_per_dim": 2.5}}))
+        cell = CellFormat("bits_per_dim", "bits/byte", "lower", "{:.3f}")
+        table = only_table(full_store, make_experiment(columns=spec, cell=cell, claims=[], published=None))
+        assert "on duplicate (length 256): bits/byte, lower is better;" in table.caption
 
 
 def test_a_caption_names_one_unit_and_no_metric_of_the_code(full_store: RecordStore) -> None:
