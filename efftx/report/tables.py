@@ -91,7 +91,7 @@ def _quantity(experiment: Experiment, measured: Measured | None, unit: str) -> s
     name, spec = next(iter(named.items()), ("", None))
     if spec is None or len(named) > 1 or spec.parameters or spec.evaluates:
         name = QUANTITIES.get(metric, metric)
-    return unit if name == "bits_per_dim" or name.replace(" a ", "/") == unit else heading(name, unit)
+    return unit if name.replace(" a ", "/") == unit else heading(name, unit)
 
 
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
