@@ -64,6 +64,16 @@ def read_yaml_file(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     return text, content
 
 
+def node_of(text: str, key: str) -> yaml.Node | None:
+    """The node of a key of the mapping that `text` is, in which scalars stand as they are written; None without it.
+
+    `text` is that of a file that `read_yaml_file` has read.
+    """
+    root = yaml.compose(text, Loader=_Base)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    return next((child for name, child in pairs if name.value == key), None)
+
+
 def _text_of(path: Path, kind: str) -> str:
     try:
         raw = read_file(path, MOST_BYTES)

@@ -26,6 +26,8 @@ _UNITS = {
 
 def heading(metric: str, unit: str | None = None) -> str:
     """A metric's name and its unit (None: the one it has here), as an axis or a column is labelled: `accuracy (%)`."""
+    if metric == "bits_per_dim" and unit:
+        return unit  # bits/byte, which says both
     name = NAMES.get(metric, metric.replace("_", " "))
     unit = _UNITS.get(metric, "") if unit is None else unit
     return f"{name} ({unit})" if unit and unit not in (metric, name) else name

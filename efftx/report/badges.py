@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from efftx.study.claims import Verdict
 from efftx.study.comparisons import CONTRADICTED, HOLDS, NOT_RUN, NOT_TESTED, UNDECIDED
-from efftx.study.significance import MIN_SEEDS
+from efftx.study.significance import LEVEL, MIN_SEEDS, TESTED
 
 # A badge has its own sign, because not everyone sees its colour.
 BADGES = {
@@ -20,9 +20,18 @@ MEANINGS = {
     HOLDS: "the test over the seeds excludes the opposite",
     CONTRADICTED: "the test excludes the claim",
     UNDECIDED: f"neither, or fewer than {MIN_SEEDS} seeds",
-    NOT_TESTED: "a model in it has not passed its gate: it has not beaten a trivial answer",
+    NOT_TESTED: "a model in it has not passed a gate: a trivial answer, or the task itself",
     NOT_RUN: "a cell it speaks of has no record",
 }
+
+REPLAY = (
+    "A replay makes the beginning of a record anew with today's code: of a training its first three losses, of a "
+    "timing its counts alone, for seconds come out differently each time."
+)
+INTERVAL = (
+    f"The {100 * TESTED:.0f} % interval beside a verdict is that of one comparison, before Holm's correction; its ends "
+    f"are what a one-sided test at {100 * LEVEL:.0f} % looks at."
+)
 
 
 def count_verdicts(verdicts: Sequence[Verdict]) -> dict[str, int]:

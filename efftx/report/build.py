@@ -12,6 +12,7 @@ from efftx.report import markup, render
 from efftx.report.chapters import chapters
 from efftx.report.drawings import DRAWN_WITH, all_drawings
 from efftx.report.items import Item, gather
+from efftx.report.provenance import machines
 from efftx.report.tables import tables
 from efftx.study.experiment import Experiment
 from efftx.study.papers import Paper, reading_order
@@ -29,14 +30,15 @@ def compose_report(
     _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
     drawn = {item.slug: all_drawings(item) for item in items}
+    by_paper = chapters(items, papers)
+    letters = machines(item for chapter in by_paper for item in chapter.items)
     for item in items:
-        files[f"{item.slug}.md"] = render.item_markdown(item, drawn[item.slug])
+        files[f"{item.slug}.md"] = render.item_markdown(item, drawn[item.slug], letters)
         files[f"{item.slug}.tex"] = render.item_latex(item)
         files[f"{item.slug}.csv"] = markup.to_csv(tables(item))
         for drawing in drawn[item.slug]:
             files[f"{drawing.name}.svg"] = drawing.svg
             files[f"{drawing.name}.csv"] = drawing.csv
-    by_paper = chapters(items, papers)
     files["README.md"] = render.index_markdown(by_paper)
     files["index.html"] = render.page(by_paper, drawn, DRAWN_WITH)
     return dict(sorted(files.items()))

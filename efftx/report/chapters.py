@@ -11,6 +11,8 @@ from efftx.study.claims import Verdict
 from efftx.study.papers import Paper, Printed
 
 PAPER, OURS = "paper", "ours"
+IN_TEXT = "In the text"
+"""What the number of an entry that is neither table nor figure begins with."""
 CAME_OUT, STALE, CANNOT, NOT_YET = "came out again", "no longer come out", "cannot be replayed", "not replayed yet"
 _REPLAYED = {"fresh": CAME_OUT, "stale": STALE, "not replayable": CANNOT}
 
@@ -63,9 +65,14 @@ class Chapter:
         return [verdict for _, verdict in self.claims(by)]
 
     @property
+    def n_printed(self) -> int:
+        """How many tables and figures the paper prints."""
+        return sum(not entry.number.startswith(IN_TEXT) for entry in self.entries)
+
+    @property
     def n_shown(self) -> int:
         """How many of the paper's tables and figures are shown."""
-        return sum(entry.is_shown for entry in self.entries)
+        return sum(entry.is_shown for entry in self.entries if not entry.number.startswith(IN_TEXT))
 
     @property
     def spent(self) -> Spent:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from efftx.errors import UserError
 from efftx.report import sentences
+from efftx.report.units import Scale, table_scales
 from efftx.study.aggregation import CellValue, Crossing, cells, crossings, of_one_device
 from efftx.study.claims import NOT_RUN, Verdict, judge
-from efftx.study.experiment import SIZES, Experiment
+from efftx.study.experiment import SIZES, Cell, Experiment
 from efftx.study.records import Record, RecordStore, Verification
 from efftx.study.status import carrying_evidence, item_state
 from efftx.study.sweeps import Choice, chosen, planned
@@ -24,7 +25,7 @@ MOST_VARIANTS = 4
 class Measured:
     """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`.
 
-    They are of one device; those of others are `elsewhere`.
+    They are of one device; those of others are `elsewhere`. `scales` has the unit of the cells of each form.
     """
 
     size: str
@@ -35,6 +36,7 @@ class Measured:
     crossings: tuple[Crossing, ...]
     choices: tuple[Choice, ...] = ()
     elsewhere: tuple[Record, ...] = ()
+    scales: Mapping[Cell, Scale] = field(default_factory=dict)
 
     @property
     def trained(self) -> list[Record]:
@@ -84,6 +86,10 @@ class Item:
         """The verdicts at each size with records; those before any run at the size ""."""
         return [(m.size, m.verdicts) for m in self.measured] or [("", self.verdicts)]
 
+    def scales_at(self, size: str) -> Mapping[Cell, Scale]:
+        """The units of the table at one size; none before any run."""
+        return next((m.scales for m in self.measured if m.size == size), {})
+
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The verdicts at the foremost size; before any run, every claim is *not run*."""
@@ -117,16 +123,19 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
         if not here:
             continue
         here, elsewhere = of_one_device(here)
+        found = {(c.row, c.column): c for c in cells(experiment, here, size)}
+        scales, verdicts = table_scales(experiment, found, size), judge(experiment, here, size)
         measured.append(
             Measured(
                 size=size,
                 records=tuple(here),
                 verifications=tuple(store.verification(record) for record in here),
-                cells={(c.row, c.column): c for c in cells(experiment, here, size)},
-                verdicts=tuple(replace(v, why=sentences.why(v, experiment)) for v in judge(experiment, here, size)),
+                cells=found,
+                verdicts=tuple(replace(v, why=sentences.why(v, experiment, scales)) for v in verdicts),
                 crossings=tuple(crossings(experiment, here, size)),
                 choices=_choices(store, experiment, size),
                 elsewhere=tuple(elsewhere),
+                scales=scales,
             )
         )
     state, why = _state(experiment, measured)

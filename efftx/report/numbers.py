@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from efftx.study.experiment import Cell as CellFormat
+from efftx.study.published import Printed
 from efftx.study.significance import LEVEL, MIN_SEEDS, holm, upper_tail
 
 UNVERIFIED_MARK = "†"
@@ -29,18 +30,35 @@ def raised(text: str) -> str:
 
 
 def mean_and_spread(mean: float, std: float | None, form: CellFormat) -> str:
-    """A mean and its sample standard deviation in the same format; no spread where there was one seed."""
-    return number(mean, form) if std is None else f"{number(mean, form)} ± {number(std, form)}"
+    """A mean and its sample standard deviation in the same format; no spread where there was one seed.
 
-
-def published(value: float, source: str | None, form: CellFormat, spread: float | None = None) -> str:
-    """A paper's value and the spread printed beside it; one that nobody read in the paper carries a dagger.
-
-    A digit too many is rounded as people do, 0.85 to 0.9, where the nearest binary number lies below the half.
+    A format with a sign gives it to the mean alone.
     """
-    up = 1.0 + 1e-12
-    text = mean_and_spread(value * up, None if spread is None else spread * up, form)
+    return number(mean, form) if std is None else f"{number(mean, form)} ± {number(std, form).removeprefix('+')}"
+
+
+def published(
+    value: float, source: str | None, form: CellFormat, spread: float | None = None, factor: float = 1.0
+) -> str:
+    """A paper's value, times `factor` (a power of ten), and the spread printed beside it, with the paper's own digits.
+
+    One that nobody read in the paper carries a dagger.
+    """
+    text = _as_printed(value, form, factor)
+    text = text if spread is None else f"{text} ± {_as_printed(spread, form, factor).removeprefix('+')}"
     return text if source == "verified" else f"{text} {UNVERIFIED_MARK}"
+
+
+def _as_printed(value: float, form: CellFormat, factor: float) -> str:
+    """The digits that a file gives, their point moved; of a plain number those of the cell's format.
+
+    A digit too many is then rounded as people do, 0.85 to 0.9, where the nearest binary number lies below the half.
+    """
+    digits = value.digits if isinstance(value, Printed) else None
+    if digits is None or form.format.endswith("e}"):
+        return number(value * factor * (1.0 + 1e-12), form)
+    moved = digits.scaleb(round(math.log10(factor)))
+    return f"{moved:,f}" if "," in form.format else f"{moved:f}"
 
 
 def clearly_best(ours: Mapping[int, float], rivals: Sequence[Mapping[int, float]], better: str) -> bool:
@@ -79,6 +97,21 @@ def with_decimals(value: float, digits: int | None) -> str:
 def three_digits(value: float) -> str:
     """`value` to three significant digits without an exponent: `1,960`."""
     return f"{float(f'{value:.3g}'):,.12g}"
+
+
+def four_digits(value: float) -> str:
+    """`value` to four significant digits: `8,825`, `0.04021`; a small one as `1.2×10⁻⁵`."""
+    return _significant(value, 4)
+
+
+def two_digits(value: float) -> str:
+    """`value` to two significant digits."""
+    return _significant(value, 2)
+
+
+def _significant(value: float, digits: int) -> str:
+    text = f"{value:.{digits}g}"
+    return raised(text) if 0 < abs(value) < 1e-4 else f"{float(text):,.12g}"
 
 
 def count(n: int, noun: str) -> str:

@@ -144,12 +144,14 @@ def _panels(series: Mapping[str, list[float]]) -> list[np.ndarray]:
 def samples_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     """The numbers of `draw_samples`: a line a row and sample, a picture's bytes or a spectrum's levels."""
     lines = []
+    has_sounds = any(len(record.series["shape"]) < 3 for record in records)
+    sounds = "; of sounds the spectrum, time to the right, half the rate on top" if has_sounds else ""
     for record in records:
         n = int(record.series["n"][0])
         for number, row in enumerate(np.array(record.series["rows"]).reshape(n, -1), 1):
             lines.append(Line(experiment.label(record.row), "measured", _points(row), f"sample {number}"))
     return Plot(
-        caption="Pictures pixel by pixel; of sounds the spectrum, time to the right, half the rate on top. One seed.",
+        caption=f"Pictures pixel by pixel{sounds}. One seed.",
         x_label="place",
         y_label="value",
         lines=tuple(lines),

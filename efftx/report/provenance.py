@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
-from efftx.report.items import Measured, data_words
+from efftx.report.items import Item, Measured, data_words
+from efftx.study.experiment import Experiment
+from efftx.study.measures import replayed_part
 from efftx.study.records import Verification
 
 HASH_LENGTH = 12
@@ -40,13 +42,19 @@ class Provenance:
     commands: tuple[str, ...]
 
 
-def provenance(measured: Measured) -> Provenance:
-    """What the records at one size say of themselves."""
-    letters: dict[str, str] = {}
+def machines(items: Iterable[Item]) -> dict[str, str]:
+    """A letter for every machine that the records of `items` name, by its description: one throughout a report."""
+    found = (Environment.of(r.environment).machine for item in items for m in item.measured for r in m.records)
+    return {text: _letter(i) for i, text in enumerate(dict.fromkeys(found))}
+
+
+def provenance(measured: Measured, experiment: Experiment, letters: Mapping[str, str] | None = None) -> Provenance:
+    """What the records at one size say of themselves, their machines by the `letters` of the report."""
+    named = {Environment.of(record.environment).machine: None for record in measured.records}
+    letters = letters or {text: _letter(i) for i, text in enumerate(named)}
     lines = []
     for record, verification in zip(measured.records, measured.verifications, strict=True):
         environment = Environment.of(record.environment)
-        letter = letters.setdefault(environment.machine, _letter(len(letters)))
         data = data_words(record.data.get("name", ""), record.data.get("variant", ""))
         lines.append(
             Line(
@@ -56,13 +64,13 @@ def provenance(measured: Measured) -> Provenance:
                 data=data or numbers.UNDEFINED,
                 checksum=record.data.get("checksum", numbers.UNDEFINED)[:HASH_LENGTH],
                 wall=duration(record.wall_seconds),
-                machine=letter,
+                machine=letters[environment.machine],
                 code=environment.code or numbers.UNDEFINED,
-                replayed=_replayed(verification),
+                replayed=_replayed(verification, "" if record.row in experiment.gates else experiment.measure or ""),
             )
         )
     commands = dict.fromkeys(record.command for record in measured.records if record.command)
-    return Provenance(tuple(lines), tuple((letter, text) for text, letter in letters.items()), tuple(commands))
+    return Provenance(tuple(lines), tuple(sorted((letters[text], text) for text in named)), tuple(commands))
 
 
 def counted(measured: Measured) -> str:
@@ -96,13 +104,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 
-def _replayed(verification: Verification | None) -> str:
+def _replayed(verification: Verification | None, measure: str) -> str:
     if verification is None:
         return "not yet"
     code = Environment.of(verification.environment).code
     by = f", by {code}" if code else ""
     if verification.verdict == "fresh":
-        return f"comes out {verification.why}{by}"
+        part = replayed_part(measure) if ";" not in verification.why else ""
+        return f"comes out {verification.why}{f'; {part}' if part else ''}{by}"
     return f"{verification.verdict}: {verification.why}{by}"
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from efftx.report import numbers, sentences
-from efftx.report.badges import BADGES, MEANINGS, count_verdicts, tally
+from efftx.report.badges import BADGES, INTERVAL, MEANINGS, REPLAY, count_verdicts, tally
 from efftx.report.chapters import OURS, PAPER, Chapter, merged
 from efftx.report.fairness import sweep_tables
 from efftx.report.items import Item
 from efftx.report.latex import escape_latex, fits_a_line, tex_first_of_line
 from efftx.report.markup import escape_markdown, flat_headings
 from efftx.report.model import Cell, Kind, Table, parts, words_columns
-from efftx.report.provenance import configurations, counted, provenance
+from efftx.report.provenance import configurations, counted, machines, provenance
 from efftx.report.tables import tables
+from efftx.study.comparisons import CONTRADICTED
 from efftx.study.records import slug
 from efftx.study.significance import LEVEL
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SHORT = 24
 """Characters of a row's name that a page does not break."""
+WHOSE = {PAPER: "the paper's", OURS: "ours"}
 WRONG = {"stale": "fails", "partial": "open", "not run": "notrun"}
 """The badge of a state in which something is missing."""
 
@@ -38,12 +40,13 @@ def page(chapters: Sequence[Chapter], drawn: Mapping[str, Sequence[Drawing]], dr
 
     `drawn` holds the drawings by the item's slug; `drawn_with` names the library that made them.
     """
-    return rendered("page.html", chapters=chapters, drawn=drawn, drawn_with=drawn_with)
+    letters = machines(item for chapter in chapters for item in chapter.items)
+    return rendered("page.html", chapters=chapters, drawn=drawn, drawn_with=drawn_with, letters=letters)
 
 
-def item_markdown(item: Item, drawn: Sequence[Drawing]) -> str:
-    """One item as a Markdown document."""
-    return rendered("item.md", item=item, drawn=drawn)
+def item_markdown(item: Item, drawn: Sequence[Drawing], letters: Mapping[str, str] | None = None) -> str:
+    """One item as a Markdown document, its machines by the `letters` of the report."""
+    return rendered("item.md", item=item, drawn=drawn, letters=letters)
 
 
 def index_markdown(chapters: Sequence[Chapter]) -> str:
@@ -122,7 +125,8 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= {"code": _code, "fenced": _fenced, "md": escape_markdown}
 _TEMPLATES.filters |= {"tex": escape_latex, "tex_first": tex_first_of_line}
 _TEMPLATES.globals |= {"BADGES": BADGES, "LEVEL": LEVEL, "MEANINGS": MEANINGS, "NOT_RUN": numbers.NOT_RUN}
-_TEMPLATES.globals |= {"OURS": OURS, "PAPER": PAPER, "SHORT": SHORT, "WRONG": WRONG}
+_TEMPLATES.globals |= {"CONTRADICTED": CONTRADICTED, "INTERVAL": INTERVAL, "REPLAY": REPLAY}
+_TEMPLATES.globals |= {"OURS": OURS, "PAPER": PAPER, "SHORT": SHORT, "WHOSE": WHOSE, "WRONG": WRONG}
 _USED: tuple[Callable[..., object], ...] = (
     *(anchor_behind, configurations, count_verdicts, counted, fits_a_line, flat_headings, merged, parts, provenance),
     *(record_anchor, sentences.details, sentences.formula, sentences.how_tested, sweep_tables, tables, tally),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from efftx.report import numbers
-from efftx.report.units import scale, time_unit
+from efftx.report.units import Scale, scale, time_unit
 from efftx.study.claim_language import AS_GOOD_AS, EXACT
 from efftx.study.claims import Verdict
 from efftx.study.comparisons import CONTRADICTED, HOLDS, UNDECIDED, Comparison, Side
-from efftx.study.experiment import Claim, Experiment
-from efftx.study.significance import MIN_SEEDS, MOST_SEEDS
+from efftx.study.experiment import Cell, Claim, Experiment
+from efftx.study.significance import MIN_SEEDS, MOST_SEEDS, TESTED
 
 _COUNTED = {
     HOLDS: ("holds", "hold"),
@@ -28,15 +28,20 @@ _TESTS = {
 }
 
 
-def why(verdict: Verdict, experiment: Experiment) -> str:
+Scales = Mapping[Cell, Scale]
+"""The unit of each form of a table: a sentence has its numbers in the unit of the table."""
+
+
+def why(verdict: Verdict, experiment: Experiment, scales: Scales | None = None) -> str:
     """The comparison that decided the verdict (the least sure of those that gave it), and how many there were."""
     comparisons = verdict.comparisons
     if not comparisons:
         return verdict.why
     same = [c for c in comparisons if c.outcome == verdict.verdict] or list(comparisons)
-    text = short(_telling(same), experiment)
+    text = short(_telling(same), experiment, scales)
     if len(comparisons) > 1:
-        text = f"{_counted(comparisons)}; {'the closest: ' if len(same) > 1 else ''}{text}"
+        told = "the closest: " if verdict.claim.kind == EXACT else "the least sure: "
+        text = f"{_counted(comparisons)}; {told if len(same) > 1 else ''}{text}"
     if verdict.untested:
         text += f"; {verdict.untested} more of which neither side was reached"
     return text
@@ -53,81 +58,118 @@ def formula(claim: Claim) -> str:
     return " ".join(claim.holds_if.split()) + (f" where {claim.where}" if claim.where else "")
 
 
-def details(verdict: Verdict, experiment: Experiment) -> list[str]:
+def details(verdict: Verdict, experiment: Experiment, scales: Scales | None = None) -> list[str]:
     """Every comparison of the claim at length, each with its outcome where there are several."""
     comparisons = verdict.comparisons
-    texts = [at_length(c, experiment, len(comparisons)) for c in comparisons]
+    texts = [at_length(c, experiment, len(comparisons), scales) for c in comparisons]
     if len(texts) < 2:
         return texts
     return [f"{c.outcome}: {text}" for c, text in zip(comparisons, texts, strict=True)]
 
 
-def short(c: Comparison, experiment: Experiment) -> str:
-    """One comparison as a sentence: `LSH-4 is 15.0 points below LSH-1 (at one round), 95 % interval ..., 3 seeds`."""
+def short(c: Comparison, experiment: Experiment, scales: Scales | None = None) -> str:
+    """One comparison as a sentence: `LSH-4 is 15.0 points below LSH-1 (at one round), 90 % interval ..., 3 seeds`."""
+    shown = _Shown(c, experiment, scales or {})
     shared, (left, right) = _names(c, experiment)
     is_number = bool(_NUMBER.fullmatch(right))
-    right += f" {c.unit}" if is_number and c.unit not in ("", "x") else ""
+    if is_number:
+        right = shown.constant(right)
     where = f" ({shared})" if shared and c.left.place and c.left.place[1] else ""
     if shared and not where:
         left = f"{shared}: {left}"
-    if c.left.place and right.startswith("the paper's "):
-        right = f"the paper's {_value(c.right, experiment, c.left)}"
+    if c.left.place and c.right.printed is not None:
+        right = f"the paper's {shown.value(c.right)}"
     if c.left.place and not c.right.measured and not math.isinf(c.difference):
-        left = f"{left} is {_value(c.left, experiment)}"
+        left = f"{left} is {shown.value(c.left)}"
         met = left if c.kind == EXACT and is_number else f"{left}, equal to {right}"
-        text = f"{left}, {_difference(c, experiment)} {right}" if c.difference else met
+        text = f"{left}, {shown.difference} {right}" if c.difference else met
     else:
-        text = _compared(c, experiment, left, right) + where
-    return text + _ending(c, experiment, brief=True)
+        text = shown.compared(left, right) + where
+    return text + shown.ending(brief=True)
 
 
-def at_length(c: Comparison, experiment: Experiment, n_tests: int) -> str:
+def at_length(c: Comparison, experiment: Experiment, n_tests: int, scales: Scales | None = None) -> str:
     """One comparison with the mean and spread of both sides, its interval, margin, n and p."""
+    shown = _Shown(c, experiment, scales or {})
     shared, names = _names(c, experiment)
     left, right = (
-        f"{name} ({_value(side, experiment)})" if side.measured else name
+        f"{name} ({shown.value(side)})" if side.measured else name
         for side, name in zip((c.left, c.right), names, strict=True)
     )
-    text = _compared(c, experiment, left, right)
+    text = shown.compared(left, right)
     if c.kind != EXACT and c.p is not None:
         of = " of the opposite" if c.p_of == "opposite" else ""
         p = f", one-sided p{of} {_p(c.p)}" + (f" (Holm over {n_tests})" if n_tests > 1 else "")
     else:
         p = ""
-    return f"{f'{shared}: ' if shared else ''}{text}{_ending(c, experiment, brief=False, p=p)}"
+    return f"{f'{shared}: ' if shared else ''}{text}{shown.ending(brief=False, p=p)}"
 
 
-def _compared(c: Comparison, experiment: Experiment, left: str, right: str) -> str:
-    if math.isinf(c.difference):
-        return f"{left} against {right}"
-    return f"{left} is {_difference(c, experiment)} {right}" if c.difference else f"{left} is equal to {right}"
+class _Shown:
+    """The numbers of one comparison in words, those of one unit in the unit of their table."""
 
+    def __init__(self, c: Comparison, experiment: Experiment, scales: Scales) -> None:
+        self.c, self.experiment, self.scales = c, experiment, scales
+        self.unit, self.factor = self._unit()
+        self.decimals = numbers.decimals((c.interval[1] - c.interval[0]) / 2 * self.factor) if c.interval else None
 
-def _difference(c: Comparison, experiment: Experiment) -> str:
-    """`15.0 points below`."""
-    unit, factor = time_unit(c.unit, abs(c.difference))
-    amount = numbers.with_decimals(abs(c.difference) * factor, _decimals(c, factor))
-    return f"{amount}{_unit(unit, amount)} {'below' if c.difference < 0 else 'above'}"
+    def _unit(self) -> tuple[str, float]:
+        """The table's unit of the difference, and the factor; without a table that of the difference's own size."""
+        forms = {self.experiment.cell_of(*side.place) for side in (self.c.left, self.c.right) if side.place}
+        known = [self.scales[form] for form in forms if form in self.scales and form.unit == self.c.unit]
+        known = known or [scale for form, scale in self.scales.items() if form.unit == self.c.unit]
+        units = {(scale.form.unit, scale.factor) for scale in known}
+        return units.pop() if len(units) == 1 else time_unit(self.c.unit, abs(self.c.difference))
 
+    @property
+    def difference(self) -> str:
+        """`15.0 points below`."""
+        amount = numbers.with_decimals(abs(self.c.difference) * self.factor, self.decimals)
+        return f"{amount}{_unit(self.unit, amount)} {'below' if self.c.difference < 0 else 'above'}"
 
-def _decimals(c: Comparison, factor: float) -> int | None:
-    return numbers.decimals((c.interval[1] - c.interval[0]) / 2 * factor) if c.interval else None
+    def compared(self, left: str, right: str) -> str:
+        """Both sides, and how far they lie apart."""
+        if math.isinf(self.c.difference):
+            return f"{left} against {right}"
+        return f"{left} is {self.difference} {right}" if self.c.difference else f"{left} is equal to {right}"
 
+    def constant(self, words: str) -> str:
+        """A number of the claim, with the unit of what is compared with it."""
+        if self.factor != 1.0:
+            words = f"{self.c.right.mean * self.factor:,.6g}"
+        return words + (f" {self.unit}" if self.unit not in ("", "x") else "")
 
-def _ending(c: Comparison, experiment: Experiment, *, brief: bool, p: str = "") -> str:
-    """Interval, margin, seeds, and what would decide it."""
-    parts = []
-    unit, factor = time_unit(c.unit, abs(c.difference))
-    if c.interval and c.difference and math.isfinite(c.difference):
-        low, high = (-c.interval[1], -c.interval[0]) if c.difference < 0 else c.interval
-        ends = [numbers.with_decimals(end * factor, _decimals(c, factor)) for end in (low, high)]
-        parts.append(f"95 % interval {ends[0]} to {ends[1]}")
-    if c.kind == AS_GOOD_AS and c.margin is not None:
-        parts.append(f"margin {c.margin * factor:g}{_unit(unit, f'{c.margin * factor:g}')}")
-    parts.append(numbers.count(c.n, "seed"))
-    if c.kind == EXACT:
-        parts.append("exact")
-    return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
+    def value(self, side: Side) -> str:
+        """A side's mean and spread in the format of its cell, a printed value as that of the cell beside it."""
+        if math.isinf(side.mean):
+            return "never"
+        place = (side if side.printed is None else self.c.left).place
+        if not place:
+            text = numbers.four_digits(side.mean * self.factor)
+            text += f" ± {numbers.two_digits(side.std * self.factor)}" if side.std is not None else ""
+            return text + (f" {self.unit}" if self.factor != 1.0 else "")
+        form = self.experiment.cell_of(*place)
+        scaled = self.scales.get(form) or scale(form, [side.mean])
+        if side.printed is None:
+            text = scaled.written(side.mean, side.std)
+        else:
+            text = scaled.published(side.printed, "verified")
+        return text + (f" {scaled.form.unit}" if scaled.factor != 1.0 else "")
+
+    def ending(self, *, brief: bool, p: str = "") -> str:
+        """Interval, margin, seeds, and what would decide it."""
+        c, parts = self.c, []
+        if c.interval and c.difference and math.isfinite(c.difference):
+            low, high = (-c.interval[1], -c.interval[0]) if c.difference < 0 else c.interval
+            ends = [numbers.with_decimals(end * self.factor, self.decimals) for end in (low, high)]
+            parts.append(f"{100 * TESTED:.0f} % interval {ends[0]} to {ends[1]}")
+        if c.kind == AS_GOOD_AS and c.margin is not None:
+            margin = f"{c.margin * self.factor:g}"
+            parts.append(f"margin {margin}{_unit(self.unit, margin)}")
+        parts.append(numbers.count(c.n, "seed"))
+        if c.kind == EXACT:
+            parts.append("exact")
+        return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
 
 
 def _unit(unit: str, amount: str) -> str:
@@ -201,18 +243,6 @@ def _called(side: Side, experiment: Experiment) -> str:
     if (label := experiment.column_label(row, column)) != column:
         return f"{experiment.label(row)} ({label})"
     return f"{column} of {experiment.label(row)}" if column else experiment.label(row)
-
-
-def _value(side: Side, experiment: Experiment, like: Side | None = None) -> str:
-    """A side's mean and spread in the format of its cell, or of that of `like`; times in the unit of their size."""
-    if math.isinf(side.mean):
-        return "never"
-    place = (like or side).place
-    if not place:
-        return f"{side.mean:.4g}" + (f" ± {side.std:.2g}" if side.std is not None else "")
-    scaled = scale(experiment.cell_of(*place), [side.mean])
-    text = scaled.written(side.mean, None if like else side.std)
-    return text + (f" {scaled.form.unit}" if scaled.factor != 1.0 else "")
 
 
 def _p(p: float) -> str:

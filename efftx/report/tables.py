@@ -15,7 +15,7 @@ from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.report.plotdata import paper_quantity
-from efftx.report.units import Scale, scales
+from efftx.report.units import Scale, is_time, table_scales
 from efftx.study.aggregation import CellValue, Results
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
@@ -28,6 +28,18 @@ PUBLISHED_HEADING = {
 }
 OTHERS_HEADING = "In the paper alone, not run at this size"
 UNVERIFIED_NOTE = f"{numbers.UNVERIFIED_MARK} published, but not checked against the paper itself."
+TIMES_NOTE = (
+    "Times of different items were taken on other days, machines or allocators; compare ratios within one item."
+)
+QUANTITIES = {
+    "seconds": "time",
+    "block_milliseconds": "time of a block",
+    "row_milliseconds": "time of a row",
+    "megabytes": "memory",
+    "time_error": "error of the planned time",
+    "rouge1": "ROUGE-1",
+}
+"""What a caption calls a metric whose own name is the code's."""
 MEASURED_BOUND = (
     "above 100 % by the error of the rate that it is a share of, which is itself measured, apart, in the same process"
 )
@@ -43,7 +55,7 @@ def tables(item: Item) -> list[Table]:
 def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> str:
     """What the cells are: size, data variant, metric, over how many seeds the spread is."""
     cell = experiment.cell
-    about = heading("time" if cell.metric == "seconds" else cell.metric, unit)
+    about = _quantity(experiment, measured, unit)
     if cell.better != "none":
         about += f", {cell.better} is better"
     if measured is None:
@@ -56,10 +68,36 @@ def _caption(experiment: Experiment, measured: Measured | None, unit: str) -> st
     return f"{where}: {about}; {_seeds(measured)}."
 
 
+def _columns(experiment: Experiment, size: str) -> list[str]:
+    """The columns at `size`, and those of other sizes in which the paper prints a value of a row that is shown."""
+    here, paper = experiment.columns_at(size), experiment.published
+    rows = [*experiment.rows_at(size), *(paper.others if paper else ())]
+    printed = [c for c in experiment.columns if paper and any(paper.of(row, c) is not None for row in rows)]
+    if set(printed) <= set(here):
+        return here
+    order = list(dict.fromkeys([*experiment.columns, *here]))
+    return sorted({*here, *printed}, key=order.index)
+
+
+def _quantity(experiment: Experiment, measured: Measured | None, unit: str) -> str:
+    """What the cells are, with their unit: called as the one column of the table's metric, else by the metric.
+
+    A column that is a condition (a width, a pattern at evaluation) gives no name.
+    """
+    size, metric = measured.size if measured else experiment.usual_size(), experiment.cell.metric
+    named = {
+        name: spec for name, spec in experiment.columns.items() if not spec.cell and name in _columns(experiment, size)
+    }
+    name, spec = next(iter(named.items()), ("", None))
+    if spec is None or len(named) > 1 or spec.parameters or spec.evaluates:
+        name = QUANTITIES.get(metric, metric)
+    return unit if name.replace(" a ", "/") == unit else heading(name, unit)
+
+
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else experiment.usual_size()
     cells, published = _Cells(experiment, measured, size), experiment.published
-    columns, labels = experiment.columns_at(size), list(experiment.rows_at(size))
+    columns, labels = _columns(experiment, size), list(experiment.rows_at(size))
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
     printed = published.columns() if published else ()
     others = [row for row in published.rows() if row not in labels] if published else []
@@ -127,15 +165,7 @@ class _Cells:
         self.records = measured.records if measured else ()
         self.means = measured.cells if measured else {}
         self.usual = _usual_count(measured) if measured else 0
-        values: list[tuple[CellFormat, float | None]] = []
-        paper = experiment.published
-        for row in experiment.rows_at(size):
-            for column in experiment.columns_of(row, size):
-                form, found = experiment.cell_of(row, column), self.means.get((row, column))
-                values += [(form, found.mean if found else None), (form, paper.of(row, column) if paper else None)]
-        for row, printed in (paper.others if paper else {}).items():
-            values += [(experiment.cell_of(row, column), value) for column, value in printed.items()]
-        self.scales = scales(values)
+        self.scales = table_scales(experiment, self.means, size)
 
     def scale_of(self, form: CellFormat) -> Scale:
         """The unit and format of the cells of `form`."""
@@ -171,6 +201,8 @@ class _Cells:
     def gate(self, name: str, column: str) -> Cell:
         """What a model must beat or reach: one value, in every column where some model meets it."""
         e, gate = self.experiment, self.experiment.gates[name]
+        if column not in e.columns_at(self.size):  # the paper's alone
+            return Cell(numbers.UNDEFINED, Kind.MISSING)
         forms = [cells[column] for row in gate.rows or e.rows if column in (cells := e.cells_of(row))]
         form = next((form for form in forms if gate.meets({column: form.metric}, e.cell.metric)), None)
         if form is None:
@@ -216,6 +248,8 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         if spec.note and (not measured or any(column == name for _, column in measured.cells))
     ]
     notes += _above_bounds(experiment, measured)
+    if any(is_time(experiment.cell_of(c.row, c.column).unit) for c in (measured.cells.values() if measured else ())):
+        notes.append(TIMES_NOTE)
     return notes
 
 
@@ -246,7 +280,7 @@ def _seeds(measured: Measured) -> str:
     counts, usual = _counts(measured), _usual_count(measured)
     if set(counts) <= {1}:
         return "one seed, no spread"
-    where = " where no other n is given" if len(counts) > 1 else ""
+    where = " where no other n is given; claims compare the seeds in common" if len(counts) > 1 else ""
     return f"mean ± sample standard deviation over n = {usual} seeds{where}"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from efftx.report import numbers
-from efftx.study.experiment import Cell
+from efftx.study.aggregation import CellValue
+from efftx.study.experiment import Cell, Experiment
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 _LEAST = 0.1  # of a column's unit
@@ -28,8 +29,12 @@ class Scale:
 
     def published(self, value: float, source: str | None, spread: float | None = None) -> str:
         """A paper's value, and the spread printed beside it."""
-        spread = None if spread is None else spread * self.factor
-        return numbers.published(value * self.factor, source, self.form, spread)
+        return numbers.published(value, source, self.form, spread, self.factor)
+
+
+def is_time(unit: str) -> bool:
+    """Whether `unit` is one of time."""
+    return unit in _SECONDS
 
 
 def time_unit(unit: str, smallest: float, least: float = 1.0) -> tuple[str, float]:
@@ -67,3 +72,16 @@ def scales(values: Iterable[tuple[Cell, float | None]]) -> dict[Cell, Scale]:
     for form, value in values:
         found.setdefault(form, []).extend([] if value is None else [value])
     return {form: scale(form, of_form) for form, of_form in found.items()}
+
+
+def table_scales(experiment: Experiment, means: Mapping[tuple[str, str], CellValue], size: str) -> dict[Cell, Scale]:
+    """The scale of every form of a table: one for all that is measured at `size` and for what the paper prints."""
+    values: list[tuple[Cell, float | None]] = []
+    paper = experiment.published
+    for row in experiment.rows_at(size):
+        for column in experiment.columns_of(row, size):
+            form, found = experiment.cell_of(row, column), means.get((row, column))
+            values += [(form, found.mean if found else None), (form, paper.of(row, column) if paper else None)]
+    for row, printed in (paper.others if paper else {}).items():
+        values += [(experiment.cell_of(row, column), value) for column, value in printed.items()]
+    return scales(values)

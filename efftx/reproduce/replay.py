@@ -19,6 +19,7 @@ from efftx.reproduce.measures import measure_named
 from efftx.reproduce.parallel import Task
 from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
+from efftx.study.measures import replayed_part
 from efftx.study.records import Record, RecordStore, Verification
 from efftx.study.status import FRESH, STALE, Status, measure_parameters, status_of
 from efftx.study.sweeps import Run, resolved
@@ -117,13 +118,14 @@ def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
     measure = measure_named(str(experiment.measure))
     parameters = measure_parameters(experiment, record.row, record.size)
     own = dict(experiment.rows[record.row].parameters)
+    part = replayed_part(str(experiment.measure))
     if record.first_losses:
         again = measure.replay(parameters, record.seed, record.row, own) if measure.replay else []
-        return _Replayed(record.first_losses, again)
+        return _Replayed(record.first_losses, again, f"; {part}" if part else "")
     if measure.recount is None:
         return None
     recorded, again = measure.recount(parameters, record.row, own, {"metrics": record.metrics, "series": record.series})
-    return _Replayed(recorded, again, "; its counts alone, the seconds are no replay's", True) if recorded else None
+    return _Replayed(recorded, again, f"; {part}", True) if recorded else None
 
 
 def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:

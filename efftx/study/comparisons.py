@@ -12,6 +12,9 @@ what is tested:
 
 A comparison is contradicted where the test of its opposite rejects: better, where the other side is better; as good as,
 where D is beyond the margin.
+
+Beside each stands the 90 % interval of D, whose ends are what one-sided tests at 5 % look at: what holds has it on the
+claimed side of the bound, what is contradicted on the other.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 
 from efftx.study.claim_language import COMPARISONS, EXACT, DividedByZeroError, Name, evaluate, lookup
 from efftx.study.experiment import Claim, Experiment
-from efftx.study.significance import LEVEL, MIN_SEEDS, Sample, interval, seeds_to_decide, spread, upper_tail
+from efftx.study.significance import LEVEL, MIN_SEEDS, TESTED, Sample, interval, seeds_to_decide, spread, upper_tail
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 NOT_TESTED, NOT_RUN = "not tested here", "not run"
@@ -43,13 +46,17 @@ class NotJudgedError(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """One side: its expression under the binding, `place` where it is one cell, and its mean and spread over seeds."""
+    """One side: its expression under the binding, `place` where it is one cell, and its mean and spread over seeds.
+
+    `printed` is the paper's value where the side is that alone.
+    """
 
     words: str
     place: tuple[str, str] | None
     measured: bool
     mean: float
     std: float | None
+    printed: float | None = None
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Comparison:
 
     `p` is Holm's, one-sided: of the claim, or of its opposite where that is what the seeds show (`p_of`).
 
-    `difference` is left - right; `interval` its 95 % interval, None below two seeds and for what is exact or infinite.
+    `difference` is left - right; `interval` its 90 % interval, None below two seeds and for what is exact or infinite.
     `seeds` would decide an undecided one at 80 % power; None where that is out of reach or nothing varies.
     `resolution` is the rounding error of the differences: a smaller spread is none.
     """
@@ -91,10 +98,10 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the difference."""
+        """The 90 % interval of the difference."""
         if self.kind == EXACT or self.differences.size < 2 or not np.all(np.isfinite(self.differences)):
             return None
-        return interval(self.differences)
+        return interval(self.differences, TESTED)
 
     def test(self) -> None:
         """Fill in the two one-sided p; of what is exact the outcome. Too few seeds leave it undecided."""
@@ -223,7 +230,12 @@ class Evaluator:
         place = self.place(lookup(node)[1]) if is_cell and isinstance(node, ast.Subscript) else None
         std = spread(values) if values.size > 1 and np.all(np.isfinite(values)) else None
         measured = any(table == "cell" for table, _ in lookups(node))
-        return Side(self._words(node), place, measured, float(np.mean(values)), std)
+        return Side(self._words(node), place, measured, float(np.mean(values)), std, self._printed(node))
+
+    def _printed(self, node: ast.expr) -> float | None:
+        if not isinstance(node, ast.Subscript) or lookup(node)[0] != "published" or not self.experiment.published:
+            return None
+        return self.experiment.published.of(*self.place(lookup(node)[1]))
 
     def _words(self, node: ast.expr) -> str:
         match node:
@@ -235,7 +247,9 @@ class Evaluator:
                 return f"{'-' if isinstance(op, ast.USub) else ''}{self._words(operand)}"
             case ast.BinOp(left=left, op=op, right=right):
                 sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "×", ast.Div: "/"}[type(op)]
-                return f"{self._words(left)} {sign} {self._words(right)}"
+                first = _bracketed(self._words(left), _binds(left) < _binds(node))
+                tight = _binds(node) + isinstance(op, ast.Sub | ast.Div)  # a - (b + c), a / (b × c)
+                return f"{first} {sign} {_bracketed(self._words(right), _binds(right) < tight)}"
             case ast.Call(func=ast.Name(id=name), args=args):
                 return f"{name}({'; '.join(self._words(arg) for arg in args)})"
             case ast.Subscript():
@@ -254,6 +268,17 @@ class Evaluator:
             for n in products
         )
         return units.pop() if len(units) == 1 and not mixed else ""
+
+
+def _binds(node: ast.expr) -> int:
+    """How tightly an expression holds together: a sum loosely, a product more, what has one name most."""
+    if not isinstance(node, ast.BinOp):
+        return 4
+    return 1 if isinstance(node.op, ast.Add | ast.Sub) else 2
+
+
+def _bracketed(words: str, needed: bool) -> str:
+    return f"({words})" if needed else words
 
 
 def lookups(node: ast.expr) -> list[tuple[str, tuple[Name | str, ...]]]:

@@ -30,6 +30,34 @@ MODULES = {
 }
 
 
+COUNTS = "its counts alone, the seconds are no replay's"
+LOSSES = "the first losses of its training"
+SMALLEST = "the memory of its smallest model alone"
+# What of a record a replay makes anew, where that is not all of it.
+_REPLAYED = {
+    "attention_cost": COUNTS,
+    "attention_maps": LOSSES,
+    "attention_time": COUNTS,
+    "collision_probability": "three of its angles",
+    "context_time": "its first outputs, the seconds are no replay's",
+    "drawn_samples": LOSSES,
+    "equal_time": LOSSES,
+    "host_memory": SMALLEST,
+    "iteration_time": COUNTS,
+    "selected_units": LOSSES,
+    "token_time": COUNTS,
+    "training_cost": f"{SMALLEST}, the seconds are no replay's",
+    "training_estimate": COUNTS,
+    "training_memory": SMALLEST,
+    "width_time": COUNTS,
+}
+
+
+def replayed_part(measure: str) -> str:
+    """What a replay of a record of `measure` makes anew, in words; empty where it is everything."""
+    return _REPLAYED.get(measure, "")
+
+
 def check_name(name: str) -> None:
     """UserError with the nearest name where there is no measure called `name`."""
     if name not in MODULES:

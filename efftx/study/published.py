@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Self
 
 from efftx.errors import nearest
 
 Values = Mapping[str, Mapping[str, float]]
+
+
+class Printed(float):
+    """A value with the digits that the paper prints: 2.80 has three where the number 2.8 has two."""
+
+    digits: Decimal
+
+    def __new__(cls, value: float, digits: Decimal) -> Self:
+        """`value`, which `digits` write."""
+        made = super().__new__(cls, value)
+        made.digits = digits
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What a copy is made of."""
+        return float(self), self.digits
 
 
 @dataclass(frozen=True)

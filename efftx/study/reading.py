@@ -5,11 +5,18 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from efftx.core.yaml_files import read_yaml_file
+import yaml
+
+from efftx.core.yaml_files import node_of, read_yaml_file
 from efftx.errors import UserError, nearest
+from efftx.study.published import Printed
+
+PUBLISHED = "published"
+"""The part of an experiment whose numbers keep the digits that the file gives."""
 
 
 def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -20,7 +27,23 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
         if not line.startswith("#"):
             break
         head.append(line.removeprefix("#").removeprefix(" "))
+    if isinstance(content.get(PUBLISHED), dict):
+        content[PUBLISHED] = _as_printed(content[PUBLISHED], node_of(text, PUBLISHED))
     return "\n".join(head).strip(), content
+
+
+def _as_printed(value: Any, node: yaml.Node | None) -> Any:
+    """`value` with every number in it as it is written in `node`."""
+    if isinstance(value, dict):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        nodes = {key.value: child for key, child in pairs}
+        return {key: _as_printed(child, nodes.get(str(key))) for key, child in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(node, yaml.ScalarNode):
+        try:
+            return Printed(value, Decimal(node.value))
+        except InvalidOperation:  # of YAML's own notations, such as 0x10
+            return value
+    return value
 
 
 def build(kind: Any, value: Any, where: str) -> Any:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 LEVEL = 0.05
 POWER = 0.8
 CONFIDENCE = 0.95
+TESTED = 1.0 - 2.0 * LEVEL
+"""Of the interval beside a verdict: what a one-sided test at LEVEL, and each of two such, excludes lies outside it."""
 MIN_SEEDS = 3
 MOST_SEEDS = 1000
 """No more seeds than this are searched for a comparison that is not decided."""
@@ -54,10 +56,10 @@ def upper_tail(sample: Sample, bound: float = 0.0, resolution: float = 0.0) -> f
     return student_cdf(-distance / std * math.sqrt(sample.size), sample.size - 1)
 
 
-def interval(sample: Sample) -> tuple[float, float]:
-    """The two-sided 95 % interval of the mean of `sample` (two values at least)."""
+def interval(sample: Sample, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The two-sided interval of the mean of `sample` (two values at least)."""
     mean = float(np.mean(sample))
-    half = student_quantile((1 + CONFIDENCE) / 2, sample.size - 1) * spread(sample) / math.sqrt(sample.size)
+    half = student_quantile((1 + confidence) / 2, sample.size - 1) * spread(sample) / math.sqrt(sample.size)
     return mean - half, mean + half
 
 

@@ -69,6 +69,7 @@ def test_an_unknown_unit_is_refused() -> None:
         ("seconds", "seconds", "seconds"),
         ("seconds", "s", "seconds (s)"),
         ("unheard_of", None, "unheard of"),
+        ("bits_per_dim", "bits/byte", "bits/byte"),
     ],
 )
 def test_a_metric_has_one_name_and_one_unit(metric: str, unit: str | None, told: str) -> None:

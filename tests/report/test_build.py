@@ -17,11 +17,11 @@ from efftx.report.build import build_report, check_report
 from efftx.report.items import gather
 from efftx.report.render import item_latex
 from efftx.report.show import item_json, print_item
-from efftx.study.experiment import Cell, ColumnSpec, Experiment
+from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment
 from efftx.study.published import Published
 from efftx.study.records import RecordStore, Verification
 
-from .conftest import make_experiment, make_record
+from .conftest import ENVIRONMENT, make_experiment, make_record
 
 FIGURE = {"over": "columns", "x": "length", "y": "accuracy"}
 
@@ -291,3 +291,37 @@ def test_items_stand_in_a_readers_order(store: RecordStore) -> None:
 def test_reading_records_needs_no_torch_and_printing_an_item_draws_nothing(module: str, library: str) -> None:
     program = f"import sys, efftx.report.{module}; sys.exit('{library}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_machine_has_one_letter_throughout_the_report(full_store: RecordStore, experiment: Experiment) -> None:
+    other = {**ENVIRONMENT, "processor": "Another processor"}
+    for seed in range(3):
+        for row in ("Full", "LSH"):
+            full_store.write(make_record(row, seed, id="paper/table3", environment=other))
+    third = replace(experiment, id="paper/table3")
+    build_report(full_store.root, [experiment, third])
+    here = full_store.root / "report"
+    assert "- machine A: A processor;" in (here / "paper-table2.md").read_text()
+    text = (here / "paper-table3.md").read_text()
+    assert "- machine B: Another processor;" in text
+    assert "machine A" not in text
+    page = (here / "index.html").read_text()
+    assert "machine A: A processor;" in page
+    assert "machine B: Another processor;" in page
+
+
+def test_the_list_of_items_says_what_verdicts_mean_and_names_the_contradicted(
+    full_store: RecordStore, experiment: Experiment
+) -> None:
+    wrong = Claim("LSH is better at 8", "better", 'cell["Full", "at 8"] < cell["LSH", "at 8"]', by="paper")
+    build_report(full_store.root, [replace(experiment, claims=[*experiment.claims, wrong])])
+    text = (full_store.root / "report" / "README.md").read_text()
+    assert "- ∅ *not tested here*: a model in it has not passed a gate: a trivial answer, or the task itself" in text
+    assert "of a training its first three losses, of a timing its counts alone" in text
+    assert "90 % interval" in text
+    told = text[text.index("The paper's claims that are contradicted:") :]
+    assert told.splitlines()[2].startswith("- [paper/table2](paper-table2.md): LSH is better at 8 – Full is 10 points")
+    assert "Our claims that are contradicted" not in text
+    text = (full_store.root / "report" / "paper-table2.md").read_text()
+    assert "- **contradicted** (the paper's): LSH is better at 8 – " in text
+    assert "- **holds** (ours): full attention is better at 8 – " in text

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from efftx.report import numbers
 from efftx.study.experiment import Cell
+from efftx.study.published import Printed
 
 PERCENT = Cell("accuracy", "%", "higher", "{:.1f}")
 
@@ -12,6 +15,25 @@ def test_a_papers_digit_too_many_is_rounded_as_people_do() -> None:
     assert numbers.published(92.6, "verified", PERCENT, 0.85) == "92.6 ± 0.9"
     assert numbers.published(0.25, "verified", PERCENT, 0.72) == "0.3 ± 0.7"
     assert numbers.published(-0.85, "verified", PERCENT) == "-0.9"
+
+
+def printed(digits: str) -> Printed:
+    return Printed(float(digits), Decimal(digits))
+
+
+def test_a_printed_value_has_the_papers_digits_whatever_the_cells_format() -> None:
+    assert numbers.published(printed("17.86"), "verified", PERCENT) == "17.86"
+    assert numbers.published(printed("92.6"), "verified", PERCENT, printed("0.85")) == "92.6 ± 0.85"
+    milliseconds = Cell("time", "ms", format="{:,.3f}")
+    assert numbers.published(printed("581"), "verified", milliseconds) == "581"
+    assert numbers.published(printed("3.690"), "verified", milliseconds, factor=1000.0) == "3,690"
+    assert numbers.published(printed("0.160"), "verified", Cell("time", "s", format="{:.4f}")) == "0.160"
+    assert numbers.published(printed("1.5e-05"), "verified", Cell("time", "s", format="{:.3g}")) == "0.000015"
+    assert numbers.published(printed("2e20"), "verified", Cell("scores", format="{:.2e}")) == "2.00×10²⁰"
+
+
+def test_a_spread_has_no_sign() -> None:
+    assert numbers.mean_and_spread(-21.8, 10.6, Cell("error", "%", format="{:+.1f}")) == "-21.8 ± 10.6"
 
 
 def test_a_mean_and_its_spread_are_written_in_the_cells_format() -> None:

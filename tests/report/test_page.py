@@ -10,7 +10,7 @@ import pytest
 from efftx.errors import UserError
 from efftx.report.badges import BADGES
 from efftx.report.build import compose_report
-from efftx.report.chapters import Spent
+from efftx.report.chapters import Spent, chapters
 from efftx.report.items import gather
 from efftx.study import comparisons
 from efftx.study.experiment import Cell, Claim, ColumnSpec, Experiment, Row
@@ -293,3 +293,28 @@ def test_every_verdict_there_is_has_a_badge() -> None:
     words = {c.HOLDS, c.CONTRADICTED, c.UNDECIDED, c.NOT_TESTED, c.NOT_RUN}
     assert set(BADGES) == words
     assert len({sign for _, sign in BADGES.values()}) == len(BADGES)
+
+
+def test_what_of_a_measure_a_replay_makes_anew_is_said(full_store: RecordStore) -> None:
+    first, second = make_record("Full", 0), make_record("Full", 1)
+    full_store.write_verification(first, Verification(first.hash, "fresh", "bit for bit", True))
+    why = "bit for bit; its counts alone, the seconds are no replay's"
+    full_store.write_verification(second, Verification(second.hash, "fresh", why, True))
+    text = unescape(page_of(full_store, make_experiment(kind="measure", measure="attention_time", base=[])))
+    assert text.count("replayed: comes out bit for bit; its counts alone, the seconds are no replay's</li>") == 2
+    text = page_of(full_store, make_experiment(kind="measure", measure="score_memory", base=[]))
+    assert "replayed: comes out bit for bit</li>" in text
+
+
+def test_an_item_says_whose_its_claims_are(page: str) -> None:
+    assert '<span class="says">full attention is better at 8</span> (ours)' in page[page.index('class="item"') :]
+
+
+def test_a_result_of_the_text_is_listed_and_is_no_table_or_figure(full_store: RecordStore) -> None:
+    shows = {
+        "Table 2": Printed("Two", ["paper/table2"]),
+        "In the text, speed": Printed("Fast", missing="not attempted"),
+    }
+    (chapter,) = chapters([gather(full_store, make_experiment())], [Paper("A paper", shows=shows, name="paper")])
+    assert (chapter.n_shown, chapter.n_printed) == (1, 1)
+    assert [entry.number for entry in chapter.entries] == ["Table 2", "In the text, speed"]

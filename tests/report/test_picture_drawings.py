@@ -51,6 +51,7 @@ def test_the_pictures_of_a_record_are_drawn_as_they_are(store: RecordStore) -> N
     found = drawn(store, "samples", **series_of(pictures))
     assert all(np.array_equal(a, b) for a, b in zip(images_in(found.svg), pictures, strict=True))
     assert [point.y for point in found.data.lines[1].points] == [float(b) for b in pictures[1].flatten()]
+    assert "sound" not in found.data.caption
 
 
 def test_a_sound_is_drawn_as_its_spectrum_low_tones_below(store: RecordStore) -> None:

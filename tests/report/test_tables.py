@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -12,7 +13,7 @@ from efftx.report.tables import tables
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import ColumnSpec, Experiment, Row
 from efftx.study.gates import Gate
-from efftx.study.published import Published
+from efftx.study.published import Printed, Published
 from efftx.study.records import RecordStore
 
 from .conftest import make_experiment, make_record
@@ -64,7 +65,7 @@ def test_a_cell_with_another_n_says_so(full_store: RecordStore, experiment: Expe
     assert measured["Full", "at 8"] == "81.0 ± 1.0"
     assert measured["LSH", "at 2"] == "80.5 ± 0.7 (n = 2)"
     assert measured["LSH", "at 8"] == "70.0 (n = 1)"
-    assert "where no other n is given" in table.caption
+    assert "where no other n is given; claims compare the seeds in common" in table.caption
 
 
 def test_a_cell_without_a_record_says_not_run(store: RecordStore, experiment: Experiment) -> None:
@@ -278,3 +279,69 @@ def test_what_was_not_run_is_shown_at_the_size_that_it_would_be_run_at(store: Re
     rows = {"Small": Row(only=["cpu"]), "Wide": Row(only=["paper"])}
     unrun = make_experiment(rows=rows, published=None, gates={}, claims=[], sizes={"paper": [], "cpu": []})
     assert [row.label for row in only_table(store, unrun).blocks[-1].rows] == ["Small"]
+
+
+def test_a_table_with_a_time_says_that_times_of_items_do_not_compare(full_store: RecordStore) -> None:
+    said = "Times of different items were taken on other days, machines or allocators; compare ratios within one item."
+    seconds = CellFormat("accuracy", "s", "lower", "{:.1f}")
+    assert said in only_table(full_store, make_experiment(cell=seconds)).notes
+    assert said not in only_table(full_store, make_experiment()).notes
+    assert said not in only_table(RecordStore(full_store.root / "none"), make_experiment(cell=seconds)).notes
+
+
+def test_a_caption_calls_the_quantity_as_its_first_column_does(full_store: RecordStore) -> None:
+    columns = {"at 8": ColumnSpec(), "at 2": ColumnSpec(cell=CellFormat("accuracy", "s"))}
+    table = only_table(full_store, make_experiment(columns=columns))
+    assert "Measured at size cpu on duplicate (length 256): at 8 (%), higher is better;" in table.caption
+    assert "accuracy (%), higher is better;" in only_table(full_store, make_experiment()).caption
+    two = {"at 8": ColumnSpec(), "at 2": ColumnSpec()}
+    assert "accuracy (%), higher is better;" in only_table(full_store, make_experiment(columns=two)).caption
+
+
+def test_a_unit_that_is_the_quantity_s_name_is_said_once(full_store: RecordStore) -> None:
+    columns = {"bits a byte": ColumnSpec()}
+    for name, spec in (("bits a byte", columns), ("at 8", {"at 8": ColumnSpec(overrides=["a=1"])})):
+        for seed in range(3):
+            for row in ("Full", "LSH"):
+                full_store.write(make_record(row, seed, metrics={name: {"bits_per_dim": 2.5}}))
+        cell = CellFormat("bits_per_dim", "bits/byte", "lower", "{:.3f}")
+        table = only_table(full_store, make_experiment(columns=spec, cell=cell, claims=[], published=None))
+        assert "on duplicate (length 256): bits/byte, lower is better;" in table.caption
+
+
+def test_a_caption_names_one_unit_and_no_metric_of_the_code(full_store: RecordStore) -> None:
+    columns = {"at 8": ColumnSpec(parameters={"width": 8})}
+    for seed in range(3):
+        for row in ("Full", "LSH"):
+            full_store.write(make_record(row, seed, metrics={"at 8": {"block_milliseconds": 0.05}}))
+    cell = CellFormat("block_milliseconds", "ms", "lower", "{:.3f}")
+    table = only_table(full_store, make_experiment(columns=columns, cell=cell, claims=[]))
+    assert "time of a block (µs), lower is better;" in table.caption
+
+
+def test_a_printed_value_is_shown_with_its_own_digits(full_store: RecordStore) -> None:
+    paper = Published("verified", {"Full": {"at 8": Printed(12.34, Decimal("12.340"))}})
+    assert texts(only_table(full_store, make_experiment(published=paper)), Kind.VERIFIED) == {
+        ("Full", "at 8"): "12.340"
+    }
+
+
+def test_a_column_of_another_size_is_shown_where_the_paper_prints_it(full_store: RecordStore) -> None:
+    columns = {
+        "at 2": ColumnSpec(),
+        "at 4": ColumnSpec(only=["paper"]),
+        "at 6": ColumnSpec(only=["paper"]),
+        "at 8": ColumnSpec(),
+        "at 9": ColumnSpec(),
+    }
+    for seed in range(3):
+        for row in ("Full", "LSH"):
+            metrics = {column: {"accuracy": 80.0 + seed} for column in ("at 2", "at 8", "at 9")}
+            full_store.write(make_record(row, seed, metrics=metrics))
+    paper = Published("verified", {"Full": {"at 4": 12.34, "at 8": 23.45}})
+    table = only_table(full_store, make_experiment(columns=columns, published=paper))
+    assert table.columns == ("at 2", "at 4", "at 8", "at 9")
+    theirs, ours, gates = table.blocks
+    assert [cell.text for cell in theirs.rows[0].cells] == ["–", "12.3", "23.5", "–"]
+    assert [cell.text for cell in ours.rows[0].cells] == ["81.0 ± 1.0", "–", "81.0 ± 1.0", "81.0 ± 1.0"]
+    assert [cell.text for cell in gates.rows[0].cells] == ["1.0", "–", "1.0", "1.0"]

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from efftx.study.claims import Verdict, judge
 from efftx.study.experiment import Cell, Claim, ColumnSpec, Derived, Experiment, Row
@@ -73,7 +76,7 @@ def test_better_is_a_one_sided_paired_t_test() -> None:
     assert comparison.difference == pytest.approx(11 / 6)
     assert comparison.n == 3
     assert comparison.p == pytest.approx(0.5 - 11 / (2 * math.sqrt(123)))
-    half = 4.30265 * 0.288675 / math.sqrt(3)
+    half = 2.91999 * 0.288675 / math.sqrt(3)
     assert comparison.interval == pytest.approx((11 / 6 - half, 11 / 6 + half), abs=1e-5)
     assert verdict(experiment('cell["A", "x"] < cell["B", "x"]'), table).verdict == "contradicted"
 
@@ -118,6 +121,35 @@ def test_as_good_as_one_way_is_no_worse_than_by_the_margin(a: list[float], expec
 def test_as_good_as_both_ways_is_two_one_sided_tests(a: list[float], expected: str) -> None:
     e = experiment('cell["A", "x"] == cell["B", "x"]', "as good as", margin=0.5)
     assert verdict(e, pair(a)).verdict == expected
+
+
+DIFFERENCES = st.lists(st.integers(-30, 30), min_size=3, max_size=6).map(lambda found: [x / 10 for x in found])
+
+
+@given(DIFFERENCES, st.sampled_from([">", ">=", "<", "<="]), st.sampled_from([None, 0.5]))
+@example([0.2, 0.5, 1.3], ">", None)  # one-sided p 0.09
+@example([0.3, 0.5, 1.3], ">", None)  # one-sided p 0.072
+@example([0.4, 0.6, 1.3], ">", None)  # one-sided p 0.046: 0 is outside the 90 % interval, and inside that of 95 %
+def test_a_verdict_agrees_with_its_interval(a: list[float], symbol: str, margin: float | None) -> None:
+    text = f'cell["A", "x"] {symbol} cell["B", "x"]'
+    e = experiment(text, "as good as" if margin else "better", margin=margin)
+    (comparison,) = verdict(e, pair(a)).comparisons
+    assert comparison.interval is not None
+    low, high = comparison.interval if symbol in (">", ">=") else (-comparison.interval[1], -comparison.interval[0])
+    assume(np.ptp(a) > 0 and min(abs(abs(low) - (margin or 0.0)), abs(abs(high) - (margin or 0.0))) > 1e-9)
+    expected = {low > -(margin or 0.0): "holds", high < -(margin or 0.0): "contradicted"}.get(True, "undecided")
+    assert comparison.outcome == expected
+
+
+@given(DIFFERENCES)
+def test_a_verdict_of_equality_agrees_with_its_interval(a: list[float]) -> None:
+    e = experiment('cell["A", "x"] == cell["B", "x"]', "as good as", margin=0.5)
+    (comparison,) = verdict(e, pair(a)).comparisons
+    assert comparison.interval is not None
+    low, high = comparison.interval
+    assume(np.ptp(a) > 0 and min(abs(abs(low) - 0.5), abs(abs(high) - 0.5)) > 1e-9)
+    assert (comparison.outcome == "holds") == (low > -0.5 and high < 0.5)
+    assert comparison.outcome != "contradicted" or high < -0.5 or low > 0.5
 
 
 def test_the_p_of_two_one_sided_tests_by_hand() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from efftx.errors import UserError
 from efftx.study.experiment import Derived
 from efftx.study.experiments import Experiments, load_experiments, read_experiment, select
 from efftx.study.gates import Gate
+from efftx.study.published import Printed
 
 SMALL = """\
 # A paper, page 3.
@@ -305,3 +307,25 @@ def test_a_measure_shows_nothing_that_is_counted_of_a_training(metric: str, tmp_
     assert read_experiment(write(tmp_path, text % "total")).cell.metric == "total"
     with pytest.raises(UserError, match=f"'{metric}' is what the model of a training costs"):
         read_experiment(write(tmp_path, text % metric))
+
+
+def test_a_printed_value_keeps_the_digits_of_the_file(tmp_path: Path) -> None:
+    published = """\
+published:
+  source: verified
+  values: {A: {x: 2.80, y: 581}}
+  spread: {A: {x: 0.004}}
+  others: {C: {x: 0x10}}
+  curves: {average: {400000: 1.580}}
+"""
+    e = read_experiment(
+        write(tmp_path, SMALL.replace("published: {source: verified, values: {A: {x: 99}}}\n", published))
+    )
+    assert e.published is not None
+    assert e.published.of("A", "x") == 2.8
+    written = [e.published.of("A", "x"), e.published.of("A", "y"), e.published.spread_of("A", "x")]
+    written.append(e.published.curves["average"][400000])
+    assert [str(value.digits) for value in written if isinstance(value, Printed)] == ["2.80", "581", "0.004", "1.580"]
+    copy = pickle.loads(pickle.dumps(e.published))
+    assert str(copy.of("A", "x").digits) == "2.80"
+    assert e.published.of("C", "x") == 16.0
