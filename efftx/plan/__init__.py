@@ -33,7 +33,7 @@ from efftx.runs.pretrained import resolved
 
 ACTIVATIONS_WITHIN, CPU_TIME_WITHIN = 0.1, 0.25
 """How far the estimates are from what is measured, as a share of it (`scaling/plan`); the time, on the CPU at hand, in
-the mean of three seeds: with so few the item's verdict on it is open."""
+the mean of several runs."""
 
 _CONTROLLER = ("c1", "c2", "c_bias")
 """The controller's own among the parameters of `layers.sparse_ff.SparseFF`."""

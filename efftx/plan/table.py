@@ -56,7 +56,7 @@ def print_plan(result: Mapping[str, Any], console: Console) -> None:
     print_text(
         console,
         f"Beside what is measured at size=cpu, activations are within {ACTIVATIONS_WITHIN:.0%}, and the time on this "
-        f"machine's CPU ({THIS_CPU}) within {CPU_TIME_WITHIN:.0%} in the mean of three, single steps farther off "
+        f"machine's CPU ({THIS_CPU}) within {CPU_TIME_WITHIN:.0%} in the mean, single steps farther off "
         f"(scaling/plan). What an accelerator reaches of its peak is taken, not measured; {uncounted} are not counted.",
     )
 
