@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from efftx.machine.devices import environment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
-from efftx.study.records import COSTS, Record
-from efftx.study.status import column_hashes, composed_from, measure_hash, measure_parameters
+from efftx.study.records import COSTS, Record, RecordStore
+from efftx.study.status import STALE, column_hashes, composed_from, measure_hash, measure_parameters
 from efftx.study.sweeps import Run
 from efftx.training.loop import N_FIRST_LOSSES, TrainResult
 
@@ -41,10 +41,51 @@ def make_record(
     record = Record(id=experiment.id, row=run.row, seed=run.seed, size=run.size, **made)
     record.environment = asdict(environment())
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
-    which = f"--row {shlex.quote(run.row)}" if run.row in experiment.gates else f"seeds={run.seed}"
-    record.command = f"efftx reproduce {shlex.quote(experiment.id)} size={run.size} {which}"
-    record.command += f" swept={record.value:g}" if record.value is not None else ""
+    record.command = _command(experiment, run)
     return record
+
+
+def recorded_elsewhere(
+    experiment: Experiment, run: Run, trainer: Trainer, store: RecordStore, swept: Mapping[str, Any]
+) -> tuple[Record, Record] | None:
+    """The record of `run`, not yet written, taken from another item's record of the same training; and that record.
+
+    None where there is none, for a training that goes on from another run, and for one that a column evaluates under
+    another configuration: that needs its weights. `swept` as in `make_record`.
+    """
+    columns = experiment.columns_of(run.row, run.size)
+    if experiment.pretraining_overrides(run.row, run.size) or any(column.evaluates for column in columns.values()):
+        return None
+    config = trainer.compose(experiment.row_overrides(run.row, run.size), run.seed)
+    for other in store.of_other_items(experiment.id, run.seed, run.size):
+        # What a column of the other item evaluated under a configuration of its own has a hash of its own.
+        tests = [metrics for name, metrics in other.metrics.items() if metrics and name not in other.column_hashes]
+        if not tests or not other.curve or not other.data or other.pretraining:
+            continue
+        found, old = store.verification(other), other.environment
+        if (found is not None and found.verdict == STALE) or trainer.hash(config, other.data, old) != other.hash:
+            continue
+        for name in columns:
+            _check_metric(experiment, run.row, name, tests[0])
+        taken = replace(
+            other,
+            id=experiment.id,
+            row=run.row,
+            metrics=dict.fromkeys(columns, tests[0]),
+            column_hashes={},
+            composed_from=composed_from(experiment, run, trainer),
+            costs=other.costs or trainer.costs(config),
+            swept=dict(swept),
+            command=_command(experiment, run),
+        )
+        return taken, other
+    return None
+
+
+def _command(experiment: Experiment, run: Run) -> str:
+    which = f"--row {shlex.quote(run.row)}" if run.row in experiment.gates else f"seeds={run.seed}"
+    command = f"efftx reproduce {shlex.quote(experiment.id)} size={run.size} {which}"
+    return command if run.value is None else f"{command} swept={run.value:g}"
 
 
 def _trained(experiment: Experiment, run: Run, trainer: Trainer, again: bool, swept: dict[str, Any]) -> dict[str, Any]:

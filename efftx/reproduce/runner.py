@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from efftx.machine.devices import resolve_device
 from efftx.reproduce.asked import Asked
 from efftx.reproduce.parallel import Task, failure, run_tasks
 from efftx.reproduce.price import Say, ask_price, tell_left, unrecorded
-from efftx.reproduce.recording import make_record
+from efftx.reproduce.recording import make_record, recorded_elsewhere
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.trainer import Trainer
@@ -243,10 +243,24 @@ class _Runner:
             data, pretrained = old.data, old.pretraining.get("hash")
             _when_free(lambda: trainer.set_aside(config, data, pretrained), wait=wait)
         swept = {} if run.value is None or not experiment.sweep else {"key": experiment.sweep.key, "value": run.value}
+        if todo.is_training and not todo.again and self._taken_over(todo, at, swept):
+            return
         record = _when_free(lambda: make_record(at, run, trainer, todo.again, swept), wait=wait)
         self.store.write(record)
         if "diverged" in record.swept:
             self.say(f"{todo} diverged: {record.swept['diverged']}")
+
+    def _taken_over(self, todo: _ToDo, at: Experiment, swept: Mapping[str, Any]) -> bool:
+        """Whether another item has a record of the very training, which is then this item's too, its replay with it."""
+        found = recorded_elsewhere(at, todo.run, self.trainer, self.store, swept)
+        if found is None:
+            return False
+        record, other = found
+        self.store.write(record)
+        if (verification := self.store.verification(other)) is not None:
+            self.store.write_verification(record, verification)
+        self.say(f"{todo}: the same run as in {other.id}, taken over from there")
+        return True
 
     def _count_costs(self, experiment: Experiment, run: Run) -> None:
         """Adds to a record, made before there were any, what its configuration costs; its replay stands as it is."""

@@ -123,6 +123,13 @@ class RecordStore:
         """The records of one item at all sizes, in the order of the paths, without the damaged ones and the sweeps'."""
         return self._read_some(self._paths(id))
 
+    def of_other_items(self, id: str, seed: int, size: str) -> list[Record]:
+        """The records that all items but `id` have at this seed and size, those of sweeps too."""
+        folders = (folder / size for folder in sorted((self.root / "records").glob("*/*")))
+        names = (f"*-seed{seed}.json", f"{SWEEPS}*-seed{seed}-*.json")
+        own = self.root / "records" / id / size
+        return self._read_some(p for folder in folders if folder != own for name in names for p in folder.glob(name))
+
     def read_sweeps(self, id: str) -> list[Record]:
         """The records of the runs of an item's sweeps, as `read_all`."""
         return self._read_some(self._paths(id, SWEEPS))
