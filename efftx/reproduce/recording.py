@@ -65,8 +65,8 @@ def recorded_elsewhere(
         found, old = store.verification(other), other.environment
         if (found is not None and found.verdict == STALE) or trainer.hash(config, other.data, old) != other.hash:
             continue
-        for name in columns:
-            _check_metric(experiment, run.row, name, tests[0])
+        if any(_lacks(experiment, run.row, name, tests[0]) for name in columns):
+            continue  # it is older than a metric that this item shows
         taken = replace(
             other,
             id=experiment.id,
@@ -178,9 +178,13 @@ def _trivial(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, An
     }
 
 
+def _lacks(experiment: Experiment, row: str, column: str, metrics: Mapping[str, Any]) -> bool:
+    return experiment.cell_of(row, column).metric not in (*metrics, *experiment.derived, *COSTS)
+
+
 def _check_metric(experiment: Experiment, row: str, column: str, metrics: Mapping[str, Any]) -> None:
     """UserError where an evaluation lacks what its cell shows: the cell would look as if it had not been run."""
-    metric = experiment.cell_of(row, column).metric
-    if metric not in (*metrics, *experiment.derived, *COSTS):
+    if _lacks(experiment, row, column, metrics):
+        metric = experiment.cell_of(row, column).metric
         message = f"{experiment.id}: the evaluation of '{row}', '{column}', gives no '{metric}'."
         raise UserError("bad_experiment", message, f"It gives {', '.join(sorted(metrics))}.")

@@ -80,6 +80,16 @@ def test_what_such_a_column_gave_is_not_taken_for_the_runs_own_test(tmp_path: Pa
     assert other.metrics["2 rounds"] != other.metrics["itself"]
 
 
+def test_a_record_that_is_older_than_a_metric_is_not_taken_over(tmp_path: Path, store: RecordStore) -> None:
+    run(item(tmp_path, "first"), store, Tuned())
+    for record in (*store.read_all("paper/first"), *store.read_sweeps("paper/first")):
+        record.metrics = {name: {"loss": 1.0} for name in record.metrics}
+        store.write(record)
+    trainer = Tuned()
+    line = run(item(tmp_path, "second"), store, trainer)
+    assert (line["failed"], len(trainer.trained)) == (0, 12)
+
+
 @pytest.mark.parametrize("change", [("quality=50", "quality=51"), ("model=one", "model=two")])
 def test_another_configuration_is_another_run(tmp_path: Path, store: RecordStore, change: tuple[str, str]) -> None:
     run(item(tmp_path, "first"), store, Tuned())
