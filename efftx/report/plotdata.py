@@ -14,7 +14,7 @@ from efftx.errors import UserError, nearest
 from efftx.evaluation.metrics import heading
 from efftx.report.items import Item, Measured
 from efftx.report.markup import rows_to_csv
-from efftx.study.experiment import ColumnSpec, Experiment
+from efftx.study.experiment import Experiment, places
 from efftx.study.published import Published
 from efftx.study.records import Record
 
@@ -133,7 +133,7 @@ def _readings(experiment: Experiment, paper: Published, x: str, kind: str) -> li
     for row in experiment.rows:
         own = experiment.rows[row].columns
         columns = experiment.columns if own is None else own
-        values = {at: paper.of(row, name) for name, at in _places(columns, x).items()}
+        values = {at: paper.of(row, name) for name, at in places(columns, x).items()}
         points = tuple(Point(at, float(value)) for at, value in sorted(values.items()) if value is not None)
         if points:
             lines.append(Line(row, kind, points))
@@ -201,8 +201,8 @@ def _of_curve(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs:
 
 
 def _of_columns(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs:
-    places = _places(experiment.columns_of(record.row, record.size), x)
-    values = [(at, record.metrics.get(name, {}).get(y)) for name, at in places.items()]
+    at_columns = places(experiment.columns_of(record.row, record.size), x)
+    values = [(at, record.metrics.get(name, {}).get(y)) for name, at in at_columns.items()]
     return [(at, value) for at, value in values if value is not None]
 
 
@@ -210,11 +210,6 @@ def _of_series(experiment: Experiment, record: Record, x: str, y: str) -> _Pairs
     if x not in record.series or y not in record.series:
         return []
     return list(zip(record.series[x], record.series[y], strict=True))
-
-
-def _places(columns: Mapping[str, ColumnSpec], x: str) -> dict[str, float]:
-    """Where each column that has the parameter `x` stands on that axis."""
-    return {name: float(spec.parameters[x]) for name, spec in columns.items() if x in spec.parameters}
 
 
 _POINTS: dict[str, _PointsOf] = {"curve": _of_curve, "columns": _of_columns, "series": _of_series}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from efftx.study.experiment import Experiment
+from efftx.study.experiment import Experiment, places
 from efftx.study.records import Record
 
 CPU = "CPU"
@@ -157,10 +157,9 @@ def _crossing(
 ) -> Crossing:
     first, second = between
     points: list[tuple[float, float]] = []
-    for name, column in experiment.columns_of(first, size).items():
-        if (first, name) in table and (second, name) in table and axis in column.parameters:
-            ratio = math.log(table[first, name] / table[second, name])
-            points.append((float(column.parameters[axis]), ratio))
+    for name, at in places(experiment.columns_of(first, size), axis).items():
+        if (first, name) in table and (second, name) in table:
+            points.append((at, math.log(table[first, name] / table[second, name])))
     if len(points) < 2:
         return Crossing(between, None, published, "not run")
     points.sort()

@@ -126,6 +126,15 @@ class ColumnSpec:
         return bool(self.overrides or self.carry or self.instead_of_row)
 
 
+def places(columns: Mapping[str, ColumnSpec], axis: str) -> dict[str, float]:
+    """Column -> where it stands on the axis, a key of its parameters; of several at one place the first alone."""
+    found: dict[float, str] = {}
+    for name, column in columns.items():
+        if axis in column.parameters:
+            found.setdefault(float(column.parameters[axis]), name)
+    return {name: at for at, name in found.items()}
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: a training run (its overrides), or one line of a measure (its parameters; a training's are for figures).

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from efftx.study.aggregation import cells, crossings, of_one_device
-from efftx.study.experiment import Cell, ColumnSpec, Derived, Experiment, Row
+from efftx.study.experiment import Cell, ColumnSpec, Derived, Experiment, Row, places
 from efftx.study.published import Published
 from efftx.study.records import Record
 
@@ -114,6 +114,19 @@ def test_lines_cross_where_their_logarithms_do() -> None:
     (found,) = crossings(crossing_table(), lines([1.0, 4.0], [3.0, 3.0]), "cpu")
     assert found.x == pytest.approx(3000)
     assert found.published == 2100
+
+
+def test_a_further_column_at_one_place_is_no_further_point_of_a_line() -> None:
+    e = crossing_table()
+    p99 = ColumnSpec(parameters={"length": 1000}, cell=Cell(metric="p99"))
+    e = replace(e, columns={**e.columns, "99th percentile": p99})
+    records = [
+        replace(r, metrics={**r.metrics, "99th percentile": {"accuracy": 9.0, "p99": 99.0 if r.row == "A" else 1.0}})
+        for r in lines([1.0, 4.0], [3.0, 3.0])
+    ]
+    (found,) = crossings(e, records, "cpu")
+    assert found.x == pytest.approx(3000)
+    assert places(e.columns, "length") == {"1000": 1000.0, "4000": 4000.0}
 
 
 def test_lines_that_do_not_cross_say_so() -> None:
