@@ -44,7 +44,8 @@ def shared_plan(
 
     `memory(config)`: bytes by kind. Memory of `ddp` is that of one process with fewer rows; of `fsdp` weights,
     gradients and optimiser state are cut over the devices, or with `distributed.offload` in the memory of their hosts,
-    and beside them stand the `gathered_bytes`. What the devices send each other takes no time here.
+    and beside them stand the `gathered_bytes`; it fits where all weights do too, for a model is built whole on each
+    device, or in each host's memory, and then cut. What the devices send each other takes no time here.
     """
     count = usable(config, asked)
     own = per_device(config, count)
@@ -56,6 +57,7 @@ def shared_plan(
     rest = {name: replica[name] for name in ("activations", "replay_state")}
     shards = {**parts, "gathered": gathered, **rest}
     held = {"ddp": {**{name: replica[name] for name in SHARED}, **rest}, "fsdp": shards}
+    built = 0 if offloaded else replica["parameters"]
     totals = {strategy: {**kinds, "total": sum(kinds.values())} for strategy, kinds in held.items()}
     return {
         "devices": count,
@@ -65,7 +67,7 @@ def shared_plan(
         "memory_bytes": totals,
         "hours_by_device": {name: hours / count for name, hours in planned["hours_by_device"].items()},
         "fits": {
-            strategy: {name: kinds["total"] <= size for name, size in planned["memory_by_device"].items()}
+            strategy: {name: max(kinds["total"], built) <= size for name, size in planned["memory_by_device"].items()}
             for strategy, kinds in totals.items()
         },
     }

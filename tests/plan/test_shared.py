@@ -86,3 +86,15 @@ def test_what_is_offloaded_takes_none_of_a_gpus_memory() -> None:
     assert shards["gathered"] == there["shared"]["memory_bytes"]["fsdp"]["gathered"] == memory["gathered"]
     on_cpu = plan(compose([*words, "distributed.offload=true"]), device="cpu-1-core")["memory_bytes"]
     assert on_cpu["total"] > on_cpu["parameters"]
+
+
+def test_a_model_that_is_larger_than_a_device_fits_in_no_shards_of_it() -> None:
+    """It is built whole, and then cut: 64 shards of 20 billion parameters are small, and 80 GB do not fit into 16."""
+    words = ["model=transformer", "data=stdlib", "size=smoke", "d_model=8192", "n_heads=64", "d_ff=32768"]
+    words += ["n_layers=24", "training.batch_size=64", "distributed.strategy=fsdp", "positions.kind=learned"]
+    shared = plan(compose(words), device="v100", devices=64)["shared"]
+    assert shared["memory_bytes"]["fsdp"]["total"] < 16e9
+    assert not shared["fits"]["fsdp"]["v100"]
+    assert shared["fits"]["fsdp"]["h200"]
+    offloaded = plan(compose([*words, "distributed.offload=true"]), device="v100", devices=64)["shared"]
+    assert offloaded["fits"]["fsdp"]["v100"] == (offloaded["memory_bytes"]["fsdp"]["total"] <= 16e9)
