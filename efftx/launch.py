@@ -7,8 +7,8 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,9 +144,7 @@ def _launch(
 ) -> tuple[Exception | None, _Ended, str | None]:
     """One launch: what broke the launcher, what the workers wrote, and the point whose worker was the first to die."""
     register_schema()
-    # Among the runs, which a cluster's workers share with this machine; a folder for temporary files they do not.
-    runs_root().mkdir(parents=True, exist_ok=True)
-    with scratch_folder(_SCRATCH_PREFIX, runs_root().resolve()) as folder:
+    with _scratch() as folder:
         runs = [[digest, str(point.run.resolve())] for digest, point in points.items()]
         write_document(folder / POINTS, {"points": runs})
         words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweep.subdir=${hydra.job.num}"]
@@ -181,6 +179,24 @@ def _launch(
             for key, value in previous.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
         return broken, _Ended(folder), death.point
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A scratch folder among the runs, which a cluster's workers share with this machine, as they do no /tmp.
+
+    A folder of runs that was made for it does not stay empty.
+    """
+    root = runs_root()
+    made = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with scratch_folder(_SCRATCH_PREFIX, root.resolve()) as folder:
+            yield folder
+    finally:
+        if made:
+            with suppress(OSError):
+                root.rmdir()
 
 
 def _job(raw: DictConfig) -> None:

@@ -66,9 +66,10 @@ attention   a whole attention layer:
 decode      a token at the papers' widths, part by part: names=, context=,
             batch=, prompts= (time to the first token), widths=, tokens=,
             protocol=authors or steady, repeats=, seed=, cache_bytes=; names
-            such as 800m-dense, 17b-ff-qkv, width-512-sparse, logits-1024-s4, with
-            -int8 or -blocks2 behind them, and transformers-t5,
-            transformers-gpt2, ctranslate2-gpt2, ctranslate2-gpt2-int8
+            such as 800m-dense, 17b-ff-qkv, width-512-sparse,
+            logits-1024-s4, with -int8 or -blocks2 behind them, and
+            transformers-t5, transformers-gpt2, ctranslate2-gpt2,
+            ctranslate2-gpt2-int8
 memory      peak activations of a training step:
             names=, depths=, lengths=, batch=, device=
 train       steps and tokens a second beside a loop written by hand: the

@@ -61,6 +61,7 @@ def evaluate_split(
         covered = batches * config.training.batch_size * config.data.length
         dataset, batches = dataset.with_minimum_context(context, covered or None), 0
     rows = f"evaluating {config.training.batch_size} rows of {dataset.input_length + dataset.length} tokens at a time"
+    beam, length_penalty = config.evaluation.beam, config.evaluation.length_penalty
     seed_batch = partial(devices.seed_step, EVALUATION_SEED)
     over = Evaluated(dataset, split, config.training.batch_size, batches, before_batch=seed_batch)
 
@@ -81,7 +82,6 @@ def evaluate_split(
         def said() -> dict[str, float]:
             with measuring():
                 unwrapped = unsharded(model, weights, config, dataset, device, dtype)
-                beam, length_penalty = config.evaluation.beam, config.evaluation.length_penalty
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
         found |= processes.led(said)
