@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -95,8 +93,9 @@ def test_one_that_was_stopped_stops_those_beside_it_and_starts_no_other(
 @pytest.mark.parametrize("ends", ["sys.exit(0)", "os.kill(os.getpid(), 15)"])
 def test_a_signal_ends_the_command_however_its_processes_end(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
     """A training that is told to stop while it is evaluated, or while it still imports torch."""
-    answer_with(monkeypatch, f"import os, sys, time; time.sleep(1); {ends}")
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    # The first of them signals this process, which by then listens.
+    script = "import os, sys, time; sys.argv[1] == '0' and os.kill(os.getppid(), 15); time.sleep(0.5)"
+    answer_with(monkeypatch, f"{script}; {ends}")
     monkeypatch.setattr(subprocess.Popen, "send_signal", lambda self, number: None)
     with pytest.raises(Interrupted) as stopped:
         run_tasks(tasks(3), jobs=2)
