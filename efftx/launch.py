@@ -183,9 +183,9 @@ def _launch(
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A scratch folder among the runs, which a cluster's workers share with this machine, as they do no /tmp.
+    """A scratch folder among the runs: a cluster's workers share those with this machine, but not /tmp.
 
-    A folder of runs that was made for it does not stay empty.
+    If the folder of runs was made for it and is empty at the end, it is removed again.
     """
     root = runs_root()
     made = not root.exists()
