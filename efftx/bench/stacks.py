@@ -19,18 +19,18 @@ from efftx.distributed.processes import ALONE, group_of_one
 from efftx.distributed.wrap import own_part, wrap
 from efftx.layers.attention import SoftmaxAttention
 from efftx.machine.allocator import keep_freed_memory
-from efftx.machine.devices import DTYPES, grad_scaler, resolve_device
+from efftx.machine.devices import DTYPES, resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call
 from efftx.models.build import Model, build_model
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.streams import RecomputeStates
 from efftx.ops.recompute_state import RecomputeState
-from efftx.optim.optimizers import make_optimizer
 from efftx.options import LENGTH, REPEATS, Options
 from efftx.plan.flops import training_flops_by_component
 from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
 from efftx.plan.stacks import tokens_of_row
-from efftx.training.step import accumulate, clip_gradients, share_of
+from efftx.training.learner import Learner
+from efftx.training.step import share_of
 
 VOCAB_SIZE = 256
 _REVERSIBLE = ["reversible.enabled=true", "reversible.merge=mean"]
@@ -255,20 +255,12 @@ def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) 
     """
     keep_freed_memory()
     model, (targets_BL, *inputs_BE) = model_and_batch(config, device, vocab_size)
-    parameters = list(model.parameters())
-    optimizer = make_optimizer(config.optimizer, model.named_parameters())
+    learner = Learner.of(model, model, config, device)
     share = share_of([Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)])
-    dtype = DTYPES[config.dtype]
-    scaler = grad_scaler(device, dtype)
 
     def step() -> tuple[float, float]:
-        loss = accumulate(model, share, scaler, config.seed, 1, device, dtype)
-        scaler.unscale_(optimizer)
-        norm = clip_gradients(parameters, config.training.clip_norm)
-        found = float(loss), float(norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        found = learner.gradients(share, config, 1, device)
+        learner.update()
         return found
 
     return step

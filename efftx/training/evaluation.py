@@ -16,17 +16,18 @@ from efftx.core.memory import allocating
 from efftx.data.dataset import Dataset, open_dataset
 from efftx.data.windows import LanguageModelRows
 from efftx.decoding.latency import decoding_latency
-from efftx.distributed.processes import ALONE, Processes
+from efftx.distributed.processes import Processes
 from efftx.distributed.wrap import is_sharded, whole
 from efftx.errors import NotFiniteError, UserError
 from efftx.evaluation.evaluate import Evaluated, evaluate
 from efftx.evaluation.generation import evaluate_generation
 from efftx.machine import devices
 from efftx.machine.timing import exclusive
-from efftx.models.build import Model, build_model
+from efftx.models.build import Model
 from efftx.models.conversion import load_weights
 from efftx.runs.ema import evaluated_weights
 from efftx.runs.pretrained import final_checkpoint, with_vocabulary_of
+from efftx.training.setting import Setting
 
 EVALUATION_SEED = 1_000_003
 """What is drawn while evaluating (hash rotations) comes from this number and the batch's, whatever the run's seed."""
@@ -35,25 +36,18 @@ LATENCY_WAITS = 10.0
 
 
 def evaluate_split(
-    model: Model,
-    dataset: Dataset,
-    split: str,
-    config: Config,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    final: bool = False,
-    begun: bool = True,
-    processes: Processes = ALONE,
+    model: Model, setting: Setting, split: str, *, final: bool = False, begun: bool = True
 ) -> dict[str, float]:
     """Loss and accuracies; of a `final` evaluation also what is measured on generated text, where the data asks.
 
     A `final` evaluation has the minimum context of `evaluation.min_context`, over the stretch of text that
     `evaluation.batches` would cover without. Of several processes each evaluates its part of the batches, and the
-    leader what is generated, alone, with all the weights.
+    leader what is generated, alone, with all the weights. `begun`: whether the device has held this work before, so
+    that memory it has not got is another's.
 
     Raises NotFiniteError where one of them is a NaN or an infinity: the weights no longer compute anything.
     """
+    config, dataset, device, processes = setting.config, setting.dataset, setting.device, setting.processes
     batches = config.evaluation.batches
     generates = final and bool(getattr(dataset, "metrics", ()))
     if final and (context := config.evaluation.min_context):
@@ -67,11 +61,8 @@ def evaluate_split(
 
     @contextmanager
     def measuring() -> Iterator[None]:
-        with (
-            allocating(rows, "a smaller training.batch_size or a smaller data.length", begun=begun),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            devices.autocast(device, dtype),
-        ):
+        less = "a smaller training.batch_size or a smaller data.length"
+        with allocating(rows, less, begun=begun), setting.apart():
             yield
 
     with measuring():
@@ -81,7 +72,7 @@ def evaluate_split(
 
         def said() -> dict[str, float]:
             with measuring():
-                unwrapped = unsharded(model, weights, config, dataset, device, dtype)
+                unwrapped = unsharded(model, weights, setting)
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
         found |= processes.led(said)
@@ -112,9 +103,10 @@ def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: 
     config = with_vocabulary_of(config, run)
     dataset = open_dataset(config.data, config.objective)
     checkpoint = final_checkpoint(run)
-    model = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    setting = Setting(config, dataset, device, dtype)
+    model = setting.build()
     load_weights(model, evaluated_weights(checkpoint, config.ema.decay), carry)
-    return evaluate_split(model, dataset, split, config, device, dtype, final=True, begun=False)
+    return evaluate_split(model, setting, split, final=True, begun=False)
 
 
 def gathered(model: Model, processes: Processes) -> dict[str, Tensor] | None:
@@ -133,18 +125,11 @@ def gathered(model: Model, processes: Processes) -> dict[str, Tensor] | None:
     return weights
 
 
-def unsharded(
-    model: Model,
-    weights: dict[str, Tensor] | None,
-    config: Config,
-    dataset: Dataset,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Model:
+def unsharded(model: Model, weights: dict[str, Tensor] | None, setting: Setting) -> Model:
     """The model, or where it is sharded one built anew of the `weights` that were `gathered`."""
     if weights is None:
         return model
-    found = build_model(config, dataset.vocab_size, device, devices.parameter_dtype(dtype))
+    found = setting.build()
     load_weights(found, weights, None)
     return found
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 
+from efftx.config.schema import Config
 from efftx.distributed.processes import Processes
 from efftx.distributed.wrap import is_sharded, own_part
 from efftx.errors import NotFiniteError
+from efftx.machine import devices
+from efftx.models.build import Model
 from efftx.models.conversion import copy_weights, load_weights
+from efftx.optim.optimizers import make_optimizer
 from efftx.runs.checkpoint import read_checkpoint, read_shards
 from efftx.runs.ema import Average
 from efftx.runs.optimizer_state import capture_optimizer, restore_optimizer
 from efftx.runs.run_directory import FollowedRun, RunDirectory
 from efftx.runs.saver import Saver
+from efftx.training.step import Share, accumulate, clip_gradients
 
 
 @dataclass
@@ -32,13 +37,31 @@ class State:
 
 @dataclass
 class Learner:
-    """The model that is trained, and all that its updates need and change."""
+    """The model that is trained, and all that its updates need and change.
 
-    model: nn.Module
+    `wrapped`: what its forward pass goes through, as `distributed.wrap` made it of the model; the model itself alone.
+    """
+
+    model: Model
+    wrapped: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Average
     state: State = field(default_factory=State)
+
+    @classmethod
+    def of(cls, model: Model, wrapped: nn.Module, config: Config, device: torch.device) -> Self:
+        """The learner of `model` as `config` has it trained, from its first step."""
+        optimizer = make_optimizer(config.optimizer, model.named_parameters())
+        scaler = devices.grad_scaler(device, devices.DTYPES[config.dtype])
+        return cls(model, wrapped, optimizer, scaler, Average(model, config.ema.decay))
+
+    def gradients(self, share: Share, config: Config, step: int, device: torch.device) -> tuple[float, float]:
+        """The clipped gradients of a step, in the parameters; gives its loss (nats a target) and the norm before."""
+        loss = accumulate(self.wrapped, share, self.scaler, config.seed, step, device, devices.DTYPES[config.dtype])
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(list(self.model.parameters()), config.training.clip_norm)
+        return float(loss), float(norm)  # the loop's one deliberate wait for the device
 
     def update(self) -> None:
         """One update from the gradients, which are gone afterwards; none where loss scaling found one not finite."""

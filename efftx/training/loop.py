@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efftx.config.schema import Config, to_dict
 from efftx.config.settings import TrackerConfig
 from efftx.config.sizes import unequal
 from efftx.core.memory import allocating
-from efftx.data.dataset import Batch, Dataset, notes_of, open_dataset
-from efftx.distributed.processes import ALONE, Processes, cut_for, group_of_one
+from efftx.data.dataset import Dataset, notes_of
+from efftx.distributed.processes import ALONE, Processes, group_of_one
 from efftx.distributed.wrap import whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
@@ -26,29 +26,24 @@ from efftx.evaluation.metrics import heading, shown
 from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
 from efftx.machine.allocator import keep_freed_memory
-from efftx.models.build import Model, build_model, build_on_meta, dense_parameters
+from efftx.models.build import Model, build_on_meta, dense_parameters
 from efftx.models.conversion import load_weights
 from efftx.models.reach import unreached
-from efftx.optim.optimizers import make_optimizer
 from efftx.optim.schedules import learning_rate
 from efftx.runs.checkpoint import find_latest, weights_sha256
-from efftx.runs.ema import Average
 from efftx.runs.pretrained import keep_vocabulary, load_pretrained, resolved, run_hash
 from efftx.runs.run_directory import FollowedRun, RunDirectory, default_run_dir
 from efftx.runs.saver import Saver
 from efftx.training.evaluation import evaluate_split, gathered, latency_of, unsharded
 from efftx.training.fit import LESS, refuse_too_large
-from efftx.training.learner import Learner, State
+from efftx.training.learner import Learner
 from efftx.training.mirror import Tracker
+from efftx.training.setting import Setting, settle
 from efftx.training.step import (
     Share,
-    accumulate,
-    clip_gradients,
     loss_of,
-    micro_batches,
     move,
     set_learning_rate,
-    share_of,
 )
 from efftx.training.tracking import Progress, StopRequest
 
@@ -95,31 +90,13 @@ def train(
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written.
     """
-    config = resolved(config)
-    if processes.count > 1 and ":" in config.device:
-        message = f"device={config.device} is one GPU, and {processes.count} processes want one each."
-        error = UserError("distributed", message, "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs.")
-        error.common = True
-        raise error
-    device = devices.resolve_device(config.device)
-    dtype = devices.resolve_dtype(config.dtype, device)
-    devices.set_determinism(config.n_threads)
     keep_freed_memory()
+    setting = settle(resolved(config), processes)
+    config, dataset, device = setting.config, setting.dataset, setting.device
     with processes.together():
-        cut = cut_for(config.training.batch_size, config.training.accumulation, processes.count)
-    own_config = replace(config, training=replace(config.training, batch_size=config.training.batch_size // cut))
-    with processes.together():
-        refuse_too_large(own_config, device, processes, when_empty=True)
-        with allocating(f"reading data={config.data.name} in rows of data.length={config.data.length}", LESS["data"]):
-            dataset = open_dataset(config.data, config.objective)
-            digest = run_hash(config, dataset)
+        digest = run_hash(config, dataset)
     _refuse_other_data(processes, digest)
     path = run_dir or (Path(config.run_dir) if config.run_dir else default_run_dir(config.model, dataset.name, digest))
-    replaying = steps is not None
-    total = 0 if config.imported else config.training.steps
-    if replaying:
-        total = min(total, steps or 0)
-
     if weights is not None:
         load_weights(build_on_meta(config, dataset.vocab_size), weights, None)  # refused before anything is written
 
@@ -133,57 +110,41 @@ def train(
             with suppress(UserError):  # a lost vocabulary is written anew where it can be; the result needs none
                 processes.led(lambda: keep_vocabulary(path, dataset))
             return _as_result(done, path, resumed_from=done["step"])
+
         with processes.together():
-            refuse_too_large(own_config, device, processes)
+            refuse_too_large(setting.own_config, device, processes)
         processes.led(lambda: keep_vocabulary(path, dataset))
-        notes = [note for note in (devices.dtype_note(dtype, device), *notes_of(dataset)) if note]
-        if cut > 1:
-            notes.append(_told_of_cut(own_config, cut, processes))
+        if config.distributed.offload and processes.count == 1:
+            stack.enter_context(group_of_one())
+        notes = _notes_of(setting)
         with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
             checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
-            with processes.together():
-                place = torch.device("cpu") if config.distributed.offload else device
-                model = build_model(config, dataset.vocab_size, place, devices.parameter_dtype(dtype))
-                if config.pretrained is not None and checkpoint is None:
-                    load_pretrained(model, Path(config.pretrained), dataset)
-                if config.imported is not None and checkpoint is None:
-                    _keep_imported(model, weights, path)
-            if config.distributed.offload and processes.count == 1:
-                stack.enter_context(group_of_one())
-            wrapped = wrap(model, config.distributed, processes, device)
-            optimizer = make_optimizer(config.optimizer, model.named_parameters())
-            scaler = devices.grad_scaler(device, dtype)
-            n_parameters = sum(parameter.numel() for parameter in model.parameters())
-            size_note = unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size))
-            grid_note = off_the_grid(config.positions, getattr(dataset, "picture_shape", None))
-            notes += [note for note in (size_note, unreached(config), grid_note) if note]
-            average = Average(model, config.ema.decay)
-            learner = Learner(model, optimizer, scaler, average)
+            learner = _learner(setting, weights, path, from_the_first=checkpoint is None)
+            notes += _notes_of_model(setting, learner.model)
             notes += learner.resume(run, checkpoint, processes)
-        state = learner.state
-        resumed_from, seconds_before = None if checkpoint is None else state.step, state.train_seconds
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
         if config.imported is not None and checkpoint is None:
             learner.save(saver)
         if config.compile:
-            with allocating(_work_of(own_config, 1), LESS["step"]):
-                _compile(model, dataset, own_config, device, dtype)
+            with allocating(_work_of(setting.own_config, 1), LESS["step"]):
+                _compile(learner.model, setting)
 
+        shown, total = processes.leads and steps is None, _last_step(config, steps)
         progress = stack.enter_context(
             Progress(
                 total,
                 unit=dataset.unit,
-                start=state.step,
+                start=learner.state.step,
                 label=path.name,
                 device=device,
-                silent=silent or replaying or not processes.leads,
+                silent=silent or not shown,
             )
         )
         for note in notes:
             progress.note(note)
         tracker = stack.enter_context(
             Tracker(
-                config.tracker if processes.leads and not replaying else TrackerConfig(),
+                config.tracker if shown else TrackerConfig(),
                 run=path,
                 run_hash=digest,
                 run_config=to_dict(config),
@@ -192,119 +153,208 @@ def train(
             )
         )
         stop = stack.enter_context(StopRequest())
-        parameters = list(model.parameters())
-        tokens_a_step = config.training.batch_size * config.training.accumulation
-        tokens_a_step *= dataset.input_length + dataset.length
-        to_unit = math.log(2.0) if dataset.unit.startswith("bits") else 1.0
+        trainer = Trainer(setting, learner, saver, progress, tracker, stop, total, digest)
+        resumed_from, seconds_before = None if checkpoint is None else learner.state.step, learner.state.train_seconds
+        if steps is None:
+            trainer.train()
+            result = trainer.evaluate()
+        else:
+            trainer.replay()
+            result = trainer.result({})
+        return replace(result, resumed_from=resumed_from, seconds_before=seconds_before)
 
-        def validate() -> None:
-            """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
-            progress.doing("validating")
-            if average.decay:
-                saver.finish()
-            with average.in_place():
-                found = evaluate_split(model, dataset, "valid", config, device, dtype, processes=processes)
-            state.curve.append({"step": state.step, **found})
-            named = {f"valid_{name}": value for name, value in found.items()}
-            run.log(state.step, named)
-            tracker.log(state.step, named)
-            told = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
-            progress.validated(state.step, told)
-            saver.save_meta(state.step, learner.meta(run.sync()))
 
-        model.train()
-        if _lacks_validation(state, config, total) and not replaying:
-            validate()
-        while state.step < total and not _reached(state, config):
-            step = state.step + 1
-            started = time.perf_counter()
-            rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
-            set_learning_rate(optimizer, rate)
-            with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
-                share = share_of(_batches(dataset, own_config, step, cut), processes).to(device)
-                loss = accumulate(wrapped, share, scaler, config.seed, step, device, dtype)
-                scaler.unscale_(optimizer)
-                norm = clip_gradients(parameters, config.training.clip_norm)
-                own_loss, grad_norm = float(loss), float(norm)  # the loop's one deliberate wait for the device
-                nats = processes.totals(own_loss)[0] / processes.count
-                if not math.isfinite(nats) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
-                    _refuse_no_targets(share, step, dataset)
-                    _stop_not_finite(run, step, nats, grad_norm, state)
-                saver.finish()
-                learner.update()
+@dataclass
+class Trainer:
+    """One process's part of a training: from the step that its learner is at to the step `total`.
 
-            state.step = step
-            state.train_seconds += time.perf_counter() - started
-            if step <= N_FIRST_LOSSES:
-                state.first_losses.append(nats)
-            progress.update(step, nats / to_unit, tokens_a_step)
-            line = {"loss": nats, "grad_norm": grad_norm, "lr": rate}
-            run.log(step, line)
-            speed = {"tokens_per_second": progress.tokens_per_second}
-            run.log_timing(step, speed)
-            tracker.log(step, line | speed)
-            if replaying:
-                continue
+    All processes call its methods alike. `digest`: the hash of config and data.
+    """
+
+    setting: Setting
+    learner: Learner
+    saver: Saver
+    progress: Progress
+    tracker: Tracker
+    stop: StopRequest
+    total: int
+    digest: str
+
+    def train(self) -> None:
+        """All steps, with validations and checkpoints where they are due; Interrupted where it is asked to stop."""
+        config, state, processes = self.setting.config, self.learner.state, self.setting.processes
+        self.learner.model.train()
+        if self._lacks_validation():
+            self._validate()
+        while state.step < self.total and not self._reached():
+            self._step()
 
             # Written before anything is evaluated, so that nothing that happens there can lose a step.
-            evaluates = _lacks_validation(state, config, total)
-            asked = processes.highest(stop.exit_code or 0)
-            if asked or evaluates or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                learner.save(saver)
+            evaluates = self._lacks_validation()
+            asked = processes.highest(self.stop.exit_code or 0)
+            if asked or evaluates or (config.checkpoint.every and state.step % config.checkpoint.every == 0):
+                self.learner.save(self.saver)
             if evaluates and not asked:
-                validate()
-            ended = step == total or _reached(state, config)
-            asked = processes.highest(stop.exit_code or 0)
-            if asked and (_lacks_validation(state, config, total) or not ended):
-                saver.finish()
-                raise Interrupted(asked, f"Stopped at step {step}; the same command goes on from {path}.")
+                self._validate()
+            ended = state.step == self.total or self._reached()
+            asked = processes.highest(self.stop.exit_code or 0)
+            if asked and (self._lacks_validation() or not ended):
+                self.saver.finish()
+                path = self.saver.run.path
+                raise Interrupted(asked, f"Stopped at step {state.step}; the same command goes on from {path}.")
+        self.saver.finish()
 
-        progress.doing("evaluating")
-        saver.finish()
-        with average.in_place():
-            metrics = (
-                {}
-                if replaying
-                else evaluate_split(model, dataset, "test", config, device, dtype, final=True, processes=processes)
-            )
-        digest_of_weights = weights_sha256(dict(model.named_parameters()), gather=whole)
-        result = TrainResult(
-            run=path,
-            hash=digest,
+    def replay(self) -> None:
+        """The steps alone."""
+        self.learner.model.train()
+        while self.learner.state.step < self.total:
+            self._step()
+
+    def evaluate(self) -> TrainResult:
+        """The result of the training that is at its end, on the test split; kept in the run's directory."""
+        setting, processes, run = self.setting, self.setting.processes, self.saver.run
+        self.progress.doing("evaluating")
+        with self.learner.average.in_place():
+            metrics = evaluate_split(self.learner.model, setting, "test", final=True)
+        result = self.result(metrics)
+        self.tracker.log(result.step, {f"test_{name}": value for name, value in metrics.items()})
+        found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
+        found["processes"] = processes.count
+        del found["seconds_before"]  # it is of this process, and not of the run
+        # Before decoding is timed: whatever happens there, even a crash, takes no result.
+        processes.led(lambda: run.finish(found))
+        weights = gathered(self.learner.model, processes)
+
+        def timed() -> Model:
+            return unsharded(self.learner.model, weights, setting)
+
+        note = self.progress.note
+        result.timings |= processes.led(lambda: latency_of(timed, setting.dataset, setting.device, note))
+        processes.led(lambda: run.finish({**found, "timings": result.timings}))
+        if asked := processes.highest(self.stop.exit_code or 0):  # while it was evaluated or timed
+            raise Interrupted(asked, f"Stopped; the run at {run.path} is done, and the same command shows it.")
+        return result
+
+    def result(self, metrics: dict[str, float]) -> TrainResult:
+        """How far the training has come, with these metrics."""
+        state, dataset = self.learner.state, self.setting.dataset
+        tokens = state.step * self.setting.tokens_a_step
+        return TrainResult(
+            run=self.saver.run.path,
+            hash=self.digest,
             step=state.step,
-            resumed_from=resumed_from,
+            resumed_from=None,
             metrics=metrics,
             timings={
                 "train_seconds": state.train_seconds,
                 "seconds_per_step": state.train_seconds / max(state.step, 1),
-                "tokens_per_second": state.step * tokens_a_step / state.train_seconds if state.train_seconds else 0.0,
+                "tokens_per_second": tokens / state.train_seconds if state.train_seconds else 0.0,
             },
-            weights_sha256=digest_of_weights,
+            weights_sha256=weights_sha256(dict(self.learner.model.named_parameters()), gather=whole),
             first_losses=state.first_losses,
             curve=state.curve,
             data={"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum} | scored_by(dataset),
-            seconds_before=seconds_before,
         )
-        if not replaying:
-            tracker.log(state.step, {f"test_{name}": value for name, value in metrics.items()})
-            found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
-            found["processes"] = processes.count
-            del found["seconds_before"]  # it is of this process, and not of the run
-            # Before decoding is timed: whatever happens there, even a crash, takes no result.
-            processes.led(lambda: run.finish(found))
-            weights_on_leader = gathered(model, processes)
 
-            def timed() -> Model:
-                return unsharded(model, weights_on_leader, config, dataset, device, dtype)
+    def _step(self) -> None:
+        """One update, and what is told of it; NotFiniteError before an update by a NaN or an infinity."""
+        setting, learner, state = self.setting, self.learner, self.learner.state
+        config, step, started = setting.config, state.step + 1, time.perf_counter()
+        rate = learning_rate(config.schedule, config.optimizer.lr, step, config.training.steps)
+        set_learning_rate(learner.optimizer, rate)
+        with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
+            share = setting.share(step)
+            own_loss, grad_norm = learner.gradients(share, config, step, setting.device)
+            nats = setting.processes.totals(own_loss)[0] / setting.processes.count
+            if not math.isfinite(nats) or not (math.isfinite(grad_norm) or learner.scaler.is_enabled()):
+                _refuse_no_targets(share, step, setting.dataset)
+                _stop_not_finite(self.saver.run, step, nats, grad_norm)
+            self.saver.finish()
+            learner.update()
+        state.step = step
+        state.train_seconds += time.perf_counter() - started
+        if step <= N_FIRST_LOSSES:
+            state.first_losses.append(nats)
 
-            result.timings |= processes.led(lambda: latency_of(timed, dataset, device, progress.note))
-            processes.led(lambda: run.finish({**found, "timings": result.timings}))
-        if asked := processes.highest(stop.exit_code or 0):  # while it was evaluated or timed
-            raise Interrupted(asked, f"Stopped; the run at {path} is done, and the same command shows it.")
-        return result
+        to_unit = math.log(2.0) if setting.dataset.unit.startswith("bits") else 1.0
+        self.progress.update(step, nats / to_unit, setting.tokens_a_step)
+        line = {"loss": nats, "grad_norm": grad_norm, "lr": rate}
+        speed = {"tokens_per_second": self.progress.tokens_per_second}
+        self.saver.run.log(step, line)
+        self.saver.run.log_timing(step, speed)
+        self.tracker.log(step, line | speed)
+
+    def _validate(self) -> None:
+        """The curve's point at this step, whose checkpoint is on the disk and gets the point in turn."""
+        state, run, average = self.learner.state, self.saver.run, self.learner.average
+        self.progress.doing("validating")
+        if average.decay:
+            self.saver.finish()
+        with average.in_place():
+            found = evaluate_split(self.learner.model, self.setting, "valid")
+        state.curve.append({"step": state.step, **found})
+        named = {f"valid_{name}": value for name, value in found.items()}
+        run.log(state.step, named)
+        self.tracker.log(state.step, named)
+        words = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
+        self.progress.validated(state.step, words)
+        self.saver.save_meta(state.step, self.learner.meta(run.sync()))
+
+    def _lacks_validation(self) -> bool:
+        """Whether the curve has a point at this step that is not there yet."""
+        state, every = self.learner.state, self.setting.config.evaluation.every
+        due = state.step == self.total or bool(every and state.step % every == 0)
+        return state.step > 0 and due and not (state.curve and state.curve[-1]["step"] == state.step)
+
+    def _reached(self) -> bool:
+        """Whether the last validation has the accuracy at which the training is to stop."""
+        goal, curve = self.setting.config.evaluation.stop_at_accuracy, self.learner.state.curve
+        return goal > 0 and bool(curve) and curve[-1]["accuracy"] >= goal
 
 
-def _keep_imported(model: nn.Module, weights: Mapping[str, Tensor] | None, path: Path) -> None:
+def _last_step(config: Config, steps: int | None) -> int:
+    """The step a training ends at: its last, or of a replay the last of `steps`; an imported model has none."""
+    last = 0 if config.imported else config.training.steps
+    return last if steps is None else min(last, steps)
+
+
+def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path, *, from_the_first: bool) -> Learner:
+    """The learner before its first step; a checkpoint, where it does not begin `from_the_first`, brings its weights."""
+    config, processes = setting.config, setting.processes
+    with processes.together():
+        model = setting.build(torch.device("cpu") if config.distributed.offload else None)
+        if config.pretrained is not None and from_the_first:
+            load_pretrained(model, Path(config.pretrained), setting.dataset)
+        if config.imported is not None and from_the_first:
+            _load_imported(model, weights, path)
+    return Learner.of(model, wrap(model, config.distributed, processes, setting.device), config, setting.device)
+
+
+def _notes_of(setting: Setting) -> list[str]:
+    """What to tell of precision, data and processes before a training."""
+    notes = [devices.dtype_note(setting.dtype, setting.device), *notes_of(setting.dataset)]
+    own = setting.own_config.training
+    if own.batch_size != setting.config.training.batch_size:
+        notes.append(
+            f"{setting.processes.count} processes: what is drawn at random (dropout, hashing) is drawn as with "
+            f"training.batch_size={own.batch_size} training.accumulation={own.accumulation}"
+        )
+    return [note for note in notes if note]
+
+
+def _notes_of_model(setting: Setting, model: Model) -> list[str]:
+    """What to tell of a model before it is trained."""
+    config, dataset = setting.config, setting.dataset
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    notes = (
+        unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size)),
+        unreached(config),
+        off_the_grid(config.positions, getattr(dataset, "picture_shape", None)),
+    )
+    return [note for note in notes if note]
+
+
+def _load_imported(model: Model, weights: Mapping[str, Tensor] | None, path: Path) -> None:
     if weights is None:
         raise UserError(
             "missing_file",
@@ -314,46 +364,19 @@ def _keep_imported(model: nn.Module, weights: Mapping[str, Tensor] | None, path:
     load_weights(model, weights, None)
 
 
-def _compile(model: Model, dataset: Dataset, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+def _compile(model: Model, setting: Setting) -> None:
     """Compiles the model's forward pass; tries it once, so that a machine that cannot is told at once."""
     model.compile()
-    batch = dataset.batch("train", config.seed, 0, config.training.batch_size)
+    config, device = setting.own_config, setting.device
+    batch = setting.dataset.batch("train", config.seed, 0, config.training.batch_size)
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), devices.autocast(device, dtype):
+        with setting.apart():
             loss_of(model, move([batch], device)[0]).backward()
     except torch._dynamo.exc.TorchDynamoException as error:
         why = str(error).strip().splitlines()[0]
         hint = "torch.compile needs a C++ compiler on the CPU (g++); compile=false does without."
         raise UserError("cannot_compile", f"compile=true: {why}", hint) from error
     model.zero_grad(set_to_none=True)
-
-
-def _reached(state: State, config: Config) -> bool:
-    goal = config.evaluation.stop_at_accuracy
-    return goal > 0 and bool(state.curve) and state.curve[-1]["accuracy"] >= goal
-
-
-def _lacks_validation(state: State, config: Config, total: int) -> bool:
-    """Whether the curve has a point at this step that is not there yet."""
-    due = state.step == total or bool(config.evaluation.every and state.step % config.evaluation.every == 0)
-    return state.step > 0 and due and not (state.curve and state.curve[-1]["step"] == state.step)
-
-
-def _batches(dataset: Dataset, config: Config, step: int, cut: int = 1) -> list[Batch]:
-    """The micro-batches of a step: the rows of one batch that has as many as all of them together.
-
-    `config` as one process runs it, its micro-batches cut into `cut`.
-    """
-    rows, count = config.training.batch_size, config.training.accumulation * cut
-    return micro_batches(dataset.batch("train", config.seed, step - 1, rows * count), rows)
-
-
-def _told_of_cut(config: Config, cut: int, processes: Processes) -> str:
-    rows, count = config.training.batch_size, config.training.accumulation * cut
-    return (
-        f"{processes.count} processes: what is drawn at random (dropout, hashing) is drawn as with "
-        f"training.batch_size={rows} training.accumulation={count}"
-    )
 
 
 def _refuse_other_data(processes: Processes, digest: str) -> None:
@@ -382,13 +405,13 @@ def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
         raise error
 
 
-def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float, state: State) -> None:
+def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float) -> None:
     run.sync()
     raise NotFiniteError(
         "not_finite",
-        f"Step {step} gave loss {loss} and gradient norm {grad_norm}; the weights are those of step {state.step}.",
+        f"Step {step} gave loss {loss} and gradient norm {grad_norm}; the weights are those of step {step - 1}.",
         "Lower optimizer.lr, set training.clip_norm, or use dtype=float32"
-        + (f"; metrics.jsonl in the run directory ({run.path}) has the last values." if state.step else "."),
+        + (f"; metrics.jsonl in the run directory ({run.path}) has the last values." if step > 1 else "."),
     )
 
 

@@ -17,6 +17,7 @@ from efftx.errors import UserError
 from efftx.models.build import build_model
 from efftx.training.evaluation import evaluate_run, evaluate_split
 from efftx.training.loop import train
+from efftx.training.setting import Setting
 
 CPU = torch.device("cpu")
 TEXT = ["model=transformer", "data=text", "size=smoke", "threads=1", "data.length=16", "positions.axial_shape=[4,4]"]
@@ -76,7 +77,7 @@ def test_the_loss_is_that_of_a_naive_loop_over_every_token(text: list[str], cont
     dataset = open_dataset(config.data)
     torch.manual_seed(0)
     model = build_model(config, dataset.vocab_size, CPU, torch.float64).eval()
-    found = evaluate_split(model, dataset, "test", config, CPU, torch.float64, final=True)
+    found = evaluate_split(model, Setting(config, dataset, CPU, torch.float64), "test", final=True)
     assert isinstance(dataset, LanguageModelRows)
     every = np.asarray(dataset._windows.corpus.arrays["test"]).astype(np.int64)
     length, step = 16, 16 - context

@@ -15,8 +15,9 @@ from efftx.config.schema import Config
 from efftx.data.dataset import open_dataset
 from efftx.models.build import build_model
 from efftx.runs.run_directory import read_metrics
-from efftx.training.loop import _batches, train
-from efftx.training.step import accumulate, share_of
+from efftx.training.loop import train
+from efftx.training.setting import Setting
+from efftx.training.step import accumulate
 
 CPU = torch.device("cpu")
 QUIET = ["size=smoke", "threads=1", "dtype=float64", "dropout=0", "attention_dropout=0", "training.clip_norm=0"]
@@ -68,7 +69,9 @@ def step_of(config: Config) -> tuple[float, dict[str, Tensor]]:
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, CPU, torch.float64)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    loss = accumulate(model, share_of(_batches(dataset, config, 3)), scaler, config.seed, 3, CPU, torch.float64)
+    loss = accumulate(
+        model, Setting(config, dataset, CPU, torch.float64).share(3), scaler, config.seed, 3, CPU, torch.float64
+    )
     scale = scaler.get_scale()
     return float(loss), {name: p.grad / scale for name, p in model.named_parameters() if p.grad is not None}
 
@@ -108,15 +111,14 @@ def test_a_training_of_uneven_targets_is_the_same_at_every_cut(uneven: Path, tmp
 def test_micro_batches_are_the_rows_of_one_batch_in_order_at_every_step() -> None:
     config = compose(["model=transformer", "data=duplicate", "size=smoke", "training.accumulation=3", "seed=5"])
     dataset, rows = open_dataset(config.data), config.training.batch_size
+    setting = Setting(config, dataset, CPU, torch.float32)
     for step in (1, 2, 5):
-        parts = _batches(dataset, config, step)
+        parts = setting.micro_batches(step)
         whole = dataset.batch("train", 5, step - 1, 3 * rows)
         assert [len(part.tokens_BL) for part in parts] == [rows] * 3
         assert torch.equal(torch.cat([part.tokens_BL for part in parts]), whole.tokens_BL)
         assert torch.equal(torch.cat([part.weights_BL for part in parts]), whole.weights_BL)
-    later = [
-        row.tobytes() for step in (1, 2) for part in _batches(dataset, config, step) for row in part.tokens_BL.numpy()
-    ]
+    later = [row.tobytes() for step in (1, 2) for part in setting.micro_batches(step) for row in part.tokens_BL.numpy()]
     assert len(set(later)) == 2 * 3 * rows
 
 

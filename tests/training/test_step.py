@@ -19,9 +19,10 @@ from efftx.data.dataset import Batch
 from efftx.errors import Interrupted, UserError
 from efftx.evaluation.evaluate import Evaluated
 from efftx.runs.run_directory import read_metrics
-from efftx.training import evaluation, loop, tracking
+from efftx.training import evaluation, learner, loop, tracking
 from efftx.training.evaluation import EVALUATION_SEED
 from efftx.training.loop import train
+from efftx.training.setting import Setting
 from efftx.training.step import clip_gradients, loss_of
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "dropout=0"]
@@ -68,7 +69,7 @@ def test_the_trainer_updates_by_clipped_gradients_and_logs_the_norm_before(
     accumulation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits below, between and above the norms of the steps."""
-    honest = loop.make_optimizer
+    honest = learner.make_optimizer
 
     def watched(norms: list[float]) -> Callable[..., Any]:
         def make(*given: Any) -> Any:
@@ -85,7 +86,7 @@ def test_the_trainer_updates_by_clipped_gradients_and_logs_the_norm_before(
 
     def norms_of(limit: float) -> tuple[list[float], list[float]]:
         used: list[float] = []
-        monkeypatch.setattr(loop, "make_optimizer", watched(used))
+        monkeypatch.setattr(learner, "make_optimizer", watched(used))
         words = [*WORDS, f"training.accumulation={accumulation}", "training.steps=4", f"training.clip_norm={limit}"]
         run = train(compose(words), tmp_path / str(limit), silent=True).run
         return used, [line["grad_norm"] for line in read_metrics(run) if "grad_norm" in line]
@@ -225,12 +226,12 @@ def test_the_time_before_a_resume_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_step_without_a_target_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = loop._batches
+    honest = Setting.micro_batches
 
     def none(*given: Any) -> list[Batch]:
         batches = honest(*given)
         return [Batch(b.tokens_BL, torch.zeros_like(b.weights_BL), b.inputs_BE) for b in batches]
 
-    monkeypatch.setattr(loop, "_batches", none)
+    monkeypatch.setattr(Setting, "micro_batches", none)
     with pytest.raises(UserError, match="No token counts in the rows of step 1 of duplicate"):
         train(compose([*WORDS, "training.steps=4"]), tmp_path / "run", silent=True)
