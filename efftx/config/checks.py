@@ -142,6 +142,7 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
         for key in ("temperature", "quant_prob")
     ),
     ("init.zero_logits", lambda c: not (c.tie_embeddings or c.sparse_loss.S), "no dense matrix is the logits' own"),
+    ("init.weights_apart", lambda c: c.init.weights > 0, "init.weights is 0"),
     ("init.position_std", lambda c: c.positions.kind in _TABLES, "positions have no Gaussian table"),
     ("sparse_qkv.F", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant of sparse_qkv has no convolution"),
     ("sparse_qkv.kernel", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant has no convolution"),

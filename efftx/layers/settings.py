@@ -29,7 +29,9 @@ class InitConfig:
     1 / sqrt(branches of their stack) smaller, 1 / sqrt(2 n_layers) in a plain decoder (GPT-2; Sparse Transformer,
     section 6), `none` as they are. `weights` above 0: the matrices of the blocks are Gaussian of variance `weights` /
     d_in in place of Glorot-uniform (Sparse Transformer: 0.125, which its code reads as the variance where the paper
-    writes N(0, 0.125 / sqrt(d_in))). `zero_logits`: the layer to the logits starts at zero, and the first loss at the
+    writes N(0, 0.125 / sqrt(d_in))). `weights_apart`: they come from random numbers of their own; false takes the
+    numbers that the token table was drawn from once more, so that the first layer's queries start as a multiple of it.
+    `zero_logits`: the layer to the logits starts at zero, and the first loss at the
     logarithm of the vocabulary.
     """
 
@@ -37,6 +39,7 @@ class InitConfig:
     position_std: float = 1.0
     residual: str = "none"
     weights: float = 0.0
+    weights_apart: bool = False
     zero_logits: bool = False
 
 

@@ -23,6 +23,7 @@ from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.layers.sru import SRUBranch
+from efftx.machine.devices import step_seed
 from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memory, reads_tokens, scale_residual
 from efftx.models.decoder import Decoder
 from efftx.models.embedding import TokenEmbedding
@@ -90,8 +91,8 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     model = build_on_meta(config, vocab_size).to(dtype)
     materialize(model, device, config.seed)
     if config.init.weights:
-        for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
-            redraw(blocks, config.init.weights, device, config.seed)
+        seed = step_seed(config.seed, 0) if config.init.weights_apart else config.seed
+        redraw((*model.blocks, *getattr(model, "encoder_blocks", ())), config.init.weights, device, seed)
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)

@@ -137,7 +137,7 @@ def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellVal
 def crossings(experiment: Experiment, records: Sequence[Record], size: str) -> list[Crossing]:
     """The crossings that `figure.crossings` asks for, between the means of two rows over the columns' `figure.x`.
 
-    Interpolated on logarithmic axes between the last column where the first row is below and the next one.
+    Interpolated on logarithmic axes between the last two columns that the two rows are in another order at.
     """
     figure = experiment.figure or {}
     table = {(c.row, c.column): c.mean for c in cells(experiment, records, size) if c.mean is not None}
@@ -163,7 +163,7 @@ def _crossing(
     if len(points) < 2:
         return Crossing(between, None, published, "not run")
     points.sort()
-    for (x0, d0), (x1, d1) in pairwise(points):
+    for (x0, d0), (x1, d1) in reversed(list(pairwise(points))):
         if d0 <= 0 < d1 or d1 < 0 <= d0:
             share = d0 / (d0 - d1)
             x = math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))

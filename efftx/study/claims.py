@@ -56,7 +56,7 @@ class Verdict:
 
 
 def judge(experiment: Experiment, records: Sequence[Record], size: str) -> list[Verdict]:
-    """The verdict on every claim of `experiment` from its records at `size`.
+    """The verdict on every claim of `experiment` that is judged at `size`, from its records there.
 
     A quantified claim holds where it holds for every binding. One missing cell makes it *not run*. One model in it, of
     any binding and on either side, that does not pass a gate before it makes it *not tested here*, whatever the numbers
@@ -65,7 +65,7 @@ def judge(experiment: Experiment, records: Sequence[Record], size: str) -> list[
     UserError where a claim leaves the language.
     """
     results = Results(experiment, records, size)
-    return [_judge_claim(results, claim) for claim in experiment.claims]
+    return [_judge_claim(results, claim) for claim in experiment.claims_at(size)]
 
 
 def _judge_claim(results: Results, claim: Claim) -> Verdict:

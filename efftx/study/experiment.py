@@ -37,7 +37,7 @@ class Claim:
 
     `kind` is `better`, `as good as`, `at least` or `exact` (see `claim_language`); `margin`, in the metric's unit, goes
     with `as good as`, and `reason` says why it is that large. `where` restricts the quantified names (`row != "Full"`).
-    `by` is who claims it, `paper` or `ours`; `quote` holds the paper's own words, without it `says` is a paraphrase.
+    `only`: the sizes at which it is judged ([]: all). `by` is who claims it, `paper` or `ours`; `quote` holds the paper's own words, without it `says` is a paraphrase.
     """
 
     says: str
@@ -46,6 +46,7 @@ class Claim:
     where: str = ""
     margin: float | None = None
     reason: str = ""
+    only: list[str] = field(default_factory=list)
     by: str = "ours"
     quote: str = ""
 
@@ -215,6 +216,10 @@ class Experiment:
     def rows_at(self, size: str) -> dict[str, Row]:
         """The rows that exist at `size`."""
         return {name: row for name, row in self.rows.items() if not row.only or size in row.only}
+
+    def claims_at(self, size: str) -> list[Claim]:
+        """The claims that are judged at `size`."""
+        return [claim for claim in self.claims if not claim.only or size in claim.only]
 
     def columns_of(self, row: str, size: str) -> dict[str, ColumnSpec]:
         """The columns of `row` at `size`; a table without columns has the one column `""`."""

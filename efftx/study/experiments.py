@@ -191,6 +191,8 @@ def _sizes_named(e: Experiment) -> Iterable[str]:
         yield from gate.only
     for column in [*e.columns.values(), *(c for row in e.rows.values() for c in (row.columns or {}).values())]:
         yield from (*column.sizes, *column.only)
+    for claim in e.claims:
+        yield from claim.only
 
 
 def _check_claim(e: Experiment, claim: Claim) -> None:

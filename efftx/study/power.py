@@ -68,7 +68,7 @@ class Power:
 def powers(experiment: Experiment, records: Sequence[Record], size: str) -> list[Power]:
     """What the tests of every claim of `experiment` can see, from its records at `size`, whatever the gates say."""
     results = Results(experiment, records, size)
-    return [_power(recorded(results, claim), results) for claim in experiment.claims]
+    return [_power(recorded(results, claim), results) for claim in experiment.claims_at(results.size)]
 
 
 def _power(found: Recorded, results: Results) -> Power:

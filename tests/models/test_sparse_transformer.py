@@ -84,6 +84,17 @@ def test_weights_start_at_the_papers_variance() -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("stack", ["decoder", "encoder_decoder"])
+def test_no_two_matrices_start_from_the_same_numbers(stack: str) -> None:
+    words = [f"stack={stack}", "positions.kind=learned"] if stack != "decoder" else []
+    model = build_model(compose([*SMALL, *words, "d_model=32", "n_heads=2", "init.weights_apart=true"]), 256, CPU)
+    starts = [p.flatten()[:256] for name, p in model.named_parameters() if p.dim() == 2 and p.any()]
+    drawn = torch.stack([start for start in starts if len(start) == 256]).double()
+    alike = torch.corrcoef(drawn).abs().fill_diagonal_(0)
+    assert len(drawn) > 8
+    assert alike.max().item() < 0.35  # of 256 independent numbers, five standard errors
+
+
 def test_the_residual_stream_at_the_start_does_not_grow_with_the_depth() -> None:
     spreads = []
     for depth in (2, 32):

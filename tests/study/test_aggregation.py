@@ -116,6 +116,16 @@ def test_lines_cross_where_their_logarithms_do() -> None:
     assert found.published == 2100
 
 
+def test_of_several_crossings_the_last_is_told() -> None:
+    columns = {f"{n}": ColumnSpec(parameters={"length": n}) for n in (1, 2, 4, 8, 16)}
+    e = replace(crossing_table(), columns=columns)
+    values = {"A": [1.0, 3.0, 1.0, 1.0, 4.0], "B": [2.0] * 5}
+    records = [record(row, 0, dict(zip(columns, found, strict=True))) for row, found in values.items()]
+    (found,) = crossings(e, records, "cpu")
+    assert found.x == pytest.approx(8 * 2**0.5)
+    assert found.why == "between 8 and 16"
+
+
 def test_a_further_column_at_one_place_is_no_further_point_of_a_line() -> None:
     e = crossing_table()
     p99 = ColumnSpec(parameters={"length": 1000}, cell=Cell(metric="p99"))

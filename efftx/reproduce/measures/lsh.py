@@ -124,8 +124,9 @@ def hash_pipeline(parameters: Parameters, seed: int, row: str, own: Parameters) 
     bucket, order, weights = _hashed_clusters(parameters, seed, shared=stage in ("sorted", "chunked"))
     same = bucket[0][:, None] == bucket[1]
     back = order[0].argsort()[:, None] // m - order[1].argsort() // m
+    n_chunks = length // m  # the first chunk sees the last, as the product's rows do
     everything = np.ones((length, length), dtype=bool)
-    computed = {"full": everything, "chunked": (back == 0) | (back == 1)}.get(stage, same)
+    computed = {"full": everything, "chunked": (back % n_chunks == 0) | (back % n_chunks == 1)}.get(stage, same)
     attended = computed if stage == "full" else same & computed
     if stage in ("sorted", "chunked"):
         others = attended & ~np.eye(length, dtype=bool)
