@@ -37,7 +37,8 @@ class Claim:
 
     `kind` is `better`, `as good as`, `at least` or `exact` (see `claim_language`); `margin`, in the metric's unit, goes
     with `as good as`, and `reason` says why it is that large. `where` restricts the quantified names (`row != "Full"`).
-    `only`: the sizes at which it is judged ([]: all). `by` is who claims it, `paper` or `ours`; `quote` holds the paper's own words, without it `says` is a paraphrase.
+    `only`: the sizes at which it is judged ([]: all). `by` is who claims it, `paper` or `ours`; `quote` holds the
+    paper's own words, without it `says` is a paraphrase.
     """
 
     says: str
