@@ -54,6 +54,10 @@ class Composer:
         # No data set is opened to compare a record with today's configuration.
         return config_hash(config, cast(Any, SimpleNamespace(**data)), pretrained)
 
+    def values(self, config: Any) -> dict[str, Any]:
+        """All of `config` that can change a result; what it leaves to the machine is as on a CPU with one thread."""
+        return hashed_values(replace(config, device="cpu", threads=config.threads or 1), "")
+
     def sources(self) -> str:
         """A digest of all that composing reads beside the overrides: conf/, and the schema with its defaults."""
         if not self._sources:

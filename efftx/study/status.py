@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +69,15 @@ def column_hashes(
 
 
 def composed_from(experiment: Experiment, run: Run, composer: Composer) -> str:
-    """A digest of all that the configurations of a row are composed from ("" for a measure, which composes none)."""
+    """A digest of all that the configurations of a row are composed from.
+
+    For a measure it is of the configurations that it is given the overrides of, composed, and "" where it has none.
+    """
     row, size = run.row, run.size
     if experiment.kind == "measure":
-        return ""
+        lists = _lists_of_overrides([experiment.parameters[size], experiment.rows[row].parameters])
+        configs = [composer.compose(words, run.seed) for words in lists]
+        return _digest([composer.values(config) for config in configs]) if configs else ""
     if row in experiment.gates:
         asked = experiment.gates[row].asked()
         return _digest([composer.sources(), experiment.gate_overrides(row, size), asked])
@@ -186,9 +191,28 @@ def _what_changed(experiment: Experiment, run: Run, record: Record, composer: Co
         today = composer.hash(config, record.data, record.environment, pretrained)
     if today != record.hash:
         return "the configuration"
+    if (
+        experiment.kind == "measure"
+        and record.composed_from
+        and record.composed_from != composed_from(experiment, run, composer)
+    ):
+        return "the configuration that its overrides compose to"
     columns = column_hashes(experiment, run, composer, record.data, record.environment)
     changed = [name for name, digest in columns.items() if record.column_hashes.get(name, digest) != digest]
     return f"the evaluation '{changed[0]}'" if changed else ""
+
+
+def _lists_of_overrides(given: Any) -> Iterator[list[str]]:
+    """The lists of overrides among a measure's parameters: those of words that name a model."""
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    if isinstance(given, list):
+        if all(isinstance(word, str) for word in given):
+            if any(word.startswith("model=") for word in given):
+                yield given
+        else:
+            for item in given:
+                yield from _lists_of_overrides(item)
 
 
 def _check_that_it_runs(experiment: Experiment, composer: Composer) -> None:

@@ -71,6 +71,9 @@ class FakeTrainer(Trainer):
     def sources(self) -> str:
         return self.code
 
+    def values(self, config: FakeConfig) -> dict[str, Any]:
+        return {**config.keys, "default": self.code}
+
     def to_dict(self, config: FakeConfig) -> dict[str, Any]:
         return {**asdict(config), "dtype": "float32", "training": {"steps": 40}}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from efftx.study.aggregation import Results
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
-from efftx.study.status import measure_hash, state_of
+from efftx.study.status import composed_from, measure_hash, state_of, status_of
 from efftx.study.sweeps import Run
 
-from .fakes import DATA, FakeTrainer, reproduce
+from .fakes import DATA, FakeTrainer, record, reproduce
 
 TABLE = """\
 id: paper/item
@@ -181,6 +182,33 @@ def test_what_cannot_be_composed_is_not_runnable_and_says_why(tmp_path: Path, st
     assert "impossible" in found["why"]
 
 
+def test_a_measure_whose_overrides_compose_to_something_else_is_stale(tmp_path: Path) -> None:
+    text = """\
+id: paper/item
+caption: a table
+kind: measure
+measure: attention_cost
+cell: {metric: entries}
+parameters: {smoke: {cases: {small: {overrides: [model=one, size=smoke]}}}}
+rows: {A: {}, B: {parameters: {own: [model=two]}}}
+"""
+    e, store, today = table(tmp_path, text), RecordStore(tmp_path / "results"), FakeTrainer()
+    for row in e.rows:
+        run = Run(row, 0, "smoke")
+        made = record(
+            row,
+            0,
+            dict.fromkeys(e.columns_of(row, "smoke"), 1.0),
+            size="smoke",
+            composed_from=composed_from(e, run, today),
+        )
+        store.write(replace(made, hash=measure_hash(e, run)))
+    assert [status_of(e, Run(row, 0, "smoke"), today, store).word for row in e.rows] == ["fresh", "fresh"]
+    today.code = "another"
+    found = status_of(e, Run("A", 0, "smoke"), today, store)
+    assert (found.word, found.why) == ("stale", "the configuration that its overrides compose to is another today")
+
+
 def test_a_measures_hash_is_of_its_seed_row_parameters_and_name(tmp_path: Path) -> None:
     text = """\
 id: paper/item
@@ -235,9 +263,9 @@ def test_a_record_without_costs_is_read_and_gets_them_untrained_where_a_column_a
 ) -> None:
     plain = table(tmp_path)
     reproduce([plain], "cpu", say=quiet, store=store, trainer=FakeTrainer())
-    for record in store.read_all("paper/item"):
-        record.costs = {}
-        store.write(record)
+    for bare in store.read_all("paper/item"):
+        bare.costs = {}
+        store.write(bare)
     assert "costs" not in store.path("paper/item", "A", 0, "cpu").read_text()
     reproduce([plain], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
     assert state_of(plain, store, FakeTrainer())["state"] == "recorded"
