@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +50,11 @@ class DocumentFiles:
     def all(self) -> list[Path]:
         """Every file, train first."""
         return list(chain.from_iterable(self.files.values()))
+
+    def by_split(self, sums: Sequence[str]) -> list[str]:
+        """The sums of `all`, each split's name before those of its files: others where a file is in another split."""
+        rest = iter(sums)
+        return [word for split, files in self.files.items() for word in (split, *islice(rest, len(files)))]
 
     @cached_property
     def _has(self) -> tuple[bool, bool]:
