@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import tarfile
 import zipfile
+import zlib
 from typing import IO, Any
 
 import numpy as np
 
+from efftx.data.text_files import is_hidden
 from efftx.errors import UserError
+
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
+"""What reading a damaged or encrypted .zip, .npz or .tar raises."""
 
 
 def read_header(file: IO[bytes], place: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -28,6 +35,12 @@ def read_header(file: IO[bytes], place: str) -> tuple[tuple[int, ...], np.dtype[
     if by_column and len(shape) > 1:
         raise UserError("bad_array", f"{place} is stored column by column.", "Save numpy.ascontiguousarray of it.")
     return shape, dtype
+
+
+def names_of_arrays(archive: zipfile.ZipFile) -> list[str]:
+    """The arrays of an .npz in order; hidden members, and what is no array, are left out."""
+    names = [name for name in archive.namelist() if name.endswith(".npy") and not is_hidden(name)]
+    return [name.removesuffix(".npy") for name in names]
 
 
 def read_array(archive: zipfile.ZipFile, name: str, place: str) -> np.ndarray:

@@ -91,7 +91,7 @@ def _local(path: Path, config: C4Config) -> Documents:
         return local_documents(config, files, sums, notes=(not_known(config.path, "C4"),))
     return Documents(
         name="c4",
-        identity=identity_of("folder" if path.is_dir() else "file", *sums, config.n_documents),
+        identity=identity_of("local", *files.by_split(sums), config.n_documents),
         facts=licence_and_origin(config.path, LICENCE),
         read=lambda split: files.read(split, read_texts, config.n_documents or None),
         called=lambda counts: f"{config.path} " * sample + counted_documents(counts) + files.rule,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,9 @@ from efftx.errors import UserError
 
 T = TypeVar("T")
 
-_DOCUMENTS = re.compile(r".+\.(jsonl|json|ndjson|parquet)(\.gz|\.xz|\.bz2|\.zip)?")
+_FORMAT, _PACKED = r"\.(jsonl|json|ndjson|parquet)", r"\.(gz|xz|bz2|zip)"
+_DOCUMENTS = re.compile(f".+{_FORMAT}({_PACKED})?", re.IGNORECASE)
+_ENDINGS = re.compile(f"({_FORMAT})?({_PACKED})?$", re.IGNORECASE)
 SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What files call a split -> the split."""
 N_NAMED = 3
@@ -50,6 +52,11 @@ class DocumentFiles:
     def all(self) -> list[Path]:
         """Every file, train first."""
         return list(chain.from_iterable(self.files.values()))
+
+    def by_split(self, sums: Sequence[str]) -> list[str]:
+        """The sums of `all`, each split's name before those of its files: others where a file is in another split."""
+        rest = iter(sums)
+        return [word for split, files in self.files.items() for word in (split, *islice(rest, len(files)))]
 
     @cached_property
     def _has(self) -> tuple[bool, bool]:
@@ -101,8 +108,8 @@ def take(documents: Iterable[T | None], start: int, stop: int | None) -> Iterato
 def find_documents(given: str, hint: str) -> DocumentFiles:
     """The files that `given` (a file, a folder or a pattern) means; `UserError` with `hint` where there is none.
 
-    In a folder these are train, valid and test with .jsonl, .json or .parquet behind, plain or compressed, or where one
-    is missing all such files at any depth.
+    In a folder these are train, valid and test with .jsonl, .json or .parquet behind, plain or compressed, each in one
+    file or in shards (train.0.jsonl), or where one is missing all such files at any depth.
     """
     return find_named(given, hint, _DOCUMENTS, ".jsonl, .json or .parquet file")
 
@@ -115,7 +122,7 @@ def find_named(given: str, hint: str, names: re.Pattern[str], what: str) -> Docu
     found = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
     if not found:
         raise UserError("missing_file", f"data.path={given} holds no {what}.", hint)
-    if all(named := {split: _named(base, split, found) for split in SPLITS}.values()):
+    if all(named := [_named(base, split, found) for split in SPLITS]):
         return _without_rest(dict(zip(SPLITS, named, strict=True)), base, found)
     files: dict[str, list[Path]] = {}
     for file in found:
@@ -140,5 +147,12 @@ def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path]) -
 
 
 def _named(folder: Path, split: str, files: list[Path]) -> list[Path]:
-    """The file of a folder that has the name of the split and nothing else; the plain one before a compressed one."""
-    return [file for file in files if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split][:1]
+    """The files of a folder that are called after the split alone, shards such as `train.0.jsonl` among them.
+
+    Of those that differ in format or compression only the first, a plain one before a compressed one.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split:
+            named.setdefault(_ENDINGS.sub("", file.name), file)
+    return list(named.values())

@@ -97,7 +97,7 @@ def local_documents(
     own = own_files(files.all, sums) + ("" if field == "text" else f" {field}")
     return Documents(
         name="jsonl",
-        identity=identity_of(own, field, files.rule, *sums, config.n_documents),
+        identity=identity_of(own, field, *files.by_split(sums), config.n_documents),
         facts=licence_and_origin(config.path, LICENCE),
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
         called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",

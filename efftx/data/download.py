@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from filelock import FileLock
+
 from efftx.core.files import file_sha256, writing
 from efftx.data.prepared import ELSEWHERE
 from efftx.data.text_files import kind_of
@@ -21,31 +23,41 @@ _CHUNK = 1 << 16
 def download(url: str, target: Path, n_bytes: int, sha256: str, hint: str) -> Path:
     """The file at `target`, fetched from `url` unless it is there with the right SHA-256.
 
-    What has come is kept in `target`.part; the next call asks the server (once) for the rest only. `UserError` with
-    `hint` where there is no network, the server refuses, or the bytes are not the `n_bytes` expected.
+    What has come is kept in `target`.part; the next call asks the server (once) for the rest only. Any number of
+    processes may ask at once: one downloads, the others wait. `UserError` with `hint` where there is no network, the
+    server refuses, or the bytes are not the `n_bytes` expected.
     """
     with writing(target, ELSEWHERE):
-        if target.is_file() and target.stat().st_size == n_bytes and file_sha256(target) == sha256:
+        if _is_there(target, n_bytes, sha256):  # no lock: a folder that can only be read is enough
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        for path in (target, part):
-            if kind_of(path) not in ("file", "missing"):
-                raise UserError("bad_file", f"{path} is not a file.", f"Remove it. {hint}")
-        have = part.stat().st_size if part.is_file() else 0
-        if have < n_bytes:
-            have = _fetch(url, part, have, n_bytes, hint)
-        if have < n_bytes:
-            raise UserError(
-                "no_network",
-                f"The download of {url} stopped at {have:,} of {n_bytes:,} bytes.",
-                f"The same command goes on from there. {hint}",
-            )
-        if have > n_bytes or file_sha256(part) != sha256:
-            part.unlink()  # nothing in it can be trusted, so nothing can be resumed
-            raise UserError("wrong_checksum", f"{url} did not give the expected file (SHA-256 {sha256}).", hint)
-        part.replace(target)
-        return target
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            return target if _is_there(target, n_bytes, sha256) else _download(url, target, n_bytes, sha256, hint)
+
+
+def _is_there(target: Path, n_bytes: int, sha256: str) -> bool:
+    return target.is_file() and target.stat().st_size == n_bytes and file_sha256(target) == sha256
+
+
+def _download(url: str, target: Path, n_bytes: int, sha256: str, hint: str) -> Path:
+    part = target.with_name(target.name + ".part")
+    for path in (target, part):
+        if kind_of(path) not in ("file", "missing"):
+            raise UserError("bad_file", f"{path} is not a file.", f"Remove it. {hint}")
+    have = part.stat().st_size if part.is_file() else 0
+    if have < n_bytes:
+        have = _fetch(url, part, have, n_bytes, hint)
+    if have < n_bytes:
+        raise UserError(
+            "no_network",
+            f"The download of {url} stopped at {have:,} of {n_bytes:,} bytes.",
+            f"The same command goes on from there. {hint}",
+        )
+    if have > n_bytes or file_sha256(part) != sha256:
+        part.unlink()  # nothing in it can be trusted, so nothing can be resumed
+        raise UserError("wrong_checksum", f"{url} did not give the expected file (SHA-256 {sha256}).", hint)
+    part.replace(target)
+    return target
 
 
 def _fetch(url: str, part: Path, have: int, n_bytes: int, hint: str) -> int:

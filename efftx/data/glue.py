@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efftx.data.dataset import Source
+from efftx.data.document_files import DocumentFiles
 from efftx.data.hub import HubRows
 from efftx.data.json_lines import PARQUET, read_rows, whole_text
 from efftx.data.known_files import are, not_known, own_files
@@ -174,7 +175,7 @@ def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
         on_the_hub = HubRows(HUB_PLACE, config.task, HUB_REVISION)
         parts = _parts(task, [_hub_part(task, config, on_the_hub, split) for split in task.hub_splits])
         assert parts is not None
-        called, sums, origin = config.task, list[str](), on_the_hub.origin
+        called, by_split, origin = config.task, list[str](), on_the_hub.origin
         notes: tuple[str, ...] = ()
         rule: list[Any] = ["hub", HUB_PLACE, HUB_REVISION, config.task]
         licence = LICENCE
@@ -182,6 +183,7 @@ def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
         parts = find_parts(config)
         files = [file for part in parts.values() for file in part.files]
         sums = sums_of(files, _expected(config))
+        by_split = DocumentFiles({split: list(part.files) for split, part in parts.items()}).by_split(sums)
         sample = is_sample(config.path)
         known = sample or are(f"{config.name} {config.task}", sums)
         called = f"{config.path} {config.task}" if sample else config.task
@@ -195,7 +197,7 @@ def _prepare(config: GlueConfig) -> tuple[Prepared, Vocabulary]:
     return prepare_pairs(
         config,
         Corpus(
-            sums=sums,
+            sums=by_split,
             rule=[*rule, tables],
             read=lambda split: parts[split].rows(),
             called=lambda counts: f"{called} {counted(counts)} rows of {tables}",

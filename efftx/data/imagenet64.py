@@ -12,7 +12,7 @@ The published validation pictures are the test split, as in the paper's table; v
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,8 @@ def prepare_imagenet64(config: ImageNetConfig) -> Prepared:
     path = resolve_path(config.path, config.name)
     if path is None:
         needed = edition.side_for(config.side)
-        return prepare_pictures(published(config, needed, _downloaded(config.edition, needed)), config)
+        names = [archive.name for archive in edition.archives(needed)]
+        return prepare_pictures(published(config, needed, names, lambda: _downloaded(config.edition, needed)), config)
     files = find_pictures(str(path))
     sums = sums_of(files.all, _hint(edition, edition.side_for(config.side)))
     for name, one in EDITIONS.items():
@@ -193,7 +194,8 @@ def prepare_imagenet64(config: ImageNetConfig) -> Prepared:
             message = f"data.path={config.path} is ImageNet64 of edition {name}, and data.edition={config.edition}."
             raise UserError("other_edition", message, f"Set data.edition={name}: the two do not compare.")
         by_sum = dict(zip(sums, files.all, strict=True))
-        return prepare_pictures(published(config, side, [by_sum[a.sha256] for a in one.archives(side)]), config)
+        archives = [by_sum[archive.sha256] for archive in one.archives(side)]
+        return prepare_pictures(published(config, side, [path.name for path in archives], archives.copy), config)
     notes = (not_known(config.path, "ImageNet64 of either edition"),)
     return prepare_pictures(own_pictures(config, files, sums, notes), config)
 
@@ -217,10 +219,14 @@ def _downloaded(name: str, side: int) -> list[Path]:
     ]
 
 
-def published(config: ImageNetConfig, side: int, archives: list[Path]) -> Pictures:
-    """An edition's pictures of a published side, in its archives, that of validation last."""
+def published(config: ImageNetConfig, side: int, names: list[str], find: Callable[[], list[Path]]) -> Pictures:
+    """An edition's pictures of a published side, in its archives, that of validation last.
+
+    `find` gives the archives and is called only if the pictures must be written.
+    """
 
     def write(folder: Path) -> tuple[dict[str, int], list[str]]:
+        archives = find()
         done: Counter[str] = Counter()
         train = (square for path in archives[:-1] for square in read_squares(path, config.side, done))
         n_train = write_split(folder, "train", train)
@@ -233,7 +239,7 @@ def published(config: ImageNetConfig, side: int, archives: list[Path]) -> Pictur
         identity=identity_of("imagenet64", config.edition, side, N_VALID),
         write=write,
         called=lambda counts: f"{config.edition}{smaller} {counted(counts)}",
-        facts={"licence": LICENCE, "origin": ", ".join(path.name for path in archives)},
+        facts={"licence": LICENCE, "origin": ", ".join(names)},
     )
 
 

@@ -23,7 +23,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
 
     `UserError` with file and line for a line that is no JSON object, and for a file that is damaged or no file.
     """
-    return _parquet_rows(path) if path.suffix == PARQUET else read_json_lines(path)
+    return _parquet_rows(path) if path.suffix.lower() == PARQUET else read_json_lines(path)
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -51,7 +51,7 @@ def prepare_music(config: MusicConfig) -> Prepared:
     sums = sums_of(files.all, HINT)
     called = own_files(files.all, sums)
     rule = f"{files.rule} of each recording" if files.rule else ""
-    key = identity_of("music", called, rule, config.rate, *sums)
+    key = identity_of("music", called, config.rate, *files.by_split(sums))
 
     def write(folder: Path) -> dict[str, Any]:
         n_recordings, sizes = _write(folder, files, config.rate)

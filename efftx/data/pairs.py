@@ -45,7 +45,8 @@ class Count:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where documents come from: the sums of the files, and in `rule` (plain JSON) all else that decides which.
+    """Where documents come from: the sums of each split's files after its name, in `rule` (plain JSON) what else
+    decides which.
 
     `read(split)` streams them, None for a row that is none; `called` is what the variant says of them, from their
     counts. `notes` are what a user should hear of them.

@@ -9,7 +9,6 @@ import math
 import re
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from efftx.data.arrays import read_array, read_header
+from efftx.data.arrays import DAMAGED_ARCHIVE, names_of_arrays, read_array, read_header
 from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.json_lines import read_rows
 from efftx.data.picture import read_picture, square_of
-from efftx.data.text_files import open_regular
+from efftx.data.text_files import is_hidden, open_regular
 from efftx.errors import UserError
 
 HINT = (
@@ -69,14 +68,18 @@ def read_pixels(path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
             elif kind == ".zip":
                 with zipfile.ZipFile(file) as archive:
                     for name in sorted(archive.namelist(), key=_in_order):
-                        if _IN_ARCHIVE.fullmatch(name):
+                        if _is_picture(name):
                             with archive.open(name) as member:
                                 yield from _member(member, name, f"{path}, {name}", done)
             else:
                 yield from _member(file, path.name, str(path), done)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except DAMAGED_ARCHIVE as error:
             message = f"{path} is damaged or truncated: {error}."
             raise UserError("damaged_file", message, "Get the file again.") from error
+
+
+def _is_picture(member: str) -> bool:
+    return _IN_ARCHIVE.fullmatch(member) is not None and not is_hidden(member)
 
 
 def _in_order(name: str) -> list[int | str]:
@@ -87,7 +90,7 @@ def _in_order(name: str) -> list[int | str]:
 def _tar(file: IO[bytes], path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
     with tarfile.open(fileobj=file) as archive:
         for member in archive:
-            if member.isfile() and _IN_ARCHIVE.fullmatch(member.name) and (content := archive.extractfile(member)):
+            if member.isfile() and _is_picture(member.name) and (content := archive.extractfile(member)):
                 yield from _member(content, member.name, f"{path}, {member.name}", done)
 
 
@@ -123,7 +126,7 @@ def picture_of_row(row: dict[str, Any], place: str, done: Counter[str]) -> np.nd
 def _npz(file: IO[bytes], place: str, done: Counter[str]) -> Iterator[np.ndarray]:
     """`images`, or `data` as the ImageNet64 of Chrabaszcz et al. has it, or JPEG files end to end, or the one array."""
     with zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        names = names_of_arrays(archive)
         if {"jpeg", "offsets"} <= set(names):
             yield from _packed(archive, place, done)
             return
@@ -163,6 +166,10 @@ def _pictures_of(
     if dtype != np.uint8 or 0 in one or max(one) > _MOST_SIDE:
         message = f"{place} is an array {list(shape)} of {dtype}, not pictures."
         raise UserError("bad_picture", message, "Save uint8 [pictures, height, width, 3].")
+    if len(shape) == 3 and shape[1] > 4 and shape[2] in (3, 4):
+        message = f"{place} is an array {list(shape)}: one picture in colours, where several are expected."
+        hint = f"Save it as [1, {shape[0]}, {shape[1]}, 3]: numpy.save(file, array[None, :, :, :3])."
+        raise UserError("bad_picture", message, hint)
     n_bytes = math.prod(one)
     at_once = max(1, _ROWS_AT_ONCE // n_bytes)
     for first in range(0, shape[0], at_once):

@@ -146,7 +146,7 @@ def own_pictures(
 
     return Pictures(
         name="images",
-        identity=identity_of(called, files.rule, *sums),
+        identity=identity_of(called, *files.by_split(sums)),
         write=write,
         called=lambda counts: f"{called} {counted(counts)}{files.rule}",
         facts=licence_and_origin(config.path, LICENCE),

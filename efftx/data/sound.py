@@ -9,7 +9,6 @@ import io
 import math
 import wave
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from efftx.data.arrays import read_array
+from efftx.data.arrays import DAMAGED_ARCHIVE, names_of_arrays, read_array
 from efftx.data.text_files import local_path, open_regular
 from efftx.errors import UserError
 
@@ -70,7 +69,7 @@ def read_recordings(path: Path, rate: int) -> Iterator[np.ndarray]:
     no sample, and where the package that reads sound is not installed.
     """
     with open_regular(path, HINT) as file:
-        found = _codes(file, path) if path.suffix == ".npz" else iter([mu_law(_decoded(file, path, rate))])
+        found = _codes(file, path) if path.suffix.lower() == ".npz" else iter([mu_law(_decoded(file, path, rate))])
         for codes_N in found:
             if not len(codes_N):
                 raise UserError("bad_sound", f"{path} holds no sound: it has no samples.", "Take it out of the folder.")
@@ -80,13 +79,17 @@ def read_recordings(path: Path, rate: int) -> Iterator[np.ndarray]:
 def _codes(file: IO[bytes], path: Path) -> Iterator[np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                codes_N = read_array(archive, name.removesuffix(".npy"), f"{path}, {name}")
+            names = names_of_arrays(archive)
+            if not names:
+                raise UserError("bad_sound", f"{path} holds no array of mu-law codes.", "Save uint8 [samples].")
+            for name in names:
+                place = f"{path}, {name}.npy"
+                codes_N = read_array(archive, name, place)
                 if codes_N.dtype != np.uint8 or codes_N.ndim != 1:
-                    message = f"{path}, {name} is an array {list(codes_N.shape)} of {codes_N.dtype}, not mu-law codes."
+                    message = f"{place} is an array {list(codes_N.shape)} of {codes_N.dtype}, not mu-law codes."
                     raise UserError("bad_sound", message, "Save uint8 [samples].")
                 yield codes_N
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise UserError("damaged_file", f"{path} is damaged or truncated: {error}.", "Get the file again.") from error
 
 

@@ -97,8 +97,8 @@ def _local(config: SummarizationConfig) -> Corpus:
     corpus = str(config.path) if sample else config.corpus if known else own_files(files.all, sums)
     rule = " of one file 90/5/5" if len(files.all) == 1 else files.rule
     return Corpus(
-        sums=sums,
-        rule=[corpus, files.rule],
+        sums=files.by_split(sums),
+        rule=[corpus],
         read=lambda split: files.read(split, read_documents),
         called=lambda counts: f"{corpus} {counted(counts)} documents{rule}",
         **licence_and_origin(config.path, LICENCE),

@@ -112,11 +112,16 @@ def find_files(given: str, hint: str) -> list[Path]:
         message = f"data.path={given} holds more than {MOST_FILES:,} files."
         raise UserError("bad_value", message, "Give the folder of the texts alone, or write them into fewer files.")
     if kind == "folder":
-        found = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        found = [p for p in found if not is_hidden(p.relative_to(path).as_posix())]
     files = sorted(file for file in found if kind_of(file) == "file")
     if not files:
         raise UserError("missing_file", f"data.path={given} holds no file.", hint)
     return files
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name in a folder or an archive, `/` between its parts, is hidden: `.x`, or what macOS adds to a zip."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
 def read_text(path: Path, at_most: int) -> Text:
@@ -198,7 +203,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
             head = file.read(6) or b""  # None from a file of the kernel's that has nothing now
             file.seek(0)
             kind = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), None)
-            if kind is None and path.suffix not in _MAGIC:
+            if kind is None and path.suffix.lower() not in _MAGIC:
                 yield file
             elif kind is None:  # gzip would read an empty file as an empty text
                 raise _damaged(path, f"it does not begin like a {path.suffix} file")
@@ -214,7 +219,7 @@ def _decompressed(file: IO[bytes], kind: str, path: Path) -> Iterator[IO[bytes]]
     try:
         if kind == ".zip":
             with zipfile.ZipFile(file) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
+                members = [m for m in archive.infolist() if not m.is_dir() and not is_hidden(m.filename)]
                 if len(members) != 1:
                     message = f"{path} holds {len(members)} files instead of one."
                     raise UserError("bad_value", message, "Unpack it and set data.path to the file that is meant.")

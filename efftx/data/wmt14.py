@@ -100,8 +100,8 @@ def _local(config: WMTConfig) -> Corpus:
         return read_parallel(file, partners[file]) if partners else read_pairs(file, config)
 
     return Corpus(
-        sums=sums,
-        rule=[corpus, files.rule, config.source, config.target],
+        sums=[*files.by_split(sums), *sums[len(files.all) :]],
+        rule=[corpus, config.source, config.target],
         read=lambda split: files.read(split, pairs),
         called=lambda counts: f"{corpus}{config.source}-{config.target} {counted(counts)} pairs{rule}",
         **licence_and_origin(config.path, LICENCE),

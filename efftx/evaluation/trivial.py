@@ -23,7 +23,7 @@ from efftx.evaluation.rouge import lead, rouge, usual_sentences
 from efftx.evaluation.word_classifiers import fit_jaccard, fit_naive_bayes, words
 
 MOST_TRAINING = 1 << 26
-"""Of a longer training split an n-gram table counts this many tokens, the first."""
+"""Of a longer training split an n-gram table counts this many tokens, the first: 67.1 M of the 90 M of enwik8 whole."""
 MOST_VALIDATION = 1 << 20
 """No more validation tokens than this choose the smoothing."""
 DRAWN = 1 << 22

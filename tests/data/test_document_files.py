@@ -81,6 +81,28 @@ def test_files_that_belong_to_no_split_are_named(tmp_path: Path) -> None:
     assert note.startswith("Left out: extra.jsonl, more/rest.jsonl, part0.jsonl and 6 more files")
 
 
+def test_shards_after_a_dot_are_all_of_their_split(tmp_path: Path) -> None:
+    write(tmp_path, **{"train.0": "ab", "train.1": "cd", "train.2": "e"}, valid="f", test="g")
+    assert splits_of(tmp_path) == {"train": "abcde", "valid": "f", "test": "g"}
+    assert find_documents(str(tmp_path), "").notes == ()
+    write(tmp_path, other="y", **{"test.more": "h"})
+    assert splits_of(tmp_path) == {"train": "abcde", "valid": "f", "test": "gh"}
+    assert find_documents(str(tmp_path), "").notes == ("Left out: other.jsonl, beside files that are named by split.",)
+
+
+def test_a_file_in_two_formats_or_compressions_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path, train="ab", valid="c", test="d")
+    for name in ("train.jsonl.gz", "train.parquet", "valid.jsonl.xz"):
+        (tmp_path / name).write_bytes(b"not read")
+    assert splits_of(tmp_path) == {"train": "ab", "valid": "c", "test": "d"}
+
+
+def test_endings_are_read_whatever_their_case(tmp_path: Path) -> None:
+    write(tmp_path, train="ab", valid="c", test="d")
+    (tmp_path / "valid.jsonl").rename(tmp_path / "valid.JSONL")
+    assert splits_of(tmp_path) == {"train": "ab", "valid": "c", "test": "d"}
+
+
 def test_documents_are_counted_once_for_all_splits(tmp_path: Path) -> None:
     write(tmp_path, a=LETTERS)
     read: list[Path] = []

@@ -4,7 +4,10 @@ import hashlib
 import http.server
 import os
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +15,18 @@ import pytest
 
 from efftx.data.download import download
 from efftx.errors import UserError
+from tests.processes import wait_until
 
 CONTENT = bytes(range(256)) * 800
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT; `stop_after` breaks each answer off after so many bytes; `ranges` off ignores Range."""
+    """Serves CONTENT; `stop_after` breaks each answer off after so many bytes; `ranges` off ignores Range.
 
+    With `hold` the end of each answer waits until that is set.
+    """
+
+    hold: threading.Event | None = None
     stop_after: int | None = None
     ranges = True
     asked: list[str | None]
@@ -49,6 +57,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = CONTENT[start:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.server.hold is not None:
+            self.wfile.write(body[:1000])
+            body = body[1000:]
+            self.server.hold.wait(60)
         self.wfile.write(body[: self.server.stop_after])
 
     def log_message(self, format: str, *args: object) -> None:
@@ -74,7 +86,7 @@ def fetch(url: str, target: Path, content: bytes = CONTENT) -> Path:
 def test_a_download_is_the_file_and_leaves_no_part(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file"
     assert fetch(server.url, target).read_bytes() == CONTENT
-    assert [path.name for path in target.parent.iterdir()] == ["file"]
+    assert [path.name for path in target.parent.iterdir() if not path.name.endswith(".lock")] == ["file"]
 
 
 def test_a_file_that_is_there_is_not_asked_for(server: Server, tmp_path: Path) -> None:
@@ -147,3 +159,26 @@ def test_a_pipe_or_a_folder_in_its_place_is_told_and_never_waited_for(tmp_path: 
         with pytest.raises(UserError, match=f"{path.name} is not a file") as raised:
             download("http://127.0.0.1:9/file", tmp_path / make.__name__, 5, "00" * 32, "Hint.")
         assert raised.value.kind == "bad_file"
+
+
+def test_of_two_processes_that_want_one_file_one_downloads_it_and_the_other_waits(
+    server: Server, tmp_path: Path
+) -> None:
+    server.hold = threading.Event()
+    target, ready = tmp_path / "file", tmp_path / "ready"
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    code = f"""if True:
+        import os, pathlib
+        from efftx.data.download import download
+        pathlib.Path({str(ready)!r} + str(os.getpid())).touch()
+        download({server.url!r}, pathlib.Path({str(target)!r}), {len(CONTENT)}, {digest!r}, "")
+    """
+    first = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: server.asked)
+    second = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: len(list(tmp_path.glob("ready*"))) == 2)
+    time.sleep(0.5)  # for the request that it must not make
+    server.hold.set()
+    assert [first.wait(60), second.wait(60)] == [0, 0]
+    assert server.asked == [None]
+    assert target.read_bytes() == CONTENT

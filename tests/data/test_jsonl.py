@@ -57,6 +57,8 @@ def test_parquet_gives_the_same_documents(file: Path, tmp_path: Path) -> None:
     one, other = open_dataset(config(file)), open_dataset(config(tmp_path / "my.parquet"))
     assert one.checksum == other.checksum
     assert one.variant != other.variant
+    (tmp_path / "my.parquet").rename(tmp_path / "MY.PARQUET")
+    assert open_dataset(config(tmp_path / "MY.PARQUET")).checksum == one.checksum
 
 
 def test_only_so_many_documents_are_taken_as_are_asked_for(file: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import wave
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from efftx.data.music import MusicConfig, plucked
 from efftx.data.sound import mu_law, mu_law_inverse, read_recordings, resampled
 from efftx.data.windows import LanguageModelRows
 from efftx.errors import UserError
+from tests.data.archives import as_damaged_lzma, as_encrypted
 
 
 def config(path: Path | None, length: int = 16, rate: int = 12_000) -> MusicConfig:
@@ -159,6 +161,22 @@ def empty_codes(folder: Path) -> None:
     np.savez(folder / "a.npz", np.empty(0, np.uint8))
 
 
+def other_members(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        archive.writestr("readme.txt", "words")
+
+
+def encrypted(folder: Path) -> None:
+    np.savez(folder / "a.npz", a=np.ones(40, np.uint8))
+    (folder / "a.npz").write_bytes(as_encrypted((folder / "a.npz").read_bytes()))
+
+
+def damaged_lzma(folder: Path) -> None:
+    np.savez(folder / "b.npz", a=np.ones(40, np.uint8))
+    (folder / "a.npz").write_bytes(as_damaged_lzma((folder / "b.npz").read_bytes()))
+    (folder / "b.npz").unlink()
+
+
 def no_files(folder: Path) -> None:
     (folder / "a.txt").write_text("words")
 
@@ -174,6 +192,9 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (not_a_number, "holds a NaN or an infinity"),
     (objects, "never unpickled"),
     (no_codes, "not mu-law codes"),
+    (other_members, "holds no array of mu-law codes"),
+    (encrypted, "damaged or truncated: File 'a.npy' is encrypted"),
+    (damaged_lzma, "damaged or truncated"),
     (empty_codes, "holds no sound: it has no samples"),
     (no_files, "holds no file of sound"),
 ]
@@ -188,6 +209,15 @@ def test_what_is_no_sound_is_one_message_and_exit_code_2(
     error = json.loads(capsys.readouterr().out)["error"]
     assert says in error["message"]
     assert error["hint"]
+
+
+def test_an_npz_is_known_whatever_the_case_of_its_ending_and_what_macos_adds_is_no_recording(tmp_path: Path) -> None:
+    codes = np.random.RandomState(0).randint(0, 256, 400).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", codes)
+    (tmp_path / "a.npz").rename(tmp_path / "a.NPZ")
+    with zipfile.ZipFile(tmp_path / "a.NPZ", "a") as archive:
+        archive.writestr("__MACOSX/._arr_0.npy", "words")
+    assert (codes_of(tmp_path, "test") == codes[380:]).all()
 
 
 def test_a_recording_shorter_than_a_row_says_how_long_a_row_can_be(tmp_path: Path) -> None:

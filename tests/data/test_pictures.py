@@ -29,6 +29,7 @@ from efftx.data.pictures import Picture, PictureRows, PicturesConfig
 from efftx.errors import UserError
 from efftx.evaluation.compressed import png_bits
 from efftx.evaluation.trivial import Question, trivial_answer
+from tests.data.archives import as_damaged_lzma, as_encrypted
 
 SIDE = 4
 
@@ -184,6 +185,13 @@ def saved(**arrays: np.ndarray) -> bytes:
     return packed.getvalue()
 
 
+def as_archive(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("readme.txt", content)
+    return packed.getvalue()
+
+
 BAD = [
     ("a.png", lambda folder: bomb(), "pixels: that is no photograph"),
     ("a.png", lambda folder: encoded(pictures(1, 40)[0])[:-300], "damaged or truncated"),
@@ -199,6 +207,12 @@ BAD = [
     ("a.npz", lambda folder: saved(a=np.ones(1), b=np.ones(1)), "no array called images or data"),
     ("a.npz", lambda folder: saved(images=pictures(20))[:-40], "damaged or truncated"),
     ("a.npz", lambda folder: b"PK\x03\x04 nothing", "damaged or truncated"),
+    ("b.npz", lambda folder: as_encrypted(saved(images=pictures(20))), "damaged or truncated: File 'images.npy' is"),
+    ("b.zip", lambda folder: as_encrypted(saved(images=pictures(20))), "is encrypted"),
+    ("c.zip", lambda folder: as_damaged_lzma(saved(images=pictures(20))), "c.zip is damaged or truncated"),
+    ("d.npz", lambda folder: as_archive(b"words"), "no array called images or data"),
+    ("e.npz", lambda folder: saved(images=pictures(1, 20)[0]), "[20, 20, 3]: one picture in colours"),
+    ("f.npz", lambda folder: saved(images=np.ones((20, 30, 4), np.uint8)), "[20, 30, 4]: one picture in colours"),
     ("a.parquet", lambda folder: b"PAR1 nothing", "cannot be read as Parquet"),
     ("a.tar", lambda folder: b"nothing", "damaged or truncated"),
     ("a.txt", lambda folder: b"words", "is no picture"),
@@ -266,6 +280,24 @@ def in_zip(folder: Path, every: np.ndarray) -> Path:
     return folder / "all.zip"
 
 
+def in_zip_of_macos(folder: Path, every: np.ndarray) -> Path:
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for number, one in enumerate(every):
+            archive.writestr(f"pics/{number}.png", encoded(one))
+            archive.writestr(f"__MACOSX/pics/._{number}.png", "no picture")
+        archive.writestr("pics/.hidden/x.png", "no picture")
+    return folder / "all.zip"
+
+
+def in_tar_with_hidden_files(folder: Path, every: np.ndarray) -> Path:
+    names = as_files(folder, every)
+    (names / "._0.png").write_bytes(b"no picture")
+    with tarfile.open(folder / "all.tar", "w") as archive:
+        for file in sorted(names.iterdir()):
+            archive.add(file, f"./all/{file.name}")
+    return folder / "all.tar"
+
+
 def in_parquet(folder: Path, every: np.ndarray) -> Path:
     import pyarrow
     import pyarrow.parquet
@@ -282,7 +314,18 @@ def in_pack(folder: Path, every: np.ndarray) -> Path:
     return folder / "all.npz"
 
 
-FORMS = [in_array, in_planes, with_planes_first, as_files, in_tar, in_zip, in_parquet, in_pack]
+FORMS = [
+    in_array,
+    in_planes,
+    with_planes_first,
+    as_files,
+    in_tar,
+    in_zip,
+    in_parquet,
+    in_pack,
+    in_zip_of_macos,
+    in_tar_with_hidden_files,
+]
 
 
 @pytest.mark.parametrize("form", FORMS)

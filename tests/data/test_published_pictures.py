@@ -227,6 +227,22 @@ def test_without_files_one_edition_is_downloaded_and_the_other_says_what_is_miss
     assert "oord2016" in told.value.hint
 
 
+def test_an_archive_is_asked_for_only_to_be_prepared(
+    editions: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(url: str, target: Path, n_bytes: int, sha256: str, hint: str) -> Path:
+        asked.append(url.rpartition("/")[2])
+        return editions["new"] / asked[-1]
+
+    monkeypatch.setattr(imagenet64, "download", download)
+    first = open_dataset(imagenet(None, 16, "chrabaszcz2017"))
+    assert asked == ["train_part1_npz.zip", "train_part2_npz.zip", "val_npz.zip"]
+    assert open_dataset(imagenet(None, 16, "chrabaszcz2017")).checksum == first.checksum
+    assert len(asked) == 3
+
+
 # ---- real pictures ---------------------------------------------------------------------------------------------------
 
 

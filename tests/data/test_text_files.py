@@ -81,6 +81,19 @@ def test_no_more_is_unpacked_than_tells_that_it_is_too_long(tmp_path: Path, suff
     assert len(read_text(path, 100).content) == 101
 
 
+def test_an_empty_file_is_no_archive_whatever_the_case_of_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "text.GZ").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged or truncated"):
+        read_text(tmp_path / "text.GZ", 10)
+
+
+def test_what_macos_adds_to_a_zip_is_no_file_of_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "text.zip", "w") as archive:
+        for name in ("my/text", "__MACOSX/my/._text", "my/.DS_Store"):
+            archive.writestr(name, name)
+    assert read_text(tmp_path / "text.zip", 10).content == b"my/text"
+
+
 def test_a_zip_of_several_files_is_ambiguous(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "text.zip", "w") as archive:
         archive.writestr("one", "1")

@@ -198,9 +198,3 @@ def test_compiled_losses_are_those_of_eager_code(tmp_path: Path) -> None:
     compiled = train(compose([*words, "compile=true"]), tmp_path / "compiled", silent=True)
     assert compiled.hash != eager.hash
     assert compiled.first_losses == pytest.approx(eager.first_losses, rel=1e-5)
-
-
-def test_wandb_mirrors_offline_and_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    words = ["model=transformer", "data=duplicate", "size=smoke", "threads=1", "tracker.wandb=true"]
-    assert train(compose(words), tmp_path / "run", silent=True).step == 6
