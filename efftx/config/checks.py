@@ -63,7 +63,7 @@ def check_config(config: Config) -> None:
 
 
 def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:
-    """Raises UserError if one of the given keys is read by no mechanism that is switched on."""
+    """Raises UserError if one of the given keys is read by no mechanism that is switched on, or not by all it names."""
     for key in keys:
         reason = dead_reason(config, key)
         remedy = ", or switch its mechanism on" if reason and reason.endswith((" is 0", " is false")) else ""
@@ -71,6 +71,12 @@ def refuse_dead_keys(config: Config, keys: Iterable[str]) -> None:
             reason, remedy = _idle_reason(config, key)
         if reason:
             raise UserError("dead_key", f"'{key}' would change nothing: {reason}.", f"Leave {key} out{remedy}.")
+        if key == "init.weights" and config.init.weights and (config.sparse_ff.N or config.sparse_qkv.S):
+            raise UserError(
+                "dead_key",
+                "'init.weights' would not reach the sparse layers, whose weights start as their authors draw them.",
+                "Leave init.weights out, or set sparse_ff.N=0 and sparse_qkv.S=0.",
+            )
 
 
 def dead_reason(config: Config, key: str) -> str | None:

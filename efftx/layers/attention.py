@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from efftx.errors import UserError
 from efftx.layers.cache import Cache, KeyValueCache, Position, SlotCache
 from efftx.layers.cost import SCORE_BACKWARD, Cost, Heads, Held, Read, Rows, Work
 from efftx.layers.patterns import Pattern
@@ -20,7 +21,10 @@ from efftx.ops.recompute_state import RecomputeState
 
 
 class SoftmaxAttention(nn.Module):
-    """Multi-head attention over what `pattern` lets a query see; with shared projections the paper's shared-QK form."""
+    """Multi-head attention over what `pattern` lets a query see; with shared projections the paper's shared-QK form.
+
+    Raises UserError for heads that cannot take the pattern's sets of keys in turn.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,13 @@ class SoftmaxAttention(nn.Module):
         causal: bool = True,
     ) -> None:
         super().__init__()
+        if projections.n_heads % pattern.n_sets:
+            raise UserError(
+                "bad_value",
+                f"n_heads={projections.n_heads} is not divisible by {pattern.n_sets}, the sets of keys that the heads "
+                "take in turn.",
+                f"Take n_heads divisible by {pattern.n_sets}.",
+            )
         self.causal = causal
         self.pattern = pattern
         self.project = projections

@@ -10,8 +10,11 @@ from efftx.errors import UserError, nearest
 class AttentionConfig:
     """The node of a kind of attention, whose name in the schema is the kind's word in `attention=`."""
 
-    def check(self, kind: str, n_heads: int, length: int) -> None:
-        """Raises UserError for what rows of `length` tokens or `n_heads` heads cannot have; `kind` names the node."""
+    def check(self, kind: str, n_heads: int | None, length: int) -> None:
+        """Raises UserError for what rows of `length` tokens or `n_heads` heads cannot have; `kind` names the node.
+
+        `n_heads` None: the heads are not known yet.
+        """
 
     def in_small(self, scale: float, length: int) -> Self:
         """The same scaled down from rows of `length` tokens by `scale`: what it connects can be looked at in small."""
@@ -26,6 +29,8 @@ class FullConfig(AttentionConfig):
 
 
 HASHINGS = ("angular", "random")
+MOST_CODES = 2**23
+"""Buckets of all rounds, or positions of a row, that hash attention tells apart: float32 holds no more half steps."""
 
 
 @dataclass
@@ -52,11 +57,33 @@ class LSHConfig(AttentionConfig):
     padding_in_chunks: bool = False
     hashing: str = "angular"
 
-    def check(self, kind: str, n_heads: int, length: int) -> None:
-        """Raises UserError for a hashing that is not known."""
+    def check(self, kind: str, n_heads: int | None, length: int) -> None:
+        """Raises UserError for a hashing that is not known, and for more buckets or positions than are told apart."""
         if self.hashing not in HASHINGS:
             raise UserError(
                 "bad_value", f"{kind}.hashing={self.hashing} is not known.", nearest(self.hashing, HASHINGS)
+            )
+        if length <= self.full_below:
+            return
+        if self.attend_across_buckets:
+            padded = math.ceil(length / self.chunk_len) * self.chunk_len
+            if padded > MOST_CODES:
+                raise UserError(
+                    "bad_value",
+                    f"{kind}.attend_across_buckets=true tells the places of {MOST_CODES} tokens apart, and a row has "
+                    f"{padded} in chunks of {kind}.chunk_len={self.chunk_len}.",
+                    f"Set {kind}.attend_across_buckets=false, or take shorter rows.",
+                )
+            return
+        # Of the automatic number only what it is rounded from is known here.
+        n_buckets = math.prod(self.n_buckets) if self.n_buckets else 2 * max(1, length // self.chunk_len)
+        if self.n_hashes * (n_buckets + 2) > MOST_CODES:
+            raise UserError(
+                "bad_value",
+                f"{kind}.n_hashes={self.n_hashes} rounds of {n_buckets} buckets are more than the {MOST_CODES} that "
+                "are told apart.",
+                f"Take at most {MOST_CODES // self.n_hashes - 2} buckets a round: {kind}.n_buckets, or a larger "
+                f"{kind}.chunk_len where they follow from it.",
             )
 
 
@@ -101,7 +128,7 @@ class FactoredConfig(AttentionConfig):
         """What makes heads take different sets of keys in turn, in words, and how many."""
         return {"mode=heads": 2} if self.mode == "heads" else {}
 
-    def check(self, kind: str, n_heads: int, length: int) -> None:
+    def check(self, kind: str, n_heads: int | None, length: int) -> None:
         """Raises UserError for a mode, a stride or heads that cannot be."""
         if self.mode not in MODES:
             raise UserError("bad_value", f"{kind}.mode={self.mode} is not known.", nearest(self.mode, MODES))
@@ -114,7 +141,7 @@ class FactoredConfig(AttentionConfig):
                 f"Take {kind}.stride={near_root(length)}, near the square root of the length, or 0 for that.",
             )
         turns = math.prod(self.turns().values())
-        if n_heads % turns:
+        if n_heads is not None and n_heads % turns:
             why = " with ".join(f"{kind}.{key}" for key in self.turns())
             raise UserError(
                 "bad_value",
@@ -161,7 +188,7 @@ class FixedConfig(FactoredConfig):
         """The sub-blocks beside the mode."""
         return {**super().turns(), f"sub_blocks={self.sub_blocks}": self.sub_blocks}
 
-    def check(self, kind: str, n_heads: int, length: int) -> None:
+    def check(self, kind: str, n_heads: int | None, length: int) -> None:
         """Raises UserError also for summaries that do not fit into a block."""
         stride, c = self.stride_of(length), self.c_of(length)
         if self.mode in MODES and c * self.sub_blocks > stride <= length:

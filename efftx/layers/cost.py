@@ -34,8 +34,8 @@ class Rows:
     device: str = "cpu"
 
     @property
-    def tokens(self) -> float:
-        """Bytes of one number a token."""
+    def bytes_per_feature(self) -> float:
+        """Bytes of one number for each token of all rows: a tensor of n features a token has n times as many."""
         return float(self.element_bytes * self.batch * self.length)
 
 
@@ -93,7 +93,7 @@ class Heads:
 
     def width(self, rows: Rows) -> float:
         """Bytes of one tensor of all heads."""
-        return rows.tokens * self.n * self.d_head
+        return rows.bytes_per_feature * self.n * self.d_head
 
 
 def cost_of(layer: nn.Module, rows: Rows) -> Cost:

@@ -95,7 +95,7 @@ class CrossAttention(nn.Module):
             "attention_projections": Work(length * self.query.flops(length) + of_memory),
             "attention_scores": Work(4.0 * length * width * rows.memory_length, SCORE_BACKWARD),
         }
-        w, memory = rows.tokens * width, rows.tokens * width * rows.memory_length / length
+        w, memory = rows.bytes_per_feature * width, rows.bytes_per_feature * width * rows.memory_length / length
         # The output once more with the rows that read nothing set to zero; the gradients of the encoder's output.
         draws = float(rows.batch * length * self.query.n_heads * rows.memory_length * (self.attention_dropout > 0))
         saved = self.query.saved(rows) + 3 * w + 2 * memory

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from efftx.errors import UserError, nearest
 from efftx.layers.cache import Position
 from efftx.layers.cost import Cost, Read, Rows, Work, is_sliced, linear_flops, read_whole, sliced_bytes
 from efftx.layers.initialize import glorot_
@@ -28,6 +29,8 @@ class _TwoLayers(nn.Module):
         super().__init__()
         self.w1 = nn.Linear(d_model, d_ff)
         self.w2 = nn.Linear(d_ff, d_model)
+        if activation not in ACTIVATIONS:
+            raise UserError("bad_value", f"activation={activation} is not known.", nearest(activation, ACTIVATIONS))
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
         self.reset_parameters()
@@ -48,7 +51,10 @@ class _TwoLayers(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """activation(x W1 + b1) W2 + b2, dropout on the hidden units; `chunk_len` positions at a time where not 0."""
+    """activation(x W1 + b1) W2 + b2, dropout on the hidden units; `chunk_len` positions at a time where not 0.
+
+    Raises UserError for an activation that is none of `ACTIVATIONS`.
+    """
 
     def __init__(
         self, d_model: int, d_ff: int, *, activation: str = "relu", dropout: float = 0.0, chunk_len: int = 0
@@ -82,7 +88,7 @@ class FeedForward(nn.Module):
         flops = rows.length * (linear_flops(w1) + linear_flops(inner.w2))
         work = {"feedforward": Work(flops, 2.0 + sliced, last=0.0 if sliced else 0.5)}
         copies = 3 if inner.dropout > 0 else 1 if inner.activation is F.relu else 2
-        d, f = rows.tokens * w1.in_features, rows.tokens * w1.out_features
+        d, f = rows.bytes_per_feature * w1.in_features, rows.bytes_per_feature * w1.out_features
         saved, besides = copies * f, f + d if inner.dropout > 0 else 2 * f
         if sliced:
             held = saved + besides - d * (inner.dropout > 0)

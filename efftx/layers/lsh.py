@@ -147,7 +147,9 @@ class LSHAttention(nn.Module):
         if not self.training or not self.attention_dropout:
             return None
         n_window = 2 if self.causal else 3
-        kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=like.dtype)
+        # In half precision 1 / (1 - dropout) would be rounded, and the mean of the weights with it.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=dtype)
         return F.dropout(kept, self.attention_dropout)
 
     def keys(self, length: int) -> float:

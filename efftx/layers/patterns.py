@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from efftx.errors import UserError, nearest
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
 from efftx.layers.cache import KeyValueCache, SlotCache, causal
 from efftx.layers.cost import Heads, Held, Rows
@@ -48,10 +49,12 @@ class KeySet(Protocol):
 class Pattern(Protocol):
     """What softmax attention asks of a pattern.
 
-    `in_order`: the cache keeps keys one behind the other, and a token sees the last of them without a gap.
+    `in_order`: the cache keeps keys one behind the other, and a token sees the last of them without a gap. `n_sets`:
+    the sets of keys that the heads take in turn; their number is to be a multiple of it.
     """
 
     in_order: bool
+    n_sets: int
 
     def attend(
         self,
@@ -93,6 +96,7 @@ class _KeepsAll:
     """Keys are cached one behind the other, all of them, though a token may see only the last."""
 
     in_order = True
+    n_sets = 1
 
     def first(self, position: Any) -> Any:
         """The first key that the token at `position`, an int or a tensor of them, sees."""
@@ -147,7 +151,7 @@ class Full(_KeepsAll):
             scores *= heads.n * min(self.query_block, rows.length)
             return (3 + shared) * w + masked, 5 * w + 3.0 * scores
         bias = 0.0 if heads.causal or not shared else scores * rows.length
-        return (5 if shared else 4) * w + masked + bias, 3 * w + rows.tokens * heads.d_model
+        return (5 if shared else 4) * w + masked + bias, 3 * w + rows.bytes_per_feature * heads.d_model
 
 
 class Local(_KeepsAll):
@@ -166,19 +170,24 @@ class Local(_KeepsAll):
         return near & (key <= query) if causal else near
 
     def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
-        """Two chunks, or three without causality, for each of the padded length."""
-        n_chunks = -(-length // self.chunk_len)
-        return (2 if causal else 3) * self.chunk_len * n_chunks * self.chunk_len / length
+        """Two chunks, or three without causality, for each of the padded length; L where the row is a single chunk."""
+        m, n_chunks, window = self._chunks(length, causal)
+        return window * m * n_chunks * m / length
 
     def held(self, rows: Rows, heads: Heads) -> Held:
         """Windows hold every key and value two or three times."""
-        w, m = heads.width(rows), self.chunk_len
-        window = 2 if heads.causal else 3
-        padded = -(-rows.length // m) * m
+        w, (m, n_chunks, window) = heads.width(rows), self._chunks(rows.length, heads.causal)
         # Without causality the output with empty rows set to zero, and a mask where a token does not see itself.
         masked = 0.0 if heads.causal else w
-        mask = rows.element_bytes * rows.batch * heads.n * padded * m * 3.0 * heads.share_qk * (not heads.causal)
-        return (3 + 2 * window) * w + masked + mask, (2 + 2 * window) * w + rows.tokens * heads.d_model
+        mask = float(rows.element_bytes * rows.batch * heads.n * n_chunks * m * window * m)
+        mask *= heads.share_qk and not heads.causal
+        return (3 + 2 * window) * w + masked + mask, (2 + 2 * window) * w + rows.bytes_per_feature * heads.d_model
+
+    def _chunks(self, length: int, causal: bool) -> tuple[int, int, int]:
+        """The length of a row's chunks, their number, and how many of them a query's window holds."""
+        m = min(self.chunk_len, length)
+        n_chunks = -(-length // m)
+        return m, n_chunks, 1 if n_chunks == 1 else 2 if causal else 3
 
     def first(self, position: Any) -> Any:
         """Where the chunk before that of `position` begins."""
@@ -193,6 +202,7 @@ class ByHead:
 
     def __init__(self, sets: Sequence[KeySet]) -> None:
         self.sets = tuple(sets)
+        self.n_sets = len(self.sets)
 
     def attend(
         self,
@@ -207,7 +217,7 @@ class ByHead:
         dropout: float,
     ) -> Tensor:
         """The heads' outputs (B, H, L, v), each set's heads together; all at once where FlexAttention's kernel runs."""
-        if causal and not dropout and is_for(q_BHLd):
+        if causal and not dropout and key_mask_BL is None and is_for(q_BHLd):
             sees = partial(self.sees_some, exclude_self=exclude_self)
             return attend_flex(q_BHLd, k_BHLd, v_BHLv, sees, key=(self.sets, exclude_self), scale=scale)
         outs, period = [], len(self.sets)
@@ -297,5 +307,11 @@ rows, and how many layers of the kind the stack has before this one."""
 
 
 def make_pattern(kind: str, config: Any, length: int, index: int = 0) -> Pattern:
-    """The pattern of that kind; `config` is its node."""
+    """The pattern of that kind; `config` is its node.
+
+    Raises UserError for a kind that is none of `PATTERNS`, and for keys that rows of `length` tokens cannot have.
+    """
+    if kind not in PATTERNS:
+        raise UserError("bad_value", f"No softmax attention is called '{kind}'.", nearest(kind, PATTERNS))
+    config.check(kind, None, length)
     return PATTERNS[kind](config, length, index)

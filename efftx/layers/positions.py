@@ -64,6 +64,10 @@ class FactorizedPositions(nn.Module):
         for table in self.tables:
             nn.init.normal_(table, std=self.std)
 
+    def active_parameters(self) -> int:
+        """One row of each table."""
+        return sum(table.shape[1] for table in self.tables)
+
     def forward(self, length: int, batch: int = 1) -> Tensor:
         """The embeddings of positions 0 .. length - 1, (length, d_model): the same for every row of a batch."""
         total: Tensor | None = None

@@ -27,12 +27,12 @@ class InitConfig:
     `embedding_std` of the token table, null for 1, or d_model^-0.5 where it is tied to the logits; `position_std` of
     learned and axial position tables. `residual`: `depth` starts the matrices that write to the residual stream
     1 / sqrt(branches of their stack) smaller, 1 / sqrt(2 n_layers) in a plain decoder (GPT-2; Sparse Transformer,
-    section 6), `none` as they are. `weights` above 0: the matrices of the blocks are Gaussian of variance `weights` /
-    d_in in place of Glorot-uniform (Sparse Transformer: 0.125, which its code reads as the variance where the paper
-    writes N(0, 0.125 / sqrt(d_in))). `weights_apart`: they come from random numbers of their own; false takes the
-    numbers that the token table was drawn from once more, so that the first layer's queries start as a multiple of it.
-    `zero_logits`: the layer to the logits starts at zero, and the first loss at the
-    logarithm of the vocabulary.
+    section 6), `none` as they are. `weights` above 0: the matrices of the blocks' dense layers are Gaussian of variance
+    `weights` / d_in in place of Glorot-uniform (Sparse Transformer: 0.125, which its code reads as the variance where
+    the paper writes N(0, 0.125 / sqrt(d_in))); sparse feed-forward and sparse queries, keys and values keep their own
+    start. `weights_apart`: they come from random numbers of their own; false takes those that the token table was drawn
+    from once more, so that the first layer's queries start as a multiple of it. `zero_logits`: the layer to the logits
+    starts at zero, and the first loss at the logarithm of the vocabulary.
     """
 
     embedding_std: float | None = None

@@ -110,7 +110,7 @@ class SparseFF(nn.Module):
         sliced, multiplies = is_sliced(self.chunk_len, rows.length), config.multiply_by_controller
         work = {"feedforward": Work(rows.length * 4.0 * d_model * d_ff, 2.0 + sliced)}
         rank, n_weights = 0, 2 * self.w1.numel()
-        d, f = rows.tokens * d_model, rows.tokens * d_ff
+        d, f = rows.bytes_per_feature * d_model, rows.bytes_per_feature * d_ff
         if config.has_controller:
             flops = rows.length * 2.0 * self.c1.shape[0] * (d_model + d_ff)
             frozen = Work(flops, float(sliced)) if multiplies else Work(flops, 0.0, reversed=0.0)
@@ -118,8 +118,8 @@ class SparseFF(nn.Module):
         if config.learns:
             rank = self.c1.shape[0]
             n_weights += rank * (d_model + d_ff)
-        kept, besides = self._held(f, rows.tokens * d_model)
-        kept += rows.tokens * rank + (0 if config.learns else f / config.N * 8 / rows.element_bytes)
+        kept, besides = self._held(f, rows.bytes_per_feature * d_model)
+        kept += rows.bytes_per_feature * rank + (0 if config.learns else f / config.N * 8 / rows.element_bytes)
         choices = self._choice_bytes(rows)
         if sliced:
             kept, besides = 0.0, sliced_bytes(rows, self.chunk_len, kept + besides, d, n_weights)

@@ -101,9 +101,9 @@ class SparseQKV(nn.Module):
         """Bytes kept for the backward pass besides queries, keys, values and the heads' output: the results between
         layers, and the matrices of multiplicative layers, multiplied out.
         """
-        d, matrix = rows.tokens * self.d_model, float(rows.element_bytes * self.d_model**2)
+        d, matrix = rows.bytes_per_feature * self.d_model, float(rows.element_bytes * self.d_model**2)
         kept = sum(isinstance(layer, Multiplicative) for layer in self.modules()) * matrix
-        kept += sum(rows.tokens * layer.rank for layer in self.modules() if isinstance(layer, LowRank))
+        kept += sum(rows.bytes_per_feature * layer.rank for layer in self.modules() if isinstance(layer, LowRank))
         if self.multiplicative is not None:
             kept += d + (2 * d if self.concat_input else 0)
         return kept + d * (len(self.o) > 1)
@@ -156,7 +156,7 @@ class SparseQuery(nn.Module):
     def saved(self, rows: Rows) -> float:
         """Bytes kept for the backward pass besides the queries: the shared layer's result and its whole matrix."""
         d_model = self.multiplicative.d_out
-        return rows.tokens * d_model + float(rows.element_bytes * d_model**2)
+        return rows.bytes_per_feature * d_model + float(rows.element_bytes * d_model**2)
 
     def new_cache(self, batch: int, position: Position) -> ConvolutionCache:
         """No inputs yet."""

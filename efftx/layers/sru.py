@@ -83,7 +83,7 @@ class SRUBranch(nn.Module):
         """Of each layer its input, gates (three, their sigmoids and complements), state and output; and its norm."""
         d_model, d, n = self.into.in_features, self.into.out_features, len(self.layers)
         work = {"sru": Work(rows.length * (4.0 * d_model * d + n * 6.0 * d * d))}
-        return Cost(work, rows.tokens * (d_model + 12 * n * d))
+        return Cost(work, rows.bytes_per_feature * (d_model + 12 * n * d))
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> SRUCache:
         """States of zero."""

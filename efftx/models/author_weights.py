@@ -49,9 +49,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from efftx.models.conversion import load_weights
 from efftx.models.weight_rules import AS_IT_IS, Layout, Rule, Shapes, read, write
 
 PREFIX = "w."
@@ -177,11 +176,3 @@ def from_authors(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_authors(weights: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     """The weights of a model under the authors' names and in their layouts; UserError as `write`."""
     return write(_RULES, weights, shapes, WHOSE, PREFIX)
-
-
-def load_from_authors(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
-    """Copies the authors' arrays into `model`, all of them or none.
-
-    Raises UserError for an unknown name, a missing array, a weight that the model does not have, and another shape.
-    """
-    load_weights(model, from_authors(arrays), None)

@@ -119,7 +119,7 @@ class Branch(nn.Module):
         if self.dropout or self.beside is not None:
             work = {name: replace(each, last=0.0) for name, each in work.items()}
         width = self.norm.normalized_shape[0]
-        d, dropped = rows.tokens * width, float(rows.batch * rows.length * width * (self.dropout > 0))
+        d, dropped = rows.bytes_per_feature * width, float(rows.batch * rows.length * width * (self.dropout > 0))
         return Cost(
             work,
             saved=d + (d if self.dropout else 0) + core.saved + beside.saved,

@@ -69,7 +69,7 @@ class CrossAttended(nn.Module):
 
     def cost(self, rows: Rows) -> Cost:
         """The memory and its norm's input; while the decoder goes back, the memory's gradient."""
-        width = rows.tokens * self.norm.normalized_shape[0]
+        width = rows.bytes_per_feature * self.norm.normalized_shape[0]
         return Cost(saved=2 * width, backward=width)
 
 

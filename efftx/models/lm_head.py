@@ -88,7 +88,7 @@ class LMHead(nn.Module):
         d = self.norm.normalized_shape[0]
         sliced = is_sliced(chunk_len, rows.length)
         work = {"head": Work(rows.length * 2.0 * d * self.vocab_size, 2.0 + sliced)}
-        width, logits = rows.tokens * d, float(self.logits_bytes(rows, chunk_len))
+        width, logits = rows.bytes_per_feature * d, float(self.logits_bytes(rows, chunk_len))
         matrix = float(rows.element_bytes * d * self.vocab_size) if isinstance(self.linear, SparseLoss) else 0.0
         if sliced:
             return Cost(work, 0.0, width * (2 + 3 * chunk_len / rows.length) + 3 * logits + 3 * matrix)

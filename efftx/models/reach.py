@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efftx.config.schema import Config
-from efftx.layers.patterns import PATTERNS, make_pattern
+from efftx.layers.patterns import PATTERNS
 from efftx.models.build import layers_of_kind
 from efftx.ops.patterns import unreachable
 
@@ -46,5 +46,6 @@ def _sees(config: Config, stride: int, kind: str, index: int) -> Tensor:
     if kind not in PATTERNS:
         return key <= query
     node = getattr(config, kind).in_small(_STRIDE / stride, length)
-    pattern = make_pattern(kind, node, len(position), index)
+    # Unchecked: scaled by the least stride, another's may be longer than these rows.
+    pattern = PATTERNS[kind](node, len(position), index)
     return torch.stack([pattern.sees(head, query, key) for head in range(config.n_heads)]).any(0)

@@ -77,10 +77,8 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
     Training's own settings are not read. Attention across buckets and pairs found in several rounds are theirs, as of
     the authors' later code.
     """
-    missing = [key for key in ("attn_layers", "hidden_size", "feed_forward_size") if key not in theirs]
-    if theirs.get("model_type") != "reformer" or missing:
-        other = theirs.get("model_type") != "reformer"
-        what = f"of model_type={theirs.get('model_type')}" if other else f"without {missing[0]}"
+    if theirs.get("model_type") != "reformer":
+        what = f"of model_type={theirs.get('model_type')}"
         raise UserError("other_model", f"This is no Reformer of transformers: its config.json is {what}.")
     wanted = {"is_decoder": True, "local_num_chunks_after": 0, "lsh_num_chunks_after": 0, "tie_word_embeddings": False}
     wanted |= {"local_num_chunks_before": 1, "lsh_num_chunks_before": 1}
@@ -91,42 +89,44 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
     if activation is None:
         known = ", ".join(_ACTIVATIONS)
         raise UserError("other_model", f"Its hidden_act is {theirs['hidden_act']}; here there are {known}.")
-    kinds = list(theirs["attn_layers"])
+    kinds = _given(theirs, "attn_layers")
+    if not isinstance(kinds, list) or not kinds:
+        raise UserError("other_model", f"Its attn_layers is {kinds}; a kind of attention for each layer is wanted.")
     words = [
         "model=reformer",
         f"n_layers={len(kinds)}",
-        f"d_model={theirs['hidden_size']}",
-        f"d_ff={theirs['feed_forward_size']}",
-        f"n_heads={theirs['num_attention_heads']}",
-        f"d_head={theirs['attention_head_size']}",
+        f"d_model={_given(theirs, 'hidden_size')}",
+        f"d_ff={_given(theirs, 'feed_forward_size')}",
+        f"n_heads={_given(theirs, 'num_attention_heads')}",
+        f"d_head={_given(theirs, 'attention_head_size')}",
         f"activation={activation}",
         f"attention={_list(_cycle(kinds))}",
         "share_qk=false",
         "tie_embeddings=false",
-        f"norm_eps={theirs['layer_norm_eps']}",
+        f"norm_eps={_given(theirs, 'layer_norm_eps')}",
         "reversible.enabled=true",
         "reversible.merge=concat",
         f"chunking.ff={theirs.get('chunk_size_feed_forward') or 0}",
         f"chunking.loss={theirs.get('chunk_size_lm_head') or 0}",
     ]
     if "lsh" in kinds:
-        buckets = theirs.get("num_buckets") or []
+        buckets, chunk_len = theirs.get("num_buckets") or [], _given(theirs, "lsh_attn_chunk_length")
         words += [
-            f"lsh.n_hashes={theirs['num_hashes']}",
+            f"lsh.n_hashes={_given(theirs, 'num_hashes')}",
             f"lsh.n_buckets={_list([buckets] if isinstance(buckets, int) else buckets)}",
-            f"lsh.chunk_len={theirs['lsh_attn_chunk_length']}",
-            f"lsh.full_below={theirs['lsh_attn_chunk_length']}",
+            f"lsh.chunk_len={chunk_len}",
+            f"lsh.full_below={chunk_len}",
             "lsh.attend_across_buckets=true",
             "lsh.allow_duplicates=true",
         ]
     if "local" in kinds:
-        words.append(f"local.chunk_len={theirs['local_attn_chunk_length']}")
+        words.append(f"local.chunk_len={_given(theirs, 'local_attn_chunk_length')}")
     if theirs.get("axial_pos_embds", True):
-        grid = list(theirs["axial_pos_shape"])
-        dims = _list(theirs["axial_pos_embds_dim"])
+        grid = list(_given(theirs, "axial_pos_shape"))
+        dims = _list(_given(theirs, "axial_pos_embds_dim"))
         words += [f"data.length={prod(grid)}", "positions.kind=axial"]
         return [*words, f"positions.axial_shape={_list(grid)}", f"positions.axial_dims={dims}"]
-    length = theirs["max_position_embeddings"]
+    length = _given(theirs, "max_position_embeddings")
     return [*words, f"data.length={length}", "positions.kind=learned", f"positions.max_len={length}"]
 
 
@@ -147,6 +147,7 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         "positions.kind": config.positions.kind in ("axial", "learned") and not config.positions.before_shift,
         "lsh.attend_across_buckets": "lsh" not in kinds or lsh.attend_across_buckets,
         "lsh.allow_duplicates": "lsh" not in kinds or lsh.allow_duplicates,
+        "lsh.hashing": "lsh" not in kinds or lsh.hashing == "angular",
         "local.window": not local.window,
     }
     for key, fits in needs.items():
@@ -182,6 +183,13 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         return {**said, "max_position_embeddings": config.positions.max_len or config.data.length}
     shape, dims = config.positions.axial_shape, config.positions.axial_dims
     return {**said, "axial_pos_shape": shape, "axial_pos_embds_dim": dims, "max_position_embeddings": prod(shape)}
+
+
+def _given(theirs: Mapping[str, Any], key: str) -> Any:
+    """What their config.json says of `key`; UserError where it says nothing, or null."""
+    if theirs.get(key) is None:
+        raise UserError("other_model", f"This is no whole Reformer of transformers: its config.json is without {key}.")
+    return theirs[key]
 
 
 def _cycle(kinds: list[str]) -> list[str]:

@@ -112,8 +112,13 @@ class _Visible(NamedTuple):
     exclude_self: bool
     key_mask: Tensor | None
 
-    def bias(self, first: int, n_queries: int, n_keys: int, like: Tensor) -> Tensor:
-        """What is added to the scores of queries first .. first + n_queries against the first n_keys keys."""
+    def bias(self, first: int, n_queries: int, n_keys: int, like: Tensor) -> Tensor | None:
+        """What is added to the scores of queries first .. first + n_queries against the first n_keys keys.
+
+        None where nothing is hidden.
+        """
+        if not self.causal and not self.exclude_self and self.key_mask is None:
+            return None
         query = torch.arange(first, first + n_queries, device=like.device)[:, None]
         key = torch.arange(n_keys, device=like.device)[None, :]
         hidden = (key > query) if self.causal else torch.zeros_like(key > query)
@@ -156,7 +161,8 @@ def _attend_block(
 ) -> Tensor:
     # The bias is as large as the scores: it is made here, so that the backward pass makes it again and keeps neither.
     bias = visible.bias(first, q.shape[2], k.shape[2], q)
-    weights = torch.softmax(q @ k.transpose(-1, -2) * scale + bias, dim=-1)
+    scores = q @ k.transpose(-1, -2) * scale
+    weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v
 
 

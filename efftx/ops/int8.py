@@ -61,11 +61,13 @@ def int8_linear(x_TI: Tensor, q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | No
     if x_TI.shape[-1] != q_OI.shape[1]:
         raise ValueError(f"Rows of {q_OI.shape[1]} inputs need tokens of that width, not {x_TI.shape[-1]}.")
     y_TO = _product(x_TI, q_OI, scale_O)
-    return y_TO if bias_O is None else y_TO + bias_O
+    # A bias of more digits is added in its own type: rounding it first would be a second error.
+    return y_TO if bias_O is None else (y_TO + bias_O).to(x_TI.dtype)
 
 
 def int8_linear_naive(x_TI: Tensor, q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """The product with the dequantised matrix in float32: the oracle."""
+    bias_O = None if bias_O is None else bias_O.float()
     return F.linear(x_TI.float(), dequantize_rows(q_OI, scale_O), bias_O).to(x_TI.dtype)
 
 

@@ -11,6 +11,7 @@ P problems of Q queries and K keys; E any width.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -65,7 +66,7 @@ class Cut:
         if self.layout == "columns":
             return x.transpose(1, 2)
         if self.layout == "joined":
-            return x.reshape(x.shape[0], 1, -1, x.shape[-1])
+            return x.flatten(1, 2).unsqueeze(1)
         groups, _ = self.problems
         x = F.pad(x, (0, 0, 0, groups * self.width - x.shape[2]))
         return x.unflatten(2, (groups, self.width)).transpose(1, 2).flatten(2, 3)
@@ -78,7 +79,7 @@ class Cut:
         if self.layout == "columns":
             return y_NPQE.transpose(1, 2)
         if self.layout == "joined":
-            return y_NPQE.reshape(-1, n, m, y_NPQE.shape[-1])
+            return y_NPQE.reshape(y_NPQE.shape[0], n, m, y_NPQE.shape[-1])
         return y_NPQE.unflatten(2, (n, self.width)).transpose(1, 2).flatten(2, 3)[:, :, :m]
 
 
@@ -135,12 +136,12 @@ class Layout:
         """(B, H, L, E) -> (N, n, l, E), zeros behind the end."""
         length = self.block_len * self.n_blocks
         x = F.pad(x_BHLE, (0, 0, 0, length - x_BHLE.shape[2]))
-        return x.reshape(-1, self.n_blocks, self.block_len, x.shape[-1])
+        return x.flatten(0, 1).unflatten(1, (self.n_blocks, self.block_len))
 
     def row(self, x_NnlE: Tensor, like_BHLE: Tensor) -> Tensor:
         """(N, n, l, E) -> (B, H, L, E)."""
         batch, heads, length = like_BHLE.shape[:3]
-        return x_NnlE.reshape(batch, heads, -1, x_NnlE.shape[-1])[:, :, :length]
+        return x_NnlE.flatten(1, 2).unflatten(0, (batch, heads))[:, :, :length]
 
 
 def attend(
@@ -156,13 +157,14 @@ def attend(
 ) -> Tensor:
     """Softmax attention of every query over the keys that the parts give it, (B, H, L, d).
 
-    The parts of a causal layout show no query what is behind the row's end; another's are told here, as they are what
-    `key_mask_BL` hides. A query without any key gets its own value, or zeros where it is hidden itself. On a CPU each
-    part is one call of PyTorch's fused kernel; elsewhere, and with `dropout`, plain products compute its scores.
+    `key_mask_BL` is False on keys that nothing may see. The parts of a causal layout show no query what is behind the
+    row's end; another's are told here. A query without any key gets its own value, or zeros where it is hidden itself.
+    On a CPU each part is one call of PyTorch's fused kernel; elsewhere, and with `dropout`, plain products compute its
+    scores. Scores and sums of half precision are in float32.
     """
     q_BHLd, k_BHLd = q_BHLd.to(v_BHLd.dtype), k_BHLd.to(v_BHLd.dtype)  # under autocast they may differ
     valid = None
-    if not causal:
+    if not causal or key_mask_BL is not None:
         real_B1L1 = torch.ones_like(q_BHLd[:1, :1, :, :1], dtype=torch.bool)
         if key_mask_BL is not None:
             real_B1L1 = key_mask_BL[:, None, :, None].expand(-1, q_BHLd.shape[1], -1, -1)
@@ -202,7 +204,8 @@ class _Fused(torch.autograd.Function):
                 lse = torch.full_like(out[..., :1], HIDDEN)
             _merge(part.queries.region(out), part.queries.region(lse), out_part, lse_part)
         if out is None or lse is None:
-            out, lse = torch.zeros_like(v), torch.full_like(v[..., :1], HIDDEN)
+            out = torch.zeros_like(v, dtype=_statistics(v.dtype))
+            lse = torch.full_like(out[..., :1], HIDDEN)
         if may_be_empty:
             empty = lse < _hidden(q.dtype) / 2
             out = torch.where(empty, v if valid is None else v * valid, out)
@@ -293,33 +296,47 @@ def _plain(
     dropout: float,
 ) -> Tensor:
     """`attend` by matrix products and autograd, the scores of every part at once in memory."""
-    q, k, v = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLv))
-    scores, sums = [], []
-    for part in layout.parts:
-        q_part, k_part, _ = _problems(part, q, k, v)
-        found = q_part @ k_part.transpose(-1, -2) * scale
-        mask = part.hidden(valid, found)
-        if part.causal:
-            found = found.masked_fill(~found.new_ones(found.shape[-2:], dtype=torch.bool).tril(), _hidden(q.dtype))
-        found = found if mask is None else found + mask
-        scores.append(found)
-        sums.append(_everywhere(part.queries, found.logsumexp(-1, keepdim=True), q, HIDDEN))
-    lse = torch.stack([torch.full_like(q[..., :1], HIDDEN), *sums]).logsumexp(0)
-    out = torch.zeros_like(v)
-    for part, found in zip(layout.parts, scores, strict=True):
-        weights = F.dropout((found - part.queries.pack(lse)).exp(), dropout, training=dropout > 0)
-        out = out + _everywhere(part.queries, weights @ _problems(part, q, k, v)[2], q, 0.0)
+    exact, scores, sums = _statistics(v_BHLv.dtype), [], []
+    q, k, v = layout.blocks(q_BHLd).to(exact), layout.blocks(k_BHLd).to(exact), layout.blocks(v_BHLv)
+    # Autocast would round the scores again: weights that miss their sum by a part's rounding do not add up to 1.
+    with _without_autocast(q.device.type):
+        for part in layout.parts:
+            q_part, k_part, _ = _problems(part, q, k, v)
+            found = q_part @ k_part.transpose(-1, -2) * scale
+            mask = part.hidden(valid, found)
+            if part.causal:
+                found = found.masked_fill(~found.new_ones(found.shape[-2:], dtype=torch.bool).tril(), _hidden(exact))
+            found = found if mask is None else found + mask
+            scores.append(found)
+            sums.append(_everywhere(part.queries, found.logsumexp(-1, keepdim=True), q, HIDDEN))
+        lse = torch.stack([torch.full_like(q[..., :1], HIDDEN), *sums]).logsumexp(0)
+        out = torch.zeros_like(v, dtype=exact)
+        for part, found in zip(layout.parts, scores, strict=True):
+            weights = F.dropout((found - part.queries.pack(lse)).exp(), dropout, training=dropout > 0).to(v.dtype)
+            out = out + _everywhere(part.queries, weights @ _problems(part, q, k, v)[2], q, 0.0)
+    out = out.to(v.dtype)
     if may_be_empty:
         kept = v if valid is None else v * valid
-        out = torch.where(lse < _hidden(q.dtype) / 2, F.dropout(kept, dropout, training=dropout > 0), out)
+        out = torch.where(lse < _hidden(exact) / 2, F.dropout(kept, dropout, training=dropout > 0), out)
     return layout.row(out, v_BHLv)
 
 
 def _everywhere(cut: Cut, y_NPQE: Tensor, like_Nnld: Tensor, rest: float) -> Tensor:
     """Results of a part's queries as (N, n, l, E), with `rest` for those of no problem of it."""
-    whole = like_Nnld.new_full((*like_Nnld.shape[:3], y_NPQE.shape[-1]), rest)
+    whole = y_NPQE.new_full((*like_Nnld.shape[:3], y_NPQE.shape[-1]), rest)
     cut.region(whole).copy_(cut.unpack(y_NPQE))
     return whole
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """No autocast; the meta device has none to switch off."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
+def _statistics(dtype: torch.dtype) -> torch.dtype:
+    """In what scores and their sums are computed."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _hidden(dtype: torch.dtype) -> float:

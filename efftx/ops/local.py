@@ -25,15 +25,17 @@ def local_attention(
 ) -> Tensor:
     """Attention to a query's own chunk of positions, the one before and, unless causal, the one after: (B, H, L, v).
 
-    Any L >= 1: the last chunk is padded inside; the first has none before it and the last none after it (the authors'
-    chunks wrap around, so that their encoder's first and last chunk see each other). `exclude_self` and `key_mask_BL`
-    as in full attention: a query that may see no key gets zeros. A causal query has chunk_len + 1 keys at least, 2
-    chunk_len at most, but for the first chunk. Raises ValueError for chunk_len < 1. (The authors' enwik8 stack, [local,
-    local, lsh, local]; the paper's text does not mention it.)
+    Any L >= 1: the last chunk is padded inside, and a row shorter than a chunk is one of its own length; the first has
+    none before it and the last none after it (the authors' chunks wrap around, so that their encoder's first and last
+    chunk see each other). `exclude_self` and `key_mask_BL` as in full attention: a query that may see no key gets
+    zeros. A causal query has chunk_len + 1 keys at least, 2 chunk_len at most, but for the first chunk. Raises
+    ValueError for chunk_len < 1. (The authors' enwik8 stack, [local, local, lsh, local]; the paper's text does not
+    mention it.)
     """
     if chunk_len < 1:
         raise ValueError(f"A chunk holds at least one position, not {chunk_len}.")
     batch, heads, length, _ = q_BHLd.shape
+    chunk_len = max(1, min(chunk_len, length))
     n_chunks = -(-length // chunk_len)
     pad = n_chunks * chunk_len - length
 
@@ -42,6 +44,8 @@ def local_attention(
 
     def windows(x: Tensor) -> Tensor:
         own = chunks(x)
+        if n_chunks == 1:
+            return own
         before = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :-1]
         if causal:
             return torch.cat([before, own], dim=2)
@@ -98,11 +102,14 @@ def _seen(
 ) -> Tensor:
     """Which keys of a window its queries may see, (B or 1, n, m or 1, K): itself, if excluded, for want of others."""
     real_BL = torch.ones(1, length, dtype=torch.bool, device=device) if key_mask_BL is None else key_mask_BL
-    n_chunks, n_window = -(-length // chunk_len), 2 if causal else 3
-    last = n_chunks * chunk_len - length + (n_window - 2) * chunk_len
-    padded_BE = F.pad(real_BL, (chunk_len, last))
+    n_chunks = -(-length // chunk_len)
+    n_before = int(n_chunks > 1)
+    n_after = n_before * (not causal)
+    n_window = n_before + 1 + n_after
+    last = n_chunks * chunk_len - length + n_after * chunk_len
+    padded_BE = F.pad(real_BL, (n_before * chunk_len, last))
     seen_BnmK = padded_BE.unfold(1, n_window * chunk_len, chunk_len)[:, :, None]
-    query_m1 = torch.arange(chunk_len, device=device)[:, None] + chunk_len
+    query_m1 = torch.arange(chunk_len, device=device)[:, None] + n_before * chunk_len
     key_1K = torch.arange(n_window * chunk_len, device=device)[None, :]
     if causal:
         seen_BnmK = seen_BnmK & (key_1K <= query_m1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from efftx.ops.lsh_hashing import auto_buckets, hash_vectors, make_rotations, sort_by_bucket
-from efftx.ops.lsh_runs import FORBIDDEN, Form, Run, groups, pad_to_chunks, prepare_run, tiles
+from efftx.ops.lsh_runs import FORBIDDEN, Form, Run, groups, most_codes, pad_to_chunks, prepare_run, tiles
 
 __all__ = ["auto_buckets", "hash_vectors", "lsh_attention", "make_rotations"]
 
@@ -59,9 +59,11 @@ def lsh_attention(
 
     `dropout_mask_mK` multiplies the probabilities of every chunk, m queries times the keys of 2 (causal) or 3 chunks;
     it does not touch tokens that attend to themselves. Gradients take the buckets as constants. Raises ValueError for
-    shapes that do not fit.
+    shapes that do not fit, and for more buckets in all rounds, or places across buckets, than float32 (of float64
+    queries float64) tells apart: 2**23.
     """
     _check_shapes(q_BHLd, v_BHLv, bucket_BHRL, n_buckets_total, chunk_len, key_mask_BL)
+    _check_codes(q_BHLd, bucket_BHRL, n_buckets_total, chunk_len, attend_across_buckets)
     n_heads, length = q_BHLd.shape[1], q_BHLd.shape[2]
     n_chunks = bucket_BHRL.shape[2] * -(-length // chunk_len)
     form = Form(
@@ -103,7 +105,7 @@ class _LSHAttention(torch.autograd.Function):
         dropout_mask_mK: Tensor | None,
         form: Form,
     ) -> Tensor:
-        dtype = q_NLd.dtype if q_NLd.dtype in (torch.float32, torch.float64) else torch.float32
+        dtype = torch.promote_types(q_NLd.dtype, torch.float32)
         n_sequences, length, d = q_NLd.shape
         v = v_NLv.shape[-1]
         bucket_NRL, valid_NL = pad_to_chunks(bucket_NRL, valid_NL, form)
@@ -390,4 +392,21 @@ def _check_shapes(
     if key_mask_BL is not None and key_mask_BL.shape != (batch, length):
         raise ValueError(
             f"The key mask must have the shape (batch {batch}, length {length}), not {tuple(key_mask_BL.shape)}."
+        )
+
+
+def _check_codes(
+    q_BHLd: Tensor, bucket_BHRL: Tensor, n_buckets_total: int, chunk_len: int, attend_across_buckets: bool
+) -> None:
+    """Refuses what `prepare_run` could not number: two numbers rounded to one would be one bucket, or one place."""
+    most = most_codes(torch.promote_types(q_BHLd.dtype, torch.float32))
+    n_rounds, length = bucket_BHRL.shape[2:]
+    if attend_across_buckets:
+        padded = -(-length // chunk_len) * chunk_len
+        if padded > most:
+            raise ValueError(f"Across buckets {most} places are told apart, but {padded} tokens stand in whole chunks.")
+    elif n_rounds * (n_buckets_total + 2) > most:  # one more for masked tokens, and one for padding
+        raise ValueError(
+            f"{most} buckets are told apart, but {n_rounds} rounds of {n_buckets_total}, and 2 more in each, have "
+            f"{n_rounds * (n_buckets_total + 2)}."
         )

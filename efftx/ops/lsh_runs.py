@@ -18,8 +18,8 @@ from torch import Tensor
 # that the overhead of a call does not show. A GPU has no such cache and many units, and is left idle by small tiles.
 TILE_SCORES = 2**19
 GPU_FACTOR = 64
-# Forbidden pairs get minus this, times at least 1/2. A power of two keeps products with integer codes exact, and codes
-# below 2**24 keep it finite in float32.
+# Forbidden pairs get minus this, times at least 1/2. A power of two keeps products with codes exact, and codes below
+# 2**24 keep it finite in float32; `most_codes` sees to it that they are.
 FORBIDDEN = 2.0**100
 
 
@@ -73,6 +73,14 @@ class Places:
     place_NC: Tensor  # noqa: N815 - chunk -> place
     copy_NX: Tensor  # noqa: N815
     copied_NX: Tensor  # noqa: N815
+
+
+def most_codes(dtype: torch.dtype) -> int:
+    """How many codes the dtype holds with the half steps between them: buckets of all rounds, or places of a row.
+
+    A half step apart are a masked key's bucket from its queries', and a causal query's place from its own key.
+    """
+    return round(1 / torch.finfo(dtype).eps)
 
 
 def places_of(valid_NL: Tensor, n_rounds: int, form: Form) -> Places:

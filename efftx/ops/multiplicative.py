@@ -18,8 +18,8 @@ def multiplicative(
 ) -> Tensor:
     """y[s, m] = sum_i x[i] gate[s, i] proj[i, m] + bias, modules one after the other: (T, S m), or the first `d_out`.
 
-    S (i + m) weights stand for a matrix of i S m ("Sparse is Enough", section 3.2; authors' FactoredDense). Raises
-    ValueError for shapes that do not fit.
+    i (S + m) weights stand for a matrix of i S m, 81,920 for 1,048,576 at i = 1024, S = 16, m = 64 ("Sparse is Enough",
+    section 3.2; authors' FactoredDense). Raises ValueError for shapes that do not fit.
 
     Both orders of the product cost the same multiplications, so that the smaller intermediate decides. From m tokens on
     the matrix gate x proj is formed once, i S m numbers, and multiplied: on a CPU hardly slower than a plain dense
@@ -31,7 +31,7 @@ def multiplicative(
     x_ti = x_Ti.reshape(-1, x_Ti.shape[-1])
     if x_ti.shape[0] < proj_im.shape[1]:
         copies_ti = (x_ti.unsqueeze(1) * gate_Si).flatten(0, 1)
-        y_tO = (copies_ti @ proj_im).view(x_ti.shape[0], -1)[:, :d_out]
+        y_tO = (copies_ti @ proj_im).view(x_ti.shape[0], gate_Si.shape[0] * proj_im.shape[1])[:, :d_out]
         # Under autocast the product is in half precision and the bias is not: the sum is to be what addmm gives.
         y_tO = y_tO if bias_O is None else y_tO + bias_O.to(y_tO.dtype)
     else:

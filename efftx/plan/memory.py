@@ -115,10 +115,10 @@ def _reversible_stages(model: Any, config: Config) -> list[float]:
         if stack is not found[-1]:
             below += junction(model, config).saved
     last = head(model, config)
-    width = rows_of(config, config.target_length).tokens * merged_width(config.d_model, config.reversible)
+    width = rows_of(config, config.target_length).bytes_per_feature * merged_width(config.d_model, config.reversible)
     return [*stages, below + width + last.saved + last.backward]
 
 
 def _stream(config: Config, rows: Rows) -> float:
     """Bytes of one residual stream."""
-    return rows.tokens * config.d_model
+    return rows.bytes_per_feature * config.d_model

@@ -144,6 +144,8 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["d_model=260", "n_heads=3", "d_head=null", "positions.kind=learned"], "bad_value", "divisible"),
         (["lsh.n_buckets=[3]"], "bad_value", "even number"),
         (["lsh.n_buckets=[0]"], "bad_value", "even number"),
+        (["lsh.n_buckets=[4096,2048]"], "bad_value", "at most 4194302 buckets a round"),
+        (["lsh.n_buckets=[4096,1024]", "lsh.n_hashes=2"], "bad_value", "2 rounds of 4194304 buckets"),
         (["positions.axial_shape=[4,4]"], "bad_value", "16 positions"),
         (["positions.axial_dims=[4,4]"], "bad_value", "add up to 8"),
         (["positions.axial_shape=[1024]"], "bad_value", "one positive entry"),
@@ -174,6 +176,8 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["sparse_ff.N=5"], "bad_value", "blocks"),
         (["sparse_ff.N=4", "sparse_ff.quant_prob=2"], "bad_value", "quant_prob"),
         (["sparse_ff.N=4", "activation=gelu"], "dead_key", "always relu"),
+        (["sparse_ff.N=4", "init.weights=0.1"], "dead_key", "not reach the sparse layers"),
+        (["model=scaling", "sparse_qkv.S=4", "init.weights=0.1"], "dead_key", "not reach the sparse layers"),
         (["model=terraformer", "data=copy_add", "objective=lm"], "bad_value", "no input"),
         (["model=scaling", "data=duplicate"], "bad_objective", "lm"),
         (["model=scaling", "tie_embeddings=true", "sparse_loss.S=4"], "bad_value", "sparse_loss"),
@@ -229,6 +233,11 @@ def test_the_way_out_of_a_dead_key_is_one(overrides: list[str], hint: str) -> No
     with pytest.raises(UserError) as caught:
         compose(["model=transformer", *overrides])
     assert caught.value.hint == hint
+
+
+def test_the_start_of_the_weights_is_taken_where_layers_are_dense() -> None:
+    assert compose(["model=transformer", "init.weights=0.1"]).init.weights == 0.1
+    assert compose(["model=transformer", "init.weights=0", "sparse_ff.N=4"]).init.weights == 0.0
 
 
 def test_a_beam_is_taken_where_texts_are_generated() -> None:

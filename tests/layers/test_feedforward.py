@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from efftx.errors import UserError
 from efftx.layers import settings
 from efftx.layers.feedforward import ACTIVATIONS, FeedForward
 from efftx.ops.recompute_state import RecomputeState
@@ -34,6 +35,13 @@ def test_it_is_two_linear_layers_around_the_activation(activation: str, function
     expected = function(x @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias
     assert_close(own(x), expected, ROUNDING)
     assert set(ACTIVATIONS) == set(settings.ACTIVATIONS) == {"relu", "gelu", "gelu_sigmoid"}
+
+
+@pytest.mark.parametrize(("word", "hint"), [("swish", "relu"), ("gleu", "'gelu'")])
+def test_an_unknown_activation_is_refused_with_the_nearest(word: str, hint: str) -> None:
+    with pytest.raises(UserError, match=f"activation={word} is not known") as told:
+        layer(0, activation=word)
+    assert hint in told.value.hint
 
 
 @pytest.mark.parametrize("chunk_len", [1, 4, 11, 12, 100])

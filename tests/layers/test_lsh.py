@@ -7,14 +7,16 @@ from itertools import product
 import pytest
 import torch
 
+from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FullConfig
+from efftx.layers.attention_settings import MOST_CODES, FullConfig
 from efftx.layers.cache import Position
 from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig, rotations_shared
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
 from efftx.ops.lsh import auto_buckets
+from efftx.ops.lsh_runs import most_codes
 from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
@@ -26,6 +28,18 @@ LAYERS = {
 }
 # The file of factored buckets has values wider than queries, which this layer has not; the op is tested on it.
 LAYOUTS = {"qk": heads_to_linear, "v": heads_to_linear, "o": heads_from_linear}
+
+
+def test_more_buckets_or_places_than_are_told_apart_are_refused() -> None:
+    assert most_codes(torch.float32) == MOST_CODES
+    rows = MOST_CODES
+    with pytest.raises(UserError, match="2 rounds of 16777216 buckets") as told:
+        LSHConfig(chunk_len=1).check("lsh", 4, rows)
+    assert "larger lsh.chunk_len" in told.value.hint
+    with pytest.raises(UserError, match=r"a row has 8388672 in chunks of lsh\.chunk_len=64"):
+        LSHConfig(attend_across_buckets=True).check("lsh", 4, rows + 1)
+    LSHConfig(attend_across_buckets=True).check("lsh", 4, rows)
+    LSHConfig(chunk_len=1, full_below=rows).check("lsh", 4, rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -164,6 +178,10 @@ def test_dropout_is_for_training_only_at_its_rate_and_keeps_the_mean(causal: boo
 @pytest.mark.parametrize(("causal", "n_window"), [(True, 2), (False, 3)])
 def test_the_mask_of_dropped_weights_has_the_rate_and_the_mean_one(causal: bool, n_window: int) -> None:
     layer = lsh_layer(attention_dropout=0.25, causal=causal)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        in_single = layer._dropout_mask(torch.zeros(1, dtype=dtype))
+        assert in_single.dtype == torch.float32
+        assert in_single.unique().tolist() == torch.tensor([0.0, 4 / 3]).tolist()
     mask = layer._dropout_mask(torch.zeros(1, dtype=torch.float64))
     assert mask is not None
     assert mask.shape == (4, n_window * 4)

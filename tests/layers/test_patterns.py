@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
+from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import MODES, FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.layers.cost import Heads, Rows
 from efftx.layers.patterns import Full, Local, make_pattern
 from efftx.layers.projections import DenseQKV
 from efftx.ops.fixed import FixedUnion
@@ -91,11 +94,49 @@ def test_every_head_attends_to_its_index_set(name: str, index: int) -> None:
     q, k, v = (torch.randn(2, 4, 20, 5, dtype=torch.float64, generator=generator) for _ in range(3))
     for causal, exclude_self in itertools.product([True, False], [False, True]):
         seen = torch.stack([index_set(partial(pattern.sees, head, causal=causal), 20) for head in range(4)])
-        mask = None if causal else torch.arange(20) < torch.tensor([[20], [7]])
-        how = {"scale": 0.7, "exclude_self": exclude_self, "key_mask_BL": mask}
-        found = pattern.attend(q, k, v, causal=causal, dropout=0.0, **how)
-        assert_close(found, attention_naive(q, k, v, seen_HLL=seen, **how), ROUNDING, f"{causal} {exclude_self}")
+        place = torch.arange(20)
+        for mask in (None, place < torch.tensor([[20], [7]]), place % 3 < torch.tensor([[1], [2]])):
+            how = {"scale": 0.7, "exclude_self": exclude_self, "key_mask_BL": mask}
+            found = pattern.attend(q, k, v, causal=causal, dropout=0.0, **how)
+            assert_close(found, attention_naive(q, k, v, seen_HLL=seen, **how), ROUNDING, f"{causal} {exclude_self}")
         assert pattern.keys(20, causal=causal, exclude_self=exclude_self) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "says", "hint"),
+    [
+        ("lsh", FullConfig(), "No softmax attention is called 'lsh'", "full"),
+        ("fulll", FullConfig(), "called 'fulll'", "'full'"),
+        ("strided", StridedConfig(mode="intrleaved"), "strided.mode=intrleaved is not known", "'interleaved'"),
+        ("strided", StridedConfig(stride=65), "strided.stride=65 is longer than a row of 64", "strided.stride=8"),
+        ("fixed", FixedConfig(stride=8, c=9), "fixed.c=9 positions do not fit", "smaller fixed.c"),
+        ("fixed", FixedConfig(stride=8, c=4, sub_blocks=3), "fixed.sub_blocks=3 summaries of", "smaller fixed.c"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_refused_by_its_key(kind: str, config: Any, says: str, hint: str) -> None:
+    with pytest.raises(UserError, match=says) as told:
+        make_pattern(kind, config, 64)
+    assert hint in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [("strided", StridedConfig(mode="heads")), ("fixed", FixedConfig(stride=8, c=2, sub_blocks=2))]
+)
+def test_heads_that_cannot_take_their_sets_in_turn_are_refused(kind: str, config: Any) -> None:
+    pattern = make_pattern(kind, config, 64)
+    with pytest.raises(UserError, match="n_heads=3 is not divisible by 2"):
+        SoftmaxAttention(pattern, DenseQKV(12, 3, 4, share_qk=False, bias=False), d_head=4)
+    layer = SoftmaxAttention(pattern, DenseQKV(12, 4, 3, share_qk=False, bias=False), d_head=3)
+    assert layer(torch.randn(1, 64, 12)).shape == (1, 64, 12)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_row_shorter_than_a_local_chunk_costs_no_more_than_itself(causal: bool) -> None:
+    short, whole = Local(LocalConfig(chunk_len=128)), Local(LocalConfig(chunk_len=10))
+    assert short.keys(10, causal=causal) == whole.keys(10, causal=causal) == 10
+    rows, heads = Rows(batch=2, length=10), Heads(n=2, d_head=4, d_model=8, causal=causal, share_qk=True)
+    assert short.held(rows, heads) == whole.held(rows, heads)
+    assert short.keys(129, causal=causal) == 128 * (2 if causal else 3) * 256 / 129
 
 
 def test_interleaved_layers_take_the_factors_in_turn() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
-from efftx.models.author_weights import from_authors, load_from_authors, to_authors
+from efftx.models.author_weights import from_authors, to_authors
+from efftx.models.conversion import load_weights
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.weight_rules import Shapes
@@ -36,6 +37,11 @@ SLICES = {"at once": ("chunking.ff=0", "chunking.loss=0"), "in slices": ("chunki
 
 def weights_of(arrays: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(f"{prefix}w.")}
+
+
+def load_from_authors(model: nn.Module, arrays: dict[str, Tensor]) -> None:
+    """The authors' arrays into `model`, all of them or none."""
+    load_weights(model, from_authors(arrays), None)
 
 
 def held_buckets(arrays: dict[str, Tensor], n_layers: int, n_buckets: int) -> list[list[RecomputeState]]:

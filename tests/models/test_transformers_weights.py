@@ -113,6 +113,9 @@ def test_learned_positions_and_factors_of_the_buckets_are_read() -> None:
         ({"hidden_act": "gelu"}, "hidden_act is gelu"),
         ({"lsh_num_chunks_before": 2}, "lsh_num_chunks_before is 2"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ({"attn_layers": []}, r"attn_layers is \[\]"),
+        ({"attn_layers": "lsh"}, "attn_layers is lsh"),
+        ({"num_hashes": None}, "without num_hashes"),
     ],
 )
 def test_a_model_that_is_not_built_here_is_refused_by_its_key(changed: dict[str, Any], named: str) -> None:
@@ -120,9 +123,29 @@ def test_a_model_that_is_not_built_here_is_refused_by_its_key(changed: dict[str,
         overrides_of(theirs(**changed))
 
 
+NEEDED = (
+    *("attn_layers", "hidden_size", "feed_forward_size", "num_attention_heads", "attention_head_size"),
+    *("layer_norm_eps", "num_hashes", "lsh_attn_chunk_length", "local_attn_chunk_length"),
+    *("axial_pos_shape", "axial_pos_embds_dim"),
+)
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_configuration_without_a_key_is_refused_by_its_name(key: str) -> None:
+    with pytest.raises(UserError, match=f"without {key}"):
+        overrides_of({name: value for name, value in theirs().items() if name != key})
+
+
+def test_learned_positions_without_their_number_are_refused() -> None:
+    short = {name: value for name, value in theirs().items() if name != "max_position_embeddings"}
+    with pytest.raises(UserError, match="without max_position_embeddings"):
+        overrides_of({**short, "axial_pos_embds": False})
+
+
 @pytest.mark.parametrize(
     ("word", "named"),
     [
+        ("lsh.hashing=random", "lsh.hashing"),
         ("lsh.allow_duplicates=false", "allow_duplicates"),
         ("reversible.merge=mean", "reversible"),
         ("attention=[full]", "attention"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from efftx.bench.memory_tracker import MemoryTracker
+from efftx.ops import attention
 from efftx.ops.attention import full_attention, full_attention_naive, unit_key
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, relative_error, values_and_gradients
 
@@ -132,6 +133,13 @@ def test_masks_work_in_half_precision(query_block: int, dtype: torch.dtype) -> N
     expected = full_attention_naive(q.double(), unit_key(q).double(), v.double(), **options)
     assert actual.dtype == dtype
     assert relative_error(actual.double(), expected) < 4 * torch.finfo(dtype).eps
+
+
+def test_where_nothing_is_hidden_nothing_is_added_to_the_scores() -> None:
+    q, k, v = (x.float() for x in queries_keys_values(9))
+    assert attention._Visible(causal=False, exclude_self=False, key_mask=None).bias(0, 4, 9, q) is None
+    by_hand = (q @ k.transpose(-1, -2) * SCALE + torch.zeros(9, 9)).softmax(-1) @ v
+    assert torch.equal(full_attention(q, k, v, scale=SCALE, causal=False, query_block=9), by_hand)
 
 
 def test_a_negative_block_is_refused() -> None:

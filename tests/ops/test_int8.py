@@ -151,6 +151,21 @@ def test_leading_dimensions_strides_and_half_precision_are_kept() -> None:
     assert int8_rows_sum(h.bfloat16(), pack_rows(q, scale), row).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("width", [16, 17])
+@pytest.mark.parametrize("of_bias", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_x", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_product_is_in_the_type_of_the_tokens_whatever_the_biass(
+    of_x: torch.dtype, of_bias: torch.dtype, width: int
+) -> None:
+    x, _, w, _ = tensors(3, 4, width)
+    x, bias = x.to(of_x), torch.linspace(-1, 1, 40).to(of_bias)
+    q, scale = quantize_rows(w)
+    found, expected = int8_linear(x, q, scale, bias), int8_linear_naive(x, q, scale, bias)
+    assert found.dtype == expected.dtype == of_x
+    absolute = int8_linear_naive(x.abs().float(), q.abs(), scale) + bias.float().abs()
+    assert bool(((found - expected).float().abs() <= 3 * BFLOAT16 * (absolute + expected.float().abs())).all())
+
+
 def test_the_private_kernels_exist_and_multiply_as_they_should() -> None:
     x, q = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1, -2, 3], [-127, 0, 127]], dtype=torch.int8)
     scale, wide = torch.tensor([2.0, 0.5]), (0, 13)

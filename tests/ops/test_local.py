@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from efftx.ops.attention import full_attention
 from efftx.ops.local import local_attention, local_attention_naive
@@ -79,6 +80,16 @@ def test_padding_is_not_seen_and_a_query_without_any_key_gets_zeros(causal: bool
     # Six real tokens lie in two chunks: the third chunk still sees the second, and later ones see nothing.
     assert out[1, :, :12].any(-1).all()
     assert not out[1, :, 12:].any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_row_shorter_than_a_chunk_has_no_more_scores_than_its_own(causal: bool) -> None:
+    leaves = queries_keys_values(10)
+    with FlopCounterMode(display=False) as counted:
+        local_attention(*(x.to("meta") for x in leaves), scale=SCALE, chunk_len=128, causal=causal)
+    with FlopCounterMode(display=False) as whole:
+        full_attention(*(x.to("meta") for x in leaves), scale=SCALE, causal=causal)
+    assert counted.get_total_flops() == whole.get_total_flops() > 0
 
 
 def test_it_runs_on_the_meta_device() -> None:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from efftx.ops import lsh
 from efftx.ops.lsh import lsh_attention
 from efftx.ops.lsh_oracle import lost_pairs, lsh_attention_by_rank, lsh_attention_by_union
+from efftx.ops.lsh_runs import most_codes
 
 # float64 on both sides: what is left is the order of the sums.
 TOLERANCE = 1e-10
@@ -319,12 +321,36 @@ def test_half_precision_is_computed_in_single() -> None:
         ({"bucket_BHRL": torch.zeros(2, 2, 1, 9, dtype=torch.long)}, "buckets must have the shape"),
         ({"bucket_BHRL": torch.zeros(2, 2, 8, dtype=torch.long)}, "buckets must have the shape"),
         ({"v_BHLv": torch.zeros(2, 2, 7, 3)}, "queries and values must have the shapes"),
+        ({"n_buckets_total": 2**23 - 1}, "8388608 buckets are told apart, but 1 rounds of 8388607"),
         ({"key_mask_BL": torch.ones(2, 9, dtype=torch.bool)}, "key mask must have the shape"),
         ({"dropout_mask_mK": torch.ones(4, 4)}, "dropout mask must have the shape"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_with_a_sentence(changes: dict[str, Any], says: str) -> None:
     q, v, bucket = inputs(8, 1, 2)
+    q, v = q.float(), v.float()
     arguments = {"q_BHLd": q, "v_BHLv": v, "bucket_BHRL": bucket, "n_buckets_total": 2, "chunk_len": 4}
     with pytest.raises(ValueError, match=says):
         lsh_attention(**(arguments | changes))
+
+
+def test_as_many_places_as_float32_has_half_steps_for_are_told_apart_across_buckets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, v, bucket = inputs(9, 1, 2)
+    options = {"n_buckets_total": 2, "attend_across_buckets": True}
+    monkeypatch.setattr(lsh, "most_codes", lambda dtype: {torch.float32: 8, torch.float64: 100}[dtype])
+    lsh_attention(q, v, bucket, chunk_len=4, **options)
+    with pytest.raises(ValueError, match="8 places are told apart, but 12 tokens"):
+        lsh_attention(q.float(), v.float(), bucket, chunk_len=4, **options)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_last_of_as_many_buckets_as_are_told_apart_are_not_merged(causal: bool) -> None:
+    """Masked keys stand half a code from their bucket, and the bucket beside it one."""
+    q, v, bucket = (x.detach() for x in inputs(24, 2, 2))
+    many = most_codes(torch.float32) // 2 - 2
+    mask = (torch.arange(24) % 5 > 0).expand(2, -1)
+    options: dict[str, Any] = {"chunk_len": 4, "causal": causal, "key_mask_BL": mask}
+    few = lsh_attention(q.float(), v.float(), bucket, n_buckets_total=2, **options)
+    assert torch.equal(lsh_attention(q.float(), v.float(), bucket + many - 2, n_buckets_total=many, **options), few)

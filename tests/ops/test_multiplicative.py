@@ -22,7 +22,7 @@ def weights(tokens: tuple[int, ...], d_in: int, S: int, d_module: int, d_out: in
     return [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
 
-@pytest.mark.parametrize("tokens", [(), (1,), (2, 1), (3,), (2, 2), (4,), (2, 3, 5)])
+@pytest.mark.parametrize("tokens", [(), (0,), (0, 3), (1,), (2, 1), (3,), (2, 2), (4,), (2, 3, 5)])
 @pytest.mark.parametrize(("d_in", "S", "d_module"), [(6, 3, 4), (5, 1, 3), (4, 4, 1), (7, 2, 40)])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_it_gives_the_naive_values_and_gradients(

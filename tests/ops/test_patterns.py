@@ -49,6 +49,12 @@ def padding(length: int) -> Tensor:
     return torch.arange(length) < torch.tensor([[length // 8], [length - length // 3]])
 
 
+def holes(length: int) -> Tensor:
+    """Hidden keys anywhere: in the first sequence every third from the first, in the second from the last but one."""
+    place = torch.arange(length)
+    return torch.stack([place % 3 > 0, (place - length) % 3 != 1])
+
+
 def both_forms(pattern: Any, length: int, causal: bool, exclude_self: bool, mask: Tensor | None, **more: Any):
     """The block form and the oracle, as functions of queries, keys and values."""
     layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
@@ -66,7 +72,7 @@ def both_forms(pattern: Any, length: int, causal: bool, exclude_self: bool, mask
 @pytest.mark.parametrize("name", SETS)
 def test_the_block_form_gives_the_index_sets_values_and_gradients(name: str, length: int) -> None:
     for causal, exclude_self in itertools.product([True, False], [False, True]):
-        for mask in [None] if causal else [None, padding(length)]:
+        for mask in (None, padding(length), holes(length)):
             leaves = queries_keys_values(length)
             fast, slow = both_forms(SETS[name], length, causal, exclude_self, mask)
             assert_all_close(
@@ -77,20 +83,73 @@ def test_the_block_form_gives_the_index_sets_values_and_gradients(name: str, len
             )
 
 
+def plain_form(pattern: Any, length: int, causal: bool, exclude_self: bool, mask: Tensor | None) -> Any:
+    """`key_sets._plain`, as a function of queries, keys and values."""
+    layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
+    valid = None if mask is None else layout.blocks(mask[:, None, :, None].expand(-1, 2, -1, 1))
+    return lambda q, k, v: key_sets._plain(q, k, v, layout, SCALE, valid, True, 0.0)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_plain_products_give_the_same(name: str) -> None:
     for causal, exclude_self, length in itertools.product([True, False], [False, True], [1, 13]):
+        for mask in [None] * causal + [padding(length), holes(length)]:
+            leaves = queries_keys_values(length)
+            plain = values_and_gradients(plain_form(SETS[name], length, causal, exclude_self, mask), *leaves)
+            _, slow = both_forms(SETS[name], length, causal, exclude_self, mask)
+            assert_all_close(plain, values_and_gradients(slow, *leaves), ROUNDING, "values grad_q grad_k grad_v")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", SETS)
+def test_plain_products_give_the_same_in_other_floats(name: str, dtype: torch.dtype) -> None:
+    for causal, exclude_self, length in itertools.product([True, False], [False, True], [1, 13]):
         mask = None if causal else padding(length)
-        layout = SETS[name].layout(length, causal=causal, exclude_self=exclude_self)
-        valid = None
-        if mask is not None:
-            valid = layout.blocks(mask[:, None, :, None].expand(-1, 2, -1, 1))
-        leaves = queries_keys_values(length)
-        plain = values_and_gradients(
-            lambda q, k, v, o=(layout, SCALE, valid, True, 0.0): key_sets._plain(q, k, v, *o), *leaves
-        )
+        leaves = queries_keys_values(length, dtype=dtype)
+        found = values_and_gradients(plain_form(SETS[name], length, causal, exclude_self, mask), *leaves)
         _, slow = both_forms(SETS[name], length, causal, exclude_self, mask)
-        assert_all_close(plain, values_and_gradients(slow, *leaves), ROUNDING, "values grad_q grad_k grad_v")
+        exact = values_and_gradients(slow, *(x.double() for x in leaves))
+        assert all(x.dtype == dtype and x.isfinite().all() for x in found)
+        assert_close(found[0].double(), exact[0], {torch.float64: 2 * torch.finfo(dtype).eps + 5e-6})
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", SETS)
+def test_the_weights_of_plain_products_sum_to_one_in_half_precision(
+    name: str, dtype: torch.dtype, autocast: bool
+) -> None:
+    q, k, v = queries_keys_values(31, dtype=dtype)
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        sums = plain_form(SETS[name], 31, True, False, None)(6 * q, k, torch.ones_like(v))
+    assert sums.dtype == dtype
+    assert_close(sums.double(), torch.ones_like(sums).double(), {torch.float64: 2 * torch.finfo(dtype).eps})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["fused", "plain"])
+def test_a_layout_without_parts_gives_every_query_its_own_value(form: str, dtype: torch.dtype) -> None:
+    layout = Column(9).layout(9, exclude_self=True)
+    assert not layout.parts
+    leaves = queries_keys_values(9, dtype=dtype)
+    attends = plain_form(Column(9), 9, True, True, None)
+    if form == "fused":
+        attends = both_forms(Column(9), 9, True, True, None)[0]
+    found = values_and_gradients(attends, *leaves)
+    assert torch.equal(found[0], leaves[2])
+    assert not found[1].any()
+    assert not found[2].any()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", SETS)
+def test_a_batch_of_none_gives_none(name: str, causal: bool) -> None:
+    empty = [x[:0] for x in queries_keys_values(13)]
+    for mask in (None, padding(13)[:0]):
+        fast, _ = both_forms(SETS[name], 13, causal, False, mask)
+        for attends in (fast, plain_form(SETS[name], 13, causal, False, mask)):
+            found = values_and_gradients(attends, *empty)
+            assert [x.shape for x in found] == [(0, 2, 13, 5)] * 4
 
 
 def test_an_index_set_of_everything_is_full_attention() -> None:
@@ -209,9 +268,10 @@ def test_it_runs_on_the_meta_device(pattern: Any) -> None:
     mask = torch.empty(2, 22, dtype=torch.bool, device="meta")
     for causal, exclude_self in itertools.product([True, False], [False, True]):
         layout = pattern.layout(22, causal=causal, exclude_self=exclude_self)
-        out = key_sets.attend(q, k, v, layout, scale=SCALE, causal=causal, key_mask_BL=None if causal else mask)
-        out.sum().backward()
-        assert out.shape == v.shape
+        for dropout in (0.0, 0.5):
+            out = key_sets.attend(q, k, v, layout, scale=SCALE, causal=causal, key_mask_BL=mask, dropout=dropout)
+            out.sum().backward()
+            assert out.shape == v.shape
 
 
 def saved_bytes(pattern: Any, length: int) -> int:
@@ -264,5 +324,6 @@ def _count(counts: Tensor, part: key_sets.Part, place: Tensor, real: Tensor) -> 
 def test_the_private_kernel_takes_a_merged_result_back() -> None:
     """PyTorch's fused kernel for the CPU: two parts against their merged output give the whole's gradients."""
     q, k, v = queries_keys_values(16)
-    fast, slow = both_forms(StridedUnion(16), 16, True, False, None)
+    assert len(StridedUnion(4).layout(16).parts) > 1
+    fast, slow = both_forms(StridedUnion(4), 16, True, False, None)
     assert_all_close(values_and_gradients(fast, q, k, v), values_and_gradients(slow, q, k, v), ROUNDING, "values q k v")

@@ -44,13 +44,16 @@ def _position_rows(config: Config) -> int:
     """Parameters of the positions that one token does not read."""
     if config.positions.kind == "learned":
         return (config.data.length - 1) * config.d_model
+    if config.positions.kind == "factorized":
+        return sum(n - 1 for n in config.positions.axial_shape) * config.d_model
     if config.positions.kind == "axial":
         return sum((n - 1) * d for n, d in zip(config.positions.axial_shape, config.positions.axial_dims, strict=True))
     return 0
 
 
-def test_of_axial_positions_one_row_of_each_table_is_read() -> None:
-    config = compose(["model=reformer", "data=stdlib", "size=smoke", "positions.kind=axial"])
+@pytest.mark.parametrize("words", ["positions.kind=axial", "positions.kind=factorized positions.axial_shape=[8,8]"])
+def test_of_positions_on_a_grid_one_row_of_each_table_is_read(words: str) -> None:
+    config = compose(["model=reformer", "data=stdlib", "size=smoke", *words.split()])
     found = costs(config)
     assert found["parameters"] - found["active_parameters"] == (256 - 1) * config.d_model + _position_rows(config)
     assert _position_rows(config) > 0
