@@ -40,6 +40,8 @@ FLOP_TOLERANCE = {
 shared queries and keys in the fused kernel one query less."""
 MEMORY_TOLERANCE = 0.1
 """The estimate leaves out statistics of norms, integers and other things small beside activations."""
+DROPPED = "attention_dropout=0.1"
+"""With which a CPU computes the scores by plain products."""
 ENCODER_DECODERS = ("model=scaling", "model=terraformer")
 
 
@@ -165,6 +167,18 @@ def _tokens(config: Config, vocab_size: int = 256) -> Tensor:
         ["model=terraformer", "data.target_length=40"],
         ["model=terraformer", "lsh.full_below=64", "reversible.encoder=merged", "lsh.n_hashes=1"],
         ["model=terraformer", "lsh.full_below=1024", "reversible.enabled=false", "chunking.loss=8"],
+        ["model=transformer", DROPPED],
+        ["model=transformer", DROPPED, "share_qk=true"],
+        ["model=transformer", DROPPED, "full.query_block=16"],
+        ["model=transformer", DROPPED, "attention=[local]", "local.chunk_len=16"],
+        ["model=transformer", DROPPED, "attention=[local]", "local.window=16"],
+        ["model=transformer", DROPPED, "attention=[strided,fixed]", "data.length=60", "fixed.c=3"],
+        ["model=transformer", DROPPED, "attention=[strided]", "reversible.enabled=true"],
+        ["model=transformer", DROPPED, "attention=[local,full]", "recompute.enabled=true"],
+        ["model=reformer", DROPPED, "lsh.full_below=1024"],
+        ["model=reformer", DROPPED],
+        ["model=scaling", DROPPED],
+        ["model=scaling", DROPPED, "attention=[local,strided]", "local.chunk_len=16", "share_qk=true"],
     ],
     ids=" ".join,
 )
@@ -273,6 +287,23 @@ def test_scores_are_counted_as_they_are_computed() -> None:
         ["model=terraformer", "reversible.enabled=false", "n_layers=2"],
         ["model=terraformer", "lsh.full_below=1024", "chunking.ff=0"],
         ["model=terraformer", "reversible.encoder=merged", "n_layers=3", "chunking.loss=32", "sparse_ff.N=2"],
+        ["model=transformer", DROPPED],
+        ["model=transformer", DROPPED, "share_qk=true", "n_layers=4"],
+        ["model=transformer", DROPPED, "reversible.enabled=true"],
+        ["model=transformer", DROPPED, "full.query_block=64"],
+        ["model=transformer", DROPPED, "attention=[local]", "local.chunk_len=32", "d_ff=64"],
+        ["model=transformer", DROPPED, "attention=[local]", "local.window=32", "d_ff=64"],
+        ["model=transformer", DROPPED, "attention=[strided]", "d_ff=64"],
+        ["model=transformer", DROPPED, "attention=[strided]", "strided.mode=merged", "share_qk=true", "n_layers=4"],
+        ["model=transformer", DROPPED, "attention=[strided]", "recompute.enabled=true", "d_ff=64"],
+        ["model=transformer", DROPPED, "attention=[fixed]", "n_layers=4", "d_ff=64"],
+        ["model=transformer", DROPPED, "attention=[fixed]", "reversible.enabled=true", "d_ff=64"],
+        ["model=reformer", DROPPED],
+        ["model=reformer", DROPPED, "lsh.full_below=1024"],
+        ["model=scaling", DROPPED],
+        ["model=scaling", DROPPED, "attention=[local,strided]", "local.chunk_len=16", "share_qk=true", "d_ff=64"],
+        ["model=scaling", DROPPED, "attention=[fixed]", "d_ff=64"],
+        ["model=terraformer", DROPPED],
     ],
     ids=" ".join,
 )

@@ -6,13 +6,14 @@ Shape suffixes: B batch, L length, D d_model, H heads, d width of a head.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from efftx.errors import UserError
 from efftx.layers.cache import Cache, KeyValueCache, Position, SlotCache
-from efftx.layers.cost import SCORE_BACKWARD, Cost, Heads, Held, Read, Rows, Work
+from efftx.layers.cost import SCORE_BACKWARD, STORED_SCORE_BACKWARD, Cost, Heads, Held, Read, Rows, Work
 from efftx.layers.patterns import Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
@@ -90,13 +91,7 @@ class SoftmaxAttention(nn.Module):
 
     def cost(self, rows: Rows) -> Cost:
         """Projections, scores and weighted values."""
-        held = self.pattern.held(rows, self.heads)
-        return attention_cost(self.project, rows, self.keys(rows.length), held, dropout=self.attention_dropout)
-
-    @property
-    def heads(self) -> Heads:
-        """The shape of the heads, for `Pattern.held`."""
-        return heads_of(self.project, causal=self.causal)
+        return pattern_cost(self.pattern, self.project, rows, causal=self.causal, dropout=self.attention_dropout)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> AttentionCache:
         """Room for `capacity` tokens a row, of the dtype and on the device of `like`."""
@@ -104,9 +99,19 @@ class SoftmaxAttention(nn.Module):
         return AttentionCache(kv, self.project.new_cache(batch, position), position)
 
 
-def heads_of(project: DenseQKV | SparseQKV, *, causal: bool) -> Heads:
+def heads_of(project: DenseQKV | SparseQKV, *, causal: bool, stored: bool = False) -> Heads:
     """The heads of a layer with these projections."""
-    return Heads(project.n_heads, project.d_head, project.d_model, causal=causal, share_qk=project.share_qk)
+    return Heads(project.n_heads, project.d_head, project.d_model, causal, project.share_qk, stored)
+
+
+def pattern_cost(pattern: Pattern, project: DenseQKV | SparseQKV, rows: Rows, *, causal: bool, dropout: float) -> Cost:
+    """The cost of projections around a pattern, with `dropout` of its weights."""
+    stored = pattern.stores_scores(dropout, rows.device)
+    heads = heads_of(project, causal=causal, stored=stored)
+    keys = pattern.keys(rows.length, causal=causal, exclude_self=project.share_qk, stored=stored)
+    draws = pattern.draws(rows, heads, keys) if dropout > 0 else 0.0
+    cost = attention_cost(project, rows, keys, pattern.held(rows, heads), draws=draws, stored=stored)
+    return replace(cost, draws=draws * (1 + pattern.redraws()))
 
 
 def attention_cost(
@@ -116,20 +121,20 @@ def attention_cost(
     held: Held,
     hashing: dict[str, Work] | None = None,
     *,
-    dropout: float,
+    draws: float = 0.0,
+    stored: bool = False,
 ) -> Cost:
     """The cost of projections around scores of `keys` keys a query, whose bytes are `held`; with LSH its hashing.
 
-    `dropout` of the weights draws a number for every score.
+    `draws`: numbers that dropout of the weights draws. `stored`: plain products compute the scores.
     """
     length, (saved, backward) = rows.length, held
     scores = 4.0 * project.n_heads * project.d_head * keys
     work = {
         "attention_projections": Work(length * project.flops(length)),
-        "attention_scores": Work(length * scores, SCORE_BACKWARD),
+        "attention_scores": Work(length * scores, STORED_SCORE_BACKWARD if stored else SCORE_BACKWARD),
         **(hashing or {}),
     }
-    draws = rows.batch * length * project.n_heads * keys * (dropout > 0)
     return Cost(work, project.saved(rows) + saved, backward, draws=draws, redrawn=draws)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 RANDOM_STATE_BYTES = 5056
 """PyTorch's CPU generator."""
-SCORE_BACKWARD = 2.5
-"""Backward over forward FLOPs of scores and weighted values: no kernel here stores scores, so that a backward pass
-makes them again (one product) and forms the gradients of weights, values, queries and keys (four)."""
+SCORE_BACKWARD, STORED_SCORE_BACKWARD = 2.5, 2.0
+"""Backward over forward FLOPs of scores and weighted values: a kernel that stores no scores makes them again in its
+backward pass (one product) and forms the gradients of weights, values, queries and keys (four); where plain products
+have stored them, as on a CPU under dropout of the weights, only the gradients."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,17 @@ Held = tuple[float, float]
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of an attention layer as a pattern needs them: their number and width, and that of the model."""
+    """The heads of an attention layer as a pattern needs them: their number and width, and that of the model.
+
+    `stored`: plain products compute the scores, and training keeps them all (`Pattern.stores_scores`).
+    """
 
     n: int
     d_head: int
     d_model: int
     causal: bool
     share_qk: bool
+    stored: bool = False
 
     def width(self, rows: Rows) -> float:
         """Bytes of one tensor of all heads."""

@@ -10,7 +10,7 @@ import math
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position
-from efftx.layers.cost import SCORE_BACKWARD, Cost, Read, Rows, Work, linear_flops
+from efftx.layers.cost import SCORE_BACKWARD, STORED_SCORE_BACKWARD, Cost, Read, Rows, Work, linear_flops
 from efftx.layers.initialize import glorot_
 from efftx.layers.projections import DenseQuery, split_heads
 from efftx.layers.sparse_qkv import ConvolutionCache, SparseQuery
@@ -91,15 +91,19 @@ class CrossAttention(nn.Module):
         """Of queries and scores for the decoder's tokens, and of keys and values for the encoder's."""
         length, width = rows.length, self.query.n_heads * self.d_head
         of_memory = (linear_flops(self.k) + linear_flops(self.v)) * rows.memory_length
+        scores, stored = 4.0 * length * width * rows.memory_length, self.attention_dropout > 0 and rows.device == "cpu"
         work = {
             "attention_projections": Work(length * self.query.flops(length) + of_memory),
-            "attention_scores": Work(4.0 * length * width * rows.memory_length, SCORE_BACKWARD),
+            "attention_scores": Work(scores, STORED_SCORE_BACKWARD if stored else SCORE_BACKWARD),
         }
         w, memory = rows.bytes_per_feature * width, rows.bytes_per_feature * width * rows.memory_length / length
         # The output once more with the rows that read nothing set to zero; the gradients of the encoder's output.
         draws = float(rows.batch * length * self.query.n_heads * rows.memory_length * (self.attention_dropout > 0))
-        saved = self.query.saved(rows) + 3 * w + 2 * memory
-        return Cost(work, saved, 3 * w + 4 * memory, draws=draws, redrawn=draws)
+        saved, backward = self.query.saved(rows) + 3 * w + 2 * memory, 3 * w + 4 * memory
+        if stored:
+            kept = rows.bytes_per_feature * self.query.n_heads * rows.memory_length
+            saved, backward = saved - w + 3 * kept, max(backward, kept + 2 * w)
+        return Cost(work, saved, backward, draws=draws, redrawn=draws)
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> CrossCache:
         """Nothing yet: the first call with it makes the keys and values of the encoder's output."""

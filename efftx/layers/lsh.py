@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.layers.attention import AttentionCache, attention_cost, heads_of
+from efftx.layers.attention import AttentionCache, attention_cost, heads_of, pattern_cost
 from efftx.layers.attention_settings import FullConfig, LSHConfig
 from efftx.layers.cache import KeyValueCache, Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Heads, Held, Read, Rows, Work
@@ -146,10 +146,10 @@ class LSHAttention(nn.Module):
         """One mask of kept attention weights for all chunks, heads and rounds, as in the authors' code."""
         if not self.training or not self.attention_dropout:
             return None
-        n_window = 2 if self.causal else 3
+        m = self.config.chunk_len
         # In half precision 1 / (1 - dropout) would be rounded, and the mean of the weights with it.
         dtype = torch.promote_types(like.dtype, torch.float32)
-        kept = torch.ones(self.config.chunk_len, n_window * self.config.chunk_len, device=like.device, dtype=dtype)
+        kept = torch.ones(m, self._most_chunks * m, device=like.device, dtype=dtype)
         return F.dropout(kept, self.attention_dropout)
 
     def keys(self, length: int) -> float:
@@ -169,29 +169,36 @@ class LSHAttention(nn.Module):
     def cost(self, rows: Rows) -> Cost:
         """Projections, hashing, which never runs backward, scores and weighted values; see `ops.lsh`.
 
-        A reversible stack keeps the buckets and where drawing the rotations left the random state.
+        A reversible stack keeps the buckets and where drawing the rotations left the random state. One mask of dropout
+        serves all chunks of a call.
         """
         project, length, n_buckets = self.project, rows.length, self.buckets_for(rows.length)
-        heads = heads_of(project, causal=self.causal)
         if not n_buckets:
-            held = _IN_FULL.held(rows, heads)
-            return attention_cost(project, rows, self.keys(length), held, dropout=self.attention_dropout)
+            return pattern_cost(_IN_FULL, project, rows, causal=self.causal, dropout=self.attention_dropout)
+        heads, m = heads_of(project, causal=self.causal), self.config.chunk_len
         columns = sum(n_buckets) if self.config.hashing == "angular" else 0
         flops = length * float(heads.n * heads.d_head * columns * self.config.n_hashes)
         hashing = {"hashing": Work(flops, backward=0.0, reversed=0.0, gathered=True)}
-        held, dropout = self._held(rows, heads), self.attention_dropout
-        cost = attention_cost(project, rows, self.keys(length), held, hashing, dropout=dropout)
+        dropped = float(self._most_chunks * m * m * (self.attention_dropout > 0))
+        cost = attention_cost(project, rows, self.keys(length), self._held(rows, heads), hashing, draws=dropped)
+        hashed = heads.d_head * columns // 2 if columns else length
+        drawn = float(rows.batch * heads.n * self.config.n_hashes * hashed)
         buckets = _BUCKET_BYTES * rows.batch * length * heads.n * self.config.n_hashes
         work = {**cost.work, "attention_scores": replace(cost.work["attention_scores"], gathered=True)}
-        return replace(cost, work=work, choices=RANDOM_STATE_BYTES + buckets)
+        choices = RANDOM_STATE_BYTES + buckets
+        return replace(cost, work=work, choices=choices, draws=dropped + drawn, replayed=drawn)
 
     def _padded(self, length: int) -> int:
         return ceil(length / self.config.chunk_len) * self.config.chunk_len
 
+    @property
+    def _most_chunks(self) -> int:
+        """Chunks that a chunk sees in a long row."""
+        return 2 if self.causal else 3
+
     def _window(self, length: int) -> int:
         """Chunks that a chunk sees, itself among them: fewer where there are fewer in all."""
-        most = 2 if self.causal else 3
-        return min(most, max(1, self.config.n_hashes * self._padded(length) // self.config.chunk_len))
+        return min(self._most_chunks, max(1, self.config.n_hashes * self._padded(length) // self.config.chunk_len))
 
     def _held(self, rows: Rows, heads: Heads) -> Held:
         """Queries, values, the output, once more for its projection, and sorted places; backward a group of sequences

@@ -21,6 +21,7 @@ from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
 from efftx.ops.flex import attend_flex, is_for
+from efftx.ops.key_sets import Layout
 from efftx.ops.local import local_attention
 from efftx.ops.slots import Slots
 from efftx.ops.strided import Column, StridedUnion, Window
@@ -75,8 +76,23 @@ class Pattern(Protocol):
         """The index set of a head: whether queries may see keys; positions that broadcast."""
         ...
 
-    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
-        """Scores computed for a query in the mean over a row and the heads, masked and padded ones included."""
+    def stores_scores(self, dropout: float, device: str) -> bool:
+        """Whether training keeps every score: plain products compute them where no fused kernel drops weights."""
+        ...
+
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False, stored: bool = False) -> float:
+        """Scores computed for a query in the mean over a row and the heads, masked and padded ones included.
+
+        `stored`: by plain products, which skip none (`stores_scores`).
+        """
+        ...
+
+    def draws(self, rows: Rows, heads: Heads, keys: float) -> float:
+        """Numbers that dropout of the weights draws in a forward pass; `keys` as `keys` gives them."""
+        ...
+
+    def redraws(self) -> bool:
+        """Whether the backward pass draws them again."""
         ...
 
     def held(self, rows: Rows, heads: Heads) -> Held:
@@ -98,6 +114,18 @@ class _KeepsAll:
     in_order = True
     n_sets = 1
 
+    def stores_scores(self, dropout: float, device: str) -> bool:
+        """With dropout on a CPU, whose fused kernel has none."""
+        return dropout > 0 and device == "cpu"
+
+    def draws(self, rows: Rows, heads: Heads, keys: float) -> float:
+        """One a score."""
+        return rows.batch * rows.length * heads.n * keys
+
+    def redraws(self) -> bool:
+        """No."""
+        return False
+
     def first(self, position: Any) -> Any:
         """The first key that the token at `position`, an int or a tensor of them, sees."""
         return causal(position)
@@ -117,6 +145,14 @@ class Full(_KeepsAll):
     def __init__(self, config: FullConfig) -> None:
         self.query_block = config.query_block
 
+    def stores_scores(self, dropout: float, device: str) -> bool:
+        """As of PyTorch's kernel; by query block none."""
+        return not self.query_block and super().stores_scores(dropout, device)
+
+    def redraws(self) -> bool:
+        """By query block, each of which is run again."""
+        return self.query_block > 0
+
     def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, **how: Any) -> Tensor:
         """The heads' outputs (B, H, L, v), by query block where the config says so."""
         return full_attention(q_BHLd, k_BHLd, v_BHLv, query_block=self.query_block, **how)
@@ -125,13 +161,15 @@ class Full(_KeepsAll):
         """All, or those up to the query's own."""
         return key <= query if causal else (key == key) & (query == query)
 
-    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False, stored: bool = False) -> float:
         """(L + 1) / 2, which the causal kernel does not skip; by query block the last position of each query's block.
 
-        Without causality L.
+        Without causality L; L too where all are stored, (L - 1)^2 / L where a token does not see itself.
         """
         if not causal:
             return length
+        if stored:
+            return (length - 1) ** 2 / length if exclude_self else length
         block = min(self.query_block, length)
         if not block:
             return (length + 1) / 2
@@ -150,6 +188,9 @@ class Full(_KeepsAll):
         if self.query_block:
             scores *= heads.n * min(self.query_block, rows.length)
             return (3 + shared) * w + masked, 5 * w + 3.0 * scores
+        if heads.stored:
+            scores *= heads.n * self.keys(rows.length, causal=heads.causal, exclude_self=shared, stored=True)
+            return (4 + shared) * w + 3 * scores, scores + 2 * w
         bias = 0.0 if heads.causal or not shared else scores * rows.length
         return (5 if shared else 4) * w + masked + bias, 3 * w + rows.bytes_per_feature * heads.d_model
 
@@ -169,7 +210,7 @@ class Local(_KeepsAll):
         near = (query // self.chunk_len - key // self.chunk_len).abs() <= 1
         return near & (key <= query) if causal else near
 
-    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False, stored: bool = False) -> float:
         """Two chunks, or three without causality, for each of the padded length; L where the row is a single chunk."""
         m, n_chunks, window = self._chunks(length, causal)
         return window * m * n_chunks * m / length
@@ -179,8 +220,11 @@ class Local(_KeepsAll):
         w, (m, n_chunks, window) = heads.width(rows), self._chunks(rows.length, heads.causal)
         # Without causality the output with empty rows set to zero, and a mask where a token does not see itself.
         masked = 0.0 if heads.causal else w
-        mask = float(rows.element_bytes * rows.batch * heads.n * n_chunks * m * window * m)
-        mask *= heads.share_qk and not heads.causal
+        scores = float(rows.element_bytes * rows.batch * heads.n * n_chunks * m * window * m)
+        if heads.stored:
+            own = (2 + 2 * window) * w
+            return own + heads.share_qk * w + 3 * scores, max(scores + 3 * w, own)
+        mask = scores * heads.share_qk * (not heads.causal)
         return (3 + 2 * window) * w + masked + mask, (2 + 2 * window) * w + rows.bytes_per_feature * heads.d_model
 
     def _chunks(self, length: int, causal: bool) -> tuple[int, int, int]:
@@ -229,6 +273,23 @@ class ByHead:
             )
         return outs[0] if period == 1 else torch.stack(outs, 2).flatten(1, 2)
 
+    def stores_scores(self, dropout: float, device: str) -> bool:
+        """With dropout on every device."""
+        return dropout > 0
+
+    def draws(self, rows: Rows, heads: Heads, keys: float) -> float:
+        """One a score; where a query may have no key, which sees itself then, also one a number of the values."""
+        drawn = rows.length * keys
+        for its in self.sets:
+            layout = its.layout(rows.length, causal=heads.causal, exclude_self=heads.share_qk)
+            if layout.may_be_empty or not heads.causal:
+                drawn += layout.block_len * layout.n_blocks * heads.d_head / len(self.sets)
+        return rows.batch * heads.n * drawn
+
+    def redraws(self) -> bool:
+        """No."""
+        return False
+
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
         """The index set of the head's own set."""
         return self.sets[head % len(self.sets)].sees(query, key, causal=causal)
@@ -244,10 +305,10 @@ class ByHead:
             found = found | ((head % len(self.sets) == i) & (seen | (own & ~its.sees_others(query))))
         return found
 
-    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False) -> float:
+    def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False, stored: bool = False) -> float:
         """What the parts of every set compute."""
         layouts = (its.layout(length, causal=causal, exclude_self=exclude_self) for its in self.sets)
-        return fmean(layout.scores for layout in layouts) / length
+        return fmean(layout.places if stored else layout.scores for layout in layouts) / length
 
     def held(self, rows: Rows, heads: Heads) -> Held:
         """Queries, keys, values, the output and its copy.
@@ -259,7 +320,27 @@ class ByHead:
         layouts = [its.layout(rows.length, causal=heads.causal, exclude_self=heads.share_qk) for its in self.sets]
         copies = 3.5 if any(part.queries.copies for layout in layouts for part in layout.parts) else 0.0
         masked = 0.0 if heads.causal else w
+        if heads.stored:
+            return self._held_with_scores(rows, heads, layouts)
         return (5 + heads.share_qk) * w + masked, 3 * w + (8 + copies) * w / len(self.sets)
+
+    def _held_with_scores(self, rows: Rows, heads: Heads, layouts: list[Layout]) -> Held:
+        """Of plain products the output and, for every part, its queries, keys, values and four tensors of its scores.
+
+        Backward one part at a time: two tensors of its scores, and gradients that are laid out by column.
+        """
+        w = heads.width(rows)
+        saved, backward = (1.0 + heads.share_qk) * w, 0.0
+        per_set = rows.element_bytes * rows.batch * heads.n / len(layouts)
+        for layout in layouts:
+            saved += w / len(layouts) * (layout.may_be_empty or not heads.causal)
+            for part in layout.parts:
+                (n_problems, n_queries), (_, n_keys) = part.queries.problems, part.keys.problems
+                vectors = n_problems * (n_queries + 2 * n_keys)  # keys that problems share are copied for each
+                saved += per_set * (vectors * heads.d_head + 4 * part.places)
+                by_column = vectors * heads.d_head * (part.queries.layout == "columns")
+                backward = max(backward, per_set * (by_column + 2 * part.places))
+        return saved, 3 * w + backward
 
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> SlotCache:
         """What the sets' later tokens may still see."""

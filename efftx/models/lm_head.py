@@ -90,9 +90,12 @@ class LMHead(nn.Module):
         work = {"head": Work(rows.length * 2.0 * d * self.vocab_size, 2.0 + sliced)}
         width, logits = rows.bytes_per_feature * d, float(self.logits_bytes(rows, chunk_len))
         matrix = float(rows.element_bytes * d * self.vocab_size) if isinstance(self.linear, SparseLoss) else 0.0
+        draws = float(rows.batch * rows.length * d * (self.dropout > 0) * (1 + sliced))
         if sliced:
-            return Cost(work, 0.0, width * (2 + 3 * chunk_len / rows.length) + 3 * logits + 3 * matrix)
-        return Cost(work, width * (2 if self.dropout > 0 else 1) + logits + matrix, 2.0 * logits)
+            held = width * (2 + 3 * chunk_len / rows.length) + 3 * logits + 3 * matrix
+            return Cost(work, 0.0, held, draws=draws)
+        saved = width * (2 if self.dropout > 0 else 1) + logits + matrix
+        return Cost(work, saved, 2.0 * logits, draws=draws)
 
 
 def _losses(logits_BLV: Tensor, targets_BL: Tensor, hits: bool, smoothing: float) -> tuple[Tensor, ...]:

@@ -98,8 +98,14 @@ class Part:
     @property
     def scores(self) -> int:
         """Scores computed for a head of one row, hidden ones included; a causal problem skips what lies later."""
+        n_problems, n_queries = self.queries.problems
+        return n_problems * n_queries * (n_queries + 1) // 2 if self.causal else self.places
+
+    @property
+    def places(self) -> int:
+        """Pairs of a query and a key, also those that a causal problem skips."""
         (n_problems, n_queries), (_, n_keys) = self.queries.problems, self.keys.problems
-        return n_problems * (n_queries * (n_queries + 1) // 2 if self.causal else n_queries * n_keys)
+        return n_problems * n_queries * n_keys
 
     def hidden(self, valid_Nnl1: Tensor | None, like: Tensor) -> Tensor | None:
         """What is added to the scores, (N or 1, P or 1, Q or 1, K), or None; `valid_Nnl1` False on keys of nobody."""
@@ -131,6 +137,11 @@ class Layout:
     def scores(self) -> int:
         """Scores computed for a head of one row."""
         return sum(part.scores for part in self.parts)
+
+    @property
+    def places(self) -> int:
+        """Scores that plain products compute for it, which skip nothing."""
+        return sum(part.places for part in self.parts)
 
     def blocks(self, x_BHLE: Tensor) -> Tensor:
         """(B, H, L, E) -> (N, n, l, E), zeros behind the end."""

@@ -62,6 +62,9 @@ class Adafactor(torch.optim.Optimizer):
     update is divided by max(1, RMS(update)), scaled by lr * max(RMS(weights), eps2), and the weights shrink by
     `weight_decay`, which is not scaled by lr and falls linearly to 0 over `weight_decay_n_steps` (0: it stays).
 
+    The axes are those of our matrices: the authors keep a sparse feed-forward layer's weights by blocks, as in
+    (d_model, d_ff / N, N), and hash attention's projections by head, and factor over the last two axes of those.
+
     PyTorch's own Adafactor caps the step at 1/sqrt(t), scales the decay by lr and adds eps1 elsewhere: not this one.
     Moments are float32 (float64 for float64 weights); `step` is a Python int, so nothing waits for a device.
     """

@@ -45,8 +45,9 @@ def draws_of_step(config: Config, vocab_size: int) -> float:
     model, recomputes = meta_model(config, vocab_size), config.recompute.enabled
     again = config.reversible.enabled or recomputes
     costs = [cost for stack in stacks(model, config) for block in stack.blocks for cost in block]
-    per_micro_batch = sum(cost.draws + again * cost.redrawn + recomputes * cost.replayed for cost in costs)
-    return config.training.accumulation * per_micro_batch
+    in_blocks = sum(cost.draws + again * cost.redrawn + recomputes * cost.replayed for cost in costs)
+    embedded = config.training.batch_size * tokens_of_row(config) * config.d_model * (model.dropout > 0)
+    return config.training.accumulation * (in_blocks + embedded + head(model, config).draws)
 
 
 def _row(config: Config, vocab_size: int) -> Iterator[tuple[str, Work, float]]:

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from efftx.bench.stacks import step_of
 from efftx.config.compose import compose
 from efftx.config.schema import Config
+from efftx.data.dataset import find_source
 from efftx.errors import UserError
 from efftx.machine.devices import threads_of
 from efftx.machine.timing import matmul_rate
@@ -51,7 +54,7 @@ def test_hashed_attention_reaches_less_of_a_cpus_peak() -> None:
     hashed = planned["training_flops"] * (of_heads["attention_scores"] + of_heads["hashing"])
     hashed /= planned["training_flops_per_token"]
     seconds = (planned["training_flops"] - hashed) / (72.5e9 * 0.77) + hashed / (72.5e9 * 0.3)
-    assert planned["hours"] * 3600 == pytest.approx(seconds)
+    assert planned["hours"] * 3600 == pytest.approx(seconds + planned["draws"] * cpu(1).draw_seconds)
     assert planned["utilisation"] == pytest.approx(planned["training_flops"] / (72.5e9 * seconds))
     assert plan(config, device="cpu-1-core", utilisation=0.5)["utilisation"] == pytest.approx(0.5)
     assert planned["utilisation_by_device"]["a100"] == pytest.approx(DEVICES["a100"].utilisation)
@@ -123,7 +126,8 @@ def test_numbers_drawn_at_random_take_a_cpu_as_long_with_any_number_of_cores() -
     config = _smoke("model=transformer", "n_layers=1", "dropout=0.1")
     planned = plan(config)
     rows = config.training.batch_size * config.data.length
-    assert planned["draws"] == config.training.steps * rows * (2 * config.d_model + config.d_ff)
+    embedded_and_read = 2 * config.d_model  # before the first block, and by the head
+    assert planned["draws"] == config.training.steps * rows * (2 * config.d_model + config.d_ff + embedded_and_read)
     without = plan(replace(config, dropout=0.0))
     for name in ("cpu-1-core", "cpu-8-core"):
         more = plan(config, device=name)["hours"] - plan(replace(config, dropout=0.0), device=name)["hours"]
@@ -132,22 +136,74 @@ def test_numbers_drawn_at_random_take_a_cpu_as_long_with_any_number_of_cores() -
     assert planned["hours_by_device"]["a100"] == without["hours_by_device"]["a100"]
 
 
+DRAWS_FOR_A_NUMBER = {"bernoulli_": 1, "randn": 1, "randint": 1, "rand": 2}
+"""Operators that draw, and what a number of theirs counts: Gumbel noise is two, with the logarithms behind it."""
+
+
+class _Drawn(TorchDispatchMode):
+    """Numbers that are drawn while it is on; a sparse feed-forward layer's coin is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and func._overloadpacket not in CAN_DRAW:
+            self.total += DRAWS_FOR_A_NUMBER[func._overloadpacket.__name__] * (out.numel() if out.dim() else 0)
+        return out
+
+
+CAN_DRAW = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+}
+"""They could draw for dropout; on a CPU they are called without."""
+
+
 @pytest.mark.parametrize(
-    ("words", "numbers_a_token"),
+    "words",
     [
-        (["reversible.enabled=true"], 2 * 2 * (32 + 32 + 64)),
-        (["recompute.enabled=true", "chunking.ff=8"], 2 * (2 * (32 + 32) + 3 * 64)),
-        (["sparse_ff.N=4"], 2 * (32 + 32 + 3 * 64)),
-        (["sparse_ff.N=4", "sparse_ff.temperature=0"], 2 * (32 + 32 + 64)),
-        (["sparse_ff.N=4", "reversible.enabled=true"], 2 * (2 * (32 + 32 + 64) + 2 * 64)),
-        (["attention_dropout=0.1"], 2 * (32 + 32 + 64 + 2 * 32.5)),
+        ["model=transformer", "dropout=0.1"],
+        ["model=transformer", "dropout=0.1", "reversible.enabled=true"],
+        ["model=transformer", "dropout=0.1", "recompute.enabled=true", "chunking.ff=8", "chunking.loss=8"],
+        ["model=transformer", "dropout=0.1", "attention_dropout=0.1"],
+        ["model=transformer", "attention_dropout=0.1", "share_qk=true"],
+        ["model=transformer", "attention_dropout=0.1", "full.query_block=16", "reversible.enabled=true"],
+        ["model=transformer", "dropout=0.1", "attention_dropout=0.1", "attention=[local]", "local.chunk_len=16"],
+        ["model=transformer", "attention_dropout=0.1", "attention=[strided]", "strided.stride=8"],
+        ["model=transformer", "attention_dropout=0.1", "attention=[strided]", "strided.mode=heads", "share_qk=true"],
+        ["model=transformer", "attention_dropout=0.1", "attention=[fixed]", "recompute.enabled=true"],
+        ["model=reformer", "dropout=0.1", "attention_dropout=0.1"],
+        ["model=reformer", "reversible.enabled=false"],
+        ["model=reformer", "attention_dropout=0.1", "reversible.enabled=false", "recompute.enabled=true"],
+        ["model=reformer", "lsh.hashing=random"],
+        ["model=reformer", "lsh.full_below=64", "attention_dropout=0.1"],
+        ["model=transformer", "dropout=0.1", "sparse_ff.N=4"],
+        ["model=transformer", "dropout=0.1", "sparse_ff.N=4", "reversible.enabled=true"],
+        ["model=transformer", "dropout=0.1", "sparse_ff.N=4", "sparse_ff.temperature=0"],
+        ["model=sparse_transformer", "dropout=0.1"],
+        ["model=scaling", "dropout=0.1", "attention_dropout=0.1", "data.target_length=32"],
+        ["model=scaling", "attention_dropout=0.1", "attention=[strided]", "data.target_length=32"],
+        ["model=terraformer", "dropout=0.1", "attention_dropout=0.1", "data.target_length=32"],
     ],
-    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+    ids=" ".join,
 )
-def test_what_is_run_again_draws_its_dropout_again(words: list[str], numbers_a_token: float) -> None:
+def test_the_planned_draws_are_those_of_a_step(words: list[str]) -> None:
     shape = ["n_layers=2", "d_model=32", "d_ff=64", "n_heads=2", "d_head=16", "data.length=64"]
-    planned = plan(_smoke("model=transformer", "dropout=0.1", *shape, "positions.kind=learned", *words))
-    assert planned["draws"] == planned["tokens"] * numbers_a_token
+    undropped = [] if "dropout=0.1" in words else ["dropout=0"]
+    config = _smoke(*words, *shape, *undropped, "positions.kind=learned", "training.steps=1", "schedule.warmup=0")
+    step = step_of(config, CPU, find_source("stdlib").vocab_size(config.data, config.objective))
+    with _Drawn() as drawn:
+        step()
+    assert plan(config, device="cpu-1-core")["draws"] == drawn.total > 0
+
+
+def test_every_micro_batch_draws_its_own() -> None:
+    one, two = (plan(_smoke("model=reformer", "dropout=0.1", f"training.accumulation={n}"))["draws"] for n in (1, 2))
+    assert two == 2 * one > 0
 
 
 @pytest.mark.parametrize(
