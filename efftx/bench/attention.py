@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efftx.bench.memory_tracker import MemoryTracker
 from efftx.bench.peers import PEERS, PeerShape, make_peer
+from efftx.config.values import COUNT, RANGES, Range
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import FixedConfig, FullConfig
@@ -25,7 +26,7 @@ from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine, matmul_call, read_bandwidth
 from efftx.ops.fixed import FixedUnion
 from efftx.ops.strided import Column, StridedUnion, Window
-from efftx.options import LENGTH, REPEATS, Options
+from efftx.options import LENGTH, REPEATS, SEED, Options, truth, whole
 
 FORWARD, BOTH = "forward", "forward+backward"
 ROUNDS = (1, 2, 4, 8)
@@ -268,29 +269,66 @@ def add_ratio_to_dense(rows: Sequence[dict[str, Any]]) -> None:
         row["alone_times_dense"] = beside["alone_seconds"] / row["alone_seconds"] if beside else None
 
 
+DEFAULTS: Mapping[str, Any] = {
+    **{each.name: each.default for each in fields(Case) if each.default is not MISSING},
+    "n_hashes": LSHConfig().n_hashes,
+}
+"""Of the parameters of `attention_time`, those of LSH among them."""
+_HOW: dict[str, tuple[int, Range]] = {"repeats": (3, REPEATS), "warm_up": (1, Range(0, 10**6)), "seed": (0, SEED)}
+_NUMBERS: dict[str, Range] = {
+    "length": LENGTH,
+    "batch": RANGES["training.batch_size"],
+    **{key: RANGES[key] for key in ("d_model", "n_heads", "d_head")},
+    "query_block": LENGTH,
+    **{key: RANGES[f"lsh.{key}"] for key in ("chunk_len", "n_hashes")},
+    **dict.fromkeys(("stride", "c"), COUNT),
+}
+_TRUTHS = ("later", "share_qk")
+
+
 def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """`{"seconds", "spread", "peak_bytes", "bound_seconds", ...}` of one layer, for experiments.
 
-    Keys: attention (one of `KINDS`), length; and batch, d_model, n_heads, d_head, query_block, chunk_len, n_hashes,
-    later, share_qk, stride, c, pass, repeats, warm_up, seed, device where they differ from the defaults.
+    Keys: attention (one of `KINDS`), length; and batch, d_model, n_heads, d_head, query_block, chunk_len, n_hashes
+    (default, of lsh: a configuration's), later, share_qk, stride, c, pass, repeats, warm_up, seed, device where they
+    differ from the defaults. UserError for a key that is missing or unknown, and for a value that cannot be.
     """
     given = dict(parameters)
+    for key in ("attention", "length"):
+        if key not in given:
+            raise UserError("bad_value", f"A timing of attention needs '{key}'.", f"Give {key} among its parameters.")
     kind = str(given.pop("attention"))
     if kind not in KINDS:
         raise UserError("bad_value", f"attention={kind} is not known here.", nearest(kind, KINDS))
     which = str(given.pop("pass", FORWARD))
     if which not in (FORWARD, BOTH):
         raise UserError("bad_value", f"pass={which} is not known.", nearest(which, (FORWARD, BOTH)))
-    repeats, warm_up, seed = (int(given.pop(k, v)) for k, v in (("repeats", 3), ("warm_up", 1), ("seed", 0)))
     device = resolve_device(str(given.pop("device", "auto")))
-    numbers = {"length", "batch", "d_model", "n_heads", "d_head", "query_block", "chunk_len", "n_hashes", "later"}
-    numbers |= {"share_qk", "stride", "c"}
-    unknown = sorted(given.keys() - numbers)
+    how = {key: whole(key, str(given.pop(key, default)), allowed) for key, (default, allowed) in _HOW.items()}
+    known = {*_NUMBERS, *_TRUTHS}
+    unknown = sorted(given.keys() - known)
     if unknown:
-        raise UserError("unknown_key", f"A timing of attention has no '{unknown[0]}'.", nearest(unknown[0], numbers))
-    case = Case(kind, **given)
-    (row,) = measure({kind: case}, which, repeats=repeats, device=device, warm_up=warm_up, seed=seed)
+        raise UserError("unknown_key", f"A timing of attention has no '{unknown[0]}'.", nearest(unknown[0], known))
+    if kind == "lsh":
+        given = {"n_hashes": DEFAULTS["n_hashes"], **given}
+    values: dict[str, Any] = {k: whole(k, str(given[k]), allowed) for k, allowed in _NUMBERS.items() if k in given}
+    values |= {key: truth(key, str(given[key]).lower()) for key in _TRUTHS if key in given}
+    case = Case(kind, **values)
+    _refuse_what_cannot_be(case)
+    (row,) = measure({kind: case}, which, device=device, **how)
     return {**row, "threads": torch.get_num_threads()}
+
+
+def _refuse_what_cannot_be(case: Case) -> None:
+    """Values that do not go together."""
+    if case.kind == "lsh" and not case.share_qk:
+        raise UserError("bad_value", "share_qk=false: attention=lsh hashes queries and keys that are shared.")
+    node = FixedConfig(case.stride, case.c)
+    stride, c = node.stride_of(case.length), node.c_of(case.length)
+    if case.kind == "fixed" and c > stride:
+        raise UserError(
+            "bad_value", f"c={c} positions do not fit into a block of stride={stride}.", "Take a smaller c."
+        )
 
 
 def _pass_of(layer: nn.Module, x_BLD: Tensor, backward: bool, *, keep_gradients: bool = False) -> Callable[[], object]:

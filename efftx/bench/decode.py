@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -28,6 +28,7 @@ from efftx.bench.decode_timing import (
     AUTHORS_STEPS,
     PROTOCOLS,
     STEADY_TOKENS,
+    WARM_UP,
     Procedure,
     Profile,
     Reference,
@@ -43,6 +44,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.cache import Position
 from efftx.layers.cost import Read
 from efftx.layers.cross_attention import CrossAttention
+from efftx.machine import timing
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine
 from efftx.models.block import Branch, BranchCache, Context
@@ -65,6 +67,7 @@ class Tokens:
         like = weights.embedding_VD
         self._position = Position(context)
         self._next, self._step = 0, 0
+        self._head = 0  # of the ring: prompts take their turn in it too, but no token of `_token_NB`
         self.block_seconds = 0.0
         with torch.inference_mode():
             self._caches = [
@@ -89,7 +92,7 @@ class Tokens:
     def _token(self, profile: Profile | None) -> Tensor:
         profiler: Mark | None = None if profile is None else profile.mark
         mark = profiler or _no_mark
-        norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
+        norm, logits_of = self._next_head()
         if profile is not None:
             profile.begin()
         token_B = self._token_NB[self._step]
@@ -115,7 +118,7 @@ class Tokens:
         """The most likely token after a prompt of random tokens, `length` in every row, from empty caches."""
         like, position = self.weights.embedding_VD, Position()
         token_BL = torch.randint(like.shape[0], (self.batch, length))
-        norm, logits_of = self.weights.heads[self._step % len(self.weights.heads)]
+        norm, logits_of = self._next_head()
         blocks = [each.block for each in self._next_blocks()]
         caches = [[self._new_cache(branch, length, like, position) for branch in block.branches()] for block in blocks]
         x_BLD = torch.nn.functional.embedding(token_BL, like) + self.weights.position_D
@@ -128,6 +131,11 @@ class Tokens:
         """The next of the ring, which may have fewer distinct ones than a token passes."""
         ring = self.weights.blocks
         return [ring[(self._next + i) % len(ring)] for i in range(self.weights.n_blocks)]
+
+    def _next_head(self) -> tuple[torch.nn.LayerNorm, Callable[[Tensor], Tensor]]:
+        ring = self.weights.heads
+        self._head += 1
+        return ring[(self._head - 1) % len(ring)]
 
     def _cache_at_random(self, branch: Branch, capacity: int, like: Tensor) -> BranchCache:
         """As if the context, and the encoder's output, had been read."""
@@ -174,9 +182,10 @@ def bench_decode(options: Options) -> dict[str, Any]:
     at each), seed, device, cache_bytes (in place of the cache that is found).
     A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
     first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
-    share_of_read, share_of_matvec, overhead_share, components, ratio_to_first, block_ratio_to_first, and what the
-    weights were; a peer's row has its version and a note, no components and no first tokens. UserError for what cannot
-    be, and, before anything is allocated, for a model that does not fit into memory.
+    share_of_read, share_of_matvec, overhead_share, components, ratio_to_first and block_ratio_to_first (None where the
+    first has no row of that batch and context), and what the weights were; a peer's row has its version and a note, no
+    components and no first tokens, and is of batch 1. UserError for what cannot be, and, before anything is allocated,
+    for a model that does not fit into memory.
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")
@@ -201,21 +210,22 @@ def bench_decode(options: Options) -> dict[str, Any]:
         reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
-                found, why = peer_rows(name, asked.procedure, list(asked.contexts), reference, seed=asked.seed)
+                found, why = _peer_rows(name, asked, reference)
                 rows += found
                 skipped += [{"name": name, "length": asked.contexts[0], "why": why}] if why else []
                 continue
             rows += decode_rows(name, asked, reference)
         if not rows:
             reference.turn()
-    _compare(rows)
+    _compare(rows, names[0])
     return {
         "bench": "decode",
         "rows": rows,
         "skipped": skipped,
         "protocol": protocol,
         "machine": {
-            **machine(device, repeats=tokens * asked.procedure.repeats),
+            **machine(device, repeats=tokens * asked.procedure.repeats, warm_up=WARM_UP, order=_order(asked.procedure)),
+            "prompts": _how_prompts() if asked.prompts else None,
             "last_level_cache_bytes": cache_bytes,
             "margin": MARGIN,
             "reference_bytes": reference.n_bytes,
@@ -224,6 +234,26 @@ def bench_decode(options: Options) -> dict[str, Any]:
             "matvec_bytes_per_second": reference.matvec_rate(),
         },
     }
+
+
+def _peer_rows(name: str, asked: Asked, reference: Reference) -> tuple[list[dict[str, Any]], str]:
+    """As `peer_rows`; none where a batch of one row is not asked for, since a peer decodes no other."""
+    if 1 not in asked.batches:
+        return [], "batch 1 only"
+    return peer_rows(name, asked.procedure, list(asked.contexts), reference, seed=asked.seed)
+
+
+def _order(procedure: Procedure) -> str:
+    if procedure.protocol == "steady":
+        return "one model after another, medians"
+    return (
+        f"one model after another; the first {AUTHORS_IGNORED} of {procedure.tokens} tokens are not counted, the mean "
+        "of the others, medians of their blocks and parts"
+    )
+
+
+def _how_prompts() -> dict[str, Any]:
+    return {"warm_up": timing.WARM_UP, "repeats": PROMPT_REPEATS, "order": timing.IN_TURNS}
 
 
 def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str, Any]]:
@@ -235,7 +265,7 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
     for batch, context in product(asked.batches, asked.contexts):
         room = asked.procedure.room
         make = partial(Tokens, weights, config, batch=batch, context=context, room=room, seed=asked.seed)
-        reads = _with_context(weights.reads, config, weights.n_blocks, batch, context)
+        reads = _with_context(weights, config, batch, context)
         facts = {
             "name": name,
             "length": context,
@@ -249,7 +279,7 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
         }
         row = decode_row(make, reads, asked.procedure, reference, **facts)
         if context == asked.contexts[0]:  # a prompt starts from empty caches
-            first_tokens = _first_tokens(make(), asked.prompts)
+            first_tokens = _first_tokens(make(), asked.prompts) if asked.prompts else {}
         rows.append({**row, "first_token_seconds": first_tokens})
     return rows
 
@@ -277,22 +307,19 @@ def _kept_bytes(config: Config, n_blocks: int, batch: int, context: int) -> int:
     return 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
 
 
-def _with_context(
-    reads: Mapping[str, Read], config: Config, n_blocks: int, batch: int, context: int
-) -> dict[str, Read]:
+def _with_context(weights: Weights, config: Config, batch: int, context: int) -> dict[str, Read]:
     """Weights, the keys and values of the context, and the rows of a sparse feed-forward that a whole batch chooses.
 
     A row that several tokens choose is read once: N (1 - (1 - 1/N)^batch) rows of a block of N are expected, as if
-    every token chose by itself.
+    every token chose by itself. What else a token reads of that layer, the whole batch reads once.
     """
-    if not n_blocks:
-        return dict(reads)
-    found = {**reads, "attention": Read("attention", 0, _kept_bytes(config, n_blocks, batch, context))}
-    n = config.sparse_ff.N
-    if n:
-        one = reads["feed-forward"]
-        factor = n * (1 - (1 - 1 / n) ** batch)
-        found["feed-forward"] = Read("feed-forward", round(factor * one.weights), round(factor * one.bytes))
+    found = dict(weights.reads)
+    if weights.n_blocks:
+        found["attention"] = Read("attention", 0, _kept_bytes(config, weights.n_blocks, batch, context))
+    for part, rows in weights.chosen.items():
+        n, one = config.sparse_ff.N, found[part]
+        more = n * (1 - (1 - 1 / n) ** batch) - 1
+        found[part] = Read(part, one.weights + round(more * rows.weights), one.bytes + round(more * rows.bytes))
     return found
 
 
@@ -318,15 +345,20 @@ def _check_name(name: str) -> Case:
         raise UserError(error.kind, error.message, nearest(name, [*CASES, *PEERS])) from None
 
 
-def _compare(rows: list[dict[str, Any]]) -> None:
-    """`ratio_to_first`: how many times faster than the first row of the same batch and context, token and block.
+def _compare(rows: list[dict[str, Any]], first_name: str) -> None:
+    """`ratio_to_first`: how many times faster than the first name at the same batch and context, token and block.
 
-    Where widths are compared, the first of the same width.
+    None where it has no such row. Where widths are compared, against the first name of the same width.
     """
-    by_width = bool(rows) and str(rows[0]["name"]).startswith("width-")
+    by_width = first_name.startswith("width-")
+    name_of_width: dict[int, str] = {}
     firsts: dict[tuple[object, ...], dict[str, Any]] = {}
     for row in rows:
-        first = firsts.setdefault((row["batch"], row["length"], row["width"] if by_width else None), row)
-        row["ratio_to_first"] = first["seconds"] / row["seconds"]
-        own, theirs = row["block_seconds"], first["block_seconds"]
+        name = name_of_width.setdefault(row["width"], row["name"]) if by_width else first_name
+        key = (name, row["batch"], row["length"])
+        if row["name"] == name:
+            firsts[key] = row
+        first = firsts.get(key)
+        row["ratio_to_first"] = first["seconds"] / row["seconds"] if first else None
+        own, theirs = row["block_seconds"], first["block_seconds"] if first else None
         row["block_ratio_to_first"] = theirs / own if own and theirs else None

@@ -6,6 +6,7 @@ output is read through cached keys and values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -84,25 +85,27 @@ terraformer: d_model 9216, 6 blocks (the whole-token times of the paper imply as
 `-query`: its query sparse and no output projection; else none in the rows with sparse QKV and sparse feed-forward.
 Vocabulary 32,000."""
 WIDTH, LOGITS = "width-", "logits-"
+_BEHIND = re.compile("(.+?)(-int8)?(?:-blocks([0-9]{1,6}))?(-int8)?")
 
 
 def case_named(name: str) -> Case:
     """The case called `name`; `-int8` behind it reads dense weights as int8, and `-blocksN` passes N blocks.
 
-    `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the proportions of the 800M model,
-    `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0, dense. UserError with the
-    nearest name, or how such a name is made, for any other.
+    They may stand in either order. `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the
+    proportions of the 800M model, `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0,
+    dense. UserError with the nearest name, or how such a name is made, for any other.
     """
-    base, int8 = (name.removesuffix("-int8"), True) if name.endswith("-int8") else (name, False)
-    base, _, n_blocks = base.partition("-blocks")
+    found = _BEHIND.fullmatch(name)
+    base, int8, n_blocks, int8_last = found.groups() if found else (name, None, None, None)
     by_prefix = {WIDTH: _of_width, LOGITS: _of_logits}
     make = next((make for prefix, make in by_prefix.items() if base.startswith(prefix)), CASES.get)
     case = make(base)
-    if case is None or (n_blocks and not n_blocks.isdecimal()):
+    if case is None or (int8 and int8_last):
         forms = {WIDTH: "width-N-dense or width-N-sparse, N a multiple of 128", LOGITS: "logits-N-sM, 16 dividing N"}
         form = next((f"It is {form}." for prefix, form in forms.items() if base.startswith(prefix)), None)
         raise UserError("unknown_name", f"There is no names={name} here.", form or nearest(base, CASES))
-    return replace(case, name=name, int8=int8, n_blocks=int(n_blocks) if n_blocks else case.n_blocks)
+    n = case.n_blocks if n_blocks is None else int(n_blocks)
+    return replace(case, name=name, int8=bool(int8 or int8_last), n_blocks=n)
 
 
 def _of_width(name: str) -> Case | None:

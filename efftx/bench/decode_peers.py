@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from efftx.bench.ctranslate2_peer import CTRANSLATE2
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
-from efftx.bench.decode_timing import Procedure, Reference, decode_row
+from efftx.bench.decode_timing import Procedure, Reference, Timed, row_of, timed_tokens
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
 from efftx.bench.peers import Peer
 from efftx.errors import UserError
@@ -165,7 +166,7 @@ def peer_rows(
         tile = random_tile(seed, torch.float32)
         copies = [filled(template, tile, i) for i in range(n_copies)]
         for context in contexts:
-            make = partial(_Decoding, peer, copies, shape, context, procedure.room, seed)
+            measure = partial(_timed, peer, copies, shape, context, procedure, seed)
             facts = {
                 "name": name,
                 "peer": True,
@@ -179,7 +180,7 @@ def peer_rows(
                 "distinct_blocks": n_copies * shape.n_blocks,
             }
             row_reads = peer.reads(template, shape, context)
-            rows.append(decode_row(make, row_reads, procedure, reference, **facts))
+            rows.append(row_of(measure, row_reads, procedure, reference, **facts))
     except (ImportError, AttributeError, TypeError) as error:
         return [], f"not with this version of {peer.package} ({peer.version}): {error}"
     except UserError as error:
@@ -187,8 +188,18 @@ def peer_rows(
     return rows, ""
 
 
+def _timed(
+    peer: DecodingPeer, copies: list[nn.Module], shape: Shape, context: int, procedure: Procedure, seed: int
+) -> list[Timed]:
+    with _Decoding(peer, copies, shape, context, procedure.room, seed) as model:
+        return timed_tokens(model, procedure.tokens)
+
+
 class _Decoding:
-    """`step()` is one token of the next copy; behind `context` random keys and values in one cache for all copies."""
+    """`step()` is one token of the next copy; behind `context` random keys and values in one cache for all copies.
+
+    The blocks are timed within `with`: the copies' hooks keep it, and its cache, alive until then.
+    """
 
     def __init__(
         self, peer: DecodingPeer, copies: list[nn.Module], shape: Shape, context: int, room: int, seed: int
@@ -199,12 +210,7 @@ class _Decoding:
         self._token_N = torch.randint(shape.vocab_size, (room,), generator=torch.Generator().manual_seed(seed))
         self._memory_1ED = torch.randn(1, MEMORY_TOKENS, shape.d_model)
         self._block_started = self._block_seconds = 0.0
-        for copy in copies:
-            blocks = peer.blocks(copy)
-            self._hooks = [
-                blocks[0].register_forward_pre_hook(self._enter),
-                blocks[-1].register_forward_hook(self._leave),
-            ]
+        self._hooks: list[RemovableHandle] = []
         own = DynamicCache()
         self._cache: Any = EncoderDecoderCache(own, DynamicCache()) if peer.has_cross_attention else own
         with torch.inference_mode():
@@ -213,6 +219,17 @@ class _Decoding:
             shape_kv = (1, shape.n_heads, context - 1, shape.d_model // shape.n_heads)
             for layer in range(shape.n_blocks if context > 1 else 0):
                 own.update(torch.randn(shape_kv), torch.randn(shape_kv), layer)
+
+    def __enter__(self) -> Self:
+        for copy in self._copies:
+            blocks = self._peer.blocks(copy)
+            self._hooks.append(blocks[0].register_forward_pre_hook(self._enter))
+            self._hooks.append(blocks[-1].register_forward_hook(self._leave))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.inference_mode()
     def step(self) -> Tensor:

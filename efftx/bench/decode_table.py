@@ -93,9 +93,7 @@ def decode_notes(result: Mapping[str, Any]) -> list[str]:
         f"A sum over {bytes_text(machine['reference_bytes'])} reads "
         f"{machine['read_bytes_per_second'] / 1e9:.1f} GB/s, a matrix-vector product "
         f"{machine['matvec_bytes_per_second'] / 1e9:.1f} GB/s, both in turns with the rows.",
-        f"Last-level cache {bytes_text(machine['last_level_cache_bytes'])}. Each row works on distinct weights: "
-        + ", ".join(f"{name} {bytes_text(n)}" for name, n in _distinct(rows).items())
-        + f"; before one is read again, {machine['margin']} times the cache has been read.",
+        _distinct(rows, machine),
         _blocks(rows),
         *(f"{row['name']}: {row['version']}, {row['note']}." for row in _first_of_each(rows) if row["peer"]),
         f"{machine['threads']} threads, {_pinning(machine)}.",
@@ -109,7 +107,7 @@ def _protocol(result: Mapping[str, Any]) -> str:
     if result["protocol"] == "authors":
         return (
             f"The authors' protocol: {context}, {WARM_UP} tokens to warm up and {AUTHORS_IGNORED} more not counted, "
-            f"the mean of {tokens} tokens."
+            f"the mean of {tokens} tokens; 'ms a block' is the median of theirs."
         )
     few = ", too few for such a percentile" if tokens < STEADY_TOKENS else ""
     return f"Steady state: {context}, {WARM_UP} tokens to warm up, median and 99th percentile of {tokens} tokens{few}."
@@ -151,5 +149,17 @@ def _first_of_each(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in reversed(rows)}.values())[::-1]
 
 
-def _distinct(rows: Sequence[Row]) -> dict[str, int]:
-    return {row["name"]: row["peak_bytes"] for row in _first_of_each(rows)}
+def _distinct(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+    """How much is read before a weight is read again: a peer with one copy of its weights reads that every token."""
+    cache, margin = machine["last_level_cache_bytes"], machine["margin"]
+    of_each = _first_of_each(rows)
+    sizes = {row["name"]: bytes_text(row["peak_bytes"]) for row in of_each}
+    near = [row["name"] for row in of_each if row["peer"] and row["peak_bytes"] < margin * cache]
+    apart = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in near)
+    told = [f"Last-level cache {bytes_text(cache)}."]
+    if apart:
+        told.append(
+            f"Each row works on distinct weights: {apart}; before one is read again, {margin} times the cache has "
+            "been read."
+        )
+    return " ".join([*told, *(f"{name} reads the same {sizes[name]} at every token." for name in near)])

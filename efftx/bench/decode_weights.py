@@ -43,7 +43,10 @@ def last_level_cache() -> int:
 
 @dataclass
 class Weights:
-    """Blocks and logits in rings, laid out for decoding; `distinct_bytes` is the size of all of them."""
+    """Blocks and logits in rings, laid out for decoding; `distinct_bytes` is the size of all of them.
+
+    `reads` are those of one token, and `chosen` what of them is rows that it chooses.
+    """
 
     blocks: list[DecodingBlock]
     heads: list[tuple[nn.LayerNorm, Callable[[Tensor], Tensor]]]
@@ -51,6 +54,7 @@ class Weights:
     position_D: Tensor  # noqa: N815
     n_blocks: int
     reads: dict[str, Read]
+    chosen: dict[str, Read]
     distinct_bytes: int
     n_distinct_blocks: int
     n_distinct_row_sets: int
@@ -81,7 +85,7 @@ def make_weights(
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
     linears = [in_int8(own.linear, rounds=True) if case.int8 else own.linear for own in own_heads]
-    of_block = blocks[0].block.weight_reads() if blocks else []
+    of_blocks = (blocks[0].block.weight_reads() if blocks else []) * case.n_blocks
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
@@ -90,7 +94,8 @@ def make_weights(
         embedding_VD=tile_filled(torch.empty(case.vocab_size, config.d_model, device="meta", dtype=dtype), tile, 3),
         position_D=position_D,
         n_blocks=case.n_blocks,
-        reads=sum_by_component([*of_block * case.n_blocks, read_whole("logits", linears[0]), around]),
+        reads=sum_by_component([*of_blocks, read_whole("logits", linears[0]), around]),
+        chosen=sum_by_component(read for read in of_blocks if read.chosen),
         distinct_bytes=plan.bytes,
         n_distinct_blocks=plan.blocks,
         n_distinct_row_sets=plan.row_sets,

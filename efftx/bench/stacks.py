@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -94,7 +94,8 @@ def bench_memory(options: Options) -> dict[str, Any]:
 
     Options: names, depths, lengths, batch, device. Rows have, beside the keys of every bench, depth, batch,
     replay_bytes (buckets and random states, not in the peak), planned_bytes (what `efftx plan` estimates) and
-    ratio_to_shallowest; `flatness` is the reversible stacks' largest peak over their smallest.
+    ratio_to_shallowest; `models` are the shapes of the rows, each with the names that have it, and `flatness` is the
+    reversible stacks' largest peak over their smallest.
     """
     names = options.names("names", [*VARIANTS, *NAMED], list(VARIANTS))
     depths = options.numbers("depths", (4, 8, 16, 24), RANGES["n_layers"])
@@ -104,11 +105,12 @@ def bench_memory(options: Options) -> dict[str, Any]:
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
     flatness: dict[str, float] = {}
+    configs: list[tuple[str, Config]] = []
     for length in lengths:
         for name in names:
-            own = [
-                _memory_row(name, variant(name, depth=depth, length=length, batch=batch), device) for depth in depths
-            ]
+            of_depths = [variant(name, depth=depth, length=length, batch=batch) for depth in depths]
+            configs += [(name, config) for config in of_depths]
+            own = [_memory_row(name, config, device) for config in of_depths]
             smallest = min(row["peak_bytes"] for row in own)
             shallowest = min(own, key=lambda row: int(row["depth"]))["peak_bytes"]
             for row in own:
@@ -120,7 +122,7 @@ def bench_memory(options: Options) -> dict[str, Any]:
         "bench": "memory",
         "rows": rows,
         "flatness": flatness,
-        "model": _model_facts(batch),
+        "models": _shapes(configs),
         "machine": machine(device, repeats=1),
     }
 
@@ -130,7 +132,7 @@ def bench_train(options: Options) -> dict[str, Any]:
 
     The step is the trainer's: forward, backward, clipping, Adam. Options: names, depths, lengths, batch, repeats,
     device. Rows have, beside the keys of every bench, depth, batch, tokens_per_second, flops, ratio_to_bound
-    and ratio_to_first (over the first row of the same depth and length).
+    and ratio_to_first (over the first row of the same depth and length); `models` are as of `bench_memory`.
     """
     names = options.names("names", [PLAIN, *VARIANTS, *NAMED], [PLAIN, *DENSE, *VARIANTS])
     depths = options.numbers("depths", (3,), RANGES["n_layers"])
@@ -140,15 +142,17 @@ def bench_train(options: Options) -> dict[str, Any]:
     device = resolve_device(options.device())
     options.refuse_rest()
     rows: list[dict[str, Any]] = []
+    configs: list[tuple[str, Config]] = []
     for length in lengths:
         for depth in depths:
             shapes = {name: "dense" if name == PLAIN else name for name in names}
-            configs = {name: variant(of, depth=depth, length=length, batch=batch) for name, of in shapes.items()}
-            rows += _train_rows(configs, repeats, device)
+            own = {name: variant(of, depth=depth, length=length, batch=batch) for name, of in shapes.items()}
+            configs += own.items()
+            rows += _train_rows(own, repeats, device)
     return {
         "bench": "train",
         "rows": rows,
-        "model": _model_facts(batch),
+        "models": _shapes(configs),
         "machine": machine(device, repeats=repeats),
     }
 
@@ -298,5 +302,32 @@ def _loss(model: nn.Module, batch: tuple[Tensor, ...], states: dict[str, Recompu
     return nll_BL.mean()
 
 
-def _model_facts(batch: int) -> dict[str, Any]:
-    return {"d_model": 256, "d_ff": 1024, "n_heads": 4, "d_head": 64, "vocab_size": VOCAB_SIZE, "batch": batch}
+def _shapes(configs: Iterable[tuple[str, Config]]) -> list[dict[str, Any]]:
+    """Every shape among models that are given with their names, and the `names` of those that have it."""
+    found: list[dict[str, Any]] = []
+    names: list[list[str]] = []
+    for name, config in configs:
+        shape = _shape(config)
+        if shape not in found:
+            found.append(shape)
+            names.append([])
+        of_shape = names[found.index(shape)]
+        if name not in of_shape:
+            of_shape.append(name)
+    return [{"names": own, **shape} for own, shape in zip(names, found, strict=True)]
+
+
+def _shape(config: Config) -> dict[str, Any]:
+    """Widths, what is sparse, and the targets where they are not the row's tokens."""
+    sparse = {"N": config.sparse_ff.N, "S": config.sparse_qkv.S}
+    if config.target_length != config.data.length:
+        sparse["target_length"] = config.target_length
+    return {
+        "d_model": config.d_model,
+        "d_ff": config.d_ff,
+        "n_heads": config.n_heads,
+        "d_head": config.width_of_head,
+        **{key: value for key, value in sparse.items() if value},
+        "vocab_size": VOCAB_SIZE,
+        "batch": config.training.batch_size,
+    }

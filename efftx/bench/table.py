@@ -94,8 +94,10 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
             lines.append("Heads alone: scores and values without projections; 'times as fast' as sparse-dense's.")
     for name, ratio in result.get("flatness", {}).items():
         lines.append(f"{name}: the largest peak over all depths is {ratio:.3f} of the smallest.")
-    shape = result.get("layer") or result.get("model")
-    lines.append(", ".join(f"{key} {value}" for key, value in (shape or {}).items()))
+    for shape in result.get("models", [result["layer"]] if "layer" in result else []):
+        names = ", ".join(shape.get("names", ()))
+        facts = ", ".join(f"{key} {value}" for key, value in shape.items() if key != "names")
+        lines.append(f"{names}: {facts}" if names else facts)
     return lines
 
 

@@ -77,8 +77,8 @@ class Int8SparseFF(nn.Module):
         n_scales = 0 if chooses_by_w1 else self.scale.nbytes // n
         first = read_whole("feed-forward", *(self.all_w1,) if chooses_by_w1 else (self.w1, self.b1))
         if not chooses_by_w1:
-            first = Read("feed-forward", first.weights // n, first.bytes // n + n_scales)
-        second = Read("feed-forward", self.w1.shape[0] // n * self.b2.numel(), self.w2.nbytes // n)
+            first = Read("feed-forward", first.weights // n, first.bytes // n + n_scales, chosen=True)
+        second = Read("feed-forward", self.w1.shape[0] // n * self.b2.numel(), self.w2.nbytes // n, chosen=True)
         controller = read_whole("controller", self.controller if self.config.has_controller else None)
         return [controller, first, second, read_whole("feed-forward", self.b2)]
 

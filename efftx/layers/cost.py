@@ -134,11 +134,15 @@ def sliced_bytes(rows: Rows, chunk_len: int, held: float, width: float, n_weight
 
 
 class Read(NamedTuple):
-    """What one token of one row reads for a part of the model: numbers and bytes of weights."""
+    """What one token of one row reads for a part of the model: numbers and bytes of weights.
+
+    `chosen`: rows that the token chooses, so that other tokens beside it read others.
+    """
 
     component: str
     weights: int
     bytes: int
+    chosen: bool = False
 
 
 def read_whole(component: str, *parts: nn.Module | Tensor | None) -> Read:

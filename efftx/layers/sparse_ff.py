@@ -95,8 +95,8 @@ class SparseFF(nn.Module):
         controller = [own[name] for name in ("c1", "c2", "c_bias") if name in own]
         first = read_whole("feed-forward", self.w1, self.b1)
         if self.config.controller != "oracle":
-            first = Read("feed-forward", first.weights // n, first.bytes // n)
-        second = Read("feed-forward", self.w2.numel() // n, self.w2.nbytes // n)
+            first = Read("feed-forward", first.weights // n, first.bytes // n, chosen=True)
+        second = Read("feed-forward", self.w2.numel() // n, self.w2.nbytes // n, chosen=True)
         return [read_whole("controller", *controller), first, second, read_whole("feed-forward", self.b2)]
 
     def cost(self, rows: Rows) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import statistics
 import sys
@@ -23,6 +24,7 @@ from efftx.machine.devices import environment
 from efftx.native.program import reading
 
 WARM_UP = 1
+IN_TURNS = "in turns (A, B, ..., A, B, ...), medians"
 MATMUL_WIDTH = 2048
 READ_BYTES = 2**30
 """Far above any last-level cache, so that it is memory that is read."""
@@ -37,8 +39,9 @@ class Timing:
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:
-    """The time that `share` of them do not exceed, itself one of them; the slowest where they are too few for it."""
-    return sorted(seconds)[min(len(seconds) - 1, int(share * len(seconds)))]
+    """The smallest of them that at least `share` of them do not exceed; the slowest where they are too few for it."""
+    rank = math.ceil(share * len(seconds) - 1e-9)  # a share has no exact float: 0.07 of 100 is above 7
+    return sorted(seconds)[max(0, rank - 1)]
 
 
 def lock_path() -> Path:
@@ -139,15 +142,15 @@ def matmul_rate(
     return flops / interleaved({"matmul": call}, repeats=repeats, device=device)["matmul"].seconds
 
 
-def machine(device: torch.device, *, repeats: int) -> dict[str, Any]:
+def machine(device: torch.device, *, repeats: int, warm_up: int = WARM_UP, order: str = IN_TURNS) -> dict[str, Any]:
     """What a timing says of its circumstances: versions, threads, allocator, load, and how it was taken."""
     return {
         **asdict(environment()),
         "device": str(device),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "warm_up": WARM_UP,
+        "warm_up": warm_up,
         "repeats": repeats,
-        "order": "in turns (A, B, ..., A, B, ...), medians",
+        "order": order,
         "lock": str(lock_path()),
     }
 

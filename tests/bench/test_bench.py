@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, 
 from efftx.bench.stacks import peak_of_step, variant
 from efftx.config.compose import compose
 from efftx.errors import UserError
+from efftx.layers.lsh import LSHConfig
 from efftx.machine import timing
 from tests.bench.runs import printed
 
@@ -245,6 +247,39 @@ def test_an_experiment_that_asks_for_what_there_is_not_is_told(wrong: dict[str, 
     assert told in error.value.hint
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"length": None}, "length"),
+        ({"attention": None}, "attention"),
+        ({"length": 0}, "length=0 must be at least 1"),
+        ({"length": "long"}, "length=long"),
+        ({"length": 64.5}, "length=64.5"),
+        ({"repeats": 0}, "repeats=0 must be at least 1"),
+        ({"warm_up": -1}, "warm_up=-1"),
+        ({"batch": 0}, "batch=0"),
+        ({"d_head": 0}, "d_head=0"),
+        ({"query_block": 0}, "query_block=0"),
+        ({"attention": "lsh", "n_hashes": 0}, "n_hashes=0"),
+        ({"attention": "lsh", "chunk_len": 0}, "chunk_len=0"),
+        ({"attention": "lsh", "share_qk": False}, "share_qk"),
+        ({"attention": "fixed", "stride": 16, "c": 32}, "c=32"),
+        ({"stride": -1}, "stride=-1"),
+        ({"later": "perhaps"}, "later=perhaps"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_an_experiment_with_a_number_that_cannot_be_is_told_which(wrong: dict[str, Any], told: str) -> None:
+    given = {**SIZES, "attention": "sdpa", "length": 64, **wrong}
+    with pytest.raises(UserError, match=re.escape(told)):
+        bench.attention_time({key: value for key, value in given.items() if value is not None})
+
+
+def test_an_experiment_hashes_in_as_many_rounds_as_a_configuration_does_where_it_says_none() -> None:
+    found = bench.attention_time({**SIZES, "attention": "lsh", "length": 64, "chunk_len": 16})
+    assert found["rounds"] == LSHConfig().n_hashes
+
+
 def test_scores_that_cannot_fit_in_memory_are_refused_before_they_are_made() -> None:
     with pytest.raises(UserError, match="GB"):
         bench.attention_time({"attention": "full", "length": 10_000_000})
@@ -284,6 +319,30 @@ def test_encoder_decoders_are_measured_with_inputs_and_targets() -> None:
     assert replay["terraformer", 3] == 3 * replay["terraformer", 1] > 0
     config = variant("terraformer", depth=3, length=64, batch=1)
     assert (config.n_layers, config.n_encoder_layers, config.data.length, config.target_length) == (3, 3, 64, 32)
+
+
+@pytest.mark.parametrize("name", ["memory", "train"])
+def test_every_shape_among_the_rows_is_told_once(name: str) -> None:
+    words = ["names=transformer,reversible,scaling,sparse-dense", "depths=1", "lengths=32,64", "batch=1"]
+    result = bench.run(name, words + ["repeats=1"] * (name == "train"))
+    json.dumps(result)
+    assert [(shape["names"], shape["d_model"], shape["d_ff"], shape["n_heads"]) for shape in result["models"]] == [
+        (["transformer", "reversible"], 256, 1024, 4),
+        (["scaling"], 256, 1024, 4),
+        (["sparse-dense"], 512, 2048, 8),
+        (["scaling"], 256, 1024, 4),
+    ]
+    assert [(shape.get("N"), shape.get("target_length")) for shape in result["models"]] == [
+        (None, None),
+        (16, 16),
+        (None, None),
+        (16, 32),
+    ]
+    lines = printed(result).splitlines()
+    assert "transformer, reversible: d_model 256, d_ff 1024, n_heads 4, d_head 64, vocab_size 256, batch 1" in lines
+    assert "sparse-dense: d_model 512, d_ff 2048, n_heads 8, d_head 64, vocab_size 256, batch 1" in lines
+    widths = "scaling: d_model 256, d_ff 1024, n_heads 4, d_head 64, N 16, S 8"
+    assert f"{widths}, target_length 32, vocab_size 256, batch 1" in lines
 
 
 def test_a_step_of_the_sparse_transformer_is_timed_beside_the_dense_one() -> None:

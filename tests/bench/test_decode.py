@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from efftx.bench import decode, decode_peers, decode_timing, decode_weights
 from efftx.bench.decode import Tokens
@@ -157,6 +161,21 @@ def test_a_first_token_is_timed_once_whatever_the_contexts(monkeypatch: pytest.M
     assert [set(row["first_token_seconds"]) for row in rows] == [{"4", "6"}] * 4
 
 
+def test_no_second_model_is_made_where_no_prompt_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(Tokens):
+        def __init__(self, *given: Any, batch: int, **others: Any) -> None:
+            made.append(batch)
+            super().__init__(*given, batch=batch, **others)
+
+    monkeypatch.setattr(decode, "Tokens", Counted)
+    decoded("names=width-128-dense", "batch=1,2")
+    assert made == [1, 2]
+    decoded("names=width-128-dense", "prompts=4")
+    assert made == [1, 2, 1, 1]
+
+
 def test_repeats_are_told() -> None:
     shown = printed(decoded("names=width-128-dense", "repeats=2"))
     assert "2 times" in shown
@@ -167,7 +186,7 @@ def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
     timed = _timed(*(float(i) for i in range(1, 201)))
     counted = decode_timing.Procedure("steady", 200).counted(timed)
     found = decode_timing.summary(counted, "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
-    assert (found["seconds"], found["p50"], found["p99"], found["tokens"]) == (100.5, 100.5, 199.0, 200)
+    assert (found["seconds"], found["p50"], found["p99"], found["tokens"]) == (100.5, 100.5, 198.0, 200)
     calm = decode_timing.summary(_timed(1.0, 1.5, 2.0), "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)
     assert not calm["uneven"]
 
@@ -186,6 +205,22 @@ class Counts:
 
     def last_seconds(self) -> tuple[dict[str, float], float]:
         return {"logits": 1.0}, float(self.calls.count("whole"))
+
+
+def test_a_result_says_how_its_tokens_were_timed() -> None:
+    result = decoded("names=width-128-dense", "prompts=4")
+    said = result["machine"]
+    assert said["warm_up"] == decode_timing.WARM_UP
+    assert "one model after another" in said["order"]
+    assert "first 2 of 3 tokens are not counted" in said["order"]
+    assert "mean" in said["order"]
+    assert (said["prompts"]["warm_up"], said["prompts"]["repeats"]) == (WARM_UP, decode.PROMPT_REPEATS)
+    assert "in turns" in said["prompts"]["order"]
+    shown = " ".join(printed(result).split())
+    assert "the mean of 1 tokens; 'ms a block' is the median of theirs" in shown
+    steady = decoded("names=width-128-dense", "protocol=steady")["machine"]
+    assert steady["order"] == "one model after another, medians"
+    assert steady["prompts"] is None
 
 
 def test_warm_up_tokens_are_run_and_not_timed() -> None:
@@ -226,6 +261,10 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (["names=width-100-dense"], "width-100-dense", ""),
         (["names=width-128-spars"], "width-128-spars", ""),
         (["names=800m-dense-blocksmany"], "800m-dense-blocksmany", ""),
+        (["names=width-128-dense-blocks"], "width-128-dense-blocks", ""),
+        (["names=800m-dense-blocks"], "800m-dense-blocks", ""),
+        (["names=800m-dense-int8-blocks2-int8"], "800m-dense-int8-blocks2-int8", ""),
+        (["names=800m-dense-blocks2-blocks3"], "800m-dense-blocks2-blocks3", ""),
         (["widths=100"], "width-100-dense", ""),
         (["widths=128", "names=800m-dense"], "widths=", ""),
         (["tokens=2"], "tokens=2", "12"),
@@ -293,6 +332,102 @@ def test_a_peer_that_is_not_installed_is_named_with_the_reason(monkeypatch: pyte
     assert printed(result)
 
 
+def _peer_row(name: str, reference: Reference, **facts: Any) -> dict[str, Any]:
+    """What `peer_rows` gives of a token, at context 16."""
+
+    def tokens() -> list[decode_timing.Timed]:
+        return [(0.5, None, 0.0)] * 3
+
+    facts = {
+        **{"name": name, "peer": True, "version": "1", "note": "", "length": 16, "width": 1024, "components": {}},
+        **{"n_blocks": 0, "peak_bytes": 10**6, "distinct_blocks": 24},
+        **facts,
+    }
+    reads = {"everything else": Read("everything else", 10, 40)}
+    return decode_timing.row_of(tokens, reads, decode_timing.Procedure("steady", 3), reference, **facts)
+
+
+@pytest.mark.parametrize("first", ["ctranslate2-gpt2", "width-128-dense"])
+def test_a_peer_has_rows_of_batch_1_alone_and_nothing_is_compared_with_another_batch(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "peer_rows", lambda name, *given, **_: ([_peer_row(name, given[-1], width=128)], ""))
+    second = {"ctranslate2-gpt2": "logits-128-s4", "width-128-dense": "ctranslate2-gpt2"}[first]
+    rows = decoded(f"names={first},{second}", "batch=1,8")["rows"]
+    ratios = {(row["name"], row["batch"]): row["ratio_to_first"] for row in rows}
+    assert {key for key, ratio in ratios.items() if ratio is None} == (
+        {(second, 8)} if first == "ctranslate2-gpt2" else set()
+    )
+    assert ratios[first, 1] == 1.0
+
+    result = decoded(f"names={first},{second}", "batch=2,8")
+    case = second if first == "ctranslate2-gpt2" else first
+    assert [(row["name"], row["batch"]) for row in result["rows"]] == [(case, 2), (case, 8)]
+    assert [row["ratio_to_first"] for row in result["rows"]] == ([1.0] * 2 if case == first else [None] * 2)
+    assert [row["block_ratio_to_first"] for row in result["rows"]] == ([1.0] * 2 if case == first else [None] * 2)
+    (left_out,) = result["skipped"]
+    assert (left_out["name"], left_out["why"]) == ("ctranslate2-gpt2", "batch 1 only")
+    assert "batch 1 only" in printed(result)
+
+
+def test_a_peer_with_one_copy_of_its_weights_is_not_said_to_read_eight_caches_before_it_reads_them_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_peer = {"ctranslate2-gpt2": MARGIN * SMALL_CACHE - 1, "transformers-t5": MARGIN * SMALL_CACHE}
+    monkeypatch.setattr(
+        decode, "peer_rows", lambda name, *given, **_: ([_peer_row(name, given[-1], peak_bytes=of_peer[name])], "")
+    )
+    shown = " ".join(printed(decoded("names=width-128-dense,transformers-t5,ctranslate2-gpt2")).split())
+    _, _, after = shown.partition("works on distinct weights:")
+    apart, _, rest = after.partition("before one is read again, 8 times the cache has been read")
+    assert "width-128-dense" in apart
+    assert "transformers-t5 512.0 KiB" in apart
+    assert "ctranslate2-gpt2" not in apart
+    assert "ctranslate2-gpt2 reads the same 512.0 KiB at every token." in rest
+    alone = printed(decoded("names=ctranslate2-gpt2"))
+    assert "distinct weights" not in alone
+
+
+def test_a_peer_is_let_go_with_its_hooks_when_its_timing_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[weakref.ref[Any]] = []
+    n_hooks: list[tuple[int, int, int]] = []
+
+    class Cache:
+        def __init__(self) -> None:
+            caches.append(weakref.ref(self))
+
+    def call(whole: Any, token_11: torch.Tensor, memory_1ED: torch.Tensor, cache: Cache) -> torch.Tensor:
+        first, *_, last = whole
+        alive = sum(each() is not None for each in caches)
+        n_hooks.append((len(first._forward_pre_hooks), len(last._forward_hooks), alive))
+        logits: torch.Tensor = whole(memory_1ED[:, :1])
+        return logits
+
+    utils = ModuleType("transformers.cache_utils")
+    monkeypatch.setattr(utils, "DynamicCache", Cache, raising=False)
+    monkeypatch.setattr(utils, "EncoderDecoderCache", None, raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, "transformers.cache_utils", utils)
+    peer = replace(
+        decode_peers.TORCH_PEERS["transformers-gpt2"],
+        package="torch",
+        make=lambda shape, n_positions: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
+        blocks=lambda whole: whole,
+        ends=lambda whole: [],
+        call=call,
+    )
+    monkeypatch.setitem(decode_peers.TORCH_PEERS, "stub", peer)  # type: ignore[index]
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(8, 8, 1, 2, 10))
+    reference = Reference(torch.device("cpu"), 64)
+    rows, why = decode_peers.peer_rows("stub", decode_timing.Procedure("steady", 3, repeats=5), [1], reference)
+    assert why == ""
+    assert rows[0]["tokens"] == 5 * 3
+    assert rows[0]["block_seconds"] > 0
+    assert {hooks for *hooks_, _ in n_hooks for hooks in hooks_} == {0, 1}
+    assert {alive for *_, alive in n_hooks} == {1}
+    assert all(each() is None for each in caches)
+
+
 @pytest.mark.filterwarnings("default")
 def test_ctranslate2_is_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ctranslate2")
@@ -341,6 +476,15 @@ def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.Monke
     assert t5["bytes"] == FLOAT * (t5["weights"] + 2 * n_blocks * d * (1 + 16))
     assert gpt2_later["bytes"] - gpt2["bytes"] == FLOAT * 2 * n_blocks * d * 39
     assert "transformers-t5 (peer)" in printed(result)
+
+
+@pytest.mark.parametrize("base", ["width-128-dense", "logits-128-s4", "800m-dense"])
+def test_int8_and_the_number_of_blocks_stand_behind_a_name_in_either_order(base: str) -> None:
+    plain, both = case_named(base), replace(case_named(base), int8=True, n_blocks=2)
+    assert case_named(f"{base}-int8") == replace(plain, name=f"{base}-int8", int8=True)
+    assert case_named(f"{base}-blocks2") == replace(plain, name=f"{base}-blocks2", n_blocks=2)
+    for behind in ("-int8-blocks2", "-blocks2-int8"):
+        assert case_named(base + behind) == replace(both, name=base + behind)
 
 
 @pytest.mark.parametrize(

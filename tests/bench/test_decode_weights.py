@@ -68,9 +68,31 @@ def test_tokens_of_a_batch_share_dense_weights_and_choose_rows_each() -> None:
     for part in ("QKV", "controller", "logits", "everything else"):
         assert one["components"][part]["bytes"] == two["components"][part]["bytes"]
     assert two["components"]["attention"]["bytes"] == 2 * one["components"]["attention"]["bytes"]
-    ratio = two["components"]["feed-forward"]["bytes"] / one["components"]["feed-forward"]["bytes"]
-    assert ratio == pytest.approx(64 * (1 - (63 / 64) ** 2), rel=1e-5)
+    rows, bias = 2 * (6 * D // 64) * D, D  # one row a block of both matrices, and b2, which is read once
+    for each, distinct_rows in ((one, 1), (two, 64 * (1 - (63 / 64) ** 2))):
+        n_weights = N_BLOCKS * (distinct_rows * rows + bias)
+        found = each["components"]["feed-forward"]
+        assert found["weights"] == pytest.approx(n_weights, abs=1)
+        assert found["bytes"] == pytest.approx(FLOAT * n_weights, abs=FLOAT)
     assert two["ratio_to_first"] == 1.0  # compared with its own batch
+
+
+def test_tokens_of_a_batch_choose_int8_rows_with_their_scales_and_share_a_float_bias() -> None:
+    one, two = decoded("names=width-128-sparse-int8", "batch=1,2")["rows"]
+    bias = FLOAT * N_BLOCKS * D
+    rows = [row["components"]["feed-forward"]["bytes"] - bias for row in (one, two)]
+    assert rows[1] / rows[0] == pytest.approx(64 * (1 - (63 / 64) ** 2), abs=1 / rows[0])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(int8: bool) -> None:
+    words = ("model=scaling", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=0")
+    case = Case("small", (*words, "sparse_ff.controller=oracle"), 3, int8=int8, vocab_size=64)
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    (chosen,) = weights.chosen.values()
+    assert chosen.component == "feed-forward"
+    assert chosen.weights == 3 * 512 // 16 * 128  # of W2; W1 is read whole
+    assert weights.reads["feed-forward"].weights >= 3 * 512 * 128 + chosen.weights
 
 
 def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_rows() -> None:
@@ -195,6 +217,29 @@ def test_a_weight_is_read_again_only_when_eight_caches_have_been_read(
     assert len(visited) == min(len(ring), 8 * N_BLOCKS)
     assert distances
     assert min(distances) >= MARGIN * cache_bytes
+
+
+def test_prompts_and_tokens_read_the_heads_in_turn() -> None:
+    case = case_named("width-128-dense")
+    weights = make_weights(case, cache_bytes=2**24)
+    n_heads = len(weights.heads)
+    assert n_heads > 2
+    read: list[int] = []
+    for i, (norm, logits_of) in enumerate(weights.heads):
+
+        def call(h_BD: Tensor, i: int = i, logits_of: Any = logits_of) -> Tensor:
+            read.append(i)
+            found: Tensor = logits_of(h_BD)
+            return found
+
+        weights.heads[i] = (norm, call)
+    model = Tokens(weights, case.config(), batch=1, context=4, room=4, seed=0)
+    for _ in range(n_heads):
+        model.read_prompt(3)
+    model.step()
+    model.read_prompt(3)
+    model.step()
+    assert read == [i % n_heads for i in range(n_heads + 3)]
 
 
 @pytest.mark.parametrize("name", ["width-128-sparse", "width-128-sparse-int8"])

@@ -95,6 +95,18 @@ def test_the_bounds_are_the_work_over_the_time(monkeypatch: pytest.MonkeyPatch) 
     assert timing.read_bandwidth(CPU) == 4096
 
 
+@pytest.mark.parametrize(
+    ("n", "share", "nearest_rank"),
+    [(10, 0.9, 9), (100, 0.99, 99), (200, 0.99, 198), (10, 0.99, 10), (100, 0.07, 7), (1, 0.5, 1), (4, 0.0, 1)],
+)
+def test_a_percentile_is_the_smallest_time_that_its_share_does_not_exceed(
+    n: int, share: float, nearest_rank: int
+) -> None:
+    seconds = [float(i) for i in range(n, 0, -1)]
+    assert timing.percentile(seconds, share) == nearest_rank
+    assert timing.percentile(seconds, 1.0) == n
+
+
 def test_a_result_says_under_which_circumstances_it_was_timed() -> None:
     said = timing.machine(CPU, repeats=3)
     assert said["threads"] == torch.get_num_threads()

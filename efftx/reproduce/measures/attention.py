@@ -79,6 +79,7 @@ def score_entries(length: int, given: Parameters) -> float:
     round has l / m chunks of m queries by 2 m keys, n_r (l / m) m 2m = n_r 2 l^2 / n_c with n_c = l / m chunks: linear
     in l at a fixed chunk.
     """
+    given = {**bench.DEFAULTS, **given}
     heads, kind = float(given["batch"]) * float(given["n_heads"]), str(given["attention"])
     if kind in SPARSE_SETS:
         pattern = bench.Case(kind, length, stride=int(given["stride"]), c=int(given["c"])).pattern()
@@ -92,6 +93,7 @@ def score_entries(length: int, given: Parameters) -> float:
 
 def printed_entries(length: int, given: Parameters) -> float:
     """The second argument of the max that table 1 prints: b n_h l^2, or b n_h n_r l (4 l / n_c)^2 for LSH."""
+    given = {**bench.DEFAULTS, **given}
     heads = float(given["batch"]) * float(given["n_heads"])
     if given["attention"] != "lsh":
         return heads * length**2

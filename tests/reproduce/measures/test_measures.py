@@ -91,6 +91,7 @@ def test_counted_scores_are_those_of_the_chunks() -> None:
     assert score_entries(64, lsh) == 2 * 3 * 4 * 2 * 64**2 / 8, "2 l^2 / n_c a round"
     assert printed_entries(64, lsh) == 2 * 3 * 4 * 64 * (4 * 64 / 8) ** 2
     assert printed_entries(64, lsh) > 60 * score_entries(64, lsh)
+    assert score_entries(128, {"attention": "lsh"}) == 4 * 2 * 2 * 128 * 64, "the defaults of what is timed"
 
 
 def test_the_exponent_of_a_power_is_its_power() -> None:
