@@ -82,8 +82,3 @@ class MemoryTracker(TorchDispatchMode):
 
 def _address(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages behind the tensors, each once."""
-    return sum({_address(t): t.untyped_storage().nbytes() for t in tensors}.values())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from efftx.decoding.generate import Session, log_probabilities, refuse_nan
+from efftx.decoding.generate import Session, refuse_not_finite
 
 
 class Hypothesis(NamedTuple):
@@ -49,7 +49,7 @@ def beam_search(
 
     `session` has `width` rows, all for the same encoder's input. ValueError where there is no room for `max_new`
     tokens, `n_best` is above `width`, or the penalty is negative, which the bound does not hold for; NotFiniteError
-    where the model gives a NaN.
+    where the model gives a NaN or an infinity.
     """
     if max_new < 1 or len(prompt) + max_new > session.capacity:
         message = f"There is no room for max_new={max_new} tokens after {len(prompt)}: a row has {session.capacity}."
@@ -66,9 +66,10 @@ def beam_search(
     beam: list[tuple[list[int], float]] = [([], 0.0)]
     logits_WV = session.start([prompt] * width)
     for n_tokens in range(1, max_new + 1):
-        refuse_nan(logits_WV[: len(beam)])
+        refuse_not_finite(logits_WV[: len(beam)])
         so_far_W1 = torch.tensor([[log_probability] for _, log_probability in beam], dtype=torch.float64)
-        total_WV = so_far_W1 + log_probabilities(logits_WV[: len(beam)]).cpu().double()
+        # In float64: in float32 the log-probabilities of logits that nearly tie are one number.
+        total_WV = so_far_W1 + logits_WV[: len(beam)].cpu().double().log_softmax(-1)
         rows, tokens, totals = _largest(total_WV, width - len(finished))
         found = [(row, [*beam[row][0], token], total) for row, token, total in zip(rows, tokens, totals, strict=True)]
         if on_step is not None:

@@ -118,7 +118,7 @@ def generate(
     """What follows each prompt: at most `max_new` tokens, up to and with `eos` where a row comes to it.
 
     A row that has ended stays so: what it says while others go on is dropped. ValueError where the longest prompt and
-    `max_new` tokens are more than a row can have, NotFiniteError where the model gives a NaN.
+    `max_new` tokens are more than a row can have, NotFiniteError where the model gives a NaN or an infinity.
     """
     if not prompts:
         return []
@@ -131,7 +131,7 @@ def generate(
     going = set(range(len(prompts)))
     logits_BV = session.start(prompts)
     while True:
-        refuse_nan(logits_BV)
+        refuse_not_finite(logits_BV)
         chosen_B = choose(logits_BV)
         log_probability_B = log_probabilities(logits_BV).gather(-1, chosen_B[:, None])[:, 0].tolist()
         for row, token in enumerate(chosen_B.tolist()):
@@ -148,12 +148,15 @@ def generate(
         logits_BV = session.step(chosen_B)
 
 
-def refuse_nan(logits_BV: Tensor) -> None:
-    """Raises NotFiniteError for logits with a NaN: nothing can be chosen by them."""
-    if bool(logits_BV.isnan().any()):
+def refuse_not_finite(logits_BV: Tensor) -> None:
+    """Raises NotFiniteError for a row with a NaN or an infinity, by which nothing can be chosen.
+
+    Tokens may be ruled out by -inf, but not all of them.
+    """
+    if not bool(logits_BV.amax(-1).isfinite().all()):  # the largest is a NaN where one is
         raise NotFiniteError(
             "not_finite",
-            "The model gives a NaN for the next token: its weights are too large to compute with.",
+            "The model gives a NaN or an infinity for the next token: its weights are too large to compute with.",
             "Train again with a lower optimizer.lr or with training.clip_norm.",
         )
 

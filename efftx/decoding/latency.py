@@ -73,7 +73,8 @@ def read_rate() -> float:
             started = time.perf_counter()
             read()
             seconds.append(time.perf_counter() - started)
-        known = {here: READ_BYTES / min(seconds[1:])} | {k: v for k, v in known.items() if k.endswith(here[-10:])}
+        of_today = {k: v for k, v in known.items() if k.endswith(here[-10:])}
+        known = of_today | {here: READ_BYTES / min(seconds[1:])}
         with contextlib.suppress(OSError):  # a measured number is good without being kept
             write_document(kept, known)
     return float(known[here])

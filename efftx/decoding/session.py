@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efftx.core.memory import available_memory
 from efftx.decoding.int8 import in_int8
 from efftx.decoding.programs import decoding_block, logits_of, step_blocks
 from efftx.errors import UserError
@@ -21,7 +20,8 @@ from efftx.layers.cache import Position
 from efftx.layers.cost import Read, read_whole, sum_by_component
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.lsh import rotations_shared
-from efftx.layers.positions import CoupledPositions
+from efftx.layers.positions import CoupledPositions, LearnedPositions
+from efftx.machine.devices import free_memory
 from efftx.models.block import Block, Branch, Context
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import PADDING, EncoderDecoder
@@ -237,14 +237,20 @@ class CachedSession:
         return [len(prompt) for prompt in prompts]
 
     def _refuse_too_large(self) -> None:
-        needed, free = self.cache_bytes(), available_memory()
+        needed, free = self.cache_bytes() + self._table_bytes(), free_memory(self.prepared.embedding.device)
         if free is not None and needed > free:
             raise UserError(
                 "too_large",
-                f"The caches of {self.batch} rows of {self.capacity} tokens take {needed / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB of memory are free.",
+                f"The caches of {self.batch} rows of {self.capacity} tokens and their positions take "
+                f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free.",
                 "Take fewer rows or fewer tokens.",
             )
+
+    def _table_bytes(self) -> int:
+        positions, like = self.prepared.model.positions, self.prepared.embedding
+        # A learned table is read where it is; all others are made for the session.
+        is_made = positions is not None and not isinstance(positions, LearnedPositions)
+        return self.capacity * like.shape[1] * like.element_size() * is_made
 
     def cache_bytes(self) -> int:
         """Memory of keys and values, nearly all that the caches take."""

@@ -20,13 +20,20 @@ NEAR = 2
 
 
 def attention_weights(layer: SoftmaxAttention, x_BLD: Tensor) -> Tensor:
-    """The weights (B, H, L, L) that a causal layer of full attention gives to the keys of what it reads."""
+    """The weights (B, H, L, L) that a causal layer gives to the keys of what it reads, 0 where it sees none."""
     q_BHLd, k_BHLd, _ = layer.project(x_BLD)
+    shares_qk = k_BHLd is None
     k_BHLd = unit_key(q_BHLd) if k_BHLd is None else k_BHLd
     scores_BHLL = layer.scale * q_BHLd @ k_BHLd.transpose(-1, -2)
-    length = x_BLD.shape[1]
-    later_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).triu(1)
-    return scores_BHLL.masked_fill(later_LL, -torch.inf).softmax(-1)
+    length, n_heads = x_BLD.shape[1], q_BHLd.shape[1]
+    place_L = torch.arange(length, device=x_BLD.device)
+    seen_HLL = torch.stack([layer.pattern.sees(h, place_L[:, None], place_L[None, :]) for h in range(n_heads)])
+    own_LL = place_L[:, None] == place_L[None, :]
+    if shares_qk:
+        seen_HLL = seen_HLL & ~own_LL
+    # For want of others a query sees itself.
+    seen_HLL = seen_HLL | (own_LL & ~seen_HLL.any(-1, keepdim=True))
+    return scores_BHLL.masked_fill(~seen_HLL, -torch.inf).softmax(-1)
 
 
 def uniform_weights(length: int) -> Tensor:

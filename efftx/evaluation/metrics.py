@@ -48,14 +48,6 @@ def log_perplexity(nats: float) -> float:
     return nats
 
 
-def perplexity(nats: float) -> float:
-    """exp(nats); infinity where that overflows."""
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf
-
-
 def accuracy(hits: float, total: float) -> float:
     """The share of right predictions in per cent."""
     return 100.0 * hits / total

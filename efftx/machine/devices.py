@@ -19,6 +19,7 @@ import efftx
 from efftx.config.schema import Config
 from efftx.core.device_names import check_dtype, read_device
 from efftx.core.environment import Environment
+from efftx.core.memory import available_memory
 from efftx.errors import UserError
 from efftx.machine import allocator
 from efftx.native import library
@@ -143,6 +144,14 @@ def set_determinism(threads: int | None) -> int:
     # Filling every new tensor with NaN finds bugs in kernels, costs a pass over memory and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.get_num_threads()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device has left, those that PyTorch keeps of tensors that are gone among them; None if not known."""
+    if device.type != "cuda":
+        return available_memory()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def step_seed(seed: int, step: int, micro: int = 0) -> int:

@@ -208,7 +208,8 @@ def n_new_of(trained: Trained, given: Given, request: Request) -> int:
     """How many tokens may come: `max_new`, or what is usual and fits. UserError where there is no room for them."""
     config = trained.config
     if not trained.is_language_model:
-        most = most_positions(config.positions, config.data.length)
+        # Only the decoder is shifted, and has a position more for it.
+        most = most_positions(replace(config.positions, before_shift=False), config.data.length)
         if most is not None and len(given.tokens) > most:
             message = f"The input has {len(given.tokens):,} tokens, and the encoder has {most:,} positions."
             raise UserError("too_long", message, f"Shorten it to {most:,} tokens, its end among them.")

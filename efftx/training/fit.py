@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from efftx.config.schema import Config
-from efftx.core.memory import available_memory, out_of_memory, total_memory
+from efftx.core.memory import out_of_memory, total_memory
 from efftx.data.dataset import find_source
 from efftx.distributed.processes import ALONE, Processes
 from efftx.machine import devices
@@ -35,12 +35,14 @@ def refuse_too_large(
     what is found to fit may still fail where it is allocated. `when_empty`: by all the memory that the device has,
     whatever is free of it now, which a run that was finished there passes.
     """
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[1] if when_empty else _free_on_gpu(device)
-    elif (available := total_memory() if when_empty else available_memory()) is None:
-        return
+    on_gpu = device.type == "cuda"
+    if when_empty:
+        available: int | None = torch.cuda.mem_get_info(device)[1] if on_gpu else total_memory()
     else:
-        free = available // processes.here
+        available = devices.free_memory(device)
+    if available is None:
+        return
+    free = available if on_gpu else available // processes.here
     vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     parameters = list(build_on_meta(config, vocab_size).parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
@@ -63,12 +65,6 @@ def refuse_too_large(
         raise out_of_memory(
             _sentence(what, activations, free - held, when_empty), f"{LESS['step']}, or a smaller data.length"
         )
-
-
-def _free_on_gpu(device: torch.device) -> int:
-    """Bytes that the device has left, and those that PyTorch keeps of tensors that are gone."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _sentence(what: str, needed: int, left: int, when_empty: bool) -> str:

@@ -20,6 +20,7 @@ from efftx.commands import COMMANDS
 from efftx.config.compose import compose
 from efftx.core.memory import allocating, is_out_of_memory
 from efftx.errors import OutOfMemory, UserError
+from efftx.machine import devices
 from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
 from efftx.training import evaluation, fit, loop
@@ -210,7 +211,7 @@ def test_what_fits_by_a_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
     cpu = torch.device("cpu")
     needed = 0
     for needed in range(0, 10**7, 1000):  # the least that passes
-        monkeypatch.setattr(fit, "available_memory", lambda free=needed: free)
+        monkeypatch.setattr(devices, "available_memory", lambda free=needed: free)
         try:
             fit.refuse_too_large(config, cpu)
         except OutOfMemory:
@@ -219,7 +220,7 @@ def test_what_fits_by_a_byte_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
     weights = sum(p.numel() for p in fit.build_on_meta(config, 128).parameters())
     assert needed >= 4 * 4 * weights, "weights, gradients, two moments"
     assert needed <= 4 * 4 * weights + 4 * 10**6
-    monkeypatch.setattr(fit, "available_memory", lambda: None)
+    monkeypatch.setattr(devices, "available_memory", lambda: None)
     fit.refuse_too_large(config, cpu)
 
 
@@ -229,6 +230,7 @@ def test_what_pytorch_keeps_of_an_earlier_training_on_a_gpu_is_free(monkeypatch:
         monkeypatch.setattr(torch.cuda, name, lambda device=None, value=value: value)
     gpu = torch.device("cuda")
     fit.refuse_too_large(compose(WORDS), gpu)
+    assert devices.free_memory(gpu) == 10**9
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: 10**9)
     with pytest.raises(OutOfMemory, match=r"0\.0 GB are free"):
         fit.refuse_too_large(compose(WORDS), gpu)
@@ -236,7 +238,7 @@ def test_what_pytorch_keeps_of_an_earlier_training_on_a_gpu_is_free(monkeypatch:
 
 def test_a_run_that_is_done_is_found_done_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = train(compose(SIX), tmp_path / "run", silent=True)
-    monkeypatch.setattr(fit, "available_memory", lambda: 0)
+    monkeypatch.setattr(devices, "available_memory", lambda: 0)
     assert train(compose(SIX), tmp_path / "run", silent=True).metrics == done.metrics
 
 

@@ -14,7 +14,11 @@ from efftx.data.dataset import open_dataset
 from efftx.data.hub import HubRows
 from efftx.data.pairs import TextPairs
 from efftx.data.wmt14 import WMTConfig, check_wmt14, open_wmt14
+from efftx.decoding.beam import Hypothesis, beam_search
+from efftx.decoding.session import CachedSession
+from efftx.decoding.uncached import EOS
 from efftx.errors import UserError
+from efftx.evaluation import generation
 from efftx.training.loop import train
 from tests.data.shipped_config import shipped_config
 
@@ -156,6 +160,21 @@ def test_a_training_is_scored_by_bleu_and_its_record_names_the_decoding_and_the_
     assert {"bleu", "bleu_uncased", "copy_bleu"} <= set(result.metrics)
     assert result.data["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:intl|smooth:exp|version:")
     assert "case:lc" in result.data["bleu_uncased_signature"]
+
+
+def test_a_training_is_scored_by_the_beam_and_the_penalty_of_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def search(session: CachedSession, *order: Any, **how: Any) -> list[Hypothesis]:
+        asked.append((session.batch, order, how))
+        return beam_search(session, *order, **how)
+
+    monkeypatch.setattr(generation, "beam_search", search)
+    words = ["model=scaling", "data=wmt14", f"data.path={SAMPLES}", "size=smoke"]
+    config = compose([*words, "evaluation.beam=3", "evaluation.length_penalty=0.8"])
+    train(config, silent=True)
+    assert len(asked) >= 4, "every sentence of test"
+    assert all(one == (3, ([], 3, config.target_length, EOS), {"length_penalty": 0.8}) for one in asked)
 
 
 def test_a_penalty_without_a_beam_is_refused() -> None:

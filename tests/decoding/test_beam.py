@@ -58,6 +58,19 @@ def test_a_beam_of_one_is_greedy_decoding_at_every_penalty(seed: int, penalty: f
     assert found.log_probability == pytest.approx(greedy.log_probability)
 
 
+def test_a_beam_of_one_takes_the_likeliest_of_tokens_that_are_nearly_alike() -> None:
+    """In float32 their log-probabilities, near -ln 32000, are one number."""
+    nearly_V = torch.zeros(32_000)
+    nearly_V[7] = 3e-7
+
+    def model(tokens_BL: torch.Tensor) -> torch.Tensor:
+        return nearly_V.expand(*tokens_BL.shape, -1)
+
+    (greedy,) = generate(UncachedSession(model, 4), [[]], most_likely, 2)
+    (found,) = beam_search(UncachedSession(model, 4), [], 1, 2)
+    assert found.tokens == greedy.tokens == [7, 7]
+
+
 def test_a_wider_beam_finds_what_greedy_decoding_walks_past() -> None:
     model = Table(4, 0)
     model.table.fill_(0.0)

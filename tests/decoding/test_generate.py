@@ -44,14 +44,24 @@ def test_a_temperature_near_zero_takes_the_most_likely_token(temperature: float,
     assert draw(rows).tolist() == [2, 3]
 
 
-def test_a_model_that_gives_a_nan_is_told_so() -> None:
-    model = Table(6, 2)
-    model.table[:] = torch.nan
+@pytest.mark.parametrize(
+    "row", [[0.0, torch.nan, 1.0], [0.0, torch.inf, 1.0], [-torch.inf] * 3], ids=["NaN", "infinity", "none finite"]
+)
+def test_a_model_whose_logits_say_nothing_is_told_so(row: list[float]) -> None:
+    model = Table(3, 2)
+    model.table[:] = torch.tensor(row)
     for choose in (most_likely, Draw(torch.Generator().manual_seed(0))):
-        with pytest.raises(NotFiniteError, match="NaN for the next token"):
-            generate(UncachedSession(model, 9), [[3]], choose, 4)
-    with pytest.raises(NotFiniteError, match="NaN for the next token"):
-        beam_search(UncachedSession(model, 9), [3], 2, 4)
+        with pytest.raises(NotFiniteError, match="NaN or an infinity for the next token"):
+            generate(UncachedSession(model, 9), [[2]], choose, 4)
+    with pytest.raises(NotFiniteError, match="NaN or an infinity for the next token"):
+        beam_search(UncachedSession(model, 9), [2], 2, 4)
+
+
+def test_tokens_that_the_model_rules_out_are_never_said() -> None:
+    model = Table(3, 2)
+    model.table[:] = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    for choose in (most_likely, Draw(torch.Generator().manual_seed(0))):
+        assert generate(UncachedSession(model, 9), [[2]], choose, 4)[0].tokens == [1] * 4
 
 
 @given(logits, st.integers(1, 12))

@@ -94,6 +94,16 @@ def test_a_damaged_file_of_the_read_rate_is_measured_anew(text: str, tmp_path: P
     assert len(read_document(file) or {}) == 1
 
 
+@pytest.mark.parametrize("rate", [5, "fast", None])
+def test_a_kept_rate_that_is_no_float_is_measured_anew(rate: Any, tmp_path: Path) -> None:
+    latency.read_rate()
+    (file,) = tmp_path.glob("*read-rate*")
+    write_document(file, dict.fromkeys(read_document(file) or {}, rate))
+    found = latency.read_rate()
+    assert found > 1000
+    assert (read_document(file) or {}).popitem()[1] == found
+
+
 def test_the_rate_is_kept_for_each_number_of_threads(tmp_path: Path) -> None:
     latency.read_rate()
     torch.set_num_threads(2)

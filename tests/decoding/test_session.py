@@ -314,10 +314,33 @@ def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
 
 
 def test_caches_beyond_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("efftx.decoding.session.available_memory", lambda: 1000)
+    asked = []
+    monkeypatch.setattr("efftx.decoding.session.free_memory", lambda device: asked.append(device) or 1000)
     with pytest.raises(UserError, match="memory are free") as error:
         CachedSession(PreparedModel(_model(DECODERS["transformer"], "stdlib")), 40, 8)
     assert error.value.kind == "too_large"
+    assert asked == [torch.device("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("no positions", 0),
+        ("narrow queries, positions before the shift", 20 * 32 * 8),
+        ("sinusoidal, tied, wide heads", 20 * 32 * 8),
+        ("transformer", 20 * 32 * 8),  # axial
+    ],
+)
+def test_the_table_of_positions_is_counted_where_one_is_made(
+    name: str, table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = PreparedModel(_model(DECODERS[name], "stdlib"))
+    needed = CachedSession(prepared, 20, 3).cache_bytes() + table
+    monkeypatch.setattr("efftx.decoding.session.free_memory", lambda device: needed)
+    CachedSession(prepared, 20, 3)
+    monkeypatch.setattr("efftx.decoding.session.free_memory", lambda device: needed - 1)
+    with pytest.raises(UserError, match="memory are free"):
+        CachedSession(prepared, 20, 3)
 
 
 LATER_FORM = ("lsh.attend_across_buckets=true", "lsh.allow_duplicates=true")

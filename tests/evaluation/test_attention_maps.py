@@ -10,8 +10,8 @@ from torch import Tensor
 
 from efftx.evaluation.attention_maps import attention_weights, map_scores, seen_from, uniform_weights
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FullConfig
-from efftx.layers.patterns import Full
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.layers.patterns import make_pattern
 from efftx.layers.projections import DenseQKV
 
 SIDE = 6
@@ -96,18 +96,32 @@ def test_a_row_that_is_no_picture_is_refused() -> None:
         map_scores(uniform_weights(50))
 
 
+PATTERNS = {
+    "full": FullConfig(),
+    "local": LocalConfig(chunk_len=3),
+    "local window": LocalConfig(window=4),
+    "strided": StridedConfig(stride=4, mode="merged"),
+    "strided column": StridedConfig(stride=4, mode="second"),
+    "strided by head": StridedConfig(stride=4, mode="heads"),
+    "fixed": FixedConfig(stride=4, c=1),
+    "fixed summaries": FixedConfig(stride=4, c=1, mode="second"),
+    "fixed sub-blocks": FixedConfig(stride=4, c=1, sub_blocks=2),
+}
+
+
 @pytest.mark.parametrize("share_qk", [False, True])
-def test_weights_times_values_are_what_the_layer_gives(share_qk: bool) -> None:
+@pytest.mark.parametrize("name", PATTERNS)
+def test_weights_times_values_are_what_the_layer_gives(name: str, share_qk: bool) -> None:
     torch.manual_seed(0)
     projections = DenseQKV(16, 2, 8, share_qk=share_qk, bias=True)
     projections.reset_parameters()
-    layer = SoftmaxAttention(Full(FullConfig()), projections, d_head=8, attention_dropout=0.0).double().eval()
+    pattern = make_pattern(name.split()[0], PATTERNS[name], 12)
+    layer = SoftmaxAttention(pattern, projections, d_head=8, attention_dropout=0.0).double().eval()
     x_BLD = torch.randn(2, 12, 16, dtype=torch.float64)
     with torch.no_grad():
         weights = attention_weights(layer, x_BLD)
         mixed = projections.output(weights @ projections(x_BLD)[2])
-        if not share_qk:
-            assert torch.allclose(mixed, layer(x_BLD))
+        assert torch.allclose(mixed, layer(x_BLD))
     assert torch.allclose(weights.sum(-1), torch.ones(2, 2, 12, dtype=torch.float64))
     assert not weights.triu(1).any()
 

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from efftx.config.compose import compose
 from efftx.data.dataset import Batch
+from efftx.decoding.beam import beam_search
 from efftx.decoding.session import PreparedModel
+from efftx.decoding.uncached import EOS, UncachedSession
 from efftx.errors import UserError
 from efftx.evaluation.evaluate import Evaluated
-from efftx.evaluation.generation import evaluate_generation, rank
+from efftx.evaluation.generation import _said, evaluate_generation, rank
 from efftx.layers.feedforward import FeedForward
 from efftx.models.build import build_model
+from efftx.models.encoder_decoder import EncoderDecoder
 
 CPU = torch.device("cpu")
 WORDS = ["", "", "<unk>", "alpha", "beta.", "gamma", "delta."]
@@ -161,11 +164,47 @@ def test_a_target_that_is_no_label_is_a_mistake_of_the_data_set() -> None:
         evaluate_generation(Prefers(0.6, 1.1), Evaluated(Strange("accuracy"), "test", 5), CPU)
 
 
-def test_a_layer_without_a_form_for_decoding_is_scored_by_full_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def talkative() -> EncoderDecoder:
+    """An encoder-decoder whose weights are drawn so that it says words, and a beam others than greedy decoding."""
     words = ["model=scaling", "data=stdlib", "size=smoke", "sparse_ff.N=0", "positions.kind=none", "dropout=0"]
-    model = build_model(compose(words), len(WORDS), CPU)
-    decoded = evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU)
+    model = build_model(compose(words), len(WORDS), CPU, torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    assert isinstance(model, EncoderDecoder)
+    return model.eval()
+
+
+def said_by(model: EncoderDecoder, beam: int = 1, length_penalty: float = 0.0) -> list[str]:
+    dataset = Documents("rouge")
+    with torch.no_grad():
+        return _said(model, dataset, Evaluated(dataset, "test", 2), CPU, beam, length_penalty)
+
+
+def test_a_layer_without_a_form_for_decoding_is_scored_by_full_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = talkative()
+    decoded = said_by(model)
+    assert any(decoded)
+    scores = evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU)
     monkeypatch.delattr(FeedForward, "new_cache")
     with pytest.raises(UserError, match="FeedForward cannot be decoded: it has no method `new_cache`"):
         PreparedModel(model)
-    assert evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU) == decoded
+    assert said_by(model) == decoded
+    assert evaluate_generation(model, Evaluated(Documents("rouge"), "test", 2), CPU) == scores
+    with pytest.raises(UserError, match=r"evaluation\.beam=2 needs a model that decodes from caches"):
+        said_by(model, 2)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 3.0])
+def test_a_beam_says_the_best_that_is_found_under_its_penalty_up_to_the_end(length_penalty: float) -> None:
+    model, dataset = talkative(), Documents("rouge")
+    texts = []
+    for i in range(N_ROWS):
+        inputs_BE = dataset.batch("test", 0, i, 1).inputs_BE
+        assert inputs_BE is not None
+        session = UncachedSession(model, dataset.length, inputs_BE.expand(3, -1))
+        (best,) = beam_search(session, [], 3, dataset.length, EOS, length_penalty=length_penalty)
+        texts.append(dataset.decode(best.tokens))
+    assert said_by(model, 3, length_penalty) == texts
+    assert texts not in (said_by(model), said_by(model, 3, 3.0 - length_penalty))

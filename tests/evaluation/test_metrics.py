@@ -12,7 +12,6 @@ from efftx.evaluation.metrics import (
     heading,
     in_unit,
     log_perplexity,
-    perplexity,
 )
 
 
@@ -27,11 +26,6 @@ def test_a_uniform_guess_over_bytes_is_eight_bits() -> None:
 
 def test_log_perplexity_is_positive_nats() -> None:
     assert log_perplexity(1.732) == 1.732
-
-
-def test_perplexity_of_a_uniform_guess_is_the_number_of_tokens() -> None:
-    assert perplexity(math.log(32000)) == pytest.approx(32000)
-    assert perplexity(1e6) == math.inf
 
 
 def test_accuracy_is_in_per_cent() -> None:

@@ -33,6 +33,7 @@ RUNS = {
         *["model=scaling", "data=copy_add", "data.length=12", "data.max_digits=6"],
         *["data.eval_min_digits=7", "data.eval_max_digits=9"],
     ],
+    "shifted": ["model=scaling", "data=stdlib", "positions.kind=learned", "positions.before_shift=true"],
 }
 
 
@@ -217,6 +218,10 @@ def test_a_text_is_read_in_the_form_of_the_data(sample: Sample, name: str, text:
     assert len(found["tokens"]) <= 3
 
 
+def test_an_input_may_take_every_position_of_the_encoder(sample: Sample) -> None:
+    assert as_json(sample("shifted", "input=" + "x" * 63, "max_new=1", "--json"))["samples"][0]["tokens"]
+
+
 def test_a_run_is_sampled_without_its_data(sample: Sample, run_of: Callable[[str], Path], tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run_of("pieces"), moved)
@@ -235,6 +240,12 @@ def test_a_run_is_sampled_without_its_data(sample: Sample, run_of: Callable[[str
         ("lm", ["prompt=Hi", "max_new=5000"], "max_new=5000 is too much", "or less"),
         ("glue", ["input=" + "x" * 5000], "The input has 5,001 tokens", "Shorten"),
         ("glue", ["max_new=5000"], "max_new=5000 is too much", "or less"),
+        (
+            "shifted",
+            ["input=" + "x" * 64],
+            "The input has 65 tokens, and the encoder has 64 positions.",
+            "to 64 tokens",
+        ),
         ("lm", ["prompt="], "prompt= is empty", "leave it out"),
         ("glue", ["input="], "input= is empty", "leave it out"),
         ("pieces", ["prompt=   "], "holds no token", "any text"),
