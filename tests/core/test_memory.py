@@ -23,7 +23,7 @@ from efftx.errors import OutOfMemory, UserError
 from efftx.machine import devices
 from efftx.runs import saver
 from efftx.runs.checkpoint import load_latest
-from efftx.training import evaluation, fit, loop
+from efftx.training import evaluation, fit, learner, setting
 from efftx.training.loop import train
 
 WORDS = ["model=transformer", "data=duplicate", "size=smoke", "threads=1"]
@@ -128,12 +128,12 @@ def broken(place: Any, name: str, monkeypatch: pytest.MonkeyPatch, at: int = 1) 
 @pytest.mark.parametrize(
     ("place", "name", "at", "code", "says", "kept"),
     [
-        (loop, "open_dataset", 1, 2, "data=duplicate in rows of data.length=64", None),
-        (loop, "build_model", 1, 2, "weights and optimiser state", None),
-        (loop, "make_optimizer", 1, 2, "weights and optimiser state", None),
-        (loop, "accumulate", 1, 2, "activations and gradients of step 1", None),
-        (loop, "clip_gradients", 1, 2, "activations and gradients of step 1", None),
-        (loop, "accumulate", 6, 4, "activations and gradients of step 6", 4),
+        (setting, "open_dataset", 1, 2, "data=duplicate in rows of data.length=64", None),
+        (setting, "build_model", 1, 2, "weights and optimiser state", None),
+        (learner, "make_optimizer", 1, 2, "weights and optimiser state", None),
+        (learner, "accumulate", 1, 2, "activations and gradients of step 1", None),
+        (learner, "clip_gradients", 1, 2, "activations and gradients of step 1", None),
+        (learner, "accumulate", 6, 4, "activations and gradients of step 6", 4),
         (saver, "save_checkpoint", 2, 4, "for its checkpoint", 2),
         (evaluation, "evaluate", 1, 4, "evaluating 2 rows", 6),
         (evaluation, "evaluate", 2, 4, "evaluating 2 rows", 6),
@@ -174,7 +174,7 @@ def test_decoding_without_memory_takes_no_result_from_a_training(
 
 
 def test_a_point_of_an_ablation_without_memory_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken(loop, "accumulate", monkeypatch)
+    broken(learner, "accumulate", monkeypatch)
     runs = ablate([*SIX, "seed=0,1"])
     assert [run["state"] for run in runs] == ["failed", "done"]
     assert "Out of memory" in runs[0]["error"]
