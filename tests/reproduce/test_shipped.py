@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from efftx.errors import UserError
+from efftx.evaluation.metrics import in_unit
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.trainer import Trainer
 from efftx.study.claim_language import KINDS
@@ -129,3 +130,11 @@ def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, t
     assert state_of(e, store, trainer)["state"] == "recorded"
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=trainer)
     assert (line["fresh"], line["stale"], line["failed"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.sweep], ids=lambda e: e.id)
+def test_a_sweep_chooses_by_what_every_validation_gives(e: Experiment) -> None:
+    """Not by what is measured on generated text, which the test split alone has."""
+    assert e.sweep is not None
+    given = {"loss", "accuracy", *in_unit(1.0, "bits/dim"), *in_unit(1.0, "nats/token"), "sequence_accuracy"}
+    assert (e.sweep.metric or e.cell.metric) in given

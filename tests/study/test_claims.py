@@ -480,3 +480,14 @@ def test_an_equality_is_contradicted_on_either_side_at_half_of_the_level_each() 
     found = verdict(e, pair([1.1, 0.9, 1.3])).comparisons[0]
     t = 3 * math.sqrt(3)
     assert found.p_against == pytest.approx(2 * (0.5 - t / (2 * math.sqrt(2 + t * t))))
+
+
+def test_a_claim_is_judged_at_the_sizes_it_names() -> None:
+    both = experiment('cell["A", "x"] > cell["B", "x"]')
+    there = replace(both.claims[0], only=["cpu"])
+    elsewhere = replace(both.claims[0], says="that is so", only=["gpu", "paper"])
+    e = replace(both, claims=[elsewhere, there])
+    table = {"A": {"x": [5.0, 6.0, 7.1]}, "B": {"x": [1.0, 2.0, 3.0]}}
+    assert [(v.says, v.verdict) for v in judge(e, records(table), "cpu")] == [("it is so", "holds")]
+    assert e.claims_at("gpu") == [elsewhere]
+    assert e.claims_at("smoke") == []
