@@ -18,7 +18,7 @@ import efftx
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import Outcome, as_json, console, show_error, tolerate_any_console
 from efftx.commands.roots import NATIVE, check_roots, check_switch
-from efftx.commands.words import HYDRA_FLAGS, OVERRIDES, refuse_flags, refuse_ranks
+from efftx.commands.words import COMPLETION_FLAGS, HYDRA_FLAGS, OVERRIDES, refuse_flags, refuse_ranks
 from efftx.core.memory import allocating
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted, UserError, nearest
 from efftx.parent import end_with_parent
@@ -79,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str], json: bool) -> int:
+    if words and words[0] in COMPLETION_FLAGS:
+        from efftx.commands.completion import complete
+
+        print(complete(words[1:]))
+        return 0
     command, arguments, rest = _parse(words)
     asks_hydra = any(word.split("=")[0] in HYDRA_FLAGS for word in rest)
     if asks_hydra:
@@ -125,6 +130,7 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    top.add_argument("--shell-completion", metavar="install=SHELL", help="print what bash, zsh or fish evaluates")
     top.add_argument("--version", action="version", version=f"efftx {efftx.__version__}")
     _add_common(top)
     shown = top.add_subparsers(title="commands", metavar="COMMAND")

@@ -293,8 +293,6 @@ def test_a_sweep_that_lists_nothing_is_told(sweep: str, capsys: pytest.CaptureFi
         (["--cfg", "job", "--package", "lhs"], "'lsh'"),
         (["--cfg", "job", "-p"], "name of a node"),
         (["--package", "lsh"], "--cfg job"),
-        (["--shell-completion"], "needs a shell"),
-        (["-sc", "install=tcsh"], "needs a shell"),
         (["--hydra-nope"], "'--hydra-help'"),
     ],
 )

@@ -1,11 +1,8 @@
-"""`--cfg`, `--info` and shell completion: what a command's overrides compose to, shown by Hydra or as JSON."""
+"""`--cfg` and `--info`: what a command's overrides compose to, shown by Hydra or as JSON."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import sys
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -18,20 +15,17 @@ from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra,
 from efftx.config.schema import to_dict
 from efftx.errors import UserError, nearest
 
-_LONG = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-sc": "--shell-completion"}
+_LONG = {"-c": "--cfg", "-i": "--info", "-p": "--package"}
 _SHOWN = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-_SHELLS = tuple(
-    f"{action}={shell}" for action in ("install", "uninstall", "query") for shell in ("bash", "zsh", "fish")
-)
 
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
     flags, overrides = hydra_words(words)
-    given = _read(command, flags, overrides)
+    given = _read(command, flags)
     if given.get("--cfg") != "job":
         told = "--cfg " + str(given["--cfg"]) if "--cfg" in given else next(iter(given))
         raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
@@ -47,10 +41,7 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
     flags, overrides = hydra_words(words)
-    given = _read(command, flags, overrides)
-    if "--shell-completion" in given:
-        _print([*flags, *overrides], arguments.config_dir)
-        return 0
+    given = _read(command, flags)
     for point in _points(command, overrides):
         config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
         if command == "ablate":
@@ -59,7 +50,7 @@ def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str])
             # Not Hydra's own answer, which lacks what overrides imply and what efftx resolves.
             _print_node(_node(to_dict(config), given.get("--package")), given.get("--package"))
         else:
-            _print([*flags, *with_implied(point)], arguments.config_dir)
+            print(run_hydra([*flags, *with_implied(point)], arguments.config_dir), end="")
     return 0
 
 
@@ -76,16 +67,7 @@ def _print_node(node: Any, package: str | None) -> None:
     print(OmegaConf.to_yaml(OmegaConf.create(node)) if isinstance(node, dict | list) else f"{node}\n", end="")
 
 
-def _print(words: Sequence[str], config_dirs: Sequence[str]) -> None:
-    """What Hydra prints, once it has ended: it answers a reader that went away with a traceback of its own."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        run_hydra(words, config_dirs)
-    sys.stdout.write(printed.getvalue())
-    sys.stdout.flush()
-
-
-def _read(command: str, flags: Sequence[str], overrides: Sequence[str]) -> dict[str, str | None]:
+def _read(command: str, flags: Sequence[str]) -> dict[str, str | None]:
     """Hydra's flags, each by its long name with its value; UserError for what Hydra would answer with its usage."""
     if command not in ("train", "ablate", "plan"):
         raise UserError("bad_command", f"`efftx {command}` composes no configuration.", "Use `efftx train`.")
@@ -106,9 +88,6 @@ def _read(command: str, flags: Sequence[str], overrides: Sequence[str]) -> dict[
         raise UserError("bad_command", f"{flag} says how to show a configuration.", "Put `--cfg job` beside it.")
     if "--package" in given and given["--package"] is None:
         raise UserError("bad_command", "--package needs the name of a node.", "Such as `--cfg job --package lsh`.")
-    if "--shell-completion" in given and not set(overrides) & set(_SHELLS):
-        hint = "`efftx train --shell-completion install=bash` prints what the shell evaluates; zsh and fish likewise."
-        raise UserError("bad_command", "--shell-completion needs a shell.", hint)
     return given
 
 

@@ -10,7 +10,7 @@ from efftx.errors import UserError, nearest
 OVERRIDES = """Overrides are key=value words, such as
   efftx train model=reformer data=enwik8 lsh.n_hashes=4
 `efftx train --cfg job` shows every key (--package lsh only one node);
---info all and --shell-completion are Hydra's."""
+--info all and --hydra-help are Hydra's."""
 
 HYDRA_FLAGS = (
     "--cfg",
@@ -18,14 +18,15 @@ HYDRA_FLAGS = (
     "--info",
     "-i",
     "--hydra-help",
-    "--shell-completion",
-    "-sc",
     "--package",
     "-p",
     "--resolve",
 )
 
+COMPLETION_FLAGS = ("--shell-completion", "-sc")
+
 _INSTEAD = {
+    COMPLETION_FLAGS: "`efftx --shell-completion install=bash` comes before any command.",
     ("-m", "--multirun"): "`efftx ablate key=a,b` runs several values.",
     ("-cn", "--config-name", "-cp", "--config-path"): "model=, data= and size= choose the configuration; "
     "--config-dir adds a folder of your own.",

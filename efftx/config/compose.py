@@ -3,7 +3,9 @@
 Nothing below ever sees a wrong key, type or combination.
 """
 
+import contextlib
 import dataclasses
+import io
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -177,8 +179,6 @@ def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
             "-i",
             "--package",
             "-p",
-            "--shell-completion",
-            "-sc",
         )
         (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
     for flag in ("--info", "-i"):
@@ -187,16 +187,22 @@ def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, [_plain(word) for word in overrides]
 
 
-def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> None:
-    """Runs Hydra's own command line with `words`: `--cfg job`, `--info`, `--shell-completion` and the like."""
+def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> str:
+    """What Hydra's own command line prints for `words`: `--info`, `--shell-completion` and the like.
+
+    It is given once Hydra has ended, which answers a reader that went away with a traceback of its own.
+    """
+    printed = io.StringIO()
     register_schema()
     GlobalHydra.instance().clear()
     own = ["hydra.output_subdir=null", "hydra.run.dir=.", *search_path(config_dirs)]
     previous, sys.argv = sys.argv, ["efftx", *words, *own]
     try:
-        hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
+        with contextlib.redirect_stdout(printed):
+            hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
     finally:
         sys.argv = previous
+    return printed.getvalue()
 
 
 def _nothing(config: Any) -> None:
