@@ -68,6 +68,25 @@ def test_the_authors_arrays_become_a_run_that_every_command_takes(efftx, tmp_pat
             assert np.array_equal(back[name].reshape(theirs[name].shape), theirs[name]), name
 
 
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("terraformer", []),
+        ("scaling", []),
+        ("transformer", ["positions.kind=learned"]),
+        ("reformer", ["data.length=32", "positions.axial_shape=[4,8]"]),
+    ],
+)
+def test_a_model_of_every_family_comes_back_from_the_authors_arrays(
+    efftx, tmp_path: Path, model: str, own: list[str]
+) -> None:
+    words = (f"model={model}", "size=smoke", "data=text", "data.path=efftx:samples/c4")
+    trained = efftx("train", *words, *own, "training.steps=2", "schedule.warmup=1", "evaluation.every=2")
+    efftx("export", "trax", trained["run"], tmp_path / "theirs.npz")
+    imported = efftx("import", "trax", tmp_path / "theirs.npz", *words, "evaluation.every=2")
+    assert imported["metrics"]["loss"] == trained["metrics"]["loss"]
+
+
 SHAPES = (
     *("d_model=32", "d_ff=64", "n_heads=2", "d_head=16", "n_layers=2", "positions.kind=learned", "schedule.warmup=1"),
     *("positions.max_len=64", "reversible.enabled=true", "reversible.merge=concat", "attention_bias=false"),

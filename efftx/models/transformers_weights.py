@@ -131,28 +131,33 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
 
 
 def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
-    """What their config.json says of such a model; UserError, naming the key here, for one that theirs cannot be."""
+    """What their config.json says of such a model; UserError, with the overrides that would fit, where none can."""
     lsh, local = config.lsh, config.local
     kinds = [config.attention[i % len(config.attention)] for i in range(config.n_layers)]
+    uses_lsh, uses_local = "lsh" in kinds, "local" in kinds
     needs = {
-        "stack": config.stack == "decoder",
-        "attention": set(kinds) <= {"local", "lsh"},
-        "attention_per_block": config.attention_per_block == 1,
-        "attention_bias": not config.attention_bias,
-        "share_qk": not config.share_qk,
-        "d_qk": config.d_qk is None,
-        "tie_embeddings": not config.tie_embeddings,
-        "activation": config.activation in ("relu", "gelu"),
-        "reversible": config.reversible.enabled and config.reversible.merge == "concat",
-        "positions.kind": config.positions.kind in ("axial", "learned") and not config.positions.before_shift,
-        "lsh.attend_across_buckets": "lsh" not in kinds or lsh.attend_across_buckets,
-        "lsh.allow_duplicates": "lsh" not in kinds or lsh.allow_duplicates,
-        "lsh.hashing": "lsh" not in kinds or lsh.hashing == "angular",
-        "local.window": not local.window,
+        "stack=decoder": config.stack == "decoder",
+        "attention=[local,lsh]": set(kinds) <= {"local", "lsh"},
+        "attention_per_block=1": config.attention_per_block == 1,
+        "attention_bias=false": not config.attention_bias,
+        # Hash attention shares queries and keys whatever the key says.
+        "share_qk=false": not (config.share_qk and uses_local),
+        "d_qk=null": config.d_qk is None,
+        "tie_embeddings=false": not config.tie_embeddings,
+        "activation=relu": config.activation in ("relu", "gelu"),
+        "reversible.enabled=true": config.reversible.enabled,
+        "reversible.merge=concat": config.reversible.merge == "concat",
+        "positions.kind=learned": config.positions.kind in ("axial", "learned"),
+        "positions.before_shift=false": not config.positions.before_shift,
+        "lsh.attend_across_buckets=true": not uses_lsh or config.lsh.attend_across_buckets,
+        "lsh.allow_duplicates=true": not uses_lsh or config.lsh.allow_duplicates,
+        "lsh.hashing=angular": not uses_lsh or config.lsh.hashing == "angular",
+        "local.window=0": not (uses_local and config.local.window),
     }
-    for key, fits in needs.items():
-        if not fits:
-            raise UserError("other_model", f"transformers has no Reformer with this model's {key}.")
+    missing = [word for word, fits in needs.items() if not fits]
+    if missing:
+        message = "transformers has no Reformer like this model."
+        raise UserError("other_model", message, f"One that is trained with {' '.join(missing)} can be exported.")
     axial = config.positions.kind == "axial"
     said = {
         "architectures": ["ReformerModelWithLMHead"],

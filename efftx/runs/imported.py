@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
         words["d_model"] = embedding[1]
     if per_head := first(_LAYER + r"attn\d*\.w_(?:q|qk)"):
         words |= {"n_heads": per_head[0], "d_head": per_head[2]}
-    words["attention_bias"] = first(r"(?:enc\.|dec\.)?layer\d+\.attn\d*\.(?:q\.bias|qk\.bias|b_.*)") is not None
+    words["attention_bias"] = first(r"(?:enc\.|dec\.)?layer\d+\.(?:attn\d*|cross)\.(?:q\.bias|qk\.bias|b_.*)") is not None
     if first(_LAYER + r"attn\d*\.(?:w_q|q\.kernel|conv_q\.kernel)"):
         words["share_qk"] = False
     # What a family has by default and these arrays have not is off.
@@ -95,10 +96,14 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
     if into := first(_LAYER + r"ff\.sru_in\.kernel"):
         words |= {"sru.n_layers": count(_LAYER + r"ff\.sru(\d+)\."), "sru.d": into[1]}
     if table := first(_SIDE + r"pos\.table"):
-        words |= {"positions.kind": "learned", "positions.max_len": table[-2]}
+        words["positions.kind"] = "learned"
+        of_encoder = first(r"enc\.pos\.table") or table
+        # Tables of their own lengths are those of the data's rows.
+        words |= {"positions.max_len": table[-2]} if of_encoder == table else {"data.length": of_encoder[-2]}
     elif axes := [shape for name, shape in shapes.items() if re.fullmatch(_SIDE + r"pos\.axis\d+", name)]:
         words |= {"positions.kind": "axial", "positions.axial_shape": [max(shape[:-1]) for shape in axes]}
         words["positions.axial_dims"] = [shape[-1] for shape in axes]
+        words["data.length"] = prod(words["positions.axial_shape"])
     elif first(_SIDE + r"pos\.start_vec"):
         words |= {"positions.kind": "digits", "positions.n_digits": count(_SIDE + r"pos\.base0\.digit(\d+)")}
     if (kernel := first(r"loss\.kernel")) and embedding and kernel[0] == 2 * embedding[1]:

@@ -157,8 +157,24 @@ def test_a_model_that_theirs_cannot_be_is_not_exported(word: str, named: str) ->
     words = [told for told in overrides_of(theirs()) if not told.startswith(dropped or ("-",))]
     key = word.partition("=")[0]
     config = compose([*(told for told in words if told.partition("=")[0] != key), *DATA, word])
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError) as refused:
         config_for(config, 40)
+    assert named in refused.value.hint
+
+
+def test_all_that_stands_in_the_way_of_an_export_is_told_at_once() -> None:
+    dropped = ("lsh.al", "activation")
+    words = [told for told in overrides_of(theirs()) if not told.startswith(dropped)]
+    changed = ["lsh.allow_duplicates=false", "activation=gelu_sigmoid"]
+    with pytest.raises(UserError) as refused:
+        config_for(compose([*words, *DATA, *changed]), 40)
+    assert "activation=relu lsh.allow_duplicates=true can" in refused.value.hint
+
+
+def test_a_model_of_hash_attention_alone_goes_out() -> None:
+    words = [told for told in overrides_of(theirs()) if not told.startswith(("local.", "share_qk", "attention="))]
+    shared = compose([*words, *DATA, "attention=[lsh]"])
+    assert config_for(shared, 40)["attn_layers"] == ["lsh"] * shared.n_layers
 
 
 def test_the_model_of_the_library_itself_has_the_same_logits(model, fed_alike, tmp_path: Path) -> None:
