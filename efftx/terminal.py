@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from efftx.core.durations import duration
+from efftx.core.durations import SPREAD, duration
 from efftx.core.grid import Column, Grid
 from efftx.core.visible import visible
 from efftx.evaluation.metrics import heading, shown
@@ -51,17 +51,30 @@ def show_training(result: TrainResult, console: Console) -> None:
     table = Grid([Column(""), Column("")], header=False)
     for name, value in shown(result.metrics).items():
         table.row(Text(heading(name), style="bold"), Text(f"{value:.4f}", style="bold"))
-    table.row("steps", f"{result.step:,}" + ("" if result.resumed_from is None else f" (from {result.resumed_from:,})"))
+    table.row("steps", f"{result.step:,}{_resumed(result)}")
     table.row("training time", duration(result.timings["train_seconds"]))
     table.row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
     if "decode_ms" in result.timings:
-        share = result.timings.get("decode_bandwidth_share")
-        told = "" if share is None else f", {share:.0%} of the read bandwidth" if share <= 1 else ", out of the cache"
-        table.row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{told}")
+        table.row("decoding", f"{result.timings['decode_ms']:.2f} ms a token{_told_of_decoding(result.timings)}")
     table.row("data", f"{result.data['variant']}, test split")
     table.row("weights", f"sha256 {result.weights_sha256[:16]}")
     table.row("run", str(result.run))
     table.print(console)
+
+
+def _resumed(result: TrainResult) -> str:
+    if result.resumed_from is None:
+        return ""
+    return ", done before" if result.resumed_from == result.step else f", resumed at {result.resumed_from:,}"
+
+
+def _told_of_decoding(timings: Mapping[str, float]) -> str:
+    """The share of the read bandwidth, and whether the machine was too busy for a number."""
+    share = timings.get("decode_bandwidth_share", 0.0)
+    percent = f"{share:.0%}" if share >= 0.1 else f"{share:.2%}"
+    told = ", out of the cache" if share > 1 else f", {percent} of the read bandwidth" if share else ""
+    uneven = timings.get("decode_spread", 1.0) > SPREAD
+    return told + ("; uneven: was the machine busy?" if uneven else "")
 
 
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from efftx.terminal import show_ablation, show_data, show_list
+from efftx.terminal import show_ablation, show_data, show_list, show_training
+from efftx.training.loop import TrainResult
 
 
 def printed(show: Callable[[Console], None], width: int) -> list[str]:
@@ -50,6 +52,29 @@ ITEM = {
     "runs_at": ["paper", "cpu", "smoke"],
     "caption": "A caption",
 }
+
+
+@pytest.mark.parametrize(
+    ("resumed_from", "timings", "steps", "decoding"),
+    [
+        (None, {"decode_ms": 2.0}, "6", "2.00 ms a token"),
+        (4, {"decode_ms": 0.1, "decode_bandwidth_share": 1.5}, "6, resumed at 4", "0.10 ms a token, out of the cache"),
+        (
+            6,
+            {"decode_ms": 231.0, "decode_bandwidth_share": 0.0004, "decode_spread": 2.5},
+            "6, done before",
+            "231.00 ms a token, 0.04% of the read bandwidth; uneven: was the machine busy?",
+        ),
+    ],
+)
+def test_a_training_says_where_it_began_and_whether_its_latency_is_to_be_trusted(
+    resumed_from: int | None, timings: dict[str, float], steps: str, decoding: str
+) -> None:
+    timed = {"train_seconds": 1.0, "tokens_per_second": 10.0, **timings}
+    result = TrainResult(Path("run"), "0", 6, resumed_from, {}, timed, "0" * 64, [], [], {"variant": "v"})
+    lines = [line.split(maxsplit=1) for line in printed(lambda console: show_training(result, console), 120)]
+    told = dict(line for line in lines if len(line) == 2)
+    assert (told["steps"].strip(), told["decoding"].strip()) == (steps, decoding)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, SPREAD, STEADY_TOKENS, WARM_UP
+from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, STEADY_TOKENS, WARM_UP
+from efftx.core.durations import SPREAD
 from efftx.core.grid import Column, Grid
 from efftx.plan import bytes_text
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from efftx.bench.decode_weights import MARGIN
+from efftx.core.durations import SPREAD
 from efftx.decoding.int8 import Int8SparseFF
 from efftx.decoding.programs import Mark
 from efftx.layers.cost import Read
@@ -28,8 +29,6 @@ from efftx.native.program import reading
 PROTOCOLS = ("authors", "steady")
 AUTHORS_STEPS, AUTHORS_IGNORED, AUTHORS_CONTEXT = 12, 2, 16
 STEADY_TOKENS = 100
-SPREAD = 2.0
-"""The authors warn where the slowest of the counted steps takes more than twice the fastest."""
 REFERENCE_TURNS = 3
 WARM_UP = 4
 """Tokens before the first that is timed, in both protocols."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from efftx.commands.outcome import Outcome
+from efftx.commands.outcome import Outcome, say
 from efftx.config.compose import compose
 from efftx.core.ranks import n_processes
 from efftx.terminal import show_training
@@ -23,5 +23,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
         with processes.together():
             config = resolved(config or compose(overrides, config_dirs=arguments.config_dir))
         result = train(config, processes=processes)
+    mirrors = config.tracker.wandb or config.tracker.tensorboard
+    if processes.leads and result.resumed_from == result.step and mirrors:
+        say("The run was done before: nothing is mirrored. With run_dir=<a new folder> it is trained anew, and is.")
     told = {**asdict(result), "run": str(result.run)}
     return Outcome(told, lambda console: show_training(result, console), shown=processes.leads)

@@ -33,6 +33,7 @@ READ_BYTES = 2**28
 def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: Tensor | None) -> dict[str, float]:
     """`decode_ms` a token, its inverse `decode_tokens_per_second`, and `decode_bandwidth_share` of the machine's reads.
 
+    `decode_spread` is the slowest token over the fastest: what else runs on the machine shows there.
     `row_L` are a target's tokens, whose first stand as the prompt of a language model; `inputs_1E` an encoder's row.
     Empty where a row has no room for three tokens. The model is left in evaluation mode, its weights the same, laid out
     for decoding.
@@ -52,9 +53,14 @@ def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: 
         logits = session.step(logits.argmax(-1))
         int(logits[0, 0] > 0)  # waits for the device
         seconds.append(time.perf_counter() - started)
-    token = statistics.median(seconds[IGNORED:])
+    counted = seconds[IGNORED:]
+    token = statistics.median(counted)
     n_bytes = sum(read.bytes for read in prepared.reads().values())
-    found = {"decode_ms": 1000 * token, "decode_tokens_per_second": 1 / token}
+    found = {
+        "decode_ms": 1000 * token,
+        "decode_tokens_per_second": 1 / token,
+        "decode_spread": max(counted) / min(counted),
+    }
     rate = read_rate() if row_L.device.type == "cpu" else 0.0
     return {**found, "decode_bandwidth_share": n_bytes / token / rate} if rate else found
 

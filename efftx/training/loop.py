@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -331,8 +332,8 @@ def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path,
 
 
 def _notes_of(setting: Setting) -> list[str]:
-    """What to tell of precision, data and processes before a training."""
-    notes = [devices.dtype_note(setting.dtype, setting.device), *notes_of(setting.dataset)]
+    """What to tell of precision, threads, data and processes before a training."""
+    notes = [devices.dtype_note(setting.dtype, setting.device), _threads_note(setting), *notes_of(setting.dataset)]
     own = setting.own_config.training
     if own.batch_size != setting.config.training.batch_size:
         notes.append(
@@ -340,6 +341,12 @@ def _notes_of(setting: Setting) -> list[str]:
             f"training.batch_size={own.batch_size} training.accumulation={own.accumulation}"
         )
     return [note for note in notes if note]
+
+
+def _threads_note(setting: Setting) -> str:
+    """Threads are a key of the run, for its numbers depend on them; who asks for others is told."""
+    asked, threads = os.environ.get("OMP_NUM_THREADS", ""), setting.config.n_threads
+    return "" if asked in ("", str(threads)) else f"threads={threads} is used, and not OMP_NUM_THREADS={asked}"
 
 
 def _notes_of_model(setting: Setting, model: Model) -> list[str]:

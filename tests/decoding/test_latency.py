@@ -24,7 +24,7 @@ from efftx.training import evaluation
 
 LANGUAGE_MODEL = ["model=reformer", "data=stdlib", "size=smoke", "threads=1"]
 ENCODER_DECODER = ["model=terraformer", "data=stdlib", "size=smoke", "threads=1"]
-FOUND = {"decode_ms", "decode_tokens_per_second", "decode_bandwidth_share"}
+FOUND = {"decode_ms", "decode_spread", "decode_tokens_per_second", "decode_bandwidth_share"}
 
 
 @pytest.fixture(autouse=True)

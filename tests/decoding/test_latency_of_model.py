@@ -15,7 +15,7 @@ from efftx.decoding.latency import decoding_latency
 from efftx.runs.checkpoint import weights_sha256
 from tests.decoding.test_session import DECODERS, INPUTS, PAIRS, _full, _model
 
-KEYS = {"decode_ms", "decode_tokens_per_second", "decode_bandwidth_share"}
+KEYS = {"decode_ms", "decode_spread", "decode_tokens_per_second", "decode_bandwidth_share"}
 ROW = torch.arange(1, 21)
 
 
@@ -87,6 +87,7 @@ def test_the_latency_is_the_median_of_the_counted_tokens_and_its_share_what_they
     weights = n_blocks * block + vocabulary * (d + 1) + 2 * d + d + d  # logits, the last norm, a row of each embedding
     assert found["decode_ms"] == 500.0
     assert found["decode_tokens_per_second"] == 2.0
+    assert found["decode_spread"] == 8.0
     assert found["decode_bandwidth_share"] == float64 * weights / 0.5 / 1e6
 
 

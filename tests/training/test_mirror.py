@@ -253,6 +253,10 @@ def test_tensorboard_reads_every_step_and_no_result_depends_on_it(
     assert found["loss"] == losses
     assert "memory_bytes" in found
     assert "Traceback" not in err
+    assert "nothing is mirrored" not in err
+    again, err = trained(capsys, f"run_dir={tmp_path / 'plain'}", "tracker.tensorboard=true")
+    assert again["weights_sha256"] == plain["weights_sha256"]
+    assert "nothing is mirrored" in err
 
 
 def test_a_resumed_run_has_every_step_once_in_tensorboard(

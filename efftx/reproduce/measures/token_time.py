@@ -16,7 +16,7 @@ from efftx.parent import with_parent
 from efftx.reproduce.measures.measure import Measure, Parameters, fitted_exponent
 
 TRIES = 3
-"""How often a process is started at most whose tokens are uneven by the authors' own check (`decode_timing.SPREAD`)."""
+"""How often a process is started at most whose tokens are uneven by the authors' own check (`durations.SPREAD`)."""
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 """Rows of weights are read through few page-table entries: PyTorch reads this once, when it first allocates."""
 
