@@ -25,6 +25,7 @@ from efftx.models.transformers_weights import from_transformers, overrides_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _ELSEWHERE = "give another path"
+_BIAS = r"(?:enc\.|dec\.)?layer\d+\.(?:attn\d*|cross)\.(?:q\.bias|qk\.bias|b_.*)"
 _SIDE, _LAYER = r"(?:dec\.)?", r"(?:dec\.)?layer\d+\."
 
 
@@ -76,9 +77,7 @@ def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:
         words["d_model"] = embedding[1]
     if per_head := first(_LAYER + r"attn\d*\.w_(?:q|qk)"):
         words |= {"n_heads": per_head[0], "d_head": per_head[2]}
-    words["attention_bias"] = (
-        first(r"(?:enc\.|dec\.)?layer\d+\.(?:attn\d*|cross)\.(?:q\.bias|qk\.bias|b_.*)") is not None
-    )
+    words["attention_bias"] = first(_BIAS) is not None
     if first(_LAYER + r"attn\d*\.(?:w_q|q\.kernel|conv_q\.kernel)"):
         words["share_qk"] = False
     # What a family has by default and these arrays have not is off.
