@@ -99,7 +99,7 @@ def one_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash attention draws one set of rotations a call and hashes every row of a batch by it."""
     from efftx.ops.lsh_hashing import make_rotations
 
-    def alike(batch: int, *sizes: Any, **options: Any) -> Tensor:
-        return make_rotations(1, *sizes, **options).expand(batch, -1, -1, -1, -1)
+    def alike(heads: tuple[int, int, int], *sizes: Any, **options: Any) -> Tensor:
+        return make_rotations((1, *heads[1:]), *sizes, **options).expand(heads[0], -1, -1, -1, -1)
 
     monkeypatch.setattr("efftx.layers.lsh.make_rotations", alike)

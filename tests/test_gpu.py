@@ -17,7 +17,7 @@ from torch import Tensor
 from efftx.cli import main
 from efftx.config.compose import compose
 from efftx.decoding.session import CachedSession, PreparedModel
-from efftx.layers.patterns import ByHead, KeySet
+from efftx.layers.patterns import ByHead, KeySet, Softmax
 from efftx.models.build import build_model
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
 from efftx.ops.flex import is_for
@@ -113,12 +113,12 @@ def test_flex_attention_gives_the_cpus_values_and_gradients(name: str, length: i
         "fixed by head": [OwnBlock(32), Summaries(32, 28, 4)],
     }
     pattern = ByHead(sets[name])
-    how = {"scale": 0.2, "causal": True, "exclude_self": exclude_self, "key_mask_BL": None, "dropout": 0.0}
+    how = Softmax(0.2, exclude_self=exclude_self)
     generator = torch.Generator().manual_seed(2)
     leaves = [torch.randn(2, 4, length, 64, generator=generator) for _ in range(3)]
-    expected = values_and_gradients(lambda q, k, v: pattern.attend(q, k, v, **how), *(t.double() for t in leaves))
+    expected = values_and_gradients(lambda q, k, v: pattern.attend(q, k, v, how), *(t.double() for t in leaves))
     assert is_for(leaves[0].cuda())
-    out = pattern.attend(*(own := [t.cuda().requires_grad_() for t in leaves]), **how)
+    out = pattern.attend(*(own := [t.cuda().requires_grad_() for t in leaves]), how)
     cotangent = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     found = [out.detach(), *torch.autograd.grad(out, own, cotangent.float().cuda())]
     for got, wanted in zip(found, expected, strict=True):

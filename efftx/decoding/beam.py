@@ -27,18 +27,24 @@ def length_normaliser(length: int, length_penalty: float) -> float:
     return float(((5 + length) / 6) ** length_penalty)
 
 
+class Beam(NamedTuple):
+    """A search with a beam of `width` hypotheses for the `n_best` best."""
+
+    width: int
+    length_penalty: float = 0.0
+    n_best: int = 1
+
+
 def beam_search(
     session: Session,
     prompt: Sequence[int],
-    width: int,
+    search: Beam,
     max_new: int,
     eos: int | None = None,
     *,
-    length_penalty: float = 0.0,
-    n_best: int = 1,
     on_step: Callable[[], object] | None = None,
 ) -> list[Hypothesis]:
-    """The `n_best` best of what a beam of `width` hypotheses finds after `prompt`, the best first.
+    """What a `search` finds after `prompt`, the best first.
 
     A hypothesis is ranked by its log-probability over `length_normaliser` of its tokens, the end of sequence among
     them. At each step the `width` likeliest of all continuations by a token go on, less one for every hypothesis that
@@ -51,6 +57,7 @@ def beam_search(
     tokens, `n_best` is above `width`, or the penalty is negative, which the bound does not hold for; NotFiniteError
     where the model gives a NaN or an infinity.
     """
+    width, length_penalty, n_best = search
     if max_new < 1 or len(prompt) + max_new > session.capacity:
         message = f"There is no room for max_new={max_new} tokens after {len(prompt)}: a row has {session.capacity}."
         raise ValueError(message)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch, Dataset
-from efftx.decoding.beam import beam_search
+from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.decoding.uncached import EOS, greedy
@@ -139,7 +139,7 @@ def _said(
         elif beam > 1:
             for row_E in inputs_BE:
                 session = CachedSession(prepared, n, beam, row_E.expand(beam, -1))
-                (best,) = beam_search(session, [], beam, n, EOS, length_penalty=length_penalty)
+                (best,) = beam_search(session, [], Beam(beam, length_penalty), n, EOS)
                 said.append(dataset.decode(best.tokens))
         else:
             session = CachedSession(prepared, n, len(inputs_BE), inputs_BE)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from efftx.errors import UserError
 from efftx.layers.cache import Cache, KeyValueCache, Position, SlotCache
 from efftx.layers.cost import SCORE_BACKWARD, STORED_SCORE_BACKWARD, Cost, Heads, Held, Read, Rows, Work
-from efftx.layers.patterns import Pattern
+from efftx.layers.patterns import Pattern, Softmax
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import unit_key
@@ -69,17 +69,15 @@ class SoftmaxAttention(nn.Module):
 
     def attend(self, q_BHLd: Tensor, k_BHLd: Tensor | None, v_BHLd: Tensor, key_mask_BL: Tensor | None) -> Tensor:
         """The heads' outputs (B, H, L, d); keys are the queries at unit length where there are none."""
-        return self.pattern.attend(
-            q_BHLd,
-            unit_key(q_BHLd) if k_BHLd is None else k_BHLd,
-            v_BHLd,
-            scale=self.scale,
-            causal=self.causal,
+        how = Softmax(
+            self.scale,
+            self.causal,
+            exclude_self=k_BHLd is None,
             # Causality hides padding at the end from every real token already, and needs no mask for it.
             key_mask_BL=None if self.causal else key_mask_BL,
-            exclude_self=k_BHLd is None,
             dropout=self.attention_dropout if self.training else 0.0,
         )
+        return self.pattern.attend(q_BHLd, unit_key(q_BHLd) if k_BHLd is None else k_BHLd, v_BHLd, how)
 
     def keys(self, length: int) -> float:
         """Scores computed for a query in the mean over a row of `length` tokens, masked and padded ones included."""

@@ -280,7 +280,7 @@ def draw_hash(config: LSHConfig, n_buckets: Sequence[int], like_BHLd: Tensor, *,
     if config.hashing == "random":
         return RandomHash(config.n_hashes, prod(n_buckets), shared=n_drawn < batch)
     rotations_BHdRn = make_rotations(
-        n_drawn, heads, d_head, config.n_hashes, n_buckets, device=like_BHLd.device, dtype=like_BHLd.dtype
+        (n_drawn, heads, d_head), config.n_hashes, n_buckets, device=like_BHLd.device, dtype=like_BHLd.dtype
     )
     return AngularHash(rotations_BHdRn.expand(batch, -1, -1, -1, -1), n_buckets)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ from efftx.ops.key_sets import Layout
 from efftx.ops.local import local_attention
 from efftx.ops.slots import Slots
 from efftx.ops.strided import Column, StridedUnion, Window
+
+
+class Softmax(NamedTuple):
+    """How the heads weigh the values; `exclude_self` and `key_mask_BL` as in `ops.attention.full_attention`."""
+
+    scale: float
+    causal: bool = True
+    exclude_self: bool = False
+    key_mask_BL: Tensor | None = None  # noqa: N815
+    dropout: float = 0.0
 
 
 class KeySet(Protocol):
@@ -57,19 +67,8 @@ class Pattern(Protocol):
     in_order: bool
     n_sets: int
 
-    def attend(
-        self,
-        q_BHLd: Tensor,
-        k_BHLd: Tensor,
-        v_BHLv: Tensor,
-        *,
-        scale: float,
-        causal: bool,
-        exclude_self: bool,
-        key_mask_BL: Tensor | None,
-        dropout: float,
-    ) -> Tensor:
-        """The heads' outputs (B, H, L, v); `exclude_self` and `key_mask_BL` as in `ops.attention.full_attention`."""
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, how: Softmax) -> Tensor:
+        """The heads' outputs (B, H, L, v)."""
         ...
 
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
@@ -153,9 +152,9 @@ class Full(_KeepsAll):
         """By query block, each of which is run again."""
         return self.query_block > 0
 
-    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, **how: Any) -> Tensor:
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, how: Softmax) -> Tensor:
         """The heads' outputs (B, H, L, v), by query block where the config says so."""
-        return full_attention(q_BHLd, k_BHLd, v_BHLv, query_block=self.query_block, **how)
+        return full_attention(q_BHLd, k_BHLd, v_BHLv, query_block=self.query_block, **how._asdict())
 
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
         """All, or those up to the query's own."""
@@ -201,9 +200,9 @@ class Local(_KeepsAll):
     def __init__(self, config: LocalConfig) -> None:
         self.chunk_len = config.chunk_len
 
-    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, **how: Any) -> Tensor:
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, how: Softmax) -> Tensor:
         """The heads' outputs (B, H, L, v), chunk by chunk."""
-        return local_attention(q_BHLd, k_BHLd, v_BHLv, chunk_len=self.chunk_len, **how)
+        return local_attention(q_BHLd, k_BHLd, v_BHLv, chunk_len=self.chunk_len, **how._asdict())
 
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:
         """Chunks that differ by one at most."""
@@ -248,19 +247,9 @@ class ByHead:
         self.sets = tuple(sets)
         self.n_sets = len(self.sets)
 
-    def attend(
-        self,
-        q_BHLd: Tensor,
-        k_BHLd: Tensor,
-        v_BHLv: Tensor,
-        *,
-        scale: float,
-        causal: bool,
-        exclude_self: bool,
-        key_mask_BL: Tensor | None,
-        dropout: float,
-    ) -> Tensor:
+    def attend(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLv: Tensor, how: Softmax) -> Tensor:
         """The heads' outputs (B, H, L, v), each set's heads together; all at once where FlexAttention's kernel runs."""
+        scale, causal, exclude_self, key_mask_BL, dropout = how
         if causal and not dropout and key_mask_BL is None and is_for(q_BHLd):
             sees = partial(self.sees_some, exclude_self=exclude_self)
             return attend_flex(q_BHLd, k_BHLd, v_BHLv, sees, key=(self.sets, exclude_self), scale=scale)

@@ -146,7 +146,8 @@ class Program:
             kind, w_OD, scale_O = MATVEC_INT8, weight.q, weight.scale
         else:
             kind, w_OD, scale_O = MATVEC, weight, None
-        self._add(kind, x, y, component, w_OD.shape[::-1], (w_OD, bias_O, scale_O), adds=adds, relu=relu)
+        op = self._add(kind, x, y, component, w_OD.shape[::-1], (w_OD, bias_O, scale_O), adds=adds)
+        op.relu = relu
 
     def sparse_ff_int8(
         self, x: Normed, rows: Sequence[Rows8], biases: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None
@@ -302,7 +303,6 @@ class Program:
         at: Sequence[Tensor | None],
         *,
         adds: bool = False,
-        relu: bool = False,
     ) -> Op:
         i = self.n_ops
         if i == LONGEST:
@@ -314,7 +314,7 @@ class Program:
         if not all(t.is_contiguous() and t.device.type == "cpu" for t in weights):
             raise NotCompiledError("Elsewhere than on the CPU.")
         op = self.ops[i]
-        op.kind, op.adds, op.relu = kind, adds, relu
+        op.kind, op.adds, op.relu = kind, adds, False
         for place, value in enumerate(size):
             op.size[place] = value
         for place, tensor in enumerate(at):

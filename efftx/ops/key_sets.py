@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -180,11 +180,18 @@ def attend(
         if key_mask_BL is not None:
             real_B1L1 = key_mask_BL[:, None, :, None].expand(-1, q_BHLd.shape[1], -1, -1)
         valid = layout.blocks(real_B1L1)
-    may_be_empty = layout.may_be_empty or key_mask_BL is not None
+    seen = _Seen(valid, layout.may_be_empty or key_mask_BL is not None)
     if dropout or q_BHLd.device.type not in ("cpu", "meta") or k_BHLd.shape[-1] != v_BHLd.shape[-1]:
-        return _plain(q_BHLd, k_BHLd, v_BHLd, layout, scale, valid, may_be_empty, dropout)
-    out: Tensor = _Fused.apply(q_BHLd, k_BHLd, v_BHLd, layout, scale, valid, may_be_empty)
+        return _plain(q_BHLd, k_BHLd, v_BHLd, layout, scale, seen, dropout)
+    out: Tensor = _Fused.apply(q_BHLd, k_BHLd, v_BHLd, layout, scale, seen)
     return out
+
+
+class _Seen(NamedTuple):
+    """Which positions are keys, (N, n, l, 1) and None for all, and whether a query may have none."""
+
+    valid: Tensor | None
+    may_be_empty: bool
 
 
 class _Fused(torch.autograd.Function):
@@ -192,15 +199,9 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q_BHLd: Tensor,
-        k_BHLd: Tensor,
-        v_BHLd: Tensor,
-        layout: Layout,
-        scale: float,
-        valid: Tensor | None,
-        may_be_empty: bool,
+        ctx: Any, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, layout: Layout, scale: float, seen: _Seen
     ) -> Tensor:
+        valid, may_be_empty = seen
         q, k, v = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd))
         hidden = [part.hidden(valid, q) for part in layout.parts]
         out = lse = None
@@ -223,7 +224,7 @@ class _Fused(torch.autograd.Function):
             lse = lse.masked_fill(empty, -HIDDEN)  # so that the backward pass gives its keys no weight
         out = out.to(v.dtype)
         ctx.save_for_backward(q_BHLd, k_BHLd, v_BHLd, out, lse)
-        ctx.layout, ctx.scale, ctx.hidden, ctx.valid, ctx.may_be_empty = layout, scale, hidden, valid, may_be_empty
+        ctx.layout, ctx.scale, ctx.hidden, ctx.seen = layout, scale, hidden, seen
         return layout.row(out, v_BHLd)
 
     @staticmethod
@@ -232,18 +233,18 @@ class _Fused(torch.autograd.Function):
         layout: Layout = ctx.layout
         q, k, v, grad = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd, grad_BHLd))
         grads = [torch.zeros_like(x) for x in (q, k, v)]
-        if ctx.may_be_empty:
+        valid, may_be_empty = ctx.seen
+        if may_be_empty:
             own = grad.masked_fill(lse < -HIDDEN / 2, 0.0)
-            grads[2] += own if ctx.valid is None else own * ctx.valid
+            grads[2] += own if valid is None else own * valid
         for part, mask in zip(layout.parts, ctx.hidden, strict=True):
             cuts = (part.queries, part.keys, part.keys)
-            for total, cut, given in zip(
-                grads, cuts, _backward_kernel(part, grad, q, k, v, out, lse, mask, ctx.scale), strict=True
-            ):
+            of_part = _backward_kernel(part, grad, (q, k, v), (out, lse), mask, ctx.scale)
+            for total, cut, given in zip(grads, cuts, of_part, strict=True):
                 if given.shape[1] != cut.problems[0]:  # one set of keys for all problems
                     given = given.sum(1, keepdim=True)
                 cut.region(total).add_(cut.unpack(given))
-        return (*(layout.row(g, q_BHLd) for g in grads), None, None, None, None)
+        return (*(layout.row(g, q_BHLd) for g in grads), None, None, None)
 
 
 def _merge(out: Tensor, lse: Tensor, out_part: Tensor, lse_part: Tensor) -> None:
@@ -273,19 +274,17 @@ def _forward_kernel(
 def _backward_kernel(
     part: Part,
     grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    merged: tuple[Tensor, Tensor],
     mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the part's queries, keys and values, given the merged output and log-sum-exp of all parts."""
+    out, lse = merged
     pack = part.queries.pack
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         pack(grad),
-        *_problems(part, q, k, v),
+        *_problems(part, *qkv),
         pack(out),
         pack(lse).squeeze(-1),
         0.0,
@@ -302,11 +301,11 @@ def _plain(
     v_BHLv: Tensor,
     layout: Layout,
     scale: float,
-    valid: Tensor | None,
-    may_be_empty: bool,
+    seen: _Seen,
     dropout: float,
 ) -> Tensor:
     """`attend` by matrix products and autograd, the scores of every part at once in memory."""
+    valid, may_be_empty = seen
     exact, scores, sums = _statistics(v_BHLv.dtype), [], []
     q, k, v = layout.blocks(q_BHLd).to(exact), layout.blocks(k_BHLd).to(exact), layout.blocks(v_BHLv)
     # Autocast would round the scores again: weights that miss their sum by a part's rounding do not add up to 1.

@@ -31,9 +31,7 @@ def auto_buckets(length: int, chunk_len: int) -> list[int]:
 
 
 def make_rotations(
-    batch: int,
-    n_heads: int,
-    d_head: int,
+    heads: tuple[int, int, int],
     n_hashes: int,
     n_buckets: Sequence[int],
     *,
@@ -41,12 +39,12 @@ def make_rotations(
     dtype: torch.dtype,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Fresh Gaussian rotations for every example, head and round.
+    """Fresh Gaussian rotations for every example, head and round; `heads` are (B, H, d).
 
     Gives (B, H, d, R, n) with n half the sum of the factors in `n_buckets`; raises ValueError for an odd factor.
     """
     _check_factors(n_buckets)
-    shape = (batch, n_heads, d_head, n_hashes, sum(n_buckets) // 2)
+    shape = (*heads, n_hashes, sum(n_buckets) // 2)
     return torch.randn(shape, device=device, dtype=dtype, generator=generator)
 
 

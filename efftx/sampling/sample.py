@@ -17,7 +17,7 @@ from torch import Tensor
 from efftx.data.dataset import open_dataset
 from efftx.data.rendering import Rendering
 from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig
-from efftx.decoding.beam import beam_search
+from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.generate import Draw, Session, generate, most_likely
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
@@ -173,18 +173,8 @@ def sample(
         found: list[tuple[list[int], float, float | None]]
         if request.beam is not None:
             penalty = LENGTH_PENALTY if request.length_penalty is None else request.length_penalty
-            found = list(
-                beam_search(
-                    session,
-                    prompt,
-                    width,
-                    max_new,
-                    rendering.eos,
-                    length_penalty=penalty,
-                    n_best=request.n,
-                    on_step=on_token,
-                )
-            )
+            search = Beam(width, penalty, request.n)
+            found = list(beam_search(session, prompt, search, max_new, rendering.eos, on_step=on_token))
         else:
             choice = _choice(request, draws=request.draws or rendering.kind != "text")
             found = [

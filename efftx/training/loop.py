@@ -38,7 +38,7 @@ from efftx.runs.saver import Saver
 from efftx.training.evaluation import evaluate_split, gathered, latency_of, unsharded
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.learner import Learner
-from efftx.training.mirror import Tracker
+from efftx.training.mirror import Mirrored, Tracker
 from efftx.training.setting import Setting, settle
 from efftx.training.step import (
     Share,
@@ -146,11 +146,9 @@ def train(
         tracker = stack.enter_context(
             Tracker(
                 config.tracker if shown else TrackerConfig(),
-                run=path,
-                run_hash=digest,
-                run_config=to_dict(config),
-                warn=progress.note,
-                device=device,
+                Mirrored(path, digest, to_dict(config)),
+                progress.note,
+                device,
             )
         )
         stop = stack.enter_context(StopRequest())

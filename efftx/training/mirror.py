@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
@@ -29,6 +29,14 @@ _WAIT_ONLINE = 30.0
 """Seconds that a training waits for the service before it mirrors offline."""
 
 
+class Mirrored(NamedTuple):
+    """The run whose metrics are mirrored: its directory, its hash, its configuration as `to_dict` gives it."""
+
+    path: Path
+    hash: str
+    config: Mapping[str, Any]
+
+
 class Tracker:
     """The mirrors of the metrics that are switched on, none by default, as a context manager.
 
@@ -39,19 +47,16 @@ class Tracker:
     def __init__(
         self,
         config: TrackerConfig,
-        *,
-        run: Path,
-        run_hash: str,
-        run_config: Mapping[str, Any],
+        run: Mirrored,
         warn: Callable[[str], None],
         device: torch.device | None = None,
     ) -> None:
         self._warn, self._device = warn, device
         self._mirrors: dict[str, _Mirror] = {}
         if config.wandb and os.environ.get("WANDB_MODE") != "disabled":
-            self._begin("wandb", lambda: _Wandb(config, run, run_hash, run_config, warn))
+            self._begin("wandb", lambda: _Wandb(config, run, warn))
         if config.tensorboard:
-            self._begin("tensorboard", lambda: _TensorBoard(run))
+            self._begin("tensorboard", lambda: _TensorBoard(run.path))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Mirror one line of metrics, with the memory in use."""
@@ -126,9 +131,7 @@ class _Wandb:
     def __init__(
         self,
         config: TrackerConfig,
-        run: Path,
-        run_hash: str,
-        run_config: Mapping[str, Any],
+        run: Mirrored,
         warn: Callable[[str], None],
     ) -> None:
         self._warn = warn
@@ -138,11 +141,11 @@ class _Wandb:
             "project": config.project,
             "group": config.group,
             "tags": list(config.tags),
-            "name": run.name,
-            "id": identity(run, run_hash),
+            "name": run.path.name,
+            "id": identity(run.path, run.hash),
             "resume": "allow",
-            "dir": str(run),
-            "config": dict(run_config),
+            "dir": str(run.path),
+            "config": dict(run.config),
             # stdout belongs to --json, stderr to the progress
             "settings": wandb.Settings(silent=True, console="off", init_timeout=_WAIT_ONLINE),
         }
@@ -154,7 +157,7 @@ class _Wandb:
                 raise
             self._offline(error)
             self._run = wandb.init(mode="offline", **arguments)
-        for step, values in _logged(run):
+        for step, values in _logged(run.path):
             if step >= self._run.step:  # an online run knows its earlier steps already
                 self._run.log(values, step=step)
 

@@ -14,7 +14,7 @@ from efftx.data.dataset import open_dataset
 from efftx.data.hub import HubRows
 from efftx.data.pairs import TextPairs
 from efftx.data.wmt14 import WMTConfig, check_wmt14, open_wmt14
-from efftx.decoding.beam import Hypothesis, beam_search
+from efftx.decoding.beam import Beam, Hypothesis, beam_search
 from efftx.decoding.session import CachedSession
 from efftx.decoding.uncached import EOS
 from efftx.errors import UserError
@@ -174,7 +174,7 @@ def test_a_training_is_scored_by_the_beam_and_the_penalty_of_its_configuration(m
     config = compose([*words, "evaluation.beam=3", "evaluation.length_penalty=0.8"])
     train(config, silent=True)
     assert len(asked) >= 4, "every sentence of test"
-    assert all(one == (3, ([], 3, config.target_length, EOS), {"length_penalty": 0.8}) for one in asked)
+    assert all(one == (3, ([], Beam(3, 0.8), config.target_length, EOS), {}) for one in asked)
 
 
 def test_a_penalty_without_a_beam_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efftx.decoding.beam import beam_search, length_normaliser
+from efftx.decoding.beam import Beam, beam_search, length_normaliser
 from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.uncached import UncachedSession
 from tests.decoding.tables import Table, all_continuations
@@ -37,7 +37,7 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
     model, prompt, width = Table(3, seed, scale=2.0), [2], 3**max_new
     every = sorted(all_continuations(3, max_new, eos), key=lambda tokens: -score(model, prompt, tokens, penalty))
     n_best = min(4, len(every))
-    found = beam_search(UncachedSession(model, 5), prompt, width, max_new, eos, length_penalty=penalty, n_best=n_best)
+    found = beam_search(UncachedSession(model, 5), prompt, Beam(width, penalty, n_best), max_new, eos)
     # Texts of the same transitions in another order tie: which of them comes first says nothing.
     best = [score(model, prompt, tokens, penalty) for tokens in every[:n_best]]
     assert [score(model, prompt, h.tokens, penalty) for h in found] == pytest.approx(best)
@@ -53,7 +53,7 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
 def test_a_beam_of_one_is_greedy_decoding_at_every_penalty(seed: int, penalty: float) -> None:
     model, inputs = Table(5, seed), torch.tensor([[seed % 5]])
     (greedy,) = generate(UncachedSession(model, 10, inputs), [[3]], most_likely, 8, EOS)
-    (found,) = beam_search(UncachedSession(model, 10, inputs), [3], 1, 8, EOS, length_penalty=penalty)
+    (found,) = beam_search(UncachedSession(model, 10, inputs), [3], Beam(1, penalty), 8, EOS)
     assert found.tokens == greedy.tokens
     assert found.log_probability == pytest.approx(greedy.log_probability)
 
@@ -67,7 +67,7 @@ def test_a_beam_of_one_takes_the_likeliest_of_tokens_that_are_nearly_alike() -> 
         return nearly_V.expand(*tokens_BL.shape, -1)
 
     (greedy,) = generate(UncachedSession(model, 4), [[]], most_likely, 2)
-    (found,) = beam_search(UncachedSession(model, 4), [], 1, 2)
+    (found,) = beam_search(UncachedSession(model, 4), [], Beam(1), 2)
     assert found.tokens == greedy.tokens == [7, 7]
 
 
@@ -77,7 +77,7 @@ def test_a_wider_beam_finds_what_greedy_decoding_walks_past() -> None:
     model.table[0, 0] = torch.tensor([0.0, -9.0, 1.0, 0.9])  # greedy takes 2, after which nothing is likely
     model.table[0, 3] = torch.tensor([0.0, 9.0, 0.0, 0.0])
     (greedy,) = generate(UncachedSession(model, 4), [[]], most_likely, 3, EOS)
-    (found,) = beam_search(UncachedSession(model, 4), [], 2, 3, EOS)
+    (found,) = beam_search(UncachedSession(model, 4), [], Beam(2), 3, EOS)
     assert greedy.tokens[0] == 2
     assert found.tokens == [3, EOS]
     assert found.log_probability > greedy.log_probability
@@ -90,7 +90,7 @@ def test_what_has_ended_leaves_the_beam_narrower() -> None:
     model.table[0, 2] = torch.tensor([0.9, -9.0, -9.0, 1.0])  # a beam of one takes 3, after which nothing is likely
     model.table[2, 3] = torch.zeros(4)
     model.table[2, 0, EOS] = 9.0
-    found = beam_search(UncachedSession(model, 9), [], 2, 3, EOS, n_best=2)
+    found = beam_search(UncachedSession(model, 9), [], Beam(2, n_best=2), 3, EOS)
     assert found[0].tokens == [EOS]
     assert found[1].tokens[:2] == [2, 3]
 
@@ -100,7 +100,7 @@ def test_it_stops_as_soon_as_nothing_can_come_among_the_best() -> None:
     model.table.fill_(0.0)
     model.table[0, 0, EOS] = 3.0  # about 0.87: the rest together is less likely already
     session = Counted(model, 50)
-    assert beam_search(session, [], 3, 40, EOS)[0].tokens == [EOS]
+    assert beam_search(session, [], Beam(3), 40, EOS)[0].tokens == [EOS]
     assert session.steps == 0
 
 
@@ -109,10 +109,7 @@ def test_a_penalty_for_shortness_keeps_it_searching_and_is_obeyed() -> None:
     model.table.fill_(-9.0)
     model.table[0, 0] = torch.tensor([-9.0, 0.6, 0.0, -9.0])
     model.table[:, 2, 2] = 9.0
-    found = {
-        penalty: beam_search(UncachedSession(model, 50), [], 2, 12, EOS, length_penalty=penalty)
-        for penalty in (0.0, 2.0)
-    }
+    found = {penalty: beam_search(UncachedSession(model, 50), [], Beam(2, penalty), 12, EOS) for penalty in (0.0, 2.0)}
     assert found[0.0][0].tokens == [EOS]
     assert found[2.0][0].tokens == [2] * 12
 
@@ -125,14 +122,14 @@ def test_the_normaliser_is_that_of_gnmt() -> None:
 
 def test_each_step_is_told() -> None:
     told: list[int] = []
-    beam_search(UncachedSession(Table(4, 0), 9), [2], 2, 5, None, on_step=lambda: told.append(1))
+    beam_search(UncachedSession(Table(4, 0), 9), [2], Beam(2), 5, None, on_step=lambda: told.append(1))
     assert len(told) == 5
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [{"max_new": 0}, {"max_new": 9}, {"n_best": 3}, {"n_best": 0}, {"length_penalty": -0.1}],
+    ("max_new", "search"),
+    [(0, Beam(2)), (9, Beam(2)), (3, Beam(2, n_best=3)), (3, Beam(2, n_best=0)), (3, Beam(2, -0.1))],
 )
-def test_what_is_no_search_is_refused(asked: dict[str, float]) -> None:
+def test_what_is_no_search_is_refused(max_new: int, search: Beam) -> None:
     with pytest.raises(ValueError, match=r"no room|no search"):
-        beam_search(UncachedSession(Table(4, 0), 9), [2], **{"width": 2, "max_new": 3, **asked})  # type: ignore[arg-type]
+        beam_search(UncachedSession(Table(4, 0), 9), [2], search, max_new)

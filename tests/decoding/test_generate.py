@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efftx.decoding.beam import beam_search
+from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.generate import Draw, generate, keep_top_k, keep_top_p, most_likely, tempered
 from efftx.decoding.uncached import UncachedSession, greedy
 from efftx.errors import NotFiniteError
@@ -54,7 +54,7 @@ def test_a_model_whose_logits_say_nothing_is_told_so(row: list[float]) -> None:
         with pytest.raises(NotFiniteError, match="NaN or an infinity for the next token"):
             generate(UncachedSession(model, 9), [[2]], choose, 4)
     with pytest.raises(NotFiniteError, match="NaN or an infinity for the next token"):
-        beam_search(UncachedSession(model, 9), [2], 2, 4)
+        beam_search(UncachedSession(model, 9), [2], Beam(2), 4)
 
 
 def test_tokens_that_the_model_rules_out_are_never_said() -> None:

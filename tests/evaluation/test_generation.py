@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from efftx.config.compose import compose
 from efftx.data.dataset import Batch
-from efftx.decoding.beam import beam_search
+from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.session import PreparedModel
 from efftx.decoding.uncached import EOS, UncachedSession
 from efftx.errors import UserError
@@ -204,7 +204,7 @@ def test_a_beam_says_the_best_that_is_found_under_its_penalty_up_to_the_end(leng
         inputs_BE = dataset.batch("test", 0, i, 1).inputs_BE
         assert inputs_BE is not None
         session = UncachedSession(model, dataset.length, inputs_BE.expand(3, -1))
-        (best,) = beam_search(session, [], 3, dataset.length, EOS, length_penalty=length_penalty)
+        (best,) = beam_search(session, [], Beam(3, length_penalty), dataset.length, EOS)
         texts.append(dataset.decode(best.tokens))
     assert said_by(model, 3, length_penalty) == texts
     assert texts not in (said_by(model), said_by(model, 3, 3.0 - length_penalty))

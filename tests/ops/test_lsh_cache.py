@@ -250,7 +250,7 @@ def test_the_share_of_candidates_that_no_window_of_training_holds_is_the_documen
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, 4, 1024, 64, generator=generator) + offset * torch.randn(1, 4, 1, 64, generator=generator)
     factors = auto_buckets(1024, 64)
-    rotations = make_rotations(1, 4, 64, 4, factors, device=None, dtype=q.dtype, generator=generator)
+    rotations = make_rotations((1, 4, 64), 4, factors, device=None, dtype=q.dtype, generator=generator)
     bucket = hash_vectors(q, rotations, factors)
     assert int(bucket.max()) < prod(factors)
     share, n_missed = beyond_the_windows(bucket, 64, 128)

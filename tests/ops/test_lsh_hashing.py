@@ -11,7 +11,7 @@ from efftx.ops.lsh_hashing import sort_by_bucket
 
 def rotations(factors: list[int], n_hashes: int = 3, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return make_rotations(2, 2, 6, n_hashes, factors, device="cpu", dtype=torch.float64, generator=generator)
+    return make_rotations((2, 2, 6), n_hashes, factors, device="cpu", dtype=torch.float64, generator=generator)
 
 
 def queries(length: int = 20) -> torch.Tensor:
@@ -90,5 +90,5 @@ def test_a_chunk_of_no_tokens_is_refused() -> None:
 
 
 def test_hashing_runs_on_the_meta_device() -> None:
-    r = make_rotations(2, 2, 6, 3, [4, 2], device="meta", dtype=torch.float32)
+    r = make_rotations((2, 2, 6), 3, [4, 2], device="meta", dtype=torch.float32)
     assert hash_vectors(torch.empty(2, 2, 20, 6, device="meta"), r, [4, 2]).shape == (2, 2, 3, 20)

@@ -87,7 +87,7 @@ def plain_form(pattern: Any, length: int, causal: bool, exclude_self: bool, mask
     """`key_sets._plain`, as a function of queries, keys and values."""
     layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
     valid = None if mask is None else layout.blocks(mask[:, None, :, None].expand(-1, 2, -1, 1))
-    return lambda q, k, v: key_sets._plain(q, k, v, layout, SCALE, valid, True, 0.0)
+    return lambda q, k, v: key_sets._plain(q, k, v, layout, SCALE, key_sets._Seen(valid, True), 0.0)
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -35,7 +35,7 @@ def lsh_branch(parameters: Mapping[str, Tensor], x: Tensor, state: RecomputeStat
 
     def buckets() -> Tensor:
         options = {"device": x.device, "dtype": x.dtype}
-        rotations = make_rotations(x.shape[0], HEADS, qk.shape[-1], 2, [N_BUCKETS], **options)
+        rotations = make_rotations((x.shape[0], HEADS, qk.shape[-1]), 2, [N_BUCKETS], **options)
         return hash_vectors(qk, rotations, [N_BUCKETS])
 
     bucket = state.choose("buckets", buckets)

@@ -20,7 +20,7 @@ from efftx.reproduce.parallel import Task
 from efftx.runs.run_directory import read_metrics
 from efftx.study.sweeps import Run
 from efftx.training import mirror
-from efftx.training.mirror import MIRROR_FILE, TENSORBOARD_FOLDER, Tracker, identity
+from efftx.training.mirror import MIRROR_FILE, TENSORBOARD_FOLDER, Mirrored, Tracker, identity
 
 SMALL = ["model=reformer", "data=duplicate", "size=smoke", "threads=1"]
 
@@ -291,7 +291,7 @@ def track(monkeypatch, tmp_path, wandb, *, on=True):
     (tmp_path / "run-1").mkdir(exist_ok=True)
     said = []
     config = TrackerConfig(wandb=on)
-    with Tracker(config, run=tmp_path / "run-1", run_hash="abc", run_config={"seed": 0}, warn=said.append) as tracker:
+    with Tracker(config, Mirrored(tmp_path / "run-1", "abc", {"seed": 0}), said.append) as tracker:
         tracker.log(1, {"loss": 2.0})
         tracker.log(2, {"loss": 1.0})
         tracker.finish()
@@ -360,6 +360,6 @@ def test_an_absent_wandb_is_told_once(monkeypatch, tmp_path):
 def test_a_training_that_fails_ends_its_mirror_as_failed(monkeypatch, tmp_path, error, code):
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    tracker = Tracker(TrackerConfig(wandb=True), run=tmp_path, run_hash="a", run_config={}, warn=lambda text: None)
+    tracker = Tracker(TrackerConfig(wandb=True), Mirrored(tmp_path, "a", {}), lambda text: None)
     tracker.__exit__(None, error, None)
     assert wandb.finished == [code]

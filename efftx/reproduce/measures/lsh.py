@@ -82,7 +82,7 @@ def _circle(n_buckets: int, seed: int) -> dict[str, list[float]]:
     turned = np.radians(degrees)
     circle_Ld = torch.tensor(np.stack([np.cos(turned), np.sin(turned)], axis=-1), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    rotations = make_rotations(1, 1, 2, 3, [n_buckets], device="cpu", dtype=torch.float32, generator=generator)
+    rotations = make_rotations((1, 1, 2), 3, [n_buckets], device="cpu", dtype=torch.float32, generator=generator)
     code_RL = hash_vectors(circle_Ld[None, None], rotations, [n_buckets])[0, 0]
     codes = {f"circle_codes_{r}": [float(code) for code in row] for r, row in enumerate(code_RL.tolist())}
     pairs = {"near_degrees": [75.0, 90.0], "far_degrees": [30.0, 180.0]}
@@ -98,7 +98,7 @@ def _drawn_collisions(angles: Any, n_buckets: int, n_hashes: int, draws: int, se
     for start in range(0, draws, _DRAWS_AT_ONCE):
         n = min(_DRAWS_AT_ONCE, draws - start)
         rotations_BHdRn = make_rotations(
-            n, 1, 2, n_hashes, [n_buckets], device="cpu", dtype=torch.float32, generator=generator
+            (n, 1, 2), n_hashes, [n_buckets], device="cpu", dtype=torch.float32, generator=generator
         )
         bucket_BHRL = hash_vectors(circle.expand(n, 1, *circle.shape), rotations_BHdRn, [n_buckets])
         hits += (bucket_BHRL[..., 1:] == bucket_BHRL[..., :1]).any(dim=2).sum(dim=(0, 1))
@@ -163,7 +163,7 @@ def _hashed_clusters(parameters: Parameters, seed: int, *, shared: bool) -> tupl
 
     q, own_k = clustered(), clustered()
     k = q if shared else own_k
-    rotations = make_rotations(1, 1, d, 1, [n_buckets], device="cpu", dtype=q.dtype, generator=generator)
+    rotations = make_rotations((1, 1, d), 1, [n_buckets], device="cpu", dtype=q.dtype, generator=generator)
     buckets = [hash_vectors(x[None, None], rotations, [n_buckets])[0, 0, 0] for x in (q, k)]
     order = [sort_by_bucket(bucket[None, None], n_buckets)[0, 0].numpy() for bucket in buckets]
     scores = q @ (k / k.norm(dim=-1, keepdim=True)).T
