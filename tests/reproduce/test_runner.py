@@ -15,6 +15,12 @@ from efftx.study.sweeps import Run
 
 from .fakes import DATA, FakeTrainer, record, reproduce
 
+MEASURE = """\
+id: paper/item
+caption: a table
+kind: measure
+measure: attention_cost
+cell: {metric: entries}"""
 TABLE = """\
 id: paper/item
 caption: a table
@@ -183,14 +189,9 @@ def test_what_cannot_be_composed_is_not_runnable_and_says_why(tmp_path: Path, st
 
 
 def test_a_measure_whose_overrides_compose_to_something_else_is_stale(tmp_path: Path) -> None:
-    text = """\
-id: paper/item
-caption: a table
-kind: measure
-measure: attention_cost
-cell: {metric: entries}
-parameters: {smoke: {cases: {small: {overrides: [model=one, size=smoke]}}}}
-rows: {A: {}, B: {parameters: {own: [model=two]}}}
+    text = f"""{MEASURE}
+parameters: {{smoke: {{cases: {{small: {{overrides: [model=one, size=smoke]}}}}}}}}
+rows: {{A: {{}}, B: {{parameters: {{own: [model=two]}}}}}}
 """
     e, store, today = table(tmp_path, text), RecordStore(tmp_path / "results"), FakeTrainer()
     for row in e.rows:
@@ -210,14 +211,9 @@ rows: {A: {}, B: {parameters: {own: [model=two]}}}
 
 
 def test_a_measures_hash_is_of_its_seed_row_parameters_and_name(tmp_path: Path) -> None:
-    text = """\
-id: paper/item
-caption: a table
-kind: measure
-measure: attention_cost
-cell: {metric: entries}
-parameters: {smoke: {lengths: [64], batch: 1}}
-rows: {A: {parameters: {attention: full}}, B: {parameters: {attention: lsh}}}
+    text = f"""{MEASURE}
+parameters: {{smoke: {{lengths: [64], batch: 1}}}}
+rows: {{A: {{parameters: {{attention: full}}}}, B: {{parameters: {{attention: lsh}}}}}}
 """
     e = table(tmp_path, text)
     hashes = {measure_hash(e, Run(row, seed, "smoke")) for row in e.rows for seed in (0, 1)}
