@@ -180,7 +180,7 @@ def test_markup_in_a_row_and_in_a_reason_is_printed_as_it_is(capsys: pytest.Capt
         "sha256": None,
         "state": "damaged",
         "licence": "",
-        "path": "[i]/x",
+        "path": "[i]/x/y",
     }
     show_list([line], console())
     show_data([row], console())

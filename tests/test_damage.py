@@ -46,7 +46,7 @@ def test_report_and_list_name_a_damaged_record_and_leave_it_out(
     code, listed, err = told(capsys, "list", ITEM)
     assert code == 0
     assert listed["items"][0]["state"] == "partial"
-    assert str(damaged) in listed["items"][0]["why"]
+    assert str(damaged) in listed["items"][0]["damaged"][0]
     assert f"Left out: {damaged}" in err
 
 
