@@ -76,12 +76,13 @@ def _whole(experiments: Experiments, damaged: list[str], *, only_check: bool) ->
     differences = [*damaged, *check_report(None, experiments.values(), papers=load_papers())]
 
     def show(console: Console) -> None:
-        told = differences[:MOST_NAMED] if page.exists() else damaged
-        if more := len(differences) - len(told):
-            told = [*told, f"... and {more} more" if page.exists() else "The report was never written"]
-        if differences:
-            told = [*told, "`efftx report` writes it from the records."]
-        console.print("\n".join(told) or "The report is what the records give.", markup=False)
+        told, mend = differences[:MOST_NAMED], ["`efftx report` writes it from the records."]
+        if not page.exists():
+            told, mend = damaged, ["The report was never written: `efftx report` writes it."]
+        elif more := len(differences) - len(told):
+            mend = [f"... and {more} more", *mend]
+        lines = [*told, *mend] if differences else ["The report is what the records give."]
+        console.print("\n".join(lines), markup=False)
 
     return Outcome({"differences": differences}, show, 1 if differences else 0)
 
