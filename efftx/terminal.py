@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from efftx.core.durations import SPREAD, duration
-from efftx.core.grid import Column, Grid
+from efftx.core.grid import Column, Grid, print_text
 from efftx.core.visible import visible
 from efftx.evaluation.metrics import heading, shown
 
@@ -27,6 +28,7 @@ STATE_STYLES = {
     "failed": "red",
     "recorded": "green",
     "verified": "green",
+    "prepared": "green",
     "stale": "yellow",
     "partial": "yellow",
     "damaged": "red",
@@ -146,21 +148,22 @@ def _write(console: Console, text: str, style: str | None = None) -> None:
 
 
 def show_data(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The data sets: variant, size, checksum, licence, state, and where the bytes lie."""
-    headings = ("name", "variant", "bytes", "SHA-256", "state", "licence", "path")
-    table = Grid([Column(heading, numbers=heading == "bytes") for heading in headings])
+    """The data sets in one table that fits 80 columns, and where what is prepared lies."""
+    names = [Column("name"), Column("state"), Column("MB", numbers=True), Column("SHA-256"), Column("variant")]
+    table = Grid(names)
     for row in rows:
         state = row["state"] + (f": {row['why']}" if row.get("why") else "")
         table.row(
             row["name"],
-            row["variant"] or "–",
-            f"{row['bytes']:,}" if row["bytes"] else "–",
-            (row["sha256"] or "–")[:12],
             Text(state, style=STATE_STYLES.get(row["state"], "")),
-            row["licence"],
-            row["path"] or "–",
+            f"{row['bytes'] / 1e6:,.2f}" if row["bytes"] else "–",
+            (row["sha256"] or "–")[:12],
+            row["variant"] or "–",
         )
     table.print(console)
+    for folder in dict.fromkeys(str(Path(row["path"]).parent) for row in rows if row["path"]):
+        print_text(console, f"Prepared, each in NAME-SHA256: {folder}")
+    print_text(console, "Licences and whole checksums: --json.")
 
 
 def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:

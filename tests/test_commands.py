@@ -55,6 +55,9 @@ def test_help_fits_eighty_columns(
         (["train", "--config-name=other"], "model="),
         (["list", "--config-dir", "x"], "--config-dir"),
         (["report", "reformer/table2", "--check"], "whole report"),
+        (["report", "size=cpu"], "shows an item at one size"),
+        (["report", "reformer/table2", "size=cup"], "'cpu'"),
+        (["report", "reformer/figure2", "size=cpu"], "Defined: paper, smoke"),
         (["list", "--cfg", "job"], "composes no configuration"),
         (["list", "--cfg", "job", "--json"], "composes no configuration"),
         (["reproduce", "reformer/table2", "seeds=0", "seeds=1"], "given twice"),
@@ -180,7 +183,7 @@ def test_markup_in_a_row_and_in_a_reason_is_printed_as_it_is(capsys: pytest.Capt
         "sha256": None,
         "state": "damaged",
         "licence": "",
-        "path": "[i]/x",
+        "path": "[i]/x/y",
     }
     show_list([line], console())
     show_data([row], console())

@@ -46,7 +46,7 @@ def test_report_and_list_name_a_damaged_record_and_leave_it_out(
     code, listed, err = told(capsys, "list", ITEM)
     assert code == 0
     assert listed["items"][0]["state"] == "partial"
-    assert str(damaged) in listed["items"][0]["why"]
+    assert str(damaged) in listed["items"][0]["damaged"][0]
     assert f"Left out: {damaged}" in err
 
 
@@ -74,6 +74,20 @@ def test_the_report_is_written_without_it_and_its_check_fails(
     assert checked["differences"] == written["damaged"]
     damaged.unlink()
     assert told(capsys, "report", "--check")[0] == 0
+
+
+def test_a_check_names_some_files_and_the_command_that_writes_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFTX_RESULTS", str(tmp_path))
+    monkeypatch.setattr("efftx.report.build.check_report", lambda *_, **__: [f"{n}.md: missing" for n in range(90)])
+    assert main(["report", "--check"]) == 1
+    assert capsys.readouterr().out.split("\n")[0] == "The report was never written: `efftx report` writes it."
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("")
+    assert main(["report", "--check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[19:] == ["19.md: missing", "... and 70 more", "`efftx report` writes it from the records."]
 
 
 def test_reproduce_fails_on_it_and_overwrites_nothing(capsys: pytest.CaptureFixture[str], damaged: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_training_says_where_it_began_and_whether_its_latency_is_to_be_trusted
         ),
         (
             lambda console: show_data([DATA], console),
-            ["123,456,789", "0123456789ab", "c4[3210+40+30", "documents,unigram-2000]", "/a/path[b]/to/the/bytes"],
+            ["123.46", "0123456789ab", "c4[3210+40+30", "documents,unigram-2000]", "/a/path[b]/to/the"],
         ),
         (
             lambda console: show_list([ITEM], console),
@@ -101,6 +101,12 @@ def test_tables_fit_and_break_no_word(show: Callable[[Console], None], words: li
     assert all(cell_len(line) <= width for line in lines)
     told = " ".join(lines).split()
     assert set(words) <= set(told)
+
+
+def test_data_sets_are_one_table_in_eighty_columns() -> None:
+    widest = {**DATA, "name": "summarization", "state": "needs no file", "bytes": 16_357_380_096}
+    lines = printed(lambda console: show_data([DATA, widest], console), 80)
+    assert len([line for line in lines if line.startswith("name ")]) == 1
 
 
 def test_a_damaged_record_is_counted_in_the_list_and_its_path_is_not_told_there() -> None:

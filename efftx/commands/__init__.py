@@ -55,10 +55,11 @@ ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
              mirrors every training; the group is the item where none is given
   tracker.tensorboard=true  writes its event files beside it"""
 
-_REPORT = """efftx report [ITEM...]
+_REPORT = """efftx report [ITEM...] [size=cpu]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all;
-`efftx list` names them. Without one, the report of all items is written into
-results/report: Markdown, LaTeX, CSV, SVG and one HTML page."""
+`efftx list` names them; size= shows it at one size alone. Without an item, the
+report of all is written into results/report: Markdown, LaTeX, CSV, SVG and one
+HTML page, all without what was rehearsed at size smoke."""
 
 _BENCH = """efftx bench attention|decode|memory|train [key=value...]
 attention   a whole attention layer:

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         message = f"{settings[0]} is read by `efftx data prepare` alone."
         raise UserError("unknown_key", message, f"{action} reads what was prepared: give the data set's name, or none.")
     else:
-        rows = [row for row in catalogue.list_data() if not chosen or row["name"] in chosen]
+        look = catalogue.listed if action == "list" else catalogue.verify
+        rows = [row for name in chosen or names() for row in look(name)]
     damaged = action == "verify" and any(row["state"] == "damaged" for row in rows)
     return Outcome({"data": rows}, lambda console: show_data(rows, console), 1 if damaged else 0)

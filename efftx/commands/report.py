@@ -15,14 +15,18 @@ from efftx.options import Options
 from efftx.report import against
 from efftx.report.show import item_json, print_item
 from efftx.study.experiment import Experiment
-from efftx.study.experiments import Experiments, load_experiments, select
+from efftx.study.experiments import Experiments, at_size, load_experiments, select
 from efftx.study.papers import load_papers
 from efftx.study.records import RecordStore
+
+MOST_NAMED = 20
+"""Files that `--check` names; --json names all."""
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
-    items = Options(words, ()).plain
+    read = Options(words, ("size",))
+    items, size = read.plain, read.given.get("size", "")
     experiments = load_experiments()
     chosen = select(experiments, items)
     errors: list[UserError] = [file.error for file in experiments.unreadable if file.is_meant(items)]
@@ -30,6 +34,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     damaged = [error.message for error in errors]
     for error in errors:
         say(f"Left out: {error.message} {error.hint}")
+    if size and (arguments.against or not items):
+        hint = "For instance `efftx report reformer/table2 size=cpu`."
+        raise UserError("bad_command", "size= shows an item at one size.", hint)
     if arguments.html and not arguments.against:
         raise UserError("bad_command", "--html goes with --against.", "Without it `efftx report` writes its page.")
     if arguments.against:
@@ -37,16 +44,19 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if arguments.check and items:
         raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
     if items:
-        return _items(chosen, damaged)
+        return _items(at_size(chosen, size), size, damaged)
     return _whole(experiments, damaged, only_check=arguments.check)
 
 
-def _items(chosen: Sequence[Experiment], damaged: list[str]) -> Outcome:
-    found = [item_json(experiment) for experiment in chosen]
+def _items(chosen: Sequence[Experiment], size: str, damaged: list[str]) -> Outcome:
+    from efftx.study.composer import Composer  # imports Hydra, which no misspelt item waits for
+
+    composer = Composer()
+    found = [item_json(experiment, size=size, composer=composer) for experiment in chosen]
 
     def show(console: Console) -> None:
         for experiment in chosen:
-            print_item(experiment, console=console)
+            print_item(experiment, console=console, size=size, composer=composer)
 
     answer = found[0] if len(found) == 1 else {"items": found}
     return Outcome({**answer, "damaged": damaged}, show, 1 if damaged else 0)
@@ -66,10 +76,13 @@ def _whole(experiments: Experiments, damaged: list[str], *, only_check: bool) ->
     differences = [*damaged, *check_report(None, experiments.values(), papers=load_papers())]
 
     def show(console: Console) -> None:
-        if differences:
-            why = "Records or replays came since it was written" if page.exists() else "It was never written"
-            differences.append(f"{why}: `efftx report` writes it.")
-        console.print("\n".join(differences) or "The report is what the records give.", markup=False)
+        told, mend = differences[:MOST_NAMED], ["`efftx report` writes it from the records."]
+        if not page.exists():
+            told, mend = damaged, ["The report was never written: `efftx report` writes it."]
+        elif more := len(differences) - len(told):
+            mend = [f"... and {more} more", *mend]
+        lines = [*told, *mend] if differences else ["The report is what the records give."]
+        console.print("\n".join(lines), markup=False)
 
     return Outcome({"differences": differences}, show, 1 if differences else 0)
 

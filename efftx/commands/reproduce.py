@@ -14,7 +14,9 @@ from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.report.show import print_item
 from efftx.reproduce.asked import Asked
+from efftx.study.composer import Composer
 from efftx.study.experiments import load_experiments, narrow, select
+from efftx.study.status import FRESH, STALE
 from efftx.terminal import show_reproduced
 
 REAL = Range(-1e300, 1e300)
@@ -48,7 +50,9 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         say(f"Left out: {file.error.message} {file.error.hint}")
     chosen = narrow(experiments, arguments.row) if arguments.row else experiments
 
-    from efftx.reproduce.runner import reproduce  # imports torch, which no misspelt item waits for
+    # They import torch, which no misspelt item waits for.
+    from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE
+    from efftx.reproduce.runner import reproduce
 
     # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
     by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}
@@ -57,9 +61,19 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         line for size, group in groups.items() if group for line in reproduce(group, replace(asked, size=size), say=say)
     ]
 
+    counted = (FRESH, STALE, NOT_REPLAYABLE, NOT_AT_HAND, "failed")
+    if asked.verify and not asked.stale and not any(line[word] for line in lines for word in counted):
+        where = f" at size {asked.size}" if asked.size else ""
+        part = f" in --part {arguments.part}" if arguments.part else ""
+        hint = "`efftx list` says what is recorded, and at which sizes; without --verify what is lacking is run."
+        raise UserError("not_recorded", f"There is nothing to verify: none of this has a record{where}{part}.", hint)
+
     def show(console: Console) -> None:
-        for experiment in experiments if not arguments.verify else ():
-            print_item(experiment, console=console)
+        composer = Composer()
+        for experiment in chosen if not arguments.verify else ():
+            size = options.get("size", experiment.usual_size())
+            if size in experiment.sizes_known():
+                print_item(experiment, console=console, size=size, composer=composer)
         show_reproduced(lines, console)
 
     failed = any(line["failed"] or (line.get("stale") and not arguments.stale) for line in lines)

@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from efftx.data.dataset import DataConfig, Source, find_source, names, refuse_path
-from efftx.data.prepared import damage, prepared_root, read_prepared
+from efftx.data.dataset import DataConfig, Source, find_source, refuse_path
+from efftx.data.prepared import damage, data_root, prepared_root, read_prepared
 
 
-def list_data() -> list[dict[str, Any]]:
-    """One row for each prepared variant of each data set, or one row for a data set without any.
+def listed(name: str) -> list[dict[str, Any]]:
+    """One row for each prepared variant of a data set, or one row where there is none.
 
-    Keys: name, variant, path, bytes, sha256, licence, state (`verified`, `damaged`, `not prepared`, `needs no file`),
-    why (what is damaged, else None), notes (what was left out). Every array is hashed: `verified` means that its bytes
-    are the right ones.
+    Keys: name, variant, path, bytes, sha256, licence, state, why (what is damaged, else None), notes (what was left
+    out). The state is `needs no file`, `not prepared`, `files there` (at its usual place, and not prepared), `prepared`
+    or `damaged`; nothing is hashed, so that none is `verified`.
     """
-    return [row for name in names() for row in verify(name)]
+    return _rows(find_source(name), hashes=False)
 
 
 def prepare(config: DataConfig) -> dict[str, Any]:
@@ -28,17 +28,21 @@ def prepare(config: DataConfig) -> dict[str, Any]:
         return _row(source, "needs no file")
     source.check(config)
     prepared = source.prepare(config)
-    return _prepared_row(source, prepared.folder) | {"notes": list(prepared.meta.get("notes", ()))}
+    return _prepared_row(source, prepared.folder, hashes=True) | {"notes": list(prepared.meta.get("notes", ()))}
 
 
-def verify(which: str | DataConfig) -> list[dict[str, Any]]:
-    """The rows of one data set (all its prepared variants) after hashing its arrays again; changes nothing."""
-    source = find_source(which if isinstance(which, str) else which.name)
+def verify(name: str) -> list[dict[str, Any]]:
+    """The same rows after hashing all arrays again: what is prepared is `verified` or `damaged`; changes nothing."""
+    return _rows(find_source(name), hashes=True)
+
+
+def _rows(source: Source, *, hashes: bool) -> list[dict[str, Any]]:
     if source.prepare is None:
         return [_row(source, "needs no file")]
     a_key = re.compile(re.escape(source.name) + r"-[0-9a-f]{12}(-\d+){0,3}")
     folders = sorted(path for path in prepared_root().glob(f"{source.name}-*") if a_key.fullmatch(path.name))
-    return [_prepared_row(source, folder) for folder in folders] or [_row(source, "not prepared")]
+    unprepared = "files there" if (data_root() / source.name).exists() else "not prepared"
+    return [_prepared_row(source, folder, hashes=hashes) for folder in folders] or [_row(source, unprepared)]
 
 
 def _row(source: Source, state: str) -> dict[str, Any]:
@@ -55,11 +59,11 @@ def _row(source: Source, state: str) -> dict[str, Any]:
     }
 
 
-def _prepared_row(source: Source, folder: Path) -> dict[str, Any]:
-    why = damage(folder)
+def _prepared_row(source: Source, folder: Path, *, hashes: bool) -> dict[str, Any]:
+    why = damage(folder, hashes=hashes)
     prepared = read_prepared(folder)
     meta = prepared.meta if prepared else {"name": source.name, "variant": None, "bytes": None, "sha256": None}
-    return _row(source, "damaged" if why else "verified") | {
+    return _row(source, "damaged" if why else "verified" if hashes else "prepared") | {
         "name": meta["name"],
         "variant": meta["variant"],
         "path": str(folder),

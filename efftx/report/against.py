@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ class Pair:
     same: bool | None
 
     @property
+    def differs(self) -> bool:
+        """Whether a seed has another value there, or none, or was made under another configuration."""
+        values = [side.values if side else None for side in (self.here, self.there)]
+        return values[0] != values[1] or self.same is False
+
+    @property
     def difference(self) -> float | None:
         """The mean here less the mean there, None where one is missing or was never reached."""
         means = [side.mean if side else None for side in (self.here, self.there)]
@@ -56,10 +62,12 @@ class SideBySide:
 
 
 def compare(here: RecordStore, there: Path, experiments: Iterable[Experiment]) -> list[SideBySide]:
-    """Every item and size that either folder has records of; UserError where `there` is no folder of results."""
+    """Every item and size that either folder has records of; UserError where `there` is no other folder of results."""
     if not (there / "records").is_dir():
         hint = "Give a results folder, which has a folder records/ in it."
         raise UserError("missing_file", f"{there}: no folder of results", hint)
+    if there.resolve() == here.root.resolve():
+        raise UserError("bad_value", f"{there} is this results folder itself", "Give another, or set EFFTX_RESULTS.")
     found, other = [], RecordStore(there)
     for experiment in experiments:
         ours, theirs = ({m.size: m for m in gather(store, experiment).measured} for store in (here, other))
@@ -148,14 +156,20 @@ def _side_json(cell: CellValue | None) -> Mapping[str, Any] | None:
 
 
 def print_against(found: Iterable[SideBySide], console: Console) -> None:
-    """Item by item the cells, then the claims whose verdicts differ."""
-    for i, item in enumerate(found):
-        if i:
-            console.print()
-        markup.to_terminal(table(item), console)
+    """Item by item the cells and the claims that differ; last how many cells are the same."""
+    n_same = 0
+    for item in found:
+        differing = tuple(pair for pair in item.pairs if pair.differs)
+        n_same += len(item.pairs) - len(differing)
+        if differing:
+            markup.to_terminal(table(replace(item, pairs=differing)), console)
         for says, ours, theirs in item.changed:
             both = " here, ".join(f"{BADGES[word][1]} {word}" if word else numbers.NOT_RUN for word in (ours, theirs))
-            print_text(console, f"{both} there: {says}", hanging=2)
+            where = "" if differing else f"{item.experiment.id}, size {item.size}: "
+            print_text(console, f"{where}{both} there: {says}", hanging=2)
+        if differing or item.changed:
+            console.print()
+    print_text(console, f"The same in both: {numbers.count(n_same, 'cell')}.")
 
 
 def html(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> str:

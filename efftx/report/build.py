@@ -25,8 +25,11 @@ _ENDINGS = (".html", ".md", ".tex", ".csv", ".svg")
 def compose_report(
     store: RecordStore, experiments: Iterable[Experiment], papers: Sequence[Paper] = ()
 ) -> dict[str, str]:
-    """Every file of the report that the records under `store` give, name -> text, in the order of `papers`."""
-    items = [gather(store, experiment) for experiment in reading_order(experiments, papers)]
+    """Every file of the report that the records under `store` give, name -> text, in the order of `papers`.
+
+    What was rehearsed at size smoke stands in none of them, unless an item has no other size.
+    """
+    items = [gather(store, each, each.sizes_of_evidence()) for each in reading_order(experiments, papers)]
     _ask_for_names_of_their_own(items)
     files: dict[str, str] = {}
     drawn = {item.slug: all_drawings(item) for item in items}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from efftx.errors import UserError
 from efftx.report import sentences
@@ -14,8 +15,11 @@ from efftx.study.aggregation import CellValue, Crossing, cells, crossings, of_on
 from efftx.study.claims import NOT_RUN, Verdict, judge
 from efftx.study.experiment import SIZES, Cell, Experiment
 from efftx.study.records import Record, RecordStore, Verification
-from efftx.study.status import carrying_evidence, item_state
-from efftx.study.sweeps import Choice, chosen, planned
+from efftx.study.status import state_of
+from efftx.study.sweeps import Choice, chosen
+
+if TYPE_CHECKING:  # it imports Hydra, which the written report never needs
+    from efftx.study.composer import Composer
 
 MOST_VARIANTS = 4
 """A caption names no more variants of data than these."""
@@ -53,12 +57,6 @@ class Measured:
         if len(named) > MOST_VARIANTS:
             return f"{len(named)} variants of {' and '.join(sorted({name for name, _ in named}))}"
         return ", ".join(sorted((data_words(*pair) for pair in named), key=_by_number))
-
-    @property
-    def stale(self) -> tuple[tuple[Record, str], ...]:
-        """The records that a replay no longer gave, and why."""
-        pairs = zip(self.records, self.verifications, strict=True)
-        return tuple((record, v.why) for record, v in pairs if v is not None and v.verdict == "stale")
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,14 @@ def data_words(name: str, variant: str) -> str:
     return variant if variant.startswith(name) else f"{name} ({variant})"
 
 
-def gather(store: RecordStore, experiment: Experiment) -> Item:
-    """Read all records of `experiment`; UserError names a damaged one."""
+def gather(
+    store: RecordStore, experiment: Experiment, sizes: Collection[str] = (), composer: Composer | None = None
+) -> Item:
+    """The records of `experiment` at `sizes`, all where none are given, and its state as `state_of` has it."""
     records = store.read_all(experiment.id)
     order = [*experiment.rows, *experiment.gates]
     measured = []
-    for size in SIZES:
+    for size in (size for size in SIZES if not sizes or size in sizes):
         rows = [*experiment.rows_at(size), *experiment.gates_at(size)]
         here = sorted(
             (r for r in records if r.size == size and r.row in rows), key=lambda r: (order.index(r.row), r.seed)
@@ -138,46 +138,14 @@ def gather(store: RecordStore, experiment: Experiment) -> Item:
                 scales=scales,
             )
         )
-    state, why = _state(experiment, measured)
-    return Item(experiment, state, why, tuple(measured))
+    found = state_of(experiment, store, composer, sizes)
+    return Item(experiment, found["state"], found["why"], tuple(measured))
 
 
 def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Choice, ...]:
     """The value of each row that was swept to the end, with the scores of all."""
     choices = []
-    for row in experiment.rows_at(size):
+    for row in filter(experiment.is_chosen, experiment.rows_at(size)):
         with contextlib.suppress(UserError):  # a damaged record, which is told apart
             choices.append(chosen(experiment, row, size, store))
     return tuple(choice for choice in choices if choice is not None)
-
-
-def _state(experiment: Experiment, measured: Sequence[Measured]) -> tuple[str, str]:
-    """`recorded`, `stale`, `partial` or `not run`, and why, from the files of the results and of the experiment alone.
-
-    Unlike `efftx list` this composes no configuration: a report must not depend on the machine that writes it.
-    """
-    sizes = carrying_evidence([m.size for m in measured])
-    weighty = [m for m in measured if m.size in sizes]
-    missing = [_missing(experiment, m) for m in weighty]
-    stale = [(m.size, record, why) for m in weighty for record, why in m.stale]
-    state = item_state(stale=bool(stale), complete=[not why for why in missing])
-    if stale:
-        size, record, why = stale[0]
-        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
-        return state, f"{record.row}, seed {record.seed}, size {size}: {why}{more}"
-    return state, missing[0] if state == "partial" else ""
-
-
-def _missing(experiment: Experiment, measured: Measured) -> str:
-    """What a full table at this size still lacks; empty where it lacks nothing."""
-    size = measured.size
-    plan = [(run.row, run.seed) for run in planned(experiment, size) if run.value is None]
-    there = {(r.row, r.seed): r for r in measured.records}
-    absent = [place for place in plan if place not in there]
-    if absent:
-        return f"size {size}: {len(plan) - len(absent)} of {len(plan)} runs"
-    for (row, _), record in there.items():
-        for column in experiment.columns_of(row, size) if row in experiment.rows else ():
-            if column not in record.metrics and experiment.cell_of(row, column).metric not in record.costs:
-                return f"size {size}: {row} was not evaluated under {column}"
-    return ""

@@ -97,10 +97,11 @@ def _quantity(experiment: Experiment, measured: Measured | None, unit: str) -> s
 def _table(experiment: Experiment, measured: Measured | None) -> Table:
     size = measured.size if measured else experiment.usual_size()
     cells, published = _Cells(experiment, measured, size), experiment.published
-    columns, labels = _columns(experiment, size), list(experiment.rows_at(size))
+    columns, labels = _columns(experiment, size), list(filter(experiment.is_chosen, experiment.rows_at(size)))
     text_heads = list(dict.fromkeys(chain.from_iterable(row.text for row in experiment.rows_at(size).values())))
     printed = published.columns() if published else ()
-    others = [row for row in published.rows() if row not in labels] if published else []
+    known = experiment.rows_at(size)
+    others = [r for r in published.rows() if r not in known] if published and not experiment.chosen else []
     theirs = PUBLISHED_HEADING[published.source] if published else ""
     ours = f"Measured, size {size}" if measured else "Measured"
 
@@ -129,7 +130,8 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
             blocks.append(Block(theirs, rows(shown, (cells.published, columns))))
         # Without rows of the paper's the caption says it.
         blocks.append(Block(ours if blocks else "", rows(labels, (cells.measured, columns))))
-    gates = [n for n, gate in experiment.gates.items() if not gate.is_computed or n in experiment.gates_at(size)]
+    here = list(filter(experiment.is_chosen, experiment.gates_at(size)))
+    gates = [name for name, gate in experiment.gates.items() if not gate.is_computed or name in here]
     if gates:
         blank = [Cell("", Kind.WORDS)] * (len(text_heads) + len(left))
         trivial = [Row(name, (*blank, *(cells.gate(name, column) for column in columns))) for name in gates]
@@ -235,13 +237,14 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     if experiment.published and experiment.published.note:
         notes.append(numbers.sentence(experiment.published.note))
     for found in measured.cells.values() if measured else ():
-        if found.note:
+        if found.note and experiment.is_chosen(found.row):
             row = experiment.label(found.row)
             place = f"{row}, {found.column}" if found.column else row
             notes.append(f"{place}: {numbers.sentence(found.note)}")
     for crossing in measured.crossings if measured else ():
-        first, second = map(experiment.label, crossing.between)
-        notes.append(_crossing_note((first, second), crossing.x, crossing.published, crossing.why))
+        if all(map(experiment.is_chosen, crossing.between)):
+            first, second = map(experiment.label, crossing.between)
+            notes.append(_crossing_note((first, second), crossing.x, crossing.published, crossing.why))
     notes += [
         f"{name}: {numbers.sentence(spec.note)}"
         for name, spec in experiment.columns.items()
@@ -287,7 +290,7 @@ def _seeds(measured: Measured) -> str:
 def _curves_table(experiment: Experiment) -> Table | None:
     """One row a series of `published.curves`, one column a step; None where the paper has no curves here."""
     published = experiment.published
-    if published is None or not published.curves:
+    if published is None or not published.curves or experiment.chosen:
         return None
     steps = sorted({step for points in published.curves.values() for step in points})
     kind = Kind.of_source(published.source)

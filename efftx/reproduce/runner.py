@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from efftx.core.work import Work, current_work, working_on
-from efftx.errors import Interrupted, UserError, nearest
+from efftx.errors import Interrupted, UserError
 from efftx.machine.devices import resolve_device
 from efftx.reproduce.asked import Asked
 from efftx.reproduce.parallel import Task, failure, run_tasks
@@ -17,7 +17,8 @@ from efftx.reproduce.recording import make_record, recorded_elsewhere
 from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.trainer import Trainer
-from efftx.study.experiment import SIZES, Experiment
+from efftx.study.experiment import Experiment
+from efftx.study.experiments import at_size
 from efftx.study.records import RecordStore
 from efftx.study.status import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, status_of
 from efftx.study.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
@@ -43,9 +44,9 @@ def reproduce(
     exist at it or sweep over `asked.swept`, and for a price without `asked.yes`.
     """
     store, trainer, size = store or RecordStore(), trainer or Trainer(asked.tracker), asked.size
-    _check(experiments, asked)
+    here = at_size(experiments, size)
+    _check_swept(here, asked)
     store.sweep()
-    here = [e for e in experiments if size in e.sizes_known()]
     for experiment in experiments:
         if experiment not in here:
             say(f"{experiment.id}: not defined at size {size}")
@@ -73,13 +74,8 @@ def reproduce(
     return lines
 
 
-def _check(experiments: Sequence[Experiment], asked: Asked) -> None:
+def _check_swept(experiments: Sequence[Experiment], asked: Asked) -> None:
     size = asked.size
-    if size not in SIZES:
-        raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
-    if not any(size in e.sizes_known() for e in experiments):
-        known = sorted({s for e in experiments for s in e.sizes_known()})
-        raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
     values = sorted({value for e in experiments for row in e.rows_at(size) for value in sweep_values(e, row, size)})
     if asked.swept is not None and asked.swept not in values:
         message = f"nothing of this is swept at the value {asked.swept:g} at size {size}"

@@ -214,6 +214,14 @@ class Experiment:
         """What `reproduce` runs where no size is given: cpu, or paper where that alone carries evidence."""
         return "cpu" if "cpu" in self.sizes_known() else "paper"
 
+    def sizes_of_evidence(self) -> list[str]:
+        """The sizes whose records count: all but smoke, which only proves the path, unless there is no other."""
+        return [size for size in self.sizes_known() if size != "smoke"] or self.sizes_known()
+
+    def is_chosen(self, row: str) -> bool:
+        """Whether this row or gate is run."""
+        return not self.chosen or row in self.chosen
+
     def rows_at(self, size: str) -> dict[str, Row]:
         """The rows that exist at `size`."""
         return {name: row for name, row in self.rows.items() if not row.only or size in row.only}

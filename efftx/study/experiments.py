@@ -209,6 +209,17 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
                 raise UserError("bad_claim", message, nearest(item, names))
 
 
+def at_size(experiments: Sequence[Experiment], size: str) -> list[Experiment]:
+    """The experiments that are defined at `size`, all of them where it is empty; UserError where none is."""
+    if size and size not in SIZES:
+        raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
+    here = [experiment for experiment in experiments if not size or size in experiment.sizes_known()]
+    if not here:
+        known = sorted({s for experiment in experiments for s in experiment.sizes_known()})
+        raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")
+    return here
+
+
 def narrow(experiments: Sequence[Experiment], rows: Sequence[str]) -> list[Experiment]:
     """The experiments that have one of the named rows or gates, of which only these run; UserError for an unknown."""
     known = [row for experiment in experiments for row in (*experiment.rows, *experiment.gates)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # it imports Hydra, which the report never needs
 
 UNCOUNTED = "its costs are not counted"
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,18 @@ def composed_from(experiment: Experiment, run: Run, composer: Composer) -> str:
     return _digest([composer.sources(), experiment.row_overrides(row, size), columns, *([before] if before else [])])
 
 
-def status_of(experiment: Experiment, run: Run, composer: Composer, store: RecordStore) -> Status:
-    """The status of the record of `run`; composes configurations only where needed, trains nothing."""
+def status_of(experiment: Experiment, run: Run, composer: Composer | None, store: RecordStore) -> Status:
+    """The status of the record of `run`; composes configurations only where needed, trains nothing.
+
+    Without a composer the configuration is taken to be what it was.
+    """
     record = store.read(*run.key(experiment))
     if record is None:
         return Status(MISSING)
     at = resolved(experiment, run, store)
     if at is None:
         return Status(INCOMPLETE, lacking(experiment, run.row, run.size, store))
-    if not record.composed_from or record.composed_from != composed_from(at, run, composer):
+    if composer and (not record.composed_from or record.composed_from != composed_from(at, run, composer)):
         changed = _what_changed(at, run, record, composer)
         if changed:
             return Status(STALE, f"{changed} is another today")
@@ -115,26 +119,22 @@ def status_of(experiment: Experiment, run: Run, composer: Composer, store: Recor
     return Status(FRESH)
 
 
-def carrying_evidence(sizes: Collection[str]) -> list[str]:
-    """Of the sizes that have records those that an item's state is taken from: smoke only where there is no other."""
-    return [size for size in sizes if size != "smoke"] or list(sizes)
+def state_of(
+    experiment: Experiment, store: RecordStore, composer: Composer | None, sizes: Collection[str] = ()
+) -> dict[str, Any]:
+    """What every command and the report say of an item's state, as one line of `efftx list`.
 
-
-def item_state(*, stale: bool, complete: Sequence[bool]) -> str:
-    """`not run`, `stale`, `recorded` or `partial`: by whether a record is stale and which sizes' tables are full."""
-    return "not run" if not complete else STALE if stale else "recorded" if any(complete) else "partial"
-
-
-def state_of(experiment: Experiment, store: RecordStore, composer: Composer) -> dict[str, Any]:
-    """One line of `efftx list`: `{id, paper, caption, state, sizes, runs_at, records, damaged}`, and maybe `why`.
-
-    `sizes` have records, `runs_at` are all at which the item is defined. The state is that of `carrying_evidence`.
+    `{id, paper, caption, state, why, sizes, runs_at, records, damaged}`: `sizes` have records, `runs_at` are all at
+    which the item is defined. The state is that of the records at `sizes`, those of evidence where none are given:
+    `stale` where one of them is, else `recorded` where a size has all that it should, else `partial`, or `not run`.
+    Without a composer, as in the written report, which must not depend on a machine, a replay alone makes one stale.
     """
     line: dict[str, Any] = {"id": experiment.id, "paper": experiment.paper, "caption": experiment.caption}
     line["runs_at"] = experiment.sizes_known()
     counts: dict[str, dict[str, int]] = {}
-    whys: list[str] = []
+    whys: dict[str, list[str]] = {STALE: [], INCOMPLETE: []}
     damaged: list[str] = []
+    asked = sizes or experiment.sizes_of_evidence()
     try:
         for size in experiment.sizes_known():
             count = {"of": 0, FRESH: 0, STALE: 0, INCOMPLETE: 0}
@@ -147,20 +147,36 @@ def state_of(experiment: Experiment, store: RecordStore, composer: Composer) -> 
                     continue
                 if found.word != MISSING:
                     count[found.word] += 1
-                if found.word == STALE:
-                    whys.append(f"{run.told(experiment)}, size {size}: {found.why}")
+                if found.word in whys and size in asked:
+                    whys[found.word].append(f"{run.told(experiment)}, size {size}: {found.why}")
             if count[FRESH] + count[STALE] + count[INCOMPLETE]:
                 counts[size] = count
-        if not counts:
+        if composer and not counts:
             _check_that_it_runs(experiment, composer)
     except UserError as error:
         return {**line, "state": "not runnable", "why": error.message, "sizes": list(counts), "records": counts}
-    weighty = [counts[size] for size in carrying_evidence(counts)]
-    any_stale = any(count[STALE] for count in weighty)
-    state = item_state(stale=any_stale, complete=[count[FRESH] == count["of"] for count in weighty])
-    line |= {"state": state, "sizes": list(counts), "records": counts, "damaged": damaged}
-    whys = damaged or (whys if state == "stale" else [])
-    return {**line, "why": whys[0]} if whys else line
+    state, why = _state({size: count for size, count in counts.items() if size in asked}, whys)
+    if counts and state == NOT_RUN:
+        why = f"records at size {', '.join(counts)} alone"
+    return {**line, "state": state, "why": why, "sizes": list(counts), "records": counts, "damaged": damaged}
+
+
+def _state(counts: Mapping[str, Mapping[str, int]], whys: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The state that the counts of these sizes make, and why it is not `recorded`."""
+    if not counts:
+        return NOT_RUN, ""
+    if whys[STALE]:
+        return STALE, _first(whys[STALE])
+    if any(count[FRESH] == count["of"] for count in counts.values()):
+        return "recorded", ""
+    for size, count in counts.items():
+        if (there := count[FRESH] + count[INCOMPLETE]) < count["of"]:
+            return "partial", f"size {size}: {there} of {count['of']} runs"
+    return "partial", _first(whys[INCOMPLETE])
+
+
+def _first(whys: Sequence[str]) -> str:
+    return whys[0] + (f" (and {len(whys) - 1} more)" if len(whys) > 1 else "")
 
 
 def not_readable(file: Unreadable) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -
         for value in sweep_values(experiment, row, size)
     ]
     own = [Run(row, s, size) for row in rows for s in (experiment.seeds_of(row, size) if seeds is None else seeds)]
-    return [run for run in (*gates, *swept, *own) if not experiment.chosen or run.row in experiment.chosen]
+    return [run for run in (*gates, *swept, *own) if experiment.is_chosen(run.row)]
 
 
 def resolved(experiment: Experiment, run: Run, store: RecordStore) -> Experiment | None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from efftx.data.c4 import C4Config, prepare_c4
-from efftx.data.catalogue import list_data, verify
+from efftx.data.catalogue import listed, verify
 from efftx.data.dataset import Dataset, find_source, notes_of, open_dataset
 from efftx.data.hub import HubRows
 from efftx.data.known_files import not_known
@@ -242,7 +242,7 @@ def test_a_row_longer_than_a_split_is_refused(folder: Path) -> None:
 
 
 def test_it_is_listed_and_its_damage_is_seen(folder: Path) -> None:
-    assert [row["state"] for row in list_data() if row["name"] in ("c4", "jsonl")] == ["not prepared"] * 2
+    assert [row["state"] for name in ("c4", "jsonl") for row in listed(name)] == ["not prepared"] * 2
     prepared = prepare_c4(config(folder))
     assert [row["state"] for row in verify("c4")] == ["not prepared"]
     (row,) = verify("jsonl")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from efftx.data.c4 import C4Config
-from efftx.data.catalogue import list_data, prepare, verify
+from efftx.data.catalogue import listed, prepare, verify
 from efftx.data.dataset import DataConfig, find_source, names
 from efftx.data.duplicate import DuplicateConfig
 from efftx.data.pictures import PicturesConfig
@@ -16,11 +16,11 @@ KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why",
 
 
 def states() -> dict[str, str]:
-    return {row["name"]: row["state"] for row in list_data()}
+    return {row["name"]: row["state"] for name in names() for row in listed(name)}
 
 
 def test_every_data_set_is_listed_before_anything_is_prepared(root: Path) -> None:
-    rows = list_data()
+    rows = [row for name in names() for row in listed(name)]
     assert [row["name"] for row in rows] == names()
     assert all(set(row) == KEYS for row in rows)
     expected = {"c4": "not prepared", "duplicate": "needs no file", "enwik8": "not prepared", "stdlib": "not prepared"}
@@ -29,13 +29,18 @@ def test_every_data_set_is_listed_before_anything_is_prepared(root: Path) -> Non
     assert not root.exists()
 
 
-def test_a_prepared_one_is_ready_with_its_place_and_sum() -> None:
+def test_files_at_their_usual_place_are_there_and_not_prepared(root: Path) -> None:
+    (root / "cifar10").mkdir(parents=True)
+    assert states()["cifar10"] == "files there"
+
+
+def test_a_prepared_one_is_ready_with_its_place_and_sum_and_verified_once_it_is_hashed() -> None:
     row = prepare(DataConfig("stdlib", 1024))
     assert row["state"] == "verified"
     assert Path(row["path"]).is_dir()
     assert row["sha256"][:12] in row["path"]
     assert verify("stdlib") == [row]
-    assert states()["stdlib"] == "verified"
+    assert states()["stdlib"] == "prepared"
 
 
 def test_a_changed_byte_is_reported_and_prepared_anew() -> None:
@@ -44,9 +49,11 @@ def test_a_changed_byte_is_reported_and_prepared_anew() -> None:
     content = bytearray(array.read_bytes())
     content[1000] ^= 1
     array.write_bytes(content)
-    (damaged,) = verify(DataConfig("stdlib", 1024))
+    (damaged,) = verify("stdlib")
     assert damaged["state"] == "damaged"
     assert "valid.bin" in damaged["why"]
+    assert states()["stdlib"] == "prepared", "a list hashes nothing"
+    array.write_bytes(content[:-1])
     assert states()["stdlib"] == "damaged"
     assert prepare(DataConfig("stdlib", 1024)) == row
 

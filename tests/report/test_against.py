@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,15 +95,35 @@ def test_the_page_shows_both(full_store: RecordStore, other: RecordStore, found:
 def test_what_is_no_results_folder_is_one_message(full_store: RecordStore, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder of results"):
         compare(full_store, tmp_path / "nowhere", [])
+    with pytest.raises(UserError, match="is this results folder itself"):
+        compare(full_store, full_store.root / ".." / full_store.root.name, [])
+
+
+def test_the_terminal_shows_what_differs_and_counts_the_rest(full_store: RecordStore, tmp_path: Path) -> None:
+    def told() -> str:
+        out = io.StringIO()
+        print_against(compare(full_store, theirs.root, [make_experiment()]), Console(file=out, width=120))
+        return out.getvalue()
+
+    theirs = RecordStore(tmp_path / "theirs")
+    for record in full_store.read_all("paper/table2"):
+        theirs.write(record)
+    assert told() == "The same in both: 4 cells.\n"
+    theirs.write(make_record("LSH", 1, metrics={"at 2": {"accuracy": 81.0}, "at 8": {"accuracy": 75.0}}))
+    assert "LSH, at 8" in told()
+    assert "LSH, at 2" not in told()
+    assert "Full" not in told()
+    assert told().endswith("The same in both: 3 cells.\n")
 
 
 def test_the_command_prints_writes_and_answers_in_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = Path(__file__).parents[2] / "results"
+    results, theirs = Path(__file__).parents[2] / "results", tmp_path / "theirs"
+    shutil.copytree(results / "records" / "reformer/table1", theirs / "records" / "reformer/table1")
     monkeypatch.setenv("EFFTX_RESULTS", str(results))
     page = tmp_path / "both.html"
-    assert main(["report", "reformer/table1", "--against", str(results), "--html", str(page), "--json"]) == 0
+    assert main(["report", "reformer/table1", "--against", str(theirs), "--html", str(page), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {cell["difference"] for item in told["items"] for cell in item["cells"]} == {0.0}
     assert told["page"] == str(page)

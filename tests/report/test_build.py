@@ -227,6 +227,35 @@ def test_printing_shows_published_beside_measured_and_the_verdict(
     assert "✓ holds: full attention is better at 8" in text
 
 
+def shown(experiment: Experiment, store: RecordStore, size: str = "") -> str:
+    console = Console(file=io.StringIO(), width=120, record=True)
+    print_item(experiment, store.root, console=console, size=size)
+    return console.export_text()
+
+
+def test_a_rehearsal_changes_no_report_and_is_shown_where_it_is_asked_for(full_store: RecordStore) -> None:
+    experiment = make_experiment(sizes={"cpu": [], "smoke": []}, seeds={"cpu": [0, 1, 2], "smoke": [0]})
+    build_report(full_store.root, [experiment])
+    for row in ("Full", "LSH"):
+        full_store.write(make_record(row, 0, size="smoke"))
+    assert check_report(full_store.root, [experiment]) == []
+    text = shown(experiment, full_store, "smoke")
+    assert "paper/table2, size smoke: recorded" in text
+    assert "Measured at size smoke" in text
+    assert "size cpu" not in text
+    assert {cell["size"] for cell in item_json(experiment, full_store.root, size="smoke")["cells"]} == {"smoke"}
+
+
+def test_of_chosen_rows_these_are_shown_and_the_others_are_counted(store: RecordStore) -> None:
+    for seed in range(3):
+        store.write(make_record("LSH", seed))
+    text = shown(make_experiment(chosen=("LSH",)), store, "cpu")
+    assert "paper/table2, size cpu, chosen rows: recorded" in text
+    assert "Full" not in text.split("Not shown:")[0]
+    assert "not run" not in text
+    assert "Not shown: 1 other row and 1 claim that they would decide; `efftx report paper/table2` shows all." in text
+
+
 def test_a_damaged_record_is_left_out(full_store: RecordStore, drawn: Experiment) -> None:
     path = full_store.path("paper/table2", "LSH", 1, "cpu")
     path.write_text(path.read_text().replace("81.0", "91.0"))

@@ -171,6 +171,8 @@ def test_n_parts_take_every_record_once(tmp_path: Path, store: RecordStore) -> N
     ("words", "message"),
     [
         (["--part", "1/2"], "--part chooses among the records that --verify replays"),
+        (["--verify", "size=smoke"], "There is nothing to verify: none of this has a record at size smoke."),
+        (["--verify", "--part", "3/4"], "There is nothing to verify: none of this has a record in --part 3/4."),
         (["--verify", "--part", "3/2"], "--part"),
         (["--verify", "--part", "0/2"], "--part"),
         (["--verify", "--part", "half"], "--part"),

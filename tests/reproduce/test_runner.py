@@ -174,7 +174,7 @@ def test_states_from_not_run_to_recorded(tmp_path: Path, store: RecordStore) -> 
     assert found["runs_at"] == ["paper", "cpu", "smoke"]
     reproduce([e], "smoke", say=quiet, store=store, trainer=trainer)
     found = state_of(e, store, trainer)
-    assert (found["state"], found["sizes"]) == ("recorded", ["smoke"])
+    assert (found["state"], found["sizes"]) == ("not run", ["smoke"])
     reproduce([e], "cpu", [0], say=quiet, store=store, trainer=trainer)
     found = state_of(e, store, trainer)
     assert (found["state"], found["sizes"]) == ("partial", ["cpu", "smoke"])

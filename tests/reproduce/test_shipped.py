@@ -127,7 +127,7 @@ def test_two_rows_of_table_2_run_from_file_to_verdict_at_smoke(tmp_path: Path, t
     assert all(set(r.metrics) == set(e.columns) for r in records)
     # One seed of three steps: whether it beats chance is luck, but nothing is decided.
     assert {v.verdict for v in judge(e, records, "smoke")} <= {"undecided", "not tested here", "not run"}
-    assert state_of(e, store, trainer)["state"] == "recorded"
+    assert state_of(e, store, trainer, ["smoke"])["state"] == "recorded"
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=trainer)
     assert (line["fresh"], line["stale"], line["failed"]) == (2, 0, 0)
 

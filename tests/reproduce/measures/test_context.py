@@ -147,4 +147,4 @@ def test_it_is_recorded_and_replayed(tmp_path: Path) -> None:
     assert measure_named(str(e.measure)).replay is not None
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
     assert (line["fresh"], line["stale"]) == (6, 0)
-    assert state_of(e, store, FakeTrainer())["state"] == "recorded"
+    assert state_of(e, store, FakeTrainer(), ["smoke"])["state"] == "recorded"

@@ -142,7 +142,7 @@ def test_figure_5b_asks_for_every_length_and_its_counts_are_replayed(
     store.write(found)
     (line,) = reproduce([e], "smoke", verify=True, say=lambda _: None, store=store, trainer=FakeTrainer())
     assert (line["fresh"], line["not replayable"]) == (len(e.rows) - 1, 1), "an older record holds no count"
-    assert state_of(e, store, FakeTrainer())["state"] == "recorded"
+    assert state_of(e, store, FakeTrainer(), ["smoke"])["state"] == "recorded"
 
 
 def test_the_circle_is_the_hash_of_every_direction_and_opposite_directions_are_in_opposite_buckets() -> None:
