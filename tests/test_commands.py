@@ -58,6 +58,14 @@ def test_help_fits_eighty_columns(
         (["list", "--cfg", "job"], "composes no configuration"),
         (["list", "--cfg", "job", "--json"], "composes no configuration"),
         (["reproduce", "reformer/table2", "seeds=0", "seeds=1"], "given twice"),
+        (["train", "--model", "reformer"], "A setting has no hyphens: model=reformer."),
+        (["train", "--steps=3"], "A setting has no hyphens: schedule.steps=3 or training.steps=3."),
+        (["reproduce", "--seeds", "0", "reformer/table2"], "A setting has no hyphens: seeds=0."),
+        (["reproduce", "table2"], "'reformer/table2' or 'scaling/table2' or 'sparse/table2'"),
+        (["report", "reformer/nope"], "Known: reformer/decode, reformer/figure1"),
+        (["report", "reformer/tabel2"], "Did you mean 'reformer/table2'?"),
+        (["report", "nope"], "`efftx list` names them all."),
+        (["bench", "attention", "names=lsh"], "'lsh-1' or 'lsh-2' or"),
     ],
 )
 def test_a_wrong_word_names_the_nearest_right_one(
@@ -295,7 +303,7 @@ def test_a_sweep_that_lists_nothing_is_told(sweep: str, capsys: pytest.CaptureFi
         (["--package", "lsh"], "--cfg job"),
         (["--shell-completion"], "needs a shell"),
         (["-sc", "install=tcsh"], "needs a shell"),
-        (["--hydra-nope"], "'--hydra-help'"),
+        (["--hydra-help", "model=scaling", "data=c4"], "`efftx train --help`"),
     ],
 )
 def test_a_flag_of_hydra_is_checked_before_hydra_sees_it(
