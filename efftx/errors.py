@@ -24,7 +24,7 @@ class UserError(Exception):
     """Whether all processes of a training raise it alike, so that one of them tells it."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(f"{message} {hint}".strip())  # so that a traceback, in Python, has the hint too
         self.kind = kind
         self.message = message
         self.hint = hint

@@ -8,7 +8,11 @@ from efftx.core.ranks import n_processes
 from efftx.errors import UserError, nearest
 
 OVERRIDES = """Overrides are key=value words, such as
-  efftx train model=reformer data=enwik8 lsh.n_hashes=4
+  efftx train model=reformer data=enwik8 size=cpu lsh.n_hashes=4
+  model=  reformer, scaling, sparse_transformer, terraformer, transformer
+  data=   c4, cifar10, copy_add, duplicate, enwik8, glue, grammar, imagenet64,
+          images, jsonl, music, photos, stdlib, summarization, text, wmt14
+  size=   smoke (seconds), cpu (minutes), gpu, paper
 `efftx train --cfg job` shows every key (--package lsh only one node);
 --info all and --shell-completion are Hydra's."""
 
@@ -33,7 +37,7 @@ _INSTEAD = {
 
 
 def refuse_flags(words: Sequence[str], known: Sequence[str] = (), settings: Collection[str] = ()) -> None:
-    """UserError for a word that begins with a hyphen: with the nearest of `known`, or as the one of `settings` it is."""
+    """UserError for a word with a hyphen before it: with the nearest of `known`, or as what it is of `settings`."""
     for at, word in enumerate(words):
         if word.startswith("-"):
             flag = word.split("=", 1)[0]
