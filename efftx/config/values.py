@@ -150,7 +150,7 @@ def check_given(kind_of: Callable[[str], Kind | None], key: str, value: Any, wor
             check_given(kind_of, f"{key}.{name}", own)
         return
     kind, given = kind_of(key), f"{key}={word or value}"
-    if kind is None or (isinstance(value, str) and "${" in value) or (value is None and kind.optional):
+    if kind is None or _is_reference(value) or (value is None and kind.optional):
         return
     if dataclasses.is_dataclass(kind.plain):
         name = dataclasses.fields(kind.plain)[0].name
@@ -159,7 +159,12 @@ def check_given(kind_of: Callable[[str], Kind | None], key: str, value: Any, wor
     if kind.is_list and not isinstance(value, list):
         raise UserError("bad_type", f"{given} is not a list.", f"Write '{key}=[{word or value}]'.")
     for entry in value if kind.is_list else [value]:
-        _check_entry(kind.plain, key, entry, given)
+        if not _is_reference(entry):
+            _check_entry(kind.plain, key, entry, given)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def _check_entry(plain: Any, key: str, value: Any, given: str) -> None:
@@ -174,7 +179,7 @@ def _check_entry(plain: Any, key: str, value: Any, given: str) -> None:
         hint = f"Write {_WORDS[plain]}, such as {key}={4 if plain is int else 0.5}."
         raise UserError("bad_type", f"{given} is not {_WORDS[plain]}.", hint)
     if plain is str and (value is None or isinstance(value, list | dict)):
-        raise UserError("bad_type", f"{given} is not {_WORDS[str]}.", "Write one value, without brackets.")
+        raise UserError("bad_type", f"{given} is not {_WORDS[str]}.", "Write one value, neither null nor a list.")
 
 
 def _is_number(plain: type[int] | type[float], value: Any) -> bool:

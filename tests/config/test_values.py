@@ -228,7 +228,9 @@ def test_every_switch_takes_the_words_that_omegaconf_reads_and_no_number_else() 
             compose([f"{key}=7"])
 
 
-@pytest.mark.parametrize("word", ["training.steps=${seed}", "reversible.enabled=${share_qk}"])
+@pytest.mark.parametrize(
+    "word", ["training.steps=${seed}", "reversible.enabled=${share_qk}", "optimizer.betas=[0.9,${ema.decay}]"]
+)
 def test_a_reference_to_another_key_is_left_to_be_resolved(word: str) -> None:
     own = ["model=transformer", "data=duplicate", "size=smoke", "seed=3", "schedule.warmup=0", word]
     assert compose(own).training.steps == (3 if "seed" in word else compose(own[:-1]).training.steps)
