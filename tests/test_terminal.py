@@ -130,7 +130,7 @@ def test_what_rounds_to_zero_has_no_minus_sign() -> None:
     run = {**ablated(0), "parameters_against_dense": 0.9999, "metrics": {"accuracy": -0.00001}}
     told = "\n".join(printed(lambda console: show_ablation([run], [], console), 200))
     assert {"0.0000", "+0.0%"} <= set(told.split())
-    assert "-0" not in told
+    assert "-0." not in told
     assert [Cell("", format=form).write(-0.001) for form in ("{:.2f}", "{:+.1f}", "{:.0e}")] == [
         "0.00",
         "+0.0",
