@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas
 
+from efftx.core.said import say
 from efftx.sampling.request import Request
 from efftx.sampling.trained import Trained, load_run
 from efftx.study.experiments import load_experiments, select
@@ -24,7 +24,7 @@ def load(run: str | PathLike[str]) -> Trained:
     `run` is the directory that `efftx train` or `efftx import` printed. UserError where there is no run or no
     checkpoint there, or weights that are not of its configuration.
     """
-    return load_run(Path(run), Request(), lambda note: print(note, file=sys.stderr))
+    return load_run(Path(run), Request(), say)
 
 
 def records(*items: str, results: str | PathLike[str] | None = None) -> pandas.DataFrame:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 import efftx
-from efftx.commands import COMMANDS
+from efftx.commands import COMMANDS, Command
 from efftx.commands.outcome import Outcome, as_json, console, show_error, tolerate_any_console
 from efftx.commands.roots import NATIVE, check_roots, check_switch
 from efftx.commands.words import COMPLETION_FLAGS, HYDRA_FLAGS, OVERRIDES, refuse_flags, refuse_ranks
@@ -159,9 +159,20 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
     refuse_flags(
         [word for word in rest if word.split("=")[0] not in HYDRA_FLAGS],
         [*parser._option_string_actions, *(HYDRA_FLAGS if command.composes else ())],
+        _settings(command) if any(word.startswith("--") for word in rest) else (),
     )
     arguments.json = "--json" in words
     return name, arguments, rest
+
+
+def _settings(command: Command) -> set[str]:
+    """What may stand before an equals sign behind a command: what its help has there, and keys of a configuration."""
+    told = set(re.findall(r"([\w.]+)=", command.epilog))
+    if not command.composes:
+        return told
+    from efftx.config.compose import GROUPS, known_keys
+
+    return {*told, *GROUPS, *known_keys()}
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ class UserError(Exception):
     """Whether all processes of a training raise it alike, so that one of them tells it."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(f"{message} {hint}".strip())  # so that a traceback, in Python, has the hint too
         self.kind = kind
         self.message = message
         self.hint = hint
@@ -57,8 +57,11 @@ class Interrupted(Exception):  # noqa: N818 - an event, not an error
 
 
 def nearest(name: str, known: Iterable[str], *, at_most: int = 40) -> str:
-    """A hint that names the closest known word; where none is close, it lists all of them if they are `at_most`."""
+    """A hint that names the closest known word, or those that `name` is a part of (`lsh` of `lsh-2`, `table2` of
+    `reformer/table2`); where none is close, it lists all of them if they are `at_most`."""
     names = sorted(set(known))
+    if name and (whole := [n for n in names if n.endswith((f"/{name}", f".{name}")) or n.startswith(f"{name}-")]):
+        return f"Did you mean {' or '.join(repr(n) for n in whole)}?"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"Did you mean '{close[0]}'?"

@@ -236,9 +236,7 @@ def error_text(error: Exception) -> str:
     """What `train` prints of this error: its message and its hint."""
     if isinstance(error, Interrupted):
         return error.message
-    return (
-        f"{error.message} {error.hint}".strip() if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    )
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 class _FirstDeath:

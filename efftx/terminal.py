@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from efftx.core.counts import count
 from efftx.core.durations import SPREAD, duration
 from efftx.core.grid import Column, Grid, print_text
 from efftx.core.visible import visible
@@ -52,7 +53,7 @@ def show_training(result: TrainResult, console: Console) -> None:
     """The final metrics of a training, its speed, and where it lives."""
     table = Grid([Column(""), Column("")], header=False)
     for name, value in shown(result.metrics).items():
-        table.row(Text(heading(name), style="bold"), Text(f"{value:.4f}", style="bold"))
+        table.row(Text(heading(name), style="bold"), Text(f"{value:z.4f}", style="bold"))
     table.row("steps", f"{result.step:,}{_resumed(result)}")
     table.row("training time", duration(result.timings["train_seconds"]))
     table.row("tokens/s", f"{result.timings['tokens_per_second']:,.0f}")
@@ -91,9 +92,9 @@ def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], consol
         style = STATE_STYLES[run["state"]]
         table.row(
             *(chosen.get(key, "") for key in keys),
-            *(f"{run['metrics'][name]:.4f}" if name in run["metrics"] else "–" for name in metrics),
+            *(f"{run['metrics'][name]:z.4f}" if name in run["metrics"] else "–" for name in metrics),
             f"{run['parameters']:,}",
-            f"{round(run['parameters_against_dense'] - 1, 3) + 0.0:+.1%}",
+            f"{run['parameters_against_dense'] - 1:+z.1%}",
             f"{run['timings']['tokens_per_second']:,.0f}" if run["timings"] else "–",
             f"{run['timings']['decode_ms']:.2f}" if "decode_ms" in run["timings"] else "–",
             Text(run["state"], style=style),
@@ -124,8 +125,8 @@ def show_samples(found: Samples, console: Console, *, streamed: bool) -> None:
         console.print()
         return
     for number, sample in enumerate(found.samples, 1):
-        score = "" if sample.score is None else f", score {sample.score:.3f}"
-        head = f"{number} of {len(found.samples)}: log-probability {sample.log_probability:.3f} nats{score}"
+        score = "" if sample.score is None else f", score {sample.score:z.3f}"
+        head = f"{number} of {len(found.samples)}: log-probability {sample.log_probability:z.3f} nats{score}"
         console.print(head, style="cyan", highlight=False)
         if found.trained.is_language_model:
             _write(console, found.given.text, style="dim")
@@ -181,5 +182,5 @@ def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
 def _state_in_words(state: Mapping[str, Any]) -> str:
     """The state and why; of damaged records their number, for their paths are told apart."""
     if n := len(state.get("damaged", ())):
-        return f"{state['state']}; {n} damaged record{'s' if n > 1 else ''}"
+        return f"{state['state']}; {count(n, 'damaged record')}"
     return state["state"] + (f": {state['why']}" if state.get("why") else "")

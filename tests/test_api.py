@@ -45,7 +45,7 @@ def test_records_are_a_data_frame_with_every_number_in_it(tmp_path: Path) -> Non
     assert set(frame[frame.swept == "optimizer.lr"].swept_value) == {0.1}
     assert efftx.records("scaling", results=tmp_path).empty
     assert len(efftx.records(results=tmp_path)) == 4
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="Did you mean 'reformer/table"):
         efftx.records("reformer/table99", results=tmp_path)
 
 

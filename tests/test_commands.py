@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import yaml
 from efftx.cli import main
 from efftx.commands import COMMANDS
 from efftx.commands.outcome import as_json, console
+from efftx.core.shipped import shipped
 from efftx.errors import UserError
 from efftx.options import Options
+from efftx.plan.hardware import DEVICES
 from efftx.study.records import RecordStore
 from efftx.terminal import show_data, show_list
 
@@ -39,6 +42,12 @@ def test_help_fits_eighty_columns(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"usage: efftx {command}".rstrip())
     assert max(map(len, lines)) <= 80
+    named = re.findall(r"[\w-]+", " ".join(lines))
+    choices = [path.stem for group in ("model", "data", "size") for path in shipped("conf").glob(f"{group}/*.yaml")]
+    if command in ("train", "ablate", "plan"):
+        assert set(choices) <= set(named)
+    if command == "plan":
+        assert set(DEVICES) <= set(named)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +70,14 @@ def test_help_fits_eighty_columns(
         (["list", "--cfg", "job"], "composes no configuration"),
         (["list", "--cfg", "job", "--json"], "composes no configuration"),
         (["reproduce", "reformer/table2", "seeds=0", "seeds=1"], "given twice"),
+        (["train", "--model", "reformer"], "A setting has no hyphens: model=reformer."),
+        (["train", "--steps=3"], "A setting has no hyphens: schedule.steps=3 or training.steps=3."),
+        (["reproduce", "--seeds", "0", "reformer/table2"], "A setting has no hyphens: seeds=0."),
+        (["reproduce", "table2"], "'reformer/table2' or 'scaling/table2' or 'sparse/table2'"),
+        (["report", "reformer/nope"], "Known: reformer/decode, reformer/figure1"),
+        (["report", "reformer/tabel2"], "Did you mean 'reformer/table2'?"),
+        (["report", "nope"], "`efftx list` names them all."),
+        (["bench", "attention", "names=lsh"], "'lsh-1' or 'lsh-1-later' or 'lsh-2'"),
     ],
 )
 def test_a_wrong_word_names_the_nearest_right_one(
@@ -296,7 +313,7 @@ def test_a_sweep_that_lists_nothing_is_told(sweep: str, capsys: pytest.CaptureFi
         (["--cfg", "job", "--package", "lhs"], "'lsh'"),
         (["--cfg", "job", "-p"], "name of a node"),
         (["--package", "lsh"], "--cfg job"),
-        (["--hydra-nope"], "'--hydra-help'"),
+        (["--hydra-help", "model=scaling", "data=c4"], "`efftx train --help`"),
     ],
 )
 def test_a_flag_of_hydra_is_checked_before_hydra_sees_it(

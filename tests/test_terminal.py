@@ -11,6 +11,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from efftx.commands.outcome import show_error
+from efftx.core.said import say, without_least
+from efftx.report.numbers import with_decimals
+from efftx.study.experiment import Cell
 from efftx.terminal import show_ablation, show_data, show_list, show_training
 from efftx.training.loop import TrainResult
 
@@ -121,3 +125,46 @@ def test_an_item_that_was_never_run_says_at_which_sizes_it_runs() -> None:
     fresh = {**ITEM, "state": "not run", "why": "", "sizes": []}
     lines = printed(lambda console: show_list([fresh], console), 120)
     assert "not run  – (paper, cpu, smoke)  A caption" in lines[2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "widest"), [(Terminal, 40), (io.StringIO, 200)])
+def test_errors_hints_and_notes_break_on_a_terminal_and_stay_whole_in_a_pipe(
+    stream: type[io.StringIO], widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stderr", err := stream())
+    show_error("word " * 15 + "end.", "hint " * 15 + "end.")
+    say("note " * 15 + "end.")
+    lines = err.getvalue().splitlines()
+    assert max(map(len, lines)) <= widest
+    assert (len(lines) == 3) == (stream is io.StringIO)
+    assert [line[:7] for line in lines if "note" not in line and not line.startswith("efftx:")] == [" " * 7] * (
+        sum("note" not in line for line in lines) - 1
+    )
+
+
+def test_a_line_of_progress_loses_what_is_least_useful_and_never_breaks() -> None:
+    line = "LSH-4, seed 0  12/300  loss 2.3456 nats/token  1,234 tokens/s  500 MiB  ETA 0:01:00"
+    assert without_least(line, 100) == line
+    assert without_least(line, 70) == "LSH-4, seed 0  12/300  loss 2.3456 nats/token  ETA 0:01:00"
+    assert without_least(line, 40) == "LSH-4, seed 0  12/300  ETA 0:01:00"
+    assert without_least(line, 10) == "LSH-4, se…"
+
+
+def test_what_rounds_to_zero_has_no_minus_sign() -> None:
+    run = {**ablated(0), "parameters_against_dense": 0.9999, "metrics": {"accuracy": -0.00001}}
+    told = "\n".join(printed(lambda console: show_ablation([run], [], console), 200))
+    assert {"0.0000", "+0.0%"} <= set(told.split())
+    assert "-0." not in told
+    assert [Cell("", format=form).write(-0.001) for form in ("{:.2f}", "{:+.1f}", "{:.0e}")] == [
+        "0.00",
+        "+0.0",
+        "-1e-03",
+    ]
+    assert with_decimals(-0.0001, 2) == "0.00"

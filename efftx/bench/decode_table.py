@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, STEADY_TOKENS, WARM_UP
+from efftx.core.counts import count
 from efftx.core.durations import SPREAD
 from efftx.core.grid import Column, Grid
 from efftx.plan import bytes_text
@@ -97,7 +98,7 @@ def decode_notes(result: Mapping[str, Any]) -> list[str]:
         _distinct(rows, machine),
         _blocks(rows),
         *(f"{row['name']}: {row['version']}, {row['note']}." for row in _first_of_each(rows) if row["peer"]),
-        f"{machine['threads']} threads, {_pinning(machine)}.",
+        f"{count(machine['threads'], 'thread')}, {_pinning(machine)}.",
     ]
 
 

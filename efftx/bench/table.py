@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from efftx.bench.decode_table import component_table, decode_columns, decode_notes
+from efftx.core.counts import count
 from efftx.core.grid import Column, Grid, print_text
 from efftx.plan import bytes_text
 
@@ -104,15 +105,16 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 def _circumstances(result: Mapping[str, Any]) -> list[str]:
     machine = result["machine"]
     allocator = ", ".join(f"{k}={v}" for k, v in machine["allocator"].items()) or "the system's, as it is"
-    lines = [f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, allocator: {allocator}."]
+    threads = count(machine["threads"], "thread")
+    lines = [f"{machine['processor']}, {threads}, torch {machine['torch']}, allocator: {allocator}."]
     if result["bench"] == "decode":
         lines.append(f"Kernels for up to 32 rows: {machine['kernels']}.")
     if result["bench"] in ("attention", "train"):
         rates = [row["matmul_flops_per_second"] for row in result["rows"]]
         lines.append(
-            f"{machine['repeats']} repeats {machine['order']}, after {machine['warm_up']} to warm up; the bound is "
-            f"FLOPs over {min(rates, default=0) / 1e9:.0f} to {max(rates, default=0) / 1e9:.0f} GFLOP/s, those of a "
-            "matrix product in the same turns."
+            f"{count(machine['repeats'], 'repeat')} {machine['order']}, after {machine['warm_up']} to warm up; "
+            f"the bound is FLOPs over {min(rates, default=0) / 1e9:.0f} to {max(rates, default=0) / 1e9:.0f} GFLOP/s, "
+            "those of a matrix product in the same turns."
         )
     return lines
 

@@ -129,6 +129,8 @@ difference needs, and the hours that those beyond the recorded ones cost.
 _PLAN = f"""{OVERRIDES}
 Without size= the model has the paper's size: size=paper.
 
+--on takes v100, a100, h100, h200, tpu-v3-core, or cpu-2-core for so many cores.
+
 devices=64 plans one training that so many devices share, as replicas (DDP)
 and in shards (FSDP2)."""
 

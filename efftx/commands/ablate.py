@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
 from efftx.config.compose import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
+from efftx.core.said import say
 from efftx.errors import UserError
 from efftx.terminal import show_ablation
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
 from efftx.core.files import place_of, write_atomically, writing
+from efftx.core.said import say
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.report.compared import compare, drawn, show

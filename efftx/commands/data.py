@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose
+from efftx.core.said import say
 from efftx.data import catalogue
 from efftx.data.dataset import find_source, names
 from efftx.errors import UserError, nearest

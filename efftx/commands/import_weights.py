@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose, parse_overrides
+from efftx.core.said import say
 from efftx.errors import UserError, nearest
 from efftx.terminal import show_training
 

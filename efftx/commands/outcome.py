@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efftx.core.artifact import finite
+from efftx.core.said import in_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,13 +58,10 @@ def show_error(message: str, hint: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    told = Text.assemble(("efftx:", "bold red"), f" {message}", f"\n       {hint}" if hint else "")
+    behind = "\n" + " " * len("efftx: ")
+    said, way_on = (behind.join(in_lines(text, sys.stderr, len("efftx: "))) for text in (message, hint))
+    told = Text.assemble(("efftx:", "bold red"), f" {said}", f"{behind}{way_on}" if hint else "")
     Console(stderr=True, soft_wrap=True, highlight=False).print(told)
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def tolerate_any_console() -> None:

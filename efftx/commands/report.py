@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
+from efftx.core.counts import count
 from efftx.core.files import write_atomically, writing
+from efftx.core.said import say
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.report import against
@@ -70,7 +72,7 @@ def _whole(experiments: Experiments, damaged: list[str], *, only_check: bool) ->
         written = build_report(None, experiments.values(), papers=load_papers())
         return Outcome(
             {"files": [str(path) for path in written], "page": str(page), "damaged": damaged},
-            lambda console: console.print(f"{len(written)} files; the page is {page}", markup=False),
+            lambda console: console.print(f"{count(len(written), 'file')}; the page is {page}", markup=False),
             1 if damaged else 0,
         )
     differences = [*damaged, *check_report(None, experiments.values(), papers=load_papers())]

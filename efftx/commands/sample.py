@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from efftx.commands.outcome import Outcome, say
+from efftx.commands.outcome import Outcome
+from efftx.core.counts import count
+from efftx.core.said import say
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.sampling.request import OPTIONS, read_request
@@ -43,6 +45,6 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
     def show(console: Console) -> None:
         show_samples(found, console, streamed=streams)
-        say(f"{sum(len(one.tokens) for one in found.samples)} tokens, {found.tokens_per_second:,.1f} tokens/s")
+        say(f"{count(sum(len(one.tokens) for one in found.samples), 'token')}, {found.tokens_per_second:,.1f} tokens/s")
 
     return Outcome(found.to_json(), show)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from efftx.commands.outcome import Outcome, say
-from efftx.config.compose import compose
+from efftx.commands.outcome import Outcome
+from efftx.config.compose import compose, parse_overrides
+from efftx.config.schema import Config
 from efftx.core.ranks import n_processes
+from efftx.core.said import say
+from efftx.layers.settings import off_the_grid
 from efftx.terminal import show_training
 
 
@@ -22,9 +25,18 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     with joined() as processes:
         with processes.together():
             config = resolved(config or compose(overrides, config_dirs=arguments.config_dir))
+        if processes.leads and (note := _off_the_grid(overrides, config)):
+            say(note)
         result = train(config, processes=processes)
     mirrors = config.tracker.wandb or config.tracker.tensorboard
     if processes.leads and result.resumed_from == result.step and mirrors:
         say("The run was done before: nothing is mirrored. With run_dir=<a new folder> it is trained anew, and is.")
     told = {**asdict(result), "run": str(result.run)}
     return Outcome(told, lambda console: show_training(result, console), shown=processes.leads)
+
+
+def _off_the_grid(overrides: list[str], config: Config) -> str | None:
+    """What to tell of a grid that the user gave, and not a preset, which is for texts as well as for pictures."""
+    if not any(str(o.key_or_group) in ("positions", "positions.axial_shape") for o in parse_overrides(overrides)):
+        return None
+    return off_the_grid(config.positions, getattr(config.data, "side", None))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from efftx.core.ranks import n_processes
 from efftx.errors import UserError, nearest
 
 OVERRIDES = """Overrides are key=value words, such as
-  efftx train model=reformer data=enwik8 lsh.n_hashes=4
+  efftx train model=reformer data=enwik8 size=cpu lsh.n_hashes=4
+  model=  reformer, scaling, sparse_transformer, terraformer, transformer
+  data=   c4, cifar10, copy_add, duplicate, enwik8, glue, grammar, imagenet64,
+          images, jsonl, music, photos, stdlib, summarization, text, wmt14
+  size=   smoke (seconds), cpu (minutes), gpu, paper
 `efftx train --cfg job` shows every key (--package lsh only one node);
---info all and --hydra-help are Hydra's."""
+--info all is Hydra's own."""
 
 HYDRA_FLAGS = (
     "--cfg",
     "-c",
     "--info",
     "-i",
-    "--hydra-help",
     "--package",
     "-p",
     "--resolve",
@@ -30,16 +33,27 @@ _INSTEAD = {
     ("-m", "--multirun"): "`efftx ablate key=a,b` runs several values.",
     ("-cn", "--config-name", "-cp", "--config-path"): "model=, data= and size= choose the configuration; "
     "--config-dir adds a folder of your own.",
+    ("--hydra-help",): "--cfg and --info are what is taken of Hydra; see `efftx train --help`.",
 }
 
 
-def refuse_flags(words: Sequence[str], known: Sequence[str] = ()) -> None:
-    """UserError, with the nearest known one, for a word that begins with a hyphen."""
-    for word in words:
+def refuse_flags(words: Sequence[str], known: Sequence[str] = (), settings: Collection[str] = ()) -> None:
+    """UserError for a word with a hyphen before it: with the nearest of `known`, or as what it is of `settings`."""
+    for at, word in enumerate(words):
         if word.startswith("-"):
             flag = word.split("=", 1)[0]
             instead = next((told for flags, told in _INSTEAD.items() if flag in flags), "")
-            raise UserError("bad_command", f"There is no option '{word}' here.", instead or nearest(flag, known))
+            hint = instead or _without_hyphens(word, words[at + 1 :], settings) or nearest(flag, known)
+            raise UserError("bad_command", f"There is no option '{word}' here.", hint)
+
+
+def _without_hyphens(word: str, behind: Sequence[str], settings: Collection[str]) -> str:
+    """`--model reformer` as it is to be typed; empty where there is no such setting."""
+    name, _, value = word.lstrip("-").partition("=")
+    value = value or next((following for following in behind[:1] if not following.startswith("-")), "...")
+    name = name.replace("-", "_")
+    meant = [key for key in settings if key == name] or [key for key in settings if key.endswith(f".{name}")]
+    return f"A setting has no hyphens: {' or '.join(f'{key}={value}' for key in sorted(meant))}." if meant else ""
 
 
 def refuse_ranks(command: str) -> None:

@@ -13,6 +13,7 @@ from efftx.config.values import check_values
 from efftx.core.device_names import check_dtype, read_device
 from efftx.data.dataset import find_source
 from efftx.errors import UserError, nearest
+from efftx.layers.attention_settings import near_root
 from efftx.layers.settings import (
     ACTIVATIONS,
     RESIDUALS,
@@ -245,7 +246,7 @@ def _check_ranges(config: Config) -> None:
         raise _bad("run_dir= is empty.", "Give a folder, or leave run_dir out.")
     check_values(config)
     if config.d_head is None and config.n_heads > config.d_model:
-        raise _bad(f"n_heads={config.n_heads} heads cannot share d_model={config.d_model}.", "Give d_head.")
+        raise _bad(f"n_heads={config.n_heads} heads cannot share d_model={config.d_model}.", _divided(config))
 
 
 def _check_data(config: Config) -> int:
@@ -266,7 +267,7 @@ def _check_shapes(config: Config) -> None:
     if config.d_head is None and config.d_model % config.n_heads:
         raise _bad(
             f"d_model={config.d_model} is not divisible by n_heads={config.n_heads}.",
-            "Choose other numbers, or give the heads' width with d_head=.",
+            _divided(config),
         )
     if config.dtype == "float16" and config.distributed.strategy == "fsdp":
         raise _bad(
@@ -288,7 +289,9 @@ def _check_shapes(config: Config) -> None:
         shape, dims = positions.axial_shape, positions.axial_dims
         if not shape or len(shape) != len(dims) or min([*shape, *dims]) < 1:
             raise _bad(
-                f"positions.axial_shape={shape} and positions.axial_dims={dims} must have one positive entry an axis."
+                f"positions.axial_shape={shape} and positions.axial_dims={dims} must have one positive entry an axis.",
+                f"Such as positions.axial_shape=[{near_root(length)},{-(-length // near_root(length))}] "
+                f"positions.axial_dims={_in_two(config.d_model)}.",
             )
         if prod(shape) < length:
             raise _bad(
@@ -296,7 +299,12 @@ def _check_shapes(config: Config) -> None:
                 "Choose a shape whose product is the length, or positions.kind=learned.",
             )
         if sum(dims) != config.d_model:
-            raise _bad(f"positions.axial_dims={dims} add up to {sum(dims)}, but d_model={config.d_model}.")
+            raise _bad(
+                f"positions.axial_dims={dims} add up to {sum(dims)}, but d_model={config.d_model}.",
+                f"Set positions.axial_dims={_in_two(config.d_model)} beside it, or positions.kind=learned."
+                if len(dims) == 2
+                else "Set positions.axial_dims to widths that add up to it, or positions.kind=learned.",
+            )
     if positions.kind == "factorized" and prod(config.grid(length)) < length:
         raise _bad(
             f"positions.axial_shape={config.grid(length)} holds {prod(config.grid(length))} positions, and a row has "
@@ -306,13 +314,24 @@ def _check_shapes(config: Config) -> None:
     if config.d_qk is not None:
         _check_narrow_queries(config, config.d_qk)
     if positions.kind == "learned" and positions.max_len and positions.max_len < length:
-        raise _bad(f"positions.max_len={positions.max_len} is less than data.length={length}.")
+        raise _bad(
+            f"positions.max_len={positions.max_len} is less than data.length={length}.",
+            f"Set positions.max_len={length} or more, or leave it out.",
+        )
     if positions.kind == "coupled":
         _check_coupled(config, length)
     if positions.kind == "digits":
         check_positions(positions, config.d_model, length)
     if positions.kind == "sinusoidal" and config.d_model % 2:
-        raise _bad(f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.")
+        raise _bad(
+            f"positions.kind=sinusoidal needs an even d_model, not {config.d_model}.",
+            f"Take d_model={config.d_model + 1}.",
+        )
+
+
+def _in_two(d_model: int) -> str:
+    """Widths of two axes' tables, a quarter and the rest, as the presets have them."""
+    return f"[{d_model // 4},{d_model - d_model // 4}]"
 
 
 def _check_coupled(config: Config, length: int) -> None:
@@ -326,6 +345,13 @@ def _check_coupled(config: Config, length: int) -> None:
             f"positions.max_len={config.positions.max_len} is too few for rows of {length} tokens, counted from 1.",
             f"Take positions.max_len={length + 1} or more: what is more is room for a row to start later.",
         )
+
+
+def _divided(config: Config) -> str:
+    """Widths that heads divide, on both sides of the one that they do not."""
+    below = config.d_model // config.n_heads * config.n_heads
+    widths = [str(width) for width in (below, below + config.n_heads) if width]
+    return f"Take d_model={' or d_model='.join(widths)}, or give the heads' width with d_head=."
 
 
 def _check_narrow_queries(config: Config, d_qk: int) -> None:

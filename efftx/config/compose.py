@@ -28,7 +28,7 @@ from efftx.config.checks import check_config, check_names, refuse_dead_keys
 from efftx.config.hydra_errors import SHOW_ALL, as_user_error, first_lines, unresolved
 from efftx.config.own_files import check_own_files
 from efftx.config.schema import FACTORED, Config
-from efftx.config.values import check_given, check_types, check_values, plain_kind
+from efftx.config.values import Kind, check_given, check_types, check_values, kind_of
 from efftx.core.shipped import shipped
 from efftx.data import dataset as data_sets
 from efftx.errors import UserError, nearest
@@ -84,16 +84,35 @@ def compose(
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of `key=value` words; UserError for a word that is none."""
     words = [_quoted_path(_plain(word)) for word in overrides]
-    for word in words:
-        if "=" not in word and not word.startswith("~"):
-            raise UserError("bad_override", f"'{word}' is not of the form key=value.", "See `efftx --help`.")
+    for at, word in enumerate(words):
+        if ("=" not in word and not word.startswith("~")) or word.startswith("="):
+            hint = _in_one_word(words, at) or "Such as model=reformer; see `efftx train --help`."
+            raise UserError("bad_override", f"'{word}' is not of the form key=value.", hint)
     try:
-        return list(OverridesParser.create().parse_overrides(words))
-    except HydraException as error:
-        raise UserError("bad_override", first_lines(error), "Quote a value that holds commas or brackets.") from error
+        return [_parsed(word) for word in words]
     except (ValueError, RecursionError) as error:  # thousands of digits, thousands of brackets
         shown = next((word for word in words if len(word) > 1000), words[0])[:60]
         raise UserError("bad_override", f"'{shown}...' is too long to be read: {error}.") from error
+
+
+def _parsed(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        key = word.partition("=")[0]
+        hint = f"Close what is open, and put a value with spaces, commas or brackets in quotes twice: \"{key}='...'\"."
+        raise UserError("bad_override", f"'{word}' cannot be read.", hint) from error
+
+
+def _in_one_word(words: Sequence[str], at: int) -> str:
+    """What to type for `lsh.n_hashes = 4`, `lsh.n_hashes= 4` or `model reformer`, of which `words[at]` is a part."""
+    if at and words[at - 1].endswith("="):
+        return f"Write {words[at - 1]}{words[at]}, without a space."
+    key, *behind = words[at : at + 3]
+    value = next((word.lstrip("=") for word in behind if word.strip("=")), "")
+    if key not in {*known_keys(), *GROUPS} or not value or "=" in value:
+        return ""
+    return f"Write {key}={value}, without a space."
 
 
 def _quoted_path(word: str) -> str:
@@ -357,11 +376,11 @@ def refuse_unknown_keys(parsed: Sequence[Override], config_dirs: Iterable[str | 
             check_given(_kind_of, key, override.value(), str(override.input_line).partition("=")[2])
 
 
-def _kind_of(key: str) -> Any:
+def _kind_of(key: str) -> Kind | None:
     node, _, rest = key.partition(".")
     if node != "data":
-        return plain_kind(Config, key)
-    found = {plain_kind(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
+        return kind_of(Config, key)
+    found = {kind_of(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
     return found.pop() if len(found) == 1 else None
 
 

@@ -139,45 +139,83 @@ def check_types(node: Any, prefix: str = "") -> None:
                 raise UserError("bad_type", f"{key}={value!r} is not {_WORDS[kind]}.", "Write the value out.")
 
 
-def check_given(kind_of: Callable[[str], Any], key: str, value: Any, word: str = "") -> None:
+def check_given(kind_of: Callable[[str], Kind | None], key: str, value: Any, word: str = "") -> None:
     """Raises UserError for an override whose value OmegaConf would read as another, or refuse in words of its own.
 
     True or false is wanted where the key is a switch (2 is neither, which OmegaConf takes for true), a number without
-    point or exponent where it is a whole one. `kind_of` gives a key's plain type, `word` is the value as written.
+    point or exponent where it is a whole one. `kind_of` gives a key's kind, `word` is the value as written.
     """
     if isinstance(value, dict):
         for name, own in value.items():
             check_given(kind_of, f"{key}.{name}", own)
         return
-    kind, said = kind_of(key), word or value
-    if isinstance(value, str) and "${" in value:
+    kind, given = kind_of(key), f"{key}={word or value}"
+    if kind is None or _is_reference(value) or (value is None and kind.optional):
         return
-    if kind is bool and not isinstance(value, bool) and str(value).lower() not in _SWITCHES:
-        raise UserError("bad_type", f"{key}={said} is neither true nor false.", f"Write {key}=true or {key}=false.")
-    if kind is int and isinstance(value, float):
+    if dataclasses.is_dataclass(kind.plain):
+        name = dataclasses.fields(kind.plain)[0].name
+        hint = f"Set them one by one, such as {key}.{name}=; `efftx train --cfg job --package {key}` shows them."
+        raise UserError("bad_type", f"{given}: {key} is no value, but has keys of its own.", hint)
+    if kind.is_list and not isinstance(value, list):
+        raise UserError("bad_type", f"{given} is not a list.", f"Write '{key}=[{word or value}]'.")
+    for entry in value if kind.is_list else [value]:
+        if not _is_reference(entry):
+            _check_entry(kind.plain, key, entry, given)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _check_entry(plain: Any, key: str, value: Any, given: str) -> None:
+    """Raises UserError where one value is not of its key's plain type."""
+    if plain is bool and str(value).lower() not in _SWITCHES:
+        raise UserError("bad_type", f"{given} is neither true nor false.", f"Write {key}=true or {key}=false.")
+    if plain is int and isinstance(value, float):
         whole = math.isfinite(value) and value.is_integer() and abs(value) < 10**21
         hint = f"Write {key}={int(value)}." if whole else "Write a number without a point or an exponent."
-        raise UserError("bad_type", f"{key}={said} is not written as a whole number.", hint)
+        raise UserError("bad_type", f"{given} is not written as a whole number.", hint)
+    if plain in (int, float) and not _is_number(plain, value):
+        hint = f"Write {_WORDS[plain]}, such as {key}={4 if plain is int else 0.5}."
+        raise UserError("bad_type", f"{given} is not {_WORDS[plain]}.", hint)
+    if plain is str and (value is None or isinstance(value, list | dict)):
+        raise UserError("bad_type", f"{given} is not {_WORDS[str]}.", "Write one value, neither null nor a list.")
 
 
-_SWITCHES = ("true", "yes", "y", "on", "1", "false", "no", "n", "off", "0", "null", "none")
-"""What OmegaConf reads as a truth value; null is refused by its own words."""
+def _is_number(plain: type[int] | type[float], value: Any) -> bool:
+    """Whether OmegaConf takes `value` for a number: one in quotes is one."""
+    try:
+        return isinstance(value, int | float | str) and not isinstance(value, bool) and plain(value) is not None
+    except ValueError:
+        return False
 
 
-def plain_kind(schema: Any, key: str) -> Any:
-    """The plain type of one key; None where the schema has none of that name, or a list or a node of keys."""
+_SWITCHES = ("true", "yes", "y", "on", "1", "false", "no", "n", "off", "0")
+"""What OmegaConf reads as a truth value."""
+
+
+class Kind(NamedTuple):
+    """A key's plain type or node, whether it is a list of those, and whether it may be null."""
+
+    plain: Any
+    is_list: bool
+    optional: bool
+
+
+def kind_of(schema: Any, key: str) -> Kind | None:
+    """The kind of one key; None where the schema has none of that name."""
     name, _, rest = key.partition(".")
-    kind, is_list, _ = _kinds(schema).get(name, (None, False, False))
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return plain_kind(kind, rest) if rest else None
-    return None if is_list or rest else kind
+    kind = _kinds(schema).get(name)
+    if kind is None or not rest:
+        return kind
+    return kind_of(kind.plain, rest) if dataclasses.is_dataclass(kind.plain) else None
 
 
-_KINDS: dict[Any, dict[str, tuple[Any, bool, bool]]] = {}
+_KINDS: dict[Any, dict[str, Kind]] = {}
 
 
-def _kinds(schema: Any) -> dict[str, tuple[Any, bool, bool]]:
-    """Each field's plain type or node, whether it is a list of those, and whether it may be null."""
+def _kinds(schema: Any) -> dict[str, Kind]:
+    """The kind of each field."""
     if schema in _KINDS:
         return _KINDS[schema]
     found = _KINDS[schema] = {}
@@ -185,7 +223,7 @@ def _kinds(schema: Any) -> dict[str, tuple[Any, bool, bool]]:
         arguments = get_args(hint)
         is_list, optional = get_origin(hint) is list, type(None) in arguments
         plain = next((part for part in arguments if part is not type(None)), hint)
-        found[name] = (plain, is_list, optional)
+        found[name] = Kind(plain, is_list, optional)
     return found
 
 

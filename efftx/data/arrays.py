@@ -28,7 +28,7 @@ def read_header(file: IO[bytes], place: str) -> tuple[tuple[int, ...], np.dtype[
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
         shape, by_column, dtype = read(file)
     except (ValueError, KeyError) as error:
-        raise UserError("damaged_file", f"{place} is no array of NumPy: {error}.", "Get the file again.") from error
+        raise UserError("damaged_file", f"{place} is no array of NumPy.", "Get the file again.") from error
     if dtype.hasobject:
         message = f"{place} is an array of Python objects, which are never unpickled: that could run any program."
         raise UserError("bad_array", message, "Save it as numbers: numpy.stack(arrays).astype(numpy.uint8).")

@@ -211,7 +211,8 @@ class Source:
                 "bad_objective",
                 f"data={self.name} does not offer objective={objective}.",
                 f"It offers {' and '.join(self.objectives)}."
-                + " A decoder takes that: stack=decoder, or model=transformer." * (self.objectives == ("lm",)),
+                + " A decoder takes that: stack=decoder, or model=transformer." * (self.objectives == ("lm",))
+                + " An encoder takes its inputs: model=scaling or model=terraformer." * ("lm" not in self.objectives),
             )
 
 

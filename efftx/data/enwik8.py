@@ -216,8 +216,9 @@ def _with_extra(name: str, text: _Known, facts: dict[str, Any]) -> Prepared:
 def _downloaded(published: Published) -> bytes:
     archive = archive_path(published)
     hint = (
-        f"Put {archive.name} at {archive}, or set data.path to the file, a prefix of it or a folder "
-        "with train, valid and test, or use data=stdlib."
+        f"`efftx data prepare {published.name}` downloads it where there is a network. Or put {archive.name} at "
+        f"{archive}, or set data.path to the file, a prefix of it or a folder with train, valid and test, or use "
+        "data=stdlib."
     )
     download(published.url, archive, published.archive_bytes, published.archive_sha256, hint)
     text = read_file(archive, published.n_bytes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from efftx.core.counts import count
 from efftx.data.dataset import Batch, check_split, draw
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.vocabulary import Vocabulary
@@ -64,10 +65,12 @@ class Windows:
         self._step = length if whole else 1
         shortest = min(SPLITS, key=lambda split: len(corpus.arrays[split]))
         if (n := len(corpus.arrays[shortest])) < length:
+            there = count(n, corpus.symbols.removesuffix("s"))
             raise UserError(
                 "bad_value",
-                f"{length_is} is longer than the {shortest} split of {corpus.variant} ({n:,} {corpus.symbols}).",
-                f"A row can have at most {n} {corpus.symbols}: set a smaller data.length, or give a longer text."
+                f"{length_is} is longer than the {shortest} split of {corpus.variant} ({there}).",
+                f"A row can have at most {there}: set a smaller data.length, or give a text at least "
+                f"{-(-length // n)} times as long."
                 if n
                 else "Give a longer text.",
             )

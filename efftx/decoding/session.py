@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from efftx.core.counts import count
 from efftx.decoding.int8 import in_int8
 from efftx.decoding.programs import decoding_block, logits_of, step_blocks
 from efftx.errors import UserError
@@ -228,8 +229,9 @@ class CachedSession:
             if len(prompt) >= self.capacity:
                 raise UserError(
                     "too_long",
-                    f"A prompt of {len(prompt)} tokens leaves no room in the {self.capacity} tokens of a row.",
-                    f"Give at most {self.capacity - 1} tokens.",
+                    f"A prompt of {count(len(prompt), 'token')} leaves no room in a row of "
+                    f"{count(self.capacity, 'token')}.",
+                    f"Give at most {count(self.capacity - 1, 'token')}.",
                 )
             for token in prompt:
                 if not 0 <= token < n_tokens:

@@ -249,18 +249,6 @@ def most_positions(config: PositionsConfig, length: int) -> int | None:
     return None
 
 
-def off_the_grid(config: PositionsConfig, picture_shape: tuple[int, int, int] | None) -> str | None:
-    """What to tell where positions lie on a grid whose last axes are not the rows of the pictures, else None."""
-    if picture_shape is None or config.kind not in ("axial", "factorized") or not config.axial_shape:
-        return None
-    height, width, colours = picture_shape
-    row = width * colours
-    if row in (prod(config.axial_shape[i:]) for i in range(len(config.axial_shape))):
-        return None
-    fits = f"[{height},{row}]" if len(config.axial_shape) == 2 else f"[{height},{width},{colours}]"
-    return f"positions.axial_shape={config.axial_shape} does not follow the pictures' rows of {row} bytes: {fits} would"
-
-
 def make_positions(
     config: PositionsConfig,
     d_model: int,

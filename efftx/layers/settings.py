@@ -1,6 +1,7 @@
 """The keys of every mechanism but attention, and what they may be; read without torch, as the layers are not."""
 
 from dataclasses import dataclass, field
+from math import prod
 
 from efftx.errors import UserError, nearest
 
@@ -69,6 +70,17 @@ class PositionsConfig:
     n_digits: int = 8
     start_from_zero: float = 0.5
     base_dropout: float = 0.01
+
+
+def off_the_grid(config: PositionsConfig, side: int | None) -> str | None:
+    """What to tell where positions lie on a grid whose last axes are not the rows of pictures of `side` pixels."""
+    if side is None or config.kind not in ("axial", "factorized") or not config.axial_shape:
+        return None
+    row = 3 * side
+    if row in (prod(config.axial_shape[i:]) for i in range(len(config.axial_shape))):
+        return None
+    fits = f"[{side},{row}]" if len(config.axial_shape) == 2 else f"[{side},{side},3]"
+    return f"positions.axial_shape={config.axial_shape} does not follow the pictures' rows of {row} bytes: {fits} would"
 
 
 def check_positions(config: PositionsConfig, d_model: int, length: int) -> None:

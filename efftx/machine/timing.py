@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from efftx.core.files import read_file, write_atomically
+from efftx.core.said import say
 from efftx.errors import UserError
 from efftx.machine.devices import environment
 from efftx.native.program import reading
@@ -73,7 +73,7 @@ def exclusive(at_most: float | None = None) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if at_most is None:
-                print(f"waiting for another timing on this machine{_holder()}", file=sys.stderr, flush=True)
+                say(f"waiting for another timing on this machine{_holder()}")
             lock.acquire(timeout=-1 if at_most is None else at_most)
         with suppress(OSError):  # another user's name, which this one may not replace
             write_atomically(_owner_path(), f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}".encode())

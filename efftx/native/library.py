@@ -30,6 +30,7 @@ from torch import Tensor
 from efftx.core.artifact import read_checked, write_checked
 from efftx.core.cache import cache_root
 from efftx.core.files import sweep
+from efftx.core.said import say
 from efftx.errors import UserError
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -77,7 +78,7 @@ def kernels() -> Kernels | None:
     except NoKernelsError as error:
         why.append(str(error))
     told = f"decoding goes on without compiled kernels, slower ({'; '.join(why)})"
-    print(f"note: {told}. EFFTX_NATIVE=0 asks for that.", file=sys.stderr, flush=True)
+    say(f"note: {told}. EFFTX_NATIVE=0 asks for that.")
     return None
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 
+from efftx.core.counts import count
 from efftx.errors import UserError, nearest
 from efftx.machine.devices import DTYPES, threads_of
 from efftx.machine.timing import exclusive, matmul_rate
@@ -100,8 +101,8 @@ def this_cpu(threads: int, dtype: str) -> Hardware:
             measured = matmul_rate(torch.device("cpu"), width=_WIDTHS[dtype], dtype=DTYPES[dtype])
     except UserError as error:
         return replace(known, source=f"{known.source}, since no rate could be measured here: {error.message}")
-    on = "1 thread" if threads == 1 else f"{threads} threads"
-    return replace(known, flops_per_second={dtype: measured}, source=f"a product measured here and now, on {on}")
+    source = f"a product measured here and now, on {count(threads, 'thread')}"
+    return replace(known, flops_per_second={dtype: measured}, source=source)
 
 
 def machine_memory() -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from efftx.core.counts import count
 from efftx.core.grid import print_text
 from efftx.errors import UserError
 from efftx.report import markup, numbers, render
@@ -169,7 +170,7 @@ def print_against(found: Iterable[SideBySide], console: Console) -> None:
             print_text(console, f"{where}{both} there: {says}", hanging=2)
         if differing or item.changed:
             console.print()
-    print_text(console, f"The same in both: {numbers.count(n_same, 'cell')}.")
+    print_text(console, f"The same in both: {count(n_same, 'cell')}.")
 
 
 def html(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> str:

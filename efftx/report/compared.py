@@ -99,14 +99,14 @@ def show(found: Compared, console: Console) -> None:
         console.print()
         table = Grid([Column("at the end, test"), *(Column(name, numbers=True) for name in ("a", "b", "b - a"))])
         for name, (a, b) in found.metrics.items():
-            table.row(heading(name), _number(a), _number(b), f"{b - a:+.4f}")
+            table.row(heading(name), _number(a), _number(b), f"{b - a:+z.4f}")
         table.print(console)
     for name, points in found.curves.items():
         console.print()
         table = Grid([Column("step", numbers=True), *(Column(side, numbers=True) for side in ("a", "b", "b - a"))])
         for step in _some(list(points)):
             one, other = points[step]
-            apart = "" if one is None or other is None else f"{other - one:+.4f}"
+            apart = "" if one is None or other is None else f"{other - one:+z.4f}"
             table.row(f"{step:,}", _number(one), _number(other), apart)
         print_text(console, f"{heading(name)}, validation")
         table.print(console)
@@ -156,4 +156,4 @@ def _value(value: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else f"{value:z.4f}"

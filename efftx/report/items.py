@@ -138,8 +138,8 @@ def gather(
                 scales=scales,
             )
         )
-    found = state_of(experiment, store, composer, sizes)
-    return Item(experiment, found["state"], found["why"], tuple(measured))
+    line = state_of(experiment, store, composer, sizes)
+    return Item(experiment, line["state"], line["why"], tuple(measured))
 
 
 def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Choice, ...]:

@@ -87,8 +87,10 @@ def to_terminal(table: Table, console: Console) -> None:
             grid.row(row.label, *texts)
     print_text(console, f"{table.subject} {table.caption}", style="bold")
     grid.print(console)
-    console.print()
-    for line in _words_below(table):
+    below = _words_below(table)
+    if below or table.notes:
+        console.print()
+    for line in below:
         print_text(console, line)
     for note in table.notes:
         print_text(console, note, style="dim")

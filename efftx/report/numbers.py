@@ -21,7 +21,7 @@ _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def number(value: float, form: CellFormat) -> str:
     """`value` as the experiment's cell writes it, such as `92.5`; a power of ten is raised, as in `2.6×10⁵`."""
-    return raised(form.format.format(value))
+    return raised(form.write(value))
 
 
 def raised(text: str) -> str:
@@ -89,14 +89,14 @@ def with_decimals(value: float, digits: int | None) -> str:
         small = 0 < abs(value) < 1e-4
         return number(value, CellFormat("", format="{:.2e}")) if small else three_digits(value)
     if digits <= 6:
-        return f"{value:,.{digits}f}"
+        return f"{value:z,.{digits}f}"
     exponent = math.floor(math.log10(abs(value))) if value else -digits
     return f"{value / 10**exponent:.{max(0, digits + exponent)}f}×10{str(exponent).translate(_RAISED)}"
 
 
 def three_digits(value: float) -> str:
     """`value` to three significant digits without an exponent: `1,960`."""
-    return f"{float(f'{value:.3g}'):,.12g}"
+    return f"{float(f'{value:.3g}'):z,.12g}"
 
 
 def four_digits(value: float) -> str:
@@ -111,12 +111,7 @@ def two_digits(value: float) -> str:
 
 def _significant(value: float, digits: int) -> str:
     text = f"{value:.{digits}g}"
-    return raised(text) if 0 < abs(value) < 1e-4 else f"{float(text):,.12g}"
-
-
-def count(n: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    return raised(text) if 0 < abs(value) < 1e-4 else f"{float(text):z,.12g}"
 
 
 def sentence(text: str) -> str:

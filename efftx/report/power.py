@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from efftx.core.counts import count
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
 from efftx.report import numbers
@@ -74,7 +75,7 @@ def _between(c: Comparison) -> str:
 
 
 def _count(seeds: int | None) -> str:
-    return f"more than {MOST_SEEDS:,} seeds" if seeds is None else numbers.count(seeds, "seed")
+    return f"more than {MOST_SEEDS:,} seeds" if seeds is None else count(seeds, "seed")
 
 
 def _seeds(power: Power) -> str:

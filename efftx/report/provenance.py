@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from efftx.core.counts import count
 from efftx.core.durations import duration
 from efftx.core.environment import Environment
 from efftx.report import numbers
@@ -76,15 +77,15 @@ def provenance(measured: Measured, experiment: Experiment, letters: Mapping[str,
 def counted(measured: Measured) -> str:
     """What there is, and what is counted: `19 records at size cpu: 6 rows, 3 seeds each, 1 gate`."""
     seeds = Counter(record.row for record in measured.trained)
-    counts = [numbers.count(len(seeds), "row")] if seeds else []
+    counts = [count(len(seeds), "row")] if seeds else []
     if seeds:
         fewest, most = min(seeds.values()), max(seeds.values())
-        each = numbers.count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+        each = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
         counts.append(f"{each} each" if len(seeds) > 1 else each)
     if gates := len(measured.records) - len(measured.trained):
-        counts.append(numbers.count(gates, "gate"))
+        counts.append(count(gates, "gate"))
     left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
-    records = numbers.count(len(measured.records), "record")
+    records = count(len(measured.records), "record")
     return f"{records} at size {measured.size}: {', '.join(counts)}{left_out}"
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from efftx.core.counts import count
 from efftx.report import numbers
 from efftx.report.units import Scale, scale, time_unit
 from efftx.study.claim_language import AS_GOOD_AS, EXACT
@@ -166,7 +167,7 @@ class _Shown:
         if c.kind == AS_GOOD_AS and c.margin is not None:
             margin = f"{c.margin * self.factor:g}"
             parts.append(f"margin {margin}{_unit(self.unit, margin)}")
-        parts.append(numbers.count(c.n, "seed"))
+        parts.append(count(c.n, "seed"))
         if c.kind == EXACT:
             parts.append("exact")
         return "".join(f", {part}" for part in parts) + p + _what_would_decide(c, brief)
@@ -214,7 +215,7 @@ def _of_what(comparisons: Sequence[Comparison]) -> str:
     """What the free names of the claim ran over: ` (3 rows, 2 columns)`; empty where there are none."""
     names = dict.fromkeys(name for c in comparisons for name in c.binding)
     ranges = {name: len({c.binding[name] for c in comparisons if name in c.binding}) for name in names}
-    ranged = ", ".join(numbers.count(n, name) for name, n in ranges.items())
+    ranged = ", ".join(count(n, name) for name, n in ranges.items())
     return f" ({ranged})" if ranged else ""
 
 

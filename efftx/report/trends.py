@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from efftx.core.counts import count
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
 from efftx.report.plotdata import Line, Plot, Point
@@ -77,7 +78,7 @@ def _fitted(over: float, estimate: Estimate, n: int) -> Point:
 def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:
     if found is None:
         return f"{title}: too few places for a line; it takes two values of {over} and two of {beside}, at one seed."
-    text = f"{title}, {numbers.count(found.n, 'seed')}, least squares in the logarithms of both sizes."
+    text = f"{title}, {count(found.n, 'seed')}, least squares in the logarithms of both sizes."
     if found.n < MIN_SEEDS:
         text += f" An interval takes {MIN_SEEDS} seeds."
     return " ".join((text, slope(found.over, over, unit), slope(found.beside, beside, unit)))

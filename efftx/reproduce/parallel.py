@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from efftx.core.said import say, width_of, without_least
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
 from efftx.parent import with_parent
 from efftx.study.sweeps import Run
@@ -75,7 +77,7 @@ class _WorkerPool:
                 self.stop(_STOPPED[process.returncode])
             elif process.returncode != -signal.SIGKILL:
                 self.n_done += 1
-                print(f"{self.n_done} of {self.n_tasks} runs done", file=sys.stderr, flush=True)
+                say(f"{self.n_done} of {self.n_tasks} runs done")
         return {"returncode": process.returncode, **_reading(out, task)}
 
     def stop(self, code: int) -> None:
@@ -88,9 +90,13 @@ class _WorkerPool:
                     process.send_signal(signal.SIGTERM)
 
 
+_PROGRESS = re.compile("  ETA [^ ].*$")
+
+
 def _tell_on(lines: IO[str] | None) -> None:
     for line in lines or ():
-        print(line, end="", file=sys.stderr, flush=True)
+        told, width = line.rstrip("\n"), width_of(sys.stderr)
+        say(without_least(told, width) if width and _PROGRESS.search(told) else told)
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:

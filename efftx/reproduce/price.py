@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from efftx.core.counts import count
 from efftx.core.durations import HOUR, duration
 from efftx.errors import UserError
 from efftx.reproduce.asked import Asked
@@ -57,9 +58,9 @@ def tell_left(
                 taken = HOUR * trainer.hours(trainer.compose(experiment.row_overrides(run.row, run.size), run.seed))
             seconds += taken
     if seconds / jobs > WORTH_TELLING:
-        known = f"{len(records)} records" if records else "efftx plan"
+        known = count(len(records), "record") if records else "efftx plan"
         side = f", {jobs} side by side" if jobs > 1 else ""
-        say(f"{experiment.id}: {len(trained)} runs left, about {duration(seconds / jobs)} by {known}{side}")
+        say(f"{experiment.id}: {count(len(trained), 'run')} left, about {duration(seconds / jobs)} by {known}{side}")
 
 
 def _seconds_taken(records: Sequence[Record], row: str) -> float | None:
@@ -89,7 +90,7 @@ def ask_price(
             if trained_first:
                 shared |= trained_first
                 hours += trainer.hours(trainer.compose(before, runs[0])) * len(trained_first)
-            say(f"{experiment.id}: {row}, {len(runs)} run(s): {duration(hours * HOUR)}")
+            say(f"{experiment.id}: {row}, {count(len(runs), 'run')}: {duration(hours * HOUR)}")
             total += hours
     if total > 0:
         say(f"price at the paper's size: {duration(total * HOUR)} on this device")

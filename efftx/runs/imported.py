@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from efftx.core.files import writing
+from efftx.data.arrays import DAMAGED_ARCHIVE
 from efftx.errors import UserError
 from efftx.models.author_weights import PREFIX, from_authors
 from efftx.models.transformers_weights import from_transformers, overrides_of
@@ -45,9 +45,10 @@ def read_authors(file: Path) -> Imported:
             found = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(PREFIX)}
     except FileNotFoundError as error:
         raise UserError("missing_file", f"There is no file {file}.") from error
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        hint = "An .npz of arrays of numbers, under the names that efftx/models/author_weights.py lists."
-        raise UserError("damaged_file", f"{file} cannot be read as arrays: {error}", hint) from error
+    except (*DAMAGED_ARCHIVE, ValueError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no .npz of arrays of numbers"
+        hint = "Give the .npz of the authors' arrays, under the names that efftx/models/author_weights.py lists."
+        raise UserError("damaged_file", f"{file} cannot be read: {why}.", hint) from error
     if not found:
         raise UserError("other_model", f"{file} holds no array whose name begins with '{PREFIX}'.")
     return Imported(from_authors(found), architecture_of(found), _sha256(file))

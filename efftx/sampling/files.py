@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efftx.core.counts import count
 from efftx.core.files import place_of, write_atomically, writing
 from efftx.data.dataset import open_dataset
 from efftx.errors import UserError
@@ -48,10 +49,12 @@ def read_starts(trained: Trained, request: Request) -> list[list[int]]:
         dataset = open_dataset(trained.config.data, trained.config.objective)
         rows = dataset.batch("test", 0, 0, request.n).tokens_BL.tolist()
         if len(rows) < request.n:
-            message = f"The test split of data={name} has {len(rows)} rows, and n={request.n} are to be completed."
+            message = (
+                f"The test split of data={name} has {count(len(rows), 'row')}, and n={request.n} are to be completed."
+            )
             raise UserError("bad_value", message, f"Set n={len(rows)} or less.")
     if len(rows[0]) <= n_given:
-        message = f"data.path={request.path} has {len(rows[0]):,} tokens, and {n_given:,} are to be given."
+        message = f"data.path={request.path} has {count(len(rows[0]), 'token')}, and {n_given:,} are to be given."
         raise UserError("bad_value", message, "Give a longer one, or a smaller complete=.")
     return [row[:n_given] for row in rows]
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efftx.core.counts import count
 from efftx.data.dataset import open_dataset
 from efftx.data.rendering import Rendering
 from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig
@@ -201,14 +202,19 @@ def n_new_of(trained: Trained, given: Given, request: Request) -> int:
         # Only the decoder is shifted, and has a position more for it.
         most = most_positions(replace(config.positions, before_shift=False), config.data.length)
         if most is not None and len(given.tokens) > most:
-            message = f"The input has {len(given.tokens):,} tokens, and the encoder has {most:,} positions."
-            raise UserError("too_long", message, f"Shorten it to {most:,} tokens, its end among them.")
+            message = (
+                f"The input has {count(len(given.tokens), 'token')}, and the encoder has {count(most, 'position')}."
+            )
+            raise UserError("too_long", message, f"Shorten it to {count(most, 'token')}, its end among them.")
     n_prompt = len(given.tokens) if trained.is_language_model else 0
     most = most_positions(config.positions, config.target_length)
     room = None if most is None else most - n_prompt
     if room is not None and room < 1:
-        message = f"The prompt has {n_prompt:,} tokens, and the model has {most:,} positions for it and what follows."
-        raise UserError("too_long", message, f"Shorten the prompt to at most {n_prompt + room - 1:,} tokens.")
+        message = (
+            f"The prompt has {count(n_prompt, 'token')}, and the model has {count(n_prompt + room, 'position')} for it "
+            "and what follows."
+        )
+        raise UserError("too_long", message, f"Shorten the prompt to at most {count(n_prompt + room - 1, 'token')}.")
     if request.max_new is None:
         usual = MAX_NEW if trained.is_language_model else config.target_length
         if trained.rendering.kind != "text":

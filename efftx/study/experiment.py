@@ -6,6 +6,8 @@ calls one of `measures` instead. Names of rows and columns are those of the prin
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -29,6 +31,11 @@ class Cell:
     unit: str = ""
     better: str = "none"
     format: str = "{:.2f}"
+
+    def write(self, value: float) -> str:
+        """`value` in the format; what rounds to zero has no minus sign."""
+        text = self.format.format(value)
+        return text if re.search("[1-9]", text) or not math.isfinite(value) else self.format.format(0.0)
 
 
 @dataclass(frozen=True)

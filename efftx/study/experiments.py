@@ -96,10 +96,20 @@ def select(experiments: Experiments, items: Collection[str]) -> list[Experiment]
             for e in experiments.values():
                 if item in e.formerly:
                     raise UserError("unknown_item", f"'{item}' is called {e.id} now")
-            names = [*experiments, *(e.paper for e in experiments.values()), "all"]
-            raise UserError("unknown_item", f"there is no table or figure '{item}'", nearest(item, names))
+            raise UserError("unknown_item", f"there is no table or figure '{item}'", _near(item, experiments))
         chosen |= hits
     return list(chosen.values())
+
+
+def _near(item: str, experiments: Experiments) -> str:
+    """The nearest items; of a paper that is known, all of its own where none is near."""
+    paper, _, name = item.partition("/")
+    own = [id for id in experiments if id.startswith(f"{paper}/")]
+    if own:
+        near = nearest(name, (id.removeprefix(f"{paper}/") for id in own), at_most=0)
+        return nearest(item, own) if near else f"Known: {', '.join(own)}."
+    names = [*experiments, *(e.paper for e in experiments.values()), "all"]
+    return nearest(item, names, at_most=0) or "`efftx list` names them all."
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -70,9 +70,9 @@ def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> st
     p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))
     if p * len(met) <= LEVEL:
         return ""
-    told = cell.format.format(bar)
+    told = cell.write(bar)
     what = f"is not {gate.kind} {told} ({name})" if gate.kind in (LOWEST, HIGHEST) else f"does not beat {name} ({told})"
     beyond = (mean > bar) == (cell.better == "higher") and mean != bar
     close = f", p = {min(1.0, p * len(met)):.2g}" if beyond else ""
     model = experiment.cell_label(row, column) if gate.columns else experiment.label(row)
-    return f"{model} ({cell.format.format(mean)}) {what}{close}"
+    return f"{model} ({cell.write(mean)}) {what}{close}"

@@ -24,7 +24,6 @@ from efftx.distributed.wrap import whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
-from efftx.layers.positions import off_the_grid
 from efftx.machine import devices
 from efftx.machine.allocator import keep_freed_memory
 from efftx.models.build import Model, build_on_meta, dense_parameters
@@ -295,7 +294,7 @@ class Trainer:
         named = {f"valid_{name}": value for name, value in found.items()}
         run.log(state.step, named)
         self.tracker.log(state.step, named)
-        words = ", ".join(f"{heading(k)} {v:.4f}" for k, v in shown(found).items())
+        words = ", ".join(f"{heading(k)} {v:z.4f}" for k, v in shown(found).items())
         self.progress.validated(state.step, words)
         self.saver.save_meta(state.step, self.learner.meta(run.sync()))
 
@@ -349,13 +348,9 @@ def _threads_note(setting: Setting) -> str:
 
 def _notes_of_model(setting: Setting, model: Model) -> list[str]:
     """What to tell of a model before it is trained."""
-    config, dataset = setting.config, setting.dataset
+    config = setting.config
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    notes = (
-        unequal(config, n_parameters, dense_parameters(config, dataset.vocab_size)),
-        unreached(config),
-        off_the_grid(config.positions, getattr(dataset, "picture_shape", None)),
-    )
+    notes = (unequal(config, n_parameters, dense_parameters(config, setting.dataset.vocab_size)), unreached(config))
     return [note for note in notes if note]
 
 

@@ -142,7 +142,7 @@ class Progress:
         (first, first_step, _), (last, last_step, _) = self._window[0], self._window[-1]
         left = (self._total - step) * (last - first) / (last_step - first_step) if last_step > first_step else 0.0
         begin, end = f"{step}/{self._total}", f"ETA {datetime.timedelta(seconds=round(left))}"
-        told = f"loss {loss:.4f}" + (f" {self._unit}" if width is None or width >= ROOMY else "")
+        told = f"loss {loss:z.4f}" + (f" {self._unit}" if width is None or width >= ROOMY else "")
         if width is not None and 0 < width < len(f"{begin}  {told}  {end}"):
             return [begin, end]
         shown = [begin, told]

@@ -18,9 +18,8 @@ from efftx.layers.positions import (
     SinusoidalPositions,
     make_positions,
     most_positions,
-    off_the_grid,
 )
-from efftx.layers.settings import check_positions
+from efftx.layers.settings import check_positions, off_the_grid
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 
@@ -292,7 +291,7 @@ def test_other_positions_have_no_end(kind: str) -> None:
     ],
 )
 def test_a_grid_that_is_not_the_pictures_is_told_with_one_that_is(kind: str, grid: list[int], told: str | None) -> None:
-    note = off_the_grid(PositionsConfig(kind, axial_shape=grid), (16, 16, 3))
+    note = off_the_grid(PositionsConfig(kind, axial_shape=grid), 16)
     assert (note is None) == (told is None)
     assert told is None or (note is not None and f"rows of 48 bytes: {told} would" in note)
     assert off_the_grid(PositionsConfig(kind, axial_shape=grid), None) is None
