@@ -10,7 +10,7 @@ from rich.console import Console
 
 from efftx.core.counts import count
 from efftx.core.grid import print_text
-from efftx.report import markup, numbers
+from efftx.report import markup
 from efftx.report.badges import BADGES
 from efftx.report.fairness import sweep_tables
 from efftx.report.items import gather
@@ -61,7 +61,7 @@ def print_item(
     if experiment.chosen:
         n_rows = len([row for row in experiment.rows_at(size) if not experiment.is_chosen(row)])
         n_claims = len([verdict for verdict in item.verdicts if verdict.verdict == NOT_RUN])
-        others = f"{count(n_rows, 'other row')} and {numbers.count(n_claims, 'claim')} that they would decide"
+        others = f"{count(n_rows, 'other row')} and {count(n_claims, 'claim')} that they would decide"
         console.print()
         print_text(console, f"Not shown: {others}; `efftx report {experiment.id}` shows all.")
 
