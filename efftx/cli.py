@@ -159,7 +159,7 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
     refuse_flags(
         [word for word in rest if word.split("=")[0] not in HYDRA_FLAGS],
         [*parser._option_string_actions, *(HYDRA_FLAGS if command.composes else ())],
-        _settings(command) if any(word.startswith("--") for word in rest) else (),
+        lambda: _settings(command),
     )
     arguments.json = "--json" in words
     return name, arguments, rest

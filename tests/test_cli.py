@@ -36,7 +36,7 @@ def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["train", "lsh.n_hash=3"], "lsh.n_hashes"),
         (["train", "model=transformer", "lsh.n_hashes=3"], "attention"),
-        (["train", "d_model=wide"], "Integer"),
+        (["train", "d_model=wide"], "whole number"),
         (["train", "model=transformer", "n_heads=3", "d_head=null"], "divisible"),
         (["train", "lsh.n_hashes=1,2"], "efftx ablate"),
         (["train", "lsh.n_buckets=[3]", "lsh.full_below=0"], "even number"),
@@ -45,7 +45,7 @@ def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "model=reformer", "positions.axial_shape=[4,4]"], "16 positions"),
         (["train", "data=enwik8", "data.path=/does/not/exist"], "/does/not/exist"),
         (["train", "--jsn"], "--jsn"),
-        (["ablate", "lsh.n_hashes=1,2", "d_model=wide"], "Integer"),
+        (["ablate", "lsh.n_hashes=1,2", "d_model=wide"], "whole number"),
         (["ablate", "seed=1,2", "run_dir=here"], "run_dir"),
         (["reproduce", "reformer/tabel2"], "reformer/table2"),
         (["reproduce", "reformer/table2", "size=huge"], "smoke"),

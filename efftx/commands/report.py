@@ -28,7 +28,7 @@ MOST_NAMED = 20
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Prints items, writes the report, or compares it; exit code 1 where it differs or a damaged record is left out."""
     read = Options(words, ("size",))
-    items, size = read.plain, read.given.get("size", "")
+    items, size = read.plain, read.given.get("size")
     experiments = load_experiments()
     chosen = select(experiments, items)
     errors: list[UserError] = [file.error for file in experiments.unreadable if file.is_meant(items)]
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     damaged = [error.message for error in errors]
     for error in errors:
         say(f"Left out: {error.message} {error.hint}")
-    if size and (arguments.against or not items):
+    if size is not None and (arguments.against or not items):
         hint = "For instance `efftx report reformer/table2 size=cpu`."
         raise UserError("bad_command", "size= shows an item at one size.", hint)
     if arguments.html and not arguments.against:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     if arguments.check and items:
         raise UserError("bad_command", "--check compares the whole report.", "Leave the item out.")
     if items:
-        return _items(at_size(chosen, size), size, damaged)
+        return _items(at_size(chosen, size), size or "", damaged)
     return _whole(experiments, damaged, only_check=arguments.check)
 
 

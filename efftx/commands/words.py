@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Callable, Collection, Sequence
 
 from efftx.core.ranks import n_processes
 from efftx.errors import UserError, nearest
@@ -37,13 +38,17 @@ _INSTEAD = {
 }
 
 
-def refuse_flags(words: Sequence[str], known: Sequence[str] = (), settings: Collection[str] = ()) -> None:
+def refuse_flags(
+    words: Sequence[str], known: Sequence[str] = (), settings: Callable[[], Collection[str]] = tuple
+) -> None:
     """UserError for a word with a hyphen before it: with the nearest of `known`, or as what it is of `settings`."""
     for at, word in enumerate(words):
         if word.startswith("-"):
             flag = word.split("=", 1)[0]
             instead = next((told for flags, told in _INSTEAD.items() if flag in flags), "")
-            hint = instead or _without_hyphens(word, words[at + 1 :], settings) or nearest(flag, known)
+            slip = difflib.get_close_matches(flag, known, n=1, cutoff=0.8)
+            hint = instead or ("" if slip else _without_hyphens(word, words[at + 1 :], settings()))
+            hint = hint or nearest(flag, known)
             raise UserError("bad_command", f"There is no option '{word}' here.", hint)
 
 

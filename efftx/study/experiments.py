@@ -219,11 +219,11 @@ def _check_claim(e: Experiment, claim: Claim) -> None:
                 raise UserError("bad_claim", message, nearest(item, names))
 
 
-def at_size(experiments: Sequence[Experiment], size: str) -> list[Experiment]:
-    """The experiments that are defined at `size`, all of them where it is empty; UserError where none is."""
-    if size and size not in SIZES:
+def at_size(experiments: Sequence[Experiment], size: str | None) -> list[Experiment]:
+    """The experiments that are defined at `size`, all of them where it is None; UserError where none is."""
+    if size is not None and size not in SIZES:
         raise UserError("unknown_size", f"there is no size '{size}'", nearest(size, SIZES))
-    here = [experiment for experiment in experiments if not size or size in experiment.sizes_known()]
+    here = [experiment for experiment in experiments if size is None or size in experiment.sizes_known()]
     if not here:
         known = sorted({s for experiment in experiments for s in experiment.sizes_known()})
         raise UserError("unknown_size", f"nothing of this is defined at size {size}", f"Defined: {', '.join(known)}.")

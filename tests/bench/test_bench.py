@@ -46,7 +46,7 @@ def test_a_row_of_attention_has_its_keys_is_json_and_is_printed() -> None:
         assert row["ratio_to_bound"] == row["seconds"] / row["bound_seconds"]
     assert result["machine"]["read_bytes_per_second"] > 0
     shown = printed(result)
-    assert all(name in shown for name in ("full-block", "lsh-2-later =", "1 threads"))
+    assert all(name in shown for name in ("full-block", "lsh-2-later =", "1 thread,"))
 
 
 @pytest.mark.parametrize(

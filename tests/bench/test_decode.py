@@ -85,7 +85,7 @@ def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
     for width in (60, 80, 160):
         assert all(len(line) <= width for line in printed(result, width).splitlines()), width
     shown = printed(result, width=160)
-    told = ("controller", "The authors' protocol", "64.0 KiB", "1 threads", "matrix-vector", "everything else")
+    told = ("controller", "The authors' protocol", "64.0 KiB", "1 thread,", "matrix-vector", "everything else")
     assert all(words in shown for words in told)
     assert "width-128-dense cycles over 1 distinct set of a block's weights" in shown
 

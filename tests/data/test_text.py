@@ -244,6 +244,6 @@ def test_train_plan_sample_and_the_catalogue_know_it(tmp_path: Path, capsys: pyt
     }
     assert run("sample", trained["run"], "prompt=Line", "max_new=4")["samples"]
     rows = [row for row in run("data", "list")["data"] if row["name"] == "text"]
-    assert [row["state"] for row in rows] == ["verified"]
+    assert [row["state"] for row in rows] == ["prepared"]
     assert rows == run("data", "verify", "text")["data"]
     assert SPLITS == ("train", "valid", "test")

@@ -13,7 +13,7 @@ from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import MODES, FixedConfig, FullConfig, LocalConfig, StridedConfig
 from efftx.layers.cost import Heads, Rows
-from efftx.layers.patterns import Full, Local, make_pattern
+from efftx.layers.patterns import Full, Local, Softmax, make_pattern
 from efftx.layers.projections import DenseQKV
 from efftx.ops.fixed import FixedUnion
 from efftx.ops.patterns import attention_naive, index_set
@@ -97,7 +97,7 @@ def test_every_head_attends_to_its_index_set(name: str, index: int) -> None:
         place = torch.arange(20)
         for mask in (None, place < torch.tensor([[20], [7]]), place % 3 < torch.tensor([[1], [2]])):
             how = {"scale": 0.7, "exclude_self": exclude_self, "key_mask_BL": mask}
-            found = pattern.attend(q, k, v, causal=causal, dropout=0.0, **how)
+            found = pattern.attend(q, k, v, Softmax(causal=causal, **how))
             assert_close(found, attention_naive(q, k, v, seen_HLL=seen, **how), ROUNDING, f"{causal} {exclude_self}")
         assert pattern.keys(20, causal=causal, exclude_self=exclude_self) > 0
 

@@ -9,7 +9,7 @@ import torch
 
 from efftx.bench.stacks import attention_of
 from efftx.config.compose import compose
-from efftx.layers.patterns import ByHead
+from efftx.layers.patterns import ByHead, Softmax
 from efftx.machine.timing import Timing
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.measures.attention import score_entries, score_memory
@@ -145,10 +145,10 @@ def test_attention_alone_runs_every_layer_s_own_pattern(monkeypatch: pytest.Monk
     seen: list[str] = []
     attend = ByHead.attend
 
-    def noted(self: ByHead, q: Any, k: Any, v: Any, **how: Any) -> Any:
+    def noted(self: ByHead, q: Any, k: Any, v: Any, how: Softmax) -> Any:
         assert q.shape == (config.training.batch_size, config.n_heads, config.data.length, 16)
         seen.append(type(self.sets[0]).__name__)
-        return attend(self, q, k, v, **how)
+        return attend(self, q, k, v, how)
 
     monkeypatch.setattr(ByHead, "attend", noted)
     attention_of(config, torch.device("cpu"))()
