@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.sampling.request import Request
 from efftx.sampling.trained import Trained, load_run
 from efftx.study.experiments import load_experiments, select

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from efftx.commands.outcome import show_error
-from efftx.core.said import say, without_least
+from efftx.core.lines import say, shortened
 from efftx.report.numbers import with_decimals
 from efftx.study.experiment import Cell
 from efftx.terminal import show_ablation, show_data, show_list, show_training
@@ -151,10 +151,10 @@ def test_errors_hints_and_notes_break_on_a_terminal_and_stay_whole_in_a_pipe(
 
 def test_a_line_of_progress_loses_what_is_least_useful_and_never_breaks() -> None:
     line = "LSH-4, seed 0  12/300  loss 2.3456 nats/token  1,234 tokens/s  500 MiB  ETA 0:01:00"
-    assert without_least(line, 100) == line
-    assert without_least(line, 70) == "LSH-4, seed 0  12/300  loss 2.3456 nats/token  ETA 0:01:00"
-    assert without_least(line, 40) == "LSH-4, seed 0  12/300  ETA 0:01:00"
-    assert without_least(line, 10) == "LSH-4, se…"
+    assert shortened(line, 100) == line
+    assert shortened(line, 70) == "LSH-4, seed 0  12/300  loss 2.3456 nats/token  ETA 0:01:00"
+    assert shortened(line, 40) == "LSH-4, seed 0  12/300  ETA 0:01:00"
+    assert shortened(line, 10) == "LSH-4, se…"
 
 
 def test_what_rounds_to_zero_has_no_minus_sign() -> None:

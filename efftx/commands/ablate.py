@@ -6,7 +6,7 @@ import argparse
 
 from efftx.commands.outcome import Outcome
 from efftx.config.compose import parse_overrides, refuse_unknown_keys, split_hydra, swept_keys
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 from efftx.terminal import show_ablation
 

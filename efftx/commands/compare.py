@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efftx.commands.outcome import Outcome
 from efftx.core.files import place_of, write_atomically, writing
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.report.compared import compare, drawn, show

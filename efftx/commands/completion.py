@@ -8,6 +8,9 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 
 from efftx.commands import COMMANDS, Command
+from efftx.commands.bench import LESS_MEMORY
+from efftx.commands.data import ACTIONS as DATA_ACTIONS
+from efftx.commands.import_weights import KINDS
 from efftx.commands.words import COMPLETION_FLAGS, HYDRA_FLAGS
 from efftx.config.compose import GROUPS, run_hydra
 from efftx.core.shipped import shipped
@@ -19,12 +22,7 @@ ACTIONS = ("install=bash", "install=zsh", "install=fish", "uninstall=bash", "uni
 QUERIES = {"query=bash": " ", "query=zsh": " ", "query=fish": "\n"}
 """What the scripts ask, with what stands between the words that they read."""
 ITEMS = ("reproduce", "report", "power", "list")
-WORDS = {
-    "bench": ("attention", "decode", "memory", "train"),
-    "import": ("trax", "hf"),
-    "export": ("trax", "hf"),
-    "data": ("list", "prepare", "verify"),
-}
+WORDS = {"bench": tuple(LESS_MEMORY), "import": KINDS, "export": KINDS, "data": DATA_ACTIONS}
 
 
 def complete(words: Sequence[str]) -> str:

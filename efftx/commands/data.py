@@ -6,7 +6,7 @@ import argparse
 
 from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.data import catalogue
 from efftx.data.dataset import find_source, names
 from efftx.errors import UserError, nearest

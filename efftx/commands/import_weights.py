@@ -8,7 +8,7 @@ from pathlib import Path
 
 from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose, parse_overrides
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError, nearest
 from efftx.terminal import show_training
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from efftx.commands.outcome import Outcome
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.options import Options
 from efftx.study.composer import Composer
 from efftx.study.experiments import load_experiments, select

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from efftx.core.artifact import finite
-from efftx.core.said import in_lines
+from efftx.core.lines import in_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ import argparse
 from rich.console import Console
 
 from efftx.commands.outcome import Outcome
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError, nearest
 from efftx.options import Options
 from efftx.report.power import power_json, show_power

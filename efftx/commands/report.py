@@ -11,7 +11,7 @@ from rich.console import Console
 from efftx.commands.outcome import Outcome
 from efftx.core.counts import count
 from efftx.core.files import write_atomically, writing
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 from efftx.options import Options
 from efftx.report import against

@@ -10,7 +10,7 @@ from rich.console import Console
 from efftx.commands.outcome import Outcome
 from efftx.config.settings import TrackerConfig
 from efftx.config.values import Range
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 from efftx.options import SEED, Options, decimal, whole, wholes
 from efftx.report.show import print_item

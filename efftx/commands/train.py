@@ -8,8 +8,8 @@ from dataclasses import asdict
 from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose, parse_overrides
 from efftx.config.schema import Config
+from efftx.core.lines import say
 from efftx.core.ranks import n_processes
-from efftx.core.said import say
 from efftx.layers.settings import off_the_grid
 from efftx.terminal import show_training
 

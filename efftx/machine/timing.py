@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from efftx.core.files import read_file, write_atomically
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 from efftx.machine.devices import environment
 from efftx.native.program import reading

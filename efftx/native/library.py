@@ -30,7 +30,7 @@ from torch import Tensor
 from efftx.core.artifact import read_checked, write_checked
 from efftx.core.cache import cache_root
 from efftx.core.files import sweep
-from efftx.core.said import say
+from efftx.core.lines import say
 from efftx.errors import UserError
 
 SOURCE = Path(__file__).with_name("kernels.cpp")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from efftx.core.said import say, width_of, without_least
+from efftx.core.lines import say, shortened, width_of
 from efftx.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Interrupted
 from efftx.parent import with_parent
 from efftx.study.sweeps import Run
@@ -96,7 +96,7 @@ _PROGRESS = re.compile("  ETA [^ ].*$")
 def _tell_on(lines: IO[str] | None) -> None:
     for line in lines or ():
         told, width = line.rstrip("\n"), width_of(sys.stderr)
-        say(without_least(told, width) if width and _PROGRESS.search(told) else told)
+        say(shortened(told, width) if width and _PROGRESS.search(told) else told)
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Lines on stderr, or another stream: on a terminal at most as wide as it is, whole in a pipe."""
+"""Lines on stderr, or another stream: no wider than a terminal is, and unbroken in a pipe."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def in_lines(text: str, stream: TextIO, indent: int = 0) -> list[str]:
     return wrapped(text, max(1, width - indent))
 
 
-def without_least(line: str, width: int) -> str:
-    """A line of progress, parts between two spaces, in `width`: those before the last give way, the foremost stay."""
+def shortened(line: str, width: int) -> str:
+    """A line of progress in at most `width` columns: of its parts, two spaces apart, the last but one goes first."""
     parts = line.split("  ")
     while len("  ".join(parts)) > width and len(parts) > 3:
         del parts[-2]
