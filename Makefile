@@ -33,9 +33,13 @@ lint: $(BIN)/efftx
 types: $(BIN)/efftx
 	$(BIN)/mypy
 
-# Every item at the size that only proves the path, in roots of its own.
+# Every item at the size that only proves the path, in roots of its own, two papers at a time.
 smoke: $(BIN)/efftx
-	EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs $(BIN)/efftx reproduce all size=smoke
+	$(MAKE) --no-print-directory --jobs 2 smoke-scaling smoke-reformer smoke-sparse
+
+smoke-%: $(BIN)/efftx
+	OMP_NUM_THREADS=1 EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs \
+		$(BIN)/efftx reproduce $* size=smoke
 
 # What one H100-class card gives in nine minutes, into results/; the same again goes on from there. See .ci/gpu.
 gpu: $(BIN)/efftx

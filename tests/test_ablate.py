@@ -237,7 +237,7 @@ def test_a_launcher_gives_what_is_given_here(launcher: str, plugin: str, tmp_pat
 
 # ---- workers that die
 
-JOBS = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=400", "checkpoint.every=10"]
+JOBS = ["model=reformer", "data=duplicate", "size=smoke", "threads=1", "training.steps=200", "checkpoint.every=50"]
 JOBS += ["evaluation.every=0", "evaluation.batches=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
