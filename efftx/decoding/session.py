@@ -204,8 +204,10 @@ class CachedSession:
         if isinstance(model, Decoder):
             return split(x_BLD, model.reversible), Context(token_BL=token_BL if model.reads_ids else None), None
         assert self.inputs_BE is not None
+        alike = bool((self.inputs_BE == self.inputs_BE[:1]).all())  # a beam's rows, or a sample's
         with rotations_shared(model):
-            encoded = model.encode(self.inputs_BE)
+            encoded = model.encode(self.inputs_BE[:1] if alike else self.inputs_BE)
+        encoded = tuple(stream_BED.expand(self.batch, -1, -1) for stream_BED in encoded)
         is_token_BE = self.inputs_BE != PADDING
         streams, context = model.enter(x_BLD, token_BL, encoded, self.inputs_BE)
         joins = streams[0].shape[1] > x_BLD.shape[1]

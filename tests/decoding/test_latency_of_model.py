@@ -13,7 +13,7 @@ import torch
 from efftx.decoding import latency
 from efftx.decoding.latency import decoding_latency
 from efftx.runs.checkpoint import weights_sha256
-from tests.decoding.test_session import DECODERS, INPUTS, PAIRS, _full, _model
+from tests.decoding.models import DECODERS, INPUTS, PAIRS, full_pass, model_of
 
 KEYS = {"decode_ms", "decode_spread", "decode_tokens_per_second", "decode_bandwidth_share"}
 ROW = torch.arange(1, 21)
@@ -28,7 +28,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("overrides", [DECODERS["everything"], ("model=reformer", "attention=[lsh]")], ids=str)
 def test_randomness_threads_and_weights_are_left_as_they_were(overrides: tuple[str, ...]) -> None:
-    model = _model(overrides, "stdlib")
+    model = model_of(overrides, "stdlib")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     weights, random = weights_sha256(dict(model.named_parameters())), torch.get_rng_state()
     assert decoding_latency(model, ROW, None).keys() == KEYS
@@ -38,28 +38,28 @@ def test_randomness_threads_and_weights_are_left_as_they_were(overrides: tuple[s
 
 
 def test_the_model_says_the_same_afterwards() -> None:
-    model = _model(DECODERS["transformer"], "stdlib")
-    before = _full(model, (4,), 5)
+    model = model_of(DECODERS["transformer"], "stdlib")
+    before = full_pass(model, (4,), 5)
     decoding_latency(model, ROW, None)
-    assert torch.equal(_full(model, (4,), 5), before)
+    assert torch.equal(full_pass(model, (4,), 5), before)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3])
 def test_a_row_without_room_for_three_tokens_has_no_latency(length: int) -> None:
-    assert decoding_latency(_model(DECODERS["transformer"], "stdlib"), ROW[:length], None) == {}
+    assert decoding_latency(model_of(DECODERS["transformer"], "stdlib"), ROW[:length], None) == {}
 
 
 @pytest.mark.parametrize("length", [4, 5, 6, 7, 8, 20, 64])
 def test_a_short_row_has_one_wherever_three_tokens_fit(length: int) -> None:
     found = decoding_latency(
-        _model(("model=transformer", f"data.length={length}"), "stdlib"), ROW[:1].repeat(length), None
+        model_of(("model=transformer", f"data.length={length}"), "stdlib"), ROW[:1].repeat(length), None
     )
     assert set(found) in ({*KEYS}, set())
     assert bool(found) == (length - length // 2 - 1 > 2)
 
 
 def test_an_encoders_model_starts_without_a_prompt() -> None:
-    model = _model((*PAIRS["cross-attention"], "positions.max_len=64"), "stdlib")
+    model = model_of((*PAIRS["cross-attention"], "positions.max_len=64"), "stdlib")
     assert decoding_latency(model, ROW[:4], INPUTS[:1]).keys() == KEYS
 
 
@@ -72,7 +72,7 @@ def _clock_of(monkeypatch: pytest.MonkeyPatch, seconds: Sequence[float]) -> None
 def test_the_latency_is_the_median_of_the_counted_tokens_and_its_share_what_they_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = _model(DECODERS["transformer"], "stdlib")
+    model = model_of(DECODERS["transformer"], "stdlib")
     row_L = torch.arange(1, 21).repeat(2)
     n_tokens = latency.TOKENS - 1  # 40 tokens, of which 16 are the prompt
     uncounted, counted = [64.0] * latency.IGNORED, [*[0.25, 2.0] * 10, 0.5]
