@@ -289,11 +289,11 @@ class _FirstDeath:
 
     def _working(self) -> dict[int, str]:
         """Process id -> the point that it began last, of this process's own children on this machine."""
-        found: dict[int, str] = {}
+        working: dict[int, str] = {}
         here = [socket.gethostname(), os.getpid()]
         for file in sorted(self._scratch.glob("*.started"), key=lambda path: path.stat().st_mtime):
             with suppress(ValueError):  # it is being written
                 *parent, pid = json.loads(file.read_text())
                 if parent == here:
-                    found[pid] = file.stem
-        return found
+                    working[pid] = file.stem
+        return working

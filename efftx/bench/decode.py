@@ -210,8 +210,8 @@ def bench_decode(options: Options) -> dict[str, Any]:
         reference = Reference(device, cache_bytes)
         for name in names:
             if name in PEERS:
-                found, why = _peer_rows(name, asked, reference)
-                rows += found
+                of_peer, why = _peer_rows(name, asked, reference)
+                rows += of_peer
                 skipped += [{"name": name, "length": asked.contexts[0], "why": why}] if why else []
                 continue
             rows += decode_rows(name, asked, reference)
@@ -288,7 +288,7 @@ def _first_tokens(model: Tokens, prompts: Sequence[int]) -> dict[str, float]:
     """Seconds to the first token after prompts of these lengths."""
     read = {str(length): partial(model.read_prompt, length) for length in prompts}
     timed = interleaved(read, repeats=PROMPT_REPEATS, device=torch.device("cpu"))
-    return {length: found.seconds for length, found in timed.items()}
+    return {length: timing.seconds for length, timing in timed.items()}
 
 
 def _check_tokens(protocol: str, tokens: int) -> None:
@@ -313,14 +313,14 @@ def _with_context(weights: Weights, config: Config, batch: int, context: int) ->
     A row that several tokens choose is read once: N (1 - (1 - 1/N)^batch) rows of a block of N are expected, as if
     every token chose by itself. What else a token reads of that layer, the whole batch reads once.
     """
-    found = dict(weights.reads)
+    reads = dict(weights.reads)
     if weights.n_blocks:
-        found["attention"] = Read("attention", 0, _kept_bytes(config, weights.n_blocks, batch, context))
+        reads["attention"] = Read("attention", 0, _kept_bytes(config, weights.n_blocks, batch, context))
     for part, rows in weights.chosen.items():
-        n, one = config.sparse_ff.N, found[part]
+        n, one = config.sparse_ff.N, reads[part]
         more = n * (1 - (1 - 1 / n) ** batch) - 1
-        found[part] = Read(part, one.weights + round(more * rows.weights), one.bytes + round(more * rows.bytes))
-    return found
+        reads[part] = Read(part, one.weights + round(more * rows.weights), one.bytes + round(more * rows.bytes))
+    return reads
 
 
 def _names(options: Options) -> list[str]:

@@ -95,8 +95,8 @@ def case_named(name: str) -> Case:
     proportions of the 800M model, `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0,
     dense. UserError with the nearest name, or how such a name is made, for any other.
     """
-    found = _BEHIND.fullmatch(name)
-    base, int8, n_blocks, int8_last = found.groups() if found else (name, None, None, None)
+    match = _BEHIND.fullmatch(name)
+    base, int8, n_blocks, int8_last = match.groups() if match else (name, None, None, None)
     by_prefix = {WIDTH: _of_width, LOGITS: _of_logits}
     make = next((make for prefix, make in by_prefix.items() if base.startswith(prefix)), CASES.get)
     case = make(base)

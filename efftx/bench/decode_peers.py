@@ -87,10 +87,10 @@ def _t5(shape: Shape, n_positions: int) -> Any:
 
 
 def _t5_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -> Tensor:
-    found: Tensor = whole(
+    logits: Tensor = whole(
         decoder_input_ids=token_11, encoder_outputs=(memory_1ED,), past_key_values=cache, use_cache=True
     ).logits
-    return found
+    return logits
 
 
 def _gpt2(shape: Shape, n_positions: int) -> Any:
@@ -112,8 +112,8 @@ def _gpt2(shape: Shape, n_positions: int) -> Any:
 
 
 def _gpt2_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -> Tensor:
-    found: Tensor = whole(input_ids=token_11, past_key_values=cache, use_cache=True).logits
-    return found
+    logits: Tensor = whole(input_ids=token_11, past_key_values=cache, use_cache=True).logits
+    return logits
 
 
 _JOINS = "its cache joins the new key and value to all those before"

@@ -87,9 +87,9 @@ def parts_marked(blocks: Iterable[Block], mark: Mark) -> Iterator[None]:
         def marked(*args: Any, **options: Any) -> Any:
             if before is not None:
                 mark(before)
-            found = call(*args, **options)
+            result = call(*args, **options)
             mark(after)
-            return found
+            return result
 
         if (id(layer), method) not in wrapped:
             wrapped[id(layer), method] = layer
@@ -182,7 +182,7 @@ def timed_tokens(model: Decoder, tokens: int) -> list[Timed]:
 
     The parts are those of one token more after every `PARTS_EVERY`th, the last among them; None with the others.
     """
-    found = []
+    repetitions = []
     with no_garbage_collection():
         for i in range(-WARM_UP, tokens):
             started = time.perf_counter()
@@ -194,8 +194,8 @@ def timed_tokens(model: Decoder, tokens: int) -> list[Timed]:
             if (tokens - 1 - i) % PARTS_EVERY == 0:
                 model.step_by_part()
                 parts = dict(model.last_seconds()[0])
-            found.append((seconds, parts, blocks))
-    return found
+            repetitions.append((seconds, parts, blocks))
+    return repetitions
 
 
 def decode_row(

@@ -263,9 +263,9 @@ def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) 
     share = share_of([Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)])
 
     def step() -> tuple[float, float]:
-        found = learner.gradients(share, config, 1, device)
+        sums = learner.gradients(share, config, 1, device)
         learner.update()
-        return found
+        return sums
 
     return step
 
@@ -304,17 +304,17 @@ def _loss(model: nn.Module, batch: tuple[Tensor, ...], states: dict[str, Recompu
 
 def _shapes(configs: Iterable[tuple[str, Config]]) -> list[dict[str, Any]]:
     """Every shape among models that are given with their names, and the `names` of those that have it."""
-    found: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
     names: list[list[str]] = []
     for name, config in configs:
         shape = _shape(config)
-        if shape not in found:
-            found.append(shape)
+        if shape not in shapes:
+            shapes.append(shape)
             names.append([])
-        of_shape = names[found.index(shape)]
+        of_shape = names[shapes.index(shape)]
         if name not in of_shape:
             of_shape.append(name)
-    return [{"names": own, **shape} for own, shape in zip(names, found, strict=True)]
+    return [{"names": own, **shape} for own, shape in zip(names, shapes, strict=True)]
 
 
 def _shape(config: Config) -> dict[str, Any]:

@@ -20,12 +20,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         hint = "`efftx compare runs/<one> runs/<other>`; the folders are what `efftx train` printed."
         raise UserError("bad_command", f"Two runs are compared, not {len(read.plain)}.", hint)
     page = place_of("out", read.given["out"]) if "out" in read.given else None
-    found = compare(Path(read.plain[0]), Path(read.plain[1]))
-    answer = found.to_json()
+    compared = compare(Path(read.plain[0]), Path(read.plain[1]))
+    answer = compared.to_json()
     if page is not None:
-        figure = drawn(found)
+        figure = drawn(compared)
         with writing(page, "set out= to another place"):
             write_atomically(page, figure.encode())
         say(f"The curves are in {page}.")
         answer["figure"] = str(page)
-    return Outcome(answer, lambda console: show(found, console))
+    return Outcome(answer, lambda console: show(compared, console))

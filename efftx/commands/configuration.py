@@ -31,11 +31,11 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
         raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
     package = given.get("--package")
     points = _points(command, split_hydra(overrides)[0] if command == "ablate" else overrides)
-    found = [
+    composed = [
         {"overrides": point, "config": _node(to_dict(compose(point, config_dirs=arguments.config_dir)), package)}
         for point in points
     ]
-    return Outcome({"configurations": found}, lambda console: None)
+    return Outcome({"configurations": composed}, lambda console: None)
 
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:

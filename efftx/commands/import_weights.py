@@ -31,11 +31,11 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.runs.imported import read_authors, read_transformers  # both import torch: cheap refusals come first
     from efftx.training.loop import train
 
-    found = read_authors(Path(place)) if kind == "trax" else read_transformers(Path(place), first_token)
-    derived = [word for word in found.overrides if word.partition("=")[0] not in given]
+    imported = read_authors(Path(place)) if kind == "trax" else read_transformers(Path(place), first_token)
+    derived = [word for word in imported.overrides if word.partition("=")[0] not in given]
     say(f"Read off the weights: {' '.join(derived)}")
     config = compose(overrides, config_dirs=arguments.config_dir, derived=derived)
-    result = train(replace(config, imported=found.sha256), weights=found.weights)
+    result = train(replace(config, imported=imported.sha256), weights=imported.weights)
     return Outcome({**asdict(result), "run": str(result.run)}, lambda console: show_training(result, console))
 
 

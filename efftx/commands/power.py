@@ -35,16 +35,16 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         say(f"Left out: {error.message} {error.hint}")
     sizes = [size or experiment.usual_size() for experiment in chosen]
     items = [(e, at) for e, at in zip(chosen, sizes, strict=True) if at in e.sizes_known()]
-    found = [(e, at, powers(e, store.read_all(e.id), at)) for e, at in items]
-    if not found:
+    powers_of_items = [(e, at, powers(e, store.read_all(e.id), at)) for e, at in items]
+    if not powers_of_items:
         asked = f"size {size}" if size else "size cpu or paper"
         defined = [known for known in SIZES if any(known in experiment.sizes_known() for experiment in chosen)]
         hint = f"It is at {' and '.join(defined)}: give size={defined[0]}."
         raise UserError("unknown_size", f"Nothing of this is defined at {asked}.", hint)
-    answers = [power_json(*item) for item in found]
+    answers = [power_json(*item) for item in powers_of_items]
 
     def show(console: Console) -> None:
-        for i, item in enumerate(found):
+        for i, item in enumerate(powers_of_items):
             if i:
                 console.print()
             show_power(*item, console)

@@ -54,13 +54,13 @@ def _items(chosen: Sequence[Experiment], size: str, damaged: list[str]) -> Outco
     from efftx.study.composer import Composer  # imports Hydra, which no misspelt item waits for
 
     composer = Composer()
-    found = [item_json(experiment, size=size, composer=composer) for experiment in chosen]
+    items = [item_json(experiment, size=size, composer=composer) for experiment in chosen]
 
     def show(console: Console) -> None:
         for experiment in chosen:
             print_item(experiment, console=console, size=size, composer=composer)
 
-    answer = found[0] if len(found) == 1 else {"items": found}
+    answer = items[0] if len(items) == 1 else {"items": items}
     return Outcome({**answer, "damaged": damaged}, show, 1 if damaged else 0)
 
 
@@ -92,11 +92,11 @@ def _whole(experiments: Experiments, damaged: list[str], *, only_check: bool) ->
 def _against(arguments: argparse.Namespace, experiments: Sequence[Experiment]) -> Outcome:
     """Two results folders side by side."""
     here, there = RecordStore(), Path(arguments.against)
-    found = against.compare(here, there, experiments)
-    answer = against.as_json(here, there, found)
+    pairs = against.compare(here, there, experiments)
+    answer = against.as_json(here, there, pairs)
     if arguments.html:
         page = Path(arguments.html)
         with writing(page, "give another path"):
-            write_atomically(page, against.html(here, there, found).encode())
+            write_atomically(page, against.html(here, there, pairs).encode())
         answer["page"] = str(page)
-    return Outcome(answer, lambda console: against.print_against(found, console))
+    return Outcome(answer, lambda console: against.print_against(pairs, console))

@@ -41,10 +41,12 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
     on_text = text_stream(trained, given) if streams else None
     with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
-        found = sample(trained, given, request, on_text=on_text, on_token=on_token)
+        samples = sample(trained, given, request, on_text=on_text, on_token=on_token)
 
     def show(console: Console) -> None:
-        show_samples(found, console, streamed=streams)
-        say(f"{count(sum(len(one.tokens) for one in found.samples), 'token')}, {found.tokens_per_second:,.1f} tokens/s")
+        show_samples(samples, console, streamed=streams)
+        say(
+            f"{count(sum(len(one.tokens) for one in samples.samples), 'token')}, {samples.tokens_per_second:,.1f} tokens/s"
+        )
 
-    return Outcome(found.to_json(), show)
+    return Outcome(samples.to_json(), show)

@@ -380,8 +380,8 @@ def _kind_of(key: str) -> Kind | None:
     node, _, rest = key.partition(".")
     if node != "data":
         return kind_of(Config, key)
-    found = {kind_of(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
-    return found.pop() if len(found) == 1 else None
+    kinds = {kind_of(data_sets.find_source(name).config, rest) for name in data_sets.names()} - {None}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _refuse_unknown_choice(override: Override, config_dirs: Iterable[str | Path]) -> None:

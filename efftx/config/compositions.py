@@ -40,11 +40,11 @@ def composed(overrides: Sequence[str], compose: Callable[[Sequence[str]], Any]) 
     if any(re.search(r"\$\{[^}]*:", word) or word.lstrip("+").startswith("pretrained=") for word in overrides):
         return compose(overrides)
     path = _folder() / f"{_digest(json.dumps(list(overrides)).encode())}.json"
-    found = _read(path)
-    if found is None:
-        found = compose(overrides)
-        _write(path, found)
-    return found
+    composition = _read(path)
+    if composition is None:
+        composition = compose(overrides)
+        _write(path, composition)
+    return composition
 
 
 def _read(path: Path) -> Any:

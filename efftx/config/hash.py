@@ -56,8 +56,8 @@ def hashed_values(config: Config, pretrained: str | None = None) -> dict[str, An
 
 def default_values(data_config: type) -> dict[str, Any]:
     """Every key that may enter a hash and has a default, dotted, with that; the data node's are of `data_config`."""
-    found = _defaults(Config) | {f"data.{key}": value for key, value in _defaults(data_config).items()}
-    return {key: value for key, value in found.items() if not _is_outside(key)}
+    values = _defaults(Config) | {f"data.{key}": value for key, value in _defaults(data_config).items()}
+    return {key: value for key, value in values.items() if not _is_outside(key)}
 
 
 def _is_outside(key: str) -> bool:
@@ -82,7 +82,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _defaults(schema: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in dataclasses.fields(schema):
         if item.default_factory is not dataclasses.MISSING:
             value = item.default_factory()
@@ -90,9 +90,9 @@ def _defaults(schema: type) -> dict[str, Any]:
             value = item.default
         else:
             continue
-        found |= (
+        values |= (
             {f"{item.name}.{key}": v for key, v in _defaults(type(value)).items()}
             if dataclasses.is_dataclass(value)
             else {item.name: value}
         )
-    return found
+    return values

@@ -218,13 +218,13 @@ def _kinds(schema: Any) -> dict[str, Kind]:
     """The kind of each field."""
     if schema in _KINDS:
         return _KINDS[schema]
-    found = _KINDS[schema] = {}
+    kinds = _KINDS[schema] = {}
     for name, hint in get_type_hints(schema).items():
         arguments = get_args(hint)
         is_list, optional = get_origin(hint) is list, type(None) in arguments
         plain = next((part for part in arguments if part is not type(None)), hint)
-        found[name] = Kind(plain, is_list, optional)
-    return found
+        kinds[name] = Kind(plain, is_list, optional)
+    return kinds
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

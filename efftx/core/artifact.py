@@ -76,10 +76,10 @@ def finite(value: Any) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key stands twice in it")
-    return found
+    return mapping
 
 
 def _no_constant(word: str) -> NoReturn:

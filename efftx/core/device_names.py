@@ -20,8 +20,8 @@ def read_device(name: str) -> tuple[str, int | None]:
     """What of `DEVICES` a name is, and the number of its GPU where it says one; UserError for any other name."""
     if name in DEVICES:
         return name, None
-    if found := _GPU.fullmatch(name):
-        return "cuda", int(found[1])
+    if match := _GPU.fullmatch(name):
+        return "cuda", int(match[1])
     known = "Known: auto, cpu, cuda, and cuda:0, cuda:1, ... where there are several GPUs."
     close = nearest(name.partition(":")[0], DEVICES, at_most=0)
     raise UserError("bad_value", f"device={name} is not a device.", f"{close} {known}".strip())

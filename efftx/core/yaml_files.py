@@ -39,8 +39,8 @@ class _UniqueKeyLoader(_Base):
                     None, None, f"the key '{key}' stands twice", key_node.start_mark
                 )
             seen.add(key)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml_file(path: Path, kind: str) -> tuple[str, dict[str, Any]]:

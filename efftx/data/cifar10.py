@@ -68,8 +68,8 @@ def published(read: Callable[[str], Iterator[np.ndarray]], version: str, origin:
     """CIFAR-10 as `read("train")` and `read("test")` give it; of the training pictures N_VALID are held out."""
 
     def squares(split: str) -> list[np.ndarray]:
-        found = (square_of(pixels, side, Counter()) for pixels in read(split))
-        return [square for square in found if square is not None]
+        pictures = (square_of(pixels, side, Counter()) for pixels in read(split))
+        return [square for square in pictures if square is not None]
 
     def write(folder: Path) -> tuple[dict[str, int], list[str]]:
         train = squares("train")

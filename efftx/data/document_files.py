@@ -119,19 +119,19 @@ def find_named(given: str, hint: str, names: re.Pattern[str], what: str) -> Docu
     base = local_path(given)
     if kind_of(base) not in ("folder", "missing"):
         return DocumentFiles({"train": [base]})
-    found = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
-    if not found:
+    matching = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
+    if not matching:
         raise UserError("missing_file", f"data.path={given} holds no {what}.", hint)
-    if all(named := [_named(base, split, found) for split in SPLITS]):
-        return _without_rest(dict(zip(SPLITS, named, strict=True)), base, found)
+    if all(named := [_named(base, split, matching) for split in SPLITS]):
+        return _without_rest(dict(zip(SPLITS, named, strict=True)), base, matching)
     files: dict[str, list[Path]] = {}
-    for file in found:
+    for file in matching:
         place = file.relative_to(base) if file.is_relative_to(base) else Path(file.parent.name, file.name)
         words = _SPLIT_WORD.findall(str(place).lower())
         files.setdefault(SPLIT_OF[words[-1]] if words else "", []).append(file)
     if "train" not in files:
-        return DocumentFiles({"train": found})
-    return _without_rest({split: files[split] for split in SPLITS if split in files}, base, found)
+        return DocumentFiles({"train": matching})
+    return _without_rest({split: files[split] for split in SPLITS if split in files}, base, matching)
 
 
 def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path]) -> DocumentFiles:

@@ -69,8 +69,8 @@ def read_recordings(path: Path, rate: int) -> Iterator[np.ndarray]:
     no sample, and where the package that reads sound is not installed.
     """
     with open_regular(path, HINT) as file:
-        found = _codes(file, path) if path.suffix.lower() == ".npz" else iter([mu_law(_decoded(file, path, rate))])
-        for codes_N in found:
+        recordings = _codes(file, path) if path.suffix.lower() == ".npz" else iter([mu_law(_decoded(file, path, rate))])
+        for codes_N in recordings:
             if not len(codes_N):
                 raise UserError("bad_sound", f"{path} holds no sound: it has no samples.", "Take it out of the folder.")
             yield codes_N

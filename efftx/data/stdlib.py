@@ -30,12 +30,12 @@ def variant() -> str:
 def sources(folder: Path) -> list[Path]:
     """The library's .py files in the order of their relative paths, without tests and installed packages."""
 
-    found = []
+    paths = []
     for parent, folders, files in os.walk(folder):
         # In place, so that the walk does not enter them.
         folders[:] = [name for name in folders if name not in _OTHER_FOLDERS and not name.startswith(_BUILD_PREFIXES)]
-        found += [Path(parent, name) for name in files if name.endswith(".py") and not name.startswith(_BUILD_PREFIXES)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        paths += [Path(parent, name) for name in files if name.endswith(".py") and not name.startswith(_BUILD_PREFIXES)]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def prepare_stdlib(config: DataConfig) -> Prepared:

@@ -123,12 +123,12 @@ def find_files(config: SummarizationConfig) -> DocumentFiles:
     stems = {file: match["stem"] for file in sorted(path.iterdir()) if (match := _FILE.fullmatch(file.name))}
     own = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
     for candidates, before in ((own, r".*[-_.]"), (stems, ""), (stems, r".*[-_.]")):
-        found = {
+        by_split = {
             split: [file for file, stem in candidates.items() if re.fullmatch(rf"{before}({words})", stem)]
             for split, words in _SPLIT_WORDS.items()
         }
-        if all(len(files) == 1 for files in found.values()):
-            return DocumentFiles(found)
+        if all(len(files) == 1 for files in by_split.values()):
+            return DocumentFiles(by_split)
     if len(own) == 1:
         return DocumentFiles({"train": list(own)})
     published = HUB.get(config.corpus)

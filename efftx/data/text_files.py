@@ -101,19 +101,19 @@ def find_files(given: str, hint: str) -> list[Path]:
     kind = kind_of(path)
     if kind == "missing":
         names = glob.iglob(str(path), recursive=True) if glob.has_magic(str(path)) else iter(())
-        found = [Path(name) for name in islice(names, MOST_FILES + 1)]
-        if not found:
+        inside = [Path(name) for name in islice(names, MOST_FILES + 1)]
+        if not inside:
             raise UserError("missing_file", f"data.path={given} does not exist.", hint)
     elif kind == "folder":
-        found = list(islice(path.rglob("*"), MOST_FILES + 1))
+        inside = list(islice(path.rglob("*"), MOST_FILES + 1))
     else:
         return [path]
-    if len(found) > MOST_FILES:
+    if len(inside) > MOST_FILES:
         message = f"data.path={given} holds more than {MOST_FILES:,} files."
         raise UserError("bad_value", message, "Give the folder of the texts alone, or write them into fewer files.")
     if kind == "folder":
-        found = [p for p in found if not is_hidden(p.relative_to(path).as_posix())]
-    files = sorted(file for file in found if kind_of(file) == "file")
+        inside = [p for p in inside if not is_hidden(p.relative_to(path).as_posix())]
+    files = sorted(file for file in inside if kind_of(file) == "file")
     if not files:
         raise UserError("missing_file", f"data.path={given} holds no file.", hint)
     return files

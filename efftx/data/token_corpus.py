@@ -41,8 +41,8 @@ def prepare_tokens(
         digest = hashlib.sha256()
         counts, left_out, n_bytes = {}, 0, 0
         for split in SPLITS:
-            found = _write_split(folder / f"{split}.bin", documents(split), vocabulary, dtype, digest)
-            counts[split], n_bytes, left_out = found[0], n_bytes + found[1], left_out + found[2]
+            counted = _write_split(folder / f"{split}.bin", documents(split), vocabulary, dtype, digest)
+            counts[split], n_bytes, left_out = counted[0], n_bytes + counted[1], left_out + counted[2]
         if empty := [split for split in SPLITS if not counts[split]]:
             message = f"There are no documents for {' and '.join(empty)} in {variant(counts)}."
             raise UserError("bad_value", message, "Give at least 20 documents, or a folder that holds the splits.")

@@ -117,7 +117,7 @@ def find_parallel(folder: Path, config: WMTConfig) -> DocumentFiles | None:
     """
     if kind_of(folder) != "folder":
         return None
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         match = _of_the_source(file, config)
         if match is None:
@@ -128,10 +128,10 @@ def find_parallel(folder: Path, config: WMTConfig) -> DocumentFiles | None:
             raise UserError("missing_file", message, hint)
         words = re.split("[^a-z0-9]+", match["stem"].lower())
         split = next((split for word in words if (split := _NEWSTEST.get(word) or SPLIT_OF.get(word))), "train")
-        found.setdefault(split, []).append(file)
+        by_split.setdefault(split, []).append(file)
     return (
-        DocumentFiles({split: found[split] for split in ("train", "valid", "test") if split in found})
-        if found
+        DocumentFiles({split: by_split[split] for split in ("train", "valid", "test") if split in by_split})
+        if by_split
         else None
     )
 

@@ -78,11 +78,13 @@ def beam_search(
         # In float64: in float32 the log-probabilities of logits that nearly tie are one number.
         total_WV = so_far_W1 + logits_WV[: len(beam)].cpu().double().log_softmax(-1)
         rows, tokens, totals = _largest(total_WV, width - len(finished))
-        found = [(row, [*beam[row][0], token], total) for row, token, total in zip(rows, tokens, totals, strict=True)]
+        extended = [
+            (row, [*beam[row][0], token], total) for row, token, total in zip(rows, tokens, totals, strict=True)
+        ]
         if on_step is not None:
             on_step()
-        going = [(row, hypothesis, total) for row, hypothesis, total in found if hypothesis[-1] != eos]
-        for _, hypothesis, total in found:
+        going = [(row, hypothesis, total) for row, hypothesis, total in extended if hypothesis[-1] != eos]
+        for _, hypothesis, total in extended:
             if hypothesis[-1] == eos or n_tokens == max_new:
                 finish(hypothesis, total)
         if n_tokens == max_new or not going or _is_decided(finished, n_best, going[0][2], max_new, length_penalty):

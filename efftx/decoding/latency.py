@@ -56,13 +56,13 @@ def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: 
     counted = seconds[IGNORED:]
     token = statistics.median(counted)
     n_bytes = sum(read.bytes for read in prepared.reads().values())
-    found = {
+    metrics = {
         "decode_ms": 1000 * token,
         "decode_tokens_per_second": 1 / token,
         "decode_spread": max(counted) / min(counted),
     }
     rate = read_rate() if row_L.device.type == "cpu" else 0.0
-    return {**found, "decode_bandwidth_share": n_bytes / token / rate} if rate else found
+    return {**metrics, "decode_bandwidth_share": n_bytes / token / rate} if rate else metrics
 
 
 def read_rate() -> float:

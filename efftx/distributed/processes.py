@@ -60,33 +60,33 @@ class Processes:
         if self.count == 1:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64)
-        found = [torch.empty_like(mine) for _ in range(self.count)]
-        dist.all_gather(found, mine, group=self.group)
-        return torch.stack(found).sum(0).tolist()
+        of_all = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(of_all, mine, group=self.group)
+        return torch.stack(of_all).sum(0).tolist()
 
     def highest(self, value: int) -> int:
         """The largest of the processes' values."""
         if self.count == 1:
             return value
-        found = torch.tensor(value)
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
-        return int(found)
+        maximum = torch.tensor(value)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX, group=self.group)
+        return int(maximum)
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         if self.count == 1:
             return [value]
-        found: list[T | None] = [None] * self.count
-        dist.all_gather_object(found, value, group=self.group)
-        return found  # type: ignore[return-value]
+        values: list[T | None] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values  # type: ignore[return-value]
 
     def of_leader(self, value: T) -> T:
         """The leader's value."""
         if self.count == 1:
             return value
-        found = [value]
-        dist.broadcast_object_list(found, src=0, group=self.group)
-        return found[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -99,9 +99,9 @@ class Processes:
                 raise
             error = own
         told = None if error is None else (error.kind, error.message, error.hint, error.exit_code)
-        for rank, found in enumerate(self.gather(told)):
-            if found is not None:
-                kind, message, hint, exit_code = found
+        for rank, failure in enumerate(self.gather(told)):
+            if failure is not None:
+                kind, message, hint, exit_code = failure
                 where = "" if rank == 0 else f"Process {rank} of {self.count}: "
                 everywhere = UserError(kind, f"{where}{message}", hint)
                 everywhere.exit_code = exit_code
@@ -110,11 +110,11 @@ class Processes:
 
     def led(self, work: Callable[[], T]) -> T:
         """What `work` gives, or raises, in the leader, which alone does it."""
-        found: T | None = None
+        result: T | None = None
         with self.together():
             if self.leads:
-                found = work()
-        return self.of_leader(found)  # type: ignore[return-value]
+                result = work()
+        return self.of_leader(result)  # type: ignore[return-value]
 
 
 ALONE = Processes()

@@ -64,9 +64,9 @@ def map_scores(weights_BHLL: Tensor) -> dict[str, Tensor]:
     where = {"local": local_LL, "row": (down_LL == 0) & ~local_LL, "column": (across_LL == 0) & ~local_LL}
     on_pixels_BHLL = weights_BHLL[..., 1:, 1:].double()
     total_H = on_pixels_BHLL.sum((0, 2, 3))
-    found = {name: 100 * (on_pixels_BHLL * of_LL).sum((0, 2, 3)) / total_H for name, of_LL in where.items()}
+    shares = {name: 100 * (on_pixels_BHLL * of_LL).sum((0, 2, 3)) / total_H for name, of_LL in where.items()}
     entropy_BHL = torch.special.entr(weights_BHLL.double()).sum(-1)
-    return {**found, "keys": 100 * (entropy_BHL.exp() / (token_T + 1)).mean((0, 2))}
+    return {**shares, "keys": 100 * (entropy_BHL.exp() / (token_T + 1)).mean((0, 2))}
 
 
 def seen_from(weights_BHLL: Tensor, place: int) -> Tensor:

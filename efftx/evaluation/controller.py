@@ -42,12 +42,12 @@ def controller_statistics(
         quiet_BKG, noisy_BKG = layer.choices(x_BKD, generator, ids_BK)
         is_token_BK = _is_token(name, x_BKD.shape[1], tokens_BL, weights_BL, inputs_BE)
         quiet_TG, noisy_TG = quiet_BKG[is_token_BK], noisy_BKG[is_token_BK]
-        found = choice_statistics(quiet_TG, noisy_TG, layer.config.N)
-        agreeing += float(found.agreement) * quiet_TG.numel()
+        statistics = choice_statistics(quiet_TG, noisy_TG, layer.config.N)
+        agreeing += float(statistics.agreement) * quiet_TG.numel()
         largest += float((quiet_TG == layer.largest(x_BKD)[is_token_BK]).sum())
         choices += quiet_TG.numel()
-        dead += float((found.n_chosen == 0).sum())
-        units += found.n_chosen.numel()
+        dead += float((statistics.n_chosen == 0).sum())
+        units += statistics.n_chosen.numel()
 
     def hook(name: str, layer: SparseFF) -> RemovableHandle:
         return layer.register_forward_pre_hook(lambda _, given: look(name, layer, *given))

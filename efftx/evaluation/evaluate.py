@@ -92,7 +92,7 @@ def evaluate(
         error.common = True
         raise error
     loss = nats / total
-    found = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
+    metrics = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
     if rows:
-        found["sequence_accuracy"] = accuracy(whole_rows, rows)
-    return {**found, **choices}
+        metrics["sequence_accuracy"] = accuracy(whole_rows, rows)
+    return {**metrics, **choices}

@@ -58,18 +58,18 @@ class NGram:
         self.vocab_size, self.order = vocab_size, order
         self._tables = [self._count(train, k) for k in range(1, order + 1)]
         self.discounts: list[float | None] = []
-        found, lower = self._look_up(valid), np.full(len(self._targets(valid)), 1.0 / vocab_size)
+        of_orders, lower = self._look_up(valid), np.full(len(self._targets(valid)), 1.0 / vocab_size)
         for k in range(order):
             without = (float(-np.log(lower).sum()), None)
-            tried = [(float(-np.log(_interpolated(found[k], d, lower)).sum()), d) for d in DISCOUNTS]
+            tried = [(float(-np.log(_interpolated(of_orders[k], d, lower)).sum()), d) for d in DISCOUNTS]
             self.discounts.append(min(without, *tried, key=lambda one: one[0])[1])
-            lower = _interpolated(found[k], self.discounts[k], lower)
+            lower = _interpolated(of_orders[k], self.discounts[k], lower)
 
     def probabilities(self, tokens: Tokens) -> NDArray[np.float64]:
         """P of every token of `tokens` that is no mark, after the `order` - 1 tokens before it."""
         probability = np.full(len(self._targets(tokens)), 1.0 / self.vocab_size)
-        for found, discount in zip(self._look_up(tokens), self.discounts, strict=True):
-            probability = _interpolated(found, discount, probability)
+        for of_order, discount in zip(self._look_up(tokens), self.discounts, strict=True):
+            probability = _interpolated(of_order, discount, probability)
         return probability
 
     def nats(self, tokens: Tokens, counts: NDArray[np.bool_] | None = None) -> float:
@@ -101,18 +101,18 @@ class NGram:
         return grams // np.uint64(self.vocab_size + 1)
 
     def _look_up(self, tokens: Tokens) -> list[_Found]:
-        found = []
+        of_orders = []
         for k, table in enumerate(self._tables, 1):
             keys = self._keys(tokens, k)
             contexts = self._contexts(keys)
-            found.append(
+            of_orders.append(
                 _Found(
                     _at(table.grams, table.gram_counts, keys),
                     _at(table.contexts, table.context_counts, contexts),
                     _at(table.contexts, table.followers, contexts),
                 )
             )
-        return found
+        return of_orders
 
 
 def marked(rows: Iterable[Sequence[int] | Tokens], vocab_size: int, order: int) -> Tokens:

@@ -167,9 +167,9 @@ def _flat(
     rows: Iterator[tuple[Tokens, NDArray[np.bool_]]], vocab_size: int, order: int
 ) -> tuple[Tokens, NDArray[np.bool_]]:
     """The rows as one array with marks, and which of its tokens, the marks left out, count."""
-    found = list(rows)
-    counts = [counts for _, counts in found]
-    return marked((tokens for tokens, _ in found), vocab_size, order), np.concatenate(counts or [np.zeros(0, bool)])
+    pairs = list(rows)
+    counts = [counts for _, counts in pairs]
+    return marked((tokens for tokens, _ in pairs), vocab_size, order), np.concatenate(counts or [np.zeros(0, bool)])
 
 
 def _compressed(dataset: Dataset, question: Question) -> dict[str, float]:

@@ -288,11 +288,11 @@ class ByHead:
 
         As `key_sets.attend` has it; of tensors alone, for FlexAttention.
         """
-        own, found = query == key, query != query
+        own, sees_another = query == key, query != query
         for i, its in enumerate(self.sets):
             seen = its.sees(query, key) & ~own if exclude_self else its.sees(query, key)
-            found = found | ((head % len(self.sets) == i) & (seen | (own & ~its.sees_others(query))))
-        return found
+            sees_another = sees_another | ((head % len(self.sets) == i) & (seen | (own & ~its.sees_others(query))))
+        return sees_another
 
     def keys(self, length: int, *, causal: bool = True, exclude_self: bool = False, stored: bool = False) -> float:
         """What the parts of every set compute."""

@@ -44,8 +44,8 @@ def keep_freed_memory() -> bool:
 
 def settings() -> dict[str, str]:
     """What the environment sets of the allocator, by the variable's name, and what this process has told it."""
-    found = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    variables = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
     preloaded = [Path(entry).name for entry in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
     if preloaded:
-        found["LD_PRELOAD"] = " ".join(preloaded)
-    return {**found, **_told}
+        variables["LD_PRELOAD"] = " ".join(preloaded)
+    return {**variables, **_told}

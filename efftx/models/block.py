@@ -198,10 +198,10 @@ def scale_residual(blocks: Iterable[nn.Module]) -> None:
     branches = [branch for block in blocks for branch in block.children() if isinstance(branch, Branch)]
     for branch in branches:
         say = [getattr(module, "output_matrices", None) for module in branch.modules()]
-        found = [matrix for matrices in say if matrices is not None for matrix in matrices()]
+        last_matrices = [matrix for matrices in say if matrices is not None for matrix in matrices()]
         if all(matrices is None for matrices in say):
             raise ValueError(f"{type(branch.core).__name__} does not say by `output_matrices` what it writes with.")
-        for matrix in found:
+        for matrix in last_matrices:
             matrix.div_(len(branches) ** 0.5)
 
 

@@ -69,14 +69,14 @@ class LMHead(nn.Module):
         """
         smoothing = self.label_smoothing if self.training else 0.0
         if not chunk_len or chunk_len >= targets_BL.shape[1]:
-            found = _losses(self(h_BLE), targets_BL, hits, smoothing)
+            results = _losses(self(h_BLE), targets_BL, hits, smoothing)
         else:
 
             def one_slice(parameters: Mapping[str, Tensor], h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
                 return _losses(functional_call(self, dict(parameters), (h,)), targets, hits, smoothing)
 
-            found = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
-        return (found[0], found[1]) if hits else (found[0], None)
+            results = chunked(one_slice, dict(self.named_parameters()), (h_BLE, targets_BL), chunk_len)
+        return (results[0], results[1]) if hits else (results[0], None)
 
     def logits_bytes(self, rows: Rows, chunk_len: int = 0) -> int:
         """Bytes of the logits that exist at one time: of all positions, or of one slice of the loss."""

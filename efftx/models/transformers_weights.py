@@ -58,17 +58,17 @@ def from_transformers(arrays: Mapping[str, Tensor], first_token: int = 0) -> dic
     once = {name: array for name, array in arrays.items() if name != _BIAS_USED}
     if _BIAS_USED in arrays:
         once[_BIAS] = arrays[_BIAS_USED]
-    found = read(_RULES, once, WHOSE)
+    weights = read(_RULES, once, WHOSE)
     for name in ("embedding.weight", "head.linear.weight", "head.linear.bias"):
-        if name in found:
-            found[name] = found[name][first_token:]
-    return found
+        if name in weights:
+            weights[name] = weights[name][first_token:]
+    return weights
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A model's weights under their names; UserError for one that theirs has not."""
-    found = write(_RULES, weights, Shapes(), WHOSE)
-    return {**found, _BIAS_USED: found[_BIAS].clone()}
+    arrays = write(_RULES, weights, Shapes(), WHOSE)
+    return {**arrays, _BIAS_USED: arrays[_BIAS].clone()}
 
 
 def overrides_of(theirs: Mapping[str, Any]) -> list[str]:

@@ -80,17 +80,17 @@ def read(rules: Sequence[Rule], arrays: Mapping[str, Tensor], whose: str, prefix
     A weight's gradient changes name and layout just as the weight does. Raises UserError for a name that is in no rule,
     for two arrays of one weight, and for an array that has another number of axes than its name wants.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for their_name, array in arrays.items():
         rule, name = _read_as(rules, their_name, arrays, whose, prefix)
-        if name in found:
+        if name in weights:
             raise UserError("other_model", f"Two of the arrays are the weight '{name}', one of them '{their_name}'.")
         if array.dim() not in rule.layout.n_axes:
             wanted = " or ".join(map(str, rule.layout.n_axes))
             message = f"The array '{their_name}' has shape {tuple(array.shape)}; it should have {wanted} axes."
             raise UserError("other_model", message)
-        found[name] = rule.layout.ours(array)
-    return _joined(found)
+        weights[name] = rule.layout.ours(array)
+    return _joined(weights)
 
 
 def write(
@@ -101,14 +101,14 @@ def write(
     Raises UserError for a weight that the other code has no name for.
     """
     apart = _apart(weights)
-    found: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = {}
     for name, tensor in apart.items():
         rule, their_name, own = _written_as(rules, name, apart, shapes, whose)
         try:
-            found[prefix + their_name] = rule.layout.theirs(tensor, own).contiguous()
+            arrays[prefix + their_name] = rule.layout.theirs(tensor, own).contiguous()
         except RuntimeError as error:
             raise _nameless(name, whose) from error
-    return found
+    return arrays
 
 
 def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,13 +132,13 @@ def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `_joined` puts together, in its pieces again."""
-    found: dict[str, Tensor] = {}
+    pieces: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if name.endswith("base_weights"):
-            found |= {f"{name}[{i},{j}]": piece for i, row in enumerate(tensor) for j, piece in enumerate(row)}
+            pieces |= {f"{name}[{i},{j}]": piece for i, row in enumerate(tensor) for j, piece in enumerate(row)}
         else:
-            found[name] = tensor
-    return found
+            pieces[name] = tensor
+    return pieces
 
 
 def _read_as(

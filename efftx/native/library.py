@@ -84,8 +84,8 @@ def kernels() -> Kernels | None:
 
 def described() -> str:
     """What a timing says of them: the compiler, or that there are none."""
-    found = kernels()
-    return "none" if found is None else f"{found.compiler}, {32 * found.lanes} bits a vector"
+    library = kernels()
+    return "none" if library is None else f"{library.compiler}, {32 * library.lanes} bits a vector"
 
 
 def usable(*tensors: Tensor | None) -> bool:
@@ -119,12 +119,12 @@ def _compilers() -> list[list[str]]:
     """What to try: the one that CXX names, or those on the path; NoKernelsError where that is none."""
     named = os.environ.get("CXX")
     try:
-        found = [shlex.split(named)] if named else [[path] for name in COMPILERS if (path := shutil.which(name))]
+        commands = [shlex.split(named)] if named else [[path] for name in COMPILERS if (path := shutil.which(name))]
     except ValueError as error:
         raise NoKernelsError(f"CXX={named}: {error}") from None
-    if not any(found):
+    if not any(commands):
         raise NoKernelsError(f"CXX={named} names nothing" if named else f"none of {', '.join(COMPILERS)} is here")
-    return found
+    return commands
 
 
 def _reason(error: Exception) -> str:

@@ -104,10 +104,10 @@ class Program:
     """
 
     def __init__(self) -> None:
-        found = kernels()
-        if found is None:
+        library = kernels()
+        if library is None:
             raise NotCompiledError("There are no kernels.")
-        self.found: Kernels = found
+        self.found: Kernels = library
         self.ops = (Op * LONGEST)()
         self.n_ops = 0
         self._streams: list[tuple[int, str, int]] = []  # operation, field, which stream

@@ -65,15 +65,15 @@ class _Chunked(torch.autograd.Function):
                     ys = ctx.function(own, _choose_in(i, ctx.state, None), *read)
                     pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]
                     wanted = [t for t in (*read, *leaves) if t.requires_grad]
-                    found = iter(
+                    of_wanted = iter(
                         torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
                     )
                 for kept, x in zip(input_grads, read, strict=True):
                     if x.requires_grad:
-                        g = next(found)
+                        g = next(of_wanted)
                         kept.append(torch.zeros_like(x) if g is None else g)
                 for p, leaf in enumerate(leaves):
-                    if leaf.requires_grad and (g := next(found)) is not None:
+                    if leaf.requires_grad and (g := next(of_wanted)) is not None:
                         # The first may share memory with what came in, or be expanded: never add to it in place.
                         total = sums[p]
                         sums[p] = g.clone() if total is None else total.add_(g)

@@ -275,10 +275,10 @@ def _forward_kernel(
     part: Part, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Outputs (N, P, Q, d) and log-sum-exps (N, P, Q). A private operator of PyTorch: it is called here and below."""
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    out_and_lse: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         *_problems(part, q, k, v), 0.0, part.causal, attn_mask=mask, scale=scale
     )
-    return found
+    return out_and_lse
 
 
 def _backward_kernel(
@@ -292,7 +292,7 @@ def _backward_kernel(
     """Gradients of the part's queries, keys and values, given the merged output and log-sum-exp of all parts."""
     out, lse = merged
     pack = part.queries.pack
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    grads: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         pack(grad),
         *_problems(part, *qkv),
         pack(out),
@@ -302,7 +302,7 @@ def _backward_kernel(
         attn_mask=mask,
         scale=scale,
     )
-    return found
+    return grads
 
 
 def _plain(
@@ -322,17 +322,17 @@ def _plain(
     with _without_autocast(q.device.type):
         for part in layout.parts:
             q_part, k_part, _ = _problems(part, q, k, v)
-            found = q_part @ k_part.transpose(-1, -2) * scale
-            mask = part.hidden(valid, found)
+            score = q_part @ k_part.transpose(-1, -2) * scale
+            mask = part.hidden(valid, score)
             if part.causal:
-                found = found.masked_fill(~found.new_ones(found.shape[-2:], dtype=torch.bool).tril(), _hidden(exact))
-            found = found if mask is None else found + mask
-            scores.append(found)
-            sums.append(_everywhere(part.queries, found.logsumexp(-1, keepdim=True), q, HIDDEN))
+                score = score.masked_fill(~score.new_ones(score.shape[-2:], dtype=torch.bool).tril(), _hidden(exact))
+            score = score if mask is None else score + mask
+            scores.append(score)
+            sums.append(_everywhere(part.queries, score.logsumexp(-1, keepdim=True), q, HIDDEN))
         lse = torch.stack([torch.full_like(q[..., :1], HIDDEN), *sums]).logsumexp(0)
         out = torch.zeros_like(v, dtype=exact)
-        for part, found in zip(layout.parts, scores, strict=True):
-            weights = F.dropout((found - part.queries.pack(lse)).exp(), dropout, training=dropout > 0).to(v.dtype)
+        for part, score in zip(layout.parts, scores, strict=True):
+            weights = F.dropout((score - part.queries.pack(lse)).exp(), dropout, training=dropout > 0).to(v.dtype)
             out = out + _everywhere(part.queries, weights @ _problems(part, q, k, v)[2], q, 0.0)
     out = out.to(v.dtype)
     if may_be_empty:

@@ -102,8 +102,8 @@ def lsh_attention_by_recency(
     ):
         k_Ld, rounds = _unit_keys(q_Ld), bucket_RL.tolist()
         for i, q_d in enumerate(q_Ld):
-            found = [j for bucket in rounds for j in [j for j in range(i) if bucket[j] == bucket[i]][-capacity:]]
-            keys = found if allow_duplicates else sorted(set(found))
+            collided = [j for bucket in rounds for j in [j for j in range(i) if bucket[j] == bucket[i]][-capacity:]]
+            keys = collided if allow_duplicates else sorted(set(collided))
             outputs.append(torch.softmax(k_Ld[keys] @ q_d, 0) @ v_Lv[keys] if keys else v_Lv[i])
     return torch.stack(outputs).view_as(v_BHLv)
 

@@ -104,9 +104,9 @@ class _ReversibleBlock(torch.autograd.Function):
                 branch = _run(call, leaves, read)
                 wanted = (read, *(leaf for leaf in leaves if leaf.requires_grad))
                 of_wanted = torch.autograd.grad(branch, wanted, g_b, allow_unused=True) if branch.requires_grad else ()
-                found = iter(of_wanted or [None] * len(wanted))  # a branch may depend on nothing that is wanted
-            g_read = next(found)
-            grads.append(tuple(next(found) if leaf.requires_grad else None for leaf in leaves))
+                remaining = iter(of_wanted or [None] * len(wanted))  # a branch may depend on nothing that is wanted
+            g_read = next(remaining)
+            grads.append(tuple(next(remaining) if leaf.requires_grad else None for leaf in leaves))
             a, b = b - branch.detach(), a
             g_a, g_b = g_b, g_a if g_read is None else g_a + g_read
         ctx.tape.undo((a, b))

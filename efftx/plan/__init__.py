@@ -106,7 +106,7 @@ def plan(
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
     memories = {kind: _memory(replace(config, device=kind), model, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
-    found = {
+    answer = {
         "parameters": _n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
         "active_parameters": active_parameters(model),
@@ -134,8 +134,8 @@ def plan(
         def memory(config: Config) -> dict[str, int]:
             return _memory(replace(config, device=chosen.kind), model, vocab_size)
 
-        found["shared"] = shared_plan(found, model, config, devices, memory)
-    return found
+        answer["shared"] = shared_plan(answer, model, config, devices, memory)
+    return answer
 
 
 def costs(config: Config) -> dict[str, float]:
@@ -180,12 +180,12 @@ def default_device(config: Config) -> Hardware:
     """
     if device_kind(config.device) == "cpu":
         return this_cpu(config.n_threads, config.dtype)
-    found = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    named = next((device for name, device in DEVICES.items() if re.search(rf"\b{name}\b", found)), None)
+    name_here = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
+    named = next((device for name, device in DEVICES.items() if re.search(rf"\b{name}\b", name_here)), None)
     if named is not None:  # such a name is sold with more or less memory
         return replace(named, memory_bytes=torch.cuda.mem_get_info()[1])
     assumed = DEVICES["h100" if config.size == "gpu" else "a100"]
-    why = f"taken for '{found}', which has no name here" if found else "taken for a GPU, of which none is here"
+    why = f"taken for '{name_here}', which has no name here" if name_here else "taken for a GPU, of which none is here"
     return replace(assumed, source=f"{why}; {assumed.source}")
 
 

@@ -80,11 +80,11 @@ def _plain_stages(model: Any, config: Config) -> list[float]:
     and every block its input.
     """
     below, stages = 0.0, []
-    found = stacks(model, config)
+    all_stacks = stacks(model, config)
     between = junction(model, config)
-    for stack in found:
+    for stack in all_stacks:
         d = _stream(config, stack.rows)
-        above = between.backward if stack is not found[0] else 0.0
+        above = between.backward if stack is not all_stacks[0] else 0.0
         below += d * (model.dropout > 0)
         for block in stack.blocks:
             before = below
@@ -93,7 +93,7 @@ def _plain_stages(model: Any, config: Config) -> list[float]:
                 stages.append(below + d + above + cost.backward)
             if config.recompute.enabled:
                 below = before + d
-        if stack is not found[-1]:
+        if stack is not all_stacks[-1]:
             below += between.saved
     last = head(model, config)
     return [*stages, below + _stream(config, rows_of(config, config.target_length)) + last.saved + last.backward]
@@ -102,8 +102,8 @@ def _plain_stages(model: Any, config: Config) -> list[float]:
 def _reversible_stages(model: Any, config: Config) -> list[float]:
     """The same where the two streams of the topmost block lie on each stack's tape, and one branch runs at a time."""
     below, stages = 0.0, []
-    found = stacks(model, config)
-    for stack in found:
+    all_stacks = stacks(model, config)
+    for stack in all_stacks:
         d = _stream(config, stack.rows)
         for block in stack.blocks:
             for place, cost in enumerate(reversed(block)):
@@ -112,7 +112,7 @@ def _reversible_stages(model: Any, config: Config) -> list[float]:
                 around = 2 + 2 * min(place, 2) + (place > 0) + 1
                 stages.append(below + 2 * d + around * d + cost.saved + cost.backward)
         below += 2 * d
-        if stack is not found[-1]:
+        if stack is not all_stacks[-1]:
             below += junction(model, config).saved
     last = head(model, config)
     width = rows_of(config, config.target_length).bytes_per_feature * merged_width(config.d_model, config.reversible)

@@ -43,10 +43,10 @@ def tokens_of_row(config: Config) -> int:
 
 def stacks(model: Any, config: Config) -> list[Stack]:
     """The encoder, where there is one, and the decoder."""
-    found = [_stack(model.blocks, rows_of(config, config.decoder_length))]
+    of_decoder = [_stack(model.blocks, rows_of(config, config.decoder_length))]
     if config.stack == "decoder":
-        return found
-    return [_stack(model.encoder_blocks, rows_of(config, config.data.length)), *found]
+        return of_decoder
+    return [_stack(model.encoder_blocks, rows_of(config, config.data.length)), *of_decoder]
 
 
 def junction(model: Any, config: Config) -> Cost:

@@ -69,12 +69,12 @@ def compare(here: RecordStore, there: Path, experiments: Iterable[Experiment]) -
         raise UserError("missing_file", f"{there}: no folder of results", hint)
     if there.resolve() == here.root.resolve():
         raise UserError("bad_value", f"{there} is this results folder itself", "Give another, or set EFFTX_RESULTS.")
-    found, other = [], RecordStore(there)
+    pairs, other = [], RecordStore(there)
     for experiment in experiments:
         ours, theirs = ({m.size: m for m in gather(store, experiment).measured} for store in (here, other))
         for size in dict.fromkeys([*ours, *theirs]):
-            found.append(_side_by_side(experiment, size, ours.get(size), theirs.get(size)))
-    return found
+            pairs.append(_side_by_side(experiment, size, ours.get(size), theirs.get(size)))
+    return pairs
 
 
 def _side_by_side(experiment: Experiment, size: str, here: Measured | None, there: Measured | None) -> SideBySide:

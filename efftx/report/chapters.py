@@ -49,8 +49,8 @@ class Chapter:
     @property
     def items(self) -> tuple[Item, ...]:
         """All items in the order of the page, each once."""
-        found = {item.slug: item for entry in self.entries for item in entry.items}
-        return tuple({**found, **{item.slug: item for item in self.own}}.values())
+        by_slug = {item.slug: item for entry in self.entries for item in entry.items}
+        return tuple({**by_slug, **{item.slug: item for item in self.own}}.values())
 
     def number_of(self, item: Item) -> str:
         """The paper's numbers of what `item` shows; empty for an item of one's own."""

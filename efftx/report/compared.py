@@ -60,11 +60,11 @@ class Compared:
     @property
     def curves(self) -> dict[str, dict[int, tuple[float | None, float | None]]]:
         """The validation metrics that both have, at every step of either."""
-        found = {}
+        curves = {}
         for name in (name for name in self.a.curve if name in self.b.curve):
             a, b = self.a.curve[name], self.b.curve[name]
-            found[name] = {step: (a.get(step), b.get(step)) for step in sorted({*a, *b})}
-        return found
+            curves[name] = {step: (a.get(step), b.get(step)) for step in sorted({*a, *b})}
+        return curves
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain JSON."""
@@ -138,10 +138,10 @@ def _side(run: Path) -> Side:
 
 
 def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
-    return found
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return flat
 
 
 def _some(steps: list[int]) -> list[int]:

@@ -231,16 +231,16 @@ def _apart(wanted: list[float], heights: list[float]) -> list[float]:
 
 def _within(places: list[float], heights: list[float]) -> list[float]:
     """Places pushed between the bottom and the top of the axes, where the labels have room; from the top first."""
-    found = list(places)
+    moved = list(places)
     ceiling = 1.0
-    for i in reversed(range(len(found))):
-        found[i] = min(found[i], ceiling - heights[i] / 2)
-        ceiling = found[i] - heights[i] / 2
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], ceiling - heights[i] / 2)
+        ceiling = moved[i] - heights[i] / 2
     floor = 0.0
     for i, height in enumerate(heights):
-        found[i] = max(found[i], floor + height / 2)
-        floor = found[i] + height / 2
-    return found
+        moved[i] = max(moved[i], floor + height / 2)
+        floor = moved[i] + height / 2
+    return moved
 
 
 def _extent(group: list[int], wanted: list[float], heights: list[float]) -> tuple[float, float]:

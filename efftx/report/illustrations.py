@@ -67,8 +67,8 @@ def illustrate(item: Item, measured: Measured) -> Illustration | None:
         message = f"{experiment.id}: figure.draw: there is no illustration '{name}'"
         raise UserError("bad_experiment", message, nearest(name, _KINDS))
     kind = _KINDS[name]
-    found = {record.row: record for record in reversed(measured.records) if kind.series in record.series}
-    records = [found[row] for row in experiment.rows if row in found]
+    by_row = {record.row: record for record in reversed(measured.records) if kind.series in record.series}
+    records = [by_row[row] for row in experiment.rows if row in by_row]
     if not records:
         return None
     with figures.style():

@@ -123,14 +123,14 @@ def gather(
         if not here:
             continue
         here, elsewhere = of_one_device(here)
-        found = {(c.row, c.column): c for c in cells(experiment, here, size)}
-        scales, verdicts = table_scales(experiment, found, size), judge(experiment, here, size)
+        means = {(c.row, c.column): c for c in cells(experiment, here, size)}
+        scales, verdicts = table_scales(experiment, means, size), judge(experiment, here, size)
         measured.append(
             Measured(
                 size=size,
                 records=tuple(here),
                 verifications=tuple(store.verification(record) for record in here),
-                cells=found,
+                cells=means,
                 verdicts=tuple(replace(v, why=sentences.why(v, experiment, scales)) for v in verdicts),
                 crossings=tuple(crossings(experiment, here, size)),
                 choices=_choices(store, experiment, size),

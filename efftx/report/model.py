@@ -102,8 +102,8 @@ def parts(table: Table) -> list[Table]:
     words = words_columns(table)
     numbers = [i for i, is_words in enumerate(words) if not is_words]
     groups = [[i for i, is_words in enumerate(words) if is_words], *_even(numbers, MOST_COLUMNS - 1)]
-    found = [_columns(table, group) for group in groups if group]
-    return [found[0], *(replace(part, notes=()) for part in found[1:])]
+    tables = [_columns(table, group) for group in groups if group]
+    return [tables[0], *(replace(part, notes=()) for part in tables[1:])]
 
 
 def words_columns(table: Table) -> list[bool]:

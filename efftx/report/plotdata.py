@@ -73,13 +73,13 @@ def panels(item: Item, measured: Measured) -> list[Plot]:
     whole, figure = plot(item, measured), item.experiment.figure or {}
     if whole is None or not figure.get("panels"):
         return [whole] if whole else []
-    found = []
+    plots = []
     for i, series in enumerate(dict.fromkeys(line.series for line in whole.lines)):
         lines = [replace(line, series="") for line in whole.lines if line.series == series]
         own = {**figure, "y_label": figure["y_label"][i]} if isinstance(figure.get("y_label"), list) else figure
         panel = _plot(item.experiment, own, lines, whole.caption, whole.title)
-        found.append(replace(panel, panel=re.sub(r"[^a-z0-9]+", "-", series.lower())))
-    return found
+        plots.append(replace(panel, panel=re.sub(r"[^a-z0-9]+", "-", series.lower())))
+    return plots
 
 
 def plot(item: Item, measured: Measured) -> Plot | None:

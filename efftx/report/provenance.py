@@ -45,8 +45,8 @@ class Provenance:
 
 def machines(items: Iterable[Item]) -> dict[str, str]:
     """A letter for every machine that the records of `items` name, by its description: one throughout a report."""
-    found = (Environment.of(r.environment).machine for item in items for m in item.measured for r in m.records)
-    return {text: _letter(i) for i, text in enumerate(dict.fromkeys(found))}
+    names = (Environment.of(r.environment).machine for item in items for m in item.measured for r in m.records)
+    return {text: _letter(i) for i, text in enumerate(dict.fromkeys(names))}
 
 
 def provenance(measured: Measured, experiment: Experiment, letters: Mapping[str, str] | None = None) -> Provenance:
@@ -91,8 +91,10 @@ def counted(measured: Measured) -> str:
 
 def configurations(measured: Measured, row: str) -> list[str]:
     """The configuration of a row's records, a key a line as on the command line; once for all seeds that share it."""
-    found = ([f"{key}={value}" for key, value in _flat(r.config)] for r in measured.records if r.row == row)
-    return list(dict.fromkeys("\n".join(line for line in lines if not line.startswith("seed=")) for lines in found))
+    of_records = ([f"{key}={value}" for key, value in _flat(r.config)] for r in measured.records if r.row == row)
+    return list(
+        dict.fromkeys("\n".join(line for line in lines if not line.startswith("seed=")) for lines in of_records)
+    )
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

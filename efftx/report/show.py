@@ -72,16 +72,16 @@ def item_json(
     """An item as JSON: `id`, `state`, `cells` and `trends` of all sizes with records or of `size`, `claims` at the
     foremost one."""
     item = gather(RecordStore(store_root), experiment, [size] if size else [], composer)
-    found = [cell for measured in item.measured for cell in measured.cells.values()]
+    shown = [cell for measured in item.measured for cell in measured.cells.values()]
     if not item.measured:
-        found = cells(experiment, [], size or experiment.usual_size())
-    found += published_alone(experiment, {cell.row for cell in found})
+        shown = cells(experiment, [], size or experiment.usual_size())
+    shown += published_alone(experiment, {cell.row for cell in shown})
     at = item.foremost.size if item.foremost else None
     return {
         "id": experiment.id,
         "state": item.state,
         "why": item.why,
-        "cells": [_cell_json(cell) for cell in found],
+        "cells": [_cell_json(cell) for cell in shown],
         "published_curves": dict(experiment.published.curves) if experiment.published else {},
         "claims": [_claim_json(verdict, at) for verdict in item.verdicts],
         "trends": [trend for measured in item.measured for trend in trends_json(item, measured)],

@@ -50,29 +50,29 @@ def read_selection(series: Mapping[str, list[float]]) -> Selection:
 
 def selection_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     """The numbers of the drawing: a line a token, the selected unit over the block."""
-    row, found = records[0].row, read_selection(records[0].series)
+    row, selection = records[0].row, read_selection(records[0].series)
     return Plot(
-        caption=f"{row.capitalize()}: (a) for the token “{found.texts[found.shown].strip()}”, the one selected unit of "
-        f"{found.n} in every block, and what is read of W1 and W2 for it; (b) the selected units of the text "
-        f"“{''.join(found.texts).strip()}”, token by token. From one record.",
+        caption=f"{row.capitalize()}: (a) for the token “{selection.texts[selection.shown].strip()}”, the one selected unit of "
+        f"{selection.n} in every block, and what is read of W1 and W2 for it; (b) the selected units of the text "
+        f"“{''.join(selection.texts).strip()}”, token by token. From one record.",
         x_label="block",
         y_label="selected unit",
         lines=tuple(
             Line(f"{t + 1} {text.strip()}", "measured", tuple(Point(float(g), float(u)) for g, u in enumerate(units)))
-            for t, (text, units) in enumerate(zip(found.texts, found.units_TG, strict=True))
+            for t, (text, units) in enumerate(zip(selection.texts, selection.units_TG, strict=True))
         ),
     )
 
 
 def draw_selection(experiment: Experiment, records: Sequence[Record]) -> str:
     """W1, the units and W2 for one token over the blocks; below, the units of successive tokens; as SVG text."""
-    found = read_selection(records[0].series)
-    n_blocks, n, n_tokens = len(found.units_TG[0]), found.n, len(found.texts)
-    chosen = found.units_TG[found.shown]
+    selection = read_selection(records[0].series)
+    n_blocks, n, n_tokens = len(selection.units_TG[0]), selection.n, len(selection.texts)
+    chosen = selection.units_TG[selection.shown]
     figure = Figure(figsize=(figures.WIDTH, 4.7))
     heights = {"W1": 0.085, "units": 0.18, "W2": 0.085}
     top = 0.945
-    word = found.texts[found.shown].strip()
+    word = selection.texts[selection.shown].strip()
     figure.text(0.012, 0.972, f"(a)  one token: “{word}”", parse_math=False, fontsize=8.0, weight="bold", va="center")
     for name, height in heights.items():
         axes = _panel(figure, top - height, height, n_blocks)
@@ -93,12 +93,12 @@ def draw_selection(experiment: Experiment, records: Sequence[Record]) -> str:
     bottom = 0.125
     axes = _panel(figure, bottom, top - 0.065 - bottom, n_blocks)
     axes.set_ylim(n_tokens, 0)
-    for t, units in enumerate(found.units_TG):
+    for t, units in enumerate(selection.units_TG):
         _shaded_row(axes, t, units, n)
     axes.set_xticks([g + 0.5 for g in range(0, n_blocks, 5)], [str(g + 1) for g in range(0, n_blocks, 5)])
     axes.set_xlabel("block", labelpad=1.0)
-    axes.set_yticks([t + 0.5 for t in range(n_tokens)], [text.strip() or "␣" for text in found.texts])
-    axes.get_yticklabels()[found.shown].set_fontweight("bold")
+    axes.set_yticks([t + 0.5 for t in range(n_tokens)], [text.strip() or "␣" for text in selection.texts])
+    axes.get_yticklabels()[selection.shown].set_fontweight("bold")
     _key(figure, n)
     return figures.to_svg(figure)
 

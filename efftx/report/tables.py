@@ -106,13 +106,13 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
     ours = f"Measured, size {size}" if measured else "Measured"
 
     def rows(names: Iterable[str], *parts: tuple[Callable[[str, str], Cell], Sequence[str]]) -> tuple[Row, ...]:
-        found = []
+        lines = []
         for row in names:
             text = experiment.rows[row].text if row in experiment.rows else {}
             words = [Cell(text.get(head, ""), Kind.WORDS) for head in text_heads]
             values = [make(row, column) for make, shown in parts for column in shown]
-            found.append(Row(experiment.label(row), (*words, *values)))
-        return tuple(found)
+            lines.append(Row(experiment.label(row), (*words, *values)))
+        return tuple(lines)
 
     blocks: list[Block] = []
     spans: list[Span] = []
@@ -178,17 +178,17 @@ class _Cells:
         form = self.experiment.cell_of(row, column)
         if column not in self.experiment.columns_of(row, self.size):
             return Cell(numbers.UNDEFINED, Kind.MISSING)
-        found = self.means.get((row, column))
-        if found is None or not found.values:
+        value = self.means.get((row, column))
+        if value is None or not value.values:
             return Cell(numbers.NOT_RUN, Kind.MISSING, row, column, self.size, n=0)
-        if found.mean is None:
-            return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=found.n)
-        text = self.scale_of(form).written(found.mean, found.std)
-        text += "" if found.n == self.usual else f" (n = {found.n})"
+        if value.mean is None:
+            return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=value.n)
+        text = self.scale_of(form).written(value.mean, value.std)
+        text += "" if value.n == self.usual else f" (n = {value.n})"
         others = [self.means.get((other, column)) for other in self.experiment.rows_at(self.size) if other != row]
         rivals = [_reached(other) for other in others if other and other.values]
-        best = numbers.clearly_best(_reached(found), rivals, form.better)
-        return Cell(text, Kind.MEASURED, row, column, self.size, found.mean, found.std, found.n, bold=best)
+        best = numbers.clearly_best(_reached(value), rivals, form.better)
+        return Cell(text, Kind.MEASURED, row, column, self.size, value.mean, value.std, value.n, bold=best)
 
     def published(self, row: str, column: str) -> Cell:
         """What the paper prints."""
@@ -236,11 +236,11 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         notes.append(UNVERIFIED_NOTE)
     if experiment.published and experiment.published.note:
         notes.append(numbers.sentence(experiment.published.note))
-    for found in measured.cells.values() if measured else ():
-        if found.note and experiment.is_chosen(found.row):
-            row = experiment.label(found.row)
-            place = f"{row}, {found.column}" if found.column else row
-            notes.append(f"{place}: {numbers.sentence(found.note)}")
+    for value in measured.cells.values() if measured else ():
+        if value.note and experiment.is_chosen(value.row):
+            row = experiment.label(value.row)
+            place = f"{row}, {value.column}" if value.column else row
+            notes.append(f"{place}: {numbers.sentence(value.note)}")
     for crossing in measured.crossings if measured else ():
         if all(map(experiment.is_chosen, crossing.between)):
             first, second = map(experiment.label, crossing.between)
@@ -258,8 +258,8 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
 
 def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str]:
     """What a share above 100 % of a measured bound means, one note for all columns that have one."""
-    found = measured.cells.values() if measured else ()
-    shares = [c for c in found if experiment.cell_of(c.row, c.column).metric.startswith("share_of_")]
+    values = measured.cells.values() if measured else ()
+    shares = [c for c in values if experiment.cell_of(c.row, c.column).metric.startswith("share_of_")]
     above = dict.fromkeys(c.column for c in shares if c.mean is not None and c.mean > 100)
     return [f"{column}: {MEASURED_BOUND}." for column in above]
 
@@ -271,7 +271,7 @@ def _crossing_note(between: tuple[str, str], x: float | None, published: float |
 
 
 def _counts(measured: Measured) -> Counter[int]:
-    return Counter(found.n for found in measured.cells.values() if found.values)
+    return Counter(value.n for value in measured.cells.values() if value.values)
 
 
 def _usual_count(measured: Measured) -> int:

@@ -25,13 +25,13 @@ def trend_plots(item: Item, measured: Measured) -> list[Plot]:
         return []
     plots = []
     for arm, gaps in gaps_of(item.experiment, measured.cells, measured.size).items():
-        title, found = f"{arm} less {trend['against']}", fit(gaps)
+        title, slopes = f"{arm} less {trend['against']}", fit(gaps)
         plots.append(
             Plot(
-                caption=_caption(title, found, str(trend["over"]), str(trend["beside"]), item.experiment.cell.unit),
+                caption=_caption(title, slopes, str(trend["over"]), str(trend["beside"]), item.experiment.cell.unit),
                 x_label=str(trend.get("x_label", trend["over"])),
                 y_label=f"gap ({item.experiment.cell.unit})",
-                lines=_lines(gaps, found, str(trend["beside"])),
+                lines=_lines(gaps, slopes, str(trend["beside"])),
                 log_x=True,
                 panel="gap-" + re.sub(r"[^a-z0-9]+", "-", arm.lower()),
                 title=f"{title}, size {measured.size}",
@@ -47,11 +47,11 @@ def trends_json(item: Item, measured: Measured) -> list[dict[str, Any]]:
         return []
     told = []
     for arm, gaps in gaps_of(item.experiment, measured.cells, measured.size).items():
-        if found := fit(gaps):
-            slopes = {trend["over"]: found.over, trend["beside"]: found.beside}
+        if fitted := fit(gaps):
+            slopes = {trend["over"]: fitted.over, trend["beside"]: fitted.beside}
             doublings = {name: {"mean": e.mean, "interval": e.interval} for name, e in slopes.items()}
             of_arm = {"size": measured.size, "arm": arm, "against": trend["against"]}
-            told.append({**of_arm, "n": found.n, "a_doubling_of": doublings})
+            told.append({**of_arm, "n": fitted.n, "a_doubling_of": doublings})
     return told
 
 

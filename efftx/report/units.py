@@ -54,24 +54,24 @@ def scale(form: Cell, values: Iterable[float]) -> Scale:
     """
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     unit, factor = time_unit(form.unit, min(sizes, default=0.0), _LEAST)
-    found = _FORMAT.fullmatch(form.format)
-    if unit == form.unit or not found:
+    match = _FORMAT.fullmatch(form.format)
+    if unit == form.unit or not match:
         return Scale(form)
-    digits = int(found[1])
-    if found[2] == "f":
+    digits = int(match[1])
+    if match[2] == "f":
         decimals = digits - round(math.log10(factor))
     else:
-        significant = digits + (found[2] == "e")
+        significant = digits + (match[2] == "e")
         decimals = significant - 1 - math.floor(math.log10(min(sizes) * factor))
     return Scale(replace(form, unit=unit, format=f"{{:,.{max(0, decimals)}f}}"), factor)
 
 
 def scales(values: Iterable[tuple[Cell, float | None]]) -> dict[Cell, Scale]:
     """For every form the scale of all values written in it; None says that there is none."""
-    found: dict[Cell, list[float]] = {}
+    values_of: dict[Cell, list[float]] = {}
     for form, value in values:
-        found.setdefault(form, []).extend([] if value is None else [value])
-    return {form: scale(form, of_form) for form, of_form in found.items()}
+        values_of.setdefault(form, []).extend([] if value is None else [value])
+    return {form: scale(form, of_form) for form, of_form in values_of.items()}
 
 
 def table_scales(experiment: Experiment, means: Mapping[tuple[str, str], CellValue], size: str) -> dict[Cell, Scale]:
@@ -80,8 +80,8 @@ def table_scales(experiment: Experiment, means: Mapping[tuple[str, str], CellVal
     paper = experiment.published
     for row in experiment.rows_at(size):
         for column in experiment.columns_of(row, size):
-            form, found = experiment.cell_of(row, column), means.get((row, column))
-            values += [(form, found.mean if found else None), (form, paper.of(row, column) if paper else None)]
+            form, mean = experiment.cell_of(row, column), means.get((row, column))
+            values += [(form, mean.mean if mean else None), (form, paper.of(row, column) if paper else None)]
     for row, printed in (paper.others if paper else {}).items():
         values += [(experiment.cell_of(row, column), value) for column, value in printed.items()]
     return scales(values)

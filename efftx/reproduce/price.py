@@ -26,12 +26,12 @@ Say = Callable[[str], None]
 def unrecorded(experiment: Experiment, asked: Asked, trainer: Trainer, store: RecordStore) -> list[Run]:
     """The runs that have no record today (with `stale`: or a stale one), each once: a sweep's own is the row's, too."""
     wanted = (MISSING, INCOMPLETE, STALE) if asked.stale else (MISSING, INCOMPLETE)
-    found = []
+    missing = []
     for run in planned(experiment, asked.size, asked.seeds):
         with suppress(UserError):
             if not is_of_sweep(experiment, run) and status_of(experiment, run, trainer, store).word in wanted:
-                found.append(run)
-    return found
+                missing.append(run)
+    return missing
 
 
 def tell_left(

@@ -62,8 +62,10 @@ def recorded_elsewhere(
         tests = [metrics for name, metrics in other.metrics.items() if metrics and name not in other.column_hashes]
         if not tests or not other.curve or not other.data or other.pretraining:
             continue
-        found, old = store.verification(other), other.environment
-        if (found is not None and found.verdict == STALE) or trainer.hash(config, other.data, old) != other.hash:
+        verification, old = store.verification(other), other.environment
+        if (verification is not None and verification.verdict == STALE) or trainer.hash(
+            config, other.data, old
+        ) != other.hash:
             continue
         if any(_lacks(experiment, run.row, name, tests[0]) for name in columns):
             continue  # it is older than a metric that this item shows

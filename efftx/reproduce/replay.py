@@ -65,13 +65,13 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
     run = _run_of(record)
-    found = status_of(experiment, run, trainer, store)
-    if found.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
-        found = Status(FRESH)  # an earlier replay's verdict does not bind this one
-    if found.word == STALE:
-        verification = Verification(record.hash, STALE, found.why, False)
+    status = status_of(experiment, run, trainer, store)
+    if status.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
+        status = Status(FRESH)  # an earlier replay's verdict does not bind this one
+    if status.word == STALE:
+        verification = Verification(record.hash, STALE, status.why, False)
     elif (at := resolved(experiment, run, store)) is None:
-        verification = Verification(record.hash, NOT_REPLAYABLE, found.why, False)
+        verification = Verification(record.hash, NOT_REPLAYABLE, status.why, False)
     elif (replayed := _replayed(at, record, trainer)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, "a timing comes out differently each time", False)
     else:
@@ -198,10 +198,10 @@ def _under_other_instructions(record: Record, store: RecordStore) -> Verificatio
                 alone.write(each)
             environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(alone.root)})
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-            found = alone.verification(record)
-        if found is not None and found.verdict == FRESH:
-            found.why += (
+            verification = alone.verification(record)
+        if verification is not None and verification.verdict == FRESH:
+            verification.why += (
                 f" under PyTorch's '{name}' instructions: under this processor's own a choice falls differently"
             )
-            return found
+            return verification
     return None

@@ -118,23 +118,23 @@ class _Runner:
         gaps: dict[str, str] = {}
         for run in runs:
             try:
-                found = status_of(experiment, run, self.trainer, self.store)
+                status = status_of(experiment, run, self.trainer, self.store)
                 if run.value is None and run.row not in gaps and sweep_values(experiment, run.row, run.size):
                     gaps[run.row] = self._gap(experiment, run)
             except UserError as error:
                 self._fail(experiment, run, error)
                 continue
-            if found.word in (MISSING, INCOMPLETE) and gaps.get(run.row):
+            if status.word in (MISSING, INCOMPLETE) and gaps.get(run.row):
                 self._fail(experiment, run, UserError("incomplete_sweep", f"not trained: {gaps[run.row]}"))
-            elif found.word in (MISSING, INCOMPLETE):
+            elif status.word in (MISSING, INCOMPLETE):
                 todo.append(_ToDo(experiment, run, again=False))
-            elif found.word == STALE and self.asked.stale:
+            elif status.word == STALE and self.asked.stale:
                 # The sweep's own run, which has begun anew before, is the row's at that seed.
                 todo.append(_ToDo(experiment, run, again=not is_of_sweep(experiment, run)))
             else:
                 self.lines[experiment.id]["skipped"] += 1
-                if found.word == STALE:
-                    self.say(f"{experiment.id}: {run.told(experiment)} is stale ({found.why}); --stale runs it again")
+                if status.word == STALE:
+                    self.say(f"{experiment.id}: {run.told(experiment)} is stale ({status.why}); --stale runs it again")
         return todo
 
     def run_all(self, todo: Sequence[_ToDo]) -> None:
@@ -195,9 +195,9 @@ class _Runner:
         """Why the sweep of a row chooses no value today, in words; empty where it does."""
         for run in planned(experiment, row.size):
             if run.row == row.row and run.value is not None:
-                found = status_of(experiment, run, self.trainer, self.store)
-                if found.word == STALE:
-                    return f"of its sweep {run.told(experiment)} is stale ({found.why}); --stale runs it again"
+                status = status_of(experiment, run, self.trainer, self.store)
+                if status.word == STALE:
+                    return f"of its sweep {run.told(experiment)} is stale ({status.why}); --stale runs it again"
         return lacking(experiment, row.row, row.size, self.store)
 
     def _attempt(self, todo: _ToDo, *, wait: bool) -> bool:
@@ -209,11 +209,11 @@ class _Runner:
                 if not mine:
                     self.say(f"{todo}: another process is at it")
                     return False
-                found = status_of(experiment, run, self.trainer, self.store)
-                if found.word == FRESH:
+                status = status_of(experiment, run, self.trainer, self.store)
+                if status.word == FRESH:
                     line["skipped"] += 1
                     return True
-                if found.why == UNCOUNTED:
+                if status.why == UNCOUNTED:
                     self._count_costs(experiment, run)
                 else:
                     self.say(f"{todo}, size {run.size} {place}".rstrip())
@@ -248,10 +248,10 @@ class _Runner:
 
     def _taken_over(self, todo: _ToDo, at: Experiment, swept: Mapping[str, Any]) -> bool:
         """Whether another item has a record of the very training, which is then this item's too, its replay with it."""
-        found = recorded_elsewhere(at, todo.run, self.trainer, self.store, swept)
-        if found is None:
+        pair = recorded_elsewhere(at, todo.run, self.trainer, self.store, swept)
+        if pair is None:
             return False
-        record, other = found
+        record, other = pair
         self.store.write(record)
         if (verification := self.store.verification(other)) is not None:
             self.store.write_verification(record, verification)

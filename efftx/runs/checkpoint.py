@@ -193,10 +193,10 @@ def _write_sharded(
             entries = _entries(path, [file for name in parts for file in sharded.files_of(path / name, processes.rank)])
             for name in entries:
                 files.sync(path / name)
-        found = {name: entry for each in processes.gather(entries) for name, entry in each.items()}
+        of_all = {name: entry for each in processes.gather(entries) for name, entry in each.items()}
         with processes.together():
             if processes.leads:
-                _write_documents(path, _document(SHARDED_FORMAT, step, meta, tied, optimizer), found)
+                _write_documents(path, _document(SHARDED_FORMAT, step, meta, tied, optimizer), of_all)
                 placing.close()
 
 

@@ -42,16 +42,16 @@ def read_authors(file: Path) -> Imported:
     """The arrays of an .npz whose names begin with `w.`; UserError where it is none, or has other names than theirs."""
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(PREFIX)}
+            weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(PREFIX)}
     except FileNotFoundError as error:
         raise UserError("missing_file", f"There is no file {file}.") from error
     except (*DAMAGED_ARCHIVE, ValueError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no .npz of arrays of numbers"
         hint = "Give the .npz of the authors' arrays, under the names that efftx/models/author_weights.py lists."
         raise UserError("damaged_file", f"{file} cannot be read: {why}.", hint) from error
-    if not found:
+    if not weights:
         raise UserError("other_model", f"{file} holds no array whose name begins with '{PREFIX}'.")
-    return Imported(from_authors(found), architecture_of(found), _sha256(file))
+    return Imported(from_authors(weights), architecture_of(weights), _sha256(file))
 
 
 def architecture_of(arrays: Mapping[str, Tensor]) -> list[str]:

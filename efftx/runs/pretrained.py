@@ -46,8 +46,8 @@ def run_hash(config: Config, dataset: Dataset) -> str:
 
 def hash_of_run(run: Path) -> str:
     """The config hash of the finished run at `run`; UserError where there is none, or it has not come to its end."""
-    found = read_config(run)
-    if found is None:
+    stored = read_config(run)
+    if stored is None:
         raise UserError(
             "missing_file",
             f"pretrained={run} is not a run directory.",
@@ -59,7 +59,7 @@ def hash_of_run(run: Path) -> str:
             f"pretrained={run} has not come to its end.",
             "Start the same training again: it goes on from its last checkpoint.",
         )
-    return found[1]
+    return stored[1]
 
 
 def start_from(config: Config, run: Path) -> Config:
@@ -76,10 +76,10 @@ def with_vocabulary_of(config: Config, run: Path) -> Config:
 
     A file given in `data.tokenizer_path` stays. DamagedFileError where the run's has changed.
     """
-    data, found = config.data, read_config(run)
-    if found is None or not isinstance(data, VocabularyConfig) or data.tokenizer_path is not None:
+    data, stored = config.data, read_config(run)
+    if stored is None or not isinstance(data, VocabularyConfig) or data.tokenizer_path is not None:
         return config
-    its = found[0]["data"].get("tokenizer")
+    its = stored[0]["data"].get("tokenizer")
     if data.tokenizer not in _TRAINED or its != data.tokenizer or read_vocabulary_file(run) is None:
         return config
     return replace(config, data=replace(data, tokenizer_path=str(run / VOCABULARY_FILE)))
@@ -112,13 +112,13 @@ def final_checkpoint(run: Path) -> Checkpoint:
     Never the one before a damaged one: what is measured of it would pass for the run's own.
     """
     damage: list[str] = []
-    found = load_latest(run / "checkpoints", on_damage=damage.append, read_only=True)
+    checkpoint = load_latest(run / "checkpoints", on_damage=damage.append, read_only=True)
     if damage:
         hint = f"Remove {run / RESULT_FILE}: the same training then goes on from the checkpoint before."
         raise UserError("damaged_file", damage[0].partition(";")[0] + ".", hint)
-    if found is None:
+    if checkpoint is None:
         raise UserError("missing_file", f"The run {run} has no checkpoint.", "Train it first: `efftx train`.")
-    return found
+    return checkpoint
 
 
 def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
@@ -172,6 +172,6 @@ def _model_of(dataset: Dataset) -> bytes | None:
 
 
 def _pieces(run: Path, model: bytes) -> str:
-    found = read_config(run)
-    assert found is not None, "hash_of_run has asked"
-    return read_vocabulary(model, found[0]["data"]["tokenizer"], str(run / VOCABULARY_FILE)).pieces_sha256
+    stored = read_config(run)
+    assert stored is not None, "hash_of_run has asked"
+    return read_vocabulary(model, stored[0]["data"]["tokenizer"], str(run / VOCABULARY_FILE)).pieces_sha256

@@ -50,12 +50,12 @@ def read_config(path: Path) -> tuple[dict[str, Any], str] | None:
 
 def stored_config(path: Path) -> tuple[dict[str, Any], str]:
     """As `read_config`; UserError, with the nearest run that there is, where `path` is none."""
-    found = read_config(path)
-    if found is None:
+    stored = read_config(path)
+    if stored is None:
         known = [str(file.parent) for file in runs_root().glob(f"*/{CONFIG_FILE}")]
         hint = nearest(str(path), known, at_most=5) or "Give the folder that `efftx train` printed."
         raise UserError("missing_file", f"{path} is not a run directory.", hint)
-    return found
+    return stored
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -217,13 +217,13 @@ class RunDirectory:
     # ---- entering
 
     def _check_config(self) -> None:
-        found = read_config(self.path)
-        if found is None:
+        stored = read_config(self.path)
+        if stored is None:
             document = {"hash": self._hash, "config": self._config}
             with writing(self.path):
                 write_document(self.path / CONFIG_FILE, document)
             return
-        config, config_hash = found
+        config, config_hash = stored
         if config_hash != self._hash:
             differing = "; ".join(_differences(config, self._config)) or "the data or the version of efftx"
             raise UserError(

@@ -171,27 +171,27 @@ def sample(
         torch.manual_seed(request.seed)  # hash attention draws its rotations from the global generators
         session = make_session(trained.model, len(prompt) + max_new, width, inputs_BE, int8=request.int8)
         started = time.perf_counter()
-        found: list[tuple[list[int], float, float | None]]
+        continuations: list[tuple[list[int], float, float | None]]
         if request.beam is not None:
             penalty = LENGTH_PENALTY if request.length_penalty is None else request.length_penalty
             search = Beam(width, penalty, request.n)
-            found = list(beam_search(session, prompt, search, max_new, rendering.eos, on_step=on_token))
+            continuations = list(beam_search(session, prompt, search, max_new, rendering.eos, on_step=on_token))
         else:
             choice = _choice(request, draws=request.draws or rendering.kind != "text")
-            found = [
+            continuations = [
                 (tokens, log_probability, None)
                 for tokens, log_probability in generate(session, prompts, choice, max_new, rendering.eos, hear)
             ]
         seconds = time.perf_counter() - started
     if on_text is not None and request.beam is None and width == 1:
         on_text(stream.finish())
-    speed = sum(len(tokens) for tokens, _, _ in found) / seconds
+    speed = sum(len(tokens) for tokens, _, _ in continuations) / seconds
     if rendering.kind != "text":
-        rows = [[*start, *one[0]] for start, one in zip(prompts, found, strict=True)]
+        rows = [[*start, *one[0]] for start, one in zip(prompts, continuations, strict=True)]
         files = write_files(trained, request, rows)
-        return Samples(trained, given, [Sample("", *one) for one in found], speed, request.seed, files)
+        return Samples(trained, given, [Sample("", *one) for one in continuations], speed, request.seed, files)
     n_before = len(rendering.decode(prompt))
-    samples = [Sample(rendering.decode([*prompt, *one[0]])[n_before:], *one) for one in found]
+    samples = [Sample(rendering.decode([*prompt, *one[0]])[n_before:], *one) for one in continuations]
     return Samples(trained, given, samples, speed, request.seed, [])
 
 

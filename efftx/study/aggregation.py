@@ -96,7 +96,7 @@ def device_of(record: Record) -> str:
 
 def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:
     """The cells of `experiment` at `size` that have a record or a published value, row by row as in the file."""
-    results, found = Results(experiment, records, size), list[CellValue]()
+    results, cell_values = Results(experiment, records, size), list[CellValue]()
     for row in experiment.rows_at(size):
         for column in experiment.columns_of(row, size):
             values = results.values(row, column)
@@ -105,7 +105,7 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
                 continue
             reached = [v for v in values.values() if v is not None]
             complete = bool(reached) and len(reached) == len(values)
-            found.append(
+            cell_values.append(
                 CellValue(
                     row=row,
                     column=column,
@@ -121,7 +121,7 @@ def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[
                     note=_unreached(results.of_row(row), values) if values and not complete else "",
                 )
             )
-    return found
+    return cell_values
 
 
 def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellValue]:

@@ -148,12 +148,12 @@ def _bindings(experiment: Experiment, size: str, claim: Claim, parsed: Parsed) -
     where = parse_where(claim.where, parsed.free)
     axes = {"row": list(experiment.rows_at(size)), "column": experiment.columns_at(size)}
     names = list(parsed.free)
-    found = []
+    bindings = []
     for choice in itertools.product(*(axes[parsed.free[name]] for name in names)):
         binding = dict(zip(names, choice, strict=True))
         if where(binding) and all(_defined(experiment, size, t, i, binding) for t, i in parsed.lookups):
-            found.append(binding)
-    return found
+            bindings.append(binding)
+    return bindings
 
 
 def _defined(
@@ -184,8 +184,8 @@ class _Judgement:
                 values = results.values(row, column)
                 # A level never reached is later than every step: infinity, so that comparisons still mean something.
                 cells[row, column] = {s: math.inf if v is None else v for s, v in values.items()}
-        for (row, column), found in cells.items():
-            if not found:
+        for (row, column), of_cell in cells.items():
+            if not of_cell:
                 raise NotJudgedError(NOT_RUN, f"no record of {results.experiment.cell_label(row, column)}")
         evaluator.cells, evaluator.gates = cells, gates
         self.comparisons = {key: evaluator.compare(left, op, right) for key, left, op, right in compared(parsed.tree)}

@@ -183,7 +183,7 @@ class Evaluator:
         if np.any(np.isnan(differences)):
             why = f"neither side of {ast.unparse(left)} and {ast.unparse(right)} was reached"
             raise NotJudgedError(NOT_TESTED, why)
-        found = Comparison(
+        comparison = Comparison(
             left=self._side(left, a),
             symbol=COMPARISONS[type(op)],
             right=self._side(right, b),
@@ -195,8 +195,8 @@ class Evaluator:
             n=len(seeds),
             resolution=_rounding(a, b),
         )
-        found.test()
-        return found
+        comparison.test()
+        return comparison
 
     def place(self, index: tuple[Name | str, ...]) -> tuple[str, str]:
         """Row and column of a lookup under the binding; "" for a column that is not named."""

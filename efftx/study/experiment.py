@@ -137,11 +137,11 @@ class ColumnSpec:
 
 def places(columns: Mapping[str, ColumnSpec], axis: str) -> dict[str, float]:
     """Column -> where it stands on the axis, a key of its parameters; of several at one place the first alone."""
-    found: dict[float, str] = {}
+    by_place: dict[float, str] = {}
     for name, column in columns.items():
         if axis in column.parameters:
-            found.setdefault(float(column.parameters[axis]), name)
-    return {name: at for at, name in found.items()}
+            by_place.setdefault(float(column.parameters[axis]), name)
+    return {name: at for at, name in by_place.items()}
 
 
 @dataclass(frozen=True)

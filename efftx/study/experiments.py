@@ -47,7 +47,7 @@ def load_experiments(extra: Path | None = None) -> Experiments:
     """
     folders = [Path(part) for part in os.environ.get("EFFTX_EXPERIMENTS", "").split(os.pathsep) if part]
     folders += [extra] if extra is not None else []
-    found = {e.id: e for e in map(read_experiment, _files_in(shipped("experiments")))}
+    by_id = {e.id: e for e in map(read_experiment, _files_in(shipped("experiments")))}
     unreadable = []
     for folder in folders:
         if not folder.is_dir():
@@ -55,14 +55,14 @@ def load_experiments(extra: Path | None = None) -> Experiments:
         for path in _files_in(folder):
             try:
                 experiment = read_experiment(path)
-                if experiment.id in found:
-                    message = f"{path}: {found[experiment.id].path} has the id '{experiment.id}' too"
+                if experiment.id in by_id:
+                    message = f"{path}: {by_id[experiment.id].path} has the id '{experiment.id}' too"
                     raise UserError("bad_experiment", message)
             except UserError as error:
                 unreadable.append(Unreadable(_id_of(path), error))
             else:
-                found[experiment.id] = experiment
-    experiments = Experiments(sorted(found.items()))
+                by_id[experiment.id] = experiment
+    experiments = Experiments(sorted(by_id.items()))
     experiments.unreadable = tuple(unreadable)
     return experiments
 

@@ -35,16 +35,16 @@ def not_passed(results: Results, places: Mapping[str, Sequence[str]], named: Col
     first gate that a model fails is told. A claim may ask of its cells how they compare with a gate that it names:
     such a gate the model meets in its other columns, if there are any. MissingRecordError as `gate_value`.
     """
-    found = []
+    reasons = []
     for row, columns in places.items():
         for name, gate in results.experiment.gates.items():
             if not gate.stands_before(row, results.size) or not gate.guards_any(columns):
                 continue
             asked = columns if name in named else ()
             if why := _failed(results, row, name, asked):
-                found.append(why)
+                reasons.append(why)
                 break
-    return found
+    return reasons
 
 
 def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> str:
@@ -58,10 +58,10 @@ def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> st
         bar = gate_value(results, name, cell.metric)
         if bar is None:
             continue
-        found = results.values(row, column)
-        if not found:
+        by_seed = results.values(row, column)
+        if not by_seed:
             raise MissingRecordError(f"no record of {row}" + (f", {column}" if column else ""))
-        values = {seed: math.nan if value is None else value for seed, value in found.items()}
+        values = {seed: math.nan if value is None else value for seed, value in by_seed.items()}
         met.append((p_of_passing(values, gate, bar, cell.better), column, statistics.fmean(values.values()), bar, cell))
     if not met:
         if gate.is_computed and not asked:

@@ -72,7 +72,7 @@ class Published:
     def cells(self) -> list[tuple[str, str, float]]:
         """Row, column and value of every cell, those of `others` last."""
         tables = (self.values, self.unverified, self.others)
-        return [(row, column, value) for t in tables for row, found in t.items() for column, value in found.items()]
+        return [(row, column, value) for t in tables for row, of_row in t.items() for column, value in of_row.items()]
 
     def rows(self) -> list[str]:
         """The rows in which the paper has a value, those of `others` last."""

@@ -135,25 +135,25 @@ class RecordStore:
         return self._read_some(self._paths(id, SWEEPS))
 
     def _read_some(self, paths: Iterable[Path]) -> list[Record]:
-        found = []
+        records = []
         for path in paths:
             try:
-                found.append(self._read_record(path))
+                records.append(self._read_record(path))
             except DamagedFileError:
                 continue
-        return [record for record in found if record is not None]
+        return [record for record in records if record is not None]
 
     def damaged(self, ids: Iterable[str]) -> list[DamagedFileError]:
         """The damaged records of these items, and the damaged files of what replays of theirs said."""
-        found = []
+        errors = []
         for path in (path for id in ids for path in (*self._paths(id), *self._paths(id, SWEEPS))):
             try:
                 record = self._read_record(path)
                 if record is not None:
                     _read(self._verification_path(record), Verification)
             except DamagedFileError as error:
-                found.append(error)
-        return found
+                errors.append(error)
+        return errors
 
     def write_verification(self, record: Record, verification: Verification) -> None:
         """Keep, beside the records, what a replay of `record` said."""
@@ -162,10 +162,10 @@ class RecordStore:
     def verification(self, record: Record) -> Verification | None:
         """What the last replay of this very record said; None where it was never replayed, or the file is damaged."""
         try:
-            found = _read(self._verification_path(record), Verification)
+            verification = _read(self._verification_path(record), Verification)
         except DamagedFileError:
             return None
-        return found if found is not None and found.hash == record.hash else None
+        return verification if verification is not None and verification.hash == record.hash else None
 
     def sweep(self) -> None:
         """Remove what killed writers left half-written."""
@@ -177,11 +177,11 @@ class RecordStore:
         return iter(sorted((self.root / "records" / id).glob(f"*/{below}*.json")))
 
     def _read_record(self, path: Path) -> Record | None:
-        found = _read(path, Record)
-        if found is not None and path != self.path(found.id, found.row, found.seed, found.size, found.value):
-            why = f"it says that it is of {found.id}, {found.row}, seed {found.seed}, size {found.size}"
+        record = _read(path, Record)
+        if record is not None and path != self.path(record.id, record.row, record.seed, record.size, record.value):
+            why = f"it says that it is of {record.id}, {record.row}, seed {record.seed}, size {record.size}"
             raise DamagedFileError(path, why, _MEND)
-        return found
+        return record
 
     def _verification_path(self, record: Record) -> Path:
         return self.root / "verified" / record.id / record.size / _name(record.row, record.seed, record.value)

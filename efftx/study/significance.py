@@ -84,8 +84,8 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
     log_density = (df - 1) * np.log(ratio) - df * ratio**2 / 2
     density = np.exp(log_density - log_density.max())
     shift = (effect * math.sqrt(n) - critical * ratio) / math.sqrt(2.0)
-    found = np.array([0.5 * math.erfc(-s) for s in shift])
-    return float(np.sum(found * density) / np.sum(density))
+    chances = np.array([0.5 * math.erfc(-s) for s in shift])
+    return float(np.sum(chances * density) / np.sum(density))
 
 
 @cache

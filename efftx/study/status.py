@@ -60,13 +60,13 @@ def column_hashes(
     columns = experiment.columns_of(run.row, run.size)
     if experiment.kind == "measure":
         return {name: _digest(column.parameters) for name, column in columns.items()}
-    found = {}
+    hashes = {}
     for name, column in columns.items():
         if column.evaluates:
             config = composer.compose(experiment.column_overrides(run.row, name, run.size), run.seed)
             carry = experiment.carry_of(run.row, name, run.size)
-            found[name] = _digest([composer.hash(config, data, made_on), carry])
-    return found
+            hashes[name] = _digest([composer.hash(config, data, made_on), carry])
+    return hashes
 
 
 def composed_from(experiment: Experiment, run: Run, composer: Composer) -> str:
@@ -141,14 +141,14 @@ def state_of(
             for run in planned(experiment, size):
                 count["of"] += 1
                 try:
-                    found = status_of(experiment, run, composer, store)
+                    status = status_of(experiment, run, composer, store)
                 except DamagedFileError as error:
                     damaged.append(error.message)
                     continue
-                if found.word != MISSING:
-                    count[found.word] += 1
-                if found.word in whys and size in asked:
-                    whys[found.word].append(f"{run.told(experiment)}, size {size}: {found.why}")
+                if status.word != MISSING:
+                    count[status.word] += 1
+                if status.word in whys and size in asked:
+                    whys[status.word].append(f"{run.told(experiment)}, size {size}: {status.why}")
             if count[FRESH] + count[STALE] + count[INCOMPLETE]:
                 counts[size] = count
         if composer and not counts:

@@ -103,10 +103,10 @@ def gaps_of(experiment: Experiment, cells: Mapping[tuple[str, str], CellValue], 
             cell = cells.get((row, column))
             if cell is None or trend["over"] not in asked.parameters:
                 continue
-            found = {seed: value for seed, value in cell.values.items() if value is not None}
-            if found:
+            by_seed = {seed: value for seed, value in cell.values.items() if value is not None}
+            if by_seed:
                 place = (float(spec.parameters[trend["beside"]]), float(asked.parameters[trend["over"]]))
-                of_arm[place] = found
+                of_arm[place] = by_seed
     if trend["against"] not in values:
         raise UserError("bad_experiment", f"{experiment.id}: figure.trend: no row has the arm '{trend['against']}'")
     base = values.pop(trend["against"])

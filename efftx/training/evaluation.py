@@ -66,7 +66,7 @@ def evaluate_split(
             yield
 
     with measuring():
-        found = evaluate(model, over, device, processes=processes)
+        metrics = evaluate(model, over, device, processes=processes)
     if generates:
         weights = gathered(model, processes)
 
@@ -75,10 +75,10 @@ def evaluate_split(
                 unwrapped = unsharded(model, weights, setting)
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
-        found |= processes.led(said)
+        metrics |= processes.led(said)
     if final and config.evaluation.min_context:
-        found["min_context"] = float(config.evaluation.min_context)
-    for name, value in found.items():
+        metrics["min_context"] = float(config.evaluation.min_context)
+    for name, value in metrics.items():
         if not math.isfinite(value):
             raise NotFiniteError(
                 "not_finite",
@@ -87,8 +87,8 @@ def evaluate_split(
             )
     # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
     if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
-        found["chance_accuracy"] = dataset.chance_accuracy
-    return found
+        metrics["chance_accuracy"] = dataset.chance_accuracy
+    return metrics
 
 
 def evaluate_run(run: Path, config: Config, *, carry: str | None = None, split: str = "test") -> dict[str, float]:
@@ -129,9 +129,9 @@ def unsharded(model: Model, weights: dict[str, Tensor] | None, setting: Setting)
     """The model, or where it is sharded one built anew of the `weights` that were `gathered`."""
     if weights is None:
         return model
-    found = setting.build()
-    load_weights(found, weights, None)
-    return found
+    whole = setting.build()
+    load_weights(whole, weights, None)
+    return whole
 
 
 def latency_of(

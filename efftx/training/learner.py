@@ -98,17 +98,17 @@ class Learner:
         parameters = dict(self.model.named_parameters())
         with processes.together():
             if any(map(is_sharded, parameters.values())):
-                found = read_shards(checkpoint, parameters)
-                copy_weights(parameters, found.model)
+                restored = read_shards(checkpoint, parameters)
+                copy_weights(parameters, restored.model)
             else:
-                found = read_checkpoint(checkpoint)
-                load_weights(self.model, found.model, None)
-            restore_optimizer(self.optimizer, self.average.restored(found.optimizer))
-        notes = list(processes.led(lambda: run.resume_at(found.meta["logs"])))
-        if found.meta["scaler"]:
-            self.scaler.load_state_dict(found.meta["scaler"])
-        self.state = State(**found.meta["state"])
-        return [*notes, f"going on from step {found.step} of {run.path}"]
+                restored = read_checkpoint(checkpoint)
+                load_weights(self.model, restored.model, None)
+            restore_optimizer(self.optimizer, self.average.restored(restored.optimizer))
+        notes = list(processes.led(lambda: run.resume_at(restored.meta["logs"])))
+        if restored.meta["scaler"]:
+            self.scaler.load_state_dict(restored.meta["scaler"])
+        self.state = State(**restored.meta["state"])
+        return [*notes, f"going on from step {restored.step} of {run.path}"]
 
     def _refuse_not_finite(self, processes: Processes) -> None:
         broken = (name for name, p in self.model.named_parameters() if not bool(torch.isfinite(own_part(p)).all()))

@@ -216,11 +216,11 @@ class Trainer:
             metrics = evaluate_split(self.learner.model, setting, "test", final=True)
         result = self.result(metrics)
         self.tracker.log(result.step, {f"test_{name}": value for name, value in metrics.items()})
-        found = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
-        found["processes"] = processes.count
-        del found["seconds_before"]  # it is of this process, and not of the run
+        document = {**asdict(result), "run": None, "environment": asdict(devices.environment())}
+        document["processes"] = processes.count
+        del document["seconds_before"]  # it is of this process, and not of the run
         # Before decoding is timed: whatever happens there, even a crash, takes no result.
-        processes.led(lambda: run.finish(found))
+        processes.led(lambda: run.finish(document))
         weights = gathered(self.learner.model, processes)
 
         def timed() -> Model:
@@ -228,7 +228,7 @@ class Trainer:
 
         note = self.progress.note
         result.timings |= processes.led(lambda: latency_of(timed, setting.dataset, setting.device, note))
-        processes.led(lambda: run.finish({**found, "timings": result.timings}))
+        processes.led(lambda: run.finish({**document, "timings": result.timings}))
         if asked := processes.highest(self.stop.exit_code or 0):  # while it was evaluated or timed
             raise Interrupted(asked, f"Stopped; the run at {run.path} is done, and the same command shows it.")
         return result
@@ -289,12 +289,12 @@ class Trainer:
         if average.decay:
             self.saver.finish()
         with average.in_place():
-            found = evaluate_split(self.learner.model, self.setting, "valid")
-        state.curve.append({"step": state.step, **found})
-        named = {f"valid_{name}": value for name, value in found.items()}
+            metrics = evaluate_split(self.learner.model, self.setting, "valid")
+        state.curve.append({"step": state.step, **metrics})
+        named = {f"valid_{name}": value for name, value in metrics.items()}
         run.log(state.step, named)
         self.tracker.log(state.step, named)
-        words = ", ".join(f"{heading(k)} {v:z.4f}" for k, v in shown(found).items())
+        words = ", ".join(f"{heading(k)} {v:z.4f}" for k, v in shown(metrics).items())
         self.progress.validated(state.step, words)
         self.saver.save_meta(state.step, self.learner.meta(run.sync()))
 

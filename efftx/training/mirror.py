@@ -188,13 +188,13 @@ def identity(run: Path, run_hash: str) -> str:
     The directory's part is drawn once and kept in it, so that a resumed or moved run stays the same.
     """
     try:
-        found = read_document(run / MIRROR_FILE)
+        document = read_document(run / MIRROR_FILE)
     except DamagedFileError:
-        found = None
-    if found is None:
-        found = {"directory": secrets.token_hex(16)}
-        write_document(run / MIRROR_FILE, found)
-    return hashlib.sha256(f"{run_hash} {found['directory']}".encode()).hexdigest()[:16]
+        document = None
+    if document is None:
+        document = {"directory": secrets.token_hex(16)}
+        write_document(run / MIRROR_FILE, document)
+    return hashlib.sha256(f"{run_hash} {document['directory']}".encode()).hexdigest()[:16]
 
 
 def _logged(run: Path) -> list[tuple[int, dict[str, Any]]]:

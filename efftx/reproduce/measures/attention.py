@@ -112,11 +112,11 @@ def score_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -
     """
     length, n_layers = int(own["length"]), int(parameters["n_layers"])
     scores = int(parameters["n_heads"]) * length * make_pattern("full", FullConfig(length), length).keys(length)
-    found = {"stored": 4.0 * scores * n_layers / 1e9, "recomputed": 4.0 * scores / 1e9}
+    gigabytes = {"stored": 4.0 * scores * n_layers / 1e9, "recomputed": 4.0 * scores / 1e9}
     for form in own.get("measured", ()):
         kept, peak = _attention_bytes(form, length, int(parameters["n_heads"]), int(parameters["d_head"]))
-        found[f"{form}_measured"] = (peak if form == "recomputed" else n_layers * kept) / 1e9
-    return {"metrics": dict.fromkeys(parameters["columns"], found)}
+        gigabytes[f"{form}_measured"] = (peak if form == "recomputed" else n_layers * kept) / 1e9
+    return {"metrics": dict.fromkeys(parameters["columns"], gigabytes)}
 
 
 def _attention_bytes(form: str, length: int, n_heads: int, d_head: int) -> tuple[float, float]:

@@ -55,14 +55,14 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
         torch.manual_seed(seed)
         x_BLD = torch.randn(1, int(given["compared_at"]), int(given["d_model"]))
         common_D = torch.randn(int(given["d_model"]))
-        found = {
+        overall = {
             "time_exponent": fitted_exponent(contexts, [at["seconds"] for at in timed]),
             "distance_from_training": distance_from_training(layer, x_BLD),
             "uneven_distance": distance_from_training(layer, x_BLD + common_D),
         }
     at_longest = {name: value for name, value in timed[-1].items() if name != "seconds"}
     metrics = {
-        column: found | (timed[contexts.index(int(where["context"]))] if "context" in where else at_longest)
+        column: overall | (timed[contexts.index(int(where["context"]))] if "context" in where else at_longest)
         for column, where in parameters["columns"].items()
     }
     series = {name: [at[name] for at in timed] for name in timed[0]}

@@ -34,7 +34,7 @@ def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     steps = max(1, int(budget / timed["step"].seconds))
     result = train(configured([*words, f"training.steps={steps}"], seed))
     seconds = float(result.timings["train_seconds"])
-    found = {
+    metrics = {
         **result.metrics,
         "steps": steps,
         "tokens": steps * config.training.batch_size * config.training.accumulation * config.data.length,
@@ -43,7 +43,7 @@ def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     }
     points = [(point["step"] * seconds / steps, point["bits_per_dim"]) for point in result.curve]
     series = {"seconds": [at for at, _ in points], "bits": [bits for _, bits in points]}
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:

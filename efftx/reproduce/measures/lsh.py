@@ -134,7 +134,7 @@ def hash_pipeline(parameters: Parameters, seed: int, row: str, own: Parameters) 
         attended = others | (np.eye(length, dtype=bool) & alone[:, None])
     else:
         alone = ~attended.any(1)
-    found = {
+    metrics = {
         "pairs": float(attended.sum()),
         "computed": float(computed.sum()),
         "mass": 100.0 * float((weights * attended).sum()) / length,
@@ -148,7 +148,7 @@ def hash_pipeline(parameters: Parameters, seed: int, row: str, own: Parameters) 
     for name, values in (("buckets", bucket), ("order", order)):
         series |= {f"{name}_{side}": its.tolist() for side, its in zip("qk", values, strict=True)}
     series["chunk_len"] = [m if stage == "chunked" else 0]
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def _hashed_clusters(parameters: Parameters, seed: int, *, shared: bool) -> tuple[list[Any], list[Any], Any]:

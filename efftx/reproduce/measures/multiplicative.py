@@ -42,14 +42,14 @@ def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Param
         if i == 0 and own.get("draw"):
             drawn = {"gate": gate_SD, "projection": proj_Dm, "matrix": effective_matrix(gate_SD, proj_Dm)}
             series = {name: matrix.flatten().tolist() for name, matrix in drawn.items()} | {"modules": [float(S)]}
-    found = {
+    metrics = {
         "deviation": deviation,
         "inside_blocks": 100.0 * inside / int(parameters["draws"]),
         "weights": float(d_model * (S + d_module)),
         "block_weights": float(d_model * d_module),
         "dense_weights": float(d_model**2),
     }
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:

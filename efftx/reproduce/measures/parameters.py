@@ -20,8 +20,8 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
     total = sum(p.numel() for p in model.parameters())
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
-    found = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
-    return {"metrics": dict.fromkeys(parameters["columns"], found)}
+    metrics = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics)}
 
 
 def counted_parameters(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:

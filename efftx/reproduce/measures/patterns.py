@@ -38,7 +38,7 @@ def connectivity(parameters: Parameters, seed: int, row: str, own: Parameters) -
         for i, pattern in enumerate((first, second, union)):
             keys_Q = _seen(pattern, range(start, min(start + _QUERIES_AT_ONCE, length)), length).sum(-1)
             most[i], pairs[i] = max(most[i], int(keys_Q.max())), pairs[i] + int(keys_Q.sum())
-    found = {
+    metrics = {
         "keys_first": float(most[0]),
         "keys_second": float(most[1]),
         "keys": float(most[2]),
@@ -47,9 +47,9 @@ def connectivity(parameters: Parameters, seed: int, row: str, own: Parameters) -
         "computed": union.keys(length) * length / pairs[2],
     }
     if own.get("reach", True):
-        found |= _lost(first, second, union, length)
+        metrics |= _lost(first, second, union, length)
     series = {} if "draw" not in own else _matrix(first, second, length, int(own["draw"]))
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def _factors(own: Parameters) -> tuple[Pattern, Pattern, Pattern]:

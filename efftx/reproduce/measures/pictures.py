@@ -50,11 +50,11 @@ def attention_maps(parameters: Parameters, seed: int, row: str, own: Parameters)
                 scored.append((map_scores(weights), seen_from(weights, place)))
         hook.remove()
     score_H = {name: torch.stack([scores[name] for scores, _ in scored]).mean(0) for name in scored[0][0]}
-    found = {name: float(value_H.mean()) for name, value_H in score_H.items()}
-    found |= {f"{name}_head": float(score_H[name].max()) for name in ("row", "column")}
+    metrics = {name: float(value_H.mean()) for name, value_H in score_H.items()}
+    metrics |= {f"{name}_head": float(score_H[name].max()) for name in ("row", "column")}
     map_HSS = torch.stack([seen for _, seen in scored]).mean(0)
     series = {"map": map_HSS.flatten().tolist(), "query": [float(part) for part in query], "side": [float(side)]}
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": {} if own.get("uniform") else series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": {} if own.get("uniform") else series}
 
 
 MEASURES = {

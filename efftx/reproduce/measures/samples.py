@@ -55,7 +55,7 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
     before = 1 if picture_shape is None else math.prod(picture_shape[1:])
     start = max(first, before)
     apart = np.abs(rows_NL[:, start:].astype(np.int64) - rows_NL[:, start - before : length - before])
-    found = {"bits": bits, "neighbours": float(apart.mean())}
+    metrics = {"bits": bits, "neighbours": float(apart.mean())}
     shown = spectra(rows_NL) if picture_shape is None else rows_NL.reshape(n, *picture_shape)
     series = {
         "rows": [float(value) for value in shown.flatten()],
@@ -63,7 +63,7 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
         "given": [float(n_given)],
         "shape": [float(part) for part in shown.shape[1:]],
     }
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def first_losses_of_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:

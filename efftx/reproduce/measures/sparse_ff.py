@@ -43,7 +43,7 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
             changed += not torch.equal(whole, read)
     every_token = sum(p.numel() for p in (layer.c1, layer.c2, layer.c_bias, layer.b2))
     rows = layer.w1.numel() + layer.w2.numel()
-    found = {
+    metrics = {
         "rows_read": 100.0 * n_blocks / (n_blocks * n),
         "weights_read": 100.0 * (rows // n + every_token) / (rows + every_token),
         "tokens": float(n_tokens),
@@ -57,7 +57,7 @@ def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters)
         "text_ends": [float(end) for end in np.cumsum([len(text) for text in texts])],
         "units_a_block": [float(n)],
     }
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[SparseFF, Tensor, list[str]]:

@@ -58,13 +58,13 @@ def token_counts(
     """
 
     case, series = case_named(str(parameters["cases"][row])), result["series"]
-    found = counted(case, round(1e6 * series["last-level cache, megabytes"][0]))
+    case_counts = counted(case, round(1e6 * series["last-level cache, megabytes"][0]))
     recorded = [series["distinct blocks"][0], series["distinct weights, megabytes"][0]]
-    again = [float(found.distinct_blocks), found.distinct_bytes / 1e6]
+    again = [float(case_counts.distinct_blocks), case_counts.distinct_bytes / 1e6]
     for column, where in parameters["columns"].items():
         if column in result["metrics"] and not case.int8 and where.get("batch", 1) == 1:
             recorded.append(result["metrics"][column]["weights"])
-            again.append(found.weights / 1e6)
+            again.append(case_counts.weights / 1e6)
     return recorded, again
 
 
@@ -133,7 +133,9 @@ def _bench(words: Sequence[str], seed: int) -> dict[str, Any]:
     is the authors' check of their protocol; the steady one has percentiles for it, and is run once.
     """
     tries = [_bench_once(words, seed)]
-    while tries[0]["protocol"] == "authors" and len(tries) < TRIES and all(_unevenness(found)[0] for found in tries):
+    while (
+        tries[0]["protocol"] == "authors" and len(tries) < TRIES and all(_unevenness(attempt)[0] for attempt in tries)
+    ):
         tries.append(_bench_once(words, seed))
     evenest: dict[str, Any] = min(tries, key=_unevenness)
     return {**evenest, "tries": len(tries)}
@@ -150,26 +152,26 @@ def _bench_once(words: Sequence[str], seed: int) -> dict[str, Any]:
     environment = with_parent({**HUGE_PAGES, **os.environ})
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
         raise UserError(
             "failed", f"`efftx bench decode` stopped with code {done.returncode}.", done.stderr[-400:]
         ) from error
-    if "error" in found:
-        raise UserError(found["error"]["kind"], found["error"]["message"], found["error"]["hint"])
-    return found
+    if "error" in answer:
+        raise UserError(answer["error"]["kind"], answer["error"]["message"], answer["error"]["hint"])
+    return answer
 
 
 def _row(result: Mapping[str, Any], name: str, where: Mapping[str, Any]) -> Mapping[str, Any]:
     for row in result["rows"]:
         if row["name"] == name and all(row[key] == where[key] for key in ("batch", "length") if key in where):
-            found: Mapping[str, Any] = row
-            return found
+            as_mapping: Mapping[str, Any] = row
+            return as_mapping
     raise UserError("failed", f"`efftx bench decode` gave no row {name} with {dict(where)}.")
 
 
 def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
-    found = {
+    metrics = {
         "seconds": row["seconds"],
         "row_milliseconds": 1e3 * row["seconds"] / row["batch"],
         "p50_milliseconds": 1e3 * row["p50"],
@@ -186,12 +188,12 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
         "uneven": float(row["uneven"]),
     }
     if row["block_seconds"] and dense["block_seconds"]:
-        found |= {
+        metrics |= {
             "block_milliseconds": 1e3 * row["block_seconds"],
             "row_block_milliseconds": 1e3 * row["block_seconds"] / row["batch"],
             "block_speedup": dense["block_seconds"] / row["block_seconds"],
         }
-    return found
+    return metrics
 
 
 def _series(row: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -37,9 +37,9 @@ def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters)
     calls |= {f"{name}attention": attention_of(config, device, vocab_size) for name, config in models.items()}
     repeats, warm_up = int(parameters["repeats"]), int(parameters["warm_up"])
     timed = interleaved(calls, repeats=repeats, device=device, warm_up=warm_up)
-    seconds = {name: found.seconds for name, found in timed.items()}
+    seconds = {name: result.seconds for name, result in timed.items()}
     step, attention = seconds["step"], seconds["attention"]
-    found = {
+    result = {
         "seconds": step,
         "speedup": seconds.get("other step", step) / step,
         "attention_seconds": attention,
@@ -48,7 +48,7 @@ def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters)
         **_work_speedups(parameters, own, seed),
     }
     series = {"spread": [timed["step"].spread], "seconds_of_other": [seconds.get("other step", step)]}
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], result), "series": series}
 
 
 def iteration_counts(
@@ -91,7 +91,7 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     a_layer = (by_depth[-1][0] - by_depth[0][0]) / (depths[-1] - depths[0])
     config = configured([*parameters["overrides"], *own.get("overrides", [])], seed)
     activation = 4.0 * config.training.batch_size * int(parameters["at_length"]) * config.d_model
-    found = {
+    overall = {
         "tensors_a_layer": a_layer / activation,
         "depth_ratio": by_depth[-1][0] / by_depth[0][0],
         "length_exponent": fitted_exponent(lengths, [peak for peak, _ in by_length]),
@@ -99,7 +99,7 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     }
     metrics: dict[str, dict[str, float]] = {}
     for column, where in parameters["columns"].items():
-        metrics[column] = dict(found)
+        metrics[column] = dict(overall)
         for name, places, values in (("depth", depths, by_depth), ("length", lengths, by_length)):
             if name in where:
                 peak, kept = values[places.index(int(where[name]))]
@@ -121,7 +121,7 @@ def training_cost(parameters: Parameters, seed: int, row: str, own: Parameters) 
     `flops_exponent` of the length, `depth_time_exponent` of the depth, fitted, and `seconds`, of the longest row.
     Series: `seconds_by_depth`, `seconds_by_length`. All steps of a row are timed in turns.
     """
-    found = training_memory(parameters, seed, row, own)
+    memory = training_memory(parameters, seed, row, own)
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
     places = [(depth, int(parameters["at_length"])) for depth in depths]
     places += [(int(parameters["at_depth"]), length) for length in lengths]
@@ -143,8 +143,8 @@ def training_cost(parameters: Parameters, seed: int, row: str, own: Parameters) 
         "depth_time_exponent": fitted_exponent(depths, by_depth),
         "seconds": by_length[-1],
     }
-    metrics = {column: {**its, **more} for column, its in found["metrics"].items()}
-    series = {**found["series"], "seconds_by_depth": by_depth, "seconds_by_length": by_length}
+    metrics = {column: {**its, **more} for column, its in memory["metrics"].items()}
+    series = {**memory["series"], "seconds_by_depth": by_depth, "seconds_by_length": by_length}
     return {"metrics": metrics, "series": series}
 
 
@@ -180,14 +180,14 @@ def host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) ->
     `host_megabytes`; every column has `depth_ratio`, the device's at the greatest depth over that at the least.
     """
     depths = [int(number) for number in parameters["depths"]]
-    found = [_device_memory(parameters, own, seed, depth) for depth in depths]
+    by_depth = [_device_memory(parameters, own, seed, depth) for depth in depths]
     metrics: dict[str, dict[str, float]] = {}
     for column, where in parameters["columns"].items():
-        metrics[column] = {"depth_ratio": found[-1][0] / found[0][0]}
+        metrics[column] = {"depth_ratio": by_depth[-1][0] / by_depth[0][0]}
         if "depth" in where:
-            on_device, on_host = found[depths.index(int(where["depth"]))]
+            on_device, on_host = by_depth[depths.index(int(where["depth"]))]
             metrics[column] |= {"megabytes": on_device, "host_megabytes": on_host}
-    series = {"depth": [float(depth) for depth in depths], "megabytes": [on_device for on_device, _ in found]}
+    series = {"depth": [float(depth) for depth in depths], "megabytes": [on_device for on_device, _ in by_depth]}
     return {"metrics": metrics, "series": series}
 
 
@@ -226,7 +226,7 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
     here = replace(default_device(config), flops_per_second={"float32": rate})
     seconds, planned = timed["step"].seconds, Steps.one(config, vocab_size).seconds(here, config.dtype)
     planned_bytes, peak = _estimated_bytes(config)
-    found = {
+    metrics = {
         "planned_seconds": planned,
         "seconds": seconds,
         "time_error": 100.0 * (planned / seconds - 1.0),
@@ -235,7 +235,7 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
         "memory_error": 100.0 * (planned_bytes / peak - 1.0),
     }
     series = {"spread": [timed["step"].spread], "flops_per_second": [rate]}
-    return {"metrics": dict.fromkeys(parameters["columns"], found), "series": series}
+    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
 def estimated_bytes(
