@@ -167,12 +167,12 @@ def _parse(words: list[str]) -> tuple[str, argparse.Namespace, list[str]]:
 
 def _settings(command: Command) -> set[str]:
     """What may stand before an equals sign behind a command: what its help has there, and keys of a configuration."""
-    told = set(re.findall(r"([\w.]+)=", command.epilog))
+    named = set(re.findall(r"([\w.]+)=", command.epilog))
     if not command.composes:
-        return told
+        return named
     from efftx.config.compose import GROUPS, known_keys
 
-    return {*told, *GROUPS, *known_keys()}
+    return {*named, *GROUPS, *known_keys()}
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -42,9 +42,9 @@ def show_reproduced(lines: Sequence[Mapping[str, Any]], console: Console) -> Non
     words = ("fresh", "stale", "not replayable", "not at hand")
     counted |= {word: word for word in words if any(word in line for line in lines)}
     totals = {word: sum(line.get(key, 0) for line in lines) for word, key in counted.items()}
-    told = ", ".join(f"{count} {word}" for word, count in totals.items())
+    counts = ", ".join(f"{count} {word}" for word, count in totals.items())
     replayed = "fresh" in totals
-    console.print(f"Rows and seeds: {told}.", highlight=False)
+    console.print(f"Rows and seeds: {counts}.", highlight=False)
     if replayed:
         console.print("`efftx report` writes what the replays gave into the report.", highlight=False)
 
@@ -75,9 +75,9 @@ def _told_of_decoding(timings: Mapping[str, float]) -> str:
     """The share of the read bandwidth, and whether the machine was too busy for a number."""
     share = timings.get("decode_bandwidth_share", 0.0)
     percent = f"{share:.0%}" if share >= 0.1 else f"{share:.2%}"
-    told = ", out of the cache" if share > 1 else f", {percent} of the read bandwidth" if share else ""
+    rate = ", out of the cache" if share > 1 else f", {percent} of the read bandwidth" if share else ""
     uneven = timings.get("decode_spread", 1.0) > SPREAD
-    return told + ("; uneven: was the machine busy?" if uneven else "")
+    return rate + ("; uneven: was the machine busy?" if uneven else "")
 
 
 def show_ablation(runs: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console) -> None:
@@ -171,11 +171,11 @@ def show_list(states: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Every item with its state, the sizes that have records (and those at which it can be run), what it shows."""
     table = Grid([Column(heading) for heading in ("item", "state", "recorded (not run)", "shows")])
     for state in states:
-        told = Text(_state_in_words(state), style=STATE_STYLES.get(state["state"], ""))
+        state_text = Text(_state_in_words(state), style=STATE_STYLES.get(state["state"], ""))
         recorded = state["sizes"]
         others = ", ".join(size for size in state.get("runs_at", ()) if size not in recorded)
         sizes = f"{', '.join(recorded) or '–'}{f' ({others})' if others else ''}"
-        table.row(state["id"], told, sizes, state["caption"])
+        table.row(state["id"], state_text, sizes, state["caption"])
     table.print(console)
 
 

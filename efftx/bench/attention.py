@@ -293,26 +293,28 @@ def attention_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
     (default, of lsh: a configuration's), later, share_qk, stride, c, pass, repeats, warm_up, seed, device where they
     differ from the defaults. UserError for a key that is missing or unknown, and for a value that cannot be.
     """
-    given = dict(parameters)
+    remaining = dict(parameters)
     for key in ("attention", "length"):
-        if key not in given:
+        if key not in remaining:
             raise UserError("bad_value", f"A timing of attention needs '{key}'.", f"Give {key} among its parameters.")
-    kind = str(given.pop("attention"))
+    kind = str(remaining.pop("attention"))
     if kind not in KINDS:
         raise UserError("bad_value", f"attention={kind} is not known here.", nearest(kind, KINDS))
-    which = str(given.pop("pass", FORWARD))
+    which = str(remaining.pop("pass", FORWARD))
     if which not in (FORWARD, BOTH):
         raise UserError("bad_value", f"pass={which} is not known.", nearest(which, (FORWARD, BOTH)))
-    device = resolve_device(str(given.pop("device", "auto")))
-    how = {key: whole(key, str(given.pop(key, default)), allowed) for key, (default, allowed) in _HOW.items()}
+    device = resolve_device(str(remaining.pop("device", "auto")))
+    how = {key: whole(key, str(remaining.pop(key, default)), allowed) for key, (default, allowed) in _HOW.items()}
     known = {*_NUMBERS, *_TRUTHS}
-    unknown = sorted(given.keys() - known)
+    unknown = sorted(remaining.keys() - known)
     if unknown:
         raise UserError("unknown_key", f"A timing of attention has no '{unknown[0]}'.", nearest(unknown[0], known))
     if kind == "lsh":
-        given = {"n_hashes": DEFAULTS["n_hashes"], **given}
-    values: dict[str, Any] = {k: whole(k, str(given[k]), allowed) for k, allowed in _NUMBERS.items() if k in given}
-    values |= {key: truth(key, str(given[key]).lower()) for key in _TRUTHS if key in given}
+        remaining = {"n_hashes": DEFAULTS["n_hashes"], **remaining}
+    values: dict[str, Any] = {
+        k: whole(k, str(remaining[k]), allowed) for k, allowed in _NUMBERS.items() if k in remaining
+    }
+    values |= {key: truth(key, str(remaining[key]).lower()) for key in _TRUTHS if key in remaining}
     case = Case(kind, **values)
     _refuse_what_cannot_be(case)
     (row,) = measure({kind: case}, which, device=device, **how)

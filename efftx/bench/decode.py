@@ -325,15 +325,15 @@ def _with_context(weights: Weights, config: Config, batch: int, context: int) ->
 
 def _names(options: Options) -> list[str]:
     widths = options.numbers("widths", [0], RANGES["d_model"])
-    given = options.words("names")
+    names = options.words("names")
     if widths != [0]:
-        if given:
+        if names:
             raise UserError("bad_override", "widths= chooses the names itself.", "Leave names= out, or widths=.")
         return [f"width-{width}-{kind}" for width in widths for kind in ("dense", "sparse")]
-    for name in given:
+    for name in names:
         if name not in PEERS:
             _check_name(name)
-    return given or [*DEFAULT, *PEERS]
+    return names or [*DEFAULT, *PEERS]
 
 
 def _check_name(name: str) -> Case:

@@ -158,10 +158,10 @@ def _distinct(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     sizes = {row["name"]: bytes_text(row["peak_bytes"]) for row in of_each}
     near = [row["name"] for row in of_each if row["peer"] and row["peak_bytes"] < margin * cache]
     apart = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in near)
-    told = [f"Last-level cache {bytes_text(cache)}."]
+    sentences = [f"Last-level cache {bytes_text(cache)}."]
     if apart:
-        told.append(
+        sentences.append(
             f"Each row works on distinct weights: {apart}; before one is read again, {margin} times the cache has "
             "been read."
         )
-    return " ".join([*told, *(f"{name} reads the same {sizes[name]} at every token." for name in near)])
+    return " ".join([*sentences, *(f"{name} reads the same {sizes[name]} at every token." for name in near)])

@@ -33,9 +33,9 @@ def complete(words: Sequence[str]) -> str:
     asked = words[0] if len(words) == 1 else ""
     if asked in QUERIES:
         typed = os.environ.get("COMP_LINE", "")
-        given = typed.split()[1:]
-        begun = "" if not given or typed.endswith(" ") else given.pop()
-        return QUERIES[asked].join(word for word in _words(given, begun) if word.startswith(begun))
+        typed_words = typed.split()[1:]
+        begun = "" if not typed_words or typed.endswith(" ") else typed_words.pop()
+        return QUERIES[asked].join(word for word in _words(typed_words, begun) if word.startswith(begun))
     if asked not in ACTIONS:
         hint = """`eval "$(efftx --shell-completion install=bash)"` switches it on."""
         raise UserError("bad_command", f"{COMPLETION_FLAGS[0]} needs one of {', '.join(ACTIONS)}.", hint)

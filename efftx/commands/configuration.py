@@ -25,11 +25,11 @@ _SHOWN = {
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
     flags, overrides = hydra_words(words)
-    given = _read(command, flags)
-    if given.get("--cfg") != "job":
-        told = "--cfg " + str(given["--cfg"]) if "--cfg" in given else next(iter(given))
-        raise UserError("bad_command", f"{told} is Hydra's own and prints no JSON.", "Leave --json out.")
-    package = given.get("--package")
+    flag_values = _read(command, flags)
+    if flag_values.get("--cfg") != "job":
+        what = "--cfg " + str(flag_values["--cfg"]) if "--cfg" in flag_values else next(iter(flag_values))
+        raise UserError("bad_command", f"{what} is Hydra's own and prints no JSON.", "Leave --json out.")
+    package = flag_values.get("--package")
     points = _points(command, split_hydra(overrides)[0] if command == "ablate" else overrides)
     composed = [
         {"overrides": point, "config": _node(to_dict(compose(point, config_dirs=arguments.config_dir)), package)}
@@ -41,14 +41,14 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
     flags, overrides = hydra_words(words)
-    given = _read(command, flags)
+    flag_values = _read(command, flags)
     for point in _points(command, overrides):
         config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
         if command == "ablate":
             print(f"# {' '.join(point)}")
-        if given.get("--cfg") == "job":
+        if flag_values.get("--cfg") == "job":
             # Not Hydra's own answer, which lacks what overrides imply and what efftx resolves.
-            _print_node(_node(to_dict(config), given.get("--package")), given.get("--package"))
+            _print_node(_node(to_dict(config), flag_values.get("--package")), flag_values.get("--package"))
         else:
             print(run_hydra([*flags, *with_implied(point)], arguments.config_dir), end="")
     return 0
@@ -71,24 +71,24 @@ def _read(command: str, flags: Sequence[str]) -> dict[str, str | None]:
     """Hydra's flags, each by its long name with its value; UserError for what Hydra would answer with its usage."""
     if command not in ("train", "ablate", "plan"):
         raise UserError("bad_command", f"`efftx {command}` composes no configuration.", "Use `efftx train`.")
-    given: dict[str, str | None] = {}
+    flag_values: dict[str, str | None] = {}
     for word in flags:
         if word.startswith("-"):
             flag, _, value = word.partition("=")
             flag = _LONG.get(flag, flag)
-            given[flag] = value or None
+            flag_values[flag] = value or None
         else:
-            given[flag] = word
+            flag_values[flag] = word
     for flag, known in _SHOWN.items():
-        if flag in given and (value := given[flag] or "") not in known:
-            told = f"'{value}' is nothing that {flag} shows." if value else f"{flag} needs a word."
-            raise UserError("bad_command", told, nearest(value, known))
-    if {"--package", "--resolve"} & set(given) and "--cfg" not in given:
-        flag = next(flag for flag in given if flag in ("--package", "--resolve"))
+        if flag in flag_values and (value := flag_values[flag] or "") not in known:
+            message = f"'{value}' is nothing that {flag} shows." if value else f"{flag} needs a word."
+            raise UserError("bad_command", message, nearest(value, known))
+    if {"--package", "--resolve"} & set(flag_values) and "--cfg" not in flag_values:
+        flag = next(flag for flag in flag_values if flag in ("--package", "--resolve"))
         raise UserError("bad_command", f"{flag} says how to show a configuration.", "Put `--cfg job` beside it.")
-    if "--package" in given and given["--package"] is None:
+    if "--package" in flag_values and flag_values["--package"] is None:
         raise UserError("bad_command", "--package needs the name of a node.", "Such as `--cfg job --package lsh`.")
-    return given
+    return flag_values
 
 
 def _node(config: dict[str, Any], package: str | None) -> Any:

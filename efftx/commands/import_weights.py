@@ -26,13 +26,13 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     kind, place, *rest = words
     first_token = _first_token(rest, kind)
     overrides = [word for word in rest if not word.startswith(_FIRST)]
-    given = {override.key_or_group for override in parse_overrides(overrides)}
+    keys = {override.key_or_group for override in parse_overrides(overrides)}
 
     from efftx.runs.imported import read_authors, read_transformers  # both import torch: cheap refusals come first
     from efftx.training.loop import train
 
     imported = read_authors(Path(place)) if kind == "trax" else read_transformers(Path(place), first_token)
-    derived = [word for word in imported.overrides if word.partition("=")[0] not in given]
+    derived = [word for word in imported.overrides if word.partition("=")[0] not in keys]
     say(f"Read off the weights: {' '.join(derived)}")
     config = compose(overrides, config_dirs=arguments.config_dir, derived=derived)
     result = train(replace(config, imported=imported.sha256), weights=imported.weights)
@@ -40,10 +40,10 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
 
 
 def _first_token(words: list[str], kind: str) -> int:
-    given = [word.removeprefix(_FIRST) for word in words if word.startswith(_FIRST)]
-    if not given:
+    values = [word.removeprefix(_FIRST) for word in words if word.startswith(_FIRST)]
+    if not values:
         return 0
-    if kind != "hf" or not given[-1].isdecimal():
-        message = f"{_FIRST}{given[-1]} is a whole number, and of `efftx import hf` alone."
+    if kind != "hf" or not values[-1].isdecimal():
+        message = f"{_FIRST}{values[-1]} is a whole number, and of `efftx import hf` alone."
         raise UserError("bad_value", message, "google/reformer-enwik8 wants first_token=2.")
-    return int(given[-1])
+    return int(values[-1])

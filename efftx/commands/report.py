@@ -78,12 +78,12 @@ def _whole(experiments: Experiments, damaged: list[str], *, only_check: bool) ->
     differences = [*damaged, *check_report(None, experiments.values(), papers=load_papers())]
 
     def show(console: Console) -> None:
-        told, mend = differences[:MOST_NAMED], ["`efftx report` writes it from the records."]
+        named, mend = differences[:MOST_NAMED], ["`efftx report` writes it from the records."]
         if not page.exists():
-            told, mend = damaged, ["The report was never written: `efftx report` writes it."]
-        elif more := len(differences) - len(told):
+            named, mend = damaged, ["The report was never written: `efftx report` writes it."]
+        elif more := len(differences) - len(named):
             mend = [f"... and {more} more", *mend]
-        lines = [*told, *mend] if differences else ["The report is what the records give."]
+        lines = [*named, *mend] if differences else ["The report is what the records give."]
         console.print("\n".join(lines), markup=False)
 
     return Outcome({"differences": differences}, show, 1 if differences else 0)

@@ -21,8 +21,8 @@ def check_roots(names: Iterable[str]) -> None:
             continue
         trouble = _trouble(path)
         if trouble:
-            told = f"{name}={path}" if os.environ.get(name) else f"the folder '{path}'"
-            raise UserError("bad_root", f"{told} cannot be used: {trouble}.", f"Set {name} to a folder.")
+            root = f"{name}={path}" if os.environ.get(name) else f"the folder '{path}'"
+            raise UserError("bad_root", f"{root} cannot be used: {trouble}.", f"Set {name} to a folder.")
 
 
 def check_switch(name: str) -> None:

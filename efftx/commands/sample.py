@@ -30,23 +30,22 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     from efftx.sampling.trained import load_run
 
     trained = load_run(Path(runs[0]), request, say)
-    given = read_given(trained, request)
-    n_new = n_new_of(trained, given, request)
+    prompt = read_given(trained, request)
+    n_new = n_new_of(trained, prompt, request)
     streams = trained.rendering.kind == "text" and request.n == 1 and request.beam is None and not arguments.json
-    if given.from_test and given.starts:
-        n = len(given.starts)
+    if prompt.from_test and prompt.starts:
+        n = len(prompt.starts)
         say(f"The first {n} rows of the test split of data={trained.config.data.name} are completed.")
-    elif given.from_test:
+    elif prompt.from_test:
         key = "prompt" if trained.is_language_model else "input"
         say(f"No {key}= is given: the first row of the test split of data={trained.config.data.name} is taken.")
-    on_text = text_stream(trained, given) if streams else None
+    on_text = text_stream(trained, prompt) if streams else None
     with generation_bar(n_new * (1 if request.beam else request.n), shown=not streams) as on_token:
-        samples = sample(trained, given, request, on_text=on_text, on_token=on_token)
+        samples = sample(trained, prompt, request, on_text=on_text, on_token=on_token)
 
     def show(console: Console) -> None:
         show_samples(samples, console, streamed=streams)
-        say(
-            f"{count(sum(len(one.tokens) for one in samples.samples), 'token')}, {samples.tokens_per_second:,.1f} tokens/s"
-        )
+        n_tokens = sum(len(one.tokens) for one in samples.samples)
+        say(f"{count(n_tokens, 'token')}, {samples.tokens_per_second:,.1f} tokens/s")
 
     return Outcome(samples.to_json(), show)

@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> Outcome:
     mirrors = config.tracker.wandb or config.tracker.tensorboard
     if processes.leads and result.resumed_from == result.step and mirrors:
         say("The run was done before: nothing is mirrored. With run_dir=<a new folder> it is trained anew, and is.")
-    told = {**asdict(result), "run": str(result.run)}
-    return Outcome(told, lambda console: show_training(result, console), shown=processes.leads)
+    answer = {**asdict(result), "run": str(result.run)}
+    return Outcome(answer, lambda console: show_training(result, console), shown=processes.leads)
 
 
 def _off_the_grid(overrides: list[str], config: Config) -> str | None:

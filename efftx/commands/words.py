@@ -45,7 +45,7 @@ def refuse_flags(
     for at, word in enumerate(words):
         if word.startswith("-"):
             flag = word.split("=", 1)[0]
-            instead = next((told for flags, told in _INSTEAD.items() if flag in flags), "")
+            instead = next((way for flags, way in _INSTEAD.items() if flag in flags), "")
             slip = difflib.get_close_matches(flag, known, n=1, cutoff=0.8)
             hint = instead or ("" if slip else _without_hyphens(word, words[at + 1 :], settings()))
             hint = hint or nearest(flag, known)

@@ -61,8 +61,8 @@ def compose(
     mechanism reads. `derived` are overrides that imported weights imply: they come first, and may set a mechanism that
     is off.
     """
-    parsed, given = parse_overrides([*derived, *overrides]), parse_overrides(overrides)
-    for override in given:
+    parsed, own_overrides = parse_overrides([*derived, *overrides]), parse_overrides(overrides)
+    for override in own_overrides:
         if _is_hydras(override):
             hint = "Leave it out; `efftx ablate` takes hydra/launcher=, and --config-dir a folder of your own."
             raise UserError(
@@ -76,7 +76,9 @@ def compose(
             )
     config = to_config(_compose_raw(parsed, config_dirs))
     check_names(config)
-    refuse_dead_keys(config, [key for o in given if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())])
+    refuse_dead_keys(
+        config, [key for o in own_overrides if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())]
+    )
     check_config(config)
     return config
 

@@ -73,15 +73,15 @@ def _remove_old(root: Path) -> None:
 
 def _built(kind: type, values: Mapping[str, Any]) -> Any:
     """The data class of these values, those of its nodes included."""
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         value = values[item.name]
         if isinstance(value, dict):
             node = find_source(value["name"]).config if item.name == "data" else item.type
             assert isinstance(node, type)
             value = _built(node, value)
-        given[item.name] = value
-    return kind(**given)
+        arguments[item.name] = value
+    return kind(**arguments)
 
 
 @cache

@@ -149,18 +149,18 @@ def check_given(kind_of: Callable[[str], Kind | None], key: str, value: Any, wor
         for name, own in value.items():
             check_given(kind_of, f"{key}.{name}", own)
         return
-    kind, given = kind_of(key), f"{key}={word or value}"
+    kind, written = kind_of(key), f"{key}={word or value}"
     if kind is None or _is_reference(value) or (value is None and kind.optional):
         return
     if dataclasses.is_dataclass(kind.plain):
         name = dataclasses.fields(kind.plain)[0].name
         hint = f"Set them one by one, such as {key}.{name}=; `efftx train --cfg job --package {key}` shows them."
-        raise UserError("bad_type", f"{given}: {key} is no value, but has keys of its own.", hint)
+        raise UserError("bad_type", f"{written}: {key} is no value, but has keys of its own.", hint)
     if kind.is_list and not isinstance(value, list):
-        raise UserError("bad_type", f"{given} is not a list.", f"Write '{key}=[{word or value}]'.")
+        raise UserError("bad_type", f"{written} is not a list.", f"Write '{key}=[{word or value}]'.")
     for entry in value if kind.is_list else [value]:
         if not _is_reference(entry):
-            _check_entry(kind.plain, key, entry, given)
+            _check_entry(kind.plain, key, entry, written)
 
 
 def _is_reference(value: Any) -> bool:

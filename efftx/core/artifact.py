@@ -226,10 +226,10 @@ def read_checked(path: Path, hint: str = "Remove it.") -> bytes | None:
         return None
     beside = checksum_file(path)
     try:
-        told = read_file(beside, 4096, hint)
+        recorded = read_file(beside, 4096, hint)
     except FileNotFoundError:
         raise DamagedFileError(path, f"its checksum, {beside.name}, is missing", hint) from None
-    if told != _beside(path, data):
+    if recorded != _beside(path, data):
         raise DamagedFileError(path, f"it does not have the checksum in {beside.name}", hint)
     return data
 

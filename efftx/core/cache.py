@@ -11,5 +11,5 @@ def cache_root() -> Path:
 
     The XDG specification: XDG_CACHE_HOME, where that is an absolute path, else `~/.cache`.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "efftx"
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "efftx"

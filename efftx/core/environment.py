@@ -46,7 +46,7 @@ class Environment:
     def machine(self) -> str:
         """The machine and what ran on it, in one line: processor, cores, threads, GPU, versions, allocator."""
         settings = " ".join(f"{name}={value}" for name, value in sorted(self.allocator.items()))
-        said = {
+        parts = {
             "": self.processor,
             "cores": self.cores,
             "threads": self.threads,
@@ -57,4 +57,4 @@ class Environment:
             "allocator": settings,
             "kernels by": self.kernels,
         }
-        return "; ".join(f"{name} {value}".strip() for name, value in said.items() if value not in (None, ""))
+        return "; ".join(f"{name} {value}".strip() for name, value in parts.items() if value not in (None, ""))

@@ -159,8 +159,8 @@ def _known_text(config: Enwik8Config, published: Published) -> _Known | tuple[Te
     why = ""
     place = path if holds_splits(path) else _its_file(path, name)
     if holds_splits(place):
-        given = read_text(Path(place), published.n_bytes)
-        content, sizes = given.content, given.sizes or split_90_5_5(len(given.content))
+        text = read_text(Path(place), published.n_bytes)
+        content, sizes = text.content, text.sizes or split_90_5_5(len(text.content))
         if config.n_bytes:
             content, sizes = content[:n_bytes], split_90_5_5(min(n_bytes, len(content)))
         try:

@@ -64,5 +64,5 @@ def own_files(files: Sequence[Path], sums: Sequence[str]) -> str:
 
 def not_known(path: str | None, what: str) -> str:
     """The note for files that are read for `what` and are not known to be that."""
-    given = "What lies at its usual place" if path is None else f"data.path={path}"
-    return f"{given} is not known to be {what}: a record calls it by its files' names and checksum."
+    where = "What lies at its usual place" if path is None else f"data.path={path}"
+    return f"{where} is not known to be {what}: a record calls it by its files' names and checksum."

@@ -29,8 +29,8 @@ SPLITS = ("train", "valid", "test")
 
 def data_root() -> Path:
     """The folder of downloads and prepared arrays: `EFFTX_DATA`, else `efftx/data` in the user's cache folder."""
-    if given := os.environ.get("EFFTX_DATA"):
-        return Path(given).expanduser().absolute()
+    if root := os.environ.get("EFFTX_DATA"):
+        return Path(root).expanduser().absolute()
     return cache_root() / "data"
 
 

@@ -115,11 +115,11 @@ def find_files(config: SummarizationConfig) -> DocumentFiles:
     (`train-00000-of-00003.parquet`), of the Hub's own version where there is one. `UserError` where there are none.
     """
     hint = _expected(config)
-    given = require_path(config, hint)
-    path = resolve_path(given, config.name)
+    place = require_path(config, hint)
+    path = resolve_path(place, config.name)
     assert path is not None
     if kind_of(path) != "folder":
-        return find_documents(given, hint)
+        return find_documents(place, hint)
     stems = {file: match["stem"] for file in sorted(path.iterdir()) if (match := _FILE.fullmatch(file.name))}
     own = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
     for candidates, before in ((own, r".*[-_.]"), (stems, ""), (stems, r".*[-_.]")):

@@ -84,11 +84,11 @@ def _on_the_hub(config: WMTConfig) -> Corpus:
 
 def _local(config: WMTConfig) -> Corpus:
     hint = _expected(config)
-    given = require_path(config, hint)
-    path = resolve_path(given, config.name)
+    place = require_path(config, hint)
+    path = resolve_path(place, config.name)
     assert path is not None
     parallel = find_parallel(path, config)
-    files = parallel or find_documents(given, hint)
+    files = parallel or find_documents(place, hint)
     partners = {file: _partner(file, config) for file in files.all} if parallel else {}
     everything = [*files.all, *partners.values()]
     sums = sums_of(everything, hint)

@@ -78,9 +78,8 @@ def beam_search(
         # In float64: in float32 the log-probabilities of logits that nearly tie are one number.
         total_WV = so_far_W1 + logits_WV[: len(beam)].cpu().double().log_softmax(-1)
         rows, tokens, totals = _largest(total_WV, width - len(finished))
-        extended = [
-            (row, [*beam[row][0], token], total) for row, token, total in zip(rows, tokens, totals, strict=True)
-        ]
+        chosen = zip(rows, tokens, totals, strict=True)
+        extended = [(row, [*beam[row][0], token], total) for row, token, total in chosen]
         if on_step is not None:
             on_step()
         going = [(row, hypothesis, total) for row, hypothesis, total in extended if hypothesis[-1] != eos]

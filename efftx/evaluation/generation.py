@@ -95,8 +95,10 @@ def evaluate_generation(
         with torch.no_grad():
             if metrics[0] not in TEXT_METRICS:
                 return _labels(model, texts, over, device)
-            said = _said(model, texts, over, device, beam, length_penalty)
-            return {k: v for metric in metrics for k, v in TEXT_METRICS[metric].score(said, texts, over.split).items()}
+            outputs = _said(model, texts, over, device, beam, length_penalty)
+            return {
+                k: v for metric in metrics for k, v in TEXT_METRICS[metric].score(outputs, texts, over.split).items()
+            }
     finally:
         model.train(was_training)
 
@@ -126,7 +128,7 @@ def _said(
     length_penalty: float,
 ) -> list[str]:
     """What the model answers to each row."""
-    said: list[str] = []
+    outputs: list[str] = []
     # A copy: laying weights out for decoding moves them, and this model may go on training.
     prepared = _prepared(copy.deepcopy(model)) if isinstance(model, EncoderDecoder) else None
     if prepared is None and beam > 1:
@@ -135,17 +137,17 @@ def _said(
     for batch in batches:
         inputs_BE, n = _inputs(batch, device), dataset.length
         if prepared is None:
-            said += map(dataset.decode, greedy(model, inputs_BE, n))
+            outputs += map(dataset.decode, greedy(model, inputs_BE, n))
         elif beam > 1:
             for row_E in inputs_BE:
                 session = CachedSession(prepared, n, beam, row_E.expand(beam, -1))
                 (best,) = beam_search(session, [], Beam(beam, length_penalty), n, EOS)
-                said.append(dataset.decode(best.tokens))
+                outputs.append(dataset.decode(best.tokens))
         else:
             session = CachedSession(prepared, n, len(inputs_BE), inputs_BE)
             rows = generate(session, [[]] * len(inputs_BE), most_likely, n, EOS)
-            said += (dataset.decode(row.tokens) for row in rows)
-    return said
+            outputs += (dataset.decode(row.tokens) for row in rows)
+    return outputs
 
 
 def _rouge(said: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:

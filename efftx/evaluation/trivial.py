@@ -133,8 +133,13 @@ def _ngram(dataset: Dataset, question: Question) -> dict[str, float]:
     train = _training(dataset, order)
     model = NGram(train, valid, vocab_size, order)
     nats = model.nats(test, counts)
-    told = {f"discount_{k}": d for k, d in enumerate(model.discounts, 1) if d is not None}
-    return {"loss": nats, **in_unit(nats, dataset.unit), **told, "training_tokens": float((train != vocab_size).sum())}
+    discounts = {f"discount_{k}": d for k, d in enumerate(model.discounts, 1) if d is not None}
+    return {
+        "loss": nats,
+        **in_unit(nats, dataset.unit),
+        **discounts,
+        "training_tokens": float((train != vocab_size).sum()),
+    }
 
 
 def _training(dataset: Dataset, order: int) -> Tokens:
@@ -215,8 +220,8 @@ def _majority(dataset: Dataset, question: Question) -> dict[str, float]:
 
 def _naive_bayes(dataset: Dataset, question: Question) -> dict[str, float]:
     texts, labels = _labels(dataset, "naive_bayes")
-    told = {split: [words(source) for source in _sources(texts, split)] for split in ("train", "valid")}
-    model = fit_naive_bayes(told["train"], _answers(texts, "train"), told["valid"], _answers(texts, "valid"))
+    words_of = {split: [words(source) for source in _sources(texts, split)] for split in ("train", "valid")}
+    model = fit_naive_bayes(words_of["train"], _answers(texts, "train"), words_of["valid"], _answers(texts, "valid"))
     test = [words(source) for source in _sources(texts, "test", question.rows)]
     return _scored(texts, labels, model.predict(test), _answers(texts, "test", question.rows))
 
@@ -238,7 +243,7 @@ def _jaccard(dataset: Dataset, question: Question) -> dict[str, float]:
 
 
 def _scored(texts: Texts, labels: list[str], predicted: list[str], actual: list[str]) -> dict[str, float]:
-    numbers = [[labels.index(label) for label in said] for said in (predicted, actual)]
+    numbers = [[labels.index(label) for label in of_texts] for of_texts in (predicted, actual)]
     return {metric: glue.METRICS[metric](*numbers) for metric in texts.metrics}
 
 
@@ -269,8 +274,8 @@ def _summaries(
     if getattr(dataset, "metrics", ()) != ("rouge",):
         raise _not_for(dataset, kind, "Its answers are no summaries.")
     n, sources = usual(texts), _sources(texts, "test", question.rows)
-    said = [shorten(source, n) for source in sources]
-    return rouge(said, [texts.references("test", i) for i in range(len(said))])
+    outputs = [shorten(source, n) for source in sources]
+    return rouge(outputs, [texts.references("test", i) for i in range(len(outputs))])
 
 
 def _not_for(dataset: Dataset, kind: str, why: str) -> UserError:

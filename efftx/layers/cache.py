@@ -163,8 +163,8 @@ class SlotCache(Cache):
                     if not place:
                         continue
                     slot, position = (torch.tensor([*x], device=k_BHLd.device) for x in (place, place.values()))
-                    for into, given in zip(kept, (k_BHLd, v_BHLd), strict=True):
-                        into[rows, :, slot] = given[rows, heads].index_select(2, position)
+                    for into, rows_BHLd in zip(kept, (k_BHLd, v_BHLd), strict=True):
+                        into[rows, :, slot] = rows_BHLd[rows, heads].index_select(2, position)
 
     def write(self, position: Position, k_BHd: Tensor, v_BHd: Tensor) -> None:
         """One token's key and value, where each row stands."""
@@ -173,8 +173,8 @@ class SlotCache(Cache):
             for heads, slots, areas in zip(self._heads, self._areas, self._kept, strict=True):
                 for area, kept in zip(slots, areas, strict=True):
                     for slot in area.put(n):
-                        for into, given in zip(kept, self._new, strict=True):
-                            into[rows, :, slot] = given[rows, heads]
+                        for into, rows_BHLd in zip(kept, self._new, strict=True):
+                            into[rows, :, slot] = rows_BHLd[rows, heads]
 
     def attend(self, q_BHd: Tensor, position: Position, *, scale: float, exclude_self: bool) -> Tensor:
         """Softmax attention of the token at `position`, already written, over what it sees: (B, H, 1, d).

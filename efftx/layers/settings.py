@@ -79,7 +79,7 @@ def off_the_grid(config: PositionsConfig, side: int | None) -> str | None:
     row = 3 * side
     if row in (prod(config.axial_shape[i:]) for i in range(len(config.axial_shape))):
         return None
-    fits = f"[{side},{row}]" if len(config.axial_shape) == 2 else f"[{side},{side},3]"
+    fits = f"[{side},{row}]" if config.kind == "axial" and len(config.axial_shape) == 2 else f"[{side},{side},3]"
     return f"positions.axial_shape={config.axial_shape} does not follow the pictures' rows of {row} bytes: {fits} would"
 
 

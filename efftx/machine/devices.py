@@ -196,8 +196,8 @@ def _processor() -> str:
 
 
 def _instructions() -> str:
-    told = _cpuinfo()
-    of = [f"{word} {told[key]}" for word, key in _PROCESSOR_WORDS.items() if key in told]
+    entries = _cpuinfo()
+    of = [f"{word} {entries[key]}" for word, key in _PROCESSOR_WORDS.items() if key in entries]
     return ", ".join([torch.backends.cpu.get_cpu_capability(), *of])
 
 

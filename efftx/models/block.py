@@ -174,7 +174,7 @@ class Block(nn.Module):
             a, b = streams
             return reversible_block([_as_sublayer(branch, context) for branch in branches], a, b, tape, states)
         for i, branch in enumerate(branches):
-            state, cache = (None if given is None else given[i] for given in (states, caches))
+            state, cache = (None if per_branch is None else per_branch[i] for per_branch in (states, caches))
             y = streams[0] + branch(streams[-1], state, context, cache)
             streams = (y,) if len(streams) == 1 else (streams[1], y)
         return streams

@@ -29,7 +29,7 @@ def run_blocks(
     """
     tape = Tape() if len(streams) == 2 and caches is None else None
     for i, block in enumerate(blocks):
-        state, kept = (None if given is None else given[i] for given in (states, caches))
+        state, kept = (None if per_block is None else per_block[i] for per_block in (states, caches))
         streams = block(streams, context, tape, state, kept)
     return streams
 

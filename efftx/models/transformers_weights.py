@@ -159,7 +159,7 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         message = "transformers has no Reformer like this model."
         raise UserError("other_model", message, f"One that is trained with {' '.join(missing)} can be exported.")
     axial = config.positions.kind == "axial"
-    said = {
+    settings = {
         "architectures": ["ReformerModelWithLMHead"],
         "model_type": "reformer",
         "is_decoder": True,
@@ -185,9 +185,9 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         "dtype": "float32",
     }
     if not axial:
-        return {**said, "max_position_embeddings": config.positions.max_len or config.data.length}
+        return {**settings, "max_position_embeddings": config.positions.max_len or config.data.length}
     shape, dims = config.positions.axial_shape, config.positions.axial_dims
-    return {**said, "axial_pos_shape": shape, "axial_pos_embds_dim": dims, "max_position_embeddings": prod(shape)}
+    return {**settings, "axial_pos_shape": shape, "axial_pos_embds_dim": dims, "max_position_embeddings": prod(shape)}
 
 
 def _given(theirs: Mapping[str, Any], key: str) -> Any:

@@ -77,8 +77,8 @@ def kernels() -> Kernels | None:
                 why.append(f"{shlex.join(compiler)}: {_reason(error)}")
     except NoKernelsError as error:
         why.append(str(error))
-    told = f"decoding goes on without compiled kernels, slower ({'; '.join(why)})"
-    say(f"note: {told}. EFFTX_NATIVE=0 asks for that.")
+    message = f"decoding goes on without compiled kernels, slower ({'; '.join(why)})"
+    say(f"note: {message}. EFFTX_NATIVE=0 asks for that.")
     return None
 
 

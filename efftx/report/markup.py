@@ -101,8 +101,8 @@ def _words_below(table: Table) -> list[str]:
     rows = {row.label: row for row in table.rows if any(row.cells[i].text for i in columns)}
     lines = []
     for label, row in rows.items():
-        said = "; ".join(f"{table.columns[i]}: {row.cells[i].text}" for i in columns if row.cells[i].text)
-        lines.append(f"{label} – {said}")
+        cells = "; ".join(f"{table.columns[i]}: {row.cells[i].text}" for i in columns if row.cells[i].text)
+        lines.append(f"{label} – {cells}")
     return lines
 
 

@@ -92,9 +92,8 @@ def counted(measured: Measured) -> str:
 def configurations(measured: Measured, row: str) -> list[str]:
     """The configuration of a row's records, a key a line as on the command line; once for all seeds that share it."""
     of_records = ([f"{key}={value}" for key, value in _flat(r.config)] for r in measured.records if r.row == row)
-    return list(
-        dict.fromkeys("\n".join(line for line in lines if not line.startswith("seed=")) for lines in of_records)
-    )
+    without_seed = ([line for line in lines if not line.startswith("seed=")] for lines in of_records)
+    return list(dict.fromkeys(map("\n".join, without_seed)))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -41,8 +41,8 @@ def why(verdict: Verdict, experiment: Experiment, scales: Scales | None = None) 
     same = [c for c in comparisons if c.outcome == verdict.verdict] or list(comparisons)
     text = short(_telling(same), experiment, scales)
     if len(comparisons) > 1:
-        told = "the closest: " if verdict.claim.kind == EXACT else "the least sure: "
-        text = f"{_counted(comparisons)}; {told if len(same) > 1 else ''}{text}"
+        which = "the closest: " if verdict.claim.kind == EXACT else "the least sure: "
+        text = f"{_counted(comparisons)}; {which if len(same) > 1 else ''}{text}"
     if verdict.untested:
         text += f"; {verdict.untested} more of which neither side was reached"
     return text

@@ -52,9 +52,9 @@ def selection_plot(experiment: Experiment, records: Sequence[Record]) -> Plot:
     """The numbers of the drawing: a line a token, the selected unit over the block."""
     row, selection = records[0].row, read_selection(records[0].series)
     return Plot(
-        caption=f"{row.capitalize()}: (a) for the token “{selection.texts[selection.shown].strip()}”, the one selected unit of "
-        f"{selection.n} in every block, and what is read of W1 and W2 for it; (b) the selected units of the text "
-        f"“{''.join(selection.texts).strip()}”, token by token. From one record.",
+        caption=f"{row.capitalize()}: (a) for the token “{selection.texts[selection.shown].strip()}”, the one selected "
+        f"unit of {selection.n} in every block, and what is read of W1 and W2 for it; (b) the selected units of the "
+        f"text “{''.join(selection.texts).strip()}”, token by token. From one record.",
         x_label="block",
         y_label="selected unit",
         lines=tuple(

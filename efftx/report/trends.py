@@ -45,14 +45,14 @@ def trends_json(item: Item, measured: Measured) -> list[dict[str, Any]]:
     trend = (item.experiment.figure or {}).get("trend")
     if trend is None:
         return []
-    told = []
+    trends = []
     for arm, gaps in gaps_of(item.experiment, measured.cells, measured.size).items():
         if fitted := fit(gaps):
             slopes = {trend["over"]: fitted.over, trend["beside"]: fitted.beside}
             doublings = {name: {"mean": e.mean, "interval": e.interval} for name, e in slopes.items()}
             of_arm = {"size": measured.size, "arm": arm, "against": trend["against"]}
-            told.append({**of_arm, "n": fitted.n, "a_doubling_of": doublings})
-    return told
+            trends.append({**of_arm, "n": fitted.n, "a_doubling_of": doublings})
+    return trends
 
 
 def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:

@@ -66,12 +66,12 @@ class _WorkerPool:
             )
             self.processes.append(process)
         # What it says of its progress is read through a pipe, so that no two bars fight for one terminal.
-        told = threading.Thread(target=_tell_on, args=(process.stderr,), daemon=True)
-        told.start()
+        reader = threading.Thread(target=_tell_on, args=(process.stderr,), daemon=True)
+        reader.start()
         with process:
             out = process.stdout.read() if process.stdout else ""
             process.wait()
-            told.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
+            reader.join(timeout=5.0)  # but not for ever: a process of its own may hold the pipe
         with self.lock:
             if process.returncode in _STOPPED:
                 self.stop(_STOPPED[process.returncode])
@@ -95,8 +95,8 @@ _PROGRESS = re.compile("  ETA [^ ].*$")
 
 def _tell_on(lines: IO[str] | None) -> None:
     for line in lines or ():
-        told, width = line.rstrip("\n"), width_of(sys.stderr)
-        say(shortened(told, width) if width and _PROGRESS.search(told) else told)
+        text, width = line.rstrip("\n"), width_of(sys.stderr)
+        say(shortened(text, width) if width and _PROGRESS.search(text) else text)
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int) -> list[dict[str, Any]]:

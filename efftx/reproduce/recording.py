@@ -63,9 +63,9 @@ def recorded_elsewhere(
         if not tests or not other.curve or not other.data or other.pretraining:
             continue
         verification, old = store.verification(other), other.environment
-        if (verification is not None and verification.verdict == STALE) or trainer.hash(
-            config, other.data, old
-        ) != other.hash:
+        if verification is not None and verification.verdict == STALE:
+            continue
+        if trainer.hash(config, other.data, old) != other.hash:
             continue
         if any(_lacks(experiment, run.row, name, tests[0]) for name in columns):
             continue  # it is older than a metric that this item shows

@@ -174,7 +174,7 @@ class _Runner:
             check_writable(self.store)
         first, every = self.asked.part
         for experiment, run in held[first - 1 :: every]:
-            line, told = self.lines[experiment.id], f"{experiment.id}: {run.told(experiment)}"
+            line, title = self.lines[experiment.id], f"{experiment.id}: {run.told(experiment)}"
             try:
                 record = self.store.read(*run.key(experiment))
                 if record is None:
@@ -184,12 +184,12 @@ class _Runner:
                 raise
             except NotAtHandError as error:
                 line[NOT_AT_HAND] += 1
-                self.say(f"{told}: {NOT_AT_HAND} ({error.message})")
+                self.say(f"{title}: {NOT_AT_HAND} ({error.message})")
             except Exception as error:  # as in _attempt
                 self._fail(experiment, run, error)
             else:
                 line[verification.verdict] += 1
-                self.say(f"{told}: {verification.verdict} ({verification.why})")
+                self.say(f"{title}: {verification.verdict} ({verification.why})")
 
     def _gap(self, experiment: Experiment, row: Run) -> str:
         """Why the sweep of a row chooses no value today, in words; empty where it does."""

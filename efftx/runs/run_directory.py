@@ -180,7 +180,7 @@ class RunDirectory:
         """
         with writing(self.path):
             cut = [log.cut(Mark(**marks[name]) if marks else Mark()) for name, log in self._logs.items()]
-        return [told for told in cut if told]
+        return [note for note in cut if note]
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl: deterministic values only; NaN and infinities become null."""

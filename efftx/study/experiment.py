@@ -287,8 +287,8 @@ class Experiment:
 
     def cell_label(self, row: str, column: str) -> str:
         """A cell in a sentence: `row, column`, the row alone where the table has no columns."""
-        told = self.column_label(row, column)
-        return f"{self.label(row)}, {told}" if told else self.label(row)
+        of_column = self.column_label(row, column)
+        return f"{self.label(row)}, {of_column}" if of_column else self.label(row)
 
     def _columns_at_any_size(self, row: str) -> Mapping[str, ColumnSpec]:
         own = self.rows[row].columns if row in self.rows else None

@@ -176,8 +176,8 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         except (ValueError, IndexError, KeyError, AttributeError) as error:
             yield f"cell.format: '{cell.format}' does not format a number ({error})", ""
     for name, derived in e.derived.items():
-        given = (derived.first_at_least, derived.first_at_most, derived.at_step)
-        if sum(one is not None for one in given) != 1:
+        criteria = (derived.first_at_least, derived.first_at_most, derived.at_step)
+        if sum(one is not None for one in criteria) != 1:
             yield f"derived.{name}: one of first_at_least, first_at_most and at_step is given", ""
 
 

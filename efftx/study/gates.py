@@ -88,12 +88,12 @@ def troubles(gates: Mapping[str, Gate], kind: str, cells: Cells, metric: str) ->
             yield f"{where}: a codec, xz or png, is given to compressed and to nothing else", ""
         if gate.is_computed and kind != "train":
             yield f"{where}: a measure trains on no data", ""
-        for part, given, known in (
+        for part, items, known in (
             ("rows", gate.rows, list(cells)),
             ("columns", gate.columns, columns),
             ("guards", gate.guards, columns),
         ):
-            for item in given:
+            for item in items:
                 if item not in known:
                     yield f"{where}.{part}: there is no '{item}'", nearest(item, known)
         for row in gate.rows or cells:

@@ -70,8 +70,10 @@ def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> st
     p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))
     if p * len(met) <= LEVEL:
         return ""
-    told = cell.write(bar)
-    what = f"is not {gate.kind} {told} ({name})" if gate.kind in (LOWEST, HIGHEST) else f"does not beat {name} ({told})"
+    bound = cell.write(bar)
+    what = (
+        f"is not {gate.kind} {bound} ({name})" if gate.kind in (LOWEST, HIGHEST) else f"does not beat {name} ({bound})"
+    )
     beyond = (mean > bar) == (cell.better == "higher") and mean != bar
     close = f", p = {min(1.0, p * len(met)):.2g}" if beyond else ""
     model = experiment.cell_label(row, column) if gate.columns else experiment.label(row)

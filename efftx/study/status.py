@@ -40,13 +40,13 @@ def measure_parameters(experiment: Experiment, row: str, size: str) -> dict[str,
 
 def measure_hash(experiment: Experiment, run: Run) -> str:
     """The hash of all that a measure is given; the columns are hashed apart, each by itself."""
-    given = {
+    hashed = {
         "measure": experiment.measure,
         "parameters": experiment.parameters[run.size],
         "row": experiment.rows[run.row].parameters,
         "seed": run.seed,
     }
-    return _digest(given)
+    return _digest(hashed)
 
 
 def column_hashes(

@@ -142,10 +142,10 @@ class Progress:
         (first, first_step, _), (last, last_step, _) = self._window[0], self._window[-1]
         left = (self._total - step) * (last - first) / (last_step - first_step) if last_step > first_step else 0.0
         begin, end = f"{step}/{self._total}", f"ETA {datetime.timedelta(seconds=round(left))}"
-        told = f"loss {loss:z.4f}" + (f" {self._unit}" if width is None or width >= ROOMY else "")
-        if width is not None and 0 < width < len(f"{begin}  {told}  {end}"):
+        loss_text = f"loss {loss:z.4f}" + (f" {self._unit}" if width is None or width >= ROOMY else "")
+        if width is not None and 0 < width < len(f"{begin}  {loss_text}  {end}"):
             return [begin, end]
-        shown = [begin, told]
+        shown = [begin, loss_text]
         for part in (
             f"{self.tokens_per_second:,.0f} tokens/s",
             f"{memory_bytes(self._device) / 2**20:,.0f} MiB",

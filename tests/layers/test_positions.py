@@ -286,6 +286,7 @@ def test_other_positions_have_no_end(kind: str) -> None:
         ("axial", [4, 4, 48], None),
         ("axial", [16, 16, 3], None),
         ("factorized", [16, 3, 17], "[16,16,3]"),
+        ("factorized", [32, 32], "[16,16,3]"),
         ("factorized", [], None),
         ("learned", [32, 32], None),
     ],

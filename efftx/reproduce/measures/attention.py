@@ -43,9 +43,9 @@ def attention_cost(parameters: Parameters, seed: int, row: str, own: Parameters)
     every column may show `time_exponent`, `memory_exponent` and `entries_exponent`.
     """
     lengths = [int(length) for length in parameters["lengths"]]
-    given = {**_without_columns(parameters), **own, "seed": seed}
-    entries = [score_entries(length, given) for length in lengths]
-    timed = [bench.attention_time({**given, "length": length}) for length in lengths]
+    settings = {**_without_columns(parameters), **own, "seed": seed}
+    entries = [score_entries(length, settings) for length in lengths]
+    timed = [bench.attention_time({**settings, "length": length}) for length in lengths]
     seconds = [float(t["seconds"]) for t in timed]
     peak = [float(t["peak_bytes"]) for t in timed]
     exponents = {
@@ -60,7 +60,7 @@ def attention_cost(parameters: Parameters, seed: int, row: str, own: Parameters)
     series = {
         "length": [float(length) for length in lengths],
         "entries": entries,
-        "entries_printed": [printed_entries(length, given) for length in lengths],
+        "entries_printed": [printed_entries(length, settings) for length in lengths],
         "seconds": seconds,
         "peak_bytes": peak,
     }

@@ -46,15 +46,15 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
     vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and a
     context shorter than the warm-up.
     """
-    given = {**parameters, **own}
+    settings = {**parameters, **own}
     contexts = _contexts(parameters)
     with torch.inference_mode(), exclusive(), no_garbage_collection():
-        timed = [_Decoding(given, seed, context).timed() for context in contexts]
+        timed = [_Decoding(settings, seed, context).timed() for context in contexts]
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        layer = _layer(given, seed)
+        layer = _layer(settings, seed)
         torch.manual_seed(seed)
-        x_BLD = torch.randn(1, int(given["compared_at"]), int(given["d_model"]))
-        common_D = torch.randn(int(given["d_model"]))
+        x_BLD = torch.randn(1, int(settings["compared_at"]), int(settings["d_model"]))
+        common_D = torch.randn(int(settings["d_model"]))
         overall = {
             "time_exponent": fitted_exponent(contexts, [at["seconds"] for at in timed]),
             "distance_from_training": distance_from_training(layer, x_BLD),

@@ -48,8 +48,8 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
         prompts = test_NL[:, :n_given].tolist()
         with torch.no_grad():
             drawn = generate(session, prompts, Draw(torch.Generator().manual_seed(seed)), length - n_given)
-        rows_NL = np.array([[*start, *told.tokens] for start, told in zip(prompts, drawn, strict=True)])
-        bits = -sum(told.log_probability for told in drawn) / (n * (length - n_given)) / math.log(2)
+        rows_NL = np.array([[*start, *one.tokens] for start, one in zip(prompts, drawn, strict=True)])
+        bits = -sum(one.log_probability for one in drawn) / (n * (length - n_given)) / math.log(2)
         first = n_given
     picture_shape: tuple[int, ...] | None = getattr(dataset, "picture_shape", None)
     before = 1 if picture_shape is None else math.prod(picture_shape[1:])

@@ -133,9 +133,7 @@ def _bench(words: Sequence[str], seed: int) -> dict[str, Any]:
     is the authors' check of their protocol; the steady one has percentiles for it, and is run once.
     """
     tries = [_bench_once(words, seed)]
-    while (
-        tries[0]["protocol"] == "authors" and len(tries) < TRIES and all(_unevenness(attempt)[0] for attempt in tries)
-    ):
+    while tries[0]["protocol"] == "authors" and len(tries) < TRIES and all(_unevenness(one)[0] for one in tries):
         tries.append(_bench_once(words, seed))
     evenest: dict[str, Any] = min(tries, key=_unevenness)
     return {**evenest, "tries": len(tries)}
