@@ -69,9 +69,9 @@ def ablate(
     `hydra/launcher=...` that launcher runs the points (joblib in parallel, submitit on a cluster), else they run here
     one after the other.
     """
-    own, hydras = split_hydra(overrides)
+    words, hydras = split_hydra(overrides)
     check_launcher(hydras)
-    points = plan_points(own, config_dirs=config_dirs, elsewhere=leaves_this_machine(hydras))
+    points = plan_points(words, config_dirs=config_dirs, elsewhere=leaves_this_machine(hydras))
     before = {point.hash for point in points if read_result(point.run) is not None}
     errors: dict[str, str] = {}
     if hydras:

@@ -360,5 +360,5 @@ def _compare(rows: list[dict[str, Any]], first_name: str) -> None:
             firsts[key] = row
         first = firsts.get(key)
         row["ratio_to_first"] = first["seconds"] / row["seconds"] if first else None
-        own, theirs = row["block_seconds"], first["block_seconds"] if first else None
-        row["block_ratio_to_first"] = theirs / own if own and theirs else None
+        seconds, theirs = row["block_seconds"], first["block_seconds"] if first else None
+        row["block_ratio_to_first"] = theirs / seconds if seconds and theirs else None

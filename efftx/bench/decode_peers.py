@@ -211,14 +211,16 @@ class _Decoding:
         self._memory_1ED = torch.randn(1, MEMORY_TOKENS, shape.d_model)
         self._block_started = self._block_seconds = 0.0
         self._hooks: list[RemovableHandle] = []
-        own = DynamicCache()
-        self._cache: Any = EncoderDecoderCache(own, DynamicCache()) if peer.has_cross_attention else own
+        self_attention = DynamicCache()
+        self._cache: Any = (
+            EncoderDecoderCache(self_attention, DynamicCache()) if peer.has_cross_attention else self_attention
+        )
         with torch.inference_mode():
             # The first token makes the encoder's keys and values; the rest of the context is as if it had been read.
             peer.call(copies[0], torch.zeros(1, 1, dtype=torch.int64), self._memory_1ED, self._cache)
             shape_kv = (1, shape.n_heads, context - 1, shape.d_model // shape.n_heads)
             for layer in range(shape.n_blocks if context > 1 else 0):
-                own.update(torch.randn(shape_kv), torch.randn(shape_kv), layer)
+                self_attention.update(torch.randn(shape_kv), torch.randn(shape_kv), layer)
 
     def __enter__(self) -> Self:
         for copy in self._copies:

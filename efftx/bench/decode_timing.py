@@ -251,14 +251,14 @@ def summary(
     parts = sorted({name for seconds_of in by_part for name in seconds_of} | set(reads), key=_order)
     components = {}
     for part in parts:
-        own = statistics.median(seconds_of.get(part, 0.0) for seconds_of in by_part) if by_part else 0.0
+        median_seconds = statistics.median(seconds_of.get(part, 0.0) for seconds_of in by_part) if by_part else 0.0
         read = reads.get(part, Read(part, 0, 0))
         components[part] = {
-            "seconds": own,
+            "seconds": median_seconds,
             "weights": read.weights,
             "bytes": read.bytes,
             "bound_seconds": read.bytes / read_rate,
-            "share_of_read": read.bytes / own / read_rate if own else 0.0,
+            "share_of_read": read.bytes / median_seconds / read_rate if median_seconds else 0.0,
         }
     return {
         "seconds": token,

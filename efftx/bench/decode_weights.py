@@ -84,13 +84,13 @@ def make_weights(
         blocks.append(decoding_block(made, two_streams=config.reversible.enabled))
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
-    linears = [in_int8(own.linear, rounds=True) if case.int8 else own.linear for own in own_heads]
+    linears = [in_int8(of_head.linear, rounds=True) if case.int8 else of_head.linear for of_head in own_heads]
     of_blocks = (blocks[0].block.weight_reads() if blocks else []) * case.n_blocks
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
         blocks=blocks,
-        heads=[(own.norm, logits_of(linear)) for own, linear in zip(own_heads, linears, strict=True)],
+        heads=[(of_head.norm, logits_of(linear)) for of_head, linear in zip(own_heads, linears, strict=True)],
         embedding_VD=tile_filled(torch.empty(case.vocab_size, config.d_model, device="meta", dtype=dtype), tile, 3),
         position_D=position_D,
         n_blocks=case.n_blocks,
@@ -271,9 +271,9 @@ def _rounded(block: nn.Module) -> Iterator[Tensor]:
 def _share_rows(first: nn.Module, block: nn.Module) -> None:
     """Rows that were rounded anew for this block are dropped for those of the first block with its set."""
     pairs = zip(first.modules(), block.modules(), strict=True)
-    for other, own in pairs:
-        if isinstance(own, Int8SparseFF) and isinstance(other, Int8SparseFF):
-            own.share_rows(other)
+    for other, core in pairs:
+        if isinstance(core, Int8SparseFF) and isinstance(other, Int8SparseFF):
+            core.share_rows(other)
 
 
 def _read_rows(blocks: Iterable[DecodingBlock]) -> None:

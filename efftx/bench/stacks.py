@@ -78,15 +78,15 @@ def variant(name: str, *, depth: int, length: int, batch: int) -> Config:
     With an encoder `length` is its tokens.
     """
     words = {**VARIANTS, **NAMED}[name]
-    own = [word for word in words if word != "chunking"]
+    words_here = [word for word in words if word != "chunking"]
     if name in ENCODER_DECODERS:
-        own += [f"n_encoder_layers={depth}", f"data.target_length={max(1, length // 2)}"]
+        words_here += [f"n_encoder_layers={depth}", f"data.target_length={max(1, length // 2)}"]
     elif name not in SPARSE:
-        own = ["model=transformer", *own]
+        words_here = ["model=transformer", *words_here]
     if "chunking" in words:
-        own += [f"chunking.{part}={max(1, length // _SLICES)}" for part in ("ff", "loss")]
+        words_here += [f"chunking.{part}={max(1, length // _SLICES)}" for part in ("ff", "loss")]
     base = ["data=stdlib", "size=cpu", "dropout=0", "positions.kind=learned"]
-    return compose([*base, f"n_layers={depth}", f"data.length={length}", f"training.batch_size={batch}", *own])
+    return compose([*base, f"n_layers={depth}", f"data.length={length}", f"training.batch_size={batch}", *words_here])
 
 
 def bench_memory(options: Options) -> dict[str, Any]:
@@ -110,14 +110,14 @@ def bench_memory(options: Options) -> dict[str, Any]:
         for name in names:
             of_depths = [variant(name, depth=depth, length=length, batch=batch) for depth in depths]
             configs += [(name, config) for config in of_depths]
-            own = [_memory_row(name, config, device) for config in of_depths]
-            smallest = min(row["peak_bytes"] for row in own)
-            shallowest = min(own, key=lambda row: int(row["depth"]))["peak_bytes"]
-            for row in own:
+            rows_of_name = [_memory_row(name, config, device) for config in of_depths]
+            smallest = min(row["peak_bytes"] for row in rows_of_name)
+            shallowest = min(rows_of_name, key=lambda row: int(row["depth"]))["peak_bytes"]
+            for row in rows_of_name:
                 row["ratio_to_shallowest"] = row["peak_bytes"] / shallowest
-            if own[0]["reversible"]:
-                flatness[f"{name} at {length}"] = max(row["peak_bytes"] for row in own) / smallest
-            rows += own
+            if rows_of_name[0]["reversible"]:
+                flatness[f"{name} at {length}"] = max(row["peak_bytes"] for row in rows_of_name) / smallest
+            rows += rows_of_name
     return {
         "bench": "memory",
         "rows": rows,
@@ -146,9 +146,9 @@ def bench_train(options: Options) -> dict[str, Any]:
     for length in lengths:
         for depth in depths:
             shapes = {name: "dense" if name == PLAIN else name for name in names}
-            own = {name: variant(of, depth=depth, length=length, batch=batch) for name, of in shapes.items()}
-            configs += own.items()
-            rows += _train_rows(own, repeats, device)
+            configs_here = {name: variant(of, depth=depth, length=length, batch=batch) for name, of in shapes.items()}
+            configs += configs_here.items()
+            rows += _train_rows(configs_here, repeats, device)
     return {
         "bench": "train",
         "rows": rows,
@@ -314,7 +314,7 @@ def _shapes(configs: Iterable[tuple[str, Config]]) -> list[dict[str, Any]]:
         of_shape = names[shapes.index(shape)]
         if name not in of_shape:
             of_shape.append(name)
-    return [{"names": own, **shape} for own, shape in zip(names, shapes, strict=True)]
+    return [{"names": names_of_shape, **shape} for names_of_shape, shape in zip(names, shapes, strict=True)]
 
 
 def _shape(config: Config) -> dict[str, Any]:

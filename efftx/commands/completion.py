@@ -80,5 +80,5 @@ def _overrides(given: Sequence[str], begun: str) -> Iterable[str]:
     overrides = [re.sub("^preset=", "preset@_global_=", word) for word in given]
     os.environ["COMP_LINE"] = " ".join(["efftx", *overrides, begun])
     keys = run_hydra([COMPLETION_FLAGS[0], "query=fish"]).split()
-    own = [f"{group}=" for group in GROUPS]
-    return own + [key for key in keys if key.strip("/=") not in GROUPS and not key.startswith("hydra")]
+    groups = [f"{group}=" for group in GROUPS]
+    return groups + [key for key in keys if key.strip("/=") not in GROUPS and not key.startswith("hydra")]

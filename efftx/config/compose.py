@@ -216,8 +216,8 @@ def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> s
     printed = io.StringIO()
     register_schema()
     GlobalHydra.instance().clear()
-    own = ["hydra.output_subdir=null", "hydra.run.dir=.", *search_path(config_dirs)]
-    previous, sys.argv = sys.argv, ["efftx", *words, *own]
+    settings = ["hydra.output_subdir=null", "hydra.run.dir=.", *search_path(config_dirs)]
+    previous, sys.argv = sys.argv, ["efftx", *words, *settings]
     try:
         with contextlib.redirect_stdout(printed):
             hydra_main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")(_nothing)()
@@ -332,8 +332,8 @@ def _by_size(paper: Any, cpu: Any, smoke: Any, *, _root_: Any) -> Any:
 def split_hydra(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides of efftx's own keys, and those of Hydra's (`hydra/launcher=joblib`, `hydra.launcher.n_jobs=2`)."""
     parsed = parse_overrides(overrides)
-    own = [str(o.input_line) for o in parsed if not _is_hydras(o)]
-    return own, [str(o.input_line) for o in parsed if _is_hydras(o)]
+    words = [str(o.input_line) for o in parsed if not _is_hydras(o)]
+    return words, [str(o.input_line) for o in parsed if _is_hydras(o)]
 
 
 def _is_hydras(override: Override) -> bool:
@@ -347,8 +347,8 @@ def _keys_of(key: str, value: Any) -> list[str]:
     """
     if not isinstance(value, dict) or not value:
         return [key]
-    set_inside = {name: own for name, own in value.items() if own not in (None, 0, False)}
-    return [inner for name, own in set_inside.items() for inner in _keys_of(f"{key}.{name}", own)]
+    set_inside = {name: inner_value for name, inner_value in value.items() if inner_value not in (None, 0, False)}
+    return [inner for name, inner_value in set_inside.items() for inner in _keys_of(f"{key}.{name}", inner_value)]
 
 
 def _is_group(override: Override) -> bool:

@@ -146,8 +146,8 @@ def check_given(kind_of: Callable[[str], Kind | None], key: str, value: Any, wor
     point or exponent where it is a whole one. `kind_of` gives a key's kind, `word` is the value as written.
     """
     if isinstance(value, dict):
-        for name, own in value.items():
-            check_given(kind_of, f"{key}.{name}", own)
+        for name, inner in value.items():
+            check_given(kind_of, f"{key}.{name}", inner)
         return
     kind, written = kind_of(key), f"{key}={word or value}"
     if kind is None or _is_reference(value) or (value is None and kind.optional):

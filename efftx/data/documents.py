@@ -94,13 +94,13 @@ def local_documents(
     notes: tuple[str, ...] = (),
 ) -> Documents:
     """The documents in a user's own files, whose text is `field` of each row; a record calls them jsonl."""
-    own = own_files(files.all, sums) + ("" if field == "text" else f" {field}")
+    name = own_files(files.all, sums) + ("" if field == "text" else f" {field}")
     return Documents(
         name="jsonl",
-        identity=identity_of(own, field, *files.by_split(sums), config.n_documents),
+        identity=identity_of(name, field, *files.by_split(sums), config.n_documents),
         facts=licence_and_origin(config.path, LICENCE),
         read=lambda split: files.read(split, lambda file: read_texts(file, field), config.n_documents or None),
-        called=lambda counts: f"{own} {counted_documents(counts)}{files.rule}",
+        called=lambda counts: f"{name} {counted_documents(counts)}{files.rule}",
         notes=(*notes, *files.notes),
         at_most=config.n_documents,
         comma=", ",

@@ -177,8 +177,8 @@ def _known_text(config: Enwik8Config, published: Published) -> _Known | tuple[Te
         key = "n_bytes" if config.n_bytes else "extra"
         message = f"data.{key} goes with {name} alone. {why}".rstrip()
         raise UserError("wrong_checksum", message, f"Give {name} or a prefix of it, or leave data.{key} out.")
-    own = {f.name: getattr(config, f.name) for f in fields(SpanCorruptionConfig)} | {"name": "text", "path": path}
-    return TextFilesConfig(**own, tokenizer="bytes"), (f"{why}{not_known(config.path, name)}",)
+    settings = {f.name: getattr(config, f.name) for f in fields(SpanCorruptionConfig)} | {"name": "text", "path": path}
+    return TextFilesConfig(**settings, tokenizer="bytes"), (f"{why}{not_known(config.path, name)}",)
 
 
 def _its_file(folder: str, name: str) -> str:

@@ -121,16 +121,16 @@ def find_files(config: SummarizationConfig) -> DocumentFiles:
     if kind_of(path) != "folder":
         return find_documents(place, hint)
     stems = {file: match["stem"] for file in sorted(path.iterdir()) if (match := _FILE.fullmatch(file.name))}
-    own = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
-    for candidates, before in ((own, r".*[-_.]"), (stems, ""), (stems, r".*[-_.]")):
+    of_corpus = {file: stem for file, stem in stems.items() if re.match(rf"{config.corpus}([-_.]|$)", stem)}
+    for candidates, before in ((of_corpus, r".*[-_.]"), (stems, ""), (stems, r".*[-_.]")):
         by_split = {
             split: [file for file, stem in candidates.items() if re.fullmatch(rf"{before}({words})", stem)]
             for split, words in _SPLIT_WORDS.items()
         }
         if all(len(files) == 1 for files in by_split.values()):
             return DocumentFiles(by_split)
-    if len(own) == 1:
-        return DocumentFiles({"train": list(own)})
+    if len(of_corpus) == 1:
+        return DocumentFiles({"train": list(of_corpus)})
     published = HUB.get(config.corpus)
     version = path / published.subset if published and (path / published.subset).is_dir() else path
     if any(version.rglob("train-*.parquet")):

@@ -339,16 +339,16 @@ class LSHCache(AttentionCache):
             return whole
         q_BHd, bucket_BHR = q_BHLd.squeeze(2), bucket_BHRL.squeeze(3)
         self.kv.write(position, unit_key(q_BHd), v_BHLd.squeeze(2))
-        own = position.n if position.n_B is None else position.n_B
+        place = position.n if position.n_B is None else position.n_B
         out_BHd = lsh_attention_step(
             q_BHd,
             self.kv.k_BHTd,
             self.kv.v_BHTv,
             candidates(self.table, bucket_BHR),
-            own,
+            place,
             allow_duplicates=layer.config.allow_duplicates,
         )
-        insert(self.table, bucket_BHR, own)
+        insert(self.table, bucket_BHR, place)
         return out_BHd.unsqueeze(2)
 
     def fill_at_random(self, n: int) -> None:

@@ -76,23 +76,23 @@ class SparseFF(nn.Module):
 
     def reset_parameters(self) -> None:
         """Glorot-uniform matrices, W2 times sqrt(N) with `kernel_scaling`; Gaussian biases of deviation 1e-6."""
-        own, names = dict(self.named_parameters()), ("c1", "c2", "w1", "w2")
-        for name in (name for name in names if name in own):
+        weights, names = dict(self.named_parameters()), ("c1", "c2", "w1", "w2")
+        for name in (name for name in names if name in weights):
             gain = sqrt(self.config.N) if name == "w2" and self.config.kernel_scaling else 1.0
-            nn.init.xavier_uniform_(own[name], gain)
-        for name in (name for name in ("c_bias", "b2", "b1") if name in own):
-            nn.init.normal_(own[name], std=1e-6)
+            nn.init.xavier_uniform_(weights[name], gain)
+        for name in (name for name in ("c_bias", "b2", "b1") if name in weights):
+            nn.init.normal_(weights[name], std=1e-6)
 
     def active_parameters(self) -> int:
         """Rows of one unit in every block, b2, and all that chooses the unit: the controller, or W1 for the oracle."""
-        own, n = dict(self.named_parameters()), self.config.N
+        weights, n = dict(self.named_parameters()), self.config.N
         whole = {"c1", "c2", "c_bias", "b2"} | ({"w1", "b1"} if self.config.controller == "oracle" else set())
-        return sum(p.numel() if name in whole else p.numel() // n for name, p in own.items())
+        return sum(p.numel() if name in whole else p.numel() // n for name, p in weights.items())
 
     def weight_reads(self) -> list[Read]:
         """The controller, and of every block one unit's rows; the oracle reads all of W1."""
-        own, n = dict(self.named_parameters()), self.config.N
-        controller = [own[name] for name in ("c1", "c2", "c_bias") if name in own]
+        weights, n = dict(self.named_parameters()), self.config.N
+        controller = [weights[name] for name in ("c1", "c2", "c_bias") if name in weights]
         first = read_whole("feed-forward", self.w1, self.b1)
         if self.config.controller != "oracle":
             first = Read("feed-forward", first.weights // n, first.bytes // n, chosen=True)

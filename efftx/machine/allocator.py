@@ -33,8 +33,8 @@ def keep_freed_memory() -> bool:
     unused between its tensors, and no result depends on it. Left alone where the environment sets an
     allocator or its options, and where the C library is another.
     """
-    own = settings()
-    if _told or set(own) - set(_FOR_GPUS) or platform.libc_ver()[0] != "glibc":
+    variables = settings()
+    if _told or set(variables) - set(_FOR_GPUS) or platform.libc_ver()[0] != "glibc":
         return bool(_told)
     mallopt = ctypes.CDLL(None).mallopt
     if mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1):

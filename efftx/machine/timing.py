@@ -121,8 +121,8 @@ def matmul_call(
 ) -> tuple[Callable[[], object], float]:
     """A call that multiplies two square matrices (default 2048 wide), and its FLOPs; draws from no generator in use."""
     width = width or MATMUL_WIDTH
-    own = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(width, width, device=device, generator=own).to(dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(width, width, device=device, generator=generator).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2.0 * width**3
 

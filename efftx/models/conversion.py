@@ -50,16 +50,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], carry: str | N
     """
     if carry is not None and carry not in CONVERSIONS:
         raise UserError("bad_value", f"There is no mapping of weights '{carry}'.", nearest(carry, CONVERSIONS))
-    own = dict(model.named_parameters(remove_duplicate=False))
-    converted = dict(weights) if carry is None else CONVERSIONS[carry](weights, own.keys())
-    for name in sorted(converted.keys() ^ own.keys()):
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    converted = dict(weights) if carry is None else CONVERSIONS[carry](weights, parameters.keys())
+    for name in sorted(converted.keys() ^ parameters.keys()):
         where = "the checkpoint" if name in converted else "the model"
         raise UserError("other_model", f"Only {where} has the weight '{name}'.", "The two must be the same model.")
-    for name, parameter in own.items():
+    for name, parameter in parameters.items():
         if converted[name].shape != parameter.shape:
             shapes = f"{tuple(converted[name].shape)} in the checkpoint and {tuple(parameter.shape)} in the model"
             raise UserError("other_model", f"The weight '{name}' has shape {shapes}.")
-    copy_weights(own, converted)
+    copy_weights(parameters, converted)
 
 
 @torch.no_grad()

@@ -61,8 +61,8 @@ class Rule:
     @cached_property
     def our_pattern(self) -> re.Pattern[str]:
         """Of the weight's name."""
-        own = {"stack": r"encoder_|", "attention": r"attention(?:_\d+)?"}
-        return _pattern(self.ours, {"x": "|".join(self.x), **own})
+        groups = {"stack": r"encoder_|", "attention": r"attention(?:_\d+)?"}
+        return _pattern(self.ours, {"x": "|".join(self.x), **groups})
 
 
 def _pattern(template: str, parts: Mapping[str, str]) -> re.Pattern[str]:
@@ -103,9 +103,9 @@ def write(
     apart = _apart(weights)
     arrays: dict[str, Tensor] = {}
     for name, tensor in apart.items():
-        rule, their_name, own = _written_as(rules, name, apart, shapes, whose)
+        rule, their_name, shape = _written_as(rules, name, apart, shapes, whose)
         try:
-            arrays[prefix + their_name] = rule.layout.theirs(tensor, own).contiguous()
+            arrays[prefix + their_name] = rule.layout.theirs(tensor, shape).contiguous()
         except RuntimeError as error:
             raise _nameless(name, whose) from error
     return arrays

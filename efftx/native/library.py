@@ -200,9 +200,9 @@ def _folder() -> Path:
             return folder
     except OSError:
         pass
-    own = Path(tempfile.mkdtemp(prefix="efftx-native-"))
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
+    own_folder = Path(tempfile.mkdtemp(prefix="efftx-native-"))
+    atexit.register(shutil.rmtree, own_folder, ignore_errors=True)
+    return own_folder
 
 
 def _processor() -> str:

@@ -61,8 +61,8 @@ class _Chunked(torch.autograd.Function):
             for i, (xs, gs) in enumerate(zip(slices, slice_grads, strict=True)):
                 with torch.enable_grad(), ctx.autocast():
                     read = tuple(x.detach().requires_grad_(need) for x, need in zip(xs, input_needs, strict=True))
-                    own = dict(zip(ctx.names, leaves, strict=True))
-                    ys = ctx.function(own, _choose_in(i, ctx.state, None), *read)
+                    by_name = dict(zip(ctx.names, leaves, strict=True))
+                    ys = ctx.function(by_name, _choose_in(i, ctx.state, None), *read)
                     pairs = [(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad]
                     wanted = [t for t in (*read, *leaves) if t.requires_grad]
                     of_wanted = iter(

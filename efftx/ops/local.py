@@ -43,13 +43,13 @@ def local_attention(
         return F.pad(x, (0, 0, 0, pad)).reshape(batch * heads, n_chunks, chunk_len, x.shape[-1])
 
     def windows(x: Tensor) -> Tensor:
-        own = chunks(x)
+        chunked = chunks(x)
         if n_chunks == 1:
-            return own
-        before = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :-1]
+            return chunked
+        before = F.pad(chunked, (0, 0, 0, 0, 1, 0))[:, :-1]
         if causal:
-            return torch.cat([before, own], dim=2)
-        return torch.cat([before, own, F.pad(own, (0, 0, 0, 0, 0, 1))[:, 1:]], dim=2)
+            return torch.cat([before, chunked], dim=2)
+        return torch.cat([before, chunked, F.pad(chunked, (0, 0, 0, 0, 0, 1))[:, 1:]], dim=2)
 
     seen_BnmK = _seen(length, chunk_len, causal, exclude_self, key_mask_BL, q_BHLd.device)
     if key_mask_BL is None:

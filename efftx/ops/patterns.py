@@ -74,9 +74,9 @@ def unreachable(factors: Sequence[Tensor]) -> Tensor:
     the first layer's first; a head that merges several is their union.
     """
     length = factors[0].shape[0]
-    own = torch.eye(length, dtype=torch.bool, device=factors[0].device)
-    reached = own
+    self_only = torch.eye(length, dtype=torch.bool, device=factors[0].device)
+    reached = self_only
     for seen in factors:
         # The layer adds to what i has heard what every key that i sees had heard before.
-        reached = ((seen | own).float() @ reached.float()) > 0
-    return own.new_ones(length, length).tril() & ~reached
+        reached = ((seen | self_only).float() @ reached.float()) > 0
+    return self_only.new_ones(length, length).tril() & ~reached

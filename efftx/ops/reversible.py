@@ -81,8 +81,8 @@ class _ReversibleBlock(torch.autograd.Function):
     def forward(
         ctx: Any, calls: list[_Call], tape: Tape, a: Tensor, b: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        for call, own in zip(calls, _split(calls, parameters), strict=True):
-            a, b = b, a + _run(call, own, b)
+        for call, weights in zip(calls, _split(calls, parameters), strict=True):
+            a, b = b, a + _run(call, weights, b)
         # The outputs become inputs of the graph above; the tape needs tensors that carry no graph of their own.
         ctx.depth = tape.push((a.detach(), b.detach()))
         ctx.calls, ctx.tape = calls, tape
@@ -96,11 +96,11 @@ class _ReversibleBlock(torch.autograd.Function):
         a, b = ctx.tape.pop(ctx.depth)
         parameters = _split(ctx.calls, ctx.saved_tensors)
         grads: list[tuple[Tensor | None, ...]] = []
-        for call, own in zip(reversed(ctx.calls), reversed(parameters), strict=True):
+        for call, weights in zip(reversed(ctx.calls), reversed(parameters), strict=True):
             # Undo the swap: `a` is the stream the sub-layer read, `b` the one it was added to.
             with torch.enable_grad(), ctx.autocast():
                 read = a.detach().requires_grad_()
-                leaves = tuple(p.detach().requires_grad_(p.requires_grad) for p in own)
+                leaves = tuple(p.detach().requires_grad_(p.requires_grad) for p in weights)
                 branch = _run(call, leaves, read)
                 wanted = (read, *(leaf for leaf in leaves if leaf.requires_grad))
                 of_wanted = torch.autograd.grad(branch, wanted, g_b, allow_unused=True) if branch.requires_grad else ()
@@ -127,9 +127,9 @@ def reversible_block(
     blocks of one forward pass, called in order. `states`, one a sub-layer, hold choices that are given from outside.
     Shapes: a, b and both results (batch, length, d_model). Raises RuntimeError when run backward out of order.
     """
-    own = [RecomputeState() for _ in sublayers] if states is None else list(states)
-    tape.states.extend(own)
-    calls = [_Call(f, tuple(p), r) for (f, p), r in zip(sublayers, own, strict=True)]
+    of_sublayers = [RecomputeState() for _ in sublayers] if states is None else list(states)
+    tape.states.extend(of_sublayers)
+    calls = [_Call(f, tuple(p), r) for (f, p), r in zip(sublayers, of_sublayers, strict=True)]
     y = _ReversibleBlock.apply(calls, tape, a, b, *(t for _, p in sublayers for t in p.values()))
     return y[0], y[1]
 
@@ -141,7 +141,7 @@ def reversible_block_naive(
     states: Sequence[RecomputeState] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same block under ordinary automatic differentiation, every activation stored: the oracle."""
-    own = [RecomputeState() for _ in sublayers] if states is None else states
-    for (function, parameters), state in zip(sublayers, own, strict=True):
+    of_sublayers = [RecomputeState() for _ in sublayers] if states is None else states
+    for (function, parameters), state in zip(sublayers, of_sublayers, strict=True):
         a, b = b, a + function(parameters, b, state)
     return a, b

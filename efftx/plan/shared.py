@@ -48,8 +48,8 @@ def shared_plan(
     device, or in each host's memory, and then cut. What the devices send each other takes no time here.
     """
     count = usable(config, asked)
-    own = per_device(config, count)
-    replica = memory(own)
+    config_here = per_device(config, count)
+    replica = memory(config_here)
     offloaded = "gathered" in replica
     dtype = parameter_dtype(DTYPES[config.dtype])
     gathered = gathered_bytes(model, dtype) if count > 1 or offloaded else 0
@@ -62,8 +62,8 @@ def shared_plan(
     return {
         "devices": count,
         "devices_asked": asked,
-        "rows": own.training.batch_size,
-        "micro_batches": own.training.accumulation,
+        "rows": config_here.training.batch_size,
+        "micro_batches": config_here.training.accumulation,
         "memory_bytes": totals,
         "hours_by_device": {name: hours / count for name, hours in planned["hours_by_device"].items()},
         "fits": {

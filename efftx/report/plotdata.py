@@ -76,8 +76,8 @@ def panels(item: Item, measured: Measured) -> list[Plot]:
     plots = []
     for i, series in enumerate(dict.fromkeys(line.series for line in whole.lines)):
         lines = [replace(line, series="") for line in whole.lines if line.series == series]
-        own = {**figure, "y_label": figure["y_label"][i]} if isinstance(figure.get("y_label"), list) else figure
-        panel = _plot(item.experiment, own, lines, whole.caption, whole.title)
+        settings = {**figure, "y_label": figure["y_label"][i]} if isinstance(figure.get("y_label"), list) else figure
+        panel = _plot(item.experiment, settings, lines, whole.caption, whole.title)
         plots.append(replace(panel, panel=re.sub(r"[^a-z0-9]+", "-", series.lower())))
     return plots
 
@@ -111,9 +111,9 @@ def paper_plot(item: Item) -> Plot | None:
             for series, points in paper.curves.items()
         ]
         caption = "The paper's own curves, at its size and on its data, read off its plot."
-        own = {**figure, "log_x": False, "log_y": False, "x_label": heading("step", "")}
-        own["y_label"] = paper_quantity(experiment)
-        return replace(_plot(experiment, own, lines, caption, "the paper's"), panel="published")
+        settings = {**figure, "log_x": False, "log_y": False, "x_label": heading("step", "")}
+        settings["y_label"] = paper_quantity(experiment)
+        return replace(_plot(experiment, settings, lines, caption, "the paper's"), panel="published")
     if figure["over"] != "columns" or str(figure.get("y", experiment.cell.metric)) != experiment.cell.metric:
         return None
     lines = _readings(experiment, paper, str(figure["x"]), kind)
@@ -131,8 +131,8 @@ def _readings(experiment: Experiment, paper: Published, x: str, kind: str) -> li
     """The published values of the rows over the columns' parameter, each column once whatever the size."""
     lines = []
     for row in experiment.rows:
-        own = experiment.rows[row].columns
-        columns = experiment.columns if own is None else own
+        columns_of_row = experiment.rows[row].columns
+        columns = experiment.columns if columns_of_row is None else columns_of_row
         values = {at: paper.of(row, name) for name, at in places(columns, x).items()}
         points = tuple(Point(at, float(value)) for at, value in sorted(values.items()) if value is not None)
         if points:

@@ -65,8 +65,8 @@ def tell_left(
 
 def _seconds_taken(records: Sequence[Record], row: str) -> float | None:
     """The median time of the records of a row, or where it has none of all of them; None where there are none."""
-    own = [r.wall_seconds for r in records if r.row == row] or [r.wall_seconds for r in records]
-    return statistics.median(own) if own else None
+    seconds = [r.wall_seconds for r in records if r.row == row] or [r.wall_seconds for r in records]
+    return statistics.median(seconds) if seconds else None
 
 
 def ask_price(

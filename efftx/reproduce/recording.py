@@ -150,13 +150,13 @@ def _before_it_diverged(trainer: Trainer, config: Config, pretrained: Path | Non
 def _measured(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, Any]:
     measure = measure_named(str(experiment.measure))
     parameters = measure_parameters(experiment, run.row, run.size)
-    own = dict(experiment.rows[run.row].parameters)
-    result = measure.run(parameters, run.seed, run.row, own)
+    row_parameters = dict(experiment.rows[run.row].parameters)
+    result = measure.run(parameters, run.seed, run.row, row_parameters)
     return {
-        "config": {"measure": experiment.measure, "parameters": parameters, "row": own},
+        "config": {"measure": experiment.measure, "parameters": parameters, "row": row_parameters},
         "hash": measure_hash(experiment, run),
         "column_hashes": column_hashes(experiment, run, trainer, {}),
-        "first_losses": measure.replay(parameters, run.seed, run.row, own) if measure.replay else [],
+        "first_losses": measure.replay(parameters, run.seed, run.row, row_parameters) if measure.replay else [],
         "metrics": result["metrics"],
         "series": result.get("series", {}),
     }

@@ -117,14 +117,16 @@ def _trivial(experiment: Experiment, record: Record, trainer: Trainer) -> _Repla
 def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
     measure = measure_named(str(experiment.measure))
     parameters = measure_parameters(experiment, record.row, record.size)
-    own = dict(experiment.rows[record.row].parameters)
+    row_parameters = dict(experiment.rows[record.row].parameters)
     part = replayed_part(str(experiment.measure))
     if record.first_losses:
-        again = measure.replay(parameters, record.seed, record.row, own) if measure.replay else []
+        again = measure.replay(parameters, record.seed, record.row, row_parameters) if measure.replay else []
         return _Replayed(record.first_losses, again, f"; {part}" if part else "")
     if measure.recount is None:
         return None
-    recorded, again = measure.recount(parameters, record.row, own, {"metrics": record.metrics, "series": record.series})
+    recorded, again = measure.recount(
+        parameters, record.row, row_parameters, {"metrics": record.metrics, "series": record.series}
+    )
     return _Replayed(recorded, again, f"; {part}", True) if recorded else None
 
 

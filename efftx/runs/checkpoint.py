@@ -344,15 +344,15 @@ def read_shards(path: Path, parameters: Mapping[str, Tensor]) -> Checkpoint:
     document = _verified(path)
     in_parts = document["format"] == SHARDED_FORMAT
     model_folder, optimizer_folder = (path / name if in_parts else path for name in (MODEL_FOLDER, OPTIMIZER_FOLDER))
-    own = {name: tensor for name, tensor in parameters.items() if name not in document["tied"]}
-    missing = sorted(set(own) - set(sharded.names_in(model_folder)))
+    untied = {name: tensor for name, tensor in parameters.items() if name not in document["tied"]}
+    missing = sorted(set(untied) - set(sharded.names_in(model_folder)))
     if missing:
         raise UserError(
             "other_model", f"Only the model has the weight '{missing[0]}'.", "The two must be the same model."
         )
-    model = sharded.read_like(model_folder, own)
-    state_names = [name for name in sharded.names_in(optimizer_folder) if name.rpartition(".")[0] in own]
-    of_optimizer = sharded.read_like(optimizer_folder, {name: own[name.rpartition(".")[0]] for name in state_names})
+    model = sharded.read_like(model_folder, untied)
+    state_names = [name for name in sharded.names_in(optimizer_folder) if name.rpartition(".")[0] in untied]
+    of_optimizer = sharded.read_like(optimizer_folder, {name: untied[name.rpartition(".")[0]] for name in state_names})
     saved = document["optimizer"]
     return Checkpoint(
         path, document["step"], model, OptimizerState(of_optimizer, saved["numbers"], saved["groups"]), document["meta"]

@@ -64,8 +64,8 @@ class Average:
         """Takes the average from a checkpoint's state, bit for bit; gives what is the optimiser's alone."""
         for name, tensor in self._tensors.items():
             tensor.copy_(state.tensors[f"{name}.{_KEY}"])
-        own = {key: tensor for key, tensor in state.tensors.items() if key.rpartition(".")[2] != _KEY}
-        return replace(state, tensors=own)
+        tensors = {key: tensor for key, tensor in state.tensors.items() if key.rpartition(".")[2] != _KEY}
+        return replace(state, tensors=tensors)
 
 
 def evaluated_weights(checkpoint: Checkpoint, decay: float) -> dict[str, Tensor]:

@@ -134,10 +134,10 @@ def load_pretrained(model: nn.Module, run: Path, dataset: Dataset) -> None:
 
 def _cut_positions(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> dict[str, Tensor]:
     cut = dict(weights)
-    for name, own in model.named_parameters():
+    for name, parameter in model.named_parameters():
         if not name.endswith(_POSITIONS) or name not in weights:
             continue
-        n_there, n_here = weights[name].shape[0], own.shape[0]
+        n_there, n_here = weights[name].shape[0], parameter.shape[0]
         if n_here > n_there:
             raise UserError(
                 "other_model",
@@ -156,10 +156,10 @@ def _check_vocabulary(run: Path, weights: Mapping[str, Tensor], dataset: Dataset
             f"pretrained={run} knows {n_tokens} tokens, but {dataset.variant} has {dataset.vocab_size}.",
             "Read both texts with the same data.tokenizer and data.vocab_size.",
         )
-    there, own = read_vocabulary_file(run), _model_of(dataset)
-    if there == own:
+    there, here = read_vocabulary_file(run), _model_of(dataset)
+    if there == here:
         return
-    if there is None or own is None or _pieces(run, there) != dataset.vocabulary.pieces_sha256:  # type: ignore[attr-defined]
+    if there is None or here is None or _pieces(run, there) != dataset.vocabulary.pieces_sha256:  # type: ignore[attr-defined]
         raise UserError(
             "other_vocabulary",
             f"The tokens of {dataset.variant} are not those that pretrained={run} was trained on.",

@@ -291,13 +291,13 @@ class Experiment:
         return f"{self.label(row)}, {of_column}" if of_column else self.label(row)
 
     def _columns_at_any_size(self, row: str) -> Mapping[str, ColumnSpec]:
-        own = self.rows[row].columns if row in self.rows else None
-        return self.columns if own is None else own
+        of_row = self.rows[row].columns if row in self.rows else None
+        return self.columns if of_row is None else of_row
 
     def seeds_of(self, row: str, size: str) -> list[int]:
         """The seeds of `row` at `size`: its own where it has some, else the table's, else one."""
-        own = self.rows[row].seeds.get(size)
-        return list(own if own is not None else self.seeds.get(size, DEFAULT_SEEDS))
+        of_row = self.rows[row].seeds.get(size)
+        return list(of_row if of_row is not None else self.seeds.get(size, DEFAULT_SEEDS))
 
     def row_overrides(self, row: str, size: str) -> list[str]:
         """What trains `row` at every seed: base, the size's preset, the size's overrides, the row's, the row's here."""
@@ -306,10 +306,10 @@ class Experiment:
 
     def pretraining_overrides(self, row: str, size: str) -> list[str]:
         """What trains the run that `row` starts from, in the order of `row_overrides`; empty where it starts afresh."""
-        own = self.rows[row].pretraining
-        if not self.pretraining and not own:
+        of_row = self.rows[row].pretraining
+        if not self.pretraining and not of_row:
             return []
-        return [*self.pretraining, f"size={size}", *self.pretraining_sizes.get(size, []), *own]
+        return [*self.pretraining, f"size={size}", *self.pretraining_sizes.get(size, []), *of_row]
 
     def column_overrides(self, row: str, column: str, size: str) -> list[str]:
         """What evaluates `row` under `column`."""

@@ -104,10 +104,10 @@ def select(experiments: Experiments, items: Collection[str]) -> list[Experiment]
 def _near(item: str, experiments: Experiments) -> str:
     """The nearest items; of a paper that is known, all of its own where none is near."""
     paper, _, name = item.partition("/")
-    own = [id for id in experiments if id.startswith(f"{paper}/")]
-    if own:
-        near = nearest(name, (id.removeprefix(f"{paper}/") for id in own), at_most=0)
-        return nearest(item, own) if near else f"Known: {', '.join(own)}."
+    of_paper = [id for id in experiments if id.startswith(f"{paper}/")]
+    if of_paper:
+        near = nearest(name, (id.removeprefix(f"{paper}/") for id in of_paper), at_most=0)
+        return nearest(item, of_paper) if near else f"Known: {', '.join(of_paper)}."
     names = [*experiments, *(e.paper for e in experiments.values()), "all"]
     return nearest(item, names, at_most=0) or "`efftx list` names them all."
 
@@ -146,7 +146,7 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
         yield "rows: a table has rows", ""
     if not e.sizes_known():
         yield f"{'sizes' if e.kind == 'train' else 'parameters'}: no size is given", ""
-    for seeds in (*e.seeds.values(), *(own for row in e.rows.values() for own in row.seeds.values())):
+    for seeds in (*e.seeds.values(), *(of_row for row in e.rows.values() for of_row in row.seeds.values())):
         if any(not 0 <= seed <= MOST_SEED for seed in seeds) or len(set(seeds)) < len(seeds):
             yield "seeds: each is given once, from 0 to 2^63 - 1", ""
     slugs: dict[str, str] = {}

@@ -127,8 +127,10 @@ class RecordStore:
         """The records that all items but `id` have at this seed and size, those of sweeps too."""
         folders = (folder / size for folder in sorted((self.root / "records").glob("*/*")))
         names = (f"*-seed{seed}.json", f"{SWEEPS}*-seed{seed}-*.json")
-        own = self.root / "records" / id / size
-        return self._read_some(p for folder in folders if folder != own for name in names for p in folder.glob(name))
+        own_folder = self.root / "records" / id / size
+        return self._read_some(
+            p for folder in folders if folder != own_folder for name in names for p in folder.glob(name)
+        )
 
     def read_sweeps(self, id: str) -> list[Record]:
         """The records of the runs of an item's sweeps, as `read_all`."""

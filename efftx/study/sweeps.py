@@ -60,8 +60,8 @@ def planned(experiment: Experiment, size: str, seeds: list[int] | None = None) -
         if (seed := sweep_seed(experiment, row, size)) is not None
         for value in sweep_values(experiment, row, size)
     ]
-    own = [Run(row, s, size) for row in rows for s in (experiment.seeds_of(row, size) if seeds is None else seeds)]
-    return [run for run in (*gates, *swept, *own) if experiment.is_chosen(run.row)]
+    of_seeds = [Run(row, s, size) for row in rows for s in (experiment.seeds_of(row, size) if seeds is None else seeds)]
+    return [run for run in (*gates, *swept, *of_seeds) if experiment.is_chosen(run.row)]
 
 
 def resolved(experiment: Experiment, run: Run, store: RecordStore) -> Experiment | None:

@@ -331,11 +331,11 @@ def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path,
 def _notes_of(setting: Setting) -> list[str]:
     """What to tell of precision, threads, data and processes before a training."""
     notes = [devices.dtype_note(setting.dtype, setting.device), _threads_note(setting), *notes_of(setting.dataset)]
-    own = setting.own_config.training
-    if own.batch_size != setting.config.training.batch_size:
+    training = setting.own_config.training
+    if training.batch_size != setting.config.training.batch_size:
         notes.append(
             f"{setting.processes.count} processes: what is drawn at random (dropout, hashing) is drawn as with "
-            f"training.batch_size={own.batch_size} training.accumulation={own.accumulation}"
+            f"training.batch_size={training.batch_size} training.accumulation={training.accumulation}"
         )
     return [note for note in notes if note]
 

@@ -91,5 +91,5 @@ def settle(config: Config, processes: Processes = ALONE) -> Setting:
 def _own(config: Config, processes: Processes) -> Config:
     training = config.training
     cut = cut_for(training.batch_size, training.accumulation, processes.count)
-    own = replace(training, batch_size=training.batch_size // cut, accumulation=training.accumulation * cut)
-    return replace(config, training=own)
+    cut_training = replace(training, batch_size=training.batch_size // cut, accumulation=training.accumulation * cut)
+    return replace(config, training=cut_training)

@@ -195,7 +195,7 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
 
 
 def _series(row: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, list[float]]:
-    parts = {f"milliseconds, {part}": [1e3 * own["seconds"]] for part, own in row["components"].items()}
+    parts = {f"milliseconds, {part}": [1e3 * timing["seconds"]] for part, timing in row["components"].items()}
     return {
         **parts,
         "gigabytes a second, read": [machine["read_bytes_per_second"] / 1e9],
