@@ -16,7 +16,7 @@ from efftx.layers.initialize import materialize
 from efftx.layers.sparse_ff import SparseFF, SparseFFConfig, rank_of
 from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sparse_ff import choice_statistics, choose_units, controller_logits
-from tests.ops.test_sparse_ff import FILES, LAYOUTS
+from tests.ops.sparse_ff_forms import FILES, LAYOUTS
 from tests.tolerances import GOLDEN, ROUNDING, assert_close
 
 CPU = torch.device("cpu")

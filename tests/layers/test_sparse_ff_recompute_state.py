@@ -19,7 +19,7 @@ from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import Tape, reversible_block, reversible_block_naive
 from efftx.ops.sparse_ff import choose_units
 from tests.layers.test_sparse_ff import assert_same, example, layer, load
-from tests.ops.test_sparse_ff import LAYOUTS
+from tests.ops.sparse_ff_forms import LAYOUTS
 from tests.tolerances import GOLDEN, REBUILT_GRADIENT, assert_close, relative_error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,12 +20,19 @@ from efftx.ops.sparse_ff import (
     with_token_bias,
 )
 
+LAYOUTS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "controller.m1": ("c1", lambda m_DR: m_DR.t()),
+    "controller.m2": ("c2", lambda m_RGN: m_RGN.flatten(1).t()),
+    "controller.mb": ("c_bias", lambda b_GN: b_GN.flatten()),
+    "main.w1": ("w1", lambda w_DGN: w_DGN.flatten(1).t()),
+    "main.w2": ("w2", lambda w_NGD: w_NGD.transpose(0, 1).flatten(0, 1)),
+    "main.b2": ("b2", lambda b_D: b_D),
+}
+"""Names and axis orders of the authors' arrays, and the parameter that each becomes."""
+
+FILES = {"sparse_ff_a": (8, False), "sparse_ff_b": (4, True)}
 WEIGHTS = ["c1", "c2", "c_bias", "w1", "w2", "b2"]
-
-
 FORMS = {"masked": sparse_ff_masked, "selected": sparse_ff_selected}
-
-
 KINDS = {"evaluation": None, "hard": True, "soft": False}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,24 +18,10 @@ from efftx.ops.sparse_ff import (
     training_mask,
     with_token_bias,
 )
-from tests.ops.sparse_ff_forms import FORMS, KINDS, WEIGHTS, fast, tensors, uniform_numbers
+from tests.ops.sparse_ff_forms import FILES, FORMS, KINDS, LAYOUTS, WEIGHTS, fast, tensors, uniform_numbers
 from tests.tolerances import GOLDEN, ROUNDING, assert_all_close, assert_close, values_and_gradients
 
-LAYOUTS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "controller.m1": ("c1", lambda m_DR: m_DR.t()),
-    "controller.m2": ("c2", lambda m_RGN: m_RGN.flatten(1).t()),
-    "controller.mb": ("c_bias", lambda b_GN: b_GN.flatten()),
-    "main.w1": ("w1", lambda w_DGN: w_DGN.flatten(1).t()),
-    "main.w2": ("w2", lambda w_NGD: w_NGD.transpose(0, 1).flatten(0, 1)),
-    "main.b2": ("b2", lambda b_D: b_D),
-}
-"""Names and axis orders of the authors' arrays, and the parameter that each becomes."""
-
-
 NAMES = "values grad_x " + " ".join(f"grad_{name}" for name in WEIGHTS)
-
-
-FILES = {"sparse_ff_a": (8, False), "sparse_ff_b": (4, True)}
 
 
 def naive(

@@ -54,4 +54,5 @@ def verdict(e: Experiment, table: Table) -> Verdict:
     return judge(e, records(table), "cpu")[0]
 
 
+NO_WORSE = 'cell["A", "x"] >= cell["B", "x"]'
 A_OVER_B = 'cell["A", "x"] > cell["B", "x"]'

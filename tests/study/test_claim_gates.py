@@ -8,12 +8,9 @@ import pytest
 
 from efftx.study.claims import judge
 from efftx.study.gates import Gate
-from tests.study.claimed import Table, experiment, records, verdict
+from tests.study.claimed import NO_WORSE, Table, experiment, records, verdict
 
 from ..reproduce.fakes import record
-
-NO_WORSE = 'cell["A", "x"] >= cell["B", "x"]'
-
 
 CHANCE = {"chance": Gate("constant", 0.8)}
 

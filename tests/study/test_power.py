@@ -16,7 +16,7 @@ from efftx.study.power import SEEDS, Power, powers
 from efftx.study.records import Record, RecordStore
 from efftx.study.significance import LEVEL, detectable, power, seeds_to_decide, upper_tail
 
-from .test_claims import NO_WORSE, experiment, records
+from .claimed import NO_WORSE, experiment, records
 
 A_OVER_B = 'cell["A", "x"] > cell["B", "x"]'
 # A - B is 1.5, 0.5, 1.0: mean 1, standard deviation 1/2.
