@@ -35,6 +35,7 @@ types: $(BIN)/efftx
 
 # Every item at the size that only proves the path, in roots of its own, two papers at a time.
 smoke: $(BIN)/efftx
+	$(PYTHON) -c "import shutil; [shutil.rmtree('$(DEMO)/smoke-' + part, ignore_errors=True) for part in ('results', 'runs')]"
 	$(MAKE) --no-print-directory --jobs 2 smoke-scaling smoke-reformer smoke-sparse
 
 smoke-%: $(BIN)/efftx

@@ -46,7 +46,7 @@ class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error
-    """Training stopped at a step boundary on SIGINT or SIGTERM, with its checkpoint written."""
+    """Training stopped at a step boundary on SIGINT or SIGTERM; but in a replay its checkpoint is written."""
 
     common = True
 

@@ -34,7 +34,7 @@ from efftx.training.loop import train
 LAUNCHER = "hydra/launcher"
 LOCAL = ("basic", "joblib", "submitit_local")
 """Launchers whose workers are on this machine."""
-SCRATCH, LAUNCHED_BY = "EFFTX_LAUNCH_SCRATCH", "EFFTX_LAUNCHED_BY"
+LAUNCHED_BY = "EFFTX_LAUNCHED_BY"
 _SCRATCH_PREFIX = ".ablate-"
 POINTS = "points.json"
 """In the scratch folder: of every job, by its number, the point's hash and its run directory."""
@@ -151,8 +151,8 @@ def _launch(
         words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         words += search_path(config_dirs)
         launched_by = json.dumps([socket.gethostname(), os.getpid()])
-        previous = {key: os.environ.get(key) for key in (SCRATCH, LAUNCHED_BY)}
-        os.environ |= {SCRATCH: str(folder), LAUNCHED_BY: launched_by}
+        previous = os.environ.get(LAUNCHED_BY)
+        os.environ[LAUNCHED_BY] = launched_by
         broken: Exception | None = None
         try:
             GlobalHydra.instance().clear()
@@ -176,8 +176,7 @@ def _launch(
                 except Exception as error:  # whatever a plugin raises when its workers are gone
                     broken = error
         finally:
-            for key, value in previous.items():
-                os.environ.pop(key) if value is None else os.environ.update({key: value})
+            os.environ.pop(LAUNCHED_BY) if previous is None else os.environ.update({LAUNCHED_BY: previous})
         return broken, _Ended(folder), death.point
 
 
@@ -205,7 +204,7 @@ def _job(raw: DictConfig) -> None:
     host, launcher = json.loads(os.environ[LAUNCHED_BY])
     if host == socket.gethostname() and os.getppid() == launcher:
         follow(launcher)
-    scratch = Path(os.environ[SCRATCH])
+    scratch = Path(HydraConfig.get().sweep.dir)  # not from the environment, which a worker that is used again keeps
     points = (read_document(scratch / POINTS) or {})["points"]
     digest, run = points[HydraConfig.get().job.num]
     (scratch / f"{digest}.started").write_text(json.dumps([host, os.getppid(), os.getpid()]))

@@ -305,6 +305,18 @@ def test_no_worker_outlives_an_ablation_that_was_killed() -> None:
     wait_until(lambda: all(is_gone(pid) for pid in at_work), 60)
 
 
+def test_a_second_ablation_in_one_process_runs_its_own_points() -> None:
+    """Though joblib's workers are those of the first, with its environment."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    code = (
+        "import json; from efftx.ablate import ablate; "
+        f"words = {[*JOBS, 'training.steps=2']}; "
+        "print(json.dumps([[run['state'] for run in ablate([f'seed={a},{a + 1}', *words])] for a in (0, 2)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [["done", "done"], ["done", "done"]]
+
+
 def test_a_failure_whose_file_is_torn_is_a_failed_point_still(tmp_path: Path) -> None:
     (tmp_path / "whole.failed").write_text("")
     (tmp_path / "torn.failed").write_text('{"error": "no me')

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from efftx.api import load as efftx_load
 from efftx.cli import main
 from efftx.runs.imported import architecture_of
 from tests.conftest import GOLDEN
@@ -210,3 +211,13 @@ def test_a_run_that_is_none_and_a_file_of_another_kind_are_refused(refused, efft
         assert "cannot write under" in told
         assert "or give another path." in told
     assert "whole number" in refused("import", "trax", LM, *LM_WORDS, "first_token=2")
+
+
+def test_a_run_with_an_average_of_its_weights_is_exported_as_it_is_evaluated(efftx, tmp_path: Path) -> None:
+    words = ("model=transformer", "data=duplicate", "size=smoke", "threads=1", "positions.kind=learned")
+    run = efftx("train", *words, "training.steps=4", "schedule.warmup=1", "ema.decay=0.9")["run"]
+    efftx("export", "trax", run, tmp_path / "average.npz")
+    average = efftx_load(run).model.state_dict()["embedding.weight"]
+    with np.load(tmp_path / "average.npz") as arrays:
+        (embedding,) = (arrays[name] for name in arrays.files if arrays[name].shape == tuple(average.shape))
+    assert np.array_equal(embedding, average.numpy())

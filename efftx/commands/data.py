@@ -8,7 +8,7 @@ from efftx.commands.outcome import Outcome
 from efftx.config.compose import compose
 from efftx.core.lines import say
 from efftx.data import catalogue
-from efftx.data.dataset import find_source, names
+from efftx.data.dataset import DataConfig, find_source, names
 from efftx.errors import UserError, nearest
 from efftx.options import Options
 from efftx.terminal import show_data
@@ -31,10 +31,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
             raise UserError("bad_command", "Say which data set to prepare.", f"Known: {', '.join(names())}.")
         rows = []
         for name in chosen:
-            # The default model reads pairs; what a data set is does not depend on it.
-            stack = ["stack=decoder"] if find_source(name).objectives == ("lm",) else []
-            config = compose([f"data={name}", *stack, *settings], config_dirs=arguments.config_dir)
-            rows.append(catalogue.prepare(config.data))
+            rows.append(catalogue.prepare(_configured(name, settings, arguments.config_dir)))
         for note in (note for row in rows for note in row["notes"]):
             say(note)
     elif settings:
@@ -45,3 +42,15 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         rows = [row for name in chosen or names() for row in look(name)]
     damaged = action == "verify" and any(row["state"] == "damaged" for row in rows)
     return Outcome({"data": rows}, lambda console: show_data(rows, console), 1 if damaged else 0)
+
+
+def _configured(name: str, settings: list[str], config_dirs: list[str]) -> DataConfig:
+    """The data node; what a data set is does not depend on a model, and a language model has least to ask of it."""
+    words = [f"data={name}", *settings]
+    if "lm" in find_source(name).objectives:
+        try:
+            return compose([*words, "stack=decoder"], config_dirs=config_dirs).data
+        except UserError as error:
+            if error.kind != "dead_key":  # a key of span corruption, which a language model has not
+                raise
+    return compose(words, config_dirs=config_dirs).data

@@ -121,7 +121,16 @@ def _attends(config: Config, kind: str) -> bool:
     return kind in config.attention
 
 
-_CONVOLVES = ("multiplicative_convolution", "convolution")
+_CONVOLUTIONS = ("multiplicative_convolution", "convolution")
+
+
+def _convolves(config: Config) -> bool:
+    """Whether sparse_qkv has a convolution: of queries, keys and values, of the output, or of the query alone."""
+    sparse = config.sparse_qkv
+    of_cross = sparse.cross == "query" and config.stack == "encoder_decoder"
+    return sparse.variant in _CONVOLUTIONS or sparse.output in _CONVOLUTIONS or of_cross
+
+
 _GRIDS = ("axial", "factorized")
 _LENGTHS = ("learned", "coupled")
 _TABLES = (*_LENGTHS, *_GRIDS)
@@ -129,7 +138,11 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     *((kind, partial(_attends, kind=kind), f"no layer's attention is {kind}") for kind in ATTENTION),
     ("lsh.padding_in_chunks", lambda c: c.stack != "decoder", "a decoder alone reads no padding"),
     ("local.chunk_len", lambda c: not c.local.window, "local.window takes the place of chunks"),
-    ("share_qk", lambda c: set(c.attention) != {"lsh"}, "lsh attention always shares queries and keys"),
+    ("share_qk", lambda c: set(c.attention) - {"identity"} != {"lsh"}, "lsh attention always shares queries and keys"),
+    ("share_qk", lambda c: set(c.attention) != {"identity"}, "no layer attends"),
+    ("attention_dropout", lambda c: set(c.attention) != {"identity"} or c.stack != "decoder", "no layer attends"),
+    ("fixed.c", lambda c: c.fixed.mode != "first", "fixed.mode=first sees no summaries"),
+    ("fixed.sub_blocks", lambda c: c.fixed.mode != "first", "fixed.mode=first sees no summaries"),
     ("n_encoder_layers", lambda c: c.stack != "decoder", "a decoder alone has no encoder"),
     ("d_ff_rule", is_sparse, "every layer is dense"),
     ("activation", lambda c: not c.sparse_ff.N, "the sparse feed-forward is always relu"),
@@ -150,9 +163,13 @@ _LIVE: list[tuple[str, Callable[[Config], bool], str]] = [
     ),
     ("init.zero_logits", lambda c: not (c.tie_embeddings or c.sparse_loss.S), "no dense matrix is the logits' own"),
     ("init.weights_apart", lambda c: c.init.weights > 0, "init.weights is 0"),
-    ("init.position_std", lambda c: c.positions.kind in _TABLES, "positions have no Gaussian table"),
-    ("sparse_qkv.F", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant of sparse_qkv has no convolution"),
-    ("sparse_qkv.kernel", lambda c: c.sparse_qkv.variant in _CONVOLVES, "this variant has no convolution"),
+    (
+        "init.position_std",
+        lambda c: c.positions.kind in _TABLES or c.positions.before_shift,
+        "positions have no Gaussian table",
+    ),
+    ("sparse_qkv.F", _convolves, "this variant of sparse_qkv has no convolution"),
+    ("sparse_qkv.kernel", _convolves, "this variant has no convolution"),
     ("sparse_qkv.rank", lambda c: c.sparse_qkv.variant == "low_rank", "sparse_qkv.variant is not low_rank"),
     ("sparse_qkv.average_qk", lambda c: c.share_qk or "lsh" in c.attention, "queries and keys are not shared"),
     ("sparse_qkv.cross", lambda c: c.stack == "encoder_decoder", "only an encoder_decoder has cross-attention"),

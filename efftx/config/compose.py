@@ -118,15 +118,18 @@ def _in_one_word(words: Sequence[str], at: int) -> str:
 
 
 def _quoted_path(word: str) -> str:
-    """A word with its path in quotes where Hydra's grammar cannot read it: `~/x`, `my (1).txt`, `日本.txt`."""
+    """A word with its path in quotes where Hydra's grammar cannot read it: `~/x`, `my (1).txt`, `日本.txt`.
+
+    And where it would read a number: 2024_01_15 is a folder.
+    """
     key, _, value = word.partition("=")
     if key not in PATHS:
         return word
     try:
-        OverridesParser.create().parse_override(word)
+        parsed = OverridesParser.create().parse_override(word).value()
     except HydraException:
         return f"{key}={quoted(value)}"
-    return word
+    return f"{key}={quoted(value)}" if isinstance(parsed, int | float) else word
 
 
 def quoted(text: str) -> str:

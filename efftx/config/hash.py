@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 from efftx.config.checks import dead_reason
@@ -60,6 +61,7 @@ def default_values(data_config: type) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not _is_outside(key)}
 
 
+@cache
 def _is_outside(key: str) -> bool:
     return any(key == name or key.startswith(name + ".") for name in OUTSIDE)
 

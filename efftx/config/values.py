@@ -180,6 +180,9 @@ def _check_entry(plain: Any, key: str, value: Any, given: str) -> None:
         raise UserError("bad_type", f"{given} is not {_WORDS[plain]}.", hint)
     if plain is str and (value is None or isinstance(value, list | dict)):
         raise UserError("bad_type", f"{given} is not {_WORDS[str]}.", "Write one value, neither null nor a list.")
+    if plain is str and isinstance(value, int | float) and str(value) != given.partition("=")[2]:
+        hint = f"Write it in quotes twice: \"{key}='{given.partition('=')[2]}'\"."
+        raise UserError("bad_type", f"{given} would be read as {value}.", hint)
 
 
 def _is_number(plain: type[int] | type[float], value: Any) -> bool:

@@ -165,7 +165,7 @@ class Source:
     alone says it (a picture's bytes), whatever `data.length` is. `separators`: the tokens after which a row counts its
     places anew, for coupled positions; empty where its numbers have no places to share. `check` refuses, with a
     UserError, keys that cannot be, before anything is opened. `generates`: an evaluation has the model write texts, by
-    which it is scored.
+    which it is scored. `reads_files`: there may be a `data.path`; without `prepare` there is none.
     """
 
     name: str
@@ -186,6 +186,7 @@ class Source:
     separators: Callable[[Any], tuple[int, ...]] = lambda config: ()
     check: Callable[[Any], None] = lambda config: None
     generates: bool = False
+    reads_files: bool = True
 
     def target_length(self, config: Any, objective: str) -> int:
         """`Dataset.length` from the config alone: target tokens in a row; nothing is opened.

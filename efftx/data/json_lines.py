@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,10 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 
     A file that is one JSON array of them is read too, at once, if it has no more than MOST_BYTES.
     """
-    lines = read_lines(path)
-    first = next(lines, b"")
-    if first.lstrip().startswith(b"["):
+    if utf8_text(read_file(path, 1024), path).lstrip().startswith(b"["):  # which may be one long line
         yield from _items(path)
         return
-    for number, line in enumerate(chain([first] if first else [], lines), 1):
+    for number, line in enumerate(read_lines(path), 1):
         yield json_object(line, f"{path}, line {number}") if line.strip() else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,4 +64,4 @@ def _cuttings(path: Path, side: int, *, half: bool) -> Iterator[np.ndarray]:
                 yield box_filter(pixels[top : top + size, left : left + size], side)
 
 
-SOURCE = picture_source("photos", PHOTOS_LICENCE, "photos", prepare_photos)
+SOURCE = replace(picture_source("photos", PHOTOS_LICENCE, "photos", prepare_photos), reads_files=False)

@@ -73,7 +73,7 @@ def check_path(config: DataConfig) -> None:
     source = find_source(config.name)
     if config.path is None:
         return
-    if source.prepare is None:
+    if source.prepare is None or not source.reads_files:
         refuse_path(config)
     if is_sample(config.path):
         resolve_path(config.path, config.name)

@@ -71,4 +71,5 @@ SOURCE = Source(
     rendering=bytes_rendering,
     objectives=("lm", "span_corruption"),
     prepare=prepare_stdlib,
+    reads_files=False,
 )

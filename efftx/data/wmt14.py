@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def find_parallel(folder: Path, config: WMTConfig) -> DocumentFiles | None:
     """The source's files of a folder of parallel texts, by split; None where there are none.
 
     `train.en` and `train.de`, plain or compressed; newstest2013 is valid, newstest2014 test. `UserError` for a file
-    without its partner.
+    without its partner. Where no file is of training all are.
     """
     if kind_of(folder) != "folder":
         return None
@@ -129,11 +129,11 @@ def find_parallel(folder: Path, config: WMTConfig) -> DocumentFiles | None:
         words = re.split("[^a-z0-9]+", match["stem"].lower())
         split = next((split for word in words if (split := _NEWSTEST.get(word) or SPLIT_OF.get(word))), "train")
         by_split.setdefault(split, []).append(file)
-    return (
-        DocumentFiles({split: by_split[split] for split in ("train", "valid", "test") if split in by_split})
-        if by_split
-        else None
-    )
+    if not by_split:
+        return None
+    if "train" not in by_split:  # as everywhere: what there is is cut 90/5/5
+        return DocumentFiles({"train": sorted(chain.from_iterable(by_split.values()))})
+    return DocumentFiles({split: by_split[split] for split in ("train", "valid", "test") if split in by_split})
 
 
 def _of_the_source(file: Path, config: WMTConfig) -> re.Match[str] | None:

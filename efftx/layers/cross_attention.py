@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position
@@ -107,7 +108,7 @@ class CrossAttention(nn.Module):
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> CrossCache:
         """Nothing yet: the first call with it makes the keys and values of the encoder's output."""
-        return CrossCache(self.query.new_cache(batch, position))
+        return CrossCache(self.query.new_cache(batch, position), like.dtype)
 
 
 class CrossCache(Cache):
@@ -116,15 +117,15 @@ class CrossCache(Cache):
     k_BHEd: Tensor  # noqa: N815
     v_BHEd: Tensor  # noqa: N815
 
-    def __init__(self, query: ConvolutionCache | None) -> None:
-        self.query = query
+    def __init__(self, query: ConvolutionCache | None, dtype: torch.dtype) -> None:
+        self.query, self.dtype = query, dtype
         self.is_empty = True
         self.mask_BE: Tensor | None = None
 
     def fill(self, k_BHEd: Tensor, v_BHEd: Tensor, mask_BE: Tensor | None) -> None:
-        """Keeps what is read of the encoder in all further calls."""
+        """Keeps what is read of the encoder in all further calls, in the type of the weights, as other caches do."""
         self.is_empty = False
-        self.k_BHEd, self.v_BHEd = k_BHEd.contiguous(), v_BHEd.contiguous()
+        self.k_BHEd, self.v_BHEd = k_BHEd.to(self.dtype).contiguous(), v_BHEd.to(self.dtype).contiguous()
         self.mask_BE = None if mask_BE is None or mask_BE.all() else mask_BE
 
     def reorder(self, rows_B: Tensor) -> None:

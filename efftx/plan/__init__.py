@@ -131,10 +131,11 @@ def plan(
     }
     if devices > 1:
 
-        def memory(config: Config) -> dict[str, int]:
-            return _memory(replace(config, device=chosen.kind), model, vocab_size)
+        def memory(config: Config, kind: str) -> dict[str, int]:
+            return _memory(replace(config, device=kind), model, vocab_size)
 
-        answer["shared"] = shared_plan(answer, model, config, devices, memory)
+        kinds = {name: each.kind for name, each in rated.items()}
+        answer["shared"] = shared_plan(answer, model, config, devices, memory, kinds)
     return answer
 
 

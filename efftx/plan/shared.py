@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,18 +38,49 @@ def per_device(config: Config, count: int) -> Config:
 
 
 def shared_plan(
-    planned: Mapping[str, Any], model: Any, config: Config, asked: int, memory: Callable[[Config], dict[str, int]]
+    planned: Mapping[str, Any],
+    model: Any,
+    config: Config,
+    asked: int,
+    memory: Callable[[Config, str], dict[str, int]],
+    kinds: Mapping[str, str],
 ) -> dict[str, Any]:
     """The part of a plan that is of `asked` devices, of what `planned` says of one; it uses those that have rows.
 
-    `memory(config)`: bytes by kind. Memory of `ddp` is that of one process with fewer rows; of `fsdp` weights,
-    gradients and optimiser state are cut over the devices, or with `distributed.offload` in the memory of their hosts,
-    and beside them stand the `gathered_bytes`; it fits where all weights do too, for a model is built whole on each
-    device, or in each host's memory, and then cut. What the devices send each other takes no time here.
+    `memory(config, kind)`: bytes by what they are of, on a cpu or cuda device; `kinds`: which of these each device is.
+    `memory_bytes` are those of the planned device. Memory of `ddp` is that of one process with fewer rows; of `fsdp`
+    weights, gradients and optimiser state are cut over the devices, or with `distributed.offload` in the memory of
+    their hosts, and beside them stand the `gathered_bytes`; it fits where all weights do too, for a model is built
+    whole on each device, or in each host's memory, and then cut. What the devices send each other takes no time here.
     """
     count = usable(config, asked)
     config_here = per_device(config, count)
-    replica = memory(config_here)
+    held = {kind: _held(memory(config_here, kind), model, config, count) for kind in set(kinds.values())}
+    return {
+        "devices": count,
+        "devices_asked": asked,
+        "rows": config_here.training.batch_size,
+        "micro_batches": config_here.training.accumulation,
+        "memory_bytes": held[kinds[planned["device"]]].totals,
+        "hours_by_device": {name: hours / count for name, hours in planned["hours_by_device"].items()},
+        "fits": {
+            strategy: {
+                name: max(held[kinds[name]].totals[strategy]["total"], held[kinds[name]].built) <= size
+                for name, size in planned["memory_by_device"].items()
+            }
+            for strategy in ("ddp", "fsdp")
+        },
+    }
+
+
+class _Held(NamedTuple):
+    """Bytes that a device has at one time, by strategy and by what they are of, and of a model while it is built."""
+
+    totals: dict[str, dict[str, int]]
+    built: int
+
+
+def _held(replica: Mapping[str, int], model: Any, config: Config, count: int) -> _Held:
     offloaded = "gathered" in replica
     dtype = parameter_dtype(DTYPES[config.dtype])
     gathered = gathered_bytes(model, dtype) if count > 1 or offloaded else 0
@@ -58,19 +89,7 @@ def shared_plan(
     shards = {**parts, "gathered": gathered, **rest}
     held = {"ddp": {**{name: replica[name] for name in SHARED}, **rest}, "fsdp": shards}
     built = 0 if offloaded else replica["parameters"]
-    totals = {strategy: {**kinds, "total": sum(kinds.values())} for strategy, kinds in held.items()}
-    return {
-        "devices": count,
-        "devices_asked": asked,
-        "rows": config_here.training.batch_size,
-        "micro_batches": config_here.training.accumulation,
-        "memory_bytes": totals,
-        "hours_by_device": {name: hours / count for name, hours in planned["hours_by_device"].items()},
-        "fits": {
-            strategy: {name: max(kinds["total"], built) <= size for name, size in planned["memory_by_device"].items()}
-            for strategy, kinds in totals.items()
-        },
-    }
+    return _Held({strategy: {**kinds, "total": sum(kinds.values())} for strategy, kinds in held.items()}, built)
 
 
 def gathered_bytes(model: Any, dtype: torch.dtype) -> int:

@@ -19,7 +19,7 @@ from efftx.report.units import Scale, is_time, table_scales
 from efftx.study.aggregation import CellValue, Results
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
-from efftx.study.gating import MissingRecordError, gate_value
+from efftx.study.gating import MissingRecordError, gate_value, not_passed
 
 WIDEST_BESIDE = 3
 PUBLISHED_HEADING = {
@@ -138,7 +138,9 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         blocks.append(Block("Gates: what a model must beat", tuple(trivial)))
     notes = _notes(experiment, measured)
     if any(cell.bold for block in blocks for row in block.rows for cell in row.cells):
-        notes.append("Bold: better than every other row of its column (one-sided t tests, seeds paired, Holm, 5 %).")
+        best = "better than every other row of its column" + (" and task" if _several_tasks(experiment, size) else "")
+        past = ", and past the gates" if experiment.gates else ""
+        notes.append(f"Bold: {best} (one-sided t tests, seeds paired, Holm, 5 %){past}.")
     return Table(
         subject=numbers.sentence(experiment.caption),
         caption=_caption(experiment, measured, cells.scale_of(experiment.cell).form.unit),
@@ -148,6 +150,11 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
         spans=tuple(spans),
         notes=tuple(notes),
     )
+
+
+def _several_tasks(experiment: Experiment, size: str) -> bool:
+    rows = list(experiment.rows_at(size))
+    return any(len(experiment.rivals_of(row, size)) < len(rows) - 1 for row in rows)
 
 
 def _reached(found: CellValue) -> dict[int, float]:
@@ -185,10 +192,16 @@ class _Cells:
             return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=value.n)
         text = self.scale_of(form).written(value.mean, value.std)
         text += "" if value.n == self.usual else f" (n = {value.n})"
-        others = [self.means.get((other, column)) for other in self.experiment.rows_at(self.size) if other != row]
+        others = [self.means.get((other, column)) for other in self.experiment.rivals_of(row, self.size)]
         rivals = [_reached(other) for other in others if other and other.values]
-        best = numbers.clearly_best(_reached(value), rivals, form.better)
+        best = numbers.clearly_best(_reached(value), rivals, form.better) and self._is_past_gates(row, column)
         return Cell(text, Kind.MEASURED, row, column, self.size, value.mean, value.std, value.n, bold=best)
+
+    def _is_past_gates(self, row: str, column: str) -> bool:
+        try:
+            return not not_passed(Results(self.experiment, self.records, self.size), {row: [column]})
+        except MissingRecordError:
+            return False
 
     def published(self, row: str, column: str) -> Cell:
         """What the paper prints."""

@@ -38,8 +38,9 @@ def make_record(
         made = _measured(experiment, run, trainer)
     else:
         made = _trained(experiment, run, trainer, again, dict(swept or {}))
+    timed_with = made.pop("timed_with", {})
     record = Record(id=experiment.id, row=run.row, seed=run.seed, size=run.size, **made)
-    record.environment = asdict(environment())
+    record.environment = asdict(environment()) | timed_with
     record.wall_seconds = round(record.wall_seconds + time.perf_counter() - start, 3)
     record.command = _command(experiment, run)
     return record
@@ -159,6 +160,8 @@ def _measured(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, A
         "first_losses": measure.replay(parameters, run.seed, run.row, row_parameters) if measure.replay else [],
         "metrics": result["metrics"],
         "series": result.get("series", {}),
+        # Of a process or a setting of its own, which is no more.
+        "timed_with": {"threads": result["threads"]} if "threads" in result else {},
     }
 
 

@@ -12,6 +12,7 @@ from efftx.errors import UserError
 from efftx.models.author_weights import to_authors
 from efftx.models.transformers_weights import config_for, to_transformers
 from efftx.models.weight_rules import Shapes
+from efftx.runs.ema import evaluated_weights
 from efftx.runs.imported import write_authors, write_transformers
 from efftx.runs.pretrained import final_checkpoint
 from efftx.runs.run_directory import stored_config
@@ -40,4 +41,5 @@ def export_transformers(run: Path, folder: Path) -> list[str]:
 
 
 def _trained(run: Path) -> tuple[Config, dict[str, Tensor]]:
-    return from_dict(stored_config(run)[0]), dict(final_checkpoint(run).model)
+    config = from_dict(stored_config(run)[0])
+    return config, dict(evaluated_weights(final_checkpoint(run), config.ema.decay))

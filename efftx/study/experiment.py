@@ -151,7 +151,8 @@ class Row:
     sizes, only as for a column; `seeds` a size in place of the experiment's (none: not run at that size); `columns` in
     place of the experiment's; `pretraining` is added to the experiment's;
     `text` is printed before the cells, column heading -> words (the formulas of a complexity table); `label` is the
-    row's name on the page, where what was run is not what the paper's row is called.
+    row's name on the page, where what was run is not what the paper's row is called; `task` parts the rows of a table
+    that are no rivals (enwik8 and CIFAR-10), where their gates do not.
     """
 
     shorthand: ClassVar[str] = "overrides"
@@ -164,6 +165,7 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,15 @@ class Experiment:
     def cells_of(self, row: str) -> dict[str, Cell]:
         """The columns of `row` at any size, `""` alone where the table has none, and the format of each."""
         return {column: self.cell_of(row, column) for column in self._columns_at_any_size(row) or ("",)}
+
+    def rivals_of(self, row: str, size: str) -> list[str]:
+        """The other rows at `size` of the same task, which have the same trivial answers before them."""
+
+        def task(name: str) -> tuple[str, frozenset[str]]:
+            before = (label for label, gate in self.gates_at(size).items() if gate.stands_before(name, size))
+            return self.rows[name].task, frozenset(before)
+
+        return [other for other in self.rows_at(size) if other != row and task(other) == task(row)]
 
     def gates_at(self, size: str) -> dict[str, Gate]:
         """The gates that are computed at `size`: trivial answers that stand before a row which is run there."""

@@ -241,16 +241,20 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if isinstance(hint, UnionType):
         return any(_fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(
-            _fits(key, get_args(hint)[0]) and _fits(item, get_args(hint)[1]) for key, item in value.items()
-        )
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    origin, of = _parts(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(key, of[0]) and _fits(item, of[1]) for key, item in value.items())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, of[0]) for item in value)
     if hint in (int, float):
         kinds = (int, float) if hint is float else int
         return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, NoneType if hint is None else hint)
+
+
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
 
 
 def _shortly(value: Any) -> str:

@@ -88,7 +88,7 @@ def train(
     then. `processes`: each calls this alike, and does its share of every step (`distributed.strategy` says how); the
     leader writes and shows, and all give the same result.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
-    after SIGTERM or Ctrl-C, its checkpoint written.
+    after SIGTERM or Ctrl-C, its checkpoint written, but in a replay.
     """
     keep_freed_memory()
     setting = settle(resolved(config), processes)
@@ -123,7 +123,7 @@ def train(
             notes += _notes_of_model(setting, learner.model)
             notes += learner.resume(run, checkpoint, processes)
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
-        if config.imported is not None and checkpoint is None:
+        if checkpoint is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
             learner.save(saver)
         if config.compile:
             with allocating(_work_of(setting.own_config, 1), LESS["step"]):
@@ -190,23 +190,29 @@ class Trainer:
             # Written before anything is evaluated, so that nothing that happens there can lose a step.
             evaluates = self._lacks_validation()
             asked = processes.highest(self.stop.exit_code or 0)
-            if asked or evaluates or (config.checkpoint.every and state.step % config.checkpoint.every == 0):
+            saves = asked or evaluates or (config.checkpoint.every and state.step % config.checkpoint.every == 0)
+            if saves:
                 self.learner.save(self.saver)
             if evaluates and not asked:
                 self._validate()
             ended = state.step == self.total or self._reached()
             asked = processes.highest(self.stop.exit_code or 0)
             if asked and (self._lacks_validation() or not ended):
+                if not saves:  # asked since
+                    self.learner.save(self.saver)
                 self.saver.finish()
                 path = self.saver.run.path
                 raise Interrupted(asked, f"Stopped at step {state.step}; the same command goes on from {path}.")
         self.saver.finish()
 
     def replay(self) -> None:
-        """The steps alone."""
+        """The steps alone; Interrupted where it is asked to stop, with nothing kept."""
         self.learner.model.train()
         while self.learner.state.step < self.total:
             self._step()
+            if asked := self.setting.processes.highest(self.stop.exit_code or 0):
+                step = self.learner.state.step
+                raise Interrupted(asked, f"Stopped at step {step} of a replay, of which nothing is kept.")
 
     def evaluate(self) -> TrainResult:
         """The result of the training that is at its end, on the test split; kept in the run's directory."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from efftx.config.checks import COMPATIBLE, dead_reason
 from efftx.config.compose import compose, expand_sweeps, from_dict, known_keys, parse_overrides, swept_keys
-from efftx.config.hash import config_hash, default_values
+from efftx.config.hash import config_hash, default_values, hashed_values
 from efftx.config.schema import to_dict
 from efftx.core.shipped import shipped
 from efftx.data.dataset import find_source, open_dataset
@@ -146,6 +146,16 @@ def test_the_objective_follows_the_stack_and_the_data(words: list[str], objectiv
         (["~d_model"], "bad_override", "d_model"),
         (["model=transformer", "lsh.n_hashes=2"], "dead_key", "attention"),
         (["share_qk=false"], "dead_key", "always shares"),
+        (["attention=[lsh,identity]", "share_qk=false"], "dead_key", "always shares"),
+        (["model=transformer", "attention=[identity]", "share_qk=true"], "dead_key", "no layer attends"),
+        (["model=transformer", "attention=[identity]", "attention_dropout=0.5"], "dead_key", "no layer attends"),
+        (["model=transformer", "attention=[fixed]", "fixed.mode=first", "fixed.c=2"], "dead_key", "no summaries"),
+        (
+            ["model=transformer", "attention=[fixed]", "fixed.mode=first", "fixed.sub_blocks=2"],
+            "dead_key",
+            "no summaries",
+        ),
+        (["tracker.wandb=true", "tracker.group=1e-3"], "bad_type", "would be read as 0.001"),
         (["model=transformer", "reversible.merge=mean"], "dead_key", "reversible.enabled"),
         (["positions.kind=learned", "positions.axial_dims=[1,2]"], "dead_key", "axial"),
         (["tracker.project=x"], "dead_key", "tracker.wandb"),
@@ -423,6 +433,13 @@ PATH_CHARACTERS = st.characters(blacklist_categories=("Cc", "Cs"), blacklist_cha
         "a;b",
         "texts/*.txt",
         "\\'",
+        "2024_01_15",
+        "1e3",
+        "1.50",
+        "+1",
+        "007",
+        "true",
+        "nan",
     ],
 )
 def test_a_path_is_read_as_it_is(path: str) -> None:
@@ -434,3 +451,17 @@ def test_a_path_is_read_as_it_is(path: str) -> None:
 def test_whatever_a_path_holds_it_is_one_word(path: str) -> None:
     (override,) = parse_overrides([f"data.path=/{path}/x"])
     assert override.value() == f"/{path}/x"
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["model=scaling", "sparse_qkv.variant=multiplicative", "sparse_qkv.output=convolution"], "sparse_qkv.F=5"),
+        (["model=scaling", "sparse_qkv.variant=modular", "sparse_qkv.cross=query"], "sparse_qkv.kernel=paper"),
+        (["model=sparse_transformer", "positions.kind=sinusoidal"], "init.position_std=1"),
+    ],
+)
+def test_a_key_that_some_layer_reads_is_taken_and_hashed(words: list[str], key: str) -> None:
+    without, with_key = (compose([*words, "data=stdlib", "size=smoke", *more]) for more in ([], [key]))
+    assert hashed_values(with_key).keys() - {key.partition("=")[0]} <= hashed_values(without).keys()
+    assert hashed_values(with_key) != hashed_values(without)

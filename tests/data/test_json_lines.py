@@ -84,6 +84,12 @@ def test_a_file_may_be_one_array_of_documents(tmp_path: Path, indent: int | None
     assert list(read_texts(tmp_path / "file.json")) == [row["text"] for row in ROWS]
 
 
+def test_an_array_on_one_line_may_be_longer_than_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 10)
+    (tmp_path / "file.json").write_text(json.dumps(ROWS))
+    assert list(read_texts(tmp_path / "file.json")) == [row["text"] for row in ROWS]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

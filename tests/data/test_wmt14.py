@@ -73,6 +73,13 @@ def test_parallel_files_are_pairs_line_by_line_and_newstests_have_their_splits(t
     assert "4+1+1 (2 left out)" in dataset.variant
 
 
+def test_parallel_files_without_one_of_training_are_cut(tmp_path: Path) -> None:
+    write_parallel(tmp_path, "newstest2013", [(f"one {i}", f"eins {i}") for i in range(10)])
+    write_parallel(tmp_path, "newstest2014", [(f"two {i}", f"zwei {i}") for i in range(10)])
+    dataset = open_at(tmp_path)
+    assert [len(pairs_of(dataset, split)) for split in ("train", "valid", "test")] == [18, 1, 1]
+
+
 def test_the_other_direction_has_source_and_target_exchanged(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         write_parallel(tmp_path, split, PAIRS)

@@ -117,6 +117,13 @@ def test_a_pair_gives_the_same_with_programs(name: str, inputs: Tensor, monkeypa
     assert_close(_logits(prepared, inputs), expected, ROUNDING)
 
 
+def test_under_autocast_the_encoder_s_keys_have_the_type_that_the_kernel_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = _without_kernels(monkeypatch, PAIRS["cross-attention"])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = (_logits(each, INPUTS) for each in (without, _prepared(PAIRS["cross-attention"])))
+    assert_close(found.float(), expected.float(), ROUNDED_INPUTS)
+
+
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_the_kernels_do_not_have_is_stepped_without_them(name: str) -> None:
     assert not any(_programs(_prepared(WITHOUT[name])))

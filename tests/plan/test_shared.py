@@ -98,3 +98,22 @@ def test_a_model_that_is_larger_than_a_device_fits_in_no_shards_of_it() -> None:
     assert shared["fits"]["fsdp"]["h200"]
     offloaded = plan(compose([*words, "distributed.offload=true"]), device="v100", devices=64)["shared"]
     assert offloaded["fits"]["fsdp"]["v100"] == (offloaded["memory_bytes"]["fsdp"]["total"] <= 16e9)
+
+
+def test_what_fits_is_asked_of_a_device_s_own_kind_whichever_is_planned_for() -> None:
+    """A CPU stores the scores that dropout is drawn on, and a GPU does not."""
+    words = ["model=transformer", "size=paper", "attention_dropout=0.1", "data.length=16384", "positions.kind=learned"]
+    for_cpu, for_gpu = (plan(compose(words), device=device, devices=8) for device in ("cpu-2-core", "h100"))
+    assert for_cpu["shared"]["fits"] == for_gpu["shared"]["fits"]
+    assert for_cpu["shared"]["memory_bytes"] != for_gpu["shared"]["memory_bytes"]
+    for fits in for_cpu["shared"]["fits"].values():
+        assert all(fits[device] for device, alone in for_cpu["fits"].items() if alone)
+
+
+def test_a_preset_that_is_no_size_is_planned_at_the_paper_s(capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = []
+    for words in ([], ["size=paper"], ["size=smoke"]):
+        named = ["model=sparse_transformer", "preset=sparse_transformer/enwik8_95m", *words]
+        assert main(["plan", *named, "--on", "a100", "--json"]) == 0
+        tokens.append(json.loads(capsys.readouterr().out)["tokens"])
+    assert tokens[0] == tokens[1] > tokens[2]

@@ -197,9 +197,31 @@ def test_two_seeds_make_nothing_bold(full_store: RecordStore, experiment: Experi
 
 @pytest.mark.parametrize(("better", "best"), [("lower", "LSH"), ("higher", "Full")])
 def test_the_direction_decides_what_is_bold(full_store: RecordStore, better: str, best: str) -> None:
-    experiment = make_experiment()
+    experiment = make_experiment(gates={})
     experiment = replace(experiment, cell=replace(experiment.cell, better=better))
     assert bold(only_table(full_store, experiment)) == {(best, "at 2"), (best, "at 8")}
+
+
+def test_a_best_that_does_not_beat_a_gate_is_not_bold(full_store: RecordStore) -> None:
+    low, high = (make_experiment(gates={"chance": Gate("constant", value)}) for value in (70.0, 99.9))
+    assert bold(only_table(full_store, low)) == {("Full", "at 2"), ("Full", "at 8")}
+    assert bold(only_table(full_store, high)) == set()
+    assert "and past the gates" in only_table(full_store, low).notes[-1]
+
+
+def test_a_gate_without_a_record_makes_nothing_bold(full_store: RecordStore) -> None:
+    assert bold(only_table(full_store, make_experiment(gates={"answer": Gate("majority")}))) == set()
+
+
+@pytest.mark.parametrize("by", ["task", "gates"])
+def test_rows_of_another_task_are_no_rivals(full_store: RecordStore, by: str) -> None:
+    for seed in range(3):
+        full_store.write(replace(make_record("Full", seed), row="Other"))
+    of_other = Row(task="another") if by == "task" else Row()
+    gates = {"answer": Gate("majority", rows=["Other"])} if by == "gates" else {}
+    experiment = make_experiment(rows={"Full": Row(), "LSH": Row(), "Other": of_other}, gates=gates)
+    assert bold(only_table(full_store, experiment)) == {("Full", "at 2"), ("Full", "at 8")}
+    assert "column and task" in only_table(full_store, experiment).notes[-1]
 
 
 def test_nothing_is_bold_where_no_direction_is_better(full_store: RecordStore) -> None:

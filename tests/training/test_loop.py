@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from efftx.config.compose import compose
-from efftx.errors import NotFiniteError, UserError
+from efftx.distributed.processes import Processes
+from efftx.errors import Interrupted, NotFiniteError, UserError
+from efftx.runs.checkpoint import weights_sha256
+from efftx.runs.pretrained import final_checkpoint
 from efftx.runs.run_directory import read_metrics
+from efftx.training import loop
 from efftx.training.evaluation import evaluate_run
 from efftx.training.loop import train
 
@@ -137,6 +142,35 @@ def test_the_losses_of_the_first_steps_come_out_again_in_a_replay(tmp_path: Path
     assert len(replay.first_losses) == 3
     assert replay.first_losses == whole.first_losses
     assert replay.metrics == {}
+
+
+def test_a_stop_is_answered_in_a_replay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = loop.Progress.update
+
+    def update(self: loop.Progress, step: int, *given: Any) -> None:
+        honest(self, step, *given)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Progress, "update", update)
+    with pytest.raises(Interrupted, match="Stopped at step 1 of a replay") as stopped:
+        train(compose([*FAMILIES["transformer"], *COMMON]), tmp_path / "replay", steps=3)
+    assert stopped.value.exit_code == 143
+
+
+def test_a_stop_between_two_looks_at_it_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter([0, 143])
+    monkeypatch.setattr(Processes, "highest", lambda self, value: next(asked))
+    config = compose([*FAMILIES["transformer"], *COMMON, "checkpoint.every=0", "evaluation.every=0"])
+    with pytest.raises(Interrupted, match="Stopped at step 1"):
+        train(config, tmp_path / "run", silent=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000001"]
+
+
+def test_a_training_of_no_steps_keeps_the_weights_that_it_evaluates(tmp_path: Path) -> None:
+    words = [*FAMILIES["transformer"], *COMMON, "training.steps=0", "schedule.name=constant", "schedule.warmup=0"]
+    result = train(compose(words), tmp_path / "run", silent=True)
+    assert result.step == 0
+    assert weights_sha256(final_checkpoint(tmp_path / "run").model) == result.weights_sha256
 
 
 def test_training_ends_at_the_first_validation_that_reaches_the_goal(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ Recount = Callable[[Parameters, str, Parameters, Mapping[str, Any]], tuple[list[
 
 @dataclass(frozen=True)
 class Measure:
-    """`run` measures; `replay` gives in seconds some numbers that must come out the same each time, if it has any.
+    """`run` measures, and may say of how many `threads` the process was that it timed; `replay` gives in seconds some
+    numbers that must come out the same each time, if it has any.
 
     `recount` is for records of timings: from the parameters, the row and its own, and what was recorded (`metrics`,
     `series`), the counts in it and the same counts made anew, which are the same on every machine.

@@ -44,7 +44,11 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
         if "prompt" in where:
             metrics[column]["first_token_milliseconds"] = 1e3 * mine["first_token_seconds"][str(where["prompt"])]
     shown = _row(result, name, next(iter(parameters["columns"].values())))
-    return {"metrics": metrics, "series": _series(shown, result["machine"])}
+    return {
+        "metrics": metrics,
+        "series": _series(shown, result["machine"]),
+        "threads": result["machine"]["threads"],
+    }
 
 
 def token_counts(
@@ -105,7 +109,7 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
         "block_milliseconds": [1e3 * mine[width]["block_seconds"] for width in widths],
         "block_speedup": [dense[width]["block_seconds"] / mine[width]["block_seconds"] for width in widths],
     }
-    return {"metrics": metrics, "series": series}
+    return {"metrics": metrics, "series": series, "threads": result["machine"]["threads"]}
 
 
 def width_counts(

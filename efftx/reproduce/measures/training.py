@@ -235,7 +235,8 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
         "memory_error": 100.0 * (planned_bytes / peak - 1.0),
     }
     series = {"spread": [timed["step"].spread], "flops_per_second": [rate]}
-    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
+    columns = dict.fromkeys(parameters["columns"], metrics)
+    return {"metrics": columns, "series": series, "threads": config.n_threads}
 
 
 def estimated_bytes(

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from efftx.errors import UserError
+from efftx.reproduce import recording
 from efftx.reproduce.measures import MODULES, attention, measure_named
 from efftx.reproduce.measures.attention import printed_entries, score_entries
 from efftx.reproduce.measures.lsh import _one_round, collision_closed_form, collision_probability
-from efftx.reproduce.measures.measure import fitted_exponent
+from efftx.reproduce.measures.measure import Measure, fitted_exponent
+from efftx.reproduce.trainer import Trainer
 from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import state_of
+from efftx.study.sweeps import Run
 
 from ..fakes import FakeTrainer, reproduce
 
@@ -163,3 +166,11 @@ def test_the_circle_is_the_hash_of_every_direction_and_opposite_directions_are_i
 def test_every_measure_of_the_table_is_one_of_its_module_and_every_one_of_a_module_is_in_the_table() -> None:
     modules = {name: importlib.import_module(f"efftx.reproduce.measures.{name}") for name in set(MODULES.values())}
     assert {name: module for module, found in modules.items() for name in found.MEASURES} == MODULES
+
+
+def test_a_record_says_how_many_threads_the_timed_process_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"metrics": {"off, time": {"time_error": 1.0}}, "threads": 7}
+    monkeypatch.setattr(recording, "measure_named", lambda name: Measure(lambda *given: dict(result)))
+    run = Run("Transformer, enwik8", 0, "smoke")
+    record = recording.make_record(load_experiments()["scaling/plan"], run, Trainer())
+    assert record.environment["threads"] == 7

@@ -18,7 +18,12 @@ from efftx.study.experiments import load_experiments
 from efftx.study.records import RecordStore
 from efftx.study.status import measure_parameters
 
-MACHINE = {"read_bytes_per_second": 2e10, "matvec_bytes_per_second": 1.8e10, "last_level_cache_bytes": 3.2e7}
+MACHINE = {
+    "read_bytes_per_second": 2e10,
+    "matvec_bytes_per_second": 1.8e10,
+    "last_level_cache_bytes": 3.2e7,
+    "threads": 3,
+}
 
 
 def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, width: int = 64) -> dict[str, Any]:
@@ -80,7 +85,9 @@ def test_a_speed_up_is_over_the_dense_model_of_the_same_process_and_batch(bench:
         _row("b", 0.02, 0.003, 200),
         _row("b", 0.04, 0.008, 200, batch=2),
     ]
-    found = token_time(PARAMETERS, 4, "sparse", {})["metrics"]
+    answer = token_time(PARAMETERS, 4, "sparse", {})
+    found = answer["metrics"]
+    assert answer["threads"] == 3, "of the process that timed"
     assert found["one"]["speedup"] == pytest.approx(5)
     assert found["one"]["block_speedup"] == pytest.approx(4)
     assert found["one"]["block_milliseconds"] == pytest.approx(3)

@@ -57,7 +57,9 @@ def test_an_estimate_meets_the_step_at_the_rate_measured_beside_it(monkeypatch: 
 
     monkeypatch.setattr(training, "interleaved", interleaved)
     before = torch.get_num_threads()
-    metrics = training_estimate(given, 0, "row", {"overrides": []})["metrics"]["off"]
+    answer = training_estimate(given, 0, "row", {"overrides": []})
+    metrics = answer["metrics"]["off"]
+    assert answer["threads"] == 1, "of the timing, not of this process"
     planned = plan(compose(shape))
     flops_of_step = planned["training_flops"] / compose(shape).training.steps
     assert metrics["planned_seconds"] == pytest.approx(flops_of_step / (1e9 * planned["utilisation"]))
