@@ -310,7 +310,7 @@ def test_a_second_ablation_in_one_process_runs_its_own_points() -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code = (
         "import json; from efftx.ablate import ablate; "
-        f"words = {[*JOBS, 'training.steps=2']}; "
+        f"words = {[*JOBS, 'training.steps=2', 'schedule.warmup=1']}; "
         "print(json.dumps([[run['state'] for run in ablate([f'seed={a},{a + 1}', *words])] for a in (0, 2)]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
