@@ -36,7 +36,7 @@ types: $(BIN)/efftx
 # Every item at the size that only proves the path, in roots of its own, two papers at a time.
 smoke: $(BIN)/efftx
 	$(PYTHON) -c "import shutil; [shutil.rmtree('$(DEMO)/smoke-' + part, ignore_errors=True) for part in ('results', 'runs')]"
-	$(MAKE) --no-print-directory --jobs 2 smoke-scaling smoke-reformer smoke-sparse
+	$(MAKE) --no-print-directory --jobs 2 $(patsubst experiments/%/,smoke-%,$(wildcard experiments/*/))
 
 smoke-%: $(BIN)/efftx
 	OMP_NUM_THREADS=1 EFFTX_RESULTS=$(DEMO)/smoke-results EFFTX_RUNS=$(DEMO)/smoke-runs \

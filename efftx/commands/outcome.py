@@ -59,9 +59,9 @@ def show_error(message: str, hint: str) -> None:
     from rich.text import Text
 
     behind = "\n" + " " * len("efftx: ")
-    message_text, way_on = (behind.join(in_lines(text, sys.stderr, len("efftx: "))) for text in (message, hint))
-    whole_text = Text.assemble(("efftx:", "bold red"), f" {message_text}", f"{behind}{way_on}" if hint else "")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(whole_text)
+    body, way_on = (behind.join(in_lines(text, sys.stderr, len("efftx: "))) for text in (message, hint))
+    shown = Text.assemble(("efftx:", "bold red"), f" {body}", f"{behind}{way_on}" if hint else "")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(shown)
 
 
 def tolerate_any_console() -> None:

@@ -98,8 +98,8 @@ class Processes:
             if self.count == 1:
                 raise
             error = own
-        failure_here = None if error is None else (error.kind, error.message, error.hint, error.exit_code)
-        for rank, failure in enumerate(self.gather(failure_here)):
+        own_failure = None if error is None else (error.kind, error.message, error.hint, error.exit_code)
+        for rank, failure in enumerate(self.gather(own_failure)):
             if failure is not None:
                 kind, message, hint, exit_code = failure
                 where = "" if rank == 0 else f"Process {rank} of {self.count}: "

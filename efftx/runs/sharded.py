@@ -39,9 +39,9 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor], processes: Processe
         refused = next((why for why in reasons if isinstance(why, OSError)), None)
         if refused is None:
             raise RuntimeError(f"a part was not written: {reasons[0]!r}") from error
-        told_error = files.write_error(folder, refused)
-        told_error.common = True
-        raise told_error from error
+        refusal = files.write_error(folder, refused)
+        refusal.common = True
+        raise refusal from error
 
 
 def files_of(folder: Path, rank: int) -> list[Path]:

@@ -198,7 +198,7 @@ class Trainer:
             ended = state.step == self.total or self._reached()
             asked = processes.highest(self.stop.exit_code or 0)
             if asked and (self._lacks_validation() or not ended):
-                if not saves:  # asked since
+                if not saves:  # the request came after the first look
                     self.learner.save(self.saver)
                 self.saver.finish()
                 path = self.saver.run.path
