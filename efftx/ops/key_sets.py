@@ -145,8 +145,8 @@ class Layout:
 
     def blocks(self, x_BHLE: Tensor) -> Tensor:
         """(B, H, L, E) -> (N, n, l, E), zeros behind the end."""
-        length = self.block_len * self.n_blocks
-        x = F.pad(x_BHLE, (0, 0, 0, length - x_BHLE.shape[2]))
+        missing = self.block_len * self.n_blocks - x_BHLE.shape[2]
+        x = F.pad(x_BHLE, (0, 0, 0, missing)) if missing else x_BHLE  # a pad of nothing copies
         return x.flatten(0, 1).unflatten(1, (self.n_blocks, self.block_len))
 
     def row(self, x_NnlE: Tensor, like_BHLE: Tensor) -> Tensor:
@@ -232,19 +232,29 @@ class _Fused(torch.autograd.Function):
         q_BHLd, k_BHLd, v_BHLd, out, lse = ctx.saved_tensors
         layout: Layout = ctx.layout
         q, k, v, grad = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd, grad_BHLd))
-        grads = [torch.zeros_like(x) for x in (q, k, v)]
+        grads: list[Tensor | None] = [None, None, None]
         valid, may_be_empty = ctx.seen
         if may_be_empty:
             own = grad.masked_fill(lse < -HIDDEN / 2, 0.0)
-            grads[2] += own if valid is None else own * valid
+            grads[2] = own if valid is None else own * valid
         for part, mask in zip(layout.parts, ctx.hidden, strict=True):
             cuts = (part.queries, part.keys, part.keys)
             of_part = _backward_kernel(part, grad, (q, k, v), (out, lse), mask, ctx.scale)
-            for total, cut, given in zip(grads, cuts, of_part, strict=True):
-                if given.shape[1] != cut.problems[0]:  # one set of keys for all problems
-                    given = given.sum(1, keepdim=True)
-                cut.region(total).add_(cut.unpack(given))
-        return (*(layout.row(g, q_BHLd) for g in grads), None, None, None)
+            grads = [_with_part(*each) for each in zip(grads, cuts, of_part, (q, k, v), strict=True)]
+        return (*(layout.row(torch.zeros_like(q) if g is None else g, q_BHLd) for g in grads), None, None, None)
+
+
+def _with_part(total: Tensor | None, cut: Cut, of_part: Tensor, like_Nnld: Tensor) -> Tensor:
+    """A gradient, in place once there is one, with what a part's problems add to it."""
+    if of_part.shape[1] != cut.problems[0]:  # one set of keys for all problems
+        of_part = of_part.sum(1, keepdim=True)
+    added = cut.unpack(of_part)
+    if total is None:
+        if added.shape == like_Nnld.shape:
+            return added
+        total = torch.zeros_like(like_Nnld)
+    cut.region(total).add_(added)
+    return total
 
 
 def _merge(out: Tensor, lse: Tensor, out_part: Tensor, lse_part: Tensor) -> None:
