@@ -25,17 +25,18 @@ def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters)
     """Seconds of one training step, beside those of another model in the same turns, and what explains the ratio.
 
     `parameters`: vocab_size, warm_up, repeats, device, models (name -> overrides), against (the other's overrides);
-    `own`: model, its name, and overrides. Metrics, the same under every column: `seconds` (forward, backward and
-    optimiser), `speedup` (the other's over them), `attention_seconds` (scores and values of all layers, alone, in the
-    same turns), `rest_seconds`, `attention_speedup`, and what the counts allow: `score_speedup`, scores of the other
-    over those computed here, and `work_speedup`, the same of all FLOPs of a step.
+    `own`: model, its name, overrides, and `repeats` where the row has more turns than the others. Metrics, the same
+    under every column: `seconds` (forward, backward and optimiser), `speedup` (the other's over them),
+    `attention_seconds` (scores and values of all layers, alone, in the same turns), `rest_seconds`,
+    `attention_speedup`, and what the counts allow: `score_speedup`, scores of the other over those computed here, and
+    `work_speedup`, the same of all FLOPs of a step.
     """
     device, vocab_size = resolve_device(str(parameters.get("device", "cpu"))), int(parameters["vocab_size"])
     mine, other = _mine_and_other(parameters, own, seed)
     models = {"": mine} if mine == other else {"": mine, "other ": other}
     calls = {f"{name}step": step_of(config, device, vocab_size) for name, config in models.items()}
     calls |= {f"{name}attention": attention_of(config, device, vocab_size) for name, config in models.items()}
-    repeats, warm_up = int(parameters["repeats"]), int(parameters["warm_up"])
+    repeats, warm_up = int(own.get("repeats", parameters["repeats"])), int(parameters["warm_up"])
     timed = interleaved(calls, repeats=repeats, device=device, warm_up=warm_up)
     seconds = {name: result.seconds for name, result in timed.items()}
     step, attention = seconds["step"], seconds["attention"]
