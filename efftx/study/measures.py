@@ -25,6 +25,7 @@ MODULES = {
     "token_time": "token_time",
     "training_cost": "training",
     "training_estimate": "training",
+    "trained_token_time": "trained_token_time",
     "training_memory": "training",
     "width_time": "token_time",
 }
@@ -48,6 +49,7 @@ _REPLAYED = {
     "token_time": COUNTS,
     "training_cost": f"{SMALLEST}, the seconds are no replay's",
     "training_estimate": COUNTS,
+    "trained_token_time": LOSSES,
     "training_memory": SMALLEST,
     "width_time": COUNTS,
 }

@@ -1,0 +1,67 @@
+"""Quality and time of one checkpoint: the numbers are of the run that was trained, and of nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efftx.plan import costs
+from efftx.reproduce.measures.trained import configured
+from efftx.reproduce.measures.trained_token_time import first_losses, trained_token_time
+
+PARAMETERS: dict[str, Any] = {
+    "tokens": 5,
+    "cache_bytes": 65536,
+    "against": ["sparse_ff.N=0"],
+    "overrides": [
+        *("model=scaling", "size=smoke", "data=text", "data.path=efftx:samples/c4", "stack=decoder", "threads=1"),
+        *("sparse_qkv.S=0", "evaluation.batches=1"),
+    ],
+    "columns": {"log-perplexity": {}, "a token": {}},
+}
+SPARSE: dict[str, Any] = {"overrides": []}
+DENSE: dict[str, Any] = {"overrides": ["sparse_ff.N=0"]}
+
+
+@pytest.fixture(autouse=True)
+def _own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("EFFTX_RUNS", str(tmp_path_factory.mktemp("runs")))
+
+
+def test_quality_is_the_run_s_and_the_dense_model_is_trained_beside_it() -> None:
+    result = trained_token_time(PARAMETERS, 1, "N = 16", SPARSE)
+    metrics = result["metrics"]["log-perplexity"]
+    assert result["metrics"]["a token"] == metrics
+    runs = {path: json.loads((path / "config.json").read_text()) for path in Path(os.environ["EFFTX_RUNS"]).iterdir()}
+    assert sorted(run["config"]["sparse_ff"]["N"] > 0 for run in runs.values()) == [False, True]
+    assert metrics["parameters_read"] == costs(configured(PARAMETERS["overrides"], 1))["active_parameters"]
+    assert metrics["loss"] > 0
+    assert metrics["token_milliseconds"] > 0
+    assert metrics["speedup"] > 0
+    assert result["threads"] == 1
+
+
+def test_the_dense_row_is_timed_against_itself_alone() -> None:
+    result = trained_token_time(PARAMETERS, 1, "dense", DENSE)
+    assert result["metrics"]["a token"]["speedup"] == 1.0
+    assert len(list(Path(os.environ["EFFTX_RUNS"]).iterdir())) == 1
+
+
+def test_a_finished_run_is_taken_as_it_is() -> None:
+    first = trained_token_time(PARAMETERS, 1, "N = 16", SPARSE)["metrics"]["a token"]
+    (before,) = {tuple(sorted((p, p.stat().st_mtime_ns) for p in Path(os.environ["EFFTX_RUNS"]).rglob("*.jsonl")))}
+    again = trained_token_time(PARAMETERS, 1, "N = 16", SPARSE)["metrics"]["a token"]
+    (after,) = {tuple(sorted((p, p.stat().st_mtime_ns) for p in Path(os.environ["EFFTX_RUNS"]).rglob("*.jsonl")))}
+    assert before == after
+    assert first["loss"] == again["loss"]
+
+
+def test_a_replay_gives_the_losses_of_the_row_s_own_training() -> None:
+    sparse, dense = (first_losses(PARAMETERS, 1, "", own) for own in (SPARSE, DENSE))
+    assert len(sparse) == len(dense) == 3
+    assert sparse != dense
+    assert sparse == first_losses(PARAMETERS, 1, "", SPARSE)
