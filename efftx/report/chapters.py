@@ -82,7 +82,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Spent:
-    """Records, what became of their replays, and the hours of the runs behind them.
+    """Records, what became of their replays, and the hours of the runs behind them, those of sweeps too.
 
     Two records of one training (two items that show the same runs) count twice as records and once as hours.
     """
@@ -97,9 +97,10 @@ class Spent:
         seconds: dict[object, float] = {}
         replays: Counter[str] = Counter()
         for measured in (m for item in items for m in item.measured):
-            for record, verification in zip(measured.records, measured.verifications, strict=True):
+            for record in (*measured.records, *measured.sweeps):
                 key = record.hash if record.data else (record.id, record.size, record.row, record.seed)
                 seconds[key] = max(seconds.get(key, 0.0), record.wall_seconds)
+            for verification in measured.verifications:
                 replays[_REPLAYED[verification.verdict] if verification else NOT_YET] += 1
         order = (CAME_OUT, STALE, CANNOT, NOT_YET)
         counted = {word: replays[word] for word in order if replays[word]}

@@ -29,7 +29,8 @@ MOST_VARIANTS = 4
 class Measured:
     """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`.
 
-    They are of one device; those of others are `elsewhere`. `scales` has the unit of the cells of each form.
+    They are of one device; those of others are `elsewhere`. `sweeps` are the runs by which the values of swept keys were
+    chosen. `scales` has the unit of the cells of each form.
     """
 
     size: str
@@ -40,6 +41,7 @@ class Measured:
     crossings: tuple[Crossing, ...]
     choices: tuple[Choice, ...] = ()
     elsewhere: tuple[Record, ...] = ()
+    sweeps: tuple[Record, ...] = ()
     scales: Mapping[Cell, Scale] = field(default_factory=dict)
 
     @property
@@ -135,11 +137,20 @@ def gather(
                 crossings=tuple(crossings(experiment, here, size)),
                 choices=_choices(store, experiment, size),
                 elsewhere=tuple(elsewhere),
+                sweeps=tuple(_swept(store, experiment, size)),
                 scales=scales,
             )
         )
     line = state_of(experiment, store, composer, sizes)
     return Item(experiment, line["state"], line["why"], tuple(measured))
+
+
+def _swept(store: RecordStore, experiment: Experiment, size: str) -> list[Record]:
+    """The runs of all rows' sweeps at a size."""
+    rows = experiment.rows_at(size)
+    with contextlib.suppress(UserError):  # a damaged record, which is told apart
+        return [record for record in store.read_sweeps(experiment.id) if record.size == size and record.row in rows]
+    return []
 
 
 def _choices(store: RecordStore, experiment: Experiment, size: str) -> tuple[Choice, ...]:

@@ -16,7 +16,7 @@ from efftx.report.items import Item, Measured
 from efftx.report.model import Block, Cell, Kind, Row, Span, Table
 from efftx.report.plotdata import paper_quantity
 from efftx.report.units import Scale, is_time, table_scales
-from efftx.study.aggregation import CellValue, Results
+from efftx.study.aggregation import CellValue, Crossing, Results
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.experiment import Experiment
 from efftx.study.gating import MissingRecordError, gate_value, not_passed
@@ -257,7 +257,7 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
     for crossing in measured.crossings if measured else ():
         if all(map(experiment.is_chosen, crossing.between)):
             first, second = map(experiment.label, crossing.between)
-            notes.append(_crossing_note((first, second), crossing.x, crossing.published, crossing.why))
+            notes.append(_crossing_note(first, second, crossing))
     notes += [
         f"{name}: {numbers.sentence(spec.note)}"
         for name, spec in experiment.columns.items()
@@ -277,10 +277,27 @@ def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str
     return [f"{column}: {MEASURED_BOUND}." for column in above]
 
 
-def _crossing_note(between: tuple[str, str], x: float | None, published: float | None, why: str) -> str:
-    place = f"cross at {numbers.three_digits(x)} ({why})" if x is not None else f"do not cross here ({why})"
-    paper = f"; the paper's cross at about {published:g}" if published is not None else ""
-    return f"{between[0]} and {between[1]} {place}{paper}."
+def _crossing_note(first: str, second: str, crossing: Crossing) -> str:
+    """Where two rows' lines cross, in the mean and from seed to seed."""
+    if not crossing.by_seed and crossing.x is None:
+        return f"Whether {first} and {second} cross was not measured ({crossing.why})."
+    if crossing.x is None:
+        place = f"do not cross here ({crossing.why})"
+    else:
+        place = f"cross at {numbers.three_digits(crossing.x)} ({crossing.why}{_from_seed_to_seed(crossing.by_seed)})"
+    paper = f"; the paper's cross at about {crossing.published:g}" if crossing.published is not None else ""
+    return f"{first} and {second} {place}{paper}."
+
+
+def _from_seed_to_seed(by_seed: Sequence[float | None]) -> str:
+    crossed = sorted(x for x in by_seed if x is not None)
+    if len(by_seed) < 2:
+        return ""
+    if not crossed:
+        return "; of the means, in no seed"
+    ends = " to ".join(dict.fromkeys(numbers.three_digits(x) for x in (crossed[0], crossed[-1])))
+    missing = "" if len(crossed) == len(by_seed) else f", in {len(crossed)} of {len(by_seed)} seeds"
+    return f"; by seed {ends}{missing}"
 
 
 def _counts(measured: Measured) -> Counter[int]:

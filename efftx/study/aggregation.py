@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -35,14 +35,18 @@ class CellValue:
     note: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Crossing:
-    """Where the line of one row crosses that of another: `x` interpolated, None with a reason in `why`."""
+    """Where the line of one row crosses that of another: `x` interpolated, None with a reason in `why`.
+
+    `by_seed`: the same of each seed that both rows have, None where its lines do not cross.
+    """
 
     between: tuple[str, str]
     x: float | None
     published: float | None
     why: str
+    by_seed: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,13 @@ def published_alone(experiment: Experiment, rows: Iterable[str]) -> list[CellVal
 
 
 def crossings(experiment: Experiment, records: Sequence[Record], size: str) -> list[Crossing]:
-    """The crossings that `figure.crossings` asks for, between the means of two rows over the columns' `figure.x`.
+    """The crossings that `figure.crossings` asks for, between two rows' lines over the columns' `figure.x`.
 
-    Interpolated on logarithmic axes between the last two columns that the two rows are in another order at.
+    Of the means, and of each seed by itself; interpolated on logarithmic axes between the last two columns that the
+    two rows are in another order at.
     """
     figure = experiment.figure or {}
-    table = {(c.row, c.column): c.mean for c in cells(experiment, records, size) if c.mean is not None}
+    table = {(c.row, c.column): c for c in cells(experiment, records, size) if c.mean is not None}
     return [
         _crossing(experiment, table, size, str(figure["x"]), tuple(wanted["between"]), wanted.get("published"))
         for wanted in figure.get("crossings", [])
@@ -149,29 +154,44 @@ def crossings(experiment: Experiment, records: Sequence[Record], size: str) -> l
 
 def _crossing(
     experiment: Experiment,
-    table: dict[tuple[str, str], float],
+    table: Mapping[tuple[str, str], CellValue],
     size: str,
     axis: str,
     between: tuple[str, str],
     published: float | None,
 ) -> Crossing:
     first, second = between
-    points: list[tuple[float, float]] = []
-    for name, at in places(experiment.columns_of(first, size), axis).items():
-        if (first, name) in table and (second, name) in table:
-            points.append((at, math.log(table[first, name] / table[second, name])))
-    if len(points) < 2:
-        return Crossing(between, None, published, "not run")
-    points.sort()
-    for (x0, d0), (x1, d1) in reversed(list(pairwise(points))):
-        if d0 <= 0 < d1 or d1 < 0 <= d0:
-            share = d0 / (d0 - d1)
-            x = math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))
-            return Crossing(between, x, published, f"between {x0:g} and {x1:g}")
-    word = "above" if points[0][1] > 0 else "below"
-    return Crossing(
-        between, None, published, f"{first} stays {word} {second} from {points[0][0]:g} to {points[-1][0]:g}"
+    pairs = sorted(
+        (at, table[first, name], table[second, name])
+        for name, at in places(experiment.columns_of(first, size), axis).items()
+        if (first, name) in table and (second, name) in table
     )
+    if len(pairs) < 2:
+        return Crossing(between, None, published, "not run")
+    seeds = set.intersection(*(set(a.values) & set(b.values) for _, a, b in pairs))
+    of_seeds = [[(at, _log_ratio(a.values[seed], b.values[seed])) for at, a, b in pairs] for seed in sorted(seeds)]
+    by_seed = tuple(_where_the_sign_changes(points)[0] for points in of_seeds)
+    points = [(at, _log_ratio(a.mean, b.mean)) for at, a, b in pairs]
+    x, why = _where_the_sign_changes(points)
+    if x is None:
+        word = "above" if points[0][1] > 0 else "below"
+        why = f"{first} stays {word} {second} from {points[0][0]:g} to {points[-1][0]:g}"
+    return Crossing(between, x, published, why, by_seed)
+
+
+def _log_ratio(a: float | None, b: float | None) -> float:
+    assert a is not None
+    assert b is not None  # a cell whose mean is known has all its values
+    return math.log(a / b)
+
+
+def _where_the_sign_changes(points: Sequence[tuple[float, float]]) -> tuple[float | None, str]:
+    """The last x at which a line through points (x, y) changes its sign, on a logarithmic x axis, and between which."""
+    for (x0, y0), (x1, y1) in reversed(list(pairwise(points))):
+        if y0 <= 0 < y1 or y1 < 0 <= y0:
+            share = y0 / (y0 - y1)
+            return math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))), f"between {x0:g} and {x1:g}"
+    return None, ""
 
 
 def _unreached(of_row: Iterable[Record], values: dict[int, float | None]) -> str:

@@ -116,6 +116,20 @@ def test_lines_cross_where_their_logarithms_do() -> None:
     assert found.published == 2100
 
 
+def test_a_crossing_is_told_of_every_seed_too() -> None:
+    # Means of A 1, 4: as of the first seed. The second crosses later, the third not at all.
+    of_a = ([1.0, 4.0], [0.5, 6.5], [1.5, 1.5])
+    records = [replace(r, seed=seed) for seed, a in enumerate(of_a) for r in lines(a, [3.0, 3.0])]
+    (found,) = crossings(crossing_table(), records, "cpu")
+    assert found.x == pytest.approx(3000)
+    first, second, third = found.by_seed
+    assert first == pytest.approx(3000)
+    assert second is not None
+    assert 1000 < second < 4000
+    assert second != first
+    assert third is None
+
+
 def test_of_several_crossings_the_last_is_told() -> None:
     columns = {f"{n}": ColumnSpec(parameters={"length": n}) for n in (1, 2, 4, 8, 16)}
     e = replace(crossing_table(), columns=columns)
