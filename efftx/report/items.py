@@ -29,8 +29,8 @@ MOST_VARIANTS = 4
 class Measured:
     """What the records of one item at one size say; `cells` by (row, column), `verifications` as long as `records`.
 
-    They are of one device; those of others are `elsewhere`. `sweeps` are the runs by which the values of swept keys were
-    chosen. `scales` has the unit of the cells of each form.
+    They are of one device; those of others are `elsewhere`. `sweeps` are the runs by which swept values were chosen.
+    `scales` has the unit of the cells of each form.
     """
 
     size: str
