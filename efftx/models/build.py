@@ -24,7 +24,7 @@ from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.layers.sru import SRUBranch
 from efftx.machine.devices import step_seed
-from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memory, reads_tokens, scale_residual
+from efftx.models.block import IDS, KEYS, MEMORY, TOKENS, Block, Branch, scale_residual
 from efftx.models.decoder import Decoder
 from efftx.models.embedding import TokenEmbedding
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
@@ -207,7 +207,7 @@ def _self_attention(config: Config, n_layers: int, per_block: int = 1, *, causal
     """The branches of a stack, those of a block one after the other."""
     for kind, index in layers_of_kind(config, n_layers, per_block):
         core = ATTENTION[kind](config, causal, index)
-        yield Branch(config.d_model, core, config.dropout, reads=reads_keys, kind=kind)
+        yield Branch(config.d_model, core, config.dropout, reads=KEYS, kind=kind)
 
 
 def layers_of_kind(config: Config, n_layers: int, per_block: int = 1) -> list[tuple[str, int]]:
@@ -230,7 +230,7 @@ def _cross_attention(config: Config) -> Branch:
         bias=config.attention_bias,
         attention_dropout=config.attention_dropout,
     )
-    return Branch(config.d_model, core, config.dropout, reads=reads_memory)
+    return Branch(config.d_model, core, config.dropout, reads=MEMORY)
 
 
 def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
@@ -249,5 +249,5 @@ def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
             chunk_len=config.chunking.ff,
         )
     beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None
-    reads = reads_ids if config.sparse_ff.N and config.sparse_ff.reads_ids else reads_tokens
+    reads = IDS if config.sparse_ff.N and config.sparse_ff.reads_ids else TOKENS
     return Branch(config.d_model, core, config.dropout, reads=reads, beside=beside)
