@@ -68,9 +68,9 @@ def add_operations(layer: nn.Module, program: Program, x: Normed, y: Stream) -> 
 
 @add_operations.register
 def _(layer: FeedForward, program: Program, x: Normed, y: Stream) -> None:
-    two = layer.layers
-    if two.activation is not F.relu:
+    if layer.activation is not F.relu:
         raise NotCompiledError("Another activation.")
+    two = layer.layers
     hidden = buffer("hidden", two.w1.weight.shape[0])
     _product(program, x, two.w1, hidden, "feed-forward", relu=True)
     _product(program, hidden, two.w2, y, "feed-forward", adds=True)

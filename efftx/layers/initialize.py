@@ -87,7 +87,7 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
     """The module that should start a weight: the one that holds it, or who holds that one where it starts no weight."""
     path = name.split(".")[:-1]
     owner = module.get_submodule(".".join(path))
-    while path and isinstance(owner, (*STARTED_BY_THEIR_OWNER, nn.Sequential, nn.ModuleList)):
+    while path and isinstance(owner, (*STARTED_BY_THEIR_OWNER, nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         path.pop()
         owner = module.get_submodule(".".join(path))
     return owner

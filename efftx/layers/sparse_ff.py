@@ -166,7 +166,7 @@ class SparseFF(nn.Module):
         hard = choose(state, "hard", partial(self._toss, x_BLD.device)) if tosses else None
         parameters = dict(self.named_parameters())
         read = (x_BLD, _given(token_BL)) if self.config.reads_ids else (x_BLD,)
-        if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
+        if not is_sliced(self.chunk_len, x_BLD.shape[1]):
             return self._run(parameters, partial(choose, state), hard, *read)
 
         def one_slice(own: Mapping[str, Tensor], make_choice: Choose, *read: Tensor) -> tuple[Tensor, ...]:

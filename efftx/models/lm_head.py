@@ -68,7 +68,7 @@ class LMHead(nn.Module):
         learned, and all tokens share the rest alike (Szegedy et al. 2016).
         """
         smoothing = self.label_smoothing if self.training else 0.0
-        if not chunk_len or chunk_len >= targets_BL.shape[1]:
+        if not is_sliced(chunk_len, targets_BL.shape[1]):
             results = _losses(self(h_BLE), targets_BL, hits, smoothing)
         else:
 
