@@ -81,7 +81,7 @@ a stack's layers cycle through the config's list."""
 
 def build_on_meta(config: Config, vocab_size: int) -> Model:
     """The model of `config` without memory or values: shapes, parameter counts, FLOPs can be read off it."""
-    d_ff = resolved_d_ff(config, lambda other: _count(other, vocab_size))
+    d_ff = d_ff_of(config, vocab_size)
     with torch.device("meta"):
         return _build(config, vocab_size, d_ff)
 
