@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.encoder_decoder import PADDING
 from efftx.ops.concatenation import join_after
+from efftx.ops.recompute_state import forked_rng
 from efftx.ops.sparse_ff import choice_statistics
 
 NOISE_SEED = 1_000_033
@@ -54,7 +55,7 @@ def controller_statistics(
 
     hooks = [hook(name, layer) for name, layer in layers.items()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.no_grad(), forked_rng(device):
             model.hidden(tokens_BL, *(() if inputs_BE is None else (inputs_BE,)))  # type: ignore[operator]
     finally:
         for handle in hooks:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from efftx.errors import UserError
+from efftx.ops.recompute_state import forked_rng
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,7 +43,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
             setattr(other, other_name, getattr(first, first_name))
     for tensor in _floating(module).values():
         nn.init.constant_(tensor, torch.nan)  # shows what nothing sets afterwards
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         for child in module.modules():
             if isinstance(child, STARTED_BY_THEIR_OWNER):
@@ -69,7 +70,7 @@ def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
 
 def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:
     """Draws the matrices of all linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         for block in blocks:
             for layer in block.modules():

@@ -15,6 +15,7 @@ from efftx.distributed.processes import ALONE, Processes, cut_for
 from efftx.errors import UserError
 from efftx.machine import devices
 from efftx.models.build import Model, build_model
+from efftx.ops.recompute_state import forked_rng
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.step import Share, micro_batches, share_of
 
@@ -58,10 +59,7 @@ class Setting:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Computes in the setting's precision and draws no random number that training would draw."""
-        with (
-            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
-            devices.autocast(self.device, self.dtype),
-        ):
+        with forked_rng(self.device), devices.autocast(self.device, self.dtype):
             yield
 
 
