@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from efftx.bench.stacks import step_of
-from efftx.core.scratch import scratch_folder
 from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device, set_determinism
 from efftx.machine.timing import interleaved
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured
-from efftx.reproduce.trainer import SCRATCH
-from efftx.training.loop import N_FIRST_LOSSES, train
+from efftx.reproduce.measures.trained import configured, replayed_losses
+from efftx.training.loop import train
 
 
 def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
@@ -48,9 +46,7 @@ def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
 
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """The losses of the first three steps, which are within the warm-up and so the same at any number of steps."""
-    with scratch_folder(SCRATCH) as folder:
-        config = configured([*parameters["overrides"], *own["overrides"]], seed)
-        return train(config, folder / "run", steps=N_FIRST_LOSSES).first_losses
+    return replayed_losses(configured([*parameters["overrides"], *own["overrides"]], seed))
 
 
 MEASURES = {"equal_time": Measure(equal_time, first_losses)}

@@ -38,6 +38,14 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
 
 
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
-    """What a replay of `selected_units` compares: the losses of the first three steps of the training."""
+    """What a replay of a measure compares that looks into one model, that of `parameters["overrides"]`, in every row.
+
+    `attention_maps`, `selected_units` and `drawn_samples` do.
+    """
+    return replayed_losses(configured(parameters["overrides"], seed))
+
+
+def replayed_losses(config: Config) -> list[float]:
+    """The losses of the first three steps of a training, of which nothing is kept."""
     with scratch_folder(SCRATCH) as folder:
-        return train(configured(parameters["overrides"], seed), folder / "run", steps=N_FIRST_LOSSES).first_losses
+        return train(config, folder / "run", steps=N_FIRST_LOSSES).first_losses

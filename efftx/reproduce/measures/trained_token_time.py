@@ -10,7 +10,6 @@ import torch
 from efftx.bench.decode_timing import Reference
 from efftx.bench.decode_weights import last_level_cache
 from efftx.config.schema import Config
-from efftx.core.scratch import scratch_folder
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.machine.devices import set_determinism
 from efftx.machine.timing import interleaved
@@ -18,9 +17,8 @@ from efftx.models.build import Model
 from efftx.models.decoder import Decoder
 from efftx.plan import active_parameters
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured, trained_model
-from efftx.reproduce.trainer import SCRATCH
-from efftx.training.loop import N_FIRST_LOSSES, train
+from efftx.reproduce.measures.trained import configured, replayed_losses, trained_model
+from efftx.training.loop import train
 
 PROMPT, WARM_UP = 16, 4
 
@@ -63,9 +61,7 @@ def trained_token_time(parameters: Parameters, seed: int, row: str, own: Paramet
 
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """The losses of the first three steps of the row's training."""
-    with scratch_folder(SCRATCH) as folder:
-        mine, _ = _configurations(parameters, seed, own)
-        return train(mine, folder / "run", steps=N_FIRST_LOSSES).first_losses
+    return replayed_losses(_configurations(parameters, seed, own)[0])
 
 
 def _configurations(parameters: Parameters, seed: int, own: Parameters) -> tuple[Config, Config]:
