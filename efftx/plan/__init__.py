@@ -14,7 +14,6 @@ from torch import nn
 from efftx.config.hash import device_kind
 from efftx.config.schema import Config
 from efftx.config.sizes import dense_counterpart, is_sparse
-from efftx.data.dataset import find_source
 from efftx.errors import UserError
 from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
@@ -93,7 +92,7 @@ def plan(
     config = resolved(config)
     chosen = _reaching(hardware(device) if device else default_device(config), utilisation)
     chosen_rate = rate(chosen, config.dtype)
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    vocab_size = config.vocab_size
     model = build_on_meta(config, vocab_size)
     dense = dense_counterpart(config) if is_sparse(config) else None
     forward = flops_by_component(config, vocab_size)
@@ -147,7 +146,7 @@ def costs(config: Config) -> dict[str, float]:
     stacks). `flops_per_token` is `plan`'s, forward as in training, which multiplies whole matrices;
     `controller_share` is the share of the parameters, in %, that choose units of sparse feed-forward layers.
     """
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    vocab_size = config.vocab_size
     model = build_on_meta(config, vocab_size)
     parts = parameters_by_component(model)
     choosing = sum(count for name, count in parts.items() if name.endswith(("_controller", "_controller_frozen")))

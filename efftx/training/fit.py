@@ -8,7 +8,6 @@ import torch
 
 from efftx.config.schema import Config
 from efftx.core.memory import out_of_memory, total_memory
-from efftx.data.dataset import find_source
 from efftx.distributed.processes import ALONE, Processes
 from efftx.machine import devices
 from efftx.models.build import build_on_meta
@@ -43,7 +42,7 @@ def refuse_too_large(
     if available is None:
         return
     free = available if on_gpu else available // processes.here
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    vocab_size = config.vocab_size
     parameters = list(build_on_meta(config, vocab_size).parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = parameter_bytes(parameters, dtype) + parameter_bytes(trained, dtype)

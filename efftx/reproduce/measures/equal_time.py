@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from efftx.bench.stacks import step_of
-from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device, set_determinism
 from efftx.machine.timing import interleaved
 from efftx.reproduce.measures.measure import Measure, Parameters
@@ -26,10 +25,10 @@ def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     config = configured(words, seed)
     set_determinism(config.n_threads)
     device, budget = resolve_device(config.device), float(parameters["seconds"])
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
     repeats, warm_up = int(parameters["repeats"]), int(parameters["warm_up"])
-    timed = interleaved({"step": step_of(config, device, vocab_size)}, repeats=repeats, device=device, warm_up=warm_up)
-    steps = max(1, int(budget / timed["step"].seconds))
+    step = step_of(config, device, config.vocab_size)
+    timed = interleaved({"step": step}, repeats=repeats, device=device, warm_up=warm_up)["step"]
+    steps = max(1, int(budget / timed.seconds))
     result = train(configured([*words, f"training.steps={steps}"], seed))
     seconds = float(result.timings["train_seconds"])
     metrics = {

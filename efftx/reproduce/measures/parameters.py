@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from efftx.config.compose import compose
-from efftx.data.dataset import find_source
 from efftx.models.build import build_on_meta
 from efftx.reproduce.measures.measure import Measure, Parameters
 
@@ -17,7 +16,7 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
     """
     config = compose([*parameters["overrides"], *own.get("overrides", [])])
-    model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
+    model = build_on_meta(config, config.vocab_size)
     total = sum(p.numel() for p in model.parameters())
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
     metrics = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}

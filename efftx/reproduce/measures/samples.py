@@ -15,7 +15,7 @@ from efftx.data.sound import mu_law_inverse
 from efftx.decoding.generate import Draw, generate
 from efftx.machine.devices import seed_step
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured, first_losses, trained_model
+from efftx.reproduce.measures.trained import configured, replayed_losses, trained_model
 from efftx.sampling.sample import make_session
 
 FRAME = 128
@@ -68,7 +68,7 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
 
 def first_losses_of_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of `drawn_samples` compares: the losses of the first three steps of the training."""
-    return first_losses({"overrides": parameters[own["of"]]}, seed, row, own)
+    return replayed_losses(configured(parameters[own["of"]], seed))
 
 
 def spectra(codes_NL: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
 def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
     """What a replay of a measure compares that looks into one model, that of `parameters["overrides"]`, in every row.
 
-    `attention_maps`, `selected_units` and `drawn_samples` do.
+    `attention_maps` and `selected_units` do.
     """
     return replayed_losses(configured(parameters["overrides"], seed))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from efftx.bench.stacks import attention_of, device_memory_of_step, peak_of_step, step_of
 from efftx.config.schema import Config
-from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device, set_determinism, threads_of
 from efftx.machine.timing import interleaved, matmul_call
 from efftx.plan import Steps, default_device
@@ -213,7 +212,7 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
     their peak) and `memory_error`.
     """
     config = configured([*parameters["overrides"], *own["overrides"]], seed)
-    device, vocab_size = resolve_device(config.device), _vocab_size(config)
+    device, vocab_size = resolve_device(config.device), config.vocab_size
     product, flops = matmul_call(device)
     with threads_of(config.n_threads):
         set_determinism(None)  # as in a training
@@ -252,12 +251,8 @@ def estimated_bytes(
 
 def _estimated_bytes(config: Config) -> tuple[int, int]:
     """(planned, measured) peak activation bytes of a step."""
-    vocab_size = _vocab_size(config)
+    vocab_size = config.vocab_size
     return activation_bytes(config, vocab_size), peak_of_step(config, resolve_device(config.device), vocab_size)[0]
-
-
-def _vocab_size(config: Config) -> int:
-    return find_source(config.data.name).vocab_size(config.data, config.objective)
 
 
 MEASURES = {
