@@ -84,13 +84,12 @@ def evaluate(
     choices = processes.of_leader(choices)
     model.train(was_training)
     if not total:
-        error = UserError(
+        raise UserError(
             "no_targets",
             f"No token counts in the first {count} batches of the {over.split} split of {dataset.variant}.",
             "Evaluate more of them with evaluation.batches, or see that the rows have targets.",
+            common=True,
         )
-        error.common = True
-        raise error
     loss = nats / total
     metrics = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
     if rows:

@@ -390,9 +390,8 @@ def _refuse_other_data(processes: Processes, digest: str) -> None:
     for rank, other in enumerate(processes.gather(digest)):
         if other != processes.of_leader(digest):
             message = f"Process {rank} of {processes.count} reads other data, or has another configuration."
-            error = UserError("distributed", message, "The data root and the overrides are to be the same for all.")
-            error.common = True
-            raise error
+            hint = "The data root and the overrides are to be the same for all."
+            raise UserError("distributed", message, hint, common=True)
 
 
 def _work_of(config: Config, step: int) -> str:
@@ -402,13 +401,12 @@ def _work_of(config: Config, step: int) -> str:
 
 def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
     if not float(share.total) > 0:
-        error = UserError(
+        raise UserError(
             "no_targets",
             f"No token counts in the rows of step {step} of {dataset.variant}: there is nothing to learn from them.",
             "See that the rows have targets, or take more of them at once with training.batch_size.",
+            common=True,
         )
-        error.common = True
-        raise error
 
 
 def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float) -> None:

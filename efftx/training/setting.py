@@ -71,9 +71,8 @@ def settle(config: Config, processes: Processes = ALONE) -> Setting:
     """
     if processes.count > 1 and ":" in config.device:
         message = f"device={config.device} is one GPU, and {processes.count} processes want one each."
-        error = UserError("distributed", message, "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs.")
-        error.common = True
-        raise error
+        hint = "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs."
+        raise UserError("distributed", message, hint, common=True)
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)
