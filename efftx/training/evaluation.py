@@ -143,10 +143,9 @@ def latency_of(
     mechanism has no form for decoding, or anything else goes wrong. A finished training loses nothing over it.
     """
     try:
-        batch = dataset.batch("test", 0, 0, 1)
-        inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
+        batch = dataset.batch("test", 0, 0, 1).to(device)
         with allocating("decoding a row", "a smaller data.length or a smaller d_model"), exclusive(LATENCY_WAITS):
-            return decoding_latency(model(), batch.tokens_BL[0].to(device), inputs)
+            return decoding_latency(model(), batch.tokens_BL[0], batch.inputs_BE)
     except Exception as error:
         why = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         note(f"decoding was not timed: {why}")

@@ -39,12 +39,7 @@ from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.learner import Learner
 from efftx.training.mirror import Mirrored, Tracker
 from efftx.training.setting import Setting, settle
-from efftx.training.step import (
-    Share,
-    loss_of,
-    move,
-    set_learning_rate,
-)
+from efftx.training.step import Share, loss_of, set_learning_rate
 from efftx.training.tracking import Progress, StopRequest
 
 N_FIRST_LOSSES = 3
@@ -377,7 +372,7 @@ def _compile(model: Model, setting: Setting) -> None:
     batch = setting.dataset.batch("train", config.seed, 0, config.training.batch_size)
     try:
         with setting.apart():
-            loss_of(model, move([batch], device)[0]).backward()
+            loss_of(model, batch.to(device)).backward()
     except torch._dynamo.exc.TorchDynamoException as error:
         why = str(error).strip().splitlines()[0]
         hint = "torch.compile needs a C++ compiler on the CPU (g++); compile=false does without."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,7 @@ def weighted_mean(values_BL: Tensor, weights_BL: Tensor, total: Tensor | None = 
 def micro_batches(batch: Batch, rows: int) -> list[Batch]:
     """`batch` cut into batches of `rows` rows, in their order."""
     cuts = [slice(first, first + rows) for first in range(0, len(batch.tokens_BL), rows)]
-    return [
-        Batch(batch.tokens_BL[cut], batch.weights_BL[cut], None if batch.inputs_BE is None else batch.inputs_BE[cut])
-        for cut in cuts
-    ]
+    return [batch.map(itemgetter(cut)) for cut in cuts]
 
 
 def total_weight(batches: Sequence[Batch]) -> Tensor:
@@ -50,7 +48,7 @@ class Share:
 
     def to(self, device: torch.device) -> Share:
         """The same with its tensors on `device`."""
-        return Share(move(self.batches, device), self.numbers, self.total.to(device))
+        return Share([batch.to(device) for batch in self.batches], self.numbers, self.total.to(device))
 
 
 def share_of(batches: Sequence[Batch], processes: Processes = ALONE) -> Share:
@@ -79,8 +77,7 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
     `total`: the weights of all micro-batches of a step, so that the step's loss is their losses' sum and every target
     counts alike, whichever micro-batch it is in. None: the batch's own, for its mean.
     """
-    inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
-    nll, _ = model(batch.tokens_BL, *inputs, losses=True, hits=False)  # nobody reads the accuracy of training
+    nll, _ = model(*batch.model_inputs, losses=True, hits=False)  # nobody reads the accuracy of training
     return weighted_mean(nll, batch.weights_BL, total)
 
 
@@ -118,11 +115,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def move(batches: Iterable[Batch], device: torch.device) -> list[Batch]:
-    """The batches on `device`."""
-    return [
-        Batch(b.tokens_BL.to(device), b.weights_BL.to(device), None if b.inputs_BE is None else b.inputs_BE.to(device))
-        for b in batches
-    ]
