@@ -12,6 +12,7 @@ from efftx.config.schema import Config
 from efftx.config.sizes import dense_counterpart, resolved_d_ff
 from efftx.data.dataset import find_source
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.cost import n_parameters
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.identity import NoAttention
@@ -92,12 +93,12 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     materialize(model, device, config.seed)
     if config.init.weights:
         seed = step_seed(config.seed, 0) if config.init.weights_apart else config.seed
-        redraw((*model.blocks, *getattr(model, "encoder_blocks", ())), config.init.weights, device, seed)
+        redraw(model.all_blocks(), config.init.weights, device, seed)
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)
     if config.recompute.enabled:
-        for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
+        for block in model.all_blocks():
             recompute(block)
     return model
 
@@ -121,7 +122,7 @@ def dense_parameters(config: Config, vocab_size: int) -> int:
 
 def _count(config: Config, vocab_size: int) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in _build(config, vocab_size, config.d_ff).parameters())
+        return n_parameters(_build(config, vocab_size, config.d_ff))
 
 
 def _build(config: Config, vocab_size: int, d_ff: int) -> Model:

@@ -106,6 +106,10 @@ class EncoderDecoder(nn.Module):
         self.loss_chunk_len = loss_chunk_len
         self.reads_ids = any_reads_ids((*encoder_blocks, *blocks))
 
+    def all_blocks(self) -> list[nn.Module]:
+        """The decoder's, then the encoder's."""
+        return [*self.blocks, *self.encoder_blocks]
+
     def encode(
         self, inputs_BE: Tensor, *, states: RecomputeStates | None = None, start_B1: Tensor | None = None
     ) -> Streams:

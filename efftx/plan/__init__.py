@@ -15,6 +15,7 @@ from efftx.config.hash import device_kind
 from efftx.config.schema import Config
 from efftx.config.sizes import dense_counterpart, is_sparse
 from efftx.errors import UserError
+from efftx.layers.cost import n_parameters
 from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
@@ -106,10 +107,10 @@ def plan(
     memories = {kind: _memory(replace(config, device=kind), model, vocab_size) for kind in ("cpu", "cuda")}
     held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
     answer = {
-        "parameters": _n_parameters(model),
+        "parameters": n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
         "active_parameters": active_parameters(model),
-        "parameters_dense": None if dense is None else _n_parameters(build_on_meta(dense, vocab_size)),
+        "parameters_dense": None if dense is None else n_parameters(build_on_meta(dense, vocab_size)),
         "flops_per_token": sum(forward.values()),
         "flops_per_token_by_component": forward,
         "training_flops_per_token": sum(training.values()),
@@ -151,10 +152,10 @@ def costs(config: Config) -> dict[str, float]:
     parts = parameters_by_component(model)
     choosing = sum(count for name, count in parts.items() if name.endswith(("_controller", "_controller_frozen")))
     return {
-        "parameters": _n_parameters(model),
+        "parameters": n_parameters(model),
         "active_parameters": active_parameters(model),
         "flops_per_token": sum(flops_by_component(config, vocab_size).values()),
-        "controller_share": 100.0 * choosing / _n_parameters(model),
+        "controller_share": 100.0 * choosing / n_parameters(model),
     }
 
 
@@ -222,10 +223,6 @@ def _component(name: str, kinds: Mapping[str, str | None], trained: bool) -> str
     if path[-1] not in _CONTROLLER:
         return f"{prefix}{branch}"
     return f"{prefix}{branch}_controller" if trained else f"{prefix}{branch}_controller_frozen"
-
-
-def _n_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def _memory(config: Config, model: Any, vocab_size: int) -> dict[str, int]:

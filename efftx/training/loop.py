@@ -24,6 +24,7 @@ from efftx.distributed.wrap import whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
+from efftx.layers.cost import n_parameters
 from efftx.machine import devices
 from efftx.machine.allocator import keep_freed_memory
 from efftx.models.build import Model, build_on_meta, dense_parameters
@@ -350,8 +351,8 @@ def _threads_note(setting: Setting) -> str:
 def _notes_of_model(setting: Setting, model: Model) -> list[str]:
     """What to tell of a model before it is trained."""
     config = setting.config
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    notes = (unequal(config, n_parameters, dense_parameters(config, setting.dataset.vocab_size)), unreached(config))
+    n_dense = dense_parameters(config, setting.dataset.vocab_size)
+    notes = (unequal(config, n_parameters(model), n_dense), unreached(config))
     return [note for note in notes if note]
 
 

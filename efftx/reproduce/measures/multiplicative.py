@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from efftx.layers.cost import n_parameters
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.ops.multiplicative import effective_matrix, multiplicative, permutation_weights
@@ -55,7 +56,7 @@ def multiplicative_layer(parameters: Parameters, seed: int, row: str, own: Param
 def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
     with torch.device("meta"):
         layer = SparseQKV(SparseQKVConfig(S=S, F=F), d_model, S, share_qk=False)
-    total = float(sum(p.numel() for p in layer.parameters()))
+    total = float(n_parameters(layer))
     return {"weights": total - d_model, "weights_and_bias": total, "dense_weights": 4.0 * d_model**2}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efftx.config.compose import compose
+from efftx.layers.cost import n_parameters
 from efftx.models.build import build_on_meta
 from efftx.reproduce.measures.measure import Measure, Parameters
 
@@ -17,7 +18,7 @@ def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     """
     config = compose([*parameters["overrides"], *own.get("overrides", [])])
     model = build_on_meta(config, config.vocab_size)
-    total = sum(p.numel() for p in model.parameters())
+    total = n_parameters(model)
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
     metrics = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
     return {"metrics": dict.fromkeys(parameters["columns"], metrics)}
