@@ -105,7 +105,7 @@ def plan(
     rated = {n: _reaching(d, utilisation) for n, d in known.items() if config.dtype in d.flops_per_second}
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
     memories = {kind: _memory(replace(config, device=kind), model, vocab_size) for kind in ("cpu", "cuda")}
-    held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
+    held = {name: float(d.memory_bytes) for name, d in rated.items() if d.memory_bytes is not None}
     answer = {
         "parameters": n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
