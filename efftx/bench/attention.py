@@ -15,10 +15,10 @@ from efftx.config.values import COUNT, RANGES, Range
 from efftx.core.memory import total_memory
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FixedConfig, FullConfig
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LSHConfig
 from efftx.layers.cost import Rows
 from efftx.layers.initialize import materialize
-from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.machine.devices import resolve_device

@@ -252,12 +252,3 @@ def _reaching(device: Hardware, utilisation: float | None) -> Hardware:
     if utilisation is None:
         return device
     return replace(device, utilisation=utilisation, gathered_utilisation=utilisation)
-
-
-def bytes_text(count: float) -> str:
-    """`count` bytes with a unit: 1.5 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

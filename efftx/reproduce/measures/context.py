@@ -17,10 +17,10 @@ from torch import Tensor
 from efftx.bench.decode_weights import last_level_cache
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, LSHConfig, StridedConfig
 from efftx.layers.cache import Position
 from efftx.layers.initialize import materialize
-from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.patterns import Pattern, make_pattern
 from efftx.layers.projections import DenseQKV
 from efftx.machine.timing import exclusive, no_garbage_collection, percentile

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from efftx.layers.cost import n_parameters
+from efftx.layers.settings import SparseQKVConfig
 from efftx.layers.sparse_qkv import SparseQKV
-from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from efftx.ops.multiplicative import effective_matrix, multiplicative, permutation_weights
 from efftx.reproduce.measures.measure import Measure, Parameters, every_number_of
 
