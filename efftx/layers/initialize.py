@@ -14,6 +14,11 @@ from efftx.ops.recompute_state import forked_rng
 
 M = TypeVar("M", bound=nn.Module)
 
+BIAS_DEVIATION = 1e-6
+"""Of Gaussian biases."""
+LAYER_NORM_EPS = 1e-6
+"""What a LayerNorm adds to the variance; a whole model has `norm_eps`."""
+
 
 def glorot_(layer: nn.Linear) -> None:
     """Glorot-uniform weight and zero bias, in place."""

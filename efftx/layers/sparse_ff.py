@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efftx.layers.cache import Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Held, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
+from efftx.layers.initialize import BIAS_DEVIATION
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.recompute_state import Choose, RecomputeState, choose
@@ -81,7 +82,7 @@ class SparseFF(nn.Module):
             gain = sqrt(self.config.N) if name == "w2" and self.config.kernel_scaling else 1.0
             nn.init.xavier_uniform_(weights[name], gain)
         for name in (name for name in ("c_bias", "b2", "b1") if name in weights):
-            nn.init.normal_(weights[name], std=1e-6)
+            nn.init.normal_(weights[name], std=BIAS_DEVIATION)
 
     def active_parameters(self) -> int:
         """Rows of one unit in every block, b2, and all that chooses the unit: the controller, or W1 for the oracle."""

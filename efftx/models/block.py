@@ -14,10 +14,9 @@ from torch.func import functional_call
 
 from efftx.layers.cache import Cache, Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, cost_of, read_whole, reads_of
+from efftx.layers.initialize import LAYER_NORM_EPS
 from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
-
-LAYER_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.cost import Cost, Rows, Work, is_sliced
-from efftx.layers.initialize import glorot_
+from efftx.layers.initialize import LAYER_NORM_EPS, glorot_
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
-from efftx.models.block import LAYER_NORM_EPS
 from efftx.models.embedding import TokenEmbedding
 from efftx.ops.chunking import chunked
 
