@@ -47,7 +47,7 @@ class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error
-    """Training stopped at a step boundary on SIGINT or SIGTERM; but in a replay its checkpoint is written."""
+    """Training stopped at a step boundary on SIGINT or SIGTERM: its checkpoint is written, but for a replay."""
 
     common = True
 

@@ -268,7 +268,7 @@ class RandomHash:
         return torch.randint(self.n_buckets, shape, device=x_BHLd.device).expand(batch, -1, -1, -1)
 
     def tensors(self) -> list[Tensor]:
-        """None."""
+        """An empty list: it has no rotations."""
         return []
 
 

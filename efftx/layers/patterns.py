@@ -122,7 +122,7 @@ class _KeepsAll:
         return rows.batch * rows.length * heads.n * keys
 
     def redraws(self) -> bool:
-        """No."""
+        """False: the backward pass draws nothing again."""
         return False
 
     def first(self, position: Any) -> Any:
@@ -130,11 +130,11 @@ class _KeepsAll:
         return causal(position)
 
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
-        """All keys."""
+        """Room for all keys."""
         return KeyValueCache(batch, n_heads, capacity, d, d, like, first=self.first)
 
     def cached(self, capacity: int) -> float:
-        """All."""
+        """As many keys as there is room for: all are kept."""
         return capacity
 
 
@@ -276,7 +276,7 @@ class ByHead:
         return rows.batch * heads.n * drawn
 
     def redraws(self) -> bool:
-        """No."""
+        """False: the backward pass draws nothing again."""
         return False
 
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:

@@ -1,4 +1,4 @@
-"""What sparse queries, keys and values are made of: the config, and the maps of each variant.
+"""What sparse queries, keys and values are made of: the maps, convolutions and output of each variant.
 
 Shape suffixes: B batch, L length, S modules, m width of a module.
 """

@@ -73,7 +73,7 @@ class SRUBranch(nn.Module):
         return result
 
     def weight_reads(self) -> list[Read]:
-        """All."""
+        """All of its weights."""
         return [read_whole("SRU", self)]
 
     def cost(self, rows: Rows) -> Cost:
