@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efftx.errors import UserError, nearest
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
-from efftx.layers.cache import KeyValueCache, SlotCache, causal
+from efftx.layers.cache import KeyValueCache, SlotCache, from_the_start
 from efftx.layers.cost import Heads, Held, Rows
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
@@ -127,7 +127,7 @@ class _KeepsAll:
 
     def first(self, position: Any) -> Any:
         """The first key that the token at `position`, an int or a tensor of them, sees."""
-        return causal(position)
+        return from_the_start(position)
 
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
         """Room for all keys."""

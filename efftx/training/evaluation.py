@@ -70,12 +70,12 @@ def evaluate_split(
     if generates:
         weights = gathered(model, processes)
 
-        def said() -> dict[str, float]:
+        def of_generated() -> dict[str, float]:
             with measuring():
                 unwrapped = unsharded(model, weights, setting)
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
-        metrics |= processes.led(said)
+        metrics |= processes.led(of_generated)
     if final and config.evaluation.min_context:
         metrics["min_context"] = float(config.evaluation.min_context)
     for name, value in metrics.items():
@@ -129,9 +129,9 @@ def unsharded(model: Model, weights: dict[str, Tensor] | None, setting: Setting)
     """The model, or where it is sharded one built anew of the `weights` that were `gathered`."""
     if weights is None:
         return model
-    whole = setting.build()
-    load_weights(whole, weights, None)
-    return whole
+    rebuilt = setting.build()
+    load_weights(rebuilt, weights, None)
+    return rebuilt
 
 
 def latency_of(

@@ -147,19 +147,19 @@ def train(
             )
         )
         stop = stack.enter_context(StopRequest())
-        trainer = Trainer(setting, learner, saver, progress, tracker, stop, total, digest)
+        training = Training(setting, learner, saver, progress, tracker, stop, total, digest)
         resumed_from, seconds_before = None if checkpoint is None else learner.state.step, learner.state.train_seconds
         if steps is None:
-            trainer.train()
-            result = trainer.evaluate()
+            training.train()
+            result = training.evaluate()
         else:
-            trainer.replay()
-            result = trainer.result({})
+            training.replay()
+            result = training.result({})
         return replace(result, resumed_from=resumed_from, seconds_before=seconds_before)
 
 
 @dataclass
-class Trainer:
+class Training:
     """One process's part of a training: from the step that its learner is at to the step `total`.
 
     All processes call its methods alike. `digest`: the hash of config and data.

@@ -12,16 +12,16 @@ from efftx.reproduce.measures.trained import configured, replayed_losses
 from efftx.training.loop import train
 
 
-def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def equal_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """A training with as many steps as fit into a time, by what a step takes on this machine; with one at least.
 
     `parameters`: seconds, what a training may take; warm_up and repeats of the timing that says how many steps that is,
-    which ends before the training begins; and overrides; `own`: further overrides. Metrics, the same under every
-    column: those of the finished run on the test split (`bits_per_dim`, `loss`, `accuracy`), `steps`, `tokens` that it
-    has seen, `train_seconds` that it did take without evaluations and files, and `overrun`, the share of the time by
-    which that is too long. Series: the validation `curve`, bits against seconds.
+    which ends before the training begins; and overrides; `row_parameters`: further overrides. Metrics, the same under
+    every column: those of the finished run on the test split (`bits_per_dim`, `loss`, `accuracy`), `steps`, `tokens`
+    that it has seen, `train_seconds` that it did take without evaluations and files, and `overrun`, the share of the
+    time by which that is too long. Series: the validation `curve`, bits against seconds.
     """
-    words = [*parameters["overrides"], *own["overrides"]]
+    words = [*parameters["overrides"], *row_parameters["overrides"]]
     config = configured(words, seed)
     set_determinism(config.n_threads)
     device, budget = resolve_device(config.device), float(parameters["seconds"])
@@ -43,9 +43,9 @@ def equal_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
     return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
-def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_losses(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """The losses of the first three steps, which are within the warm-up and so the same at any number of steps."""
-    return replayed_losses(configured([*parameters["overrides"], *own["overrides"]], seed))
+    return replayed_losses(configured([*parameters["overrides"], *row_parameters["overrides"]], seed))
 
 
 MEASURES = {"equal_time": Measure(equal_time, first_losses)}

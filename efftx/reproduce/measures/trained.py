@@ -37,7 +37,7 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
     return model, dataset
 
 
-def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_losses(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of a measure compares that looks into one model, that of `parameters["overrides"]`, in every row.
 
     `attention_maps` and `selected_units` do.
