@@ -112,43 +112,25 @@ def train(
         processes.led(lambda: keep_vocabulary(path, dataset))
         if config.distributed.offload and processes.count == 1:
             stack.enter_context(group_of_one())
-        notes = _notes_of(setting)
-        with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
-            checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
-            learner = _learner(setting, weights, path, from_the_first=checkpoint is None)
-            notes += _notes_of_model(setting, learner.model)
-            notes += learner.resume(run, checkpoint, processes)
+        learner, resumed_from, notes = _begin(setting, run, weights)
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
-        if checkpoint is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
+        if resumed_from is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
             learner.save(saver)
         if config.compile:
             with allocating(_work_of(setting.own_config, 1), LESS["step"]):
                 _compile(learner.model, setting)
 
         shown, total = processes.leads and steps is None, _last_step(config, steps)
-        progress = stack.enter_context(
-            Progress(
-                total,
-                unit=dataset.unit,
-                start=learner.state.step,
-                label=path.name,
-                device=device,
-                silent=silent or not shown,
-            )
-        )
+        start, silent = learner.state.step, silent or not shown
+        progress = Progress(total, unit=dataset.unit, start=start, label=path.name, device=device, silent=silent)
+        stack.enter_context(progress)
         for note in notes:
             progress.note(note)
-        tracker = stack.enter_context(
-            Tracker(
-                config.tracker if shown else TrackerConfig(),
-                Mirrored(path, digest, to_dict(config)),
-                progress.note,
-                device,
-            )
-        )
+        tracked, mirrored = config.tracker if shown else TrackerConfig(), Mirrored(path, digest, to_dict(config))
+        tracker = stack.enter_context(Tracker(tracked, mirrored, progress.note, device))
         stop = stack.enter_context(StopRequest())
         training = Training(setting, learner, saver, progress, tracker, stop, total, digest)
-        resumed_from, seconds_before = None if checkpoint is None else learner.state.step, learner.state.train_seconds
+        seconds_before = learner.state.train_seconds
         if steps is None:
             training.train()
             result = training.evaluate()
@@ -316,6 +298,20 @@ def _last_step(config: Config, steps: int | None) -> int:
     """The step a training ends at: its last, or of a replay the last of `steps`; an imported model has none."""
     last = 0 if config.imported else config.training.steps
     return last if steps is None else min(last, steps)
+
+
+def _begin(
+    setting: Setting, run: RunDirectory | FollowedRun, weights: Mapping[str, Tensor] | None
+) -> tuple[Learner, int | None, list[str]]:
+    """The learner as it goes on, the step of the checkpoint that it goes on from, if any, and what to tell of it."""
+    notes, processes = _notes_of(setting), setting.processes
+    what = f"the weights and optimiser state of a model of d_model={setting.config.d_model}"
+    with allocating(what, LESS["model"]):
+        checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
+        learner = _learner(setting, weights, run.path, from_the_first=checkpoint is None)
+        notes += _notes_of_model(setting, learner.model)
+        notes += learner.resume(run, checkpoint, processes)
+    return learner, None if checkpoint is None else learner.state.step, notes
 
 
 def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path, *, from_the_first: bool) -> Learner:
