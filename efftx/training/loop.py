@@ -246,7 +246,7 @@ class Training:
         set_learning_rate(learner.optimizer, rate)
         with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
             share = setting.share(step)
-            own_loss, grad_norm = learner.gradients(share, config, step, setting.device)
+            own_loss, grad_norm = learner.gradients(share, config, step)
             nats = setting.processes.totals(own_loss)[0] / setting.processes.count
             if not math.isfinite(nats) or not (math.isfinite(grad_norm) or learner.scaler.is_enabled()):
                 _refuse_no_targets(share, step, setting.dataset)

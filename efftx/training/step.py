@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from efftx.config.schema import Config
 from efftx.data.dataset import Batch
 from efftx.distributed.processes import ALONE, Processes
 from efftx.distributed.wrap import whole
@@ -81,23 +82,17 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
     return weighted_mean(nll, batch.weights_BL, total)
 
 
-def accumulate(
-    model: nn.Module,
-    share: Share,
-    scaler: torch.amp.GradScaler,
-    seed: int,
-    step: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
+def accumulate(model: nn.Module, share: Share, scaler: torch.amp.GradScaler, config: Config, step: int) -> Tensor:
     """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target.
 
-    Of several processes the gradients are those of all, and the mean of what they are given is the loss. `seed`, the
-    step's number and the micro-batch's fix what is drawn at random on the way (dropout, hashing), whoever draws it.
+    Of several processes the gradients are those of all, and the mean of what they are given is the loss. The config's
+    seed, the step's number and the micro-batch's fix what is drawn at random on the way (dropout, hashing), whoever
+    draws it.
     """
+    device, dtype = share.total.device, devices.DTYPES[config.dtype]
     loss = torch.zeros((), device=device)
     for i, (number, batch) in enumerate(zip(share.numbers, share.batches, strict=True)):
-        devices.seed_step(seed, step, number)
+        devices.seed_step(config.seed, step, number)
         with _gradients_shared(model, last=i == len(share.batches) - 1):
             with devices.autocast(device, dtype):
                 micro_loss = loss_of(model, batch, share.total)
