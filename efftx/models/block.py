@@ -34,21 +34,17 @@ class Context:
 
 
 ALONE = Context()
-TOKENS = ("state",)
-"""What a branch gives its core behind its own stream: `state` and fields of the context. This: a core by position, or
-a recurrent one."""
-IDS = ("state", "token_BL")
-"""A core by position that chooses by the token."""
-KEYS = ("state", "key_mask_BL")
-"""Self-attention."""
-MEMORY = ("memory_BED", "memory_mask_BE")
-"""Cross-attention."""
+# What a branch gives its core behind its own stream: `state`, or a field of the context.
+TOKENS = ("state",)  # a core by position, or a recurrent one
+IDS = ("state", "token_BL")  # a core by position that chooses by the token
+KEYS = ("state", "key_mask_BL")  # self-attention
+MEMORY = ("memory_BED", "memory_mask_BE")  # cross-attention
 
 
 class Branch(nn.Module):
     """A residual branch: dropout(core(LayerNorm(x))) + beside(x), the second term where there is one (authors' SRU).
 
-    `kind` is the name of a self-attention's mechanism, as in `attention=[...]`.
+    `reads` names what the core is given; `kind` is the name of a self-attention's mechanism, as in `attention=[...]`.
     """
 
     def __init__(
