@@ -13,6 +13,7 @@ from efftx.core.work import Work, working_on
 from efftx.data.dataset import open_dataset
 from efftx.errors import Interrupted, UserError
 from efftx.launch import Launched, check_launcher, error_text, launch, leaves_this_machine
+from efftx.layers.cost import n_parameters
 from efftx.machine.devices import check_here
 from efftx.models.build import build_on_meta, dense_parameters
 from efftx.runs.pretrained import compose_run, run_hash
@@ -54,7 +55,8 @@ def plan_points(
         dataset = open_dataset(config.data, config.objective)
         digest = run_hash(config, dataset)
         run = default_run_dir(config.model, dataset.name, digest)
-        sizes = (_n_parameters(config, dataset.vocab_size), dense_parameters(config, dataset.vocab_size))
+        vocab_size = dataset.vocab_size
+        sizes = (n_parameters(build_on_meta(config, vocab_size)), dense_parameters(config, vocab_size))
         points.append(Point(choice, config, digest, run, *sizes))
     return points
 
@@ -92,10 +94,6 @@ def ablate(
             errors[point.hash] = error_text(error)
             say(f"failed: {errors[point.hash]}")
     return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
-
-
-def _n_parameters(config: Config, vocab_size: int) -> int:
-    return sum(parameter.numel() for parameter in build_on_meta(config, vocab_size).parameters())
 
 
 def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:

@@ -16,18 +16,19 @@ class UserError(Exception):
     """A mistake that the user can mend: shown as one message, without a traceback, exit code 2.
 
     `kind` is a short machine-readable word (`unknown_key`, `bad_value`, `missing_file`, ...), `message` says what is
-    wrong and where, `hint` what to do about it.
+    wrong and where, `hint` what to do about it. `common`: all processes of a training raise it alike, so that one of
+    them tells it.
     """
 
     exit_code = EXIT_USER_ERROR
     common = False
-    """Whether all processes of a training raise it alike, so that one of them tells it."""
 
-    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+    def __init__(self, kind: str, message: str, hint: str = "", *, common: bool = False) -> None:
         super().__init__(f"{message} {hint}".strip())  # so that a traceback, in Python, has the hint too
         self.kind = kind
         self.message = message
         self.hint = hint
+        self.common = self.common or common
 
 
 class NotFiniteError(UserError):
@@ -46,7 +47,7 @@ class OutOfMemory(UserError):  # noqa: N818 - as the field calls it
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, not an error
-    """Training stopped at a step boundary on SIGINT or SIGTERM; but in a replay its checkpoint is written."""
+    """Training stopped at a step boundary on SIGINT or SIGTERM: its checkpoint is written, but for a replay."""
 
     common = True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -14,12 +12,13 @@ from torch import Tensor, nn
 from efftx.bench.memory_tracker import MemoryTracker
 from efftx.bench.peers import PEERS, PeerShape, make_peer
 from efftx.config.values import COUNT, RANGES, Range
+from efftx.core.memory import total_memory
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FixedConfig, FullConfig
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LSHConfig
 from efftx.layers.cost import Rows
 from efftx.layers.initialize import materialize
-from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
 from efftx.machine.devices import resolve_device
@@ -381,8 +380,8 @@ def _refuse_too_large(case: Case) -> None:
     if case.kind != "full":
         return
     needed = 3 * 4 * case.batch * case.n_heads * case.length**2
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if needed > memory / 2:
+    memory = total_memory()
+    if memory is not None and needed > memory / 2:
         raise UserError(
             "too_large",
             f"Full attention with all scores at length {case.length} takes about {needed / 1e9:.0f} GB.",

@@ -116,13 +116,13 @@ def _timed(engine: Any, vocab_size: int, context: int, tokens: int, seed: int) -
     prompt = np.random.default_rng(seed).integers(1, vocab_size, context).astype(str).tolist()
     ended: list[float] = []
 
-    def told(step: Any) -> bool:
+    def keep_time(step: Any) -> bool:
         ended.append(time.perf_counter())
         return False
 
     n = WARM_UP + tokens + 1
     how = {"sampling_topk": 1, "end_token": [], "include_prompt_in_result": False}
-    engine.generate_batch([prompt], max_length=n, min_length=n, callback=told, **how)
+    engine.generate_batch([prompt], max_length=n, min_length=n, callback=keep_time, **how)
     seconds = [later - before for before, later in pairwise(ended)]
     return [(each, None, 0.0) for each in seconds[-tokens:]]
 

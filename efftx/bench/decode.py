@@ -145,7 +145,7 @@ class Tokens:
         return cache
 
     def _new_cache(self, branch: Branch, capacity: int, like: Tensor, position: Position) -> BranchCache:
-        """Of an encoder's output alone there is something in it."""
+        """An empty cache; that of cross-attention holds keys and values of an encoder's output, at random."""
         cache = branch.new_cache(self.batch, capacity, like, position)
         if isinstance(branch.core, CrossAttention):
             shape = (self.batch, branch.core.query.n_heads, MEMORY_TOKENS, branch.core.d_head)
@@ -154,7 +154,7 @@ class Tokens:
 
 
 def _no_mark(component: str, moment: float | None = None) -> None:
-    """Nobody times the parts."""
+    """What is called at each part's end where no profiler times the parts."""
 
 
 @dataclass(frozen=True)

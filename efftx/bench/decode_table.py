@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from efftx.bench.decode_timing import AUTHORS_IGNORED, ORDER, STEADY_TOKENS, WARM_UP
-from efftx.core.counts import count
+from efftx.core.counts import bytes_text, count
 from efftx.core.durations import SPREAD
 from efftx.core.grid import Column, Grid
-from efftx.plan import bytes_text
 
 Row = Mapping[str, Any]
 

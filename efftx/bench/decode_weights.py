@@ -22,7 +22,7 @@ from efftx.core.memory import available_memory
 from efftx.decoding.int8 import ROUNDED, Int8SparseFF, in_int8
 from efftx.decoding.programs import DecodingBlock, decoding_block, logits_of
 from efftx.errors import UserError
-from efftx.layers.cost import Read, read_whole, sum_by_component
+from efftx.layers.cost import Read, n_parameters, read_whole, sum_by_component
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 
@@ -117,7 +117,7 @@ def counted(case: Case, cache_bytes: int) -> Counted:
     block, head = _on_meta(case, torch.float32)
     sizes = _sizes(block, head, case)
     plan = _plan(sizes, case, cache_bytes)
-    linear = sum(p.numel() for p in head.get_submodule("linear").parameters())
+    linear = n_parameters(head.get_submodule("linear"))
     d_model = case.config().d_model  # of the positions' row
     weights = (case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head) // 4 + d_model
     return Counted(weights, (weights - linear) / max(case.n_blocks, 1), plan.blocks, plan.bytes)

@@ -263,7 +263,7 @@ def step_of(config: Config, device: torch.device, vocab_size: int = VOCAB_SIZE) 
     share = share_of([Batch(targets_BL, torch.ones(targets_BL.shape, device=device), *inputs_BE)])
 
     def step() -> tuple[float, float]:
-        sums = learner.gradients(share, config, 1, device)
+        sums = learner.gradients(share, config, 1)
         learner.update()
         return sums
 

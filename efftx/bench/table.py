@@ -8,9 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from efftx.bench.decode_table import component_table, decode_columns, decode_notes
-from efftx.core.counts import count
+from efftx.core.counts import bytes_text, count
 from efftx.core.grid import Column, Grid, print_text
-from efftx.plan import bytes_text
 
 Row = Mapping[str, Any]
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from efftx.commands.outcome import Outcome
 from efftx.commands.plan import read_words
-from efftx.config.compose import compose, expand_sweeps, hydra_words, run_hydra, split_hydra, with_implied
+from efftx.commands.words import HYDRA_FLAGS
+from efftx.config.compose import compose, expand_sweeps, plain_word, run_hydra, split_hydra, with_implied
 from efftx.config.schema import to_dict
 from efftx.errors import UserError, nearest
 
@@ -24,7 +25,7 @@ _SHOWN = {
 
 def configurations(command: str, arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """`--cfg job` with `--json`: the resolved configuration, or a node of it; one a point in an ablation."""
-    flags, overrides = hydra_words(words)
+    flags, overrides = _split(words)
     flag_values = _read(command, flags)
     if flag_values.get("--cfg") != "job":
         what = "--cfg " + str(flag_values["--cfg"]) if "--cfg" in flag_values else next(iter(flag_values))
@@ -40,7 +41,7 @@ def configurations(command: str, arguments: argparse.Namespace, words: list[str]
 
 def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str]) -> int:
     """Hydra's own answer to its flags; an ablation shows one configuration a point."""
-    flags, overrides = hydra_words(words)
+    flags, overrides = _split(words)
     flag_values = _read(command, flags)
     for point in _points(command, overrides):
         config = compose(split_hydra(point)[0], config_dirs=arguments.config_dir)
@@ -52,6 +53,18 @@ def hand_to_hydra(command: str, arguments: argparse.Namespace, words: list[str])
         else:
             print(run_hydra([*flags, *with_implied(point)], arguments.config_dir), end="")
     return 0
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's words as Hydra's own flags, with their values, and overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        takes_value = bool(flags) and flags[-1] in HYDRA_FLAGS and flags[-1] != "--resolve"
+        (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
+    if flags[-1] in ("--info", "-i"):
+        flags.append("all")
+    return flags, [plain_word(word) for word in overrides]
 
 
 def _points(command: str, overrides: list[str]) -> list[list[str]]:

@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     overrides, devices = read_words(words)
     config = compose(overrides, config_dirs=arguments.config_dir)
     check_path(config.data)
-    from efftx.plan.table import plan, print_plan  # imports torch: what is wrong above is told at once
+    from efftx.plan import plan  # imports torch: what is wrong above is told at once
+    from efftx.plan.table import print_plan
 
     options = {"device": arguments.on, "utilisation": arguments.utilisation}
     result = plan(config, devices=devices, **{key: value for key, value in options.items() if value is not None})

@@ -17,7 +17,7 @@ from efftx.report.show import print_item
 from efftx.reproduce.asked import Asked
 from efftx.study.composer import Composer
 from efftx.study.experiments import load_experiments, narrow, select
-from efftx.study.status import FRESH, STALE
+from efftx.study.status import FRESH, NOT_AT_HAND, NOT_REPLAYABLE, STALE
 from efftx.terminal import show_reproduced
 
 REAL = Range(-1e300, 1e300)
@@ -51,9 +51,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
         say(f"Left out: {file.error.message} {file.error.hint}")
     chosen = narrow(experiments, arguments.row) if arguments.row else experiments
 
-    # They import torch, which no misspelt item waits for.
-    from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE
-    from efftx.reproduce.runner import reproduce
+    from efftx.reproduce.runner import reproduce  # imports torch, which no misspelt item waits for
 
     # What exists at the paper's own size alone, a token's time at its true width, is meant where no size is given.
     by_size = {size: [e for e in chosen if e.usual_size() == size] for size in ("cpu", "paper")}

@@ -85,7 +85,7 @@ def compose(
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of `key=value` words; UserError for a word that is none."""
-    words = [_quoted_path(_plain(word)) for word in overrides]
+    words = [_quoted_path(plain_word(word)) for word in overrides]
     for at, word in enumerate(words):
         if ("=" not in word and not word.startswith("~")) or word.startswith("="):
             hint = _in_one_word(words, at) or "Such as model=reformer; see `efftx train --help`."
@@ -144,7 +144,7 @@ def search_path(config_dirs: Iterable[str | Path]) -> list[str]:
     return [f"hydra.searchpath=[{folders}]"] if folders else []
 
 
-def _plain(word: str) -> str:
+def plain_word(word: str) -> str:
     """An override in the one spelling that is read: + and ++ add nothing, for every key has a value."""
     return re.sub(r"^preset=", "preset@_global_=", re.sub(r"^\+{1,2}", "", word))
 
@@ -189,26 +189,6 @@ def from_dict(saved: Mapping[str, Any]) -> Config:
     check_types(config)
     check_values(config)
     return config
-
-
-def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command's words into Hydra's own flags, with their values, and overrides."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    for word in words:
-        takes_value = bool(flags) and flags[-1] in (
-            "--cfg",
-            "-c",
-            "--info",
-            "-i",
-            "--package",
-            "-p",
-        )
-        (flags if word.startswith("-") or (takes_value and "=" not in word) else overrides).append(word)
-    for flag in ("--info", "-i"):
-        if flag in flags and flags[-1] == flag:
-            flags.append("all")
-    return flags, [_plain(word) for word in overrides]
 
 
 def run_hydra(words: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> str:

@@ -129,6 +129,11 @@ class Config:
         return data_sets.find_source(self.data.name).target_length(self.data, self.objective)
 
     @property
+    def vocab_size(self) -> int:
+        """Tokens of the data set, by its keys alone: nothing is opened."""
+        return data_sets.find_source(self.data.name).vocab_size(self.data, self.objective)
+
+    @property
     def inner_dropout(self) -> float:
         """Dropout of embeddings, hidden units and the head's input: none where it is at the residual joins alone."""
         return self.dropout if self.dropout_at == "everywhere" else 0.0

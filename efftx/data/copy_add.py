@@ -12,10 +12,11 @@ import numpy as np
 from efftx.data.dataset import Batch, DataConfig, Source, draw
 from efftx.data.prepared import SPLITS
 from efftx.data.rendering import Text
+from efftx.data.vocabulary import EOS, PAD
 from efftx.errors import UserError, nearest
 
 TASKS = ("copy", "add")
-PADDING, END, FIRST_DIGIT = 0, 1, 2
+FIRST_DIGIT = 2
 _MANY = 2**62
 
 
@@ -156,8 +157,8 @@ class CopyAdd:
             answer_BN, n_answer_B1 = _add(digit_BN, first_B1, n_B1, base)
         n_inputs, n_targets = self._needs("train", step) if split == "train" else (self.input_length, self.length)
         targets_BL = _padded(FIRST_DIGIT + answer_BN, n_answer_B1, n_targets)
-        np.put_along_axis(targets_BL, n_answer_B1, END, axis=1)
-        return Batch.of(targets_BL, targets_BL != PADDING, _padded(inputs_BE, n_inputs_B1, n_inputs))
+        np.put_along_axis(targets_BL, n_answer_B1, EOS, axis=1)
+        return Batch.of(targets_BL, targets_BL != PAD, _padded(inputs_BE, n_inputs_B1, n_inputs))
 
     def n_batches(self, split: str, batch_size: int) -> int | None:
         """None: there are always more."""
@@ -188,7 +189,7 @@ class Digits(Text):
     """Digits and plus as people write them, in the order of the data: the least significant digit first."""
 
     base: int
-    eos: int | None = END
+    eos: int | None = EOS
     ends_inputs: bool = False
 
     @property
@@ -236,8 +237,8 @@ def _add(digit_BN: np.ndarray, first_B1: np.ndarray, n_B1: np.ndarray, base: int
 
 def _padded(token_BN: np.ndarray, n_B1: np.ndarray, width: int) -> np.ndarray:
     """The first `n_B1` tokens of each row, then padding up to `width`."""
-    out = np.full((len(token_BN), width), PADDING, dtype=np.int64)
-    out[:, : token_BN.shape[1]] = np.where(np.arange(token_BN.shape[1]) < n_B1, token_BN, PADDING)
+    out = np.full((len(token_BN), width), PAD, dtype=np.int64)
+    out[:, : token_BN.shape[1]] = np.where(np.arange(token_BN.shape[1]) < n_B1, token_BN, PAD)
     return out
 
 
@@ -258,6 +259,6 @@ SOURCE = Source(
     targets=lambda config: open_copy_add(config).length,
     uncut=True,
     # 0 stands in front of an answer, as the = of a sum does.
-    separators=lambda config: (PADDING, FIRST_DIGIT + config.base),
+    separators=lambda config: (PAD, FIRST_DIGIT + config.base),
     endless=True,
 )

@@ -73,6 +73,20 @@ class Batch:
         inputs = None if inputs_BE is None else from_numpy(inputs_BE)
         return cls(from_numpy(tokens_BL), from_numpy(weights_BL.astype(np.float32, copy=False)), inputs)
 
+    @property
+    def model_inputs(self) -> "tuple[torch.Tensor, ...]":
+        """What a model reads: the tokens, and the encoder's where there is one."""
+        return (self.tokens_BL,) if self.inputs_BE is None else (self.tokens_BL, self.inputs_BE)
+
+    def map(self, function: Callable[["torch.Tensor"], "torch.Tensor"]) -> "Batch":
+        """The batch of what `function` makes of each tensor."""
+        inputs = None if self.inputs_BE is None else function(self.inputs_BE)
+        return Batch(function(self.tokens_BL), function(self.weights_BL), inputs)
+
+    def to(self, device: "torch.device") -> "Batch":
+        """The batch on `device`."""
+        return self.map(lambda tensor: tensor.to(device))
+
 
 class Dataset(Protocol):
     """A data set that is ready to be read."""

@@ -4,8 +4,15 @@ from dataclasses import dataclass
 
 from efftx.data.dataset import Dataset, Source
 from efftx.data.document_files import find_documents
-from efftx.data.documents import LICENCE, Documents, DocumentsConfig, check_n_documents, local_documents, open_documents
-from efftx.data.documents import prepare_documents as prepare_tokens
+from efftx.data.documents import (
+    LICENCE,
+    Documents,
+    DocumentsConfig,
+    check_n_documents,
+    local_documents,
+    open_documents,
+    prepare_documents,
+)
 from efftx.data.prepared import Prepared
 from efftx.data.samples import require_path
 from efftx.data.text_files import sums_of
@@ -32,7 +39,7 @@ def _documents(config: JsonlConfig) -> Documents:
 
 def prepare_jsonl(config: JsonlConfig) -> Prepared:
     """The documents as tokens, prepared once; `UserError` for a missing or damaged file, a bad line, a wrong field."""
-    return prepare_tokens(config, _documents(config))[0]
+    return prepare_documents(config, _documents(config))[0]
 
 
 def open_jsonl(config: JsonlConfig, objective: str = "lm") -> Dataset:

@@ -128,6 +128,6 @@ def grid_png(squares: Sequence[np.ndarray], gap: int = 2) -> bytes:
     return packed.getvalue()
 
 
-def told(done: Counter[str]) -> list[str]:
+def conversion_notes(done: Counter[str]) -> list[str]:
     """A note for each kind of conversion that was done."""
     return [f"{words}: {done[kind]:,}." for kind, words in CONVERSIONS.items() if done[kind]]

@@ -24,7 +24,7 @@ from efftx.data.dataset import DataConfig, Dataset, Source
 from efftx.data.document_files import DocumentFiles
 from efftx.data.documents import identity_of
 from efftx.data.known_files import own_files
-from efftx.data.picture import grid_png, square_of, told
+from efftx.data.picture import conversion_notes, grid_png, square_of
 from efftx.data.picture_files import HINT, find_pictures, read_pixels, read_squares
 from efftx.data.prepared import SPLITS, Prepared, prepare_once
 from efftx.data.rendering import Rendering
@@ -142,7 +142,7 @@ def own_pictures(
         cut = {split: _cut(folder, split, *files.part(split), counts, 3 * side * side) for split in SPLITS}
         for group in files.files:
             (folder / f"all {group}.bin").unlink()
-        return cut, told(done)
+        return cut, conversion_notes(done)
 
     return Pictures(
         name="images",

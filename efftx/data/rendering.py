@@ -59,7 +59,7 @@ class Text:
     kind = "text"
 
     def files(self, rows: Sequence[Sequence[int]]) -> list[tuple[str, bytes]]:
-        """None."""
+        """An empty list: a text is shown as it is."""
         return []
 
 

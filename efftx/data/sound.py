@@ -96,7 +96,7 @@ def _codes(file: IO[bytes], path: Path) -> Iterator[np.ndarray]:
 def _decoded(file: IO[bytes], path: Path, rate: int) -> np.ndarray:
     try:
         import soundfile
-    except ImportError as error:  # OSError where its library is missing
+    except ImportError as error:
         message = f"Reading {path} needs the package soundfile."
         raise UserError(
             "missing_package", message, "pip install 'efftx[audio]'; an .npz of codes needs none."

@@ -18,7 +18,6 @@ _BYTES_FROM = 3
 class Vocabulary(ABC):
     """Text to ids and back; `name` says which vocabulary it is, `checksum` (SHA-256 in hex) which exactly."""
 
-    pad, eos, unk = PAD, EOS, UNK
     n_sentinels = N_SENTINELS
     name: str
     n_pieces: int

@@ -24,6 +24,7 @@ from efftx.machine.devices import environment
 from efftx.models.decoder import Decoder
 from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.native.program import reading
+from efftx.ops.recompute_state import forked_rng
 
 PROMPT, TOKENS, IGNORED = 16, 24, 2
 READ_BYTES = 2**28
@@ -44,7 +45,7 @@ def decoding_latency(model: Decoder | EncoderDecoder, row_L: Tensor, inputs_1E: 
         return {}
     prepared = PreparedModel(model)
     session = CachedSession(prepared, n_prompt + n_tokens + 1, 1, inputs_1E)
-    with torch.random.fork_rng(devices=[row_L.device] if row_L.device.type == "cuda" else []):
+    with forked_rng(row_L.device):
         torch.manual_seed(0)
         logits = session.start([row_L[:n_prompt].tolist()])
     seconds = []

@@ -26,6 +26,7 @@ from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.module_convolution import ModuleConvolution
 from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import DenseQKV
+from efftx.layers.settings import SparseFFConfig
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
@@ -68,34 +69,35 @@ def add_operations(layer: nn.Module, program: Program, x: Normed, y: Stream) -> 
 
 @add_operations.register
 def _(layer: FeedForward, program: Program, x: Normed, y: Stream) -> None:
-    two = layer.layers
-    if two.activation is not F.relu:
+    if layer.activation is not F.relu:
         raise NotCompiledError("Another activation.")
+    two = layer.layers
     hidden = buffer("hidden", two.w1.weight.shape[0])
     _product(program, x, two.w1, hidden, "feed-forward", relu=True)
     _product(program, hidden, two.w2, y, "feed-forward", adds=True)
 
 
-@add_operations.register
-def _(layer: SparseFF, program: Program, x: Normed, y: Stream) -> None:
-    config = layer.config
+def _refuse_other_choices(config: SparseFFConfig) -> None:
     if not config.has_controller or config.multiply_by_controller or config.token_bias:
         raise NotCompiledError("Other choices than a controller's, its probabilities, or the token's hash.")
+
+
+@add_operations.register
+def _(layer: SparseFF, program: Program, x: Normed, y: Stream) -> None:
+    _refuse_other_choices(layer.config)
     names = ("c1", "c2", "c_bias", "w1", "w2", "b2")
     parameters = [layer.get_parameter(name).detach() for name in names]
-    program.sparse_ff(x, parameters, config.N, y, None if layer.b1 is None else layer.b1.detach())
+    program.sparse_ff(x, parameters, layer.config.N, y, None if layer.b1 is None else layer.b1.detach())
 
 
 @add_operations.register
 def _(layer: Int8SparseFF, program: Program, x: Normed, y: Stream) -> None:
-    config = layer.config
-    if not config.has_controller or config.multiply_by_controller or config.token_bias:
-        raise NotCompiledError("Other choices than a controller's, its probabilities, or the token's hash.")
+    _refuse_other_choices(layer.config)
     first: Any
     second: Any
     first, second = layer.controller  # both `Int8Linear`
     rows = [first.rows(), second.rows(), *layer.rows()]
-    program.sparse_ff_int8(x, rows, [second.bias, layer.b2], config.N, y, layer.b1)
+    program.sparse_ff_int8(x, rows, [second.bias, layer.b2], layer.config.N, y, layer.b1)
 
 
 @add_operations.register(SoftmaxAttention)

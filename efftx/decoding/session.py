@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.core.counts import count
+from efftx.data.vocabulary import PAD
 from efftx.decoding.int8 import in_int8
 from efftx.decoding.programs import decoding_block, logits_of, step_blocks
 from efftx.errors import UserError
@@ -25,7 +26,7 @@ from efftx.layers.positions import CoupledPositions, LearnedPositions
 from efftx.machine.devices import free_memory
 from efftx.models.block import Block, Branch, Context
 from efftx.models.decoder import Decoder
-from efftx.models.encoder_decoder import PADDING, EncoderDecoder
+from efftx.models.encoder_decoder import EncoderDecoder
 from efftx.models.streams import Streams, merge, run_blocks, split
 from efftx.ops.coupling import coupled_positions, is_separator
 
@@ -208,7 +209,7 @@ class CachedSession:
         with rotations_shared(model):
             encoded = model.encode(self.inputs_BE[:1] if alike else self.inputs_BE)
         encoded = tuple(stream_BED.expand(self.batch, -1, -1) for stream_BED in encoded)
-        is_token_BE = self.inputs_BE != PADDING
+        is_token_BE = self.inputs_BE != PAD
         streams, context = model.enter(x_BLD, token_BL, encoded, self.inputs_BE)
         joins = streams[0].shape[1] > x_BLD.shape[1]
         return streams, context, is_token_BE.sum(1) if joins else None

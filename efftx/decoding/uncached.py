@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from efftx.data.vocabulary import EOS
 from efftx.decoding.generate import generate, most_likely
 
-EOS = 1
 Model = Callable[..., Tensor]
 """Logits (B, L, V) of token ids (B, L), and of the encoder's (B, E) where there is one; row t is made from the tokens
 before t."""

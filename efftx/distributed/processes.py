@@ -103,9 +103,8 @@ class Processes:
             if failure is not None:
                 kind, message, hint, exit_code = failure
                 where = "" if rank == 0 else f"Process {rank} of {self.count}: "
-                everywhere = UserError(kind, f"{where}{message}", hint)
+                everywhere = UserError(kind, f"{where}{message}", hint, common=True)
                 everywhere.exit_code = exit_code
-                everywhere.common = True
                 raise everywhere from error
 
     def led(self, work: Callable[[], T]) -> T:

@@ -32,7 +32,7 @@ def wrap(model: Model, config: DistributedConfig, processes: Processes, device: 
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     mesh = init_device_mesh(device.type, (processes.count,))
     policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
-    for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
+    for block in model.all_blocks():
         fully_shard(block, mesh=mesh, offload_policy=policy)
     fully_shard(model, mesh=mesh, offload_policy=policy)
     register_fsdp_forward_method(model, "hidden")

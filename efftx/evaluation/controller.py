@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from efftx.data.vocabulary import PAD
 from efftx.layers.sparse_ff import SparseFF
-from efftx.models.encoder_decoder import PADDING
 from efftx.ops.concatenation import join_after
+from efftx.ops.recompute_state import forked_rng
 from efftx.ops.sparse_ff import choice_statistics
 
 NOISE_SEED = 1_000_033
@@ -54,7 +55,7 @@ def controller_statistics(
 
     hooks = [hook(name, layer) for name, layer in layers.items()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.no_grad(), forked_rng(device):
             model.hidden(tokens_BL, *(() if inputs_BE is None else (inputs_BE,)))  # type: ignore[operator]
     finally:
         for handle in hooks:
@@ -70,7 +71,7 @@ def _is_token(name: str, n_positions: int, tokens_BL: Tensor, weights_BL: Tensor
     """Which of a layer's positions (B, K) hold tokens; a decoder that reads the joined sequence is longer than L."""
     if inputs_BE is None:
         return torch.ones_like(tokens_BL, dtype=torch.bool)
-    given_BE, wanted_BL = inputs_BE != PADDING, weights_BL > 0
+    given_BE, wanted_BL = inputs_BE != PAD, weights_BL > 0
     if name.startswith("encoder_blocks."):
         return given_BE
     if n_positions == tokens_BL.shape[1]:

@@ -64,15 +64,13 @@ def evaluate(
         # Every process runs the model as often as the others, which wait for it; what it runs beyond the end is 0.
         for n in range(math.ceil(count / processes.count)):
             i = n * processes.count + processes.rank
-            batch = over.batch(min(i, count - 1))
-            weights = batch.weights_BL.to(device, torch.float64)
-            tokens = batch.tokens_BL.to(device)
-            inputs = () if batch.inputs_BE is None else (batch.inputs_BE.to(device),)
+            batch = over.batch(min(i, count - 1)).to(device)
+            weights = batch.weights_BL.double()
             if n == 0:
-                choices = controller_statistics(model, tokens, weights, *inputs)
+                choices = controller_statistics(model, batch.tokens_BL, weights, batch.inputs_BE)
             if i >= count:
                 weights = torch.zeros_like(weights)
-            nll, correct = model(tokens, *inputs, losses=True)
+            nll, correct = model(*batch.model_inputs, losses=True)
             nats += float((nll.double() * weights).sum())
             hits += float((correct.double() * weights).sum())
             total += float(weights.sum())
@@ -84,13 +82,12 @@ def evaluate(
     choices = processes.of_leader(choices)
     model.train(was_training)
     if not total:
-        error = UserError(
+        raise UserError(
             "no_targets",
             f"No token counts in the first {count} batches of the {over.split} split of {dataset.variant}.",
             "Evaluate more of them with evaluation.batches, or see that the rows have targets.",
+            common=True,
         )
-        error.common = True
-        raise error
     loss = nats / total
     metrics = {"loss": loss, **in_unit(loss, dataset.unit), "accuracy": accuracy(hits, total)}
     if rows:

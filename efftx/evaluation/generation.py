@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from efftx.data.dataset import Batch, Dataset
+from efftx.data.vocabulary import EOS
 from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.generate import generate, most_likely
 from efftx.decoding.session import CachedSession, PreparedModel
-from efftx.decoding.uncached import EOS, greedy
+from efftx.decoding.uncached import greedy
 from efftx.errors import UserError
 from efftx.evaluation import glue
 from efftx.evaluation.bleu import bleu, signatures

@@ -57,7 +57,7 @@ class Cache:
             kept.copy_(kept.index_select(0, rows_B))
 
 
-def causal(position: Any) -> Any:
+def from_the_start(position: Any) -> Any:
     """A token sees all before it: 0 for every position, an int or a tensor of them."""
     return position * 0
 
@@ -77,7 +77,7 @@ class KeyValueCache(Cache):
         v: int,
         like: Tensor,
         *,
-        first: Callable[[Any], Any] = causal,
+        first: Callable[[Any], Any] = from_the_start,
     ) -> None:
         self.first = first
         self.k_BHTd = like.new_zeros(batch, n_heads, capacity, d)

@@ -107,6 +107,11 @@ def cost_of(layer: nn.Module, rows: Rows) -> Cost:
     return Cost() if stating is None else stating(rows)
 
 
+def n_parameters(module: nn.Module) -> int:
+    """How many numbers its parameters have; those that it shares with itself count once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def linear_flops(layer: nn.Linear) -> float:
     """Forward FLOPs a token."""
     return 2.0 * layer.in_features * layer.out_features

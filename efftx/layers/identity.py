@@ -21,15 +21,15 @@ class NoAttention(nn.Module):
         return x_BLD.masked_fill(torch.ones((), dtype=torch.bool, device=x_BLD.device), 0.0)
 
     def output_matrices(self) -> list[Tensor]:
-        """None."""
+        """An empty list: it writes nothing to the residual stream."""
         return []
 
     def weight_reads(self) -> list[Read]:
-        """None."""
+        """An empty list: it has no weights."""
         return []
 
     def cost(self, rows: Rows) -> Cost:
-        """Nothing."""
+        """No work, and nothing held."""
         return Cost()
 
     def new_cache(self, batch: int, capacity: int, like: Tensor, position: Position) -> None:

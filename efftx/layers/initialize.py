@@ -10,8 +10,14 @@ import torch
 from torch import nn
 
 from efftx.errors import UserError
+from efftx.ops.recompute_state import forked_rng
 
 M = TypeVar("M", bound=nn.Module)
+
+BIAS_DEVIATION = 1e-6
+"""Of Gaussian biases."""
+LAYER_NORM_EPS = 1e-6
+"""What a LayerNorm adds to the variance; a whole model has `norm_eps`."""
 
 
 def glorot_(layer: nn.Linear) -> None:
@@ -42,7 +48,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
             setattr(other, other_name, getattr(first, first_name))
     for tensor in _floating(module).values():
         nn.init.constant_(tensor, torch.nan)  # shows what nothing sets afterwards
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         for child in module.modules():
             if isinstance(child, STARTED_BY_THEIR_OWNER):
@@ -69,7 +75,7 @@ def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
 
 def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:
     """Draws the matrices of all linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         for block in blocks:
             for layer in block.modules():
@@ -87,7 +93,7 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
     """The module that should start a weight: the one that holds it, or who holds that one where it starts no weight."""
     path = name.split(".")[:-1]
     owner = module.get_submodule(".".join(path))
-    while path and isinstance(owner, (*STARTED_BY_THEIR_OWNER, nn.Sequential, nn.ModuleList)):
+    while path and isinstance(owner, (*STARTED_BY_THEIR_OWNER, nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         path.pop()
         owner = module.get_submodule(".".join(path))
     return owner

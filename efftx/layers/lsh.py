@@ -23,8 +23,9 @@ from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.attention import full_attention, unit_key
-from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
+from efftx.ops.lsh import lsh_attention
 from efftx.ops.lsh_cache import BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
+from efftx.ops.lsh_hashing import auto_buckets, hash_vectors, make_rotations
 from efftx.ops.lsh_runs import tile_scores
 from efftx.ops.recompute_state import RecomputeState, choose
 
@@ -267,7 +268,7 @@ class RandomHash:
         return torch.randint(self.n_buckets, shape, device=x_BHLd.device).expand(batch, -1, -1, -1)
 
     def tensors(self) -> list[Tensor]:
-        """None."""
+        """An empty list: it has no rotations."""
         return []
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from efftx.layers.cache import RecentInputs
-from efftx.layers.multiplicative import BIAS_DEVIATION
+from efftx.layers.initialize import BIAS_DEVIATION
 from efftx.ops.module_convolution import module_convolution
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from efftx.layers.initialize import BIAS_DEVIATION
 from efftx.ops.multiplicative import multiplicative
 
 GATE_DEVIATION = 0.5
-BIAS_DEVIATION = 1e-6
 
 
 class Multiplicative(nn.Module):

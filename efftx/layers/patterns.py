@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efftx.errors import UserError, nearest
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig, in_layer
-from efftx.layers.cache import KeyValueCache, SlotCache, causal
+from efftx.layers.cache import KeyValueCache, SlotCache, from_the_start
 from efftx.layers.cost import Heads, Held, Rows
 from efftx.ops import key_sets
 from efftx.ops.attention import full_attention
@@ -122,19 +122,19 @@ class _KeepsAll:
         return rows.batch * rows.length * heads.n * keys
 
     def redraws(self) -> bool:
-        """No."""
+        """False: the backward pass draws nothing again."""
         return False
 
     def first(self, position: Any) -> Any:
         """The first key that the token at `position`, an int or a tensor of them, sees."""
-        return causal(position)
+        return from_the_start(position)
 
     def new_cache(self, batch: int, n_heads: int, capacity: int, d: int, like: Tensor) -> KeyValueCache:
-        """All keys."""
+        """Room for all keys."""
         return KeyValueCache(batch, n_heads, capacity, d, d, like, first=self.first)
 
     def cached(self, capacity: int) -> float:
-        """All."""
+        """As many keys as there is room for: all are kept."""
         return capacity
 
 
@@ -276,7 +276,7 @@ class ByHead:
         return rows.batch * heads.n * drawn
 
     def redraws(self) -> bool:
-        """No."""
+        """False: the backward pass draws nothing again."""
         return False
 
     def sees(self, head: int, query: Tensor, key: Tensor, *, causal: bool = True) -> Tensor:

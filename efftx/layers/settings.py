@@ -1,4 +1,4 @@
-"""The keys of every mechanism but attention, and what they may be; read without torch, as the layers are not."""
+"""The keys of every mechanism but attention, and what they may be. Nothing here imports torch; the layers do."""
 
 from dataclasses import dataclass, field
 from math import prod

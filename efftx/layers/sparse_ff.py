@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efftx.layers.cache import Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Held, Read, Rows, Work, is_sliced, read_whole, sliced_bytes
+from efftx.layers.initialize import BIAS_DEVIATION
 from efftx.layers.settings import SparseFFConfig, check_sparse_ff, rank_of
 from efftx.ops.chunking import chunked_with_choices
 from efftx.ops.recompute_state import Choose, RecomputeState, choose
@@ -81,7 +82,7 @@ class SparseFF(nn.Module):
             gain = sqrt(self.config.N) if name == "w2" and self.config.kernel_scaling else 1.0
             nn.init.xavier_uniform_(weights[name], gain)
         for name in (name for name in ("c_bias", "b2", "b1") if name in weights):
-            nn.init.normal_(weights[name], std=1e-6)
+            nn.init.normal_(weights[name], std=BIAS_DEVIATION)
 
     def active_parameters(self) -> int:
         """Rows of one unit in every block, b2, and all that chooses the unit: the controller, or W1 for the oracle."""
@@ -166,7 +167,7 @@ class SparseFF(nn.Module):
         hard = choose(state, "hard", partial(self._toss, x_BLD.device)) if tosses else None
         parameters = dict(self.named_parameters())
         read = (x_BLD, _given(token_BL)) if self.config.reads_ids else (x_BLD,)
-        if not self.chunk_len or self.chunk_len >= x_BLD.shape[1]:
+        if not is_sliced(self.chunk_len, x_BLD.shape[1]):
             return self._run(parameters, partial(choose, state), hard, *read)
 
         def one_slice(own: Mapping[str, Tensor], make_choice: Choose, *read: Tensor) -> tuple[Tensor, ...]:

@@ -62,17 +62,10 @@ class SparseQKV(nn.Module):
 
     def forward(self, x_BLD: Tensor, cache: ConvolutionCache | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(B, L, d_model) -> q, k, v of shape (B, H, L, d_head); k is None under share_qk."""
-        return self.from_shared(*self.shared(x_BLD), cache)
-
-    def shared(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries and keys are made from, and what values are, (B, L, E) each."""
-        h_BLD = x_BLD if self.multiplicative is None else self.multiplicative(x_BLD)
-        return h_BLD, self.with_input(h_BLD, x_BLD) if self.concat_input else h_BLD
-
-    def from_shared(
-        self, h_BLD: Tensor, value_input: Tensor, cache: ConvolutionCache | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Queries, keys (None under share_qk) and values, (B, H, L, d_head) each."""
+        h_BLD = value_input = x_BLD if self.multiplicative is None else self.multiplicative(x_BLD)
+        if self.concat_input:  # every module beside the same one of the input, (B, L, 2 d_model)
+            modules = [y_BLD.unflatten(-1, (self.S, -1)) for y_BLD in (h_BLD, x_BLD)]
+            value_input = torch.cat(modules, dim=-1).flatten(2)
         of_qk = kept(cache, "qk", h_BLD)
         of_v = kept(cache, "v", value_input) if self.concat_input else of_qk
         if self.share_qk and not self.average_qk:
@@ -116,11 +109,6 @@ class SparseQKV(nn.Module):
 
     def _heads(self, x_BLD: Tensor) -> Tensor:
         return split_heads(x_BLD, self.n_heads)
-
-    def with_input(self, h_BLD: Tensor, x_BLD: Tensor) -> Tensor:
-        """Every module of the shared layer beside the same module of the input (B, L, 2 d_model)."""
-        h_BLSm, x_BLSm = (y.unflatten(-1, (self.S, -1)) for y in (h_BLD, x_BLD))
-        return torch.cat([h_BLSm, x_BLSm], dim=-1).flatten(2)
 
 
 class SparseQuery(nn.Module):

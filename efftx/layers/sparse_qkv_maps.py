@@ -1,4 +1,4 @@
-"""What sparse queries, keys and values are made of: the config, and the maps of each variant.
+"""What sparse queries, keys and values are made of: the maps, convolutions and output of each variant.
 
 Shape suffixes: B batch, L length, S modules, m width of a module.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from efftx.layers.initialize import glorot_
+from efftx.layers.initialize import BIAS_DEVIATION, glorot_
 from efftx.layers.module_convolution import ModuleConvolution
-from efftx.layers.multiplicative import BIAS_DEVIATION, Multiplicative
+from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.settings import SparseQKVConfig
 
 CODE_MODULES = 3

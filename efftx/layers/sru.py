@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from efftx.layers.cache import Cache, Position
 from efftx.layers.cost import Cost, Read, Rows, Work, read_whole
-from efftx.layers.initialize import glorot_
+from efftx.layers.initialize import BIAS_DEVIATION, LAYER_NORM_EPS, glorot_
 from efftx.layers.settings import SRUConfig
 from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.sru import sru
-
-LAYER_NORM_EPS = 1e-6
-BIAS_DEVIATION = 1e-6
 
 
 class SRU(nn.Module):
@@ -76,7 +73,7 @@ class SRUBranch(nn.Module):
         return result
 
     def weight_reads(self) -> list[Read]:
-        """All."""
+        """All of its weights."""
         return [read_whole("SRU", self)]
 
     def cost(self, rows: Rows) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,12 +14,9 @@ from torch.func import functional_call
 
 from efftx.layers.cache import Cache, Position
 from efftx.layers.cost import RANDOM_STATE_BYTES, Cost, Read, Rows, cost_of, read_whole, reads_of
+from efftx.layers.initialize import LAYER_NORM_EPS
 from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import SubLayer, Tape, reversible_block
-
-LAYER_NORM_EPS = 1e-6
-MEMORY = "memory"
-"""The name of the encoder's output among the explicit tensors of a reversible sub-layer."""
 
 
 @dataclass(frozen=True)
@@ -37,38 +34,17 @@ class Context:
 
 
 ALONE = Context()
-Reads = Callable[..., Tensor]
-"""What a branch gives its core: core, its own stream, state, context, and `cache=` where the core keeps something."""
-
-
-def reads_tokens(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
-    """A position-wise or recurrent core: its own stream."""
-    y: Tensor = core(x, state, **cache)
-    return y
-
-
-def reads_ids(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
-    """A position-wise core that chooses by the token: its own stream, and the token ids."""
-    y: Tensor = core(x, state, context.token_BL, **cache)
-    return y
-
-
-def reads_keys(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
-    """Self-attention: its own stream, and which of its tokens are real."""
-    y: Tensor = core(x, state, context.key_mask_BL, **cache)
-    return y
-
-
-def reads_memory(core: nn.Module, x: Tensor, state: RecomputeState | None, context: Context, **cache: Cache) -> Tensor:
-    """Cross-attention: its own stream, and the encoder's output."""
-    y: Tensor = core(x, context.memory_BED, context.memory_mask_BE, **cache)
-    return y
+# What a branch gives its core behind its own stream: `state`, or a field of the context.
+TOKENS = ("state",)  # a core by position, or a recurrent one
+IDS = ("state", "token_BL")  # a core by position that chooses by the token
+KEYS = ("state", "key_mask_BL")  # self-attention
+MEMORY = ("memory_BED", "memory_mask_BE")  # cross-attention
 
 
 class Branch(nn.Module):
     """A residual branch: dropout(core(LayerNorm(x))) + beside(x), the second term where there is one (authors' SRU).
 
-    `kind` is the name of a self-attention's mechanism, as in `attention=[...]`.
+    `reads` names what the core is given; `kind` is the name of a self-attention's mechanism, as in `attention=[...]`.
     """
 
     def __init__(
@@ -77,7 +53,7 @@ class Branch(nn.Module):
         core: nn.Module,
         dropout: float,
         *,
-        reads: Reads,
+        reads: tuple[str, ...],
         beside: nn.Module | None = None,
         kind: str | None = None,
     ) -> None:
@@ -98,7 +74,8 @@ class Branch(nn.Module):
     ) -> Tensor:
         """(B, L, d_model) -> (B, L, d_model); with `cache` a prompt, or one token a row."""
         kept = {} if cache is None or cache.core is None else {"cache": cache.core}
-        y = F.dropout(self.reads(self.core, self.norm(x_BLD), state, context, **kept), self.dropout, self.training)
+        read = [state if name == "state" else getattr(context, name) for name in self.reads]
+        y = F.dropout(self.core(self.norm(x_BLD), *read, **kept), self.dropout, self.training)
         if self.beside is None:
             return y
         return y + (self.beside(x_BLD) if cache is None else self.beside(x_BLD, cache=cache.beside))
@@ -208,22 +185,22 @@ def scale_residual(blocks: Iterable[nn.Module]) -> None:
 def any_reads_ids(blocks: Iterable[nn.Module]) -> bool:
     """Whether a branch of these blocks chooses by the token, so that the context must hold the ids."""
     branches = (branch for block in blocks for branch in block.children())
-    return any(isinstance(branch, Branch) and branch.reads is reads_ids for branch in branches)
+    return any(isinstance(branch, Branch) and "token_BL" in branch.reads for branch in branches)
 
 
 def _as_sublayer(branch: Branch, context: Context) -> tuple[SubLayer, Mapping[str, Tensor]]:
     """The branch as a function of explicit tensors: all that needs a gradient, the encoder's output among them."""
     tensors = dict(branch.named_parameters())
-    if branch.reads is not reads_memory:
+    if "memory_BED" not in branch.reads:
         return partial(_call, branch, context), tensors
     assert context.memory_BED is not None
     without_memory = replace(context, memory_BED=None)
-    return partial(_call, branch, without_memory), {**tensors, MEMORY: context.memory_BED}
+    return partial(_call, branch, without_memory), {**tensors, "memory_BED": context.memory_BED}
 
 
 def _call(branch: Branch, context: Context, tensors: Mapping[str, Tensor], x: Tensor, state: RecomputeState) -> Tensor:
     parameters = dict(tensors)
-    if MEMORY in parameters:
-        context = replace(context, memory_BED=parameters.pop(MEMORY))
+    if "memory_BED" in parameters:
+        context = replace(context, memory_BED=parameters.pop("memory_BED"))
     y: Tensor = functional_call(branch, parameters, (x, state, context))
     return y

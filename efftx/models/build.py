@@ -12,6 +12,7 @@ from efftx.config.schema import Config
 from efftx.config.sizes import dense_counterpart, resolved_d_ff
 from efftx.data.dataset import find_source
 from efftx.layers.attention import SoftmaxAttention
+from efftx.layers.cost import n_parameters
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.identity import NoAttention
@@ -24,7 +25,7 @@ from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
 from efftx.layers.sru import SRUBranch
 from efftx.machine.devices import step_seed
-from efftx.models.block import Block, Branch, reads_ids, reads_keys, reads_memory, reads_tokens, scale_residual
+from efftx.models.block import IDS, KEYS, MEMORY, TOKENS, Block, Branch, scale_residual
 from efftx.models.decoder import Decoder
 from efftx.models.embedding import TokenEmbedding
 from efftx.models.encoder_decoder import CrossAttended, EncoderDecoder
@@ -81,7 +82,7 @@ a stack's layers cycle through the config's list."""
 
 def build_on_meta(config: Config, vocab_size: int) -> Model:
     """The model of `config` without memory or values: shapes, parameter counts, FLOPs can be read off it."""
-    d_ff = resolved_d_ff(config, lambda other: _count(other, vocab_size))
+    d_ff = d_ff_of(config, vocab_size)
     with torch.device("meta"):
         return _build(config, vocab_size, d_ff)
 
@@ -92,12 +93,12 @@ def build_model(config: Config, vocab_size: int, device: torch.device, dtype: to
     materialize(model, device, config.seed)
     if config.init.weights:
         seed = step_seed(config.seed, 0) if config.init.weights_apart else config.seed
-        redraw((*model.blocks, *getattr(model, "encoder_blocks", ())), config.init.weights, device, seed)
+        redraw(model.all_blocks(), config.init.weights, device, seed)
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)
     if config.recompute.enabled:
-        for block in (*model.blocks, *getattr(model, "encoder_blocks", ())):
+        for block in model.all_blocks():
             recompute(block)
     return model
 
@@ -121,7 +122,7 @@ def dense_parameters(config: Config, vocab_size: int) -> int:
 
 def _count(config: Config, vocab_size: int) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in _build(config, vocab_size, config.d_ff).parameters())
+        return n_parameters(_build(config, vocab_size, config.d_ff))
 
 
 def _build(config: Config, vocab_size: int, d_ff: int) -> Model:
@@ -207,7 +208,7 @@ def _self_attention(config: Config, n_layers: int, per_block: int = 1, *, causal
     """The branches of a stack, those of a block one after the other."""
     for kind, index in layers_of_kind(config, n_layers, per_block):
         core = ATTENTION[kind](config, causal, index)
-        yield Branch(config.d_model, core, config.dropout, reads=reads_keys, kind=kind)
+        yield Branch(config.d_model, core, config.dropout, reads=KEYS, kind=kind)
 
 
 def layers_of_kind(config: Config, n_layers: int, per_block: int = 1) -> list[tuple[str, int]]:
@@ -230,7 +231,7 @@ def _cross_attention(config: Config) -> Branch:
         bias=config.attention_bias,
         attention_dropout=config.attention_dropout,
     )
-    return Branch(config.d_model, core, config.dropout, reads=reads_memory)
+    return Branch(config.d_model, core, config.dropout, reads=MEMORY)
 
 
 def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
@@ -249,5 +250,5 @@ def _feedforward(config: Config, d_ff: int, i: int) -> Branch:
             chunk_len=config.chunking.ff,
         )
     beside = SRUBranch(config.d_model, config.sru) if config.sru.n_layers else None
-    reads = reads_ids if config.sparse_ff.N and config.sparse_ff.reads_ids else reads_tokens
+    reads = IDS if config.sparse_ff.N and config.sparse_ff.reads_ids else TOKENS
     return Branch(config.d_model, core, config.dropout, reads=reads, beside=beside)

@@ -39,6 +39,10 @@ class Decoder(nn.Module):
         self.loss_chunk_len = loss_chunk_len
         self.reads_ids = any_reads_ids(blocks)
 
+    def all_blocks(self) -> list[nn.Module]:
+        """Those of the one stack."""
+        return [*self.blocks]
+
     def hidden(self, tokens_BL: Tensor, states: RecomputeStates | None = None) -> Tensor:
         """What the head reads: (B, L, d_model), or 2 d_model wide where reversible streams are concatenated."""
         token_BL = shift_right(tokens_BL)

@@ -8,14 +8,13 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from efftx.data.vocabulary import PAD
 from efftx.layers.cost import Cost, Rows
-from efftx.models.block import LAYER_NORM_EPS, Block, Context, any_reads_ids
+from efftx.layers.initialize import LAYER_NORM_EPS
+from efftx.models.block import Block, Context, any_reads_ids
 from efftx.models.embedding import TokenEmbedding, coupled_starts, embed, shift_right
 from efftx.models.lm_head import LMHead
 from efftx.models.streams import RecomputeStates, ReversibleConfig, Streams, merge, run_blocks, split
-
-PADDING = 0
-"""The token that fills an encoder's row after its end; nothing attends to it."""
 
 
 class Junction(Protocol):
@@ -106,12 +105,16 @@ class EncoderDecoder(nn.Module):
         self.loss_chunk_len = loss_chunk_len
         self.reads_ids = any_reads_ids((*encoder_blocks, *blocks))
 
+    def all_blocks(self) -> list[nn.Module]:
+        """The decoder's, then the encoder's."""
+        return [*self.blocks, *self.encoder_blocks]
+
     def encode(
         self, inputs_BE: Tensor, *, states: RecomputeStates | None = None, start_B1: Tensor | None = None
     ) -> Streams:
         """What the decoder reads of padded token ids (B, E); coupled positions count from `start_B1`."""
         x = embed(inputs_BE, self.embedding, self.encoder_positions, self.dropout if self.training else 0.0, start_B1)
-        context = Context(key_mask_BL=inputs_BE != PADDING, token_BL=inputs_BE if self.reads_ids else None)
+        context = Context(key_mask_BL=inputs_BE != PAD, token_BL=inputs_BE if self.reads_ids else None)
         return self.junction.leave(run_blocks(self.encoder_blocks, split(x, self.reversible), context, states))
 
     def hidden(
@@ -130,14 +133,14 @@ class EncoderDecoder(nn.Module):
         encoded = self.encode(inputs_BE, states=encoder_states, start_B1=start_B1)
         token_BL = shift_right(tokens_BL)
         x = embed(token_BL, self.embedding, self.positions, self.dropout if self.training else 0.0, start_B1)
-        is_token = inputs_BE != PADDING
+        is_token = inputs_BE != PAD
         streams, context = self.enter(x, token_BL, encoded, inputs_BE)
         streams = run_blocks(self.blocks, streams, context, states)
         return self.junction.cut(merge(streams, self.reversible.merge), is_token, tokens_BL.shape[1])
 
     def enter(self, x_BLD: Tensor, token_BL: Tensor, encoded: Streams, inputs_BE: Tensor) -> tuple[Streams, Context]:
         """The decoder's first streams, of its embedded tokens, and what its branches read beside them."""
-        is_token = inputs_BE != PADDING
+        is_token = inputs_BE != PAD
         streams, context = self.junction.enter(x_BLD, encoded, is_token)
         if self.reads_ids:
             context = replace(context, token_BL=self.junction.ids(token_BL, inputs_BE, is_token))

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from efftx.layers.cost import Cost, Rows, Work, is_sliced
-from efftx.layers.initialize import glorot_
+from efftx.layers.initialize import LAYER_NORM_EPS, glorot_
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
-from efftx.models.block import LAYER_NORM_EPS
 from efftx.models.embedding import TokenEmbedding
 from efftx.ops.chunking import chunked
 
@@ -68,7 +67,7 @@ class LMHead(nn.Module):
         learned, and all tokens share the rest alike (Szegedy et al. 2016).
         """
         smoothing = self.label_smoothing if self.training else 0.0
-        if not chunk_len or chunk_len >= targets_BL.shape[1]:
+        if not is_sliced(chunk_len, targets_BL.shape[1]):
             results = _losses(self(h_BLE), targets_BL, hits, smoothing)
         else:
 

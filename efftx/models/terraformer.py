@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from efftx.layers.cost import Cost, Rows, Work, linear_flops
-from efftx.layers.initialize import glorot_
-from efftx.models.block import LAYER_NORM_EPS, Context
+from efftx.layers.initialize import LAYER_NORM_EPS, glorot_
+from efftx.models.block import Context
 from efftx.models.streams import ReversibleConfig, Streams, merge, split
 from efftx.ops.concatenation import cut_after, join_after
 

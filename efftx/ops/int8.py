@@ -54,9 +54,8 @@ def int8_linear(x_TI: Tensor, q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | No
     output. Elsewhere, and for widths that 16 does not divide, the product is in float32. An inference form: the
     rounded product has no gradient. Raises ValueError for widths that differ.
 
-    Measured on two cores of a shared machine: at T = 4, 19.6 GB/s of int8 bytes for 1024 and 4096 rows of 1024 (53 us
-    and 0.21 ms; float32 79 us and 0.60 ms); at T = 32 slower than float32 (1.74 ms against 1.69). An earlier measure at
-    9216 x 9216, T = 1: 4.2 ms against 15.5. With activations in float32 the kernel took 8 to 60 times as long.
+    Faster than float32 for a few tokens at a time, and no longer at T = 32. With activations in float32 the kernel
+    takes many times as long.
     """
     if x_TI.shape[-1] != q_OI.shape[1]:
         raise ValueError(f"Rows of {q_OI.shape[1]} inputs need tokens of that width, not {x_TI.shape[-1]}.")

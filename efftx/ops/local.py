@@ -1,4 +1,4 @@
-"""Attention over fixed neighbourhoods of positions. So far: `local`, own chunk and its neighbours.
+"""Attention over fixed neighbourhoods of positions: `local`, the own chunk and its neighbours.
 
 Legend: B batch, H heads, L length, d width of queries and keys, v of values; the length is cut in n chunks of m, K
 keys in a window; N batch times heads, or 1.

@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from efftx.ops.lsh_hashing import auto_buckets, hash_vectors, make_rotations, sort_by_bucket
+from efftx.ops.lsh_hashing import sort_by_bucket
 from efftx.ops.lsh_runs import FORBIDDEN, Form, Run, groups, most_codes, pad_to_chunks, prepare_run, tiles
-
-__all__ = ["auto_buckets", "hash_vectors", "lsh_attention", "make_rotations"]
 
 _NOTHING_FOUND = -(2.0**90)
 _RMS_EPSILON = 1e-6

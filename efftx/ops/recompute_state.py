@@ -32,6 +32,11 @@ def _set_random_state(state: _State, device: torch.device) -> None:
         torch.cuda.set_rng_state(gpu_state, device)
 
 
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves the random states of the CPU, and of `device`, as they are, whatever is drawn inside."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 class RecomputeState:
     """The random state and the named choices of one layer's first run, played back in every later one.
 
@@ -69,7 +74,7 @@ class RecomputeState:
                 self._start = _random_state(device)
                 yield
             else:
-                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                with forked_rng(device):
                     _set_random_state(self._start, device)
                     yield
         finally:

@@ -19,9 +19,9 @@ from torch import Tensor
 PIECE = 1024
 """Values in a piece of a long row, 4 KiB in float32."""
 CUT_FROM = 4096
-"""Rows from this width on are cut: 256 rows of 9216 took 0.23 ms in pieces and 0.43 ms whole, of 2048 it is slower."""
+"""Rows from this width on are cut: it makes long ones about twice as fast, and those of 2048 slower."""
 N_BAGS = 8
-"""Bags that one token's rows are divided among, where they are: 4 and 8 take the same time on two cores."""
+"""Bags that one token's rows are divided among, where they are."""
 DIVIDE_FROM = 2**16
 """More values a token than this and its rows are divided among bags (see `RowPlan.of`)."""
 _FAST_DTYPES = (torch.float32, torch.float64)
@@ -55,11 +55,9 @@ class RowPlan:
 
         Rows of at least `CUT_FROM` values are cut into pieces of `PIECE` for `rows_dot`, where that divides them. For
         `rows_sum` a token's rows are divided among `N_BAGS` bags if they are more than `DIVIDE_FROM` values and the
-        token is alone or the rows long: one bag is one thread's, and the sums of the bags cost about 4 us more. Two
-        cores, T = 1, one bag and 8 bags: 64 rows of 1024 11 and 15 us, 96 rows of 1024 18 and 15, 128 of 2048 51 and
-        26, 256 of 4096 193 and 104, 256 of 9216 440 and 230; at T = 4 one bag is as fast up to 2048 and takes 711 us
-        against 401 at 4096. The rule does not ask for the number of threads, so that results do not depend on it (with
-        one thread the bags cost 3 us at 96 rows of 1024 and gain from 4096 on). Raises ValueError for numbers below 1.
+        token is alone or the rows long: one bag is one thread's, and below that the bags' sums cost more than they
+        gain. The rule does not ask for the number of threads, so that results do not depend on it. Raises ValueError
+        for numbers below 1.
         """
         if min(n_tokens, n_rows, width) < 1:
             raise ValueError(f"{n_tokens} tokens of {n_rows} rows of {width} values: each must be at least 1.")
@@ -107,9 +105,7 @@ def rows_dot(x_TD: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = 
     matrix is NOT noticed: memory beyond it is read. Everywhere else they are copied, and such a row raises
     IndexError. Raises ValueError for shapes that do not fit.
 
-    Two cores at batch 1, warm cache: 96 rows of 1024 in 10 to 15 us, 256 of 9216 in 0.23 ms (42 GB/s), where
-    index_select and a product take 21 to 24 us and 0.73 ms; a matrix far larger than the cache: 576 of 9216 in 0.82 ms
-    (26 GB/s) against 2.0 ms.
+    Two to three times as fast as index_select and a product, at batch 1 on a CPU.
     """
     plan = _plan_for(x_TD, w_UD.shape[1], w_UD, row_TG, plan)
     recorded = torch.is_grad_enabled() and (x_TD.requires_grad or w_UD.requires_grad)
@@ -130,8 +126,7 @@ def rows_sum(h_TG: Tensor, w_UD: Tensor, row_TG: Tensor, plan: RowPlan | None = 
     """y[t] = sum_g h[t, g] w[row[t, g]]: (T, D), with gradients for h and w.
 
     `row_TG` is int64, `h_TG` of the type of `w_UD`. On a CPU a row outside the matrix raises RuntimeError. Raises
-    ValueError for shapes that do not fit. Two cores, batch 1: see `RowPlan.of`; 576 rows of 9216 in 0.75 ms (28 GB/s)
-    where one bag takes 2.1 ms.
+    ValueError for shapes that do not fit.
     """
     plan = _plan_for(h_TG, row_TG.shape[1], w_UD, row_TG, plan)
     sums_BD = torch.embedding_bag(w_UD, row_TG.reshape(-1), plan.start, mode=0, per_sample_weights=h_TG.reshape(-1))[0]

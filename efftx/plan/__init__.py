@@ -14,8 +14,8 @@ from torch import nn
 from efftx.config.hash import device_kind
 from efftx.config.schema import Config
 from efftx.config.sizes import dense_counterpart, is_sparse
-from efftx.data.dataset import find_source
 from efftx.errors import UserError
+from efftx.layers.cost import n_parameters
 from efftx.machine.devices import DTYPES, parameter_dtype
 from efftx.models.block import Branch
 from efftx.models.build import build_on_meta
@@ -93,7 +93,7 @@ def plan(
     config = resolved(config)
     chosen = _reaching(hardware(device) if device else default_device(config), utilisation)
     chosen_rate = rate(chosen, config.dtype)
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    vocab_size = config.vocab_size
     model = build_on_meta(config, vocab_size)
     dense = dense_counterpart(config) if is_sparse(config) else None
     forward = flops_by_component(config, vocab_size)
@@ -105,12 +105,12 @@ def plan(
     rated = {n: _reaching(d, utilisation) for n, d in known.items() if config.dtype in d.flops_per_second}
     hours = {name: work.seconds(each, config.dtype) / 3600.0 for name, each in rated.items()}
     memories = {kind: _memory(replace(config, device=kind), model, vocab_size) for kind in ("cpu", "cuda")}
-    held = {name: d.memory_bytes for name, d in rated.items() if d.memory_bytes is not None}
+    held = {name: float(d.memory_bytes) for name, d in rated.items() if d.memory_bytes is not None}
     answer = {
-        "parameters": _n_parameters(model),
+        "parameters": n_parameters(model),
         "parameters_by_component": parameters_by_component(model),
         "active_parameters": active_parameters(model),
-        "parameters_dense": None if dense is None else _n_parameters(build_on_meta(dense, vocab_size)),
+        "parameters_dense": None if dense is None else n_parameters(build_on_meta(dense, vocab_size)),
         "flops_per_token": sum(forward.values()),
         "flops_per_token_by_component": forward,
         "training_flops_per_token": sum(training.values()),
@@ -147,15 +147,15 @@ def costs(config: Config) -> dict[str, float]:
     stacks). `flops_per_token` is `plan`'s, forward as in training, which multiplies whole matrices;
     `controller_share` is the share of the parameters, in %, that choose units of sparse feed-forward layers.
     """
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
+    vocab_size = config.vocab_size
     model = build_on_meta(config, vocab_size)
     parts = parameters_by_component(model)
     choosing = sum(count for name, count in parts.items() if name.endswith(("_controller", "_controller_frozen")))
     return {
-        "parameters": _n_parameters(model),
+        "parameters": n_parameters(model),
         "active_parameters": active_parameters(model),
         "flops_per_token": sum(flops_by_component(config, vocab_size).values()),
-        "controller_share": 100.0 * choosing / _n_parameters(model),
+        "controller_share": 100.0 * choosing / n_parameters(model),
     }
 
 
@@ -225,10 +225,6 @@ def _component(name: str, kinds: Mapping[str, str | None], trained: bool) -> str
     return f"{prefix}{branch}_controller" if trained else f"{prefix}{branch}_controller_frozen"
 
 
-def _n_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def _memory(config: Config, model: Any, vocab_size: int) -> dict[str, int]:
     dtype, parameters = parameter_dtype(DTYPES[config.dtype]), list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
@@ -256,12 +252,3 @@ def _reaching(device: Hardware, utilisation: float | None) -> Hardware:
     if utilisation is None:
         return device
     return replace(device, utilisation=utilisation, gathered_utilisation=utilisation)
-
-
-def bytes_text(count: float) -> str:
-    """`count` bytes with a unit: 1.5 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

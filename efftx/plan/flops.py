@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from efftx.config.schema import Config
 from efftx.layers.cost import Work
-from efftx.plan.stacks import head, junction, meta_model, stacks, tokens_of_row
+from efftx.models.build import build_on_meta
+from efftx.plan.stacks import head, junction, stacks, tokens_of_row
 
 
 def flops_by_component(config: Config, vocab_size: int) -> dict[str, float]:
@@ -42,7 +43,7 @@ def gathered_training_flops(config: Config, vocab_size: int) -> float:
 
 def draws_of_step(config: Config, vocab_size: int) -> float:
     """Numbers that a training step draws at random, as `layers.cost` counts them, with those that are drawn again."""
-    model, recomputes = meta_model(config, vocab_size), config.recompute.enabled
+    model, recomputes = build_on_meta(config, vocab_size), config.recompute.enabled
     again = config.reversible.enabled or recomputes
     costs = [cost for stack in stacks(model, config) for block in stack.blocks for cost in block]
     in_blocks = sum(cost.draws + again * cost.redrawn + recomputes * cost.replayed for cost in costs)
@@ -52,7 +53,7 @@ def draws_of_step(config: Config, vocab_size: int) -> float:
 
 def _row(config: Config, vocab_size: int) -> Iterator[tuple[str, Work, float]]:
     """Component, work for a row, and how much of its forward pass the backward pass runs again."""
-    model = meta_model(config, vocab_size)
+    model = build_on_meta(config, vocab_size)
     for stack in stacks(model, config):
         for block in stack.blocks:
             for cost in block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from functools import cache
 import torch
 
 from efftx.core.counts import count
+from efftx.core.memory import total_memory
 from efftx.errors import UserError, nearest
 from efftx.machine.devices import DTYPES, threads_of
 from efftx.machine.timing import exclusive, matmul_rate
@@ -93,7 +93,7 @@ def this_cpu(threads: int, dtype: str) -> Hardware:
     Where another timing does not end within ten seconds, and for a `dtype` that a CPU has no rate of, the rates of
     `cpu`.
     """
-    known = replace(cpu(threads), name=THIS_CPU, memory_bytes=machine_memory())
+    known = replace(cpu(threads), name=THIS_CPU, memory_bytes=total_memory())
     if dtype not in _WIDTHS:
         return known
     try:
@@ -103,14 +103,6 @@ def this_cpu(threads: int, dtype: str) -> Hardware:
         return replace(known, source=f"{known.source}, since no rate could be measured here: {error.message}")
     source = f"a product measured here and now, on {count(threads, 'thread')}"
     return replace(known, flops_per_second={dtype: measured}, source=source)
-
-
-def machine_memory() -> float | None:
-    """Bytes of this machine's main memory; None where it does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def hardware(name: str) -> Hardware:

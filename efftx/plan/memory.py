@@ -16,8 +16,9 @@ from torch import nn
 
 from efftx.config.schema import Config
 from efftx.layers.cost import Rows
+from efftx.models.build import build_on_meta
 from efftx.models.streams import merged_width
-from efftx.plan.stacks import head, junction, meta_model, rows_of, stacks
+from efftx.plan.stacks import head, junction, rows_of, stacks
 
 FLOAT = 4
 
@@ -46,7 +47,7 @@ def replay_bytes(config: Config, vocab_size: int) -> int:
     """What a reversible stack keeps to run its layers again alike: random states and choices."""
     if not config.reversible.enabled:
         return 0
-    model = meta_model(config, vocab_size)
+    model = build_on_meta(config, vocab_size)
     return sum(cost.choices for stack in stacks(model, config) for block in stack.blocks for cost in block)
 
 
@@ -58,12 +59,12 @@ def activation_bytes(config: Config, vocab_size: int, *, reversible: bool | None
     if reversible is not None:
         config = replace(config, reversible=replace(config.reversible, enabled=reversible))
     stages = _reversible_stages if config.reversible.enabled else _plain_stages
-    return int(max(stages(meta_model(config, vocab_size), config)))
+    return int(max(stages(build_on_meta(config, vocab_size), config)))
 
 
 def logits_bytes(config: Config, vocab_size: int) -> int:
     """Logits that exist at one time, of all target positions or of one slice of the loss."""
-    model = meta_model(config, vocab_size)
+    model = build_on_meta(config, vocab_size)
     held: int = model.head.logits_bytes(rows_of(config, config.target_length), config.chunking.loss)
     return held
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from efftx.config.schema import Config
 from efftx.distributed.processes import cut_for
 from efftx.errors import UserError
+from efftx.layers.cost import n_parameters
 from efftx.machine.devices import DTYPES, parameter_dtype
 
 SHARED = ("parameters", "gradients", "optimizer_state")
@@ -94,10 +94,6 @@ def _held(replica: Mapping[str, int], model: Any, config: Config, count: int) ->
 
 def gathered_bytes(model: Any, dtype: torch.dtype) -> int:
     """What FSDP has whole on a device at one time: all outside the blocks and two blocks, with their gradients."""
-    blocks = [_size(block) for block in (*model.blocks, *getattr(model, "encoder_blocks", ()))]
-    outside = _size(model) - sum(blocks)
+    blocks = [n_parameters(block) for block in model.all_blocks()]
+    outside = n_parameters(model) - sum(blocks)
     return dtype.itemsize * 2 * (outside + 2 * max(blocks))
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

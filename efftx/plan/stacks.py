@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from efftx.config.hash import device_kind
 from efftx.config.schema import Config
 from efftx.layers.cost import Cost, Rows
-from efftx.models.build import build_on_meta, d_ff_of
 
 
 @dataclass(frozen=True)
@@ -17,11 +16,6 @@ class Stack:
 
     rows: Rows
     blocks: list[list[Cost]]
-
-
-def meta_model(config: Config, vocab_size: int) -> Any:
-    """The model on the meta device: its shapes are all that a plan reads."""
-    return build_on_meta(replace(config, d_ff=d_ff_of(config, vocab_size), d_ff_rule="given"), vocab_size)
 
 
 def rows_of(config: Config, length: int) -> Rows:

@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from efftx.core.counts import bytes_text
 from efftx.core.durations import HOUR, duration
 from efftx.core.grid import Column, Grid, print_text
-from efftx.plan import ACTIVATIONS_WITHIN, CPU_TIME_WITHIN, bytes_text, plan
+from efftx.plan import ACTIVATIONS_WITHIN, CPU_TIME_WITHIN
 from efftx.plan.hardware import THIS_CPU
-
-__all__ = ["plan", "print_plan"]
 
 
 def print_plan(result: Mapping[str, Any], console: Console) -> None:

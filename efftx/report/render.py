@@ -78,12 +78,6 @@ def item_latex(item: Item) -> str:
     return to_latex(dict(zip(labels, [*tables(item), *swept], strict=True)))
 
 
-def table_html(table: Table) -> str:
-    """One table as HTML."""
-    macros = _TEMPLATES.get_template("table.html").make_module()
-    return str(getattr(macros, "table")(table))  # noqa: B009 - a macro of the template, which no type knows
-
-
 def record_anchor(item: Item, size: str, row: str) -> str:
     """The anchor of the records of one row at one size."""
     return f"{item.slug}-{size}-records-{slug(row)}"

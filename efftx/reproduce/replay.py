@@ -21,11 +21,9 @@ from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.measures import replayed_part
 from efftx.study.records import Record, RecordStore, Verification
-from efftx.study.status import FRESH, STALE, Status, measure_parameters, status_of
+from efftx.study.status import FRESH, NOT_REPLAYABLE, STALE, Status, measure_parameters, status_of
 from efftx.study.sweeps import Run, resolved
 from efftx.training.loop import N_FIRST_LOSSES
-
-NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
 
 SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
 """What two environments must have in common for a replay to be compared bit for bit."""

@@ -14,13 +14,13 @@ from efftx.reproduce.asked import Asked
 from efftx.reproduce.parallel import Task, failure, run_tasks
 from efftx.reproduce.price import Say, ask_price, tell_left, unrecorded
 from efftx.reproduce.recording import make_record, recorded_elsewhere
-from efftx.reproduce.replay import NOT_AT_HAND, NOT_REPLAYABLE, NotAtHandError, replay
+from efftx.reproduce.replay import NotAtHandError, replay
 from efftx.reproduce.sharing import check_writable, holding
 from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import at_size
 from efftx.study.records import RecordStore
-from efftx.study.status import FRESH, INCOMPLETE, MISSING, STALE, UNCOUNTED, status_of
+from efftx.study.status import FRESH, INCOMPLETE, MISSING, NOT_AT_HAND, NOT_REPLAYABLE, STALE, UNCOUNTED, status_of
 from efftx.study.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
 
 LOOK_AGAIN = 1.0

@@ -24,6 +24,7 @@ from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.layers.positions import most_positions
 from efftx.models.build import Model
+from efftx.ops.recompute_state import forked_rng
 from efftx.sampling.files import read_starts, write_files
 from efftx.sampling.request import LENGTH_PENALTY, Request, check_text
 from efftx.sampling.streaming import TextStream
@@ -167,7 +168,7 @@ def sample(
         if on_token is not None:
             on_token()
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    with forked_rng(device), torch.no_grad():
         torch.manual_seed(request.seed)  # hash attention draws its rotations from the global generators
         session = make_session(trained.model, len(prompt) + max_new, width, inputs_BE, int8=request.int8)
         started = time.perf_counter()

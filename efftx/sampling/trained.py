@@ -59,9 +59,8 @@ def load_run(run: Path, request: Request, tell: Callable[[str], None]) -> Traine
     device = devices.resolve_device("cpu" if config.device == "cpu" else "auto")
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     devices.set_determinism(request.threads or config.n_threads)
-    source = find_source(config.data.name)
-    rendering = source.rendering(config.data, config.objective, read_vocabulary_file(run))
-    model = build_model(config, source.vocab_size(config.data, config.objective), device, dtype)
+    rendering = find_source(config.data.name).rendering(config.data, config.objective, read_vocabulary_file(run))
+    model = build_model(config, config.vocab_size, device, dtype)
     try:
         load_weights(model, evaluated_weights(checkpoint, config.ema.decay), None)
     except UserError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it imports Hydra, which the report never needs
 UNCOUNTED = "its costs are not counted"
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
 NOT_RUN = "not run"
+NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,12 @@ def evaluate_split(
     if generates:
         weights = gathered(model, processes)
 
-        def said() -> dict[str, float]:
+        def of_generated() -> dict[str, float]:
             with measuring():
                 unwrapped = unsharded(model, weights, setting)
                 return evaluate_generation(unwrapped, over, device, beam=beam, length_penalty=length_penalty)
 
-        metrics |= processes.led(said)
+        metrics |= processes.led(of_generated)
     if final and config.evaluation.min_context:
         metrics["min_context"] = float(config.evaluation.min_context)
     for name, value in metrics.items():
@@ -129,9 +129,9 @@ def unsharded(model: Model, weights: dict[str, Tensor] | None, setting: Setting)
     """The model, or where it is sharded one built anew of the `weights` that were `gathered`."""
     if weights is None:
         return model
-    whole = setting.build()
-    load_weights(whole, weights, None)
-    return whole
+    rebuilt = setting.build()
+    load_weights(rebuilt, weights, None)
+    return rebuilt
 
 
 def latency_of(
@@ -143,10 +143,9 @@ def latency_of(
     mechanism has no form for decoding, or anything else goes wrong. A finished training loses nothing over it.
     """
     try:
-        batch = dataset.batch("test", 0, 0, 1)
-        inputs = None if batch.inputs_BE is None else batch.inputs_BE.to(device)
+        batch = dataset.batch("test", 0, 0, 1).to(device)
         with allocating("decoding a row", "a smaller data.length or a smaller d_model"), exclusive(LATENCY_WAITS):
-            return decoding_latency(model(), batch.tokens_BL[0].to(device), inputs)
+            return decoding_latency(model(), batch.tokens_BL[0], batch.inputs_BE)
     except Exception as error:
         why = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         note(f"decoding was not timed: {why}")

@@ -8,8 +8,8 @@ import torch
 
 from efftx.config.schema import Config
 from efftx.core.memory import out_of_memory, total_memory
-from efftx.data.dataset import find_source
 from efftx.distributed.processes import ALONE, Processes
+from efftx.layers.cost import n_parameters
 from efftx.machine import devices
 from efftx.models.build import build_on_meta
 from efftx.plan.memory import activation_bytes, optimizer_bytes, parameter_bytes
@@ -43,8 +43,9 @@ def refuse_too_large(
     if available is None:
         return
     free = available if on_gpu else available // processes.here
-    vocab_size = find_source(config.data.name).vocab_size(config.data, config.objective)
-    parameters = list(build_on_meta(config, vocab_size).parameters())
+    vocab_size = config.vocab_size
+    model = build_on_meta(config, vocab_size)
+    parameters = list(model.parameters())
     dtype, trained = devices.parameter_dtype(devices.DTYPES[config.dtype]), [p for p in parameters if p.requires_grad]
     held = parameter_bytes(parameters, dtype) + parameter_bytes(trained, dtype)
     held += optimizer_bytes(config.optimizer.name, trained, dtype, average=config.ema.decay > 0)
@@ -53,9 +54,9 @@ def refuse_too_large(
     if config.distributed.offload and device.type != "cpu":
         held = 0  # in the host's memory
     if held > free:
-        what = f"weights, gradients and optimiser state of {sum(p.numel() for p in parameters):,} parameters"
+        what = f"weights, gradients and optimiser state of {n_parameters(model):,} parameters"
         embedding = 2 * vocab_size * config.d_model if hasattr(config.data, "vocab_size") else 0
-        most_is_embedding = embedding > sum(p.numel() for p in parameters) / 2
+        most_is_embedding = embedding > n_parameters(model) / 2
         raise out_of_memory(
             _sentence(what, held, free, when_empty), LESS["vocabulary" if most_is_embedding else "model"]
         )

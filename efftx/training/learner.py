@@ -56,9 +56,9 @@ class Learner:
         scaler = devices.grad_scaler(device, devices.DTYPES[config.dtype])
         return cls(model, wrapped, optimizer, scaler, Average(model, config.ema.decay))
 
-    def gradients(self, share: Share, config: Config, step: int, device: torch.device) -> tuple[float, float]:
+    def gradients(self, share: Share, config: Config, step: int) -> tuple[float, float]:
         """The clipped gradients of a step, in the parameters; gives its loss (nats a target) and the norm before."""
-        loss = accumulate(self.wrapped, share, self.scaler, config.seed, step, device, devices.DTYPES[config.dtype])
+        loss = accumulate(self.wrapped, share, self.scaler, config, step)
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(list(self.model.parameters()), config.training.clip_norm)
         return float(loss), float(norm)  # the loop's one deliberate wait for the device

@@ -24,6 +24,7 @@ from efftx.distributed.wrap import whole, wrap
 from efftx.errors import Interrupted, NotFiniteError, UserError
 from efftx.evaluation.generation import scored_by
 from efftx.evaluation.metrics import heading, shown
+from efftx.layers.cost import n_parameters
 from efftx.machine import devices
 from efftx.machine.allocator import keep_freed_memory
 from efftx.models.build import Model, build_on_meta, dense_parameters
@@ -39,12 +40,7 @@ from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.learner import Learner
 from efftx.training.mirror import Mirrored, Tracker
 from efftx.training.setting import Setting, settle
-from efftx.training.step import (
-    Share,
-    loss_of,
-    move,
-    set_learning_rate,
-)
+from efftx.training.step import Share, loss_of, set_learning_rate
 from efftx.training.tracking import Progress, StopRequest
 
 N_FIRST_LOSSES = 3
@@ -116,54 +112,36 @@ def train(
         processes.led(lambda: keep_vocabulary(path, dataset))
         if config.distributed.offload and processes.count == 1:
             stack.enter_context(group_of_one())
-        notes = _notes_of(setting)
-        with allocating(f"the weights and optimiser state of a model of d_model={config.d_model}", LESS["model"]):
-            checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
-            learner = _learner(setting, weights, path, from_the_first=checkpoint is None)
-            notes += _notes_of_model(setting, learner.model)
-            notes += learner.resume(run, checkpoint, processes)
+        learner, resumed_from, notes = _begin(setting, run, weights)
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
-        if checkpoint is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
+        if resumed_from is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
             learner.save(saver)
         if config.compile:
             with allocating(_work_of(setting.own_config, 1), LESS["step"]):
                 _compile(learner.model, setting)
 
         shown, total = processes.leads and steps is None, _last_step(config, steps)
-        progress = stack.enter_context(
-            Progress(
-                total,
-                unit=dataset.unit,
-                start=learner.state.step,
-                label=path.name,
-                device=device,
-                silent=silent or not shown,
-            )
-        )
+        start, silent = learner.state.step, silent or not shown
+        progress = Progress(total, unit=dataset.unit, start=start, label=path.name, device=device, silent=silent)
+        stack.enter_context(progress)
         for note in notes:
             progress.note(note)
-        tracker = stack.enter_context(
-            Tracker(
-                config.tracker if shown else TrackerConfig(),
-                Mirrored(path, digest, to_dict(config)),
-                progress.note,
-                device,
-            )
-        )
+        tracked, mirrored = config.tracker if shown else TrackerConfig(), Mirrored(path, digest, to_dict(config))
+        tracker = stack.enter_context(Tracker(tracked, mirrored, progress.note, device))
         stop = stack.enter_context(StopRequest())
-        trainer = Trainer(setting, learner, saver, progress, tracker, stop, total, digest)
-        resumed_from, seconds_before = None if checkpoint is None else learner.state.step, learner.state.train_seconds
+        training = Training(setting, learner, saver, progress, tracker, stop, total, digest)
+        seconds_before = learner.state.train_seconds
         if steps is None:
-            trainer.train()
-            result = trainer.evaluate()
+            training.train()
+            result = training.evaluate()
         else:
-            trainer.replay()
-            result = trainer.result({})
+            training.replay()
+            result = training.result({})
         return replace(result, resumed_from=resumed_from, seconds_before=seconds_before)
 
 
 @dataclass
-class Trainer:
+class Training:
     """One process's part of a training: from the step that its learner is at to the step `total`.
 
     All processes call its methods alike. `digest`: the hash of config and data.
@@ -268,7 +246,7 @@ class Trainer:
         set_learning_rate(learner.optimizer, rate)
         with allocating(_work_of(config, step), LESS["step"], begun=state.step > 0):
             share = setting.share(step)
-            own_loss, grad_norm = learner.gradients(share, config, step, setting.device)
+            own_loss, grad_norm = learner.gradients(share, config, step)
             nats = setting.processes.totals(own_loss)[0] / setting.processes.count
             if not math.isfinite(nats) or not (math.isfinite(grad_norm) or learner.scaler.is_enabled()):
                 _refuse_no_targets(share, step, setting.dataset)
@@ -322,6 +300,20 @@ def _last_step(config: Config, steps: int | None) -> int:
     return last if steps is None else min(last, steps)
 
 
+def _begin(
+    setting: Setting, run: RunDirectory | FollowedRun, weights: Mapping[str, Tensor] | None
+) -> tuple[Learner, int | None, list[str]]:
+    """The learner as it goes on, the step of the checkpoint that it goes on from, if any, and what to tell of it."""
+    notes, processes = _notes_of(setting), setting.processes
+    what = f"the weights and optimiser state of a model of d_model={setting.config.d_model}"
+    with allocating(what, LESS["model"]):
+        checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
+        learner = _learner(setting, weights, run.path, from_the_first=checkpoint is None)
+        notes += _notes_of_model(setting, learner.model)
+        notes += learner.resume(run, checkpoint, processes)
+    return learner, None if checkpoint is None else learner.state.step, notes
+
+
 def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path, *, from_the_first: bool) -> Learner:
     """The learner before its first step; a checkpoint, where it does not begin `from_the_first`, brings its weights."""
     config, processes = setting.config, setting.processes
@@ -355,8 +347,8 @@ def _threads_note(setting: Setting) -> str:
 def _notes_of_model(setting: Setting, model: Model) -> list[str]:
     """What to tell of a model before it is trained."""
     config = setting.config
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    notes = (unequal(config, n_parameters, dense_parameters(config, setting.dataset.vocab_size)), unreached(config))
+    n_dense = dense_parameters(config, setting.dataset.vocab_size)
+    notes = (unequal(config, n_parameters(model), n_dense), unreached(config))
     return [note for note in notes if note]
 
 
@@ -377,7 +369,7 @@ def _compile(model: Model, setting: Setting) -> None:
     batch = setting.dataset.batch("train", config.seed, 0, config.training.batch_size)
     try:
         with setting.apart():
-            loss_of(model, move([batch], device)[0]).backward()
+            loss_of(model, batch.to(device)).backward()
     except torch._dynamo.exc.TorchDynamoException as error:
         why = str(error).strip().splitlines()[0]
         hint = "torch.compile needs a C++ compiler on the CPU (g++); compile=false does without."
@@ -390,9 +382,8 @@ def _refuse_other_data(processes: Processes, digest: str) -> None:
     for rank, other in enumerate(processes.gather(digest)):
         if other != processes.of_leader(digest):
             message = f"Process {rank} of {processes.count} reads other data, or has another configuration."
-            error = UserError("distributed", message, "The data root and the overrides are to be the same for all.")
-            error.common = True
-            raise error
+            hint = "The data root and the overrides are to be the same for all."
+            raise UserError("distributed", message, hint, common=True)
 
 
 def _work_of(config: Config, step: int) -> str:
@@ -402,13 +393,12 @@ def _work_of(config: Config, step: int) -> str:
 
 def _refuse_no_targets(share: Share, step: int, dataset: Dataset) -> None:
     if not float(share.total) > 0:
-        error = UserError(
+        raise UserError(
             "no_targets",
             f"No token counts in the rows of step {step} of {dataset.variant}: there is nothing to learn from them.",
             "See that the rows have targets, or take more of them at once with training.batch_size.",
+            common=True,
         )
-        error.common = True
-        raise error
 
 
 def _stop_not_finite(run: RunDirectory | FollowedRun, step: int, loss: float, grad_norm: float) -> None:

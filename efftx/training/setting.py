@@ -15,6 +15,7 @@ from efftx.distributed.processes import ALONE, Processes, cut_for
 from efftx.errors import UserError
 from efftx.machine import devices
 from efftx.models.build import Model, build_model
+from efftx.ops.recompute_state import forked_rng
 from efftx.training.fit import LESS, refuse_too_large
 from efftx.training.step import Share, micro_batches, share_of
 
@@ -58,10 +59,7 @@ class Setting:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Computes in the setting's precision and draws no random number that training would draw."""
-        with (
-            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
-            devices.autocast(self.device, self.dtype),
-        ):
+        with forked_rng(self.device), devices.autocast(self.device, self.dtype):
             yield
 
 
@@ -73,9 +71,8 @@ def settle(config: Config, processes: Processes = ALONE) -> Setting:
     """
     if processes.count > 1 and ":" in config.device:
         message = f"device={config.device} is one GPU, and {processes.count} processes want one each."
-        error = UserError("distributed", message, "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs.")
-        error.common = True
-        raise error
+        hint = "Use device=cuda; CUDA_VISIBLE_DEVICES says which GPUs."
+        raise UserError("distributed", message, hint, common=True)
     device = devices.resolve_device(config.device)
     dtype = devices.resolve_dtype(config.dtype, device)
     devices.set_determinism(config.n_threads)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from efftx.config.schema import Config
 from efftx.data.dataset import Batch
 from efftx.distributed.processes import ALONE, Processes
 from efftx.distributed.wrap import whole
@@ -24,10 +26,7 @@ def weighted_mean(values_BL: Tensor, weights_BL: Tensor, total: Tensor | None = 
 def micro_batches(batch: Batch, rows: int) -> list[Batch]:
     """`batch` cut into batches of `rows` rows, in their order."""
     cuts = [slice(first, first + rows) for first in range(0, len(batch.tokens_BL), rows)]
-    return [
-        Batch(batch.tokens_BL[cut], batch.weights_BL[cut], None if batch.inputs_BE is None else batch.inputs_BE[cut])
-        for cut in cuts
-    ]
+    return [batch.map(itemgetter(cut)) for cut in cuts]
 
 
 def total_weight(batches: Sequence[Batch]) -> Tensor:
@@ -50,7 +49,7 @@ class Share:
 
     def to(self, device: torch.device) -> Share:
         """The same with its tensors on `device`."""
-        return Share(move(self.batches, device), self.numbers, self.total.to(device))
+        return Share([batch.to(device) for batch in self.batches], self.numbers, self.total.to(device))
 
 
 def share_of(batches: Sequence[Batch], processes: Processes = ALONE) -> Share:
@@ -79,28 +78,21 @@ def loss_of(model: nn.Module, batch: Batch, total: Tensor | None = None) -> Tens
     `total`: the weights of all micro-batches of a step, so that the step's loss is their losses' sum and every target
     counts alike, whichever micro-batch it is in. None: the batch's own, for its mean.
     """
-    inputs = () if batch.inputs_BE is None else (batch.inputs_BE,)
-    nll, _ = model(batch.tokens_BL, *inputs, losses=True, hits=False)  # nobody reads the accuracy of training
+    nll, _ = model(*batch.model_inputs, losses=True, hits=False)  # nobody reads the accuracy of training
     return weighted_mean(nll, batch.weights_BL, total)
 
 
-def accumulate(
-    model: nn.Module,
-    share: Share,
-    scaler: torch.amp.GradScaler,
-    seed: int,
-    step: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
+def accumulate(model: nn.Module, share: Share, scaler: torch.amp.GradScaler, config: Config, step: int) -> Tensor:
     """Adds the step's gradients, scaled by `scaler`, to the parameters' own; gives its loss in nats a target.
 
-    Of several processes the gradients are those of all, and the mean of what they are given is the loss. `seed`, the
-    step's number and the micro-batch's fix what is drawn at random on the way (dropout, hashing), whoever draws it.
+    Of several processes the gradients are those of all, and the mean of what they are given is the loss. The config's
+    seed, the step's number and the micro-batch's fix what is drawn at random on the way (dropout, hashing), whoever
+    draws it.
     """
+    device, dtype = share.total.device, devices.DTYPES[config.dtype]
     loss = torch.zeros((), device=device)
     for i, (number, batch) in enumerate(zip(share.numbers, share.batches, strict=True)):
-        devices.seed_step(seed, step, number)
+        devices.seed_step(config.seed, step, number)
         with _gradients_shared(model, last=i == len(share.batches) - 1):
             with devices.autocast(device, dtype):
                 micro_loss = loss_of(model, batch, share.total)
@@ -118,11 +110,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def move(batches: Iterable[Batch], device: torch.device) -> list[Batch]:
-    """The batches on `device`."""
-    return [
-        Batch(b.tokens_BL.to(device), b.weights_BL.to(device), None if b.inputs_BE is None else b.inputs_BE.to(device))
-        for b in batches
-    ]

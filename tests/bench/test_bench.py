@@ -15,7 +15,7 @@ from efftx.bench.attention import Case, add_ratio_to_peer, case_names, case_of, 
 from efftx.bench.stacks import peak_of_step, variant
 from efftx.config.compose import compose
 from efftx.errors import UserError
-from efftx.layers.lsh import LSHConfig
+from efftx.layers.attention_settings import LSHConfig
 from efftx.machine import timing
 from tests.bench.runs import printed
 

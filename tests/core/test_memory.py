@@ -276,7 +276,7 @@ def test_a_command_that_trains_nothing_says_so_too(
         raise MemoryError
 
     monkeypatch.setattr("efftx.sampling.trained.load_run", without)
-    monkeypatch.setattr("efftx.plan.table.plan", without)
+    monkeypatch.setattr("efftx.plan.plan", without)
     words = [str(tmp_path)] if command == "sample" else WORDS
     assert main([command, *words, "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from efftx.data.dataset import Batch
 from efftx.errors import UserError
 from efftx.evaluation.evaluate import Evaluated, evaluate
-from efftx.training.step import loss_of, move
+from efftx.training.step import loss_of
 
 CPU = torch.device("cpu")
 
@@ -151,7 +151,7 @@ def test_the_loss_of_a_batch_with_inputs_reads_them() -> None:
     batch = Pairs(2).batch("train", 0, 0, 2)
     with torch.no_grad():
         assert loss_of(Reads().eval(), batch).item() == 1.0
-    (moved,) = move([batch], CPU)
+    moved = batch.to(CPU)
     assert moved.inputs_BE is not None
     assert torch.equal(moved.inputs_BE, torch.full((2, 3), 5))
-    assert move([Rows(1).batch("train", 0, 0, 2)], CPU)[0].inputs_BE is None
+    assert Rows(1).batch("train", 0, 0, 2).to(CPU).inputs_BE is None

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from efftx.config.compose import compose
 from efftx.data.dataset import Batch
+from efftx.data.vocabulary import EOS
 from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.session import PreparedModel
-from efftx.decoding.uncached import EOS, UncachedSession
+from efftx.decoding.uncached import UncachedSession
 from efftx.errors import UserError
 from efftx.evaluation.evaluate import Evaluated
 from efftx.evaluation.generation import _said, evaluate_generation, rank

@@ -11,7 +11,6 @@ from efftx.evaluation.metrics import (
     bits_per_dim,
     heading,
     in_unit,
-    log_perplexity,
 )
 
 
@@ -22,10 +21,6 @@ def test_one_fair_coin_a_byte_is_one_bit() -> None:
 def test_a_uniform_guess_over_bytes_is_eight_bits() -> None:
     assert bits_per_dim(math.log(256)) == pytest.approx(8.0, rel=1e-15)
     assert bits_per_dim(0.728) == pytest.approx(1.05028199, abs=1e-8)
-
-
-def test_log_perplexity_is_positive_nats() -> None:
-    assert log_perplexity(1.732) == 1.732
 
 
 def test_accuracy_is_in_per_cent() -> None:

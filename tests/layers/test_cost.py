@@ -12,7 +12,7 @@ from efftx.layers.feedforward import FeedForward
 from efftx.layers.settings import SparseFFConfig
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sru import SRUBranch, SRUConfig
-from efftx.models.block import Branch, reads_tokens
+from efftx.models.block import TOKENS, Branch
 from efftx.models.build import build_on_meta
 
 ROWS = Rows(batch=2, length=32)
@@ -39,7 +39,7 @@ def test_every_branch_of_every_model_states_what_it_does(kind: str) -> None:
 def test_a_recomputed_block_needs_its_last_product_again_only_where_something_reads_the_output() -> None:
     def last(*, dropout: float = 0.0, beside: nn.Module | None = None, chunk_len: int = 0) -> float:
         core = FeedForward(8, 32, activation="relu", dropout=0.0, chunk_len=chunk_len)
-        return Branch(8, core, dropout, reads=reads_tokens, beside=beside).cost(ROWS).work["feedforward"].last
+        return Branch(8, core, dropout, reads=TOKENS, beside=beside).cost(ROWS).work["feedforward"].last
 
     assert last() == 0.5
     assert last(dropout=0.1) == last(beside=SRUBranch(8, SRUConfig(1, 4))) == last(chunk_len=16) == 0

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.initialize import materialize
 from efftx.layers.projections import DenseQuery
+from efftx.layers.settings import SparseQKVConfig
 from efftx.layers.sparse_qkv import SparseQuery
-from efftx.layers.sparse_qkv_maps import SparseQKVConfig
 from tests.tolerances import ROUNDING, assert_all_close, assert_close, values_and_gradients
 
 D_MODEL, N_HEADS, LENGTH = 12, 3, 5

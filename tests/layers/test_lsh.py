@@ -9,13 +9,13 @@ import torch
 
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import MOST_CODES, FullConfig
+from efftx.layers.attention_settings import MOST_CODES, FullConfig, LSHConfig
 from efftx.layers.cache import Position
-from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig, rotations_shared
+from efftx.layers.lsh import LSHAttention, LSHCache, rotations_shared
 from efftx.layers.patterns import Full
 from efftx.layers.projections import DenseQKV
 from efftx.models.author_weights import heads_from_linear, heads_to_linear
-from efftx.ops.lsh import auto_buckets
+from efftx.ops.lsh_hashing import auto_buckets
 from efftx.ops.lsh_runs import most_codes
 from efftx.ops.recompute_state import RecomputeState
 from tests.tolerances import GOLDEN, ROUNDING, assert_close

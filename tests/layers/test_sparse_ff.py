@@ -163,7 +163,7 @@ def test_kernel_scaling_keeps_the_variance_of_the_dense_layer_which_is_n_times_a
     torch.manual_seed(0)
     x = torch.randn(1, 500, 64, dtype=torch.float64)
     dense = FeedForward(64, 512, activation="relu", dropout=0.0).double()
-    dense.layers.reset_parameters()
+    dense.reset_parameters()
     variances = [layer(8, 64, 512, kernel_scaling=on).eval()(x).detach().var() for on in (True, False)]
     assert float(variances[0] / dense(x).detach().var()) == pytest.approx(1, abs=0.15)
     assert float(variances[0] / variances[1]) == pytest.approx(8)

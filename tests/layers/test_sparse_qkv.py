@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FullConfig
+from efftx.layers.attention_settings import FullConfig, LSHConfig
 from efftx.layers.initialize import materialize
-from efftx.layers.lsh import LSHAttention, LSHConfig
+from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import Full
 from efftx.layers.projections import merge_heads
 from efftx.layers.settings import KERNELS, OUTPUTS, VARIANTS, SparseQKVConfig, check_sparse_qkv

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.settings import SparseLossConfig
-from efftx.models.block import Branch, reads_tokens
+from efftx.models.block import TOKENS, Branch
 from efftx.models.embedding import TokenEmbedding, embed
 from efftx.models.lm_head import LMHead
 
@@ -44,7 +44,7 @@ def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def test_a_residual_branch_drops_what_it_adds() -> None:
-    branch = Branch(100, Same(), RATE, reads=reads_tokens)
+    branch = Branch(100, Same(), RATE, reads=TOKENS)
     x = torch.randn(4, 100, 100)
     check(branch(x).detach())
     assert torch.equal(branch.eval()(x), torch.ones_like(x))

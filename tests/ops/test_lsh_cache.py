@@ -14,8 +14,9 @@ from torch import Tensor
 
 from efftx.bench.memory_tracker import MemoryTracker
 from efftx.ops.attention import full_attention, unit_key
-from efftx.ops.lsh import auto_buckets, hash_vectors, lsh_attention, make_rotations
+from efftx.ops.lsh import lsh_attention
 from efftx.ops.lsh_cache import EMPTY, BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
+from efftx.ops.lsh_hashing import auto_buckets, hash_vectors, make_rotations
 from efftx.ops.lsh_oracle import beyond_the_windows, lsh_attention_by_recency, lsh_attention_by_union
 from tests.tolerances import ROUNDING, assert_close
 

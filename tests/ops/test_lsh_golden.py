@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from efftx.ops.lsh import hash_vectors, lsh_attention
-from efftx.ops.lsh_hashing import sort_by_bucket
+from efftx.ops.lsh import lsh_attention
+from efftx.ops.lsh_hashing import hash_vectors, sort_by_bucket
 from efftx.ops.lsh_oracle import lsh_attention_by_rank
 
 GOLDEN = Path(__file__).parents[1] / "golden"

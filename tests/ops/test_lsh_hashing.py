@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efftx.ops.lsh import auto_buckets, hash_vectors, make_rotations
-from efftx.ops.lsh_hashing import sort_by_bucket
+from efftx.ops.lsh_hashing import auto_buckets, hash_vectors, make_rotations, sort_by_bucket
 
 
 def rotations(factors: list[int], n_hashes: int = 3, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from efftx.ops.attention import full_attention, unit_key
-from efftx.ops.lsh import hash_vectors, lsh_attention, make_rotations
+from efftx.ops.lsh import lsh_attention
+from efftx.ops.lsh_hashing import hash_vectors, make_rotations
 from efftx.ops.recompute_state import RecomputeState
 from efftx.ops.reversible import Tape, reversible_block, reversible_block_naive
 from tests.tolerances import GOLDEN, REBUILT_GRADIENT, assert_close, relative_error

@@ -16,7 +16,7 @@ from efftx.data import dataset as data_sets
 from efftx.layers.settings import CONTROLLERS
 from efftx.models.build import ATTENTION, build_model, build_on_meta
 from efftx.plan import parameters_by_component, plan
-from efftx.plan.stacks import meta_model, stacks
+from efftx.plan.stacks import stacks
 from efftx.plan.table import print_plan
 
 CPU = torch.device("cpu")
@@ -160,12 +160,12 @@ def test_a_controller_that_is_not_trained_is_counted_apart_and_one_that_is_not_t
 def test_terraformers_attention_runs_over_inputs_and_targets_joined() -> None:
     config = compose(["model=terraformer", "data=stdlib", "size=paper"])
     vocab_size = data_sets.find_source("stdlib").vocab_size(config.data, config.objective)
-    encoder, decoder = stacks(meta_model(config, vocab_size), config)
+    encoder, decoder = stacks(build_on_meta(config, vocab_size), config)
     assert (encoder.rows.length, decoder.rows.length) == (512, 512 + 256)
     assert [len(block) for block in decoder.blocks] == [3] * 24  # two of attention, and the feed-forward
     assert not any("hashing" in cost.work for stack in (encoder, decoder) for block in stack.blocks for cost in block)
     longer = compose(["model=terraformer", "data=stdlib", "size=paper", "data.length=1024"])
-    hashed = ["hashing" in stack.blocks[0][0].work for stack in stacks(meta_model(longer, vocab_size), longer)]
+    hashed = ["hashing" in stack.blocks[0][0].work for stack in stacks(build_on_meta(longer, vocab_size), longer)]
     assert hashed == [False, True]
     parts = plan(config)["parameters_by_component"]
     assert {"sru", "encoder_sru", "attention_2", "feedforward_controller"} < set(parts)

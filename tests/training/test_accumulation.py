@@ -69,9 +69,7 @@ def step_of(config: Config) -> tuple[float, dict[str, Tensor]]:
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, CPU, torch.float64)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    loss = accumulate(
-        model, Setting(config, dataset, CPU, torch.float64).share(3), scaler, config.seed, 3, CPU, torch.float64
-    )
+    loss = accumulate(model, Setting(config, dataset, CPU, torch.float64).share(3), scaler, config, 3)
     scale = scaler.get_scale()
     return float(loss), {name: p.grad / scale for name, p in model.named_parameters() if p.grad is not None}
 

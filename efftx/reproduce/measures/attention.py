@@ -21,29 +21,30 @@ SPARSE_SETS = ("window", "column", "strided", "fixed")
 """The attentions of `efftx.bench.attention_time` whose queries see a set of keys."""
 
 
-def attention_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def attention_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Seconds a forward pass of one attention layer, at every length and batch of the columns (Reformer, figure 5)."""
     metrics = {}
     for column, where in parameters["columns"].items():
-        timed = bench.attention_time({**_without_columns(parameters), **own, **where, "seed": seed})
+        timed = bench.attention_time({**_without_columns(parameters), **row_parameters, **where, "seed": seed})
         metrics[column] = {"seconds": float(timed["seconds"])}
     return {"metrics": metrics}
 
 
-def column_entries(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def column_entries(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What of `attention_time` is the same on every machine: the score entries counted, column by column."""
-    return [score_entries(int(c["length"]), {**parameters, **own, **c}) for c in parameters["columns"].values()]
+    settings = {**parameters, **row_parameters}
+    return [score_entries(int(c["length"]), {**settings, **c}) for c in parameters["columns"].values()]
 
 
-def attention_cost(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def attention_cost(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Score entries counted, bytes and seconds measured, over lengths, and the exponents fitted (Reformer, table 1).
 
-    `parameters`: lengths, batch, n_heads, d_head and what `efftx.bench.attention_time` asks for; `own`: attention
-    (`full`, `memory_efficient`, `lsh`), n_hashes, chunk_len. Columns with a `length` have the metric `entries`;
-    every column may show `time_exponent`, `memory_exponent` and `entries_exponent`.
+    `parameters`: lengths, batch, n_heads, d_head and what `efftx.bench.attention_time` asks for; `row_parameters`:
+    attention (`full`, `memory_efficient`, `lsh`), n_hashes, chunk_len. Columns with a `length` have the metric
+    `entries`; every column may show `time_exponent`, `memory_exponent` and `entries_exponent`.
     """
     lengths = [int(length) for length in parameters["lengths"]]
-    settings = {**_without_columns(parameters), **own, "seed": seed}
+    settings = {**_without_columns(parameters), **row_parameters, "seed": seed}
     entries = [score_entries(length, settings) for length in lengths]
     timed = [bench.attention_time({**settings, "length": length}) for length in lengths]
     seconds = [float(t["seconds"]) for t in timed]
@@ -67,9 +68,9 @@ def attention_cost(parameters: Parameters, seed: int, row: str, own: Parameters)
     return {"metrics": metrics, "series": series}
 
 
-def counted_entries(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def counted_entries(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What of `attention_cost` is the same on every machine: the counted score entries."""
-    return [score_entries(int(length), {**parameters, **own}) for length in parameters["lengths"]]
+    return [score_entries(int(length), {**parameters, **row_parameters}) for length in parameters["lengths"]]
 
 
 def score_entries(length: int, given: Parameters) -> float:
@@ -101,19 +102,20 @@ def printed_entries(length: int, given: Parameters) -> float:
     return heads * float(given["n_hashes"]) * length * (4.0 * chunk) ** 2
 
 
-def score_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def score_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Gigabytes of the attention weights of a stack of dense layers, counted and measured (the blog's table).
 
-    `parameters`: n_layers, n_heads, d_head; `own`: length, and `measured`: which forms are measured too. Metrics, the
-    same under every column, in 10^9 bytes: `stored`, 4 bytes a score of all layers, and `recomputed`, of one layer, as
-    `plan` counts the scores; `stored_measured`, what one layer's forward pass leaves for the backward pass beside its
-    input and output, times the layers; `recomputed_measured`, the peak of one layer's forward and backward pass where
-    the scores are made again; `fused_measured`, the first with PyTorch's fused kernel, which stores none.
+    `parameters`: n_layers, n_heads, d_head; `row_parameters`: length, and `measured`: which forms are measured too.
+    Metrics, the same under every column, in 10^9 bytes: `stored`, 4 bytes a score of all layers, and `recomputed`, of
+    one layer, as `plan` counts the scores; `stored_measured`, what one layer's forward pass leaves for the backward
+    pass beside its input and output, times the layers; `recomputed_measured`, the peak of one layer's forward and
+    backward pass where the scores are made again; `fused_measured`, the first with PyTorch's fused kernel, which stores
+    none.
     """
-    length, n_layers = int(own["length"]), int(parameters["n_layers"])
+    length, n_layers = int(row_parameters["length"]), int(parameters["n_layers"])
     scores = int(parameters["n_heads"]) * length * make_pattern("full", FullConfig(length), length).keys(length)
     gigabytes = {"stored": 4.0 * scores * n_layers / 1e9, "recomputed": 4.0 * scores / 1e9}
-    for form in own.get("measured", ()):
+    for form in row_parameters.get("measured", ()):
         kept, peak = _attention_bytes(form, length, int(parameters["n_heads"]), int(parameters["d_head"]))
         gigabytes[f"{form}_measured"] = (peak if form == "recomputed" else n_layers * kept) / 1e9
     return {"metrics": dict.fromkeys(parameters["columns"], gigabytes)}

@@ -17,10 +17,10 @@ from torch import Tensor
 from efftx.bench.decode_weights import last_level_cache
 from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
-from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, StridedConfig
+from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, LSHConfig, StridedConfig
 from efftx.layers.cache import Position
 from efftx.layers.initialize import materialize
-from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.patterns import Pattern, make_pattern
 from efftx.layers.projections import DenseQKV
 from efftx.machine.timing import exclusive, no_garbage_collection, percentile
@@ -32,21 +32,21 @@ KINDS = ("full", "local", "strided", "fixed", "lsh")
 REPLAYED = 3
 
 
-def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def context_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Seconds a token of one attention layer with shared queries and keys, projections included, against the context.
 
     `parameters`: d_model, n_heads, d_head, warm_up and tokens (steps that are not counted, and that are), compared_at
-    (tokens); `own`: attention (`full`, `local`, `strided`, `fixed`, `lsh`) and the keys of its node (chunk_len,
-    n_hashes, stride, c, mode, ...). The caches hold random keys and values, the inputs are Gaussian, the batch is 1. A
-    column with `context` has the median `seconds`, `p99_seconds`, `tokens_per_second`, `cache_megabytes` (10^6 bytes of
-    all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a column without has
-    all but the first at the longest context. Every column has `time_exponent`, fitted over the contexts, and how far
-    the steps are from the layer's pass over a whole sequence of compared_at tokens under the same rotations, relative
-    in Euclidean norm: `distance_from_training` for independent Gaussian inputs, `uneven_distance` where one Gaussian
-    vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown attention and a
-    context shorter than the warm-up.
+    (tokens); `row_parameters`: attention (`full`, `local`, `strided`, `fixed`, `lsh`) and the keys of its node
+    (chunk_len, n_hashes, stride, c, mode, ...). The caches hold random keys and values, the inputs are Gaussian, the
+    batch is 1. A column with `context` has the median `seconds`, `p99_seconds`, `tokens_per_second`, `cache_megabytes`
+    (10^6 bytes of all that the cache holds) and `keys`, the mean number of earlier tokens that a head attends to; a
+    column without has all but the first at the longest context. Every column has `time_exponent`, fitted over the
+    contexts, and how far the steps are from the layer's pass over a whole sequence of compared_at tokens under the same
+    rotations, relative in Euclidean norm: `distance_from_training` for independent Gaussian inputs, `uneven_distance`
+    where one Gaussian vector is added to all of them, which fills buckets unevenly. Raises UserError for an unknown
+    attention and a context shorter than the warm-up.
     """
-    settings = {**parameters, **own}
+    settings = {**parameters, **row_parameters}
     contexts = _contexts(parameters)
     with torch.inference_mode(), exclusive(), no_garbage_collection():
         timed = [_Decoding(settings, seed, context).timed() for context in contexts]
@@ -71,10 +71,10 @@ def context_time(parameters: Parameters, seed: int, row: str, own: Parameters) -
     return {"metrics": metrics, "series": series}
 
 
-def first_steps(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_steps(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `context_time` compares: the squared lengths of the first outputs at the shortest context."""
     with torch.inference_mode():
-        decoding = _Decoding({**parameters, **own}, seed, min(_contexts(parameters)))
+        decoding = _Decoding({**parameters, **row_parameters}, seed, min(_contexts(parameters)))
         return [float(decoding.step().double().square().sum()) for _ in range(REPLAYED)]
 
 

@@ -14,16 +14,18 @@ from efftx.reproduce.measures.measure import Measure, Parameters, every_number_o
 _DRAWS_AT_ONCE = 10_000
 
 
-def collision_probability(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def collision_probability(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """How often two vectors at an angle share a bucket of the product's own angular LSH, beside the closed form.
 
-    `parameters`: draws (fresh rotations), step_degrees; `own`: n_buckets, n_hashes (they collide if any round agrees).
-    A column with `degrees` has the metric `probability`; the others have `deviation`, the largest distance from the
-    closed form over all angles in standard errors of a proportion. A row with `circle: true` adds what the paper draws:
-    the bucket of every direction of the plane under three single rotations, and a near and a far pair of directions.
+    `parameters`: draws (fresh rotations), step_degrees; `row_parameters`: n_buckets, n_hashes (they collide if any
+    round agrees). A column with `degrees` has the metric `probability`; the others have `deviation`, the largest
+    distance from the closed form over all angles in standard errors of a proportion. A row with `circle: true` adds
+    what the paper draws: the bucket of every direction of the plane under three single rotations, and a near and a far
+    pair of directions.
     """
     degrees = np.arange(0.0, 180.0 + 1e-9, float(parameters["step_degrees"]))
-    n_buckets, n_hashes, draws = int(own["n_buckets"]), int(own["n_hashes"]), int(parameters["draws"])
+    n_buckets, n_hashes = int(row_parameters["n_buckets"]), int(row_parameters["n_hashes"])
+    draws = int(parameters["draws"])
     measured = _drawn_collisions(np.radians(degrees), n_buckets, n_hashes, draws, seed)
     exact = [collision_closed_form(float(t), n_buckets, n_hashes) for t in np.radians(degrees)]
     error = [math.sqrt(max(p * (1 - p), 1.0 / draws) / draws) for p in exact]
@@ -34,13 +36,16 @@ def collision_probability(parameters: Parameters, seed: int, row: str, own: Para
         hit = None if at is None else measured[int(np.argmin(np.abs(degrees - float(at))))]
         metrics[column] = {"deviation": deviation} if hit is None else {"probability": hit}
     series = {"degrees": degrees.tolist(), "measured": measured, "closed_form": exact}
-    return {"metrics": metrics, "series": {**series, **(_circle(n_buckets, seed) if own.get("circle") else {})}}
+    if row_parameters.get("circle"):
+        series |= _circle(n_buckets, seed)
+    return {"metrics": metrics, "series": series}
 
 
-def first_collisions(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_collisions(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `collision_probability` compares: the same draws at three angles."""
     angles = np.radians([30.0, 60.0, 90.0])
-    return _drawn_collisions(angles, int(own["n_buckets"]), int(own["n_hashes"]), int(parameters["draws"]), seed)
+    n_buckets, n_hashes = int(row_parameters["n_buckets"]), int(row_parameters["n_hashes"])
+    return _drawn_collisions(angles, n_buckets, n_hashes, int(parameters["draws"]), seed)
 
 
 def collision_closed_form(theta: float, n_buckets: int, n_hashes: int) -> float:
@@ -108,19 +113,19 @@ def _drawn_collisions(angles: Any, n_buckets: int, n_hashes: int, draws: int, se
 STAGES = ("full", "bucketed", "sorted", "chunked")
 
 
-def hash_pipeline(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def hash_pipeline(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Which pairs of a query and a key hash attention computes and keeps at each stage, on vectors in clusters.
 
     `parameters`: length, d_head, clusters, spread (of a vector about the centre of its cluster), n_buckets, chunk_len;
-    `own`: stage, one of STAGES. full and bucketed have queries and keys of their own, sorted and chunked shared ones,
-    which do not see themselves unless they see nothing else. Not causal, one round, the product's own hash and sort.
-    Metrics, the same under every column: `pairs` that are attended to, `computed` scores, `mass`, the share of full
-    attention's weights that lies on the pairs (%), `alone`, queries whose bucket holds no other key, and `unequal`, how
-    many keys would have to change their bucket for each to have as many as queries. Series:
-    `matrix` in the order of the stage (1 attended to, or, of full attention, above the mean weight; 2 computed and
-    hidden), `buckets_q`, `buckets_k` by position, `order_q`, `order_k` (place -> position), `chunk_len` (0: none).
+    `row_parameters`: stage, one of STAGES. full and bucketed have queries and keys of their own, sorted and chunked
+    shared ones, which do not see themselves unless they see nothing else. Not causal, one round, the product's own hash
+    and sort. Metrics, the same under every column: `pairs` that are attended to, `computed` scores, `mass`, the share
+    of full attention's weights that lies on the pairs (%), `alone`, queries whose bucket holds no other key, and
+    `unequal`, how many keys would have to change their bucket for each to have as many as queries. Series: `matrix` in
+    the order of the stage (1 attended to, or, of full attention, above the mean weight; 2 computed and hidden),
+    `buckets_q`, `buckets_k` by position, `order_q`, `order_k` (place -> position), `chunk_len` (0: none).
     """
-    stage, length, m = str(own["stage"]), int(parameters["length"]), int(parameters["chunk_len"])
+    stage, length, m = str(row_parameters["stage"]), int(parameters["length"]), int(parameters["chunk_len"])
     bucket, order, weights = _hashed_clusters(parameters, seed, shared=stage in ("sorted", "chunked"))
     same = bucket[0][:, None] == bucket[1]
     back = order[0].argsort()[:, None] // m - order[1].argsort() // m

@@ -31,8 +31,8 @@ class Measure:
 def every_number_of(run: Run) -> Replay:
     """The replay of a measure whose metrics are the same under every column and always come out the same: all of it."""
 
-    def replay(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
-        metrics = run({**parameters, "columns": {"": {}}}, seed, row, own)["metrics"][""]
+    def replay(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
+        metrics = run({**parameters, "columns": {"": {}}}, seed, row, row_parameters)["metrics"][""]
         return [float(value) for _, value in sorted(metrics.items())]
 
     return replay

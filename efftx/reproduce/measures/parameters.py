@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from efftx.config.compose import compose
-from efftx.data.dataset import find_source
+from efftx.layers.cost import n_parameters
 from efftx.models.build import build_on_meta
 from efftx.reproduce.measures.measure import Measure, Parameters
 
 
-def model_size(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def model_size(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """How many parameters a configuration has, in all and by the sheet's arithmetic (Sparse Transformer, table 1).
 
-    `parameters`, `own`: overrides. Metrics, the same under every column: `total`, and of it `matrices`, those of
-    the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and logits.
+    `parameters`, `row_parameters`: overrides. Metrics, the same under every column: `total`, and of it `matrices`,
+    those of the blocks: 2 d (heads d_qk) + 2 d (heads d_head) + 2 d d_ff a layer; `rest`, embeddings, biases, norms and
+    logits.
     """
-    config = compose([*parameters["overrides"], *own.get("overrides", [])])
-    model = build_on_meta(config, find_source(config.data.name).vocab_size(config.data, config.objective))
-    total = sum(p.numel() for p in model.parameters())
+    config = compose([*parameters["overrides"], *row_parameters.get("overrides", [])])
+    model = build_on_meta(config, config.vocab_size)
+    total = n_parameters(model)
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2)
     metrics = {"total": float(total), "matrices": float(matrices), "rest": float(total - matrices)}
     return {"metrics": dict.fromkeys(parameters["columns"], metrics)}
 
 
-def counted_parameters(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def counted_parameters(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `model_size` compares: all its numbers."""
-    return list(model_size({**parameters, "columns": [""]}, seed, row, own)["metrics"][""].values())
+    return list(model_size({**parameters, "columns": [""]}, seed, row, row_parameters)["metrics"][""].values())
 
 
 MEASURES = {

@@ -20,19 +20,19 @@ FIRST, SECOND = 1.0, 2.0
 _QUERIES_AT_ONCE = 512
 
 
-def connectivity(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def connectivity(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Which keys the queries of a pattern see, counted from the index sets that attention itself uses (figure 3).
 
-    `own`: attention (`full`, `strided`, `fixed`), length n, stride l and c of the pattern's node; `draw: i` adds the
-    whole matrix as a series, with the query i to be shown; `reach: false` leaves out what takes n^3 operations.
-    Metrics, the same under every column: `keys_first`, `keys_second`, `keys`, the most keys of a query in each factor
-    and in their union; `bound`, l + n / l - 1 for strided, l + c (n / l - 1) for fixed, n for full; `share`, pairs of
-    the union over those of full attention (%); `computed`, scores that the block form computes over the pairs of the
-    union; `lost_first_second`, `lost_second_first`, `lost_merged`, pairs of a query and an earlier position that two
-    layers do not connect: the two factors in either order, and twice their union.
+    `row_parameters`: attention (`full`, `strided`, `fixed`), length n, stride l and c of the pattern's node; `draw: i`
+    adds the whole matrix as a series, with the query i to be shown; `reach: false` leaves out what takes n^3
+    operations. Metrics, the same under every column: `keys_first`, `keys_second`, `keys`, the most keys of a query in
+    each factor and in their union; `bound`, l + n / l - 1 for strided, l + c (n / l - 1) for fixed, n for full;
+    `share`, pairs of the union over those of full attention (%); `computed`, scores that the block form computes over
+    the pairs of the union; `lost_first_second`, `lost_second_first`, `lost_merged`, pairs of a query and an earlier
+    position that two layers do not connect: the two factors in either order, and twice their union.
     """
-    length = int(own["length"])
-    first, second, union = _factors(own)
+    length = int(row_parameters["length"])
+    first, second, union = _factors(row_parameters)
     most, pairs = [0, 0, 0], [0, 0, 0]
     for start in range(0, length, _QUERIES_AT_ONCE):
         for i, pattern in enumerate((first, second, union)):
@@ -42,23 +42,23 @@ def connectivity(parameters: Parameters, seed: int, row: str, own: Parameters) -
         "keys_first": float(most[0]),
         "keys_second": float(most[1]),
         "keys": float(most[2]),
-        "bound": _most_keys(own),
+        "bound": _most_keys(row_parameters),
         "share": 100.0 * pairs[2] / (length * (length + 1) / 2),
         "computed": union.keys(length) * length / pairs[2],
     }
-    if own.get("reach", True):
+    if row_parameters.get("reach", True):
         metrics |= _lost(first, second, union, length)
-    series = {} if "draw" not in own else _matrix(first, second, length, int(own["draw"]))
+    series = {} if "draw" not in row_parameters else _matrix(first, second, length, int(row_parameters["draw"]))
     return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
-def _factors(own: Parameters) -> tuple[Pattern, Pattern, Pattern]:
+def _factors(row_parameters: Parameters) -> tuple[Pattern, Pattern, Pattern]:
     """The pattern's two factors and their union; full attention is its own factors."""
-    kind, length = str(own["attention"]), int(own["length"])
+    kind, length = str(row_parameters["attention"]), int(row_parameters["length"])
     if kind == "full":
         whole = make_pattern(kind, FullConfig(), length)
         return whole, whole, whole
-    stride, c = int(own["stride"]), int(own.get("c", 0))
+    stride, c = int(row_parameters["stride"]), int(row_parameters.get("c", 0))
 
     def used(mode: str) -> Pattern:
         node = StridedConfig(stride, mode) if kind == "strided" else FixedConfig(stride, c, mode=mode)
@@ -67,13 +67,13 @@ def _factors(own: Parameters) -> tuple[Pattern, Pattern, Pattern]:
     return used("first"), used("second"), used("merged")
 
 
-def _most_keys(own: Parameters) -> float:
+def _most_keys(row_parameters: Parameters) -> float:
     """The most keys of a query in the union of both factors, by the formula."""
-    n = float(own["length"])
-    if own["attention"] == "full":
+    n = float(row_parameters["length"])
+    if row_parameters["attention"] == "full":
         return n
-    stride = float(own["stride"])
-    each = 1.0 if own["attention"] == "strided" else float(own["c"])
+    stride = float(row_parameters["stride"])
+    each = 1.0 if row_parameters["attention"] == "strided" else float(row_parameters["c"])
     return stride + each * (n / stride - 1.0)
 
 

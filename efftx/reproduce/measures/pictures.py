@@ -20,25 +20,25 @@ AT_ONCE = 4
 """Pictures whose attention weights are in memory together."""
 
 
-def attention_maps(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def attention_maps(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Where a layer's heads look in the first test pictures, for what is defined in `evaluation.attention_maps`.
 
     `parameters`: overrides (a decoder with full attention, which is trained, or taken from its finished run), pictures,
-    query (row and column of the pixel whose map is drawn, as parts of the side); `own`: layer, or uniform: true for
-    what attention to all places alike would have. Metrics, the same under every column: `local`, `row`, `column` and
-    `keys`, the mean over the heads, and `row_head`, `column_head`, of the head that has most. Series `map`: the weights
-    of the pixels for that query, head by head.
+    query (row and column of the pixel whose map is drawn, as parts of the side); `row_parameters`: layer, or uniform:
+    true for what attention to all places alike would have. Metrics, the same under every column: `local`, `row`,
+    `column` and `keys`, the mean over the heads, and `row_head`, `column_head`, of the head that has most. Series
+    `map`: the weights of the pixels for that query, head by head.
     """
     config = configured(parameters["overrides"], seed)
     side = math.isqrt(config.data.length // 3)
     query = [int(part * side) for part in parameters["query"]]
     place = 3 * (query[0] * side + query[1])
-    if own.get("uniform"):
+    if row_parameters.get("uniform"):
         scored = [(map_scores(weights := uniform_weights(config.data.length)), seen_from(weights, place))]
     else:
         model, dataset = trained_model(config)
         decoder: Decoder = model  # type: ignore[assignment]
-        layer = decoder.blocks[int(own["layer"])].get_submodule("attention.core")
+        layer = decoder.blocks[int(row_parameters["layer"])].get_submodule("attention.core")
         assert isinstance(layer, SoftmaxAttention)
         read: list[torch.Tensor] = []
         hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
@@ -54,7 +54,10 @@ def attention_maps(parameters: Parameters, seed: int, row: str, own: Parameters)
     metrics |= {f"{name}_head": float(score_H[name].max()) for name in ("row", "column")}
     map_HSS = torch.stack([seen for _, seen in scored]).mean(0)
     series = {"map": map_HSS.flatten().tolist(), "query": [float(part) for part in query], "side": [float(side)]}
-    return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": {} if own.get("uniform") else series}
+    return {
+        "metrics": dict.fromkeys(parameters["columns"], metrics),
+        "series": {} if row_parameters.get("uniform") else series,
+    }
 
 
 MEASURES = {

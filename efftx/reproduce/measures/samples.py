@@ -15,29 +15,28 @@ from efftx.data.sound import mu_law_inverse
 from efftx.decoding.generate import Draw, generate
 from efftx.machine.devices import seed_step
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured, first_losses, trained_model
+from efftx.reproduce.measures.trained import configured, replayed_losses, trained_model
 from efftx.sampling.sample import make_session
 
 FRAME = 128
 """Codes of a frame of a spectrum."""
 
 
-def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def drawn_samples(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """What a trained model draws at temperature 1, or how it completes the first part of test rows (figures 1 and 5).
 
-    `parameters`: n rows, and overrides under the names `pictures` and `sounds`; `own`: of, the one or the other, and
-    given, the share of a test row that is given: 0 draws all of it, 1 takes the test row itself. Metrics, the same
-    under every column: `bits`, the model's bits for each byte that is not given (of test rows: of all), and
+    `parameters`: n rows, and overrides under the names `pictures` and `sounds`; `row_parameters`: of, the one or the
+    other, and given, the share of a test row that is given: 0 draws all of it, 1 takes the test row itself. Metrics,
+    the same under every column: `bits`, the model's bits for each byte that is not given (of test rows: of all), and
     `neighbours`, the mean distance of each such byte from the same colour of the pixel above, or in a sound from the
-    code before.
-    Series: `rows`, the bytes of pictures or the `spectra` of sounds, and the `shape` of one: height, width and colours,
-    or frames and frequencies.
+    code before. Series: `rows`, the bytes of pictures or the `spectra` of sounds, and the `shape` of one: height, width
+    and colours, or frames and frequencies.
     """
-    config, n = configured(parameters[own["of"]], seed), int(parameters["n"])
+    config, n = configured(parameters[row_parameters["of"]], seed), int(parameters["n"])
     model, dataset = trained_model(config)
     test_NL = dataset.batch("test", 0, 0, n).tokens_BL
     length = test_NL.shape[1]
-    n_given = round(float(own["given"]) * length)
+    n_given = round(float(row_parameters["given"]) * length)
     if n_given == length:
         with torch.no_grad():
             nats_NL, _ = model(test_NL, losses=True)
@@ -66,9 +65,9 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, own: Parameters) 
     return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
-def first_losses_of_samples(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_losses_of_samples(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `drawn_samples` compares: the losses of the first three steps of the training."""
-    return first_losses({"overrides": parameters[own["of"]]}, seed, row, own)
+    return replayed_losses(configured(parameters[row_parameters["of"]], seed))
 
 
 def spectra(codes_NL: np.ndarray) -> np.ndarray:

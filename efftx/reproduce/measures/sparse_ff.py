@@ -19,17 +19,17 @@ from efftx.reproduce.measures.measure import Measure, Parameters
 from efftx.reproduce.measures.trained import configured, first_losses, trained_model
 
 
-def selected_units(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def selected_units(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Which units a trained sparse feed-forward layer selects for a sentence, and what of it is read (figure 2).
 
     `parameters`: overrides (the model is trained, or taken from its finished run), sentence (cut at the model's
-    length); `own`: layer, of the encoder where there is one. Metrics, the same under every column: `rows_read` (% of
-    the rows of W1 and of W2 a token), `weights_read` (% of all the layer's weights, controller and bias included),
-    `tokens`, `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as well) and
-    `changed_outputs`: tokens whose output is another when every row that was not selected is lost.
+    length); `row_parameters`: layer, of the encoder where there is one. Metrics, the same under every column:
+    `rows_read` (% of the rows of W1 and of W2 a token), `weights_read` (% of all the layer's weights, controller and
+    bias included), `tokens`, `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as
+    well) and `changed_outputs`: tokens whose output is another when every row that was not selected is lost.
     """
     config = configured(parameters["overrides"], seed)
-    layer, x_TD, texts = _layer_and_inputs(config, int(own["layer"]), str(parameters["sentence"]))
+    layer, x_TD, texts = _layer_and_inputs(config, int(row_parameters["layer"]), str(parameters["sentence"]))
     index_TG, n = layer.choices(x_TD[None])[0][0].long(), layer.config.N
     n_tokens, n_blocks = index_TG.shape
     changed = 0

@@ -21,7 +21,7 @@ HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 """Rows of weights are read through few page-table entries: PyTorch reads this once, when it first allocates."""
 
 
-def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def token_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Seconds a token of one model, and against a dense one that was timed in the same process just before.
 
     `parameters`: cases (row -> name of `bench decode`), against (row -> name of the dense one; none for a dense row),
@@ -52,7 +52,7 @@ def token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
 
 
 def token_counts(
-    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+    parameters: Parameters, row: str, row_parameters: Parameters, result: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
     """What `token_time` recorded of a row's weights, and the same counted anew from shapes alone.
 
@@ -72,15 +72,15 @@ def token_counts(
     return recorded, again
 
 
-def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def width_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Milliseconds of one decoder block against the width, and the exponents of the time and of the weights read.
 
-    `parameters`: widths, options; `own`: kind, dense or sparse; of a sparse row the dense one is timed in the same
-    process. A column with a `width` has block_milliseconds, block_speedup and weights, and of the whole token, six
-    blocks and logits, p50_milliseconds, p99_milliseconds and share_of_read (%); every column has time_exponent, fitted
-    from `fit_from` on, and weights_exponent.
+    `parameters`: widths, options; `row_parameters`: kind, dense or sparse; of a sparse row the dense one is timed in
+    the same process. A column with a `width` has block_milliseconds, block_speedup and weights, and of the whole token,
+    six blocks and logits, p50_milliseconds, p99_milliseconds and share_of_read (%); every column has time_exponent,
+    fitted from `fit_from` on, and weights_exponent.
     """
-    widths, kind = [int(width) for width in parameters["widths"]], str(own["kind"])
+    widths, kind = [int(width) for width in parameters["widths"]], str(row_parameters["kind"])
     kinds = ["dense"] if kind == "dense" else ["dense", "sparse"]
     names = [f"width-{width}-{k}" for width in widths for k in kinds]
     result = _bench([f"names={','.join(names)}", *parameters["options"]], seed)
@@ -113,14 +113,14 @@ def width_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> 
 
 
 def width_counts(
-    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+    parameters: Parameters, row: str, row_parameters: Parameters, result: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
     """What `width_time` recorded of a block's weights at every width, and the same counted anew from shapes."""
 
     recorded, again = [], []
     for column, where in parameters["columns"].items():
         if "width" in where and column in result["metrics"]:
-            case = case_named(f"width-{int(where['width'])}-{own['kind']}")
+            case = case_named(f"width-{int(where['width'])}-{row_parameters['kind']}")
             recorded.append(result["metrics"][column]["weights"])
             again.append(counted(case, last_level_cache()).block_weights / 1e6)
     return recorded, again

@@ -37,7 +37,15 @@ def trained_model(config: Config) -> tuple[Model, Dataset]:
     return model, dataset
 
 
-def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
-    """What a replay of `selected_units` compares: the losses of the first three steps of the training."""
+def first_losses(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
+    """What a replay of a measure compares that looks into one model, that of `parameters["overrides"]`, in every row.
+
+    `attention_maps` and `selected_units` do.
+    """
+    return replayed_losses(configured(parameters["overrides"], seed))
+
+
+def replayed_losses(config: Config) -> list[float]:
+    """The losses of the first three steps of a training, of which nothing is kept."""
     with scratch_folder(SCRATCH) as folder:
-        return train(configured(parameters["overrides"], seed), folder / "run", steps=N_FIRST_LOSSES).first_losses
+        return train(config, folder / "run", steps=N_FIRST_LOSSES).first_losses

@@ -10,7 +10,6 @@ import torch
 from efftx.bench.decode_timing import Reference
 from efftx.bench.decode_weights import last_level_cache
 from efftx.config.schema import Config
-from efftx.core.scratch import scratch_folder
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.machine.devices import set_determinism
 from efftx.machine.timing import interleaved
@@ -18,25 +17,24 @@ from efftx.models.build import Model
 from efftx.models.decoder import Decoder
 from efftx.plan import active_parameters
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured, trained_model
-from efftx.reproduce.trainer import SCRATCH
-from efftx.training.loop import N_FIRST_LOSSES, train
+from efftx.reproduce.measures.trained import configured, replayed_losses, trained_model
+from efftx.training.loop import train
 
 PROMPT, WARM_UP = 16, 4
 
 
-def trained_token_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def trained_token_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """The quality of a trained decoder, and milliseconds a token of it, in turns with a dense one trained as it was.
 
     `parameters`: overrides, those of every row; against, further ones of the dense model; tokens, how many are timed;
-    `own`: further overrides, as `against` in the dense row. Both are trained, or finished runs of theirs are taken.
-    One row, float32, greedy, behind a prompt of 16 tokens of the test split. Between any two tokens a matrix larger
-    than the processor's cache is read, so that weights come from memory, as those of a large model do.
-    Metrics, the same under every column: the run's on the test split (`loss`, `accuracy`, ...), `parameters_read`
-    that a token reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token
-    reads, over what the machine can read in its time).
+    `row_parameters`: further overrides, as `against` in the dense row. Both are trained, or finished runs of theirs are
+    taken. One row, float32, greedy, behind a prompt of 16 tokens of the test split. Between any two tokens a matrix
+    larger than the processor's cache is read, so that weights come from memory, as those of a large model do. Metrics,
+    the same under every column: the run's on the test split (`loss`, `accuracy`, ...), `parameters_read` that a token
+    reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token reads, over what
+    the machine can read in its time).
     """
-    mine, other = _configurations(parameters, seed, own)
+    mine, other = _configurations(parameters, seed, row_parameters)
     result = train(mine)
     set_determinism(mine.n_threads)
     tokens, cache = int(parameters["tokens"]), last_level_cache()
@@ -61,17 +59,15 @@ def trained_token_time(parameters: Parameters, seed: int, row: str, own: Paramet
     return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series, "threads": mine.n_threads}
 
 
-def first_losses(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def first_losses(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """The losses of the first three steps of the row's training."""
-    with scratch_folder(SCRATCH) as folder:
-        mine, _ = _configurations(parameters, seed, own)
-        return train(mine, folder / "run", steps=N_FIRST_LOSSES).first_losses
+    return replayed_losses(_configurations(parameters, seed, row_parameters)[0])
 
 
-def _configurations(parameters: Parameters, seed: int, own: Parameters) -> tuple[Config, Config]:
+def _configurations(parameters: Parameters, seed: int, row_parameters: Parameters) -> tuple[Config, Config]:
     """The row's, and that of the dense model beside it."""
     base = parameters["overrides"]
-    return configured([*base, *own["overrides"]], seed), configured([*base, *parameters["against"]], seed)
+    return configured([*base, *row_parameters["overrides"]], seed), configured([*base, *parameters["against"]], seed)
 
 
 def _stepper(model: Model, prompt: list[int], tokens: int) -> tuple[Callable[[], object], int]:

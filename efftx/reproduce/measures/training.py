@@ -8,7 +8,6 @@ from typing import Any
 
 from efftx.bench.stacks import attention_of, device_memory_of_step, peak_of_step, step_of
 from efftx.config.schema import Config
-from efftx.data.dataset import find_source
 from efftx.machine.devices import resolve_device, set_determinism, threads_of
 from efftx.machine.timing import interleaved, matmul_call
 from efftx.plan import Steps, default_device
@@ -21,22 +20,22 @@ _PRODUCTS = 5
 """So many at once take long enough to meet what the machine does beside them."""
 
 
-def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def iteration_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Seconds of one training step, beside those of another model in the same turns, and what explains the ratio.
 
     `parameters`: vocab_size, warm_up, repeats, device, models (name -> overrides), against (the other's overrides);
-    `own`: model, its name, overrides, and `repeats` where the row has more turns than the others. Metrics, the same
-    under every column: `seconds` (forward, backward and optimiser), `speedup` (the other's over them),
+    `row_parameters`: model, its name, overrides, and `repeats` where the row has more turns than the others. Metrics,
+    the same under every column: `seconds` (forward, backward and optimiser), `speedup` (the other's over them),
     `attention_seconds` (scores and values of all layers, alone, in the same turns), `rest_seconds`,
     `attention_speedup`, and what the counts allow: `score_speedup`, scores of the other over those computed here, and
     `work_speedup`, the same of all FLOPs of a step.
     """
     device, vocab_size = resolve_device(str(parameters.get("device", "cpu"))), int(parameters["vocab_size"])
-    mine, other = _mine_and_other(parameters, own, seed)
+    mine, other = _mine_and_other(parameters, row_parameters, seed)
     models = {"": mine} if mine == other else {"": mine, "other ": other}
     calls = {f"{name}step": step_of(config, device, vocab_size) for name, config in models.items()}
     calls |= {f"{name}attention": attention_of(config, device, vocab_size) for name, config in models.items()}
-    repeats, warm_up = int(own.get("repeats", parameters["repeats"])), int(parameters["warm_up"])
+    repeats, warm_up = int(row_parameters.get("repeats", parameters["repeats"])), int(parameters["warm_up"])
     timed = interleaved(calls, repeats=repeats, device=device, warm_up=warm_up)
     seconds = {name: result.seconds for name, result in timed.items()}
     step, attention = seconds["step"], seconds["attention"]
@@ -46,25 +45,25 @@ def iteration_time(parameters: Parameters, seed: int, row: str, own: Parameters)
         "attention_seconds": attention,
         "rest_seconds": step - attention,
         "attention_speedup": seconds.get("other attention", attention) / attention,
-        **_work_speedups(parameters, own, seed),
+        **_work_speedups(parameters, row_parameters, seed),
     }
     series = {"spread": [timed["step"].spread], "seconds_of_other": [seconds.get("other step", step)]}
     return {"metrics": dict.fromkeys(parameters["columns"], result), "series": series}
 
 
 def iteration_counts(
-    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+    parameters: Parameters, row: str, row_parameters: Parameters, result: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
     """What `iteration_time` recorded of counts, and the same counted anew."""
-    again = _work_speedups(parameters, own, 0)
+    again = _work_speedups(parameters, row_parameters, 0)
     metrics = next(iter(result["metrics"].values()))
     return [metrics[name] for name in again], list(again.values())
 
 
-def _work_speedups(parameters: Parameters, own: Parameters, seed: int) -> dict[str, float]:
+def _work_speedups(parameters: Parameters, row_parameters: Parameters, seed: int) -> dict[str, float]:
     mine, other = (
         training_flops_by_component(config, int(parameters["vocab_size"]))
-        for config in _mine_and_other(parameters, own, seed)
+        for config in _mine_and_other(parameters, row_parameters, seed)
     )
     return {
         "score_speedup": other["attention_scores"] / mine["attention_scores"],
@@ -72,25 +71,26 @@ def _work_speedups(parameters: Parameters, own: Parameters, seed: int) -> dict[s
     }
 
 
-def _mine_and_other(parameters: Parameters, own: Parameters, seed: int) -> tuple[Config, Config]:
+def _mine_and_other(parameters: Parameters, row_parameters: Parameters, seed: int) -> tuple[Config, Config]:
     """The row's model, and the one that it is compared with."""
-    base = parameters["models"][own["model"]]
-    return configured([*base, *own["overrides"]], seed), configured([*base, *parameters["against"]], seed)
+    base = parameters["models"][row_parameters["model"]]
+    return configured([*base, *row_parameters["overrides"]], seed), configured([*base, *parameters["against"]], seed)
 
 
-def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def training_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Peak activation bytes of one training step against depth at one length, and against length at one depth.
 
-    `parameters`: overrides, vocab_size, depths with at_length, lengths with at_depth; `own`: overrides of the row. A
-    column with `depth` or `length` has `megabytes` (10^6 bytes, without parameters, gradients and replay state) and
-    `replay_megabytes` (choices and random states); every column has `depth_ratio`, the peak at the greatest depth over
-    that at the least, `length_exponent`, fitted, and `replay_share`, the replay state over the peak (%), at most.
+    `parameters`: overrides, vocab_size, depths with at_length, lengths with at_depth; `row_parameters`: overrides of
+    the row. A column with `depth` or `length` has `megabytes` (10^6 bytes, without parameters, gradients and replay
+    state) and `replay_megabytes` (choices and random states); every column has `depth_ratio`, the peak at the greatest
+    depth over that at the least, `length_exponent`, fitted, and `replay_share`, the replay state over the peak (%), at
+    most.
     """
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
-    by_depth = [_peak(parameters, own, seed, depth, int(parameters["at_length"])) for depth in depths]
-    by_length = [_peak(parameters, own, seed, int(parameters["at_depth"]), length) for length in lengths]
+    by_depth = [_peak(parameters, row_parameters, seed, depth, int(parameters["at_length"])) for depth in depths]
+    by_length = [_peak(parameters, row_parameters, seed, int(parameters["at_depth"]), length) for length in lengths]
     a_layer = (by_depth[-1][0] - by_depth[0][0]) / (depths[-1] - depths[0])
-    config = configured([*parameters["overrides"], *own.get("overrides", [])], seed)
+    config = configured([*parameters["overrides"], *row_parameters.get("overrides", [])], seed)
     activation = 4.0 * config.training.batch_size * int(parameters["at_length"]) * config.d_model
     overall = {
         "tensors_a_layer": a_layer / activation,
@@ -115,18 +115,18 @@ def training_memory(parameters: Parameters, seed: int, row: str, own: Parameters
     return {"metrics": metrics, "series": series}
 
 
-def training_cost(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def training_cost(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """`training_memory`, and beside it the time of the same steps and the FLOPs that they are counted to have.
 
     `parameters`: those, and warm_up and repeats. Metrics besides, the same under every column: `time_exponent` and
     `flops_exponent` of the length, `depth_time_exponent` of the depth, fitted, and `seconds`, of the longest row.
     Series: `seconds_by_depth`, `seconds_by_length`. All steps of a row are timed in turns.
     """
-    memory = training_memory(parameters, seed, row, own)
+    memory = training_memory(parameters, seed, row, row_parameters)
     depths, lengths = ([int(number) for number in parameters[name]] for name in ("depths", "lengths"))
     places = [(depth, int(parameters["at_length"])) for depth in depths]
     places += [(int(parameters["at_depth"]), length) for length in lengths]
-    configs = {place: _sized(parameters, own, seed, *place) for place in places}
+    configs = {place: _sized(parameters, row_parameters, seed, *place) for place in places}
     vocab_size = int(parameters["vocab_size"])
     device = resolve_device(configs[places[0]].device)
     timed = interleaved(
@@ -154,34 +154,37 @@ def _flops(config: Config, vocab_size: int) -> float:
     return config.data.length * sum(training_flops_by_component(config, vocab_size).values())
 
 
-def shallowest_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def shallowest_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `training_memory` compares: the bytes of the shallowest model."""
-    return list(_peak(parameters, own, seed, int(parameters["depths"][0]), int(parameters["at_length"])))
+    return list(_peak(parameters, row_parameters, seed, int(parameters["depths"][0]), int(parameters["at_length"])))
 
 
-def _peak(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> tuple[float, float]:
+def _peak(
+    parameters: Parameters, row_parameters: Parameters, seed: int, depth: int, length: int
+) -> tuple[float, float]:
     """(peak activation bytes, replay bytes) of one training step."""
-    config = _sized(parameters, own, seed, depth, length)
+    config = _sized(parameters, row_parameters, seed, depth, length)
     peak, kept = peak_of_step(config, resolve_device(config.device), int(parameters["vocab_size"]))
     return float(peak), float(kept)
 
 
-def _sized(parameters: Parameters, own: Parameters, seed: int, depth: int, length: int) -> Config:
-    base, sizes = [*parameters["overrides"], *own.get("overrides", [])], [f"n_layers={depth}", f"data.length={length}"]
+def _sized(parameters: Parameters, row_parameters: Parameters, seed: int, depth: int, length: int) -> Config:
+    base = [*parameters["overrides"], *row_parameters.get("overrides", [])]
+    sizes = [f"n_layers={depth}", f"data.length={length}"]
     if configured(base, seed).stack != "decoder":
         sizes.append(f"n_encoder_layers={depth}")
     return configured([*base, *sizes], seed)
 
 
-def host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def host_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Bytes that the device holds at the fullest moment of a training step against depth, and what the host holds.
 
-    `parameters`: overrides, vocab_size, depths; `own`: overrides of the row. A column with `depth` has `megabytes`
-    (10^6 bytes: activations, replay state, and the weights, gradients and optimiser state that are there) and
-    `host_megabytes`; every column has `depth_ratio`, the device's at the greatest depth over that at the least.
+    `parameters`: overrides, vocab_size, depths; `row_parameters`: overrides of the row. A column with `depth` has
+    `megabytes` (10^6 bytes: activations, replay state, and the weights, gradients and optimiser state that are there)
+    and `host_megabytes`; every column has `depth_ratio`, the device's at the greatest depth over that at the least.
     """
     depths = [int(number) for number in parameters["depths"]]
-    by_depth = [_device_memory(parameters, own, seed, depth) for depth in depths]
+    by_depth = [_device_memory(parameters, row_parameters, seed, depth) for depth in depths]
     metrics: dict[str, dict[str, float]] = {}
     for column, where in parameters["columns"].items():
         metrics[column] = {"depth_ratio": by_depth[-1][0] / by_depth[0][0]}
@@ -192,28 +195,28 @@ def host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) ->
     return {"metrics": metrics, "series": series}
 
 
-def shallowest_host_memory(parameters: Parameters, seed: int, row: str, own: Parameters) -> list[float]:
+def shallowest_host_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:
     """What a replay of `host_memory` compares: the megabytes of the shallowest model."""
-    return list(_device_memory(parameters, own, seed, int(parameters["depths"][0])))
+    return list(_device_memory(parameters, row_parameters, seed, int(parameters["depths"][0])))
 
 
-def _device_memory(parameters: Parameters, own: Parameters, seed: int, depth: int) -> tuple[float, float]:
-    config = configured([*parameters["overrides"], *own["overrides"], f"n_layers={depth}"], seed)
+def _device_memory(parameters: Parameters, row_parameters: Parameters, seed: int, depth: int) -> tuple[float, float]:
+    config = configured([*parameters["overrides"], *row_parameters["overrides"], f"n_layers={depth}"], seed)
     device = resolve_device(config.device)
     on_device, on_host = device_memory_of_step(config, device, int(parameters["vocab_size"]))
     return on_device / 1e6, on_host / 1e6
 
 
-def training_estimate(parameters: Parameters, seed: int, row: str, own: Parameters) -> dict[str, Any]:
+def training_estimate(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """What `efftx plan` says of one training step, and what is measured of it.
 
-    `parameters`: overrides, warm_up and repeats; `own`: overrides of the row. Metrics, the same under every column:
-    `planned_seconds`, at the rate of the matrix products that a plan measures, here in turns with the step, `seconds`,
-    `time_error` (%, positive where the plan is above), `planned_megabytes`, `megabytes` (10^6 bytes of activations at
-    their peak) and `memory_error`.
+    `parameters`: overrides, warm_up and repeats; `row_parameters`: overrides of the row. Metrics, the same under every
+    column: `planned_seconds`, at the rate of the matrix products that a plan measures, here in turns with the step,
+    `seconds`, `time_error` (%, positive where the plan is above), `planned_megabytes`, `megabytes` (10^6 bytes of
+    activations at their peak) and `memory_error`.
     """
-    config = configured([*parameters["overrides"], *own["overrides"]], seed)
-    device, vocab_size = resolve_device(config.device), _vocab_size(config)
+    config = configured([*parameters["overrides"], *row_parameters["overrides"]], seed)
+    device, vocab_size = resolve_device(config.device), config.vocab_size
     product, flops = matmul_call(device)
     with threads_of(config.n_threads):
         set_determinism(None)  # as in a training
@@ -241,10 +244,10 @@ def training_estimate(parameters: Parameters, seed: int, row: str, own: Paramete
 
 
 def estimated_bytes(
-    parameters: Parameters, row: str, own: Parameters, result: Mapping[str, Any]
+    parameters: Parameters, row: str, row_parameters: Parameters, result: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
     """What `training_estimate` recorded of bytes, and the same anew."""
-    config = configured([*parameters["overrides"], *own["overrides"]], 0)
+    config = configured([*parameters["overrides"], *row_parameters["overrides"]], 0)
     metrics = next(iter(result["metrics"].values()))
     again = [n_bytes / 1e6 for n_bytes in _estimated_bytes(config)]
     return [metrics["planned_megabytes"], metrics["megabytes"]], again
@@ -252,12 +255,8 @@ def estimated_bytes(
 
 def _estimated_bytes(config: Config) -> tuple[int, int]:
     """(planned, measured) peak activation bytes of a step."""
-    vocab_size = _vocab_size(config)
+    vocab_size = config.vocab_size
     return activation_bytes(config, vocab_size), peak_of_step(config, resolve_device(config.device), vocab_size)[0]
-
-
-def _vocab_size(config: Config) -> int:
-    return find_source(config.data.name).vocab_size(config.data, config.objective)
 
 
 MEASURES = {

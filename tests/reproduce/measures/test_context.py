@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from efftx.errors import UserError
+from efftx.layers.attention_settings import LSHConfig
 from efftx.layers.cache import Position
-from efftx.layers.lsh import LSHAttention, LSHCache, LSHConfig
+from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.projections import DenseQKV
 from efftx.ops.lsh_oracle import beyond_the_windows
 from efftx.reproduce.measures import measure_named
