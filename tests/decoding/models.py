@@ -131,6 +131,12 @@ DECODERS = {
     "SRU": ("model=transformer", "sru.n_layers=2", "sru.d=8"),
     "everything": ("model=terraformer", "stack=decoder", "attention_per_block=2", "attention=[full]"),
 }
+LSH = {
+    "paper's form": (),
+    "duplicates allowed": ("lsh.allow_duplicates=true",),
+    "one round": ("lsh.n_hashes=1",),
+    "beside local": ("attention=[local,lsh]",),
+}
 PAIRS = {
     "cross-attention": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0"),
     "sparse": ("model=scaling",),

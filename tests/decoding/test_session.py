@@ -8,7 +8,7 @@ import torch
 from efftx.decoding.session import CachedSession, PreparedModel
 from tests.tolerances import ROUNDING, assert_close
 
-from .models import DECODERS, INPUTS, PAIRS, check_against_full_pass, full_pass, model_of
+from .models import DECODERS, INPUTS, LSH, PAIRS, check_against_full_pass, full_pass, model_of
 
 
 @pytest.mark.parametrize("lengths", [(5,), (0,), (9, 9), (3, 11, 0)], ids=str)
@@ -57,20 +57,36 @@ def test_coupled_positions_step_by_step_are_those_of_the_full_pass(name: str) ->
         logits = session.step(tokens_BL[rows, lengths + i])
 
 
-@pytest.mark.parametrize("name", ["transformer", "sparse QKV", "SRU", "everything"])
+REORDERED = {
+    **{name: (words, ()) for name, words in DECODERS.items()},
+    **{f"lsh, {name}": (("model=reformer", "attention=[lsh]", *words), ()) for name, words in LSH.items()},
+    **{name: ((*words, "positions.max_len=64", "n_layers=2"), (INPUTS,)) for name, words in PAIRS.items()},
+}
+
+
+@pytest.mark.usefixtures("one_rotation")
+@pytest.mark.parametrize("name", REORDERED)
 def test_reordered_rows_go_on_as_what_they_were(name: str) -> None:
-    model = model_of(DECODERS[name], "stdlib")
-    prompts, rows = [[4, 5], [9, 8, 7, 6], [1]], torch.tensor([2, 0, 0])
-    moved = CachedSession(PreparedModel(model), 20, 3)
+    words, inputs = REORDERED[name]
+    prepared = PreparedModel(model_of(words, "stdlib"))
+    prompts, orders = [[4, 5], [9, 8, 7, 6], [1]], ([2, 0, 1], [1, 1, 0])
+    torch.manual_seed(2)
+    moved = CachedSession(prepared, 20, 3, *inputs)
     moved.start(prompts)
-    moved.step(torch.tensor([1, 2, 3]))
-    moved.reorder(rows)
-    straight = CachedSession(PreparedModel(model), 20, 3)
-    straight.start([prompts[i] for i in rows.tolist()])
-    straight.step(torch.tensor([3, 1, 1]))
-    for token in (5, 6, 7):
-        following = torch.full((3,), token)
-        assert_close(moved.step(following), straight.step(following), ROUNDING, f"after token {token}")
+    told, rows = torch.tensor([[1], [2], [3]]), torch.arange(3)
+    moved.step(told[:, 0])
+    for n, order in enumerate(orders):
+        moved.reorder(torch.tensor(order))
+        rows, told = rows[order], told[order]
+        torch.manual_seed(2)  # rows are hashed alike wherever they stand
+        straight = CachedSession(prepared, 20, 3, *(given[rows] for given in inputs))
+        straight.start([prompts[i] for i in rows.tolist()])
+        for token_B in told.T:
+            straight.step(token_B)
+        for i in range(3):
+            token_B = torch.tensor([5, 6, 7]) + i + 5 * n
+            assert_close(moved.step(token_B), straight.step(token_B), ROUNDING, f"step {i} after order {order}")
+            told = torch.cat([told, token_B[:, None]], 1)
 
 
 def test_a_prepared_model_serves_one_generation_after_another() -> None:
