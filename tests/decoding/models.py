@@ -22,6 +22,7 @@ DECODERS = {
     "local": ("model=transformer", "attention=[local]", "local.chunk_len=8"),
     "local, shared QK": ("model=transformer", "attention=[local]", "local.chunk_len=8", "share_qk=true"),
     "local of one": ("model=transformer", "attention=[local]", "local.chunk_len=1", "share_qk=true"),
+    "local and no attention": ("model=transformer", "attention=[local,identity]", "local.chunk_len=8"),
     "local window": ("model=transformer", "attention=[local]", "local.window=5"),
     "local window, shared QK": ("model=transformer", "attention=[local]", "local.window=5", "share_qk=true"),
     "strided": ("model=transformer", "attention=[strided]", "strided.stride=5"),
