@@ -37,13 +37,19 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """What a command sets for the rest of its process (huge pages, offline modes) ends with the test."""
-    before = dict(os.environ)
-    yield
+def restore(before: dict[str, str]) -> None:
+    """The variables of this process are those of `before` again."""
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a command sets, changes or removes for the rest of its process (huge pages, offline modes) ends with it."""
+    before = dict(os.environ)
+    yield
+    restore(before)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _FORMAT, _PACKED = r"\.(jsonl|json|ndjson|parquet)", r"\.(gz|xz|bz2|zip)"
 _DOCUMENTS = re.compile(f".+{_FORMAT}({_PACKED})?", re.IGNORECASE)
+_IS_PACKED = re.compile(f"{_PACKED}$", re.IGNORECASE)
 _ENDINGS = re.compile(f"({_FORMAT})?({_PACKED})?$", re.IGNORECASE)
 SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What files call a split -> the split."""
@@ -154,5 +155,7 @@ def _named(folder: Path, split: str, files: list[Path]) -> list[Path]:
     named: dict[str, Path] = {}
     for file in files:
         if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split:
-            named.setdefault(_ENDINGS.sub("", file.name), file)
+            stem = _ENDINGS.sub("", file.name)
+            if stem not in named or (_IS_PACKED.search(named[stem].name) and not _IS_PACKED.search(file.name)):
+                named[stem] = file
     return list(named.values())

@@ -42,6 +42,7 @@ class Position:
         """Row i stands where row `rows_B[i]` stood."""
         if self.n_B is not None:
             self.n_B = self.n_B[rows_B]
+            self.n = int(self.n_B.max())  # the longest row may be gone
 
 
 class Cache:

@@ -126,7 +126,8 @@ class CrossCache(Cache):
         """Keeps what is read of the encoder in all further calls, in the type of the weights, as other caches do."""
         self.is_empty = False
         self.k_BHEd, self.v_BHEd = k_BHEd.to(self.dtype).contiguous(), v_BHEd.to(self.dtype).contiguous()
-        self.mask_BE = None if mask_BE is None or mask_BE.all() else mask_BE
+        # A copy: every layer is given the same mask, and each cache moves its rows in place.
+        self.mask_BE = None if mask_BE is None or mask_BE.all() else mask_BE.clone()
 
     def reorder(self, rows_B: Tensor) -> None:
         """Row i goes on as what row `rows_B[i]` was."""

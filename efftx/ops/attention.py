@@ -127,11 +127,11 @@ class _Visible(NamedTuple):
             hidden = hidden | ~self.key_mask[:, None, None, :n_keys]
         bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
         # Finite and far below the self penalty, so that a row with nothing but itself still finds itself; float16 ends
-        # at 65504, before either constant.
+        # at 65504, before either constant, and the score that is added must not pass that end: -inf alone is NaN.
         largest = torch.finfo(like.dtype).max
         if self.exclude_self:
             bias = bias.masked_fill(query == key, -min(SELF_PENALTY, largest / 2))
-        return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, largest))
+        return bias.masked_fill(hidden, -min(1e4 * SELF_PENALTY, 0.75 * largest))
 
 
 def _masked(

@@ -202,7 +202,7 @@ class _Fused(torch.autograd.Function):
         ctx: Any, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, layout: Layout, scale: float, seen: _Seen
     ) -> Tensor:
         valid, may_be_empty = seen
-        q, k, v = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd))
+        q, k, v = (layout.blocks(_by_rows(x)) for x in (q_BHLd, k_BHLd, v_BHLd))
         hidden = [part.hidden(valid, q) for part in layout.parts]
         out = lse = None
         for part, mask in zip(layout.parts, hidden, strict=True):
@@ -231,7 +231,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, grad_BHLd: Tensor) -> tuple[Tensor | None, ...]:
         q_BHLd, k_BHLd, v_BHLd, out, lse = ctx.saved_tensors
         layout: Layout = ctx.layout
-        q, k, v, grad = (layout.blocks(x) for x in (q_BHLd, k_BHLd, v_BHLd, grad_BHLd))
+        q, k, v, grad = (layout.blocks(_by_rows(x)) for x in (q_BHLd, k_BHLd, v_BHLd, grad_BHLd))
         grads: list[Tensor | None] = [None, None, None]
         valid, may_be_empty = ctx.seen
         if may_be_empty:
@@ -242,6 +242,11 @@ class _Fused(torch.autograd.Function):
             of_part = _backward_kernel(part, grad, (q, k, v), (out, lse), mask, ctx.scale)
             grads = [_with_part(*each) for each in zip(grads, cuts, of_part, (q, k, v), strict=True)]
         return (*(layout.row(torch.zeros_like(q) if g is None else g, q_BHLd) for g in grads), None, None, None)
+
+
+def _by_rows(x: Tensor) -> Tensor:
+    """`x` with the numbers of a row side by side: the kernel takes that for granted, and would read beyond its end."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _with_part(total: Tensor | None, cut: Cut, of_part: Tensor, like_Nnld: Tensor) -> Tensor:

@@ -40,6 +40,15 @@ def test_files_named_by_the_three_splits_are_these(tmp_path: Path) -> None:
     assert splits_of(tmp_path, 2) == {"train": "ab", "valid": "d", "test": "ef"}
 
 
+def test_a_plain_file_is_taken_before_a_compressed_one_of_another_format(tmp_path: Path) -> None:
+    write(tmp_path, train="ab", valid="c", test="d")
+    for split in SPLITS:
+        (tmp_path / f"{split}.json.gz").write_bytes(b"compressed")
+    files = find_documents(str(tmp_path), "hint")
+    assert files.files == {split: [tmp_path / f"{split}.jsonl"] for split in SPLITS}
+    assert "train.json.gz" in "".join(files.notes)
+
+
 @pytest.mark.parametrize("valid", ["dev", "val", "validation"])
 def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, valid: str) -> None:
     write(tmp_path, **{"my-train-1": "cd", "my-train-0": "ab", f"my-{valid}-0": "e", "x__test__0": "f"})

@@ -22,6 +22,7 @@ DECODERS = {
     "local": ("model=transformer", "attention=[local]", "local.chunk_len=8"),
     "local, shared QK": ("model=transformer", "attention=[local]", "local.chunk_len=8", "share_qk=true"),
     "local of one": ("model=transformer", "attention=[local]", "local.chunk_len=1", "share_qk=true"),
+    "local and no attention": ("model=transformer", "attention=[local,identity]", "local.chunk_len=8"),
     "local window": ("model=transformer", "attention=[local]", "local.window=5"),
     "local window, shared QK": ("model=transformer", "attention=[local]", "local.window=5", "share_qk=true"),
     "strided": ("model=transformer", "attention=[strided]", "strided.stride=5"),
@@ -130,6 +131,12 @@ DECODERS = {
     "sparse loss": ("model=scaling", "stack=decoder", "sparse_loss.S=4"),
     "SRU": ("model=transformer", "sru.n_layers=2", "sru.d=8"),
     "everything": ("model=terraformer", "stack=decoder", "attention_per_block=2", "attention=[full]"),
+}
+LSH = {
+    "paper's form": (),
+    "duplicates allowed": ("lsh.allow_duplicates=true",),
+    "one round": ("lsh.n_hashes=1",),
+    "beside local": ("attention=[local,lsh]",),
 }
 PAIRS = {
     "cross-attention": ("model=scaling", "sparse_ff.N=0", "sparse_qkv.S=0"),

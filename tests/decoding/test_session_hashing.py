@@ -9,14 +9,7 @@ from torch import Tensor
 from efftx.decoding.session import CachedSession, PreparedModel
 from tests.tolerances import ROUNDING, assert_close
 
-from .models import check_against_full_pass, full_pass, model_of, random_tokens
-
-LSH = {
-    "paper's form": (),
-    "duplicates allowed": ("lsh.allow_duplicates=true",),
-    "one round": ("lsh.n_hashes=1",),
-    "beside local": ("attention=[local,lsh]",),
-}
+from .models import LSH, check_against_full_pass, full_pass, model_of, random_tokens
 
 
 @pytest.mark.usefixtures("one_rotation")

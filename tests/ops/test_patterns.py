@@ -83,6 +83,44 @@ def test_the_block_form_gives_the_index_sets_values_and_gradients(name: str, len
             )
 
 
+@pytest.mark.parametrize("name", ["strided", "fixed", "window"])
+@pytest.mark.parametrize("columns", ["q", "k", "v", "out", "q k v out"])
+def test_tensors_whose_columns_lie_side_by_side_give_the_same(name: str, columns: str) -> None:
+    length = 8  # two whole blocks: nothing is filled up, which would copy
+    fast, slow = both_forms(SETS[name], length, True, False, None)
+
+    def laid_out(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*leaves: Tensor) -> Tensor:
+            q, k, v = (_by_columns(x) if what in columns.split() else x for what, x in zip("qkv", leaves, strict=True))
+            out = function(q, k, v)
+            return _GradientByColumns.apply(out) if "out" in columns.split() else out
+
+        return call
+
+    leaves = queries_keys_values(length)
+    assert_all_close(
+        values_and_gradients(laid_out(fast), *leaves),
+        values_and_gradients(slow, *leaves),
+        ROUNDING,
+        "values grad_q grad_k grad_v",
+    )
+
+
+def _by_columns(x: Tensor) -> Tensor:
+    """The same numbers, a column behind the other in memory."""
+    return x.mT.contiguous().mT
+
+
+class _GradientByColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _by_columns(grad)
+
+
 def plain_form(pattern: Any, length: int, causal: bool, exclude_self: bool, mask: Tensor | None) -> Any:
     """`key_sets._plain`, as a function of queries, keys and values."""
     layout = pattern.layout(length, causal=causal, exclude_self=exclude_self)
