@@ -111,6 +111,11 @@ def insert(table: BucketTable, bucket_BHR: Tensor, position: int | Tensor) -> No
     table.count_BHRN.scatter_add_(3, bucket_BHR1, torch.ones_like(bucket_BHR1, dtype=torch.int32))
 
 
+def _waits_for_nothing(x: Tensor) -> bool:
+    """Whether a number of `x` can be read without waiting for a device."""
+    return x.device.type == "cpu"
+
+
 def candidates(table: BucketTable, bucket_BHR: Tensor) -> Tensor:
     """Positions of the most recent tokens in a token's buckets, (B, H, E) int64, round after round; -1 for none.
 
@@ -119,7 +124,7 @@ def candidates(table: BucketTable, bucket_BHR: Tensor) -> Tensor:
     """
     _check_buckets(table, bucket_BHR)
     n_places = table.position_BHRNC.shape[-1]
-    if bucket_BHR.device.type == "cpu":
+    if _waits_for_nothing(bucket_BHR):
         # A bucket of the mean size fills a fourth of its places; nothing is fetched for places that all leave empty.
         n_places = min(n_places, max(1, int(table.count_BHRN.gather(3, bucket_BHR[..., None]).max())))
     index_BHR1C = bucket_BHR[..., None, None].expand(-1, -1, -1, 1, n_places)
@@ -161,7 +166,7 @@ def lsh_attention_step(
     dtype = torch.promote_types(q_BHd.dtype, torch.float32)
     own_B11 = own if isinstance(own, int) else own[:, None, None]
     position_BHE = position_BHE.sort(-1).values
-    if position_BHE.device.type == "cpu":
+    if _waits_for_nothing(position_BHE):
         # Empty places stand in front now; the row with the most candidates says how many are read.
         n_found = max(1, int((position_BHE >= 0).sum(-1).max()))
         position_BHE = position_BHE[..., -n_found:]

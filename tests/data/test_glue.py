@@ -373,3 +373,10 @@ def test_without_a_path_the_hub_is_read_at_one_commit(monkeypatch: pytest.Monkey
     assert {words[:3] for words in asked} == {("nyu-mll/glue", "rte", HUB_REVISION)}
     assert {words[3] for words in asked} == {"train", "validation"}
     assert verify("glue")[0]["state"] == "verified"
+
+
+def test_a_training_file_alone_is_not_enough(tmp_path: Path) -> None:
+    write_rte(tmp_path, train=20)
+    with pytest.raises(UserError, match=r"has no labelled files of data\.task=rte") as error:
+        open_at(tmp_path, task="rte")
+    assert error.value.kind == "missing_file"

@@ -59,3 +59,11 @@ def test_a_python_without_its_sources_is_refused(tmp_path: Path, root: Path, mon
 def test_a_path_that_nobody_would_read_is_refused() -> None:
     with pytest.raises(UserError, match="reads no file"):
         open_dataset(DataConfig("stdlib", 16, path="somewhere"))
+
+
+def test_a_library_without_its_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = library(tmp_path / "lib", {"abc.py": "pass"})
+    monkeypatch.setattr("efftx.data.stdlib.sysconfig.get_path", lambda name: str(folder))
+    with pytest.raises(UserError, match="This Python has only 4 bytes of standard library sources") as error:
+        stdlib.prepare_stdlib(DataConfig(name="stdlib", length=64))
+    assert error.value.kind == "missing_file"

@@ -98,6 +98,32 @@ def test_of_a_training_split_without_end_a_stated_number_of_tokens_is_drawn(monk
     assert 1200 <= answer(Rows(random_splits()), "ngram", order=1)["training_tokens"] <= 1200 + 6
 
 
+@pytest.mark.parametrize("kind", [Text, CountedRows])
+def test_of_a_long_split_the_first_tokens_are_counted(kind: type[Rows], monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = random_splits()
+    # Rows are taken whole: as many as hold the tokens, and one more.
+    monkeypatch.setattr("efftx.evaluation.trivial.MOST_TRAINING", 120)
+    monkeypatch.setattr("efftx.evaluation.trivial.MOST_VALIDATION", 60)
+    found = answer(kind(splits), "ngram", order=2)
+    monkeypatch.undo()
+    n_train, n_valid = 20 if kind is Text else 21, 11
+
+    def of(train: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+        return answer(kind(splits | {"train": train, "valid": valid}), "ngram", order=2)
+
+    train, valid = splits["train"], splits["valid"]
+    assert found == of(train[:n_train], valid[:n_valid])
+    assert found["training_tokens"] == 6 * n_train
+    assert found != of(train[-n_train:], valid[:n_valid])
+    assert found != of(train[:n_train], valid[-n_valid:])
+
+
+def test_pictures_alone_are_compressed_as_pictures() -> None:
+    rows = Rows(random_splits(48, 256), 256, "bits/dim")
+    with pytest.raises(UserError, match="Its rows are no pictures"):
+        answer(rows, "compressed", codec="png")
+
+
 def test_bits_of_bytes_are_compressed_in_the_unit_of_the_models() -> None:
     splits = random_splits(48, 256)
     data = splits["test"][:, 1:].astype(np.uint8).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -89,6 +90,25 @@ def test_each_block_runs_twice_with_a_backward_pass_and_once_without(monkeypatch
     with torch.no_grad():
         loss_of(copy.deepcopy(model), batch_of(config))
     assert {id(block) for block in runs}.isdisjoint(map(id, model.blocks))
+
+
+@pytest.mark.parametrize("name", ["encoder-decoder", "concatenated"])
+def test_the_blocks_of_an_encoder_run_twice_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from efftx.models.block import Block
+
+    runs: Counter[int] = Counter()
+    forward = Block.forward
+
+    def counted(self: Block, *args: Any) -> Any:
+        runs[id(self)] += 1
+        return forward(self, *args)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    config = compose([*STACKS[name], "n_layers=2", "n_encoder_layers=3"])
+    model = build_model(config, 359, CPU)
+    loss_of(model, batch_of(config)).backward()
+    assert runs == {id(block): 2 for block in model.modules() if isinstance(block, Block)}
+    assert len(runs) == 5
 
 
 @pytest.mark.parametrize("n_layers", [4, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from efftx.layers.patterns import ByHead
 from efftx.ops.fixed import FixedUnion, OwnBlock, Summaries
-from efftx.ops.flex import attend_flex
+from efftx.ops.flex import attend_flex, is_for
 from efftx.ops.patterns import attention_naive, index_set
 from efftx.ops.strided import Column, StridedUnion, Window
 from tests.tolerances import ROUNDING, assert_close
@@ -48,3 +49,13 @@ def test_a_set_says_which_queries_see_another_position(name: str) -> None:
     for its in SETS[name]:
         others = index_set(its.sees, 40) & ~torch.eye(40, dtype=torch.bool)
         assert torch.equal(its.sees_others(torch.arange(40)), others.any(1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("d", "has_kernel"), [(8, False), (16, True), (48, False), (64, True)])
+def test_the_compiled_kernel_is_for_a_gpu_its_dtypes_and_powers_of_two(
+    d: int, has_kernel: bool, dtype: torch.dtype, device: str
+) -> None:
+    queries: Any = SimpleNamespace(shape=(2, 3, 5, d), dtype=dtype, device=torch.device(device))
+    assert is_for(queries) == (has_kernel and dtype != torch.float64 and device == "cuda")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from efftx.bench.memory_tracker import MemoryTracker
+from efftx.ops import lsh_cache
 from efftx.ops.attention import full_attention, unit_key
 from efftx.ops.lsh import lsh_attention
 from efftx.ops.lsh_cache import EMPTY, BucketTable, candidates, empty_table, fill, insert, lsh_attention_step
@@ -58,6 +59,22 @@ def decoded(
         outputs.append(lsh_attention_step(q[:, :, i], k, v, found, i, **options))
         insert(table, bucket[..., i], i)
     return torch.stack(outputs, 2)
+
+
+@pytest.mark.parametrize("allow_duplicates", [False, True])
+def test_the_step_of_other_devices_gives_what_that_of_a_cpu_gives(
+    allow_duplicates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, v, bucket = inputs(14, 3, 4)
+    k, table = unit_key(q), table_for(bucket, 4, 8)
+    fill(table, bucket[..., :6])  # half empty, and buckets of several sizes
+    narrow = candidates(table, bucket[..., 6])
+    expected = lsh_attention_step(q[:, :, 6], k, v, narrow, 6, allow_duplicates=allow_duplicates)
+    monkeypatch.setattr(lsh_cache, "_waits_for_nothing", lambda x: False)
+    found = candidates(table, bucket[..., 6])
+    assert found.shape[-1] == 3 * 8 > narrow.shape[-1]
+    actual = lsh_attention_step(q[:, :, 6], k, v, found, 6, allow_duplicates=allow_duplicates)
+    assert_close(actual, expected, ROUNDING)
 
 
 def members(table: BucketTable, *index: int) -> list[int]:

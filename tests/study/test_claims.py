@@ -197,6 +197,7 @@ def test_a_level_never_reached_is_later_than_every_step() -> None:
     }
     found = judge(e, [record(row, s, {}, curve=curves[row]) for row in "AB" for s in range(3)], "cpu")
     assert [v.verdict for v in found] == ["holds", "contradicted", "not tested here"]
+    assert found[2].why == "neither side of cell['B', 'steps'] and cell['B', 'steps'] was reached"
     assert found[0].comparisons[0].interval is None
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from efftx.study.comparisons import Comparison, Side
 from efftx.study.significance import (
     LEVEL,
     holm,
@@ -90,3 +91,13 @@ def test_no_number_of_seeds_is_given_where_it_is_out_of_reach() -> None:
     assert seeds_to_decide(0.01) is None
     assert seeds_to_decide(0.0) is None
     assert seeds_to_decide(50.0) == 3
+
+
+@pytest.mark.parametrize(("margin", "seeds"), [(2.0, 8), (0.2, 15)])
+def test_an_undecided_equality_says_how_many_seeds_decide_it(margin: float, seeds: int) -> None:
+    # Mean 1, spread 1. Inside the margin its nearer end is one spread away, on one side; outside the distance is 0.8,
+    # and either side counts: 8 and 15 in the printed tables of one-sample t tests at 80 % power.
+    side = Side("A", None, True, 1.0, 1.0, None)
+    values = np.array([0.0, 1.0, 2.0])
+    found = Comparison(side, "==", side, "as good as", margin, "", {}, values, 3)
+    assert found.seeds_needed(0.05) == seeds

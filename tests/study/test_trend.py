@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from efftx.errors import UserError
 from efftx.study.significance import MIN_SEEDS
-from efftx.study.trend import Fit, Gaps, fit
+from efftx.study.trend import Fit, Gaps, fit, gaps_of
+
+from .claimed import NO_WORSE, experiment
 
 WIDTHS, TOKENS = (64.0, 128.0, 256.0), (1.5e6, 3.1e6, 6.1e6, 12.3e6)
 LEVEL, PER_TOKENS, PER_WIDTH = 0.9, -0.02, 0.01
@@ -107,3 +111,13 @@ def test_a_seed_that_lacks_a_place_is_left_out_of_the_fit() -> None:
 )
 def test_where_no_plane_is_determined_there_is_none(gaps: Gaps) -> None:
     assert fit(gaps) is None
+
+
+def test_a_trend_that_lacks_a_key_or_names_no_arm_is_refused() -> None:
+    plain = experiment(NO_WORSE)
+    with pytest.raises(UserError, match=r"figure\.trend: beside and against is not given") as error:
+        gaps_of(replace(plain, figure={"trend": {"over": "tokens"}}), {}, "cpu")
+    assert error.value.kind == "bad_experiment"
+    trend = {"over": "tokens", "beside": "width", "against": "dense"}
+    with pytest.raises(UserError, match=r"figure\.trend: no row has the arm 'dense'"):
+        gaps_of(replace(plain, figure={"trend": trend}), {}, "cpu")
