@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 import efftx
@@ -23,6 +24,8 @@ Arrays = dict[str, Tensor]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
     torch.set_num_threads(1)
+    settings.register_profile("efftx", deadline=None)  # how long an example takes is the machine's matter
+    settings.load_profile("efftx")
     # All of efftx before any test: a module that is first imported while a test has patched another keeps the patch.
     for module in pkgutil.walk_packages(efftx.__path__, "efftx."):
         if not module.name.endswith(".__main__"):

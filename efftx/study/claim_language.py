@@ -2,7 +2,7 @@
 
     comparison      expression (< | <= | > | >= | ==) expression, chained as in a <= b <= c
     condition       comparison, `and`, `or`, `not`
-    expression      number, + - * /, abs(x), min(x, ...), max(x, ...),
+    expression      number, + - * /, abs(x), min(x, ...), max(x, ...), mean(x, ...),
                     cell[row, column], cell[row], published[row, column], gate["name", column]
     row, column     text in quotes, or a free name, which is quantified over all rows or columns
     restriction     (`where`) free names against text: ==, !=, in [...], not in [...], `and`, `or`, `not`
@@ -29,7 +29,13 @@ import numpy as np
 from efftx.errors import UserError, nearest
 from efftx.study.significance import Sample
 
-FUNCTIONS = ("abs", "min", "max")
+FUNCTIONS: Mapping[str, Callable[[Sample], Sample]] = {
+    "abs": lambda of: np.abs(of[0]),
+    "min": lambda of: of.min(axis=0),
+    "max": lambda of: of.max(axis=0),
+    "mean": lambda of: of.mean(axis=0),
+}
+"""Of values one under the other, one row an argument."""
 TABLES = ("cell", "published", "gate")
 COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="}
 BETTER, AS_GOOD_AS, AT_LEAST, EXACT = "better", "as good as", "at least", "exact"
@@ -165,8 +171,7 @@ def evaluate(node: ast.expr, look_up: Callable[[ast.Subscript], Sample]) -> Samp
                 raise DividedByZeroError(node)
             return _OPERATORS[type(op)](a, b)
         case ast.Call(func=ast.Name(id=name), args=args):
-            of = np.stack(np.broadcast_arrays(*(evaluate(arg, look_up) for arg in args)))
-            return np.abs(of[0]) if name == "abs" else of.min(axis=0) if name == "min" else of.max(axis=0)
+            return FUNCTIONS[name](np.stack(np.broadcast_arrays(*(evaluate(arg, look_up) for arg in args))))
         case ast.Subscript():
             return look_up(node)
     raise AssertionError("parse admits no other node")

@@ -20,7 +20,7 @@ claimed side of the bound, what is contradicted on the other.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -251,12 +251,27 @@ class Evaluator:
                 tight = _binds(node) + isinstance(op, ast.Sub | ast.Div)  # a - (b + c), a / (b × c)
                 return f"{first} {sign} {_bracketed(self._words(right), _binds(right) < tight)}"
             case ast.Call(func=ast.Name(id=name), args=args):
-                return f"{name}({'; '.join(self._words(arg) for arg in args)})"
+                return self._call_words(name, args)
             case ast.Subscript():
                 table, index = lookup(node)
                 words = self.experiment.cell_label(*self.place(index))
                 return f"the paper's {words}" if table == "published" else words
         raise AssertionError("parse admits no other node")
+
+    def _call_words(self, name: str, args: Sequence[ast.expr]) -> str:
+        """`the mean of layer 1 and layer 2 (same row)`, the column said once where all are cells of it."""
+        match name, args:
+            case "abs", [ast.BinOp(left=left, op=ast.Sub(), right=right)]:
+                return f"the distance of {self._words(left)} from {self._words(right)}"
+            case "abs", _:
+                return f"the size of {self._words(args[0])}"
+        places = [lookup(arg) for arg in args if isinstance(arg, ast.Subscript)]
+        cells = [self.place(index) for table, index in places if table == "cell"]
+        shared = len(cells) == len(args) and len({column for _, column in cells}) == 1 and cells[0][1]
+        each = [self.experiment.label(row) for row, _ in cells] if shared else [self._words(arg) for arg in args]
+        of = {"min": "the smallest", "max": "the largest"}.get(name, "the mean")
+        all_of_them = f"{', '.join(each[:-1])} and {each[-1]}" if each[1:] else each[0]
+        return f"{of} of {all_of_them}" + (f" ({shared})" if shared else "")
 
     def _unit(self, *nodes: ast.expr) -> str:
         """The unit of the difference: the cells', where they share one and none is multiplied or divided by another."""

@@ -122,7 +122,7 @@ def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_key(value: st
         assert caught.value.message.startswith(f"{key}=")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     base=st.sampled_from(sorted(BASES)),
     key=st.sampled_from([*known_keys(), "model", "data", "size", "preset", "lsh", "positions", "data.nope", "seed.x"]),

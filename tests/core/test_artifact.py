@@ -100,7 +100,7 @@ def test_every_flipped_bit_of_a_document_is_noticed(tmp_path: Path) -> None:
     assert read_document(file) == {"a": 0.5, "b": "text"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_every_truncation_and_addition_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     file = tmp_path_factory.mktemp("cut") / "x.json"

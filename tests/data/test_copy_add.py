@@ -45,7 +45,7 @@ def examples(batch: Batch) -> list[tuple[list[int], list[int]]]:
     return [(tokens(x), tokens(y)) for x, y in zip(batch.inputs_BE, batch.tokens_BL, strict=True)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(base=st.integers(2, 10), low=st.integers(2, 9), more=st.integers(0, 8), step=st.integers(0, 10**6))
 def test_the_answer_to_a_sum_is_the_sum(base: int, low: int, more: int, step: int) -> None:
     dataset = small("add", base, low, low + more)
@@ -63,7 +63,7 @@ def test_the_answer_to_a_sum_is_the_sum(base: int, low: int, more: int, step: in
             assert len(answer) - 1 == len(np.base_repr(total, base))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(base=st.integers(2, 10), low=st.integers(1, 9), more=st.integers(0, 8), step=st.integers(0, 10**6))
 def test_the_answer_to_a_copy_is_the_question(base: int, low: int, more: int, step: int) -> None:
     for question, answer in examples(small("copy", base, low, low + more).batch("train", 0, step, 8)):

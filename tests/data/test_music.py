@@ -73,7 +73,7 @@ def test_what_the_new_rate_cannot_hold_is_gone_and_the_same_rate_changes_nothing
 
 
 @given(st.integers(1, 300), st.sampled_from([(3, 2), (2, 3), (147, 40), (1, 7), (5, 1)]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_each_sample_is_the_windowed_sum_that_defines_it(n: int, rates: tuple[int, int]) -> None:
     rate, new_rate = rates
     wave_N = np.random.RandomState(n).uniform(-1, 1, n)

@@ -97,7 +97,7 @@ def test_every_epoch_has_every_document_once_in_an_order_of_its_own(tmp_path: Pa
     assert len({tuple(order) for order in [*epochs, other_seed, range(40)]}) == 5
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(batch_size=st.integers(1, 13), seed=st.integers(0, 2**40))
 def test_the_batch_size_changes_nothing_in_the_order(tmp_path: Path, batch_size: int, seed: int) -> None:
     dataset = open_documents(tmp_path)

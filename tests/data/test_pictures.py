@@ -72,7 +72,7 @@ def naive_box(square: np.ndarray, side: int) -> np.ndarray:
 
 
 @given(st.integers(1, 7), st.integers(0, 4), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_box_filter_is_the_mean_over_equal_areas(side: int, more: int, seed: int) -> None:
     square = np.random.RandomState(seed).randint(0, 256, (side + more, side + more, 3)).astype(np.uint8)
     assert (box_filter(square, side) == naive_box(square, side)).all()

@@ -30,7 +30,7 @@ def score(model: Table, prompt: list[int], tokens: list[int], penalty: float) ->
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.6, 1.0, 3.0]), st.sampled_from([EOS, None]), st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
     seed: int, penalty: float, eos: int | None, max_new: int
 ) -> None:
@@ -49,7 +49,6 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive_search(
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.6, 3.0]))
-@settings(deadline=None)
 def test_a_beam_of_one_is_greedy_decoding_at_every_penalty(seed: int, penalty: float) -> None:
     model, inputs = Table(5, seed), torch.tensor([[seed % 5]])
     (greedy,) = generate(UncachedSession(model, 10, inputs), [[3]], most_likely, 8, EOS)

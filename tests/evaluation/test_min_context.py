@@ -40,7 +40,7 @@ def scored(dataset: Dataset, batch_size: int) -> list[tuple[int, int]]:
 
 
 @given(st.integers(2, 12), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_symbol_counts_once_with_at_least_that_much_before_it(length: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(length, 90))
     context = data.draw(st.integers(0, length - 1))

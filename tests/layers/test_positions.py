@@ -158,7 +158,7 @@ def read_starts(own: DigitPositions, embedded_BLD: Tensor) -> list[int]:
 
 
 @given(seed=st.integers(0, 10**6), length=st.integers(1, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_in_training_a_row_counts_on_from_wherever_it_starts(seed: int, length: int) -> None:
     own = digits(bases=[11], base_dropout=0.0)
     torch.manual_seed(seed)

@@ -38,7 +38,7 @@ def test_a_vocabulary_of_32000_takes_a_quarter_of_the_dense_weights() -> None:
     assert sum(p.numel() for p in layer.parameters()) == 1024 * (4 + 8_000) + 32_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(vocab_size=st.integers(1, 60), S=st.integers(1, 12))
 def test_every_weight_reaches_a_token_or_the_layer_is_refused_with_an_s_that_is_not(vocab_size: int, S: int) -> None:
     try:

@@ -49,7 +49,7 @@ def test_slices_give_the_values_and_gradients_of_the_whole(length: int, chunk_le
 
 
 @given(length=st.integers(1, 30), chunk_len=st.integers(1, 35))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_slice_gives_the_values_and_gradients_of_the_whole(length: int, chunk_len: int) -> None:
     leaves = tensors(length)
     actual = values_and_gradients(by_slices(chunk_len), *leaves)

@@ -63,7 +63,7 @@ def assert_within_bfloat16(actual: Tensor, expected: Tensor, absolute: Tensor) -
     scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_weight_is_at_most_half_a_step_away(shape: tuple[int, int], scale: float, seed: int) -> None:
     w = scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     q, step = quantize_rows(w)
@@ -125,7 +125,7 @@ def test_products_with_chosen_rows_are_the_dequantised_ones(shape: tuple[int, in
     shape=st.tuples(st.integers(1, 5), st.integers(1, 97), st.integers(1, 300)),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_shape_gives_the_dequantised_products(shape: tuple[int, int, int], seed: int) -> None:
     x, h, w, row = tensors(*shape, seed=seed)
     q, scale = quantize_rows(w)

@@ -44,7 +44,7 @@ def test_it_gives_the_naive_values_and_gradients(length: int, chunk_len: int, ca
 
 @pytest.mark.parametrize("causal", [True, False])
 @given(length=st.integers(1, 40), chunk_len=st.integers(1, 12), place=st.integers(0, 39))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_key_is_seen_from_its_own_chunk_and_its_neighbours_and_not_around_the_ends(
     causal: bool, length: int, chunk_len: int, place: int
 ) -> None:

@@ -99,7 +99,7 @@ def test_output_and_gradients_are_those_of_the_rank_oracle(shape: str, form: str
         )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=3),
@@ -248,7 +248,7 @@ def test_small_and_large_queries_stay_exact_in_float32(scale: float) -> None:
     torch.testing.assert_close(actual.double(), expected, atol=5e-3, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 40), chunk_len=st.integers(1, 9), n_rounds=st.integers(2, 4))
 def test_the_order_of_the_rounds_does_not_matter(seed: int, length: int, chunk_len: int, n_rounds: int) -> None:
     q, v, bucket = inputs(length, n_rounds, 4, batch=1, seed=seed)
@@ -257,7 +257,7 @@ def test_the_order_of_the_rounds_does_not_matter(seed: int, length: int, chunk_l
     assert_all_close(output_and_gradients(lsh_attention, q, v, bucket.flip(2), **options), one)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     length=st.integers(1, 40),
@@ -278,7 +278,7 @@ def test_what_a_padding_token_holds_changes_no_other_output(
     assert torch.equal(one.masked_fill(padding, 0), other.masked_fill(padding, 0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 40), n_rounds=st.integers(1, 4), chunk_len=st.integers(1, 9))
 def test_the_first_token_attends_only_to_itself(seed: int, length: int, n_rounds: int, chunk_len: int) -> None:
     q, v, bucket = inputs(length, n_rounds, 4, batch=1, seed=seed)

@@ -92,7 +92,7 @@ def test_every_token_gets_what_its_naive_twin_gives(shape: str, batch: int, allo
     assert_close(actual, expected, ROUNDING)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     length=st.integers(1, 30),
@@ -226,7 +226,7 @@ def test_a_step_needs_no_more_memory_when_more_is_cached() -> None:
     assert peaks[0] == peaks[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     length=st.integers(1, 50),

@@ -50,7 +50,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(module_convolution, leaves)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     length=st.integers(1, 12),
     n_modules=st.integers(1, 6),

@@ -48,7 +48,7 @@ def test_surplus_outputs_are_cut_off(tokens: tuple[int, ...], d_out: int) -> Non
     assert_close(actual[0], whole, ROUNDING)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n_tokens=st.integers(1, 30),
     d_in=st.integers(1, 9),
@@ -82,7 +82,7 @@ def test_gradcheck(n_tokens: int) -> None:
     assert torch.autograd.gradcheck(multiplicative, leaves)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), S=st.integers(1, 6), d_module=st.integers(1, 6), n_tokens=st.sampled_from([1, 9]))
 def test_any_permutation_can_be_set_by_hand_and_is_exact(seed: int, S: int, d_module: int, n_tokens: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -199,7 +199,7 @@ def test_an_index_set_of_everything_is_full_attention() -> None:
 
 
 @given(length=st.integers(1, 60), stride=st.integers(1, 20), place=st.integers(0, 59))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_strided_sets_are_the_papers(length: int, stride: int, place: int) -> None:
     i = place % length
     window, column, union = (
@@ -212,7 +212,7 @@ def test_strided_sets_are_the_papers(length: int, stride: int, place: int) -> No
 
 
 @given(length=st.integers(1, 60), stride=st.integers(1, 20), part=st.integers(1, 20), place=st.integers(0, 59))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fixed_sets_are_the_papers(length: int, stride: int, part: int, place: int) -> None:
     i, c = place % length, 1 + part % stride
     sets = (OwnBlock(stride), Summaries(stride, stride - c, c), FixedUnion(stride, stride - c, c))

@@ -63,7 +63,7 @@ def test_both_products_are_those_of_the_loops(shape: tuple[int, int, int], dtype
     shape=st.tuples(st.integers(1, 5), st.integers(1, 97), st.one_of(st.integers(1, 300), st.just(CUT_FROM))),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_shape_gives_the_products_of_the_defining_sums(shape: tuple[int, int, int], seed: int) -> None:
     x, h, w, row = tensors(*shape, seed=seed)
     assert_close(rows_dot(x, w, row), torch.einsum("td,tgd->tg", x, w[row]), ROUNDING)

@@ -191,7 +191,7 @@ def test_after_the_relu_the_controller_learns_from_every_unit_above_zero() -> No
     temperature=st.sampled_from([0.0, 0.1, 3.0]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_shape_gives_the_loops_values_and_gradients(
     shape: tuple[int, ...], kind: str, multiply: bool, temperature: float, seed: int
 ) -> None:

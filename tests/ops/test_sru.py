@@ -47,7 +47,7 @@ def test_the_gradients_are_the_finite_differences(length: int) -> None:
 
 
 @given(length=st.integers(1, 70), cut=st.integers(0, 69))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_two_parts_with_the_state_between_are_one_whole(length: int, cut: int) -> None:
     x, u, state = inputs(length)
     cut = cut % length
@@ -76,7 +76,7 @@ def test_one_position_at_a_time_is_the_whole_sequence() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 1e-30, 0.3, 1.0 - 2.0**-24]), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_factors_of_zero_and_one_are_exact(factors: list[float]) -> None:
     f = torch.tensor(factors, dtype=torch.float32).view(1, -1, 1).requires_grad_()
     v = torch.ones_like(f).requires_grad_()
@@ -109,7 +109,7 @@ def test_a_gate_at_its_end_remembers_for_ever_or_not_at_all() -> None:
 
 
 @given(length=st.integers(1, 64), scale=st.sampled_from([0.1, 1.0, 30.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_state_is_a_weighted_mean_of_what_it_has_read(length: int, scale: float) -> None:
     x, u, state = inputs(length, dtype=torch.float32)
     u = torch.cat([u[..., : 2 * D] * scale, u[..., 2 * D :]], -1)

@@ -90,7 +90,7 @@ def test_a_reader_without_the_lock_changes_nothing(tmp_path):
     assert len(told) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_flipped_bit_of_any_file_goes_unnoticed(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("flip")

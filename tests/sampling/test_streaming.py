@@ -69,7 +69,7 @@ def test_the_blank_before_a_word_comes_although_the_word_alone_has_none() -> Non
 
 @pytest.mark.parametrize("name", SIZES)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_tokens_come_the_stream_is_their_text(name: str, data: st.DataObject) -> None:
     how, ids = rendering(name), st.integers(0, SIZES[name] - 1)
     prompt = (

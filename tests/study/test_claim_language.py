@@ -39,6 +39,7 @@ from efftx.study.claim_language import check_kind, parse, parse_where
         "max(*[1]) > 0",
         "max(1, key=abs) > 0",
         "abs(1, 2) > 0",
+        "mean() > 0",
         "pow(2, 3) > 0",
         "min() > 0",
         "(x := 1) > 0",

@@ -58,6 +58,7 @@ def test_the_weakest_binding_gives_the_verdict() -> None:
         ('not cell["A", "x"] > 9', "holds"),
         ('cell["A", "x"] / 2 - 1 <= 1.6 and max(cell["A", "x"], 7) >= 7', "holds"),
         ('min(cell["A", "x"], 4) < 4.5 and abs(-cell["A", "x"]) > 4', "holds"),
+        ('mean(cell["A", "x"], 8, 2) > 4.9 and mean(cell["A", "x"], 8, 2) < 5.1', "holds"),
         ('cell["A", "x"] > published["A", "x"]', "contradicted"),
     ],
 )
@@ -65,6 +66,22 @@ def test_arithmetic_and_conditions(text: str, expected: str) -> None:
     published = Published("verified", {"A": {"x": 6.0}})
     e = experiment(text, "at least", published=published)
     assert verdict(e, {"A": {"x": [5.0, 5.0, 5.0]}}).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('mean(cell["A", "x"], cell["B", "x"]) > 0', "the mean of A and B (x)"),
+        ('max(cell["A", "x"], cell["B", "x"], 3) > 0', "the largest of A, x, B, x and 3"),
+        ('min(cell["A", "x"]) > 0', "the smallest of A (x)"),
+        ('abs(cell["A", "x"] - cell["B", "x"]) > 0', "the distance of A, x from B, x"),
+        ('abs(cell["A", "x"]) > 0', "the size of A, x"),
+    ],
+)
+def test_what_a_function_gives_is_said_in_words(text: str, words: str) -> None:
+    table = {"A": {"x": [5.0, 6.0, 7.1]}, "B": {"x": [1.0, 2.0, 3.0]}}
+    (comparison,) = verdict(experiment(text, "at least"), table).comparisons
+    assert comparison.left.words == words
 
 
 def test_a_claim_is_judged_at_the_sizes_it_names() -> None:
