@@ -100,6 +100,23 @@ def test_step_by_step_is_the_full_pass(name: str) -> None:
         logits = session.step(tokens[:, i].cuda())
 
 
+@pytest.mark.usefixtures("one_rotation")
+@pytest.mark.parametrize("n_hashes", [1, 4])
+def test_hash_attention_decodes_step_by_step_what_one_chunk_reads(n_hashes: int) -> None:
+    hashing = ("attention=[lsh]", "lsh.n_buckets=[4]", "lsh.chunk_len=64", f"lsh.n_hashes={n_hashes}")
+    _, there = _models(("model=reformer", *hashing))
+    tokens = _tokens()
+    torch.manual_seed(2)  # both draw one rotation a layer
+    with torch.no_grad():
+        full = there(torch.nn.functional.pad(tokens, (0, 1)).cuda())
+    torch.manual_seed(2)
+    session = CachedSession(PreparedModel(there), 40, 2)
+    logits = session.start([row[:5].tolist() for row in tokens])
+    for i in range(5, 20):
+        assert_close(logits, full[:, i], ROUNDING, f"token {i}")
+        logits = session.step(tokens[:, i].cuda())
+
+
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("length", [128, 300])
 @pytest.mark.parametrize("name", ["window", "strided", "strided by head", "fixed", "fixed by head"])

@@ -64,7 +64,7 @@ def _failed(results: Results, row: str, name: str, asked: Collection[str]) -> st
         values = {seed: math.nan if value is None else value for seed, value in by_seed.items()}
         met.append((p_of_passing(values, gate, bar, cell.better), column, statistics.fmean(values.values()), bar, cell))
     if not met:
-        if gate.is_computed and not asked:
+        if not asked:
             raise MissingRecordError(f"the gate '{name}' says nothing of what {row} is measured by")
         return ""
     p, column, mean, bar, cell = min(met, key=lambda one: (one[0], one[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -90,6 +91,44 @@ def test_a_peer_with_one_copy_of_its_weights_is_not_said_to_read_eight_caches_be
     assert "distinct weights" not in alone
 
 
+Call = Callable[[Any, torch.Tensor, torch.Tensor, Any], torch.Tensor]
+
+
+def _stub_peer(monkeypatch: pytest.MonkeyPatch, make_cache: Callable[[], object], call: Call) -> None:
+    """The peer `stub`, two linear layers; its package is there, and so is what transformers has of caches."""
+    utils = ModuleType("transformers.cache_utils")
+    monkeypatch.setattr(utils, "DynamicCache", make_cache, raising=False)
+    monkeypatch.setattr(utils, "EncoderDecoderCache", None, raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, "transformers.cache_utils", utils)
+    peer = replace(
+        decode_peers.TORCH_PEERS["transformers-gpt2"],
+        package="torch",
+        make=lambda shape, n_positions: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
+        blocks=lambda whole: whole,
+        ends=lambda whole: [],
+        call=call,
+    )
+    monkeypatch.setitem(decode_peers.TORCH_PEERS, "stub", peer)  # type: ignore[index]
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(8, 8, 1, 2, 10))
+
+
+def test_a_fault_of_the_timing_is_not_told_as_the_package_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: object, **__: object) -> None:
+        raise TypeError("ours")
+
+    _stub_peer(monkeypatch, object, lambda whole, token_11, memory_1ED, cache: whole(memory_1ED[:, :1]))
+    monkeypatch.setattr(decode_peers, "row_of", faulty)
+    reference, procedure = Reference(torch.device("cpu"), 64), decode_timing.Procedure("steady", 3)
+    with pytest.raises(TypeError, match="ours"):
+        decode_peers.peer_rows("stub", procedure, [1], reference)
+    _stub_peer(monkeypatch, object, faulty)  # type: ignore[arg-type]
+    rows, why = decode_peers.peer_rows("stub", procedure, [1], reference)
+    assert rows == []
+    assert why.startswith("not with this version of torch")
+    assert why.endswith("ours")
+
+
 def test_a_peer_is_let_go_with_its_hooks_when_its_timing_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     caches: list[weakref.ref[Any]] = []
     n_hooks: list[tuple[int, int, int]] = []
@@ -105,21 +144,7 @@ def test_a_peer_is_let_go_with_its_hooks_when_its_timing_has_ended(monkeypatch: 
         logits: torch.Tensor = whole(memory_1ED[:, :1])
         return logits
 
-    utils = ModuleType("transformers.cache_utils")
-    monkeypatch.setattr(utils, "DynamicCache", Cache, raising=False)
-    monkeypatch.setattr(utils, "EncoderDecoderCache", None, raising=False)
-    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
-    monkeypatch.setitem(sys.modules, "transformers.cache_utils", utils)
-    peer = replace(
-        decode_peers.TORCH_PEERS["transformers-gpt2"],
-        package="torch",
-        make=lambda shape, n_positions: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
-        blocks=lambda whole: whole,
-        ends=lambda whole: [],
-        call=call,
-    )
-    monkeypatch.setitem(decode_peers.TORCH_PEERS, "stub", peer)  # type: ignore[index]
-    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(8, 8, 1, 2, 10))
+    _stub_peer(monkeypatch, Cache, call)
     reference = Reference(torch.device("cpu"), 64)
     rows, why = decode_peers.peer_rows("stub", decode_timing.Procedure("steady", 3, repeats=5), [1], reference)
     assert why == ""

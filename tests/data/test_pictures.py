@@ -24,7 +24,7 @@ from PIL import Image
 from efftx.cli import main
 from efftx.config.compose import compose
 from efftx.data.dataset import find_source, open_dataset
-from efftx.data.picture import box_filter, grid_png, read_picture, square_of, told
+from efftx.data.picture import box_filter, conversion_notes, grid_png, read_picture, square_of
 from efftx.data.pictures import Picture, PictureRows, PicturesConfig
 from efftx.errors import UserError
 from efftx.evaluation.compressed import png_bits
@@ -86,7 +86,7 @@ def test_a_picture_that_is_not_square_is_cut_at_its_centre_and_a_small_one_left_
     assert (square == wide[:, 2:6]).all()
     assert square_of(wide, 5, done) is None
     assert done == {"cropped": 1, "small": 1}
-    assert told(done) == [
+    assert conversion_notes(done) == [
         "Pictures that are not square, cut to the square at their centre: 1.",
         "Pictures smaller than data.side, left out: 1.",
     ]

@@ -9,7 +9,7 @@ import torch
 
 from efftx.config.compose import compose
 from efftx.errors import UserError
-from efftx.models.block import Block, Branch, reads_tokens, scale_residual
+from efftx.models.block import TOKENS, Block, Branch, scale_residual
 from efftx.models.build import Model, build_model
 
 SMOKE = ("data=stdlib", "size=smoke")
@@ -134,6 +134,6 @@ def test_what_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
 
 
 def test_a_branch_that_does_not_say_what_it_writes_with_cannot_be_scaled() -> None:
-    block = Block(feedforward=Branch(8, torch.nn.Tanh(), 0.0, reads=reads_tokens))
+    block = Block(feedforward=Branch(8, torch.nn.Tanh(), 0.0, reads=TOKENS))
     with pytest.raises(ValueError, match="Tanh does not say by `output_matrices` what it writes with"):
         scale_residual([block])

@@ -129,6 +129,14 @@ def test_a_level_that_is_to_be_reached_stands_before_other_columns() -> None:
     assert verdict(e, {"A": {**longer_a, **not_solved}}).verdict == "holds"
 
 
+def test_a_level_in_a_column_that_a_row_does_not_have_passes_nothing() -> None:
+    gate = Gate("at least", 99, columns=["as trained"])
+    e = experiment(NO_WORSE, columns=("x", "as trained"), gates={"learned": gate})
+    e = replace(e, columns={**e.columns, "as trained": replace(e.columns["as trained"], only=["paper"])})
+    found = verdict(e, pair_of(40, 31))
+    assert (found.verdict, found.why) == ("not run", "the gate 'learned' says nothing of what A is measured by")
+
+
 def test_a_computed_gate_is_read_from_its_record_in_the_metric_of_the_cell() -> None:
     e = experiment(NO_WORSE, gates={"bigram": Gate("ngram", order=2)})
     table = pair_of(40, 31)
