@@ -279,7 +279,7 @@ def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str
 
 def _crossing_note(first: str, second: str, crossing: Crossing) -> str:
     """Where two rows' lines cross, in the mean and from seed to seed."""
-    if not crossing.by_seed and crossing.x is None:
+    if crossing.why == numbers.NOT_RUN:
         return f"Whether {first} and {second} cross was not measured ({crossing.why})."
     if crossing.x is None:
         place = f"do not cross here ({crossing.why})"
