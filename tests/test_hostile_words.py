@@ -243,7 +243,7 @@ LINES = [
             "n",
             "seed",
             "threads",
-            "int8",
+            "quantization",
         )
         for value in ("", "nan", "null", "[1]", "٣", "-1e400", "9" * 5000 + "x")
     ),

@@ -18,7 +18,10 @@ from efftx.sampling.request import OPTIONS, Request, read_request
 SLIPS = [
     *(["sample", "runs/x", word] for word in ("max_new=0", "max_new=-1", "max_new=100000000000000000000", "max_new=x")),
     *(["sample", "runs/x", word] for word in ("n=0", "n=1.5", "n=", "beam=0", "beam=-3", "top_k=0", "threads=0")),
-    *(["sample", "runs/x", word] for word in ("threads=100000", "seed=-1", "seed=9223372036854775808", "int8=maybe")),
+    *(
+        ["sample", "runs/x", word]
+        for word in ("threads=100000", "seed=-1", "seed=9223372036854775808", "quantization=maybe")
+    ),
     *(["sample", "runs/x", word] for word in ("top_p=0", "top_p=2", "top_p=nan", "temperature=0", "temperature=-1")),
     *(["sample", "runs/x", word] for word in ("temperature=inf", "temperature=1e7", "length_penalty=-1", "prompt=")),
     ["sample", "runs/x", "beam=2", "temperature=1"],
@@ -116,9 +119,9 @@ def test_what_is_no_number_is_told(word: str) -> None:
 
 
 def test_truths_are_two_words() -> None:
-    assert (truth("int8", "true"), truth("int8", "false")) == (True, False)
+    assert (truth("a", "true"), truth("a", "false")) == (True, False)
     with pytest.raises(UserError, match="neither true nor false"):
-        truth("int8", "1")
+        truth("a", "1")
 
 
 def test_options_are_asked_for_by_name_and_the_rest_is_refused() -> None:
@@ -133,7 +136,14 @@ def test_options_are_asked_for_by_name_and_the_rest_is_refused() -> None:
 
 
 def test_every_option_of_sample_is_read_by_one_reader() -> None:
-    words = {"prompt": "a", "input": "a", "int8": "true", "temperature": "0.5", "top_p": "0.5", "complete": "0.5"}
+    words = {
+        "prompt": "a",
+        "input": "a",
+        "quantization": "int4",
+        "temperature": "0.5",
+        "top_p": "0.5",
+        "complete": "0.5",
+    }
     for key in OPTIONS:
         beside = {"beam": "1"} if key == "length_penalty" else {"top_k": "3"} if key == "n" else {}
         assert read_request({key: words.get(key, "1"), **beside}) != Request(**{"beam": 1} if beside else {})

@@ -103,7 +103,7 @@ class CTranslate2Peer(Peer):
                 "width": d,
                 "components": {},
                 "n_blocks": 0,
-                "int8": self.quantization is not None,
+                "quantization": self.quantization,
                 "peak_bytes": size * n_weights,
                 "distinct_blocks": shape.n_blocks,
             }

@@ -13,6 +13,7 @@ from functools import cache
 
 from efftx.config.compose import compose
 from efftx.config.schema import Config
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
 from efftx.errors import UserError, nearest
 
 VOCABULARY = 32_000
@@ -22,12 +23,13 @@ MEMORY_TOKENS = 16
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration, and how many decoder blocks of it a token passes; `int8` reads dense weights as int8."""
+    """A configuration, and how many decoder blocks of it a token passes; with a `quantization` it
+    reads dense weights, and rows of a sparse feed-forward, so."""
 
     name: str
     overrides: tuple[str, ...]
     n_blocks: int
-    int8: bool = False
+    quantization: Quantization | None = None
     vocab_size: int = VOCABULARY
 
     def config(self) -> Config:
@@ -85,27 +87,28 @@ terraformer: d_model 9216, 6 blocks (the whole-token times of the paper imply as
 `-query`: its query sparse and no output projection; else none in the rows with sparse QKV and sparse feed-forward.
 Vocabulary 32,000."""
 WIDTH, LOGITS = "width-", "logits-"
-_BEHIND = re.compile("(.+?)(-int8)?(?:-blocks([0-9]{1,6}))?(-int8)?")
+_BEHIND = re.compile("(.+?)(-int8|-int4)?(?:-blocks([0-9]{1,6}))?(-int8|-int4)?")
 
 
 def case_named(name: str) -> Case:
-    """The case called `name`; `-int8` behind it reads dense weights as int8, and `-blocksN` passes N blocks.
+    """The case called `name`; `-int8` or `-int4` behind it reads dense weights so, and `-blocksN` passes N blocks.
 
     They may stand in either order. `width-512-dense` and `width-512-sparse` are six decoder blocks of that width in the
     proportions of the 800M model, `logits-1024-s4` is the layer to the vocabulary alone, with S = 4 modules or, at s0,
     dense. UserError with the nearest name, or how such a name is made, for any other.
     """
     match = _BEHIND.fullmatch(name)
-    base, int8, n_blocks, int8_last = match.groups() if match else (name, None, None, None)
+    base, first, n_blocks, last = match.groups() if match else (name, None, None, None)
     by_prefix = {WIDTH: _of_width, LOGITS: _of_logits}
     make = next((make for prefix, make in by_prefix.items() if base.startswith(prefix)), CASES.get)
     case = make(base)
-    if case is None or (int8 and int8_last):
+    if case is None or (first and last):
         forms = {WIDTH: "width-N-dense or width-N-sparse, N a multiple of 128", LOGITS: "logits-N-sM, 16 dividing N"}
         form = next((f"It is {form}." for prefix, form in forms.items() if base.startswith(prefix)), None)
         raise UserError("unknown_name", f"There is no names={name} here.", form or nearest(base, CASES))
     n = case.n_blocks if n_blocks is None else int(n_blocks)
-    return replace(case, name=name, int8=bool(int8 or int8_last), n_blocks=n)
+    quantization = next((each for each in QUANTIZATIONS if f"-{each}" in (first, last)), None)
+    return replace(case, name=name, quantization=quantization, n_blocks=n)
 
 
 def _of_width(name: str) -> Case | None:

@@ -15,8 +15,8 @@ from torch import nn
 
 from efftx.bench.decode_weights import MARGIN
 from efftx.core.durations import SPREAD
-from efftx.decoding.int8 import Int8SparseFF
 from efftx.decoding.programs import Mark
+from efftx.decoding.quantized import QuantizedSparseFF
 from efftx.layers.cost import Read
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
@@ -102,11 +102,11 @@ def parts_marked(blocks: Iterable[Block], mark: Mark) -> Iterator[None]:
                 wrap(layer, "forward", "QKV")
                 has_output = any(True for _ in getattr(layer, "o", nn.Sequential()).parameters())
                 wrap(layer, "output", "output" if has_output else "attention", before="attention")
-            elif isinstance(layer, (FeedForward, SparseFF, Int8SparseFF)):
+            elif isinstance(layer, (FeedForward, SparseFF, QuantizedSparseFF)):
                 wrap(layer, "forward", "feed-forward")
             if isinstance(layer, SparseFF):
                 wrap(layer, "controller", "controller")
-            elif isinstance(layer, Int8SparseFF) and layer.config.has_controller:
+            elif isinstance(layer, QuantizedSparseFF) and layer.config.has_controller:
                 wrap(layer.controller, "forward", "controller")
         if branch.beside is not None:
             wrap(branch.beside, "forward", "SRU")
@@ -227,7 +227,7 @@ def row_of(
     row = summary(counted, procedure.protocol, reads, reference.read_rate(turn), reference.matvec_rate(turn))
     n_blocks = facts["n_blocks"]
     return {
-        **{"peer": False, "version": None, "note": "", "batch": 1, "int8": False, "distinct_row_sets": 0},
+        **{"peer": False, "version": None, "note": "", "batch": 1, "quantization": None, "distinct_row_sets": 0},
         **{"pass": "decode", "protocol": procedure.protocol, "repeats": procedure.repeats, "first_token_seconds": {}},
         "tokens_per_second": facts.get("batch", 1) / row["seconds"],
         **row,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from efftx.bench.decode_cases import Case
 from efftx.core.memory import available_memory
-from efftx.decoding.int8 import ROUNDED, Int8SparseFF, in_int8
 from efftx.decoding.programs import DecodingBlock, decoding_block, logits_of
+from efftx.decoding.quantized import ROUNDED, Quantization, QuantizedSparseFF, quantized, weight_bytes
 from efftx.errors import UserError
 from efftx.layers.cost import Read, n_parameters, read_whole, sum_by_component
 from efftx.layers.sparse_ff import SparseFF
@@ -75,16 +75,18 @@ def make_weights(
     tile = random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(block)] for i in range(plan.row_sets)]
     blocks: list[DecodingBlock] = []
-    for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their int8 forms
+    for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their quantised forms
         made: Any = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
-        if case.int8:
-            made = in_int8(made)
+        if case.quantization:
+            made = quantized(made, case.quantization)
             if i >= plan.row_sets > 0:
                 _share_rows(blocks[i % plan.row_sets].block, made)
         blocks.append(decoding_block(made, two_streams=config.reversible.enabled))
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
-    linears = [in_int8(of_head.linear, rounds=True) if case.int8 else of_head.linear for of_head in own_heads]
+    linears = [of_head.linear for of_head in own_heads]
+    if case.quantization:
+        linears = [quantized(linear, case.quantization, rounds=True) for linear in linears]
     of_blocks = (blocks[0].block.weight_reads() if blocks else []) * case.n_blocks
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
@@ -173,11 +175,11 @@ def _sizes(block: Any, head: Any, case: Case) -> _Sizes:
     n_rows = sum(w.nbytes for w in rows)
     n = case.config().sparse_ff.N or 1
     always = of_block - n_rows // n
-    if case.int8:  # a byte a weight; the scales are few
-        always -= sum(w.nbytes - w.numel() for w in _rounded(block))
-        n_rows = sum(w.numel() for w in rows)
+    if case.quantization:
+        always -= sum(w.nbytes - n_bytes for w, n_bytes in _rounded(block, case.quantization))
+        n_rows = sum(weight_bytes(w, case.quantization) for w in rows)
         if isinstance(head.linear, nn.Linear):
-            of_head -= head.linear.weight.nbytes - head.linear.weight.numel()
+            of_head -= head.linear.weight.nbytes - weight_bytes(head.linear.weight, case.quantization)
     embedding = case.vocab_size * head.norm.normalized_shape[0] * 4
     return _Sizes(always, n_rows, n_rows // n, of_head, embedding)
 
@@ -198,7 +200,13 @@ def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
 
 
 def _row_weights(block: nn.Module) -> list[Tensor]:
-    return [w for m in block.modules() if isinstance(m, (SparseFF, Int8SparseFF)) for w in (m.w1, m.w2)]
+    rows: list[Tensor] = []
+    for module in block.modules():
+        if isinstance(module, SparseFF):
+            rows += [module.w1, module.w2]
+        elif isinstance(module, QuantizedSparseFF):
+            rows += module.row_tensors()
+    return rows
 
 
 def _unread(block: nn.Module) -> Iterator[Tensor]:
@@ -259,20 +267,21 @@ def tile_filled(like: Tensor, tile: Tensor, i: int) -> Tensor:
     return made.mul_(math.sqrt(12.0 / fan_in)).view(like.shape)
 
 
-def _rounded(block: nn.Module) -> Iterator[Tensor]:
-    """The weights that `int8` rounds and every token reads: of dense layers, and the controller's."""
+def _rounded(block: nn.Module, quantization: Quantization) -> Iterator[tuple[Tensor, int]]:
+    """The weights that are rounded and every token reads, of dense layers and the controller's: what they take then."""
     for owner in block.modules():
         if isinstance(owner, ROUNDED):
-            yield from (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
+            linears = (m.weight for m in owner.modules() if isinstance(m, nn.Linear))
+            yield from ((w, weight_bytes(w, quantization)) for w in linears)
         elif isinstance(owner, SparseFF) and owner.config.has_controller:
-            yield from (owner.c1, owner.c2)
+            yield from ((w, weight_bytes(w, "int8")) for w in (owner.c1, owner.c2))
 
 
 def _share_rows(first: nn.Module, block: nn.Module) -> None:
     """Rows that were rounded anew for this block are dropped for those of the first block with its set."""
     pairs = zip(first.modules(), block.modules(), strict=True)
     for other, core in pairs:
-        if isinstance(core, Int8SparseFF) and isinstance(other, Int8SparseFF):
+        if isinstance(core, QuantizedSparseFF) and isinstance(other, QuantizedSparseFF):
             core.share_rows(other)
 
 

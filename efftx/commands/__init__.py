@@ -68,7 +68,7 @@ decode      a token at the papers' widths, part by part: names=, context=,
             batch=, prompts= (time to the first token), widths=, tokens=,
             protocol=authors or steady, repeats=, seed=, cache_bytes=; names
             such as 800m-dense, 17b-ff-qkv, width-512-sparse,
-            logits-1024-s4, with -int8 or -blocks2 behind them, and
+            logits-1024-s4, with -int8, -int4 or -blocks2 behind them, and
             transformers-t5, transformers-gpt2, ctranslate2-gpt2,
             ctranslate2-gpt2-int8
 memory      peak activations of a training step:
@@ -93,7 +93,7 @@ RUN is the directory that `efftx train` printed; after it stand key=value words:
                      of pictures and sounds, which are drawn and written to a
                      file: the share of a row that is given (of the file at
                      data.path, or of test rows), and the file
-  seed=, threads=, int8=true"""
+  seed=, threads=, quantization=int8 or int4"""
 
 _IMPORT = """efftx import trax FILE.npz data=... [overrides]
 efftx import hf FOLDER data=... [first_token=0] [overrides]

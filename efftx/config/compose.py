@@ -236,14 +236,19 @@ NAMES_ATTENTION = {"model", "attention", "preset"}
 def with_implied(overrides: Sequence[str]) -> list[str]:
     """The overrides as Hydra itself is given them, with those that they imply behind them.
 
-    A key of a factored pattern, without a model or an attention, means the Sparse Transformer with that pattern.
+    A key of a factored pattern, without a model or an attention, means the Sparse Transformer with that pattern. A data
+    set whose rows are sentences has them as long as itself says, in place of the model's preset: but for size smoke,
+    whose presets are shorter, the rest of a row would be padding.
     """
     parsed = parse_overrides(overrides)
-    keys = {str(o.key_or_group) for o in parsed}
-    patterns = {key.partition(".")[0] for key in keys} & set(FACTORED)
-    implied = ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
+    chosen = {str(o.key_or_group): o for o in parsed}
     words = [str(o.input_line) for o in parsed]
-    return [*words, *implied] if patterns and not keys & NAMES_ATTENTION else words
+    patterns = {key.partition(".")[0] for key in chosen} & set(FACTORED)
+    if patterns and not chosen.keys() & NAMES_ATTENTION:
+        words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
+    data, size = (str(chosen[key].value()) if key in chosen else "" for key in ("data", "size"))
+    length = data_sets.find_source(data).own_length if data in data_sets.names() and size != "smoke" else 0
+    return [*words, f"data.length={length}"] if length and "data.length" not in chosen else words
 
 
 def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:

@@ -394,5 +394,6 @@ SOURCE = Source(
     rendering=lambda config, objective="seq2seq", model=None: Words(),
     objectives=("seq2seq",),
     targets=lambda config: LONGEST,
+    own_length=LONGEST,
     generates=True,
 )

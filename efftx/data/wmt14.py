@@ -24,6 +24,8 @@ HUB = HubRows("wmt/wmt14", "de-en", "b199e406369ec1b7634206d3ded5ba45de2fe696")
 LICENCE = "WMT's sentences are free for research; files are the user's own"
 _PACKED = r"\.gz|\.xz|\.bz2"
 _NEWSTEST = {"newstest2013": "valid", "newstest2014": "test"}
+LONGEST = 128
+"""Pieces of the longest sentence in either language, and its end."""
 
 
 @dataclass
@@ -203,5 +205,6 @@ SOURCE = Source(
     prepare=prepare_wmt14,
     targets=lambda config: config.length,
     check=check_wmt14,
+    own_length=LONGEST,
     generates=True,
 )

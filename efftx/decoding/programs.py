@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.decoding.int8 import Int8Linear, Int8SparseFF
+from efftx.decoding.quantized import Int4Linear, Int8Linear, QuantizedLinear, QuantizedSparseFF
 from efftx.layers.attention import AttentionCache, SoftmaxAttention
 from efftx.layers.cache import KeyValueCache, Position, RecentInputs
 from efftx.layers.cross_attention import CrossAttention, CrossCache
@@ -39,11 +39,13 @@ from efftx.native.program import (
     Normed,
     NotCompiledError,
     Program,
+    Rows4,
     Rows8,
     Source,
     Stream,
     buffer,
     run,
+    shape_of,
 )
 from efftx.ops.multiplicative import in_blocks
 
@@ -91,13 +93,13 @@ def _(layer: SparseFF, program: Program, x: Normed, y: Stream) -> None:
 
 
 @add_operations.register
-def _(layer: Int8SparseFF, program: Program, x: Normed, y: Stream) -> None:
+def _(layer: QuantizedSparseFF, program: Program, x: Normed, y: Stream) -> None:
     _refuse_other_choices(layer.config)
     first: Any
     second: Any
     first, second = layer.controller  # both `Int8Linear`
-    rows = [first.rows(), second.rows(), *layer.rows()]
-    program.sparse_ff_int8(x, rows, [second.bias, layer.b2], layer.config.N, y, layer.b1)
+    controller, biases = (first.rows(), second.rows()), (second.bias, layer.b2)
+    program.sparse_ff_quantized(x, controller, layer.rows(), biases, layer.config.N, y, layer.b1)
 
 
 @add_operations.register(SoftmaxAttention)
@@ -186,16 +188,16 @@ def add_beside(layer: nn.Module, program: Program, stream: Stream) -> Callable[[
     return lambda y: program.matvec(x, out.weight.detach(), out.bias.detach(), y, "SRU", adds=True)
 
 
-def joined(linears: Sequence[Any]) -> tuple[Tensor | Rows8, Tensor | None]:
-    """Weight and bias of several linear layers, plain or int8, of one input as one product, all outputs in order.
+def joined(linears: Sequence[Any]) -> tuple[Tensor | Rows8 | Rows4, Tensor | None]:
+    """Weight and bias of several linear layers, all plain, int8 or int4, of one input as one product.
 
     The layers' own weights become views of the joined ones, so that nothing is kept twice. Raises NotCompiledError for
     weights that the kernels cannot read, which then stay as they are.
     """
-    in_int8 = all(isinstance(linear, Int8Linear) for linear in linears)
+    in_int8, in_int4 = (all(isinstance(linear, kind) for linear in linears) for kind in (Int8Linear, Int4Linear))
     plain = all(isinstance(linear, nn.Linear) and library.usable(linear.weight, linear.bias) for linear in linears)
-    if not (in_int8 or plain):
-        raise NotCompiledError("Other than float32 or int8 on the CPU.")
+    if not (in_int8 or in_int4 or plain):
+        raise NotCompiledError("Other than float32, int8 or int4 on the CPU.")
     with torch.no_grad():
         weight_OI = torch.cat([linear.weight for linear in linears])
         biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -209,39 +211,41 @@ def joined(linears: Sequence[Any]) -> tuple[Tensor | Rows8, Tensor | None]:
             first = last
         if in_int8:
             return Rows8(weight_OI, torch.cat([linear.rows().scale for linear in linears])), bias_O
+        if in_int4:
+            return Rows4(weight_OI, linears[0].n_inputs), bias_O
     return weight_OI, bias_O
 
 
-def _output_of(project: nn.Module) -> nn.Linear | Int8Linear | None:
+def _output_of(project: nn.Module) -> nn.Linear | QuantizedLinear | None:
     """The product after the heads, None where there is none."""
     last = getattr(project, "o", None)
     if isinstance(last, nn.Sequential):
         if len(last) > 1:
             raise NotCompiledError("Several layers of outputs.")
         last = last[0] if len(last) else None
-    if last is not None and not isinstance(last, (nn.Linear, Int8Linear)):
+    if last is not None and not isinstance(last, (nn.Linear, QuantizedLinear)):
         raise NotCompiledError("An output that is not dense.")
     return last
 
 
 def _product(program: Program, x: Source, linear: Any, y: Tensor | Stream, component: str, **how: bool) -> None:
-    if not isinstance(linear, (nn.Linear, Int8Linear)):
-        raise NotCompiledError("A matrix that is neither float32 nor int8.")
+    if not isinstance(linear, (nn.Linear, QuantizedLinear)):
+        raise NotCompiledError("A matrix that is neither float32 nor quantised.")
     bias = None if linear.bias is None else linear.bias.detach()
-    weight = linear.rows() if isinstance(linear, Int8Linear) else linear.weight.detach()
+    weight = linear.rows() if isinstance(linear, QuantizedLinear) else linear.weight.detach()
     _matvec(program, x, weight, bias, y, component, **how)
 
 
 def _matvec(
     program: Program,
     x: Source,
-    weight: Tensor | Rows8,
+    weight: Tensor | Rows8 | Rows4,
     bias_O: Tensor | None,
     y: Tensor | Stream,
     component: str,
     **how: bool,
 ) -> None:
-    n_outputs, width = (weight.q if isinstance(weight, Rows8) else weight).shape
+    n_outputs, width = shape_of(weight)
     if width < NARROW < n_outputs:
         raise NotCompiledError("A matrix of narrow rows.")
     program.matvec(x, weight, bias_O, y, component, **how)
@@ -346,7 +350,7 @@ def step_blocks(
 
 
 class KernelLogits:
-    """Logits by a kernel, for a few rows: of a linear layer, plain or int8, or a sparse loss layer of few modules.
+    """Logits by a kernel, for a few rows: of a linear layer, plain or quantised, or a sparse loss layer of few modules.
 
     Of the latter a copy of the projection is kept, in blocks of columns. Raises NotCompiledError where there is none.
     """

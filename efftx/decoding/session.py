@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from efftx.core.counts import count
 from efftx.data.vocabulary import PAD
-from efftx.decoding.int8 import in_int8
 from efftx.decoding.programs import decoding_block, logits_of, step_blocks
+from efftx.decoding.quantization import Quantization
+from efftx.decoding.quantized import quantized
 from efftx.errors import UserError
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Position
@@ -34,22 +35,23 @@ from efftx.ops.coupling import coupled_positions, is_separator
 class PreparedModel:
     """A model's weights laid out for decoding, once: any number of sessions may use them one after the other.
 
-    The model goes into evaluation mode, and joined matrices take over its weights' memory. With `int8` the dense
-    matrices and the rows of sparse feed-forward layers are read as int8 in every step; prompts and the encoder run
-    through the layers as they are. The model may go on training; some of what is laid out are copies, so that it has
-    to be prepared again then.
+    The model goes into evaluation mode, and joined matrices take over its weights' memory. With a
+    `quantization` the dense matrices and the rows of sparse feed-forward layers are read as int8 or int4 in every step;
+    prompts and the encoder run through the layers as they are. The model may go on training; some of what is laid out
+    are copies, so that it has to be prepared again then.
     """
 
-    def __init__(self, model: Decoder | EncoderDecoder, *, int8: bool = False) -> None:
+    def __init__(self, model: Decoder | EncoderDecoder, *, quantization: Quantization | None = None) -> None:
         self.model = model.eval()
         for branch in self.branches():
             for layer in (branch.core, branch.beside):
                 _check_decodable(layer)
         with torch.inference_mode(False):  # joined matrices become the model's weights, which may train again
-            blocks = [in_int8(block) if int8 else block for block in model.blocks]
+            blocks = [quantized(block, quantization) if quantization else block for block in model.blocks]
             two_streams = model.reversible.enabled
             self.blocks = [decoding_block(b, two_streams=two_streams) for b in blocks if isinstance(b, Block)]
-            self.lm_head = in_int8(model.head.linear, rounds=True) if int8 else model.head.linear
+            linear = model.head.linear
+            self.lm_head = quantized(linear, quantization, rounds=True) if quantization else linear
             self.logits = logits_of(self.lm_head)
         self.embedding = model.embedding.weight.detach()
         self._laid_out = self._state_of_weights()

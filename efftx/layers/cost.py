@@ -151,14 +151,19 @@ class Read(NamedTuple):
 
 
 def read_whole(component: str, *parts: nn.Module | Tensor | None) -> Read:
-    """All weights of some modules and tensors."""
+    """All weights of some modules and tensors.
+
+    A module of which a number holds several weights has as `n_packed` how many these are beyond the numbers.
+    """
     tensors: list[Tensor] = []
+    n_packed = 0
     for part in parts:
         if isinstance(part, nn.Module):
             tensors += [*part.parameters(), *part.buffers()]
+            n_packed += sum(getattr(module, "n_packed", 0) for module in part.modules())
         elif part is not None:
             tensors.append(part)
-    return Read(component, sum(t.numel() for t in tensors), sum(t.nbytes for t in tensors))
+    return Read(component, n_packed + sum(t.numel() for t in tensors), sum(t.nbytes for t in tensors))
 
 
 def reads_of(layer: nn.Module) -> list[Read]:

@@ -6,6 +6,7 @@
 // Shape letters: B rows of the batch, D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m
 // width of a module, F positions, H heads, d width of a head, T tokens of capacity.
 
+#include "int4.h"
 #include "vectors.h"
 
 #include <algorithm>
@@ -26,6 +27,7 @@ struct Op {
 
     const float *in(int i) const { return static_cast<const float *>(at[i]); }
     const int8_t *bytes(int i) const { return static_cast<const int8_t *>(at[i]); }
+    const uint8_t *packed(int i) const { return static_cast<const uint8_t *>(at[i]); }
     float *out(int i) const { return static_cast<float *>(const_cast<void *>(at[i])); }
 };
 
@@ -37,8 +39,8 @@ struct Thread {
     Range share(int64_t n) const { return ::share(n, me, all); }
 };
 
-// The inputs of an operation: the first row's, how far apart rows are, how many, and room for them in int16, a
-// `rounded` each.
+// The inputs of an operation: the first row's, how far apart rows are, how many, and room for them in the form that
+// rows of int8 or int4 take, a `rounded` each.
 struct Inputs {
     const float *x;
     int64_t step, B;
@@ -130,6 +132,34 @@ static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range m
     }
 }
 
+// The same of rows in int4. A single row of inputs is prepared by every thread for itself; for several the weights are
+// unpacked once.
+template <typename Found>
+static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    int64_t bytes = int4_bytes(D), o = mine.first;
+    if (x.B > 1) {
+        for (; o < mine.last; o++) {
+            fetch_row(reinterpret_cast<const int8_t *>(w + (o + 4) * bytes), bytes);
+            unpack(w + o * bytes, D, t.own);
+            for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), t.own, D));
+        }
+        return;
+    }
+    Inputs4 inputs(x.x, D, t.own);
+    for (; o + 2 <= mine.last; o += 2) {
+        const uint8_t *rows[] = {w + o * bytes, w + (o + 1) * bytes};
+        float sum[2];
+        dots<2>(inputs, rows, D, rows[0] + BYTES_AHEAD, sum);
+        found(0, o, sum[0]), found(0, o + 1, sum[1]);
+    }
+    for (; o < mine.last; o++) {
+        const uint8_t *row = w + o * bytes;
+        float sum;
+        dots<1>(inputs, &row, D, row, &sum);
+        found(0, o, sum);
+    }
+}
+
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.
 static void matvec(const Op &op, const Inputs &x, const Thread &t) {
     const float *bias = op.in(1);
@@ -142,6 +172,13 @@ static void matvec_int8(const Op &op, const Inputs &x, const Thread &t) {
     const float *bias = op.in(1), *scale = op.in(2);
     products(x, op.bytes(0), op.size[0], t.share(op.size[1]), t,
              [&](int64_t b, int64_t o, float sum) { put(op, b, o, scale[o] * sum + (bias ? bias[o] : 0)); });
+}
+
+// The same of packed int4 rows, which hold their scales.
+static void matvec_int4(const Op &op, const Inputs &x, const Thread &t) {
+    const float *bias = op.in(1);
+    products(x, op.packed(0), op.size[0], t.share(op.size[1]), t,
+             [&](int64_t b, int64_t o, float sum) { put(op, b, o, sum + (bias ? bias[o] : 0)); });
 }
 
 // row[b, g] = g N + the unit of block g with the largest bias + C2 (C1 x[b]): size D, G, N, R; at c1 (R, D), c2 by
@@ -166,15 +203,16 @@ static void choose(const Op &op, const Inputs &x, const Thread &t) {
         }
 }
 
-// The same of int8 weights: size D, G, N, R, the bytes of a packed row of w2; at c1, c2, bias, w1, w2 and row as
-// there, the scales of c1 (R) and of c2 (G, N).
+// The same of int8 weights: size D, G, N, R, the bytes of a row of w1 and of w2, which may be int4 or int8; at c1, c2,
+// bias, w1, w2 and row as there, the scales of c1 (R) and of c2 (G, N).
 static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
-    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3], packed = op.size[4];
+    int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
+    int64_t bytes_1 = op.size[4], bytes_2 = op.size[5];
     const int8_t *c2 = op.bytes(1), *w1 = op.bytes(3), *w2 = op.bytes(4);
     const float *bias = op.in(2), *scale_1 = op.in(6), *scale_2 = op.in(7);
     int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
     float *z = t.common;
-    int64_t fetched = x.B > 1 ? 0 : 2 * D * G <= t.all << 19 ? D : BYTES;
+    bool whole = (bytes_1 + bytes_2) * G <= t.all << 19;
     Range mine = t.share(G);
     if (mine.first < mine.last) fetch_row(c2 + mine.first * R * N, R * N < 16384 ? R * N : 16384);
     products(x, op.bytes(0), D, t.share(R), t,
@@ -184,8 +222,9 @@ static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
         for (int64_t b = 0; b < x.B; b++) {
             int64_t best = best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
             row[b * G + g] = g * N + best;
-            fetch_row(w1 + row[b * G + g] * D, fetched);
-            fetch_row(w2 + row[b * G + g] * packed, fetched);
+            if (x.B > 1) continue;
+            fetch_row(w1 + row[b * G + g] * bytes_1, whole ? bytes_1 : BYTES);
+            fetch_row(w2 + row[b * G + g] * bytes_2, whole ? bytes_2 : BYTES);
         }
 }
 
@@ -269,6 +308,29 @@ static void add_chosen_int8(const Op &op, const Rounded &x, const int64_t *row, 
     for (; g < mine.last; g++) add_scaled(part, second(row[g]), hidden(row[g]), D);
 }
 
+// The same of packed int4 rows.
+static void add_chosen_int4(const Op &op, const Inputs4 &x, const int64_t *row, Range mine, float *part) {
+    int64_t D = op.size[0], bytes = int4_bytes(D);
+    const uint8_t *w1 = op.packed(0), *w2 = op.packed(1);
+    const float *b1 = op.in(4);
+    for (int64_t g = mine.first, n; g < mine.last; g += n) {
+        n = std::min<int64_t>(TOGETHER, mine.last - g);
+        const uint8_t *first[TOGETHER], *second[TOGETHER], *after[TOGETHER];
+        float h[TOGETHER];
+        for (int64_t j = 0; j < n; j++) {
+            first[j] = w1 + row[g + j] * bytes, second[j] = w2 + row[g + j] * bytes;
+            after[j] = g + n + j < mine.last ? w1 + row[g + n + j] * bytes : second[j];
+        }
+        for (int64_t j = 0; j < n; j++) {
+            dots<1>(x, first + j, D, second[j], h + j);
+            h[j] = std::max(h[j] + (b1 ? b1[row[g + j]] : 0), 0.0f);
+        }
+        if (n == TOGETHER) add_rows4<TOGETHER>(part, second, h, D, after);
+        else
+            for (int64_t j = 0; j < n; j++) add_rows4<1>(part, second + j, h + j, D, after + j);
+    }
+}
+
 // y = b2 + what `add_chosen` adds over all g, for every row of x: size D, G; at w1, w2 (.., D), b2 (D), row (B, G)
 // int64, b1 (..). Rows of the batch take their turns with the same blocks, so that what two of them choose is read
 // once.
@@ -285,21 +347,23 @@ template <bool BIASED> static void chosen_rows(const Op &op, const Inputs &x, co
     add_parts(op, t, x.B);
 }
 
-static void chosen_rows_int8(const Op &op, const Inputs &x, const Thread &t) {
+// The same of quantized rows: `Prepared` is the form of inputs that `add` takes.
+template <typename Prepared, typename Add>
+static void chosen_quantized_rows(const Op &op, const Inputs &x, const Thread &t, Add add) {
     int64_t D = op.size[0], G = op.size[1];
     const int64_t *row = static_cast<const int64_t *>(op.at[3]);
     float *part[MOST_ROWS];
     for (int64_t b = 0; b < x.B; b++) part[b] = begin_part(op, t, b);
     Range mine = t.share(G);
     if (x.B == 1) {
-        add_chosen_int8(op, Rounded(x.x, D, t.own), row, mine, part[0]);
+        add(op, Prepared(x.x, D, t.own), row, mine, part[0]);
     } else {
-        for (int64_t b = t.me; b < x.B; b += t.all) Rounded(x.row(b), D, x.room + b * x.rounded);
+        for (int64_t b = t.me; b < x.B; b += t.all) Prepared(x.row(b), D, x.room + b * x.rounded);
         BARRIER
         for (int64_t g = mine.first; g < mine.last; g += TOGETHER)
             for (int64_t b = 0; b < x.B; b++)
-                add_chosen_int8(op, Rounded(x.room + b * x.rounded, D), row + b * G,
-                                {g, std::min<int64_t>(g + TOGETHER, mine.last)}, part[b]);
+                add(op, Prepared(x.room + b * x.rounded, D), row + b * G,
+                    Range{g, std::min<int64_t>(g + TOGETHER, mine.last)}, part[b]);
     }
     add_parts(op, t, x.B);
 }
@@ -523,7 +587,9 @@ enum Kind : int64_t {
     SUM,
     MATVEC_INT8,
     CHOOSE_INT8,
-    CHOSEN_ROWS_INT8
+    CHOSEN_ROWS_INT8,
+    MATVEC_INT4,
+    CHOSEN_ROWS_INT4
 };
 
 // Fetches what this thread reads first in an operation, while others may still be busy with the one before it.
@@ -542,6 +608,12 @@ static void open(const Op &op, const Thread &t) {
     case CHOOSE_INT8: {
         Range mine = t.share(op.kind == MATVEC_INT8 ? op.size[1] : op.size[3]);
         fetch_row(op.bytes(0) + mine.first * D, std::min<int64_t>((mine.last - mine.first) * D, BYTES_AHEAD));
+        break;
+    }
+    case MATVEC_INT4: {
+        Range mine = t.share(op.size[1]);
+        int64_t bytes = int4_bytes(D);
+        fetch_row(op.bytes(0) + mine.first * bytes, std::min<int64_t>((mine.last - mine.first) * bytes, BYTES_AHEAD));
         break;
     }
     case MODULES: {
@@ -575,7 +647,9 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
     case CHOOSE: return choose(op, x, t);
     case CHOOSE_INT8: return choose_int8(op, x, t);
     case CHOSEN_ROWS: return op.at[4] ? chosen_rows<true>(op, x, t) : chosen_rows<false>(op, x, t);
-    case CHOSEN_ROWS_INT8: return chosen_rows_int8(op, x, t);
+    case CHOSEN_ROWS_INT8: return chosen_quantized_rows<Rounded>(op, x, t, add_chosen_int8);
+    case MATVEC_INT4: return matvec_int4(op, x, t);
+    case CHOSEN_ROWS_INT4: return chosen_quantized_rows<Inputs4>(op, x, t, add_chosen_int4);
     case BLOCKED_PRODUCT: return blocked_product(op, x, t);
     }
     for (int64_t b = 0; b < x.B; b++) {
@@ -600,7 +674,8 @@ int64_t efftx_most_rows() { return MOST_ROWS; }
 
 // Runs `n_programs` programs one after the other, of `n_ops[p]` operations each, for B rows. `own` floats of `room`
 // are each thread's, for a normed x of up to `width` floats and what an operation needs beside it. Where B is above
-// 1, B times as many follow, for the normed rows and for rows in int16; the rest is everyone's. `ended`, where
+// 1, B times as many follow, for the normed rows and for rows as int8 and int4 take them; the rest is everyone's.
+// `ended`, where
 // given, gets the time at which each operation ended.
 void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, int64_t B, float *room, int64_t own,
                int64_t width, double *ended, int64_t n_threads) {

@@ -34,7 +34,7 @@ from efftx.core.lines import say
 from efftx.errors import UserError
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-SOURCES = (SOURCE, Path(__file__).with_name("vectors.h"))
+SOURCES = (SOURCE, *(Path(__file__).with_name(name) for name in ("vectors.h", "int4.h")))
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),

@@ -2,8 +2,8 @@
 
 `decoding.programs` appends a layer's operations; where it cannot (another precision, a missing kernel, a layer that has
 none) `NotCompiledError` is raised and the block goes through its own forward, which is the oracle. One row or a few,
-weights in float32 or int8, on the CPU. What lies between operations is in buffers that all programs share, for one runs
-at a time.
+weights in float32, int8 or int4, on the CPU. What lies between operations is in buffers that all programs share, for
+one runs at a time.
 
 Shape suffixes: B rows of a batch, D d_model, U units, G blocks of them, N units a block, R rank, S modules, m width of
 a module, H heads, d width of a head, O outputs, F positions.
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from efftx.native.library import Kernels, kernels, room, usable
 from efftx.native.pages import settle
+from efftx.ops.int4 import in_units
 
 LONGEST = 32
 """Operations of a program at most."""
 MOST_ROWS = 32
 """Rows of a batch at most."""
 MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM = range(8)
-MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8 = range(8, 11)
+MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8, MATVEC_INT4, CHOSEN_ROWS_INT4 = range(8, 13)
 _BLOCK = 512
 """Inputs that the int8 operations round to int16 with one scale."""
 
@@ -57,6 +58,13 @@ class Rows8(NamedTuple):
 
     q: Tensor
     scale: Tensor
+
+
+class Rows4(NamedTuple):
+    """Rows of `width` weights in int4, packed (O, P) uint8 as `ops.int4.quantize_groups` makes them."""
+
+    packed: Tensor
+    width: int
 
 
 class Op(ctypes.Structure):
@@ -129,7 +137,7 @@ class Program:
     def matvec(
         self,
         x: Source,
-        weight: Tensor | Rows8,
+        weight: Tensor | Rows8 | Rows4,
         bias_O: Tensor | None,
         y: Tensor | Stream,
         component: str,
@@ -137,35 +145,52 @@ class Program:
         adds: bool = False,
         relu: bool = False,
     ) -> None:
-        """y (O) = or += W x + bias, of a weight (O, D) in float32 or of rows in int8.
+        """y (O) = or += W x + bias, of a weight (O, D) in float32 or of rows in int8 or int4.
 
-        For int8 x is rounded to int16: half a step of the largest of every 512 of its values over 32,767 at most.
+        For int8 x is rounded to int16: half a step of the largest of every 512 of its values over 32,767 at most. For
+        int4 it stays as it is.
         """
+        at: tuple[Tensor | None, ...]
+        n_outputs, width = shape_of(weight)
         if isinstance(weight, Rows8):
-            self._needs(own=_rounded_size(weight.q.shape[1]))
-            kind, w_OD, scale_O = MATVEC_INT8, weight.q, weight.scale
+            kind, at = MATVEC_INT8, (weight.q, bias_O, weight.scale)
+        elif isinstance(weight, Rows4):
+            kind, at = MATVEC_INT4, (weight.packed, bias_O)
         else:
-            kind, w_OD, scale_O = MATVEC, weight, None
-        op = self._add(kind, x, y, component, w_OD.shape[::-1], (w_OD, bias_O, scale_O), adds=adds)
+            kind, at = MATVEC, (weight, bias_O)
+        self._needs(own=_prepared_size(weight))
+        op = self._add(kind, x, y, component, (width, n_outputs), at, adds=adds)
         op.relu = relu
 
-    def sparse_ff_int8(
-        self, x: Normed, rows: Sequence[Rows8], biases: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None
+    def sparse_ff_quantized(
+        self,
+        x: Normed,
+        controller: tuple[Rows8, Rows8],
+        rows: tuple[Rows8, Rows8] | tuple[Rows4, Rows4],
+        biases: tuple[Tensor, Tensor],
+        N: int,
+        y: Stream,
+        b1_U: Tensor | None = None,
     ) -> None:
-        """As `sparse_ff`, of int8 weights: rows c1, c2, w1 and w2, biases c_bias and b2.
+        """As `sparse_ff`, of a controller c1, c2 in int8 and rows of w1 and w2 in int8 or int4; biases c_bias and b2.
 
-        x is rounded as in `matvec`. The rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
+        x is rounded as in `matvec`. The int8 rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
         """
-        c1, c2, w1, w2 = rows
         c_bias_U, b2_D = biases
-        (rank, width), n_rows, n_bytes = c1.q.shape, c2.q.shape[0] // N, w2.q.shape[1]
+        c1, c2 = controller
+        (rank, width), n_rows = c1.q.shape, c2.q.shape[0] // N
         c2_GRN = c2.q.view(n_rows, N, rank).transpose(1, 2).contiguous()
         row_G = buffer("row", n_rows, torch.int64)
-        chooser = (c1.q, c2_GRN, c_bias_U, w1.q, w2.q, row_G, c1.scale, c2.scale)
-        self._add(CHOOSE_INT8, x, None, "controller", (width, n_rows, N, rank, n_bytes), chooser)
-        at = (w1.q, w2.q, b2_D, row_G, b1_U, w1.scale, w2.scale)
-        self._add(CHOSEN_ROWS_INT8, None, y, "feed-forward", (width, n_rows, n_bytes), at, adds=True)
-        self._needs(own=max(_rounded_size(width), N), common=rank, common_a_thread=width)
+        w1_UP, w2_UP = (each.packed if isinstance(each, Rows4) else each.q for each in rows)
+        n_bytes = (w1_UP.shape[1], w2_UP.shape[1])
+        chooser = (c1.q, c2_GRN, c_bias_U, w1_UP, w2_UP, row_G, c1.scale, c2.scale)
+        self._add(CHOOSE_INT8, x, None, "controller", (width, n_rows, N, rank, *n_bytes), chooser)
+        scales = [each.scale for each in rows if isinstance(each, Rows8)]
+        kind = CHOSEN_ROWS_INT8 if scales else CHOSEN_ROWS_INT4
+        size, at = (width, n_rows, n_bytes[1]), (w1_UP, w2_UP, b2_D, row_G, b1_U, *scales)
+        self._add(kind, None, y, "feed-forward", size, at, adds=True)
+        own = max(_prepared_size(c1), _prepared_size(rows[0]), N)
+        self._needs(own=own, common=rank, common_a_thread=width)
 
     def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None) -> None:
         """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
@@ -348,10 +373,23 @@ class Program:
         self.common_a_thread = max(self.common_a_thread, common_a_thread)
 
 
-def _rounded_size(width: int) -> int:
-    """Floats of room for `width` inputs in int16, whole blocks of them, and their scales."""
-    blocks = -(-width // _BLOCK)
-    return blocks * (_BLOCK // 2 + 1)
+def shape_of(weight: Tensor | Rows8 | Rows4) -> tuple[int, int]:
+    """Outputs and inputs."""
+    if isinstance(weight, Rows4):
+        return weight.packed.shape[0], weight.width
+    n_outputs, width = (weight.q if isinstance(weight, Rows8) else weight).shape
+    return n_outputs, width
+
+
+def _prepared_size(weight: Tensor | Rows8 | Rows4) -> int:
+    """Floats of room for inputs as such rows take them.
+
+    For int8 whole blocks of int16 and their scales, for int4 whole units and half as many floats besides.
+    """
+    width = shape_of(weight)[1]
+    if isinstance(weight, Rows8):
+        return -(-width // _BLOCK) * (_BLOCK // 2 + 1)
+    return in_units(width) * 3 // 2 if isinstance(weight, Rows4) else 0
 
 
 def _step(tensor: Tensor) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from efftx.config.values import RANGES, Range
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
 from efftx.errors import UserError
-from efftx.options import COUNT, SEED, decimal, truth, whole
+from efftx.options import COUNT, SEED, decimal, whole
 
 LENGTH_PENALTY = 0.6
 """That of T5's and of GNMT's decoding."""
@@ -22,9 +23,9 @@ class Request:
 
     `prompt`: text that a language model goes on from; `input`: text for an encoder; without them a row of the test
     split is taken. `max_new`: tokens at most (None: what is usual for the model). `n`: samples, with `beam` the n best.
-    `seed`: of what is drawn, hash rotations among it. `int8`: weights as int8. `threads`: None for the run's.
-    Of pictures and sounds, which are drawn at temperature 1 unless told otherwise: `complete`, the share of a row that
-    is given, of the file at `path` (the word `data.path`) or else of test rows; `out`, the file to write.
+    `seed`: of what is drawn, hash rotations among it. `quantization`: weights as int8 or int4. `threads`: None for the
+    run's. Of pictures and sounds, which are drawn at temperature 1 unless told otherwise: `complete`, the share of a
+    row that is given, of the file at `path` (the word `data.path`) or else of test rows; `out`, the file to write.
     """
 
     prompt: str | None = None
@@ -37,7 +38,7 @@ class Request:
     length_penalty: float | None = None
     n: int = 1
     seed: int = 0
-    int8: bool = False
+    quantization: Quantization | None = None
     threads: int | None = None
     complete: float | None = None
     path: str | None = None
@@ -98,6 +99,14 @@ def _text(key: str, word: str) -> str:
     return word
 
 
+def _quantization(key: str, word: str) -> str:
+    if word not in QUANTIZATIONS:
+        raise UserError(
+            "bad_value", f"{key}={word} is none of {', '.join(QUANTIZATIONS)}.", f"Leave {key} out for float32."
+        )
+    return word
+
+
 def _whole(allowed: Range, hint: str = "") -> Callable[[str, str], int]:
     return lambda key, word: whole(key, word, allowed, hint)
 
@@ -122,7 +131,7 @@ _READ: dict[str, Callable[[str, str], Any]] = {
     "length_penalty": _decimal(Range(0, 100), "0 ranks by log-probability alone, 0.6 is usual."),
     "n": _whole(_ROWS),
     "seed": _whole(SEED, "For instance seed=0."),
-    "int8": truth,
+    "quantization": _quantization,
     "threads": _whole(RANGES["threads"]),
     "complete": _decimal(
         Range(0, 1, open_=True, below=True), "complete=0.5 gives the first half of a row, and draws the rest."

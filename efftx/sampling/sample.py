@@ -20,6 +20,7 @@ from efftx.data.rendering import Rendering
 from efftx.data.tokenizer import VOCABULARY_FILE, VocabularyConfig
 from efftx.decoding.beam import Beam, beam_search
 from efftx.decoding.generate import Draw, Session, generate, most_likely
+from efftx.decoding.quantization import Quantization
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.layers.positions import most_positions
@@ -103,10 +104,15 @@ class Samples:
 
 
 def make_session(
-    model: Model, capacity: int, batch: int, inputs_BE: Tensor | None = None, *, int8: bool = False
+    model: Model,
+    capacity: int,
+    batch: int,
+    inputs_BE: Tensor | None = None,
+    *,
+    quantization: Quantization | None = None,
 ) -> Session:
-    """A session of `batch` rows of at most `capacity` tokens; with `int8` its weights are read as int8."""
-    return CachedSession(PreparedModel(model, int8=int8), capacity, batch, inputs_BE)
+    """A session of `batch` rows of at most `capacity` tokens; with a `quantization` its weights are read so."""
+    return CachedSession(PreparedModel(model, quantization=quantization), capacity, batch, inputs_BE)
 
 
 def read_given(trained: Trained, request: Request) -> Given:
@@ -170,7 +176,9 @@ def sample(
 
     with forked_rng(device), torch.no_grad():
         torch.manual_seed(request.seed)  # hash attention draws its rotations from the global generators
-        session = make_session(trained.model, len(prompt) + max_new, width, inputs_BE, int8=request.int8)
+        session = make_session(
+            trained.model, len(prompt) + max_new, width, inputs_BE, quantization=request.quantization
+        )
         started = time.perf_counter()
         continuations: list[tuple[list[int], float, float | None]]
         if request.beam is not None:

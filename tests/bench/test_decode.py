@@ -27,7 +27,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_timing.time, "perf_counter", lambda: float(next(ticks)))
 
 
-@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-dense-int8", "logits-128-s4"])
+@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-dense-int8", "width-128-sparse-int4", "logits-128-s4"])
 def test_the_first_token_of_a_prompt_is_timed_by_its_length(name: str) -> None:
     result = decoded(f"names={name}", "prompts=3,200", "batch=2")
     (row,) = result["rows"]

@@ -12,8 +12,9 @@ from efftx.bench import decode
 from efftx.bench.decode import Tokens
 from efftx.bench.decode_cases import Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, make_weights
-from efftx.decoding.int8 import Int8SparseFF
 from efftx.decoding.programs import DecodingBlock
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
+from efftx.decoding.quantized import QuantizedSparseFF
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import build_on_meta
 from tests.bench.runs import SMALL_CACHE, decoded
@@ -84,10 +85,10 @@ def test_tokens_of_a_batch_choose_int8_rows_with_their_scales_and_share_a_float_
     assert rows[1] / rows[0] == pytest.approx(64 * (1 - (63 / 64) ** 2), abs=1 / rows[0])
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(int8: bool) -> None:
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(quantization: Quantization | None) -> None:
     words = ("model=scaling", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=0")
-    case = Case("small", (*words, "sparse_ff.controller=oracle"), 3, int8=int8, vocab_size=64)
+    case = Case("small", (*words, "sparse_ff.controller=oracle"), 3, quantization=quantization, vocab_size=64)
     weights = make_weights(case, cache_bytes=SMALL_CACHE)
     (chosen,) = weights.chosen.values()
     assert chosen.component == "feed-forward"
@@ -95,16 +96,24 @@ def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(int8: boo
     assert weights.reads["feed-forward"].weights >= 3 * 512 * 128 + chosen.weights
 
 
-def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_rows() -> None:
-    rows = decoded("names=width-128-dense,width-128-dense-int8,width-128-sparse,width-128-sparse-int8")["rows"]
-    dense, dense8, sparse, sparse8 = (row["components"] for row in rows)
-    assert [row["int8"] for row in rows] == [False, True, False, True]
+@pytest.mark.parametrize(("quantization", "part_of_float"), [("int8", 8 / 32), ("int4", 4.5 / 32)])
+def test_quantised_weights_are_a_part_of_what_is_read_and_a_set_of_rows_is_kept_once(
+    quantization: Quantization, part_of_float: float
+) -> None:
+    names = [f"width-128-{kind}{how}" for kind in ("dense", "sparse") for how in ("", f"-{quantization}")]
+    rows = decoded(f"names={','.join(names)}")["rows"]
+    dense, small_dense, sparse, small_sparse = (row["components"] for row in rows)
+    assert [row["quantization"] for row in rows] == [None, quantization, None, quantization]
     for part in ("QKV", "output", "feed-forward", "logits"):
-        assert 0.25 < dense8[part]["bytes"] / dense[part]["bytes"] < 0.28
-    assert 0.25 < sparse8["feed-forward"]["bytes"] / sparse["feed-forward"]["bytes"] < 0.3
-    assert sparse8["QKV"]["bytes"] == sparse["QKV"]["bytes"]
+        assert part_of_float < small_dense[part]["bytes"] / dense[part]["bytes"] < part_of_float + 0.03
+        # Int8 has its scales beside the weights; those of int4 lie in its rows.
+        assert 1 <= small_dense[part]["weights"] / dense[part]["weights"] < 1.02
+    feed_forward, small = sparse["feed-forward"], small_sparse["feed-forward"]
+    assert part_of_float < small["bytes"] / feed_forward["bytes"] < part_of_float + 0.05
+    assert 1 <= small["weights"] / feed_forward["weights"] < 1.02
+    assert small_sparse["QKV"]["bytes"] == sparse["QKV"]["bytes"]
 
-    weights = make_weights(case_named("width-128-sparse-int8"), cache_bytes=2**20)
+    weights = make_weights(case_named(f"width-128-sparse-{quantization}"), cache_bytes=2**20)
     n_sets = weights.n_distinct_row_sets
     assert 0 < n_sets < weights.n_distinct_blocks
     of_blocks = [_rows_of(_feed_forward(block)) for block in weights.blocks]
@@ -115,7 +124,9 @@ def test_int8_reads_a_quarter_of_what_it_rounds_and_keeps_one_copy_of_a_set_of_r
 
 def test_an_sru_stays_in_float_beside_int8() -> None:
     words = ("model=terraformer", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=2")
-    case = Case("small", (*words, "sparse_loss.S=4", "sru.d=8", "lsh.full_below=16384"), 2, int8=True, vocab_size=64)
+    case = Case(
+        "small", (*words, "sparse_loss.S=4", "sru.d=8", "lsh.full_below=16384"), 2, quantization="int8", vocab_size=64
+    )
     weights = make_weights(case, cache_bytes=SMALL_CACHE)
     logits = _spied_logits(weights)
     model = Tokens(weights, case.config(), batch=2, context=8, room=4, seed=0)
@@ -124,13 +135,15 @@ def test_an_sru_stays_in_float_beside_int8() -> None:
     assert "SRU" in model.last_seconds()[0]
 
 
-def _feed_forward(block: DecodingBlock) -> SparseFF | Int8SparseFF:
-    (found,) = (layer for layer in block.block.modules() if isinstance(layer, (SparseFF, Int8SparseFF)))
+def _feed_forward(block: DecodingBlock) -> SparseFF | QuantizedSparseFF:
+    (found,) = (layer for layer in block.block.modules() if isinstance(layer, (SparseFF, QuantizedSparseFF)))
     return found
 
 
-def _rows_of(layer: SparseFF | Int8SparseFF) -> list[Tensor]:
+def _rows_of(layer: SparseFF | QuantizedSparseFF) -> list[Tensor]:
     """The layer's matrices of which a token reads a few rows."""
+    if isinstance(layer, QuantizedSparseFF):
+        return list(layer.row_tensors())
     return [layer.w1.detach(), layer.w2.detach()]
 
 
@@ -242,7 +255,7 @@ def test_prompts_and_tokens_read_the_heads_in_turn() -> None:
     assert read == [i % n_heads for i in range(n_heads + 3)]
 
 
-@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-sparse-int8"])
+@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-sparse-int8", "width-128-sparse-int4"])
 def test_every_row_was_read_before_a_token_is_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = Tensor.amax

@@ -13,6 +13,7 @@ import pytest
 from efftx.bench import decode, decode_weights
 from efftx.bench.decode_cases import case_named
 from efftx.cli import main
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
 from efftx.errors import UserError
 from tests.bench.runs import SMALL_CACHE, decoded
 
@@ -38,6 +39,7 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (["names=width-128-dense-blocks"], "width-128-dense-blocks", ""),
         (["names=800m-dense-blocks"], "800m-dense-blocks", ""),
         (["names=800m-dense-int8-blocks2-int8"], "800m-dense-int8-blocks2-int8", ""),
+        (["names=800m-dense-int4-blocks2-int8"], "800m-dense-int4-blocks2-int8", ""),
         (["names=800m-dense-blocks2-blocks3"], "800m-dense-blocks2-blocks3", ""),
         (["widths=100"], "width-100-dense", ""),
         (["widths=128", "names=800m-dense"], "widths=", ""),
@@ -94,11 +96,14 @@ def test_huge_pages_are_asked_for_before_torch_is_there(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("base", ["width-128-dense", "logits-128-s4", "800m-dense"])
-def test_int8_and_the_number_of_blocks_stand_behind_a_name_in_either_order(base: str) -> None:
-    plain, both = case_named(base), replace(case_named(base), int8=True, n_blocks=2)
-    assert case_named(f"{base}-int8") == replace(plain, name=f"{base}-int8", int8=True)
+@pytest.mark.parametrize("how", QUANTIZATIONS)
+def test_a_quantization_and_the_number_of_blocks_stand_behind_a_name_in_either_order(
+    how: Quantization, base: str
+) -> None:
+    plain, both = case_named(base), replace(case_named(base), quantization=how, n_blocks=2)
+    assert case_named(f"{base}-{how}") == replace(plain, name=f"{base}-{how}", quantization=how)
     assert case_named(f"{base}-blocks2") == replace(plain, name=f"{base}-blocks2", n_blocks=2)
-    for behind in ("-int8-blocks2", "-blocks2-int8"):
+    for behind in (f"-{how}-blocks2", f"-blocks2-{how}"):
         assert case_named(base + behind) == replace(both, name=base + behind)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from efftx.config.compose import compose
-from efftx.decoding.int8 import Int8Linear
 from efftx.decoding.programs import KernelLogits, logits_of, step_blocks
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
+from efftx.decoding.quantized import QuantizedLinear
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.layers.cache import Position
 from efftx.layers.settings import SparseLossConfig
@@ -67,8 +68,8 @@ WITHOUT = {
 INPUTS = torch.tensor([[4, 9, 2, 7, 7, 1]])
 
 
-def _prepared(overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
-    return PreparedModel(_model(overrides), int8=int8)
+def _prepared(overrides: Sequence[str], *, quantization: Quantization | None = None) -> PreparedModel:
+    return PreparedModel(_model(overrides), quantization=quantization)
 
 
 def _model(overrides: Sequence[str]) -> Any:
@@ -93,10 +94,12 @@ def _logits(prepared: PreparedModel, *inputs: Tensor, prompt: int = 3, n: int = 
     return torch.stack([session.step(token[None])[0] for token in tokens[prompt:]])
 
 
-def _without_kernels(monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str], *, int8: bool = False) -> PreparedModel:
+def _without_kernels(
+    monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str], *, quantization: Quantization | None = None
+) -> PreparedModel:
     with monkeypatch.context() as patched:
         patched.setattr("efftx.native.program.kernels", lambda: None)
-        prepared = _prepared(overrides, int8=int8)
+        prepared = _prepared(overrides, quantization=quantization)
     assert not any(_programs(prepared))
     return prepared
 
@@ -129,27 +132,28 @@ def test_what_the_kernels_do_not_have_is_stepped_without_them(name: str) -> None
     assert not any(_programs(_prepared(WITHOUT[name])))
 
 
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize(
     ("words", "inputs"),
     [*((words, None) for words in DECODERS.values()), *((words, INPUTS) for words in PAIRS.values())],
     ids=[*DECODERS, *(f"{name}, a pair" for name in PAIRS)],
 )
-def test_int8_gives_the_same_with_programs(
-    words: Sequence[str], inputs: Tensor | None, monkeypatch: pytest.MonkeyPatch
+def test_quantised_weights_give_the_same_with_programs(
+    words: Sequence[str], inputs: Tensor | None, quantization: Quantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same as the products of the int8 weights in float32: PyTorch's own kernel rounds their inputs to bfloat16."""
+    """The same as the products of the dequantised weights in float32; PyTorch's kernel rounds inputs to bfloat16."""
     pair = () if inputs is None else (inputs,)
-    prepared = _prepared(words, int8=True)
+    prepared = _prepared(words, quantization=quantization)
     assert all(_programs(prepared))
-    assert isinstance(prepared.logits, KernelLogits) == isinstance(prepared.lm_head, Int8Linear)
-    without = _without_kernels(monkeypatch, words, int8=True)
+    assert isinstance(prepared.logits, KernelLogits) == isinstance(prepared.lm_head, QuantizedLinear)
+    without = _without_kernels(monkeypatch, words, quantization=quantization)
     monkeypatch.setattr("efftx.ops.int8._product_kernel", None)
     assert_close(_logits(prepared, *pair), _logits(without, *pair), ROUNDED_INPUTS)
 
 
 @pytest.mark.parametrize("name", sorted(set(WITHOUT) - {"narrow", "blocks of 4"}))
-def test_what_the_kernels_do_not_have_is_stepped_without_them_in_int8_too(name: str) -> None:
-    assert not any(_programs(_prepared(WITHOUT[name], int8=True)))
+def test_what_the_kernels_do_not_have_is_stepped_without_them_quantised_too(name: str) -> None:
+    assert not any(_programs(_prepared(WITHOUT[name], quantization="int8")))
 
 
 def test_blocks_with_and_without_a_program_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +197,7 @@ def _logits_of_rows(
     return torch.stack([session.step(token) for token in tokens[3:]])
 
 
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
 @pytest.mark.parametrize("rows", [2, 5, MOST_ROWS])
 @pytest.mark.parametrize(
     ("words", "inputs"),
@@ -201,10 +205,14 @@ def _logits_of_rows(
     ids=[*DECODERS, *(f"{name}, a pair" for name in PAIRS)],
 )
 def test_a_few_rows_give_the_same_with_programs(
-    words: Sequence[str], inputs: Tensor | None, rows: int, int8: bool, monkeypatch: pytest.MonkeyPatch
+    words: Sequence[str],
+    inputs: Tensor | None,
+    rows: int,
+    quantization: Quantization | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pair = () if inputs is None else (inputs,)
-    prepared, calls = _prepared(words, int8=int8), []
+    prepared, calls = _prepared(words, quantization=quantization), []
 
     def counted(*given: Any, rows: int = 1) -> None:
         calls.append(rows)
@@ -214,7 +222,7 @@ def test_a_few_rows_give_the_same_with_programs(
         patched.setattr("efftx.decoding.programs.run", counted)
         found = _logits_of_rows(prepared, rows, *pair)
     assert set(calls) == {rows}
-    if int8:  # where two units are nearly as large, another rounding of the inputs may choose the other
+    if quantization:  # where two units are nearly as large, another rounding of the inputs may choose the other
         last = _logits_of_rows(prepared, rows, *pair, only=rows - 1)
         assert_close(found[:, -1:], last, ROUNDED_INPUTS)
     else:
@@ -282,14 +290,17 @@ def test_joined_weights_are_the_models_own() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", ["transformer", "sparse"])
-def test_int8_comes_near_and_leaves_the_model_as_it_was(name: str, batch: int) -> None:
+@pytest.mark.parametrize(("quantization", "near"), [("int8", 0.1), ("int4", 0.5)])
+def test_quantised_weights_come_near_and_leave_the_model_as_it_was(
+    quantization: Quantization, near: float, name: str, batch: int
+) -> None:
     model = _model(DECODERS[name])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     logits = []
-    for int8 in (False, True):
-        session = CachedSession(PreparedModel(model, int8=int8), 10, batch)
+    for how in (None, quantization):
+        session = CachedSession(PreparedModel(model, quantization=how), 10, batch)
         session.start([[3, 4, 5]] * batch)
         logits.append(torch.stack([session.step(torch.full((batch,), t)) for t in (6, 7, 8)]))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     distance = (logits[1] - logits[0]).norm() / logits[0].norm()
-    assert 0 < distance < 0.1
+    assert 0 < distance < near

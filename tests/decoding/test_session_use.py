@@ -85,7 +85,7 @@ def test_a_model_goes_on_training_after_it_was_prepared(name: str) -> None:
 
 def test_a_model_may_be_prepared_twice() -> None:
     model = model_of(DECODERS["transformer"], "stdlib")
-    prepared = [PreparedModel(model), PreparedModel(model, int8=True), PreparedModel(model)]
+    prepared = [PreparedModel(model), PreparedModel(model, quantization="int8"), PreparedModel(model)]
     first, _, last = (CachedSession(one, 20, 1).start([[3, 4]]) for one in prepared)
     assert torch.equal(first, last)
 

@@ -20,7 +20,7 @@ from tests.docs.pages import NOT_RUN, ROOT, Block, blocks, commands, write_file
 from tests.soak.__main__ import HARM
 
 PAGE = "README.md"
-DECODE_NAME = re.compile(r"\b(?:800m|17b)((?:-(?!int8)\w+)*)(-int8)?")
+DECODE_NAME = re.compile(r"\b(?:800m|17b)((?:-(?!int[48])\w+)*)(-int[48])?")
 PRICED = 2
 """The exit code of what would take more than 24 hours and was not said `--yes` to."""
 

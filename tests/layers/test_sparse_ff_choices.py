@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftx.config.compose import compose
-from efftx.decoding.int8 import Int8SparseFF
+from efftx.decoding.quantization import QUANTIZATIONS, Quantization
+from efftx.decoding.quantized import SPARSE_FF
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.build import Model, build_model
 from efftx.models.embedding import shift_right
@@ -239,26 +240,30 @@ STEPS = {
 }
 
 
-def on_the_grid(own: SparseFF) -> SparseFF:
-    """Weights of which int8 rounds none: whole 128ths, the largest of a row 127 of them."""
+def on_the_grid(own: SparseFF, largest: int) -> SparseFF:
+    """Weights of which none is rounded: whole 128ths up to `largest`, one of every row as large."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for parameter in own.parameters():
-            parameter.copy_(torch.randint(-127, 128, parameter.shape, generator=generator) / 128)
-            parameter[..., 0] = 127 / 128
+        for name, parameter in own.named_parameters():
+            most = largest if name in ("w1", "w2") else 127  # the controller is int8
+            parameter.copy_(torch.randint(-most, most + 1, parameter.shape, generator=generator) / 128)
+            parameter[..., 0] = most / 128
     return own
 
 
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 1), (2, 3)])
 @pytest.mark.parametrize("kind", STEPS)
-def test_a_step_is_the_layer_for_one_token_in_float_and_int8(kind: str, batch: int, int8: bool) -> None:
+def test_a_step_is_the_layer_for_its_tokens_in_float_int8_and_int4(
+    kind: str, batch: int, length: int, quantization: Quantization | None
+) -> None:
     # Of a width that 16 does not divide, int8 products are in float32.
-    own = on_the_grid(layer(N, 12, 48, dtype=torch.float32, salt=1, **STEPS[kind])).eval()
-    x = torch.randn(batch, 12, generator=torch.Generator().manual_seed(batch))
-    x, tokens = x[:, None], torch.arange(batch)[:, None] + 5
+    largest = 7 if quantization == "int4" else 127
+    own = on_the_grid(layer(N, 12, 48, dtype=torch.float32, salt=1, **STEPS[kind]), largest).eval()
+    x = torch.randn(batch, length, 12, generator=torch.Generator().manual_seed(batch))
+    tokens = torch.arange(batch * length).view(batch, length) + 5
     with torch.no_grad():
-        y = (Int8SparseFF(own) if int8 else own)(x, None, tokens)
+        y = (SPARSE_FF[quantization](own) if quantization else own)(x, None, tokens)
     assert_close(y, own(x, None, tokens), ROUNDING)  # with a gradient to record all units are multiplied
 
 

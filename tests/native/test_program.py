@@ -13,8 +13,20 @@ from torch import Tensor
 
 from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
-from efftx.native.program import LONGEST, MOST_ROWS, Normed, NotCompiledError, Program, Rows8, Stream, buffer, run
+from efftx.native.program import (
+    LONGEST,
+    MOST_ROWS,
+    Normed,
+    NotCompiledError,
+    Program,
+    Rows4,
+    Rows8,
+    Stream,
+    buffer,
+    run,
+)
 from efftx.ops.attention import unit_key
+from efftx.ops.int4 import dequantize_groups, quantize_groups
 from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_rows
 from efftx.ops.module_convolution import module_convolution
 from efftx.ops.multiplicative import in_blocks, multiplicative
@@ -59,12 +71,16 @@ def _run(program: Program, *streams: Tensor, cache: Any = None, n: int = 0) -> N
 
 @pytest.mark.parametrize("n_outputs", [1, 4, 7, 130])
 @pytest.mark.parametrize(
-    ("width", "int8"),
-    [(w, False) for w in (1, 15, 16, 100, 512, 1000)] + [(w, True) for w in (1, 15, 63, 100, 512, 513, 1500)],
+    ("width", "quantization"),
+    [
+        *((width, None) for width in (1, 15, 16, 100, 512, 1000)),
+        *((width, "int8") for width in (1, 15, 63, 100, 512, 513, 1500)),
+        *((width, "int4") for width in (1, 31, 64, 127, 128, 129, 1000, 1024)),
+    ],
 )
-def test_matvec(width: int, n_outputs: int, int8: bool, draw: Callable[..., Tensor]) -> None:
+def test_matvec(width: int, n_outputs: int, quantization: str | None, draw: Callable[..., Tensor]) -> None:
     x, given, bias, y = draw(1, width), draw(n_outputs, width), draw(n_outputs), draw(1, n_outputs)
-    given, weight = _quantized(given) if int8 else (given, given)
+    given, weight = _QUANTIZED[quantization](given) if quantization else (given, given)
     normed, norm = _normed(draw, width)
     added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
     of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
@@ -74,7 +90,7 @@ def test_matvec(width: int, n_outputs: int, int8: bool, draw: Callable[..., Tens
     program.matvec(x, given, None, of_plain, "c")
     _run(program, x.clone(), y)
     for found, expected, inputs in ((y[0], added[0], x), (of_norm, rectified[0], norm(x)), (of_plain, plain[0], x)):
-        if int8:
+        if quantization == "int8":
             assert_rounded(found, expected, weight, inputs)
         else:
             assert_close(found, expected, ROUNDING)
@@ -104,6 +120,14 @@ def _quantized(weight: Tensor) -> tuple[Rows8, Tensor]:
     """Rows for the kernels, and the matrix that they stand for."""
     q, scale = quantize_rows(weight)
     return Rows8(q, scale.float()), dequantize_rows(q, scale)
+
+
+def _quantized_4(weight: Tensor) -> tuple[Rows4, Tensor]:
+    packed = quantize_groups(weight)
+    return Rows4(packed, weight.shape[1]), dequantize_groups(packed, weight.shape[1])
+
+
+_QUANTIZED: dict[str, Callable[[Tensor], tuple[Any, Tensor]]] = {"int8": _quantized, "int4": _quantized_4}
 
 
 def assert_rounded(actual_O: Tensor, expected_O: Tensor, weight_OD: Tensor, x_1D: Tensor) -> None:
@@ -137,16 +161,40 @@ def test_int8_weights_take_inputs_of_any_size(large: float) -> None:
     assert_close(y, weight[:, 7] * (large if large > 1e-34 else 0.0), ROUNDED_INPUTS)
 
 
+@pytest.mark.parametrize("quantization", _QUANTIZED)
 @pytest.mark.parametrize("strange", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("at", [0, 33, 39])
-def test_int8_weights_pass_on_what_is_no_number(strange: float, at: int) -> None:
-    rows, _ = _quantized(torch.ones(3, 40))
+def test_quantised_weights_pass_on_what_is_no_number(strange: float, at: int, quantization: str) -> None:
+    rows, _ = _QUANTIZED[quantization](torch.ones(3, 40))
     x, y = torch.ones(1, 40), torch.empty(3)
     x[0, at] = strange
     program = Program()
     program.matvec(x, rows, None, y, "a")
     _run(program)
     assert bool(y.isnan().all())
+
+
+@pytest.mark.parametrize("large", [0.0, 1e-30, 1e30])
+def test_int4_weights_take_inputs_of_any_size(large: float, draw: Callable[..., Tensor]) -> None:
+    rows, weight = _quantized_4(draw(5, 300))
+    x, y = large * draw(1, 300), torch.empty(5)
+    program = Program()
+    program.matvec(x, rows, None, y, "a")
+    _run(program)
+    assert_close(y, x[0] @ weight.t(), ROUNDING)
+
+
+def test_int4_products_are_exact_where_float32_is() -> None:
+    """Each of the 15 numbers in every place of a unit, times inputs that leave no rounding."""
+    q = (torch.arange(15 * 128).view(15, 128) * 7 % 15 - 7).float()
+    q[:, ::32] = 7.0  # so that the scale of every group is 1
+    rows, weight = _quantized_4(q)
+    assert torch.equal(weight, q)
+    x, y = (torch.arange(128) % 9 - 4).float()[None], torch.empty(15)
+    program = Program()
+    program.matvec(x, rows, None, y, "a")
+    _run(program)
+    assert torch.equal(y, (q.double() @ x[0].double()).float())
 
 
 def test_the_largest_integers_of_a_whole_block_are_added_without_overflow() -> None:
@@ -159,14 +207,17 @@ def test_the_largest_integers_of_a_whole_block_are_added_without_overflow() -> N
 
 
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("quantization", _QUANTIZED)
 @pytest.mark.parametrize(
     ("width", "n_rows", "N", "rank"), [(40, 1, 4, 3), (64, 6, 64, 16), (100, 29, 24, 33), (1024, 17, 128, 8)]
 )
-def test_sparse_ff_of_int8_weights(
-    width: int, n_rows: int, N: int, rank: int, biased: bool, draw: Callable[..., Tensor]
+def test_sparse_ff_of_quantised_weights(
+    width: int, n_rows: int, N: int, rank: int, quantization: str, biased: bool, draw: Callable[..., Tensor]
 ) -> None:
-    drawn = [draw(rank, width), draw(n_rows * N, rank), draw(n_rows * N, width), draw(n_rows * N, width)]
-    (r1, c1), (r2, c2), (r3, w1), (r4, w2) = (_quantized(weight) for weight in drawn)
+    of_controller = [draw(rank, width), draw(n_rows * N, rank)]
+    of_rows = [draw(n_rows * N, width), draw(n_rows * N, width)]
+    (r1, c1), (r2, c2) = (_quantized(weight) for weight in of_controller)
+    (r3, w1), (r4, w2) = (_QUANTIZED[quantization](weight) for weight in of_rows)
     c_bias, b2, x = draw(n_rows * N), draw(width), draw(1, width)
     normed, norm = _normed(draw, width)
     h = norm(x)
@@ -174,8 +225,9 @@ def test_sparse_ff_of_int8_weights(
     b1 = draw(n_rows * N) if biased else None
     expected = x + (w1[row_G] @ h[0] + (0 if b1 is None else b1[row_G])).relu() @ w2[row_G] + b2
     program = Program()
-    packed = Rows8(pack_rows(*quantize_rows(drawn[3])), r4.scale)
-    program.sparse_ff_int8(normed, [r1, r2, r3, packed], [c_bias, b2], N, Stream(0), b1)
+    if quantization == "int8":
+        r4 = Rows8(pack_rows(*quantize_rows(of_rows[1])), r4.scale)
+    program.sparse_ff_quantized(normed, (r1, r2), (r3, r4), (c_bias, b2), N, Stream(0), b1)
     _run(program, x)
     assert torch.equal(buffer("row", n_rows, torch.int64)[0], row_G)
     assert_close(x, expected, ROUNDED_INPUTS)
@@ -189,12 +241,12 @@ def test_int8_of_equal_units_the_first_is_chosen_and_no_other_row_is_read() -> N
     scale_1[[5, N]], scale_2[[5, N]] = 1.0, 0.5
     ones, zeros = torch.ones(2 * N, width, dtype=torch.int8), torch.zeros(4, width, dtype=torch.int8)
     packed = pack_rows(ones, torch.ones(2 * N))
-    controller = [Rows8(zeros, torch.ones(4)), Rows8(torch.zeros(2 * N, 4, dtype=torch.int8), torch.ones(2 * N))]
+    controller = (Rows8(zeros, torch.ones(4)), Rows8(torch.zeros(2 * N, 4, dtype=torch.int8), torch.ones(2 * N)))
     x = torch.ones(1, width)
     normed = Normed(Stream(0), torch.zeros(width), torch.ones(width), EPS)
     program = Program()
-    rows = [*controller, Rows8(ones, scale_1), Rows8(packed, scale_2)]
-    program.sparse_ff_int8(normed, rows, [c_bias.flatten(), torch.zeros(width)], N, Stream(0))
+    rows = (Rows8(ones, scale_1), Rows8(packed, scale_2))
+    program.sparse_ff_quantized(normed, controller, rows, (c_bias.flatten(), torch.zeros(width)), N, Stream(0))
     _run(program, x)
     assert_close(x, torch.full((1, width), 1.0 + 2 * 0.5 * width), ROUNDED_INPUTS)
 

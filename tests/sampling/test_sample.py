@@ -273,7 +273,7 @@ def test_a_run_is_sampled_without_its_data(sample: Sample, run_of: Callable[[str
         ("lm", ["threads=0"], "threads=0 must be at least 1", ""),
         ("lm", ["seed=-1"], "seed=-1 must not be negative", "seed=0"),
         ("lm", ["seed=" + "9" * 30], "must be at most", "seed=0"),
-        ("lm", ["int8=yes"], "int8=yes is neither true nor false", "int8=true"),
+        ("lm", ["quantization=int2"], "quantization=int2 is none of int8, int4", "Leave quantization out"),
         ("lm", ["temprature=1"], "no option 'temprature='", "temperature"),
         ("lm", ["--temperature"], "--temperature", ""),
         ("lm", ["two", "words"], "'two' is one run too many", "in quotes"),

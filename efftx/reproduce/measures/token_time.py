@@ -66,7 +66,7 @@ def token_counts(
     recorded = [series["distinct blocks"][0], series["distinct weights, megabytes"][0]]
     again = [float(case_counts.distinct_blocks), case_counts.distinct_bytes / 1e6]
     for column, where in parameters["columns"].items():
-        if column in result["metrics"] and not case.int8 and where.get("batch", 1) == 1:
+        if column in result["metrics"] and case.quantization is None and where.get("batch", 1) == 1:
             recorded.append(result["metrics"][column]["weights"])
             again.append(case_counts.weights / 1e6)
     return recorded, again

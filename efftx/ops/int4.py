@@ -1,0 +1,97 @@
+"""Weight-only int4: symmetric, one scale a group of 32 inputs, 4.5 bits a weight, so that a step reads a seventh.
+
+A weight is q[o, i] scale[o, i // 32] with q in -7 .. 7. A row is packed for the kernels of `native`: whole units of 128
+inputs, of each unit 16 words of 32 bits, word l of them holding q + 8 of inputs l, 16 + l, .. 112 + l from its lowest
+bits up; then the row's scales, bfloat16. The operations here are the plain forms, in float32: what the kernels are
+compared with, and what decodes, slowly, where there are none.
+
+Shape suffixes: T tokens, O outputs (rows), I inputs, U rows of a matrix of which G a token are chosen, D their width,
+P bytes of a packed row, N groups of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LARGEST = 7
+GROUP, UNIT = 32, 128
+_LANES, _A_WORD, _ZERO = 16, 8, 8
+
+
+def in_units(width: int) -> int:
+    """`width` inputs, and the zeros that fill their last unit."""
+    return -(-width // UNIT) * UNIT
+
+
+def packed_bytes(width: int) -> int:
+    """Bytes of a packed row of `width` weights."""
+    return in_units(width) // 2 + 2 * in_units(width) // GROUP
+
+
+def quantize_groups(w_OI: Tensor) -> Tensor:
+    """Rows of weights packed in int4: (O, P) uint8.
+
+    A weight is at most half a scale off (and float32's rounding), where the scale is the largest |w| of its group over
+    7, rounded to bfloat16 before q is chosen. A group of zeros stays zero. Raises ValueError for weights that are not
+    finite.
+    """
+    w_OI = w_OI.detach().float()
+    if not bool(w_OI.isfinite().all()):
+        raise ValueError("Weights that are infinite or no numbers cannot be quantised.")
+    n_rows, width = w_OI.shape
+    w_ONG = F.pad(w_OI, (0, in_units(width) - width)).view(n_rows, -1, GROUP)
+    tiny = torch.finfo(torch.bfloat16).tiny
+    scale_ON = (w_ONG.abs().amax(2) / LARGEST).bfloat16().clamp(min=tiny)
+    q_ONG = (w_ONG / scale_ON.float().unsqueeze(2)).round_().to(torch.int32)
+    shifts = 4 * torch.arange(_A_WORD, dtype=torch.int32).unsqueeze(1)
+    words = ((q_ONG.view(n_rows, -1, _A_WORD, _LANES) + _ZERO) << shifts).sum(2, dtype=torch.int32)
+    return torch.cat([words.view(n_rows, -1).view(torch.uint8), scale_ON.view(torch.uint8).view(n_rows, -1)], 1)
+
+
+def dequantize_groups(packed_OP: Tensor, width: int) -> Tensor:
+    """The weights (O, I) of packed rows of `width`, in float32. Raises ValueError where they are of another width."""
+    if packed_OP.shape[1] != packed_bytes(width):
+        raise ValueError(f"Rows of {width} weights take {packed_bytes(width)} bytes, not {packed_OP.shape[1]}.")
+    n_rows, whole = packed_OP.shape[0], in_units(width)
+    words = packed_OP[:, : whole // 2].contiguous().view(torch.int32).view(n_rows, -1, 1, _LANES)
+    scale_ON = packed_OP[:, whole // 2 :].contiguous().view(torch.bfloat16).float()
+    shifts = 4 * torch.arange(_A_WORD, dtype=torch.int32, device=packed_OP.device).unsqueeze(1)
+    q_OI = ((words >> shifts) & 15).sub_(_ZERO).view(n_rows, -1)
+    return (q_OI.view(n_rows, -1, GROUP) * scale_ON.unsqueeze(2)).view(n_rows, whole)[:, :width]
+
+
+def int4_linear(x_TI: Tensor, packed_OP: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x w^T + bias with the dequantised matrix, in float32: (.., O), in the type of x.
+
+    Raises ValueError for widths that differ.
+    """
+    w_OI = dequantize_groups(packed_OP, x_TI.shape[-1])
+    return F.linear(x_TI.float(), w_OI, None if bias_O is None else bias_O.float()).to(x_TI.dtype)
+
+
+def int4_rows_dot(x_TD: Tensor, packed_UP: Tensor, row_TG: Tensor) -> Tensor:
+    """y[t, g] = sum_d x[t, d] w[row[t, g], d]: (T, G), in the type of x; only the chosen rows are dequantised.
+
+    Raises ValueError for shapes that do not fit, IndexError for a row outside the matrix.
+    """
+    if x_TD.dim() != 2 or len(x_TD) != len(row_TG):
+        raise ValueError(f"Rows {tuple(row_TG.shape)} need as many tokens (T, D), not {tuple(x_TD.shape)}.")
+    w_TGD = _chosen(packed_UP, row_TG, x_TD.shape[1])
+    return torch.einsum("tgd,td->tg", w_TGD, x_TD.float()).to(x_TD.dtype)
+
+
+def int4_rows_sum(h_TG: Tensor, packed_UP: Tensor, row_TG: Tensor, width: int) -> Tensor:
+    """y[t] = sum_g h[t, g] w[row[t, g]]: (T, D), in the type of h; only the chosen rows are dequantised.
+
+    Raises ValueError for shapes that do not fit, IndexError for a row outside the matrix.
+    """
+    if h_TG.shape != row_TG.shape:
+        raise ValueError(f"One weight a chosen row, {tuple(row_TG.shape)}, not {tuple(h_TG.shape)}.")
+    return torch.einsum("tgd,tg->td", _chosen(packed_UP, row_TG, width), h_TG.float()).to(h_TG.dtype)
+
+
+def _chosen(packed_UP: Tensor, row_TG: Tensor, width: int) -> Tensor:
+    chosen = packed_UP.index_select(0, row_TG.reshape(-1))
+    return dequantize_groups(chosen, width).view(*row_TG.shape, width)
