@@ -146,18 +146,7 @@ static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range 
         return;
     }
     Inputs4 inputs(x.x, D, t.own);
-    for (; o + 2 <= mine.last; o += 2) {
-        const uint8_t *rows[] = {w + o * bytes, w + (o + 1) * bytes};
-        float sum[2];
-        dots<2>(inputs, rows, D, rows[0] + BYTES_AHEAD, sum);
-        found(0, o, sum[0]), found(0, o + 1, sum[1]);
-    }
-    for (; o < mine.last; o++) {
-        const uint8_t *row = w + o * bytes;
-        float sum;
-        dots<1>(inputs, &row, D, row, &sum);
-        found(0, o, sum);
-    }
+    for (; o < mine.last; o++) found(0, o, dot(inputs, w + o * bytes, D, w + o * bytes + INT4_AHEAD));
 }
 
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.
@@ -322,8 +311,8 @@ static void add_chosen_int4(const Op &op, const Inputs4 &x, const int64_t *row, 
             after[j] = g + n + j < mine.last ? w1 + row[g + n + j] * bytes : second[j];
         }
         for (int64_t j = 0; j < n; j++) {
-            dots<1>(x, first + j, D, second[j], h + j);
-            h[j] = std::max(h[j] + (b1 ? b1[row[g + j]] : 0), 0.0f);
+            float sum = dot(x, first[j], D, second[j]) + (b1 ? b1[row[g + j]] : 0);
+            h[j] = std::max(sum, 0.0f);
         }
         if (n == TOGETHER) add_rows4<TOGETHER>(part, second, h, D, after);
         else

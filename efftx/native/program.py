@@ -148,7 +148,7 @@ class Program:
         """y (O) = or += W x + bias, of a weight (O, D) in float32 or of rows in int8 or int4.
 
         For int8 x is rounded to int16: half a step of the largest of every 512 of its values over 32,767 at most. For
-        int4 it stays as it is.
+        int4 likewise, of every 64 over 32,639, where there is a single row; several are multiplied in float32.
         """
         at: tuple[Tensor | None, ...]
         n_outputs, width = shape_of(weight)
@@ -384,12 +384,13 @@ def shape_of(weight: Tensor | Rows8 | Rows4) -> tuple[int, int]:
 def _prepared_size(weight: Tensor | Rows8 | Rows4) -> int:
     """Floats of room for inputs as such rows take them.
 
-    For int8 whole blocks of int16 and their scales, for int4 whole units and half as many floats besides.
+    For int8 whole blocks of int16 and their scales. For int4 a row of weights as floats, which several rows of inputs
+    share; the groups of a single row of inputs take less.
     """
     width = shape_of(weight)[1]
     if isinstance(weight, Rows8):
         return -(-width // _BLOCK) * (_BLOCK // 2 + 1)
-    return in_units(width) * 3 // 2 if isinstance(weight, Rows4) else 0
+    return in_units(width) if isinstance(weight, Rows4) else 0
 
 
 def _step(tensor: Tensor) -> int:

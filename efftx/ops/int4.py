@@ -1,8 +1,8 @@
-"""Weight-only int4: symmetric, one scale a group of 32 inputs, 4.5 bits a weight, so that a step reads a seventh.
+"""Weight-only int4: symmetric, one scale a group of 64 inputs, 4.25 bits a weight, so that a step reads two fifteenths.
 
-A weight is q[o, i] scale[o, i // 32] with q in -7 .. 7. A row is packed for the kernels of `native`: whole units of 128
-inputs, of each unit 16 words of 32 bits, word l of them holding q + 8 of inputs l, 16 + l, .. 112 + l from its lowest
-bits up; then the row's scales, bfloat16. The operations here are the plain forms, in float32: what the kernels are
+A weight is q[o, i] scale[o, i // 64] with q in -7 .. 7. A row is packed for the kernels of `native`: whole units of 128
+inputs, of each unit 64 bytes, byte i of them holding q + 8 of input i in its lower and of input 64 + i in its upper
+half; then the row's scales, bfloat16. The operations here are the plain forms, in float32: what the kernels are
 compared with, and what decodes, slowly, where there are none.
 
 Shape suffixes: T tokens, O outputs (rows), I inputs, U rows of a matrix of which G a token are chosen, D their width,
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LARGEST = 7
-GROUP, UNIT = 32, 128
-_LANES, _A_WORD, _ZERO = 16, 8, 8
+GROUP, UNIT = 64, 128
+_ZERO = 8
 
 
 def in_units(width: int) -> int:
@@ -44,10 +44,9 @@ def quantize_groups(w_OI: Tensor) -> Tensor:
     w_ONG = F.pad(w_OI, (0, in_units(width) - width)).view(n_rows, -1, GROUP)
     tiny = torch.finfo(torch.bfloat16).tiny
     scale_ON = (w_ONG.abs().amax(2) / LARGEST).bfloat16().clamp(min=tiny)
-    q_ONG = (w_ONG / scale_ON.float().unsqueeze(2)).round_().to(torch.int32)
-    shifts = 4 * torch.arange(_A_WORD, dtype=torch.int32).unsqueeze(1)
-    words = ((q_ONG.view(n_rows, -1, _A_WORD, _LANES) + _ZERO) << shifts).sum(2, dtype=torch.int32)
-    return torch.cat([words.view(n_rows, -1).view(torch.uint8), scale_ON.view(torch.uint8).view(n_rows, -1)], 1)
+    q_ONG = (w_ONG / scale_ON.float().unsqueeze(2)).round_().to(torch.int8)
+    lower, upper = (q_ONG + _ZERO).to(torch.uint8).view(n_rows, -1, 2, GROUP).unbind(2)
+    return torch.cat([(lower | upper << 4).view(n_rows, -1), scale_ON.view(torch.uint8).view(n_rows, -1)], 1)
 
 
 def dequantize_groups(packed_OP: Tensor, width: int) -> Tensor:
@@ -55,11 +54,10 @@ def dequantize_groups(packed_OP: Tensor, width: int) -> Tensor:
     if packed_OP.shape[1] != packed_bytes(width):
         raise ValueError(f"Rows of {width} weights take {packed_bytes(width)} bytes, not {packed_OP.shape[1]}.")
     n_rows, whole = packed_OP.shape[0], in_units(width)
-    words = packed_OP[:, : whole // 2].contiguous().view(torch.int32).view(n_rows, -1, 1, _LANES)
+    both = packed_OP[:, : whole // 2].view(n_rows, -1, 1, GROUP)
     scale_ON = packed_OP[:, whole // 2 :].contiguous().view(torch.bfloat16).float()
-    shifts = 4 * torch.arange(_A_WORD, dtype=torch.int32, device=packed_OP.device).unsqueeze(1)
-    q_OI = ((words >> shifts) & 15).sub_(_ZERO).view(n_rows, -1)
-    return (q_OI.view(n_rows, -1, GROUP) * scale_ON.unsqueeze(2)).view(n_rows, whole)[:, :width]
+    q_ONG = torch.cat([both & 15, both >> 4], 2).view(n_rows, -1, GROUP).float() - _ZERO
+    return (q_ONG * scale_ON.unsqueeze(2)).view(n_rows, whole)[:, :width]
 
 
 def int4_linear(x_TI: Tensor, packed_OP: Tensor, bias_O: Tensor | None = None) -> Tensor:

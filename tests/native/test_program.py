@@ -90,8 +90,8 @@ def test_matvec(width: int, n_outputs: int, quantization: str | None, draw: Call
     program.matvec(x, given, None, of_plain, "c")
     _run(program, x.clone(), y)
     for found, expected, inputs in ((y[0], added[0], x), (of_norm, rectified[0], norm(x)), (of_plain, plain[0], x)):
-        if quantization == "int8":
-            assert_rounded(found, expected, weight, inputs)
+        if quantization:
+            assert_rounded(found, expected, weight, inputs, *ROUNDED_TO[quantization])
         else:
             assert_close(found, expected, ROUNDING)
 
@@ -130,10 +130,16 @@ def _quantized_4(weight: Tensor) -> tuple[Rows4, Tensor]:
 _QUANTIZED: dict[str, Callable[[Tensor], tuple[Any, Tensor]]] = {"int8": _quantized, "int4": _quantized_4}
 
 
-def assert_rounded(actual_O: Tensor, expected_O: Tensor, weight_OD: Tensor, x_1D: Tensor) -> None:
-    """Every input has been rounded by half a step at most, 2^-15 of the largest of its block of 512."""
-    largest_D = torch.cat([part.abs().max().expand(part.shape) for part in x_1D[0].split(512)])
-    bound_O = weight_OD.abs().double() @ (largest_D.double() / 32767 / 2)
+ROUNDED_TO = {"int8": (512, 32767), "int4": (64, 32639)}
+"""Inputs that have a scale in common, and the steps that the largest of them has."""
+
+
+def assert_rounded(
+    actual_O: Tensor, expected_O: Tensor, weight_OD: Tensor, x_1D: Tensor, n: int = 512, steps: int = 32767
+) -> None:
+    """Every input has been rounded by half a step at most, of `steps` in the largest of `n`."""
+    largest_D = torch.cat([part.abs().max().expand(part.shape) for part in x_1D[0].split(n)])
+    bound_O = weight_OD.abs().double() @ (largest_D.double() / steps / 2)
     of_sums_O = 5e-6 * (weight_OD.abs() @ x_1D[0].abs() + expected_O.abs())
     assert bool(((actual_O - expected_O).abs() <= bound_O + of_sums_O).all())
 
@@ -181,16 +187,18 @@ def test_int4_weights_take_inputs_of_any_size(large: float, draw: Callable[..., 
     program = Program()
     program.matvec(x, rows, None, y, "a")
     _run(program)
-    assert_close(y, x[0] @ weight.t(), ROUNDING)
+    assert_rounded(y, x[0] @ weight.t(), weight, x, *ROUNDED_TO["int4"])
 
 
-def test_int4_products_are_exact_where_float32_is() -> None:
-    """Each of the 15 numbers in every place of a unit, times inputs that leave no rounding."""
+@pytest.mark.parametrize("largest", [32639.0, -32639.0])
+def test_int4_products_are_exact_where_float32_is(largest: float) -> None:
+    """Each of the 15 numbers in every place of a unit, times whole numbers of up to 15 bits that leave no rounding."""
     q = (torch.arange(15 * 128).view(15, 128) * 7 % 15 - 7).float()
-    q[:, ::32] = 7.0  # so that the scale of every group is 1
+    q[:, ::64] = 7.0  # so that the scale of every group is 1
     rows, weight = _quantized_4(q)
     assert torch.equal(weight, q)
-    x, y = (torch.arange(128) % 9 - 4).float()[None], torch.empty(15)
+    x, y = (torch.arange(128) * 7919 % 65279 - 32639).float()[None], torch.empty(15)
+    x[0, 3] = x[0, 64] = largest
     program = Program()
     program.matvec(x, rows, None, y, "a")
     _run(program)

@@ -56,14 +56,14 @@ def test_the_fifteen_numbers_come_back_as_they_are() -> None:
 
 def test_where_a_weight_lies_in_a_packed_row() -> None:
     w = torch.zeros(1, 130)
-    w[0, 16 * 3 + 5], w[0, 129] = 7.0, -7.0
+    w[0, 64 + 5], w[0, 129] = 7.0, -7.0
     packed = quantize_groups(w)[0]
-    words = packed[: 2 * UNIT // 2].view(torch.int32)
-    assert int(words[5]) & 0xFFFFFFFF == 0x8888F888, "fourth number of the sixth word, eight more each"
-    assert int(words[16 + 1]) & 0xFFFFFFFF == 0x88888881, "first number of the second unit's second word"
-    scales = packed[2 * UNIT // 2 :].view(torch.bfloat16)
-    assert [bool(scale == 1) for scale in scales] == [False, True, False, False, True, False, False, False]
-    assert packed.numel() == packed_bytes(130) == 2 * (64 + 8)
+    both = packed[:UNIT]
+    assert int(both[5]) == 0xF8, "the upper half of the sixth byte, eight more"
+    assert int(both[64 + 1]) == 0x81, "the lower half of the second unit's second byte"
+    assert [i for i, byte in enumerate(both.tolist()) if byte != 0x88] == [5, 65]
+    assert [bool(scale == 1) for scale in packed[UNIT:].view(torch.bfloat16)] == [False, True, True, False]
+    assert packed.numel() == packed_bytes(130) == 2 * (64 + 4)
 
 
 def test_a_group_of_zeros_stays_zero_and_another_beside_it_keeps_its_digits() -> None:
@@ -101,7 +101,7 @@ def test_the_operations_are_those_of_the_dequantised_matrix(shape: tuple[int, in
 def test_shapes_that_do_not_fit_are_refused() -> None:
     x, h, w, row = tensors(2, 5, 64)
     packed = quantize_groups(w)
-    with pytest.raises(ValueError, match="take 144 bytes, not 72"):
+    with pytest.raises(ValueError, match="take 136 bytes, not 68"):
         int4_linear(torch.ones(1, 200), packed)
     with pytest.raises(ValueError, match="as many tokens"):
         int4_rows_dot(x[:1], packed, row)
