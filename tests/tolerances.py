@@ -14,7 +14,7 @@ ROUNDING = {torch.float64: 1e-13, torch.float32: 5e-6}
 """Two orders of the same sums, a few layers deep: tens to hundreds of units in the last place."""
 
 ROUNDED_INPUTS = {torch.float32: 2e-4}
-"""Products of int8 weights round their inputs to half a step of 2^-15 of the largest of 512: several layers of them."""
+"""Products of quantised weights round inputs to half a step of 2^-15 of the largest of 512 or 64: several layers."""
 
 GOLDEN = {torch.float64: 5e-6, torch.float32: 1e-5}
 """Against stored float32 results of the authors' code, most of them computed in float32: theirs is the larger error."""

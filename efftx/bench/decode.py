@@ -41,9 +41,11 @@ from efftx.config.schema import Config
 from efftx.config.values import RANGES, Range
 from efftx.decoding.programs import DecodingBlock, Mark, step_blocks
 from efftx.errors import UserError, nearest
+from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Position
 from efftx.layers.cost import Read
 from efftx.layers.cross_attention import CrossAttention
+from efftx.layers.lsh import LSHAttention
 from efftx.machine import timing
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine
@@ -104,7 +106,7 @@ class Tokens:
         streams = step_blocks(blocks, streams, self._caches, self._position, context, profiler)
         mark("everything else")
         self.block_seconds = time.perf_counter() - started
-        h_BD = norm(merge(streams).squeeze(1))
+        h_BD = norm(merge(streams, self.config.reversible.merge).squeeze(1))
         mark("everything else")
         chosen_B = logits_of(h_BD).argmax(-1)
         mark("logits")
@@ -124,7 +126,7 @@ class Tokens:
         x_BLD = torch.nn.functional.embedding(token_BL, like) + self.weights.position_D
         streams = run_blocks(blocks, split(x_BLD, self.config.reversible), Context(token_BL=token_BL), caches=caches)
         self._next += self.weights.n_blocks
-        chosen_B: Tensor = logits_of(norm(merge(streams)[:, -1])).argmax(-1)
+        chosen_B: Tensor = logits_of(norm(merge(streams, self.config.reversible.merge)[:, -1])).argmax(-1)
         return chosen_B
 
     def _next_blocks(self) -> list[DecodingBlock]:
@@ -178,8 +180,9 @@ def bench_decode(options: Options) -> dict[str, Any]:
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
     repeats (of all tokens of a row, from the same context, in turns with what the machine reads at best), prompts
-    (lengths whose time to the first token is taken too, whatever the context), widths (names=width-dense,width-sparse
-    at each), seed, device, cache_bytes (in place of the cache that is found).
+    (lengths whose time to the first token is taken too, whatever the context; through quantised layers where a token's
+    are: a session's prompt goes through those in float32), widths (names=width-dense,width-sparse at each), seed,
+    device, cache_bytes (in place of the cache that is found).
     A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
     first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
     share_of_read, share_of_matvec, overhead_share, components, ratio_to_first and block_ratio_to_first (None where the
@@ -307,6 +310,18 @@ def _kept_bytes(config: Config, n_blocks: int, batch: int, context: int) -> int:
     return 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
 
 
+def _key_bytes(weights: Weights, config: Config, batch: int, context: int) -> int:
+    """Bytes of the keys and values that a token reads behind `context` others, at most, and of the encoder's."""
+    n_keys = 0
+    for i in range(weights.n_blocks):
+        for branch in weights.blocks[i % len(weights.blocks)].block.branches():
+            if isinstance(branch.core, CrossAttention):
+                n_keys += MEMORY_TOKENS
+            elif isinstance(branch.core, (SoftmaxAttention, LSHAttention)):
+                n_keys += branch.core.keys_of_token(context)
+    return 4 * 2 * batch * n_keys * config.n_heads * config.width_of_head
+
+
 def _with_context(weights: Weights, config: Config, batch: int, context: int) -> dict[str, Read]:
     """Weights, the keys and values of the context, and the rows of a sparse feed-forward that a whole batch chooses.
 
@@ -315,7 +330,7 @@ def _with_context(weights: Weights, config: Config, batch: int, context: int) ->
     """
     reads = dict(weights.reads)
     if weights.n_blocks:
-        reads["attention"] = Read("attention", 0, _kept_bytes(config, weights.n_blocks, batch, context))
+        reads["attention"] = Read("attention", 0, _key_bytes(weights, config, batch, context))
     for part, rows in weights.chosen.items():
         n, one = config.sparse_ff.N, reads[part]
         more = n * (1 - (1 - 1 / n) ** batch) - 1

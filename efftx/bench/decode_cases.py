@@ -39,7 +39,7 @@ class Case:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> Config:
-    dense = {"sparse_ff.N=0", "sparse_qkv.S=0"} <= set(overrides)
+    dense = "model=reformer" in overrides or {"sparse_ff.N=0", "sparse_qkv.S=0"} <= set(overrides)
     return compose(["size=paper", "data=c4", *([] if dense else ["d_ff_rule=given"]), *overrides])
 
 
@@ -51,6 +51,7 @@ _FF_800M = ("sparse_ff.N=64", "sparse_qkv.S=0", "d_ff=4096")
 _FF_17B = ("sparse_ff.N=256", "sparse_ff.rank=32")
 _QKV_17B = ("sparse_qkv.S=64", "sparse_qkv.F=3", "d_ff=65536")
 _NO_CROSS = ("stack=decoder", "objective=lm")
+_REFORMER = ("model=reformer", "preset=reformer/enwik8_2020")
 
 
 def _of_terraformer(name: str, *overrides: str) -> Case:
@@ -75,6 +76,8 @@ _CASES = [
     Case("17b-ff-qkv-query", (*_17B, *_FF_17B, *_QKV_17B, "sparse_qkv.cross=query"), 6),
     Case("17b-ff-qkv", (*_17B, *_FF_17B, *_QKV_17B, *_NO_CROSS), 6),
     Case("17b-ff-qkv-loss4", (*_17B, *_FF_17B, *_QKV_17B, *_NO_CROSS, "sparse_loss.S=4"), 6),
+    Case("reformer-12", _REFORMER, 12, vocab_size=256),
+    Case("reformer-12-full", (*_REFORMER, "attention=[full]"), 12, vocab_size=256),
     _of_terraformer("dense", *_DENSE, "sparse_loss.S=0", _NO_SRU, "d_ff=40960"),
     _of_terraformer("ff", *_FF_17B, "sparse_qkv.S=0", "sparse_loss.S=0", _BIG_SRU, "d_ff=40960"),
     _of_terraformer("ff-qkv", *_FF_17B, *_QKV_17B, "sparse_loss.S=0", _BIG_SRU),
@@ -85,7 +88,8 @@ CASES: Mapping[str, Case] = {case.name: case for case in _CASES}
 """800m: d_model 1024, 24 decoder blocks; 800m-terraformer is the authors' medium size with all its sparse layers. 17b,
 terraformer: d_model 9216, 6 blocks (the whole-token times of the paper imply as many). `-cross`: dense cross-attention;
 `-query`: its query sparse and no output projection; else none in the rows with sparse QKV and sparse feed-forward.
-Vocabulary 32,000."""
+Vocabulary 32,000. reformer-12: the authors' best model of enwik8's bytes, whose layers are local, local, LSH and local,
+three times; `-full`: all of them in full. Vocabulary 256."""
 WIDTH, LOGITS = "width-", "logits-"
 _BEHIND = re.compile("(.+?)(-int8|-int4)?(?:-blocks([0-9]{1,6}))?(-int8|-int4)?")
 

@@ -1,15 +1,16 @@
 """Weights for timing a token: enough distinct ones that none is still in the last-level cache when it is read again.
 
-A token passes n blocks and the logits. Blocks stand in a ring, and a token takes the next n of it, so that the distance
-between two reads of the same weight is `MARGIN` caches at least. Rows of a sparse feed-forward layer, of which a token
-reads one of N, are shared by more blocks: they come around N times more seldom.
+A token passes n blocks and the logits. Blocks stand in a ring, their kinds of attention in the model's order, and a
+token takes the next n of it, so that the distance between two reads of the same weight is `MARGIN` caches at least.
+Rows of a sparse feed-forward layer, of which a token reads one of N, are shared by more blocks: they come around N
+times more seldom.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,13 @@ def make_weights(
     cache_bytes = last_level_cache() if cache_bytes is None else cache_bytes
     config = case.config()
     refuse_too_large(case, cache_bytes)
-    block, head = _on_meta(case, dtype)
-    plan = _plan(_sizes(block, head, case), case, cache_bytes)
+    of_model, head = _on_meta(case, dtype)
+    plan = _plan(_sizes(of_model, head, case), case, cache_bytes)
     tile = random_tile(seed, dtype)
-    rows = [[tile_filled(w, tile, i) for w in _row_weights(block)] for i in range(plan.row_sets)]
+    rows = [[tile_filled(w, tile, i) for w in _row_weights(of_model[0])] for i in range(plan.row_sets)]
     blocks: list[DecodingBlock] = []
     for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their quantised forms
-        made: Any = _with_rows(filled(block, tile, i), rows[i % plan.row_sets] if rows else [])
+        made: Any = _with_rows(filled(of_model[i % len(of_model)], tile, i), rows[i % plan.row_sets] if rows else [])
         if case.quantization:
             made = quantized(made, case.quantization)
             if i >= plan.row_sets > 0:
@@ -87,7 +88,7 @@ def make_weights(
     linears = [of_head.linear for of_head in own_heads]
     if case.quantization:
         linears = [quantized(linear, case.quantization, rounds=True) for linear in linears]
-    of_blocks = (blocks[0].block.weight_reads() if blocks else []) * case.n_blocks
+    of_blocks = [read for i in range(case.n_blocks) for read in blocks[i % len(blocks)].block.weight_reads()]
     position_D = torch.zeros(config.d_model, dtype=dtype)
     around = read_whole("everything else", own_heads[0].norm, position_D)
     return Weights(
@@ -116,8 +117,8 @@ class Counted:
 
 def counted(case: Case, cache_bytes: int) -> Counted:
     """For one row in float32 and a last-level cache of `cache_bytes`; nothing is allocated."""
-    block, head = _on_meta(case, torch.float32)
-    sizes = _sizes(block, head, case)
+    blocks, head = _on_meta(case, torch.float32)
+    sizes = _sizes(blocks, head, case)
     plan = _plan(sizes, case, cache_bytes)
     linear = n_parameters(head.get_submodule("linear"))
     d_model = case.config().d_model  # of the positions' row
@@ -146,11 +147,13 @@ def refuse_bytes(name: str, weights: int, beside: int = 0) -> None:
         )
 
 
-def _on_meta(case: Case, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
-    """One block and the head of the model, without memory."""
+def _on_meta(case: Case, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Module]:
+    """The blocks of the model up to where their kinds of attention come again, and its head, without memory."""
+    config = case.config()
     with torch.device("meta"):
-        model: Any = build_on_meta(case.config(), case.vocab_size).to(dtype)
-    return model.blocks[0], model.head
+        model: Any = build_on_meta(config, case.vocab_size).to(dtype)
+    n_kinds = len(config.attention)
+    return list(model.blocks)[: n_kinds // math.gcd(n_kinds, config.attention_per_block)], model.head
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ class _Sizes:
     rows_read: int
     head: int
     embedding: int
+    kinds: int
 
 
 @dataclass(frozen=True)
@@ -170,18 +174,20 @@ class _Plan:
     bytes: int
 
 
-def _sizes(block: Any, head: Any, case: Case) -> _Sizes:
-    rows, of_block, of_head = _row_weights(block), sum(read.bytes for read in block.weight_reads()), nbytes(head)
+def _sizes(blocks: Sequence[Any], head: Any, case: Case) -> _Sizes:
+    """Bytes of a block, in the mean over those that differ, and of the rest."""
+    rows = [w for block in blocks for w in _row_weights(block)]
+    of_blocks, of_head = sum(read.bytes for block in blocks for read in block.weight_reads()), nbytes(head)
     n_rows = sum(w.nbytes for w in rows)
-    n = case.config().sparse_ff.N or 1
-    always = of_block - n_rows // n
+    n, n_blocks = case.config().sparse_ff.N or 1, len(blocks)
+    always = of_blocks - n_rows // n
     if case.quantization:
-        always -= sum(w.nbytes - n_bytes for w, n_bytes in _rounded(block, case.quantization))
+        always -= sum(w.nbytes - size for block in blocks for w, size in _rounded(block, case.quantization))
         n_rows = sum(weight_bytes(w, case.quantization) for w in rows)
         if isinstance(head.linear, nn.Linear):
             of_head -= head.linear.weight.nbytes - weight_bytes(head.linear.weight, case.quantization)
-    embedding = case.vocab_size * head.norm.normalized_shape[0] * 4
-    return _Sizes(always, n_rows, n_rows // n, of_head, embedding)
+    embedding = case.vocab_size * case.config().d_model * 4
+    return _Sizes(always // n_blocks, n_rows // n_blocks, n_rows // n // n_blocks, of_head, embedding, n_blocks)
 
 
 def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
@@ -190,6 +196,7 @@ def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
     token = case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head
     tokens = math.ceil(apart / token)
     blocks = min(tokens * case.n_blocks, max(1, math.ceil(apart / (sizes.always + sizes.rows_read))))
+    blocks = math.ceil(blocks / sizes.kinds) * sizes.kinds
     heads = max(1, min(tokens, math.ceil(apart / sizes.head)))
     row_sets = 0
     if sizes.rows and blocks:

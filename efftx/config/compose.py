@@ -233,12 +233,16 @@ NAMES_ATTENTION = {"model", "attention", "preset"}
 """Where none of these is given, a key of a factored one means the Sparse Transformer with that pattern."""
 
 
+SMOKE_LENGTH = 64
+"""Tokens of a row for which every model's preset of size smoke has room."""
+
+
 def with_implied(overrides: Sequence[str]) -> list[str]:
     """The overrides as Hydra itself is given them, with those that they imply behind them.
 
     A key of a factored pattern, without a model or an attention, means the Sparse Transformer with that pattern. A data
-    set whose rows are sentences has them as long as itself says, in place of the model's preset: but for size smoke,
-    whose presets are shorter, the rest of a row would be padding.
+    set whose rows are sentences has them, and their targets, as long as it says itself in place of the model's preset
+    of the size, of which the rest would be padding; a preset that is named is taken as it is.
     """
     parsed = parse_overrides(overrides)
     chosen = {str(o.key_or_group): o for o in parsed}
@@ -247,8 +251,11 @@ def with_implied(overrides: Sequence[str]) -> list[str]:
     if patterns and not chosen.keys() & NAMES_ATTENTION:
         words += ["model=sparse_transformer", f"attention=[{','.join(sorted(patterns))}]"]
     data, size = (str(chosen[key].value()) if key in chosen else "" for key in ("data", "size"))
-    length = data_sets.find_source(data).own_length if data in data_sets.names() and size != "smoke" else 0
-    return [*words, f"data.length={length}"] if length and "data.length" not in chosen else words
+    length = data_sets.find_source(data).own_length if data in data_sets.names() and "preset" not in chosen else 0
+    if size == "smoke":
+        length = min(length, SMOKE_LENGTH)
+    lengths = {"data.length", "data.target_length"} - chosen.keys() if length else set()
+    return [*words, *(f"{key}={length}" for key in sorted(lengths))]
 
 
 def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) -> Any:

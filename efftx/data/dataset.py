@@ -176,8 +176,8 @@ class Source:
     what preparing it without `data.path` gives, as far as known beforehand; `targets` are the target tokens of a
     seq2seq row where `data.target_length` is 0. `endless`: valid and test are drawn without end (`n_batches` is None).
     `uncut`: rows have `targets` at least, since no answer is cut. `row_length`: tokens of a row where the data set
-    alone says it (a picture's bytes), whatever `data.length` is. `own_length`: tokens of a row where rows are
-    sentences, which a model's preset does not lengthen (0: it does); `data.length` does. `separators`: the tokens after
+    alone says it (a picture's bytes), whatever `data.length` is. `own_length`: tokens of a row, and of its targets,
+    where rows are sentences, which a model's preset does not lengthen (0: it does). `separators`: the tokens after
     which a row counts its places anew, for coupled positions; empty where its numbers have no places to share. `check`
     refuses, with a UserError, keys that cannot be, before anything is opened. `generates`: an evaluation has the model
     write texts, by which it is scored. `reads_files`: there may be a `data.path`; without `prepare` there is none.

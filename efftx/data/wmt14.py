@@ -25,7 +25,7 @@ LICENCE = "WMT's sentences are free for research; files are the user's own"
 _PACKED = r"\.gz|\.xz|\.bz2"
 _NEWSTEST = {"newstest2013": "valid", "newstest2014": "test"}
 LONGEST = 128
-"""Pieces of the longest sentence in either language, and its end."""
+"""Pieces of a sentence in either language, its end among them, as in the paper: more are cut off."""
 
 
 @dataclass

@@ -86,7 +86,9 @@ class Int4Linear(QuantizedLinear):
         return Rows4(self.weight, self.n_inputs)
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        """(.., I) -> (.., O)."""
+        """(.., I) -> (.., O). Raises ValueError for another width."""
+        if x_TI.shape[-1] != self.n_inputs:
+            raise ValueError(f"Rows of {self.n_inputs} inputs need tokens of that width, not {x_TI.shape[-1]}.")
         return int4_linear(x_TI, self.weight, self.bias)
 
 

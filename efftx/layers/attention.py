@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from efftx.errors import UserError
@@ -82,6 +83,11 @@ class SoftmaxAttention(nn.Module):
     def keys(self, length: int) -> float:
         """Scores computed for a query in the mean over a row of `length` tokens, masked and padded ones included."""
         return self.pattern.keys(length, causal=self.causal, exclude_self=self.project.share_qk)
+
+    def keys_of_token(self, n: int) -> int:
+        """Earlier tokens that the token behind `n` others attends to, of the head with the most."""
+        query, earlier = torch.tensor(n), torch.arange(n)
+        return max(int(self.pattern.sees(head, query, earlier).sum()) for head in range(self.project.n_heads))
 
     def weight_reads(self) -> list[Read]:
         """All of the projections."""

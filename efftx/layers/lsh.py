@@ -163,6 +163,10 @@ class LSHAttention(nn.Module):
         n_hashes, m, padded = self.config.n_hashes, self.config.chunk_len, self._padded(length)
         return n_hashes * self._window(length) * m * padded / length
 
+    def keys_of_token(self, n: int) -> int:
+        """Earlier tokens that the token behind `n` others attends to at most: two chunks a round."""
+        return min(n, self.config.n_hashes * 2 * self.config.chunk_len) if self.buckets_for(n) else n
+
     def weight_reads(self) -> list[Read]:
         """All of the projections."""
         return self.project.weight_reads()

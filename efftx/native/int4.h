@@ -103,7 +103,7 @@ struct Totals4 {
     }
     inline float sum() const { return _mm512_reduce_add_ps(_mm512_add_ps(total[0], total[1])); }
 #elif defined(__AVX2__)
-    vec total[2] = {};
+    __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
 
     static __m256i of(const void *at) { return _mm256_loadu_si256(static_cast<const __m256i *>(at)); }
     inline void add(int which, const Group4 &x, int half, __m256i q, float scale) {
@@ -111,9 +111,8 @@ struct Totals4 {
         __m256i lower = _mm256_madd_epi16(_mm256_maddubs_epi16(q, of(x.lower + 32 * half)), ones);
         __m256i upper = _mm256_madd_epi16(_mm256_maddubs_epi16(q, of(x.upper + 32 * half)), ones);
         __m256i sum = _mm256_add_epi32(_mm256_add_epi32(lower, of(x.less + 8 * half)), _mm256_slli_epi32(upper, 8));
-        float lanes[8];
-        _mm256_storeu_ps(lanes, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale * scale)));
-        for (int i = 0; i < 8; i += LANES) total[which] += load(lanes + i);
+        __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale * scale));
+        total[which] = _mm256_add_ps(total[which], product);
     }
     inline void add(const Group4 *x, const uint8_t *bytes, float scale_0, float scale_1) {
         __m256i mask = _mm256_set1_epi8(15);
@@ -123,7 +122,7 @@ struct Totals4 {
             add(1, x[1], half, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask), scale_1);
         }
     }
-    inline float sum() const { return sum_of(total[0] + total[1]); }
+    inline float sum() const { return Halves<8>::sum(_mm256_add_ps(total[0], total[1])); }
 #else
     float total = 0;
 

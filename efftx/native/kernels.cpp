@@ -1,7 +1,7 @@
 // A token's way through a block of layers as a program of operations, run by one team of threads from its first read
 // to its last. Between the reads of large matrices every call, frame and object of an interpreter is cold; here
-// nothing but a barrier stands between two operations. One token of one row or of a few, weights in float32 or in
-// int8, no allocation. Several rows read a matrix once; rows of a matrix that they choose are each row's own.
+// nothing but a barrier stands between two operations. One token of one row or of a few, weights in float32, int8 or
+// int4, no allocation. Several rows read a matrix once; rows of a matrix that they choose are each row's own.
 //
 // Shape letters: B rows of the batch, D inputs, O outputs, G blocks of units, N units a block, R rank, S modules, m
 // width of a module, F positions, H heads, d width of a head, T tokens of capacity.
@@ -192,8 +192,8 @@ static void choose(const Op &op, const Inputs &x, const Thread &t) {
         }
 }
 
-// The same of int8 weights: size D, G, N, R, the bytes of a row of w1 and of w2, which may be int4 or int8; at c1, c2,
-// bias, w1, w2 and row as there, the scales of c1 (R) and of c2 (G, N).
+// The same of a controller in int8: size D, G, N, R, the bytes of a row of w1 and of w2, which are int8 or int4; at c1,
+// c2, bias, w1, w2 and row as there, the scales of c1 (R) and of c2 (G, N).
 static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
     int64_t bytes_1 = op.size[4], bytes_2 = op.size[5];
@@ -664,8 +664,7 @@ int64_t efftx_most_rows() { return MOST_ROWS; }
 // Runs `n_programs` programs one after the other, of `n_ops[p]` operations each, for B rows. `own` floats of `room`
 // are each thread's, for a normed x of up to `width` floats and what an operation needs beside it. Where B is above
 // 1, B times as many follow, for the normed rows and for rows as int8 and int4 take them; the rest is everyone's.
-// `ended`, where
-// given, gets the time at which each operation ended.
+// `ended`, where given, gets the time at which each operation ended.
 void efftx_run(const Op *const *programs, const int64_t *n_ops, int64_t n_programs, int64_t B, float *room, int64_t own,
                int64_t width, double *ended, int64_t n_threads) {
 #pragma omp parallel num_threads(n_threads)

@@ -50,7 +50,10 @@ def quantize_groups(w_OI: Tensor) -> Tensor:
 
 
 def dequantize_groups(packed_OP: Tensor, width: int) -> Tensor:
-    """The weights (O, I) of packed rows of `width`, in float32. Raises ValueError where they are of another width."""
+    """The weights (O, I) of packed rows of `width`, in float32.
+
+    Raises ValueError for rows of other bytes: all widths of the same units of 128 have as many.
+    """
     if packed_OP.shape[1] != packed_bytes(width):
         raise ValueError(f"Rows of {width} weights take {packed_bytes(width)} bytes, not {packed_OP.shape[1]}.")
     n_rows, whole = packed_OP.shape[0], in_units(width)
@@ -63,7 +66,7 @@ def dequantize_groups(packed_OP: Tensor, width: int) -> Tensor:
 def int4_linear(x_TI: Tensor, packed_OP: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x w^T + bias with the dequantised matrix, in float32: (.., O), in the type of x.
 
-    Raises ValueError for widths that differ.
+    Raises ValueError for rows that are not of as many units of 128 as x.
     """
     w_OI = dequantize_groups(packed_OP, x_TI.shape[-1])
     return F.linear(x_TI.float(), w_OI, None if bias_O is None else bias_O.float()).to(x_TI.dtype)
@@ -76,8 +79,8 @@ def int4_rows_dot(x_TD: Tensor, packed_UP: Tensor, row_TG: Tensor) -> Tensor:
     """
     if x_TD.dim() != 2 or len(x_TD) != len(row_TG):
         raise ValueError(f"Rows {tuple(row_TG.shape)} need as many tokens (T, D), not {tuple(x_TD.shape)}.")
-    w_TGD = _chosen(packed_UP, row_TG, x_TD.shape[1])
-    return torch.einsum("tgd,td->tg", w_TGD, x_TD.float()).to(x_TD.dtype)
+    parts = [_chosen(packed_UP, row_G, len(x_D)) @ x_D.float() for x_D, row_G in zip(x_TD, row_TG, strict=True)]
+    return torch.stack(parts).to(x_TD.dtype)
 
 
 def int4_rows_sum(h_TG: Tensor, packed_UP: Tensor, row_TG: Tensor, width: int) -> Tensor:
@@ -87,9 +90,10 @@ def int4_rows_sum(h_TG: Tensor, packed_UP: Tensor, row_TG: Tensor, width: int) -
     """
     if h_TG.shape != row_TG.shape:
         raise ValueError(f"One weight a chosen row, {tuple(row_TG.shape)}, not {tuple(h_TG.shape)}.")
-    return torch.einsum("tgd,tg->td", _chosen(packed_UP, row_TG, width), h_TG.float()).to(h_TG.dtype)
+    parts = [h_G.float() @ _chosen(packed_UP, row_G, width) for h_G, row_G in zip(h_TG, row_TG, strict=True)]
+    return torch.stack(parts).to(h_TG.dtype)
 
 
-def _chosen(packed_UP: Tensor, row_TG: Tensor, width: int) -> Tensor:
-    chosen = packed_UP.index_select(0, row_TG.reshape(-1))
-    return dequantize_groups(chosen, width).view(*row_TG.shape, width)
+def _chosen(packed_UP: Tensor, row_G: Tensor, width: int) -> Tensor:
+    """The rows of one token, in float32: those of all tokens at once would take the memory of many matrices."""
+    return dequantize_groups(packed_UP.index_select(0, row_G), width)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from efftx.bench import decode
-from efftx.bench.decode import Tokens
+from efftx.bench.decode import Tokens, _with_context
 from efftx.bench.decode_cases import Case, case_named
-from efftx.bench.decode_weights import MARGIN, Weights, make_weights
+from efftx.bench.decode_weights import MARGIN, Weights, counted, make_weights
 from efftx.decoding.programs import DecodingBlock
 from efftx.decoding.quantization import QUANTIZATIONS, Quantization
 from efftx.decoding.quantized import QuantizedSparseFF
@@ -96,7 +96,7 @@ def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(quantizat
     assert weights.reads["feed-forward"].weights >= 3 * 512 * 128 + chosen.weights
 
 
-@pytest.mark.parametrize(("quantization", "part_of_float"), [("int8", 8 / 32), ("int4", 4.5 / 32)])
+@pytest.mark.parametrize(("quantization", "part_of_float"), [("int8", 8 / 32), ("int4", 4.25 / 32)])
 def test_quantised_weights_are_a_part_of_what_is_read_and_a_set_of_rows_is_kept_once(
     quantization: Quantization, part_of_float: float
 ) -> None:
@@ -271,3 +271,21 @@ def test_every_row_was_read_before_a_token_is_timed(name: str, monkeypatch: pyte
     assert len(rows) >= 2
     assert rows <= set(read)
     assert len(read) == len(set(read))
+
+
+def test_blocks_of_several_kinds_of_attention_keep_the_order_of_the_model() -> None:
+    words = ("model=reformer", "d_model=64", "n_heads=2", "d_head=32", "attention=[local,local,lsh,local]")
+    words = (*words, "n_layers=8", "local.chunk_len=16", "lsh.chunk_len=16", "lsh.n_hashes=2", "lsh.full_below=0")
+    case = Case("small", (*words, "data.length=256", "positions.kind=learned"), 8, vocab_size=64)
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    kinds = [block.block.attention.kind for block in weights.blocks]
+    assert len(kinds) % 4 == 0
+    assert kinds[:4] == ["local", "local", "lsh", "local"]
+    assert kinds == kinds[:4] * (len(kinds) // 4)
+    model, context = Tokens(weights, case.config(), batch=1, context=100, room=5, seed=0), 100
+    for _ in range(4):
+        model.step()
+    keys = 6 * (100 - (100 // 16 - 1) * 16) + 2 * 2 * 2 * 16
+    row = _with_context(weights, case.config(), 1, context)
+    assert row["attention"].bytes == 4 * 2 * 64 * keys
+    assert counted(case, SMALL_CACHE).weights == sum(read.weights for read in weights.reads.values())

@@ -144,6 +144,48 @@ def assert_rounded(
     assert bool(((actual_O - expected_O).abs() <= bound_O + of_sums_O).all())
 
 
+@pytest.mark.parametrize("quantization", _QUANTIZED)
+@pytest.mark.parametrize("rows", [2, 5])
+@pytest.mark.parametrize("width", [65, 100, 130])
+def test_products_of_several_rows_of_inputs(
+    width: int, rows: int, quantization: str, draw: Callable[..., Tensor]
+) -> None:
+    x, bias, y = draw(rows, width), draw(width), draw(rows, width)
+    weights, weight = _QUANTIZED[quantization](draw(width, width))
+    before = y.clone()
+    program = Program()
+    program.matvec(Stream(0), weights, bias, Stream(1), "a", adds=True)
+    program.bind((x.data_ptr(), y.data_ptr()), [], 0, width=width)
+    run([program], rows=rows)
+    expected = before + F.linear(x, weight, bias)
+    for b in range(rows):
+        assert_rounded(y[b], expected[b], weight, x[b : b + 1], *ROUNDED_TO[quantization])
+
+
+@pytest.mark.parametrize("quantization", _QUANTIZED)
+@pytest.mark.parametrize("width", [65, 200])
+def test_several_rows_of_a_quantised_sparse_ff_are_what_each_is_alone(
+    width: int, quantization: str, draw: Callable[..., Tensor]
+) -> None:
+    n_rows, N, rank, rows = 11, 16, 8, 3
+    controller = (_quantized(draw(rank, width))[0], _quantized(draw(n_rows * N, rank))[0])
+    w1, w2 = draw(n_rows * N, width), draw(n_rows * N, width)
+    r1, r2 = (_QUANTIZED[quantization](weight)[0] for weight in (w1, w2))
+    if quantization == "int8":
+        r2 = Rows8(pack_rows(*quantize_rows(w2)), r2.scale)
+    normed, _ = _normed(draw, width)
+    x, biases = draw(rows, width), (draw(n_rows * N), draw(width))
+    program = Program()
+    program.sparse_ff_quantized(normed, controller, (r1, r2), biases, N, Stream(0))
+    alone = x.clone()
+    for b in range(rows):
+        program.bind((alone[b].data_ptr(),), [], 0)
+        run([program])
+    program.bind((x.data_ptr(),), [], 0, width=width)
+    run([program], rows=rows)
+    assert_close(x, alone, ROUNDING)
+
+
 def test_blocks_of_inputs_are_rounded_each_by_its_own_largest(draw: Callable[..., Tensor]) -> None:
     rows, weight = _quantized(draw(9, 1100))
     x, y = draw(1, 1100) * torch.logspace(-12, 3, 1100), torch.empty(9)
