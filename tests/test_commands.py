@@ -74,7 +74,7 @@ def test_help_fits_eighty_columns(
         (["train", "--steps=3"], "A setting has no hyphens: schedule.steps=3 or training.steps=3."),
         (["reproduce", "--seeds", "0", "reformer/table2"], "A setting has no hyphens: seeds=0."),
         (["reproduce", "table2"], "'reformer/table2' or 'scaling/table2' or 'sparse/table2'"),
-        (["report", "reformer/nope"], "Known: reformer/decode, reformer/figure1"),
+        (["report", "reformer/nope"], "Known: reformer/decode, reformer/decode_model, reformer/figure1"),
         (["report", "reformer/tabel2"], "Did you mean 'reformer/table2'?"),
         (["report", "nope"], "`efftx list` names them all."),
         (["bench", "attention", "names=lsh"], "'lsh-1' or 'lsh-1-later' or 'lsh-2'"),

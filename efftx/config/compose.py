@@ -127,7 +127,7 @@ def _quoted_path(word: str) -> str:
         return word
     try:
         parsed = OverridesParser.create().parse_override(word).value()
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):  # the latter two: thousands of digits, thousands of brackets
         return f"{key}={quoted(value)}"
     return f"{key}={quoted(value)}" if isinstance(parsed, int | float) else word
 
