@@ -39,4 +39,6 @@ def _metric(lowercase: bool, signed: bool = False) -> Any:
     from sacrebleu.metrics import BLEU  # takes longer to load than all of efftx.evaluation
 
     # The number of references is part of a signature, and is known once there are some.
-    return BLEU(lowercase=lowercase, tokenize=TOKENIZER, references=[["-"]] if signed else None)
+    references = [["-"]] if signed else None
+    # By force: without a word about sentences that end in ` .`, as those of `data=grammar` do.
+    return BLEU(lowercase=lowercase, tokenize=TOKENIZER, references=references, force=True)

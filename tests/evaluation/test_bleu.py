@@ -49,3 +49,10 @@ def test_the_signatures_name_case_tokenisation_smoothing_and_version() -> None:
         "bleu_signature": f"nrefs:1|case:mixed|eff:no|tok:intl|smooth:exp|version:{sacrebleu.__version__}",
         "bleu_uncased_signature": f"nrefs:1|case:lc|eff:no|tok:intl|smooth:exp|version:{sacrebleu.__version__}",
     }
+
+
+def test_sentences_with_a_blank_before_the_stop_are_scored_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    said = [f"der Hund schläft {i} ." for i in range(120)]
+    with caplog.at_level("WARNING"):
+        assert bleu(said, [[text] for text in said])["bleu"] == pytest.approx(100)
+    assert not caplog.records
