@@ -153,7 +153,7 @@ class Read(NamedTuple):
 def read_whole(component: str, *parts: nn.Module | Tensor | None) -> Read:
     """All weights of some modules and tensors.
 
-    A module of which a number holds several weights has as `n_packed` how many these are beyond the numbers.
+    A module whose numbers hold several weights each says as `n_packed` how many weights it has beyond its numbers.
     """
     tensors: list[Tensor] = []
     n_packed = 0
