@@ -1,4 +1,4 @@
-"""Weight-only int4: symmetric, one scale a group of 64 inputs, 4.25 bits a weight: an eighth of float32's bytes, and the scales.
+"""Weight-only int4: symmetric, one scale a group of 64 inputs, 4.25 bits a weight in place of float32's 32.
 
 A weight is q[o, i] scale[o, i // 64] with q in -7 .. 7. A row is packed for the kernels of `native`: whole units of 128
 inputs, of each unit 64 bytes, byte i of them holding q + 8 of input i in its lower and of input 64 + i in its upper
