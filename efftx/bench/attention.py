@@ -17,7 +17,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LSHConfig
 from efftx.layers.cost import Rows
-from efftx.layers.initialize import materialize
+from efftx.layers.initialize import materialize, on_meta
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import ByHead, Full, KeySet, Pattern
 from efftx.layers.projections import DenseQKV
@@ -94,7 +94,7 @@ class Case:
 
     def layer_on_meta(self) -> LSHAttention | SoftmaxAttention:
         """The layer on the meta device, whose FLOPs are counted; for a peer, our layer of the same shape."""
-        with torch.device("meta"):
+        with on_meta():
             projections = DenseQKV(self.d_model, self.n_heads, self.d_head, share_qk=self.share_qk, bias=False)
             if self.kind != "lsh":
                 return SoftmaxAttention(self.pattern(), projections, d_head=self.d_head, attention_dropout=0.0)

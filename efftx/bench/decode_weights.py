@@ -150,8 +150,7 @@ def refuse_bytes(name: str, weights: int, beside: int = 0) -> None:
 def _on_meta(case: Case, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Module]:
     """The blocks of the model up to where their kinds of attention come again, and its head, without memory."""
     config = case.config()
-    with torch.device("meta"):
-        model: Any = build_on_meta(config, case.vocab_size).to(dtype)
+    model: Any = build_on_meta(config, case.vocab_size).to(dtype)
     n_kinds = len(config.attention)
     return list(model.blocks)[: n_kinds // math.gcd(n_kinds, config.attention_per_block)], model.head
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from efftx.errors import UserError
 from efftx.ops.recompute_state import forked_rng
@@ -25,6 +27,25 @@ def glorot_(layer: nn.Linear) -> None:
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+_DRAWS = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_}
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Draws in place do nothing: on the meta device each would run PyTorch's slow reference for no value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules made within have shapes, and neither memory nor values: `materialize` gives them these."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
 
 
 STARTED_BY_THEIR_OWNER = (nn.Linear, nn.ParameterList)

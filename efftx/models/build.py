@@ -16,7 +16,7 @@ from efftx.layers.cost import n_parameters
 from efftx.layers.cross_attention import CrossAttention
 from efftx.layers.feedforward import FeedForward
 from efftx.layers.identity import NoAttention
-from efftx.layers.initialize import materialize, redraw
+from efftx.layers.initialize import materialize, on_meta, redraw
 from efftx.layers.lsh import LSHAttention
 from efftx.layers.patterns import PATTERNS, make_pattern
 from efftx.layers.positions import ShiftedPositions, make_positions
@@ -83,7 +83,7 @@ a stack's layers cycle through the config's list."""
 def build_on_meta(config: Config, vocab_size: int) -> Model:
     """The model of `config` without memory or values: shapes, parameter counts, FLOPs can be read off it."""
     d_ff = d_ff_of(config, vocab_size)
-    with torch.device("meta"):
+    with on_meta():
         return _build(config, vocab_size, d_ff)
 
 
@@ -121,7 +121,7 @@ def dense_parameters(config: Config, vocab_size: int) -> int:
 
 
 def _count(config: Config, vocab_size: int) -> int:
-    with torch.device("meta"):
+    with on_meta():
         return n_parameters(_build(config, vocab_size, config.d_ff))
 
 

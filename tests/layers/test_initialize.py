@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from efftx.errors import UserError
-from efftx.layers.initialize import glorot_, materialize
+from efftx.layers.initialize import glorot_, materialize, on_meta
 from efftx.layers.positions import LearnedPositions
 
 CPU = torch.device("cpu")
@@ -32,17 +35,16 @@ class Pair(nn.Module):
         self.second.table = self.first.table
 
 
-def on_meta(make) -> nn.Module:
-    with torch.device("meta"):
-        module: nn.Module = make()
-        return module
+def made_on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    with on_meta():
+        return make()
 
 
 def test_one_seed_gives_one_set_of_weights_and_moves_no_random_state() -> None:
     drawn: list[Tensor] = []
     for seed in (3, 3, 4):
         state = torch.get_rng_state()
-        module = on_meta(lambda: LearnedPositions(5, 4))
+        module = made_on_meta(lambda: LearnedPositions(5, 4))
         materialize(module, CPU, seed)
         assert torch.equal(torch.get_rng_state(), state)
         drawn.append(module.get_parameter("table"))
@@ -52,7 +54,7 @@ def test_one_seed_gives_one_set_of_weights_and_moves_no_random_state() -> None:
 
 
 def test_a_tied_weight_is_one_parameter_afterwards() -> None:
-    module = on_meta(Pair)
+    module = made_on_meta(Pair)
     materialize(module, CPU, 0)
     assert module.get_parameter("first.table") is module.get_parameter("second.table")
     assert len(list(module.parameters())) == 1
@@ -88,7 +90,7 @@ class HalfStarted(nn.Module):
 )
 def test_a_module_that_leaves_a_weight_unset_is_told_of_the_method(module: type[nn.Module], weight: str) -> None:
     with pytest.raises(UserError, match=f"{module.__name__} leaves its weight '{weight}'") as caught:
-        materialize(on_meta(module), CPU, 0)
+        materialize(made_on_meta(module), CPU, 0)
     assert "reset_parameters(self)" in caught.value.hint
 
 
@@ -99,4 +101,49 @@ def test_the_module_named_is_the_one_that_lacks_the_method() -> None:
             self.inner = ForgottenLinear()
 
     with pytest.raises(UserError, match=r"ForgottenLinear leaves its weight 'inner\.layers\.0\.0\.weight'"):
-        materialize(on_meta(Around), CPU, 0)
+        materialize(made_on_meta(Around), CPU, 0)
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Drawn(nn.Module):
+    """Weights from every draw in place that the layers use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.weights = nn.ParameterList([torch.empty(4, 4) for _ in range(3)])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        normal, uniform, glorot = self.weights
+        nn.init.normal_(normal, std=0.5)
+        nn.init.uniform_(uniform, 1.0, 2.0)
+        nn.init.xavier_uniform_(glorot)
+        glorot_(self.linear)
+
+
+def test_on_meta_nothing_is_drawn_and_what_is_made_there_starts_with_the_values_of_its_draws() -> None:
+    with Operators() as run:
+        module = made_on_meta(Drawn)
+    assert "empty" in run.names
+    assert not run.names & {"normal_", "uniform_", "normal", "uniform", "rand", "randn"}
+    assert all(parameter.is_meta for parameter in module.parameters())
+    materialize(module, CPU, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = Drawn()
+        torch.manual_seed(3)
+        expected.reset_parameters()
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, expected.get_parameter(name)), name

@@ -19,7 +19,7 @@ from efftx.errors import UserError, nearest
 from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.attention_settings import FixedConfig, FullConfig, LocalConfig, LSHConfig, StridedConfig
 from efftx.layers.cache import Position
-from efftx.layers.initialize import materialize
+from efftx.layers.initialize import materialize, on_meta
 from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.patterns import Pattern, make_pattern
 from efftx.layers.projections import DenseQKV
@@ -177,7 +177,7 @@ def _layer(given: Parameters, seed: int) -> Any:
     kind, d_head = str(given["attention"]), int(given["d_head"])
     if kind not in KINDS:
         raise UserError("bad_value", f"There is no attention '{kind}' that decodes.", nearest(kind, KINDS))
-    with torch.device("meta"):
+    with on_meta():
         projections = DenseQKV(int(given["d_model"]), int(given["n_heads"]), d_head, share_qk=True, bias=False)
         layer: Any
         if kind == "lsh":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from efftx.layers.cost import n_parameters
+from efftx.layers.initialize import on_meta
 from efftx.layers.settings import SparseQKVConfig
 from efftx.layers.sparse_qkv import SparseQKV
 from efftx.ops.multiplicative import effective_matrix, multiplicative, permutation_weights
@@ -54,7 +55,7 @@ def multiplicative_layer(parameters: Parameters, seed: int, row: str, row_parame
 
 
 def _qkv_weights(d_model: int, S: int, F: int) -> dict[str, float]:
-    with torch.device("meta"):
+    with on_meta():
         layer = SparseQKV(SparseQKVConfig(S=S, F=F), d_model, S, share_qk=False)
     total = float(n_parameters(layer))
     return {"weights": total - d_model, "weights_and_bias": total, "dense_weights": 4.0 * d_model**2}
