@@ -278,26 +278,22 @@ def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str
 
 
 def _crossing_note(first: str, second: str, crossing: Crossing) -> str:
-    """Where two rows' lines cross, in the mean and from seed to seed."""
+    """Where two rows' lines cross: at the means' crossing, where all seeds have one, or at those of the seeds alone."""
     if crossing.why == numbers.NOT_RUN:
         return f"Whether {first} and {second} cross was not measured ({crossing.why})."
-    if crossing.x is None:
+    crossed, n = sorted(x for x in crossing.by_seed if x is not None), len(crossing.by_seed)
+    ends = " to ".join(dict.fromkeys(map(numbers.three_digits, crossed[:1] + crossed[-1:])))
+    if n > 1 and crossing.x is not None and not crossed:
+        place = f"cross in no seed, only in the means ({crossing.why})"
+    elif crossed and len(crossed) < n:
+        place = f"cross in {len(crossed)} of {n} seeds, at {ends}"
+    elif crossing.x is None:
         place = f"do not cross here ({crossing.why})"
     else:
-        place = f"cross at {numbers.three_digits(crossing.x)} ({crossing.why}{_from_seed_to_seed(crossing.by_seed)})"
+        by_seed = f"; by seed {ends}" if n > 1 else ""
+        place = f"cross at {numbers.three_digits(crossing.x)} ({crossing.why}{by_seed})"
     paper = f"; the paper's cross at about {crossing.published:g}" if crossing.published is not None else ""
     return f"{first} and {second} {place}{paper}."
-
-
-def _from_seed_to_seed(by_seed: Sequence[float | None]) -> str:
-    crossed = sorted(x for x in by_seed if x is not None)
-    if len(by_seed) < 2:
-        return ""
-    if not crossed:
-        return "; of the means, in no seed"
-    ends = " to ".join(dict.fromkeys(numbers.three_digits(x) for x in (crossed[0], crossed[-1])))
-    missing = "" if len(crossed) == len(by_seed) else f", in {len(crossed)} of {len(by_seed)} seeds"
-    return f"; by seed {ends}{missing}"
 
 
 def _counts(measured: Measured) -> Counter[int]:

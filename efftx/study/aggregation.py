@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from efftx.core.environment import Environment
 from efftx.study.experiment import Experiment, places
 from efftx.study.records import Record
 
@@ -82,20 +83,40 @@ class Results:
 
 
 def of_one_device(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """The records that make one table, and those that are left out: a table never mixes devices.
+    """The records that make one table, and those that are left out: a table never mixes devices, nor a row threads.
 
-    The device with the most records stays, at a tie that of the first. A device is a GPU by its name, or any CPU; what
-    is counted of the data (a gate) is the same on all of them and stays.
+    The device with the most records stays, at a tie that of the first; so do, of what a row measures, those on the most
+    frequent number of threads. What is counted of the data (a gate) is the same on all of them and stays.
     """
-    devices = Counter(device_of(record) for record in records if "gate" not in record.config)
-    chosen = devices.most_common(1)[0][0] if devices else CPU
-    kept = [record for record in records if "gate" in record.config or device_of(record) == chosen]
+    gates = [record for record in records if "gate" in record.config]
+    made = [record for record in records if "gate" not in record.config]
+    same = _most_frequent(made, device_of)
+    for row in dict.fromkeys(record.row for record in same):
+        of_row = [record for record in same if record.row == row and "measure" in record.config]
+        on_usual_threads = _most_frequent(of_row, _threads_of)
+        same = [record for record in same if record not in of_row or record in on_usual_threads]
+    kept = [record for record in records if record in gates or record in same]
     return kept, [record for record in records if record not in kept]
 
 
+def _most_frequent(records: Sequence[Record], key: Callable[[Record], str]) -> list[Record]:
+    counts = Counter(map(key, records))
+    return [record for record in records if key(record) == counts.most_common(1)[0][0]]
+
+
 def device_of(record: Record) -> str:
-    """The GPU that a record was made on, or `CPU`."""
-    return str(record.environment.get("gpu") or CPU)
+    """The GPU that a record was made on; else the processor of what was measured, and of a training `CPU` alone.
+
+    Two processors train to the same quality within its spread. Their times are two machines'.
+    """
+    environment = Environment.of(record.environment)
+    if environment.gpu:
+        return environment.gpu
+    return f"{environment.processor}, {environment.instructions}" if "measure" in record.config else CPU
+
+
+def _threads_of(record: Record) -> str:
+    return str(record.environment.get("threads"))
 
 
 def cells(experiment: Experiment, records: Sequence[Record], size: str) -> list[CellValue]:

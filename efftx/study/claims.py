@@ -23,6 +23,7 @@ from efftx.study.comparisons import (
     Comparison,
     Evaluator,
     NotJudgedError,
+    lookups,
 )
 from efftx.study.experiment import Claim, Experiment
 from efftx.study.gating import MissingRecordError, gate_value, not_passed
@@ -31,6 +32,8 @@ from efftx.study.significance import holm
 
 TOLD = 3
 """Of models that do not pass, this many are named."""
+_Compared = tuple[tuple[int, int], tuple[tuple[str, str], ...]]
+"""A comparison of a claim's tree and the cells that it looks into under a binding."""
 _STRENGTH = {CONTRADICTED: 0, UNDECIDED: 1, HOLDS: 2}
 _OPPOSITE = {HOLDS: CONTRADICTED, CONTRADICTED: HOLDS, UNDECIDED: UNDECIDED}
 
@@ -122,17 +125,20 @@ def _judgements(results: Results, claim: Claim) -> tuple[list[_Judgement], dict[
     """One judgement a binding, and why others have none: NOT_RUN and NOT_TESTED -> reasons."""
     parsed = parse(claim.holds_if)
     judged: list[_Judgement] = []
+    made = dict[_Compared, Comparison]()
     unjudged: dict[str, list[str]] = {NOT_RUN: [], NOT_TESTED: []}
     for binding in _bindings(results.experiment, results.size, claim, parsed):
         try:
-            judged.append(_Judgement(results, claim, parsed, binding))
+            judged.append(_Judgement(results, claim, parsed, binding, made))
         except NotJudgedError as error:
             unjudged[error.verdict].append(error.why)
     return judged, unjudged
 
 
 def _comparisons(judged: Sequence[_Judgement]) -> tuple[Comparison, ...]:
-    return tuple(comparison for judgement in judged for comparison in judgement.comparisons.values())
+    """Each once: what names no free name is one comparison, whatever the others stand for."""
+    distinct = {id(comparison): comparison for each in judged for comparison in each.comparisons.values()}
+    return tuple(distinct.values())
 
 
 def _decide_together(comparisons: Sequence[Comparison]) -> None:
@@ -169,9 +175,19 @@ def _defined(
 
 
 class _Judgement:
-    """One claim under one binding of its free names; NotJudgedError where there is nothing to compare."""
+    """One claim under one binding of its free names; NotJudgedError where there is nothing to compare.
 
-    def __init__(self, results: Results, claim: Claim, parsed: Parsed, binding: dict[str, str]) -> None:
+    `made`: the comparisons of the claim's other bindings, to which this one's are added.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        claim: Claim,
+        parsed: Parsed,
+        binding: dict[str, str],
+        made: dict[_Compared, Comparison],
+    ) -> None:
         self.parsed = parsed
         evaluator = Evaluator(results.experiment, claim, binding)
         self.cells = cells = dict[tuple[str, str], dict[int, float]]()
@@ -188,7 +204,12 @@ class _Judgement:
             if not of_cell:
                 raise NotJudgedError(NOT_RUN, f"no record of {results.experiment.cell_label(row, column)}")
         evaluator.cells, evaluator.gates = cells, gates
-        self.comparisons = {key: evaluator.compare(left, op, right) for key, left, op, right in compared(parsed.tree)}
+        self.comparisons = dict[tuple[int, int], Comparison]()
+        for key, left, op, right in compared(parsed.tree):
+            cells_of_it = tuple(evaluator.place(index) for _, index in [*lookups(left), *lookups(right)])
+            if (key, cells_of_it) not in made:
+                made[key, cells_of_it] = evaluator.compare(left, op, right)
+            self.comparisons[key] = made[key, cells_of_it]
 
     def decide(self) -> str:
         """`holds`, `contradicted` or `undecided`, from the outcomes of the comparisons."""

@@ -190,7 +190,7 @@ class Evaluator:
             kind=self.claim.kind,
             margin=self.claim.margin,
             unit=self._unit(left, right),
-            binding=dict(self.binding),
+            binding={name: self.binding[name] for name in _free_names(left, right)},
             differences=differences,
             n=len(seeds),
             resolution=_rounding(a, b),
@@ -299,6 +299,11 @@ def _bracketed(words: str, needed: bool) -> str:
 def lookups(node: ast.expr) -> list[tuple[str, tuple[Name | str, ...]]]:
     """Every table and index that `node` looks into."""
     return [lookup(n) for n in ast.walk(node) if isinstance(n, ast.Subscript)]
+
+
+def _free_names(*nodes: ast.expr) -> list[str]:
+    names = (i.name for node in nodes for _, index in lookups(node) for i in index if isinstance(i, Name))
+    return list(dict.fromkeys(names))
 
 
 def _rounding(*sides: Sample) -> float:

@@ -173,3 +173,18 @@ def test_a_table_is_of_one_device_and_what_is_counted_belongs_to_all() -> None:
     assert of_one_device([first, made_on("another card", 1)]) == ([first], [made_on("another card", 1)])
     assert of_one_device([gate]) == ([gate], [])
     assert of_one_device([]) == ([], [])
+
+
+def test_a_table_of_measurements_is_of_one_processor_and_its_rows_of_one_number_of_threads() -> None:
+    def made_on(processor: str, threads: int, seed: int, row: str = "A", measure: str = "measure") -> Record:
+        environment = {"processor": processor, "threads": threads}
+        return record(row, seed, {"x": 1.0}, environment=environment, config={measure: "a time"})
+
+    first, second, third = (made_on("one", 2, 0), made_on("another", 2, 1), made_on("one", 2, 2))
+    assert of_one_device([first, second, third]) == ([first, third], [second])
+    alone = made_on("one", 1, 3)
+    assert of_one_device([first, third, alone]) == ([first, third], [alone])
+    another_row = made_on("one", 1, 0, "B")
+    assert of_one_device([first, third, another_row]) == ([first, third, another_row], [])
+    trained = [made_on("one", 1, 0, measure="model"), made_on("another", 2, 1, measure="model")]
+    assert of_one_device(trained) == (trained, []), "a training ends in the same quality on both"

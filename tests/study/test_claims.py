@@ -175,6 +175,16 @@ def test_holm_asks_more_of_several_comparisons() -> None:
     assert verdict(both, {"A": {"x": a}, "B": {"x": a}}).verdict == "undecided"
 
 
+def test_a_comparison_without_a_free_name_is_one_test_however_often_it_is_bound() -> None:
+    a = [1.0, 2.0, 3.0]  # p 0.0371: enough beside one that is sure, not twice among three
+    e = experiment('cell["A", "x"] > 0 and cell[row, "y"] > 0', "at least", columns=("x", "y"))
+    sure = [5.0, 5.01, 4.99]
+    claim = verdict(e, {"A": {"x": a, "y": sure}, "B": {"x": sure, "y": sure}})
+    assert len(claim.comparisons) == 3
+    assert [c.binding for c in claim.comparisons] == [{}, {"row": "A"}, {"row": "B"}]
+    assert claim.verdict == "holds"
+
+
 def test_a_level_never_reached_is_later_than_every_step() -> None:
     e = Experiment(
         id="paper/item",
