@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
+from efftx.core.counts import count
+from efftx.core.durations import SPREAD
 from efftx.evaluation.metrics import heading
 from efftx.report import numbers
 from efftx.report.items import Item, Measured
@@ -264,6 +266,7 @@ def _notes(experiment: Experiment, measured: Measured | None) -> list[str]:
         if spec.note and (not measured or any(column == name for _, column in measured.cells))
     ]
     notes += _above_bounds(experiment, measured)
+    notes += _uneven(experiment, measured)
     if any(is_time(experiment.cell_of(c.row, c.column).unit) for c in (measured.cells.values() if measured else ())):
         notes.append(TIMES_NOTE)
     return notes
@@ -275,6 +278,17 @@ def _above_bounds(experiment: Experiment, measured: Measured | None) -> list[str
     shares = [c for c in values if experiment.cell_of(c.row, c.column).metric.startswith("share_of_")]
     above = dict.fromkeys(c.column for c in shares if c.mean is not None and c.mean > 100)
     return [f"{column}: {MEASURED_BOUND}." for column in above]
+
+
+def _uneven(experiment: Experiment, measured: Measured | None) -> list[str]:
+    """In how many runs of `efftx bench decode` tokens differed so much that something else must have run meanwhile."""
+    runs = [r.metrics for r in measured.records if experiment.is_chosen(r.row)] if measured else []
+    timed = [of_run for of_run in runs if any("uneven" in metrics for metrics in of_run.values())]
+    uneven = sum(any(metrics.get("uneven") for metrics in of_run.values()) for of_run in timed)
+    if not uneven:
+        return []
+    some = f"the slowest token took more than {SPREAD:g} times as long as the fastest: the machine was at other work"
+    return [f"In {uneven} of {count(len(timed), 'run')} {some}."]
 
 
 def _crossing_note(first: str, second: str, crossing: Crossing) -> str:

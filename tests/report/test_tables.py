@@ -367,3 +367,34 @@ def test_a_column_of_another_size_is_shown_where_the_paper_prints_it(full_store:
     assert [cell.text for cell in theirs.rows[0].cells] == ["–", "12.3", "23.5", "–"]
     assert [cell.text for cell in ours.rows[0].cells] == ["81.0 ± 1.0", "–", "81.0 ± 1.0", "81.0 ± 1.0"]
     assert [cell.text for cell in gates.rows[0].cells] == ["1.0", "–", "1.0", "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("of_lsh", "said"),
+    [
+        ([85, 85, 85], "Full and LSH cross at 4 (between 2 and 8; by seed 4)."),
+        ([85, 85, 79], "Full and LSH cross in 2 of 3 seeds, at 4."),
+        ([91, 79], "Full and LSH cross in no seed, only in the means (between 2 and 8)."),
+        ([91, 91, 91], "Full and LSH do not cross here (Full stays below LSH from 2 to 8)."),
+    ],
+)
+def test_a_crossing_that_not_every_seed_has_is_no_number_of_the_means(
+    store: RecordStore, of_lsh: list[int], said: str
+) -> None:
+    """Full falls from 90.3125 to 80 and is at 85, its geometric mean, half way on the logarithmic axis."""
+    for seed, level in enumerate(of_lsh):
+        for row, at_2, at_8 in (("Full", 90.3125, 80.0), ("LSH", level, level)):
+            store.write(make_record(row, seed, metrics={"at 2": {"accuracy": at_2}, "at 8": {"accuracy": at_8}}))
+    figure = {"x": "length", "crossings": [{"between": ["Full", "LSH"]}]}
+    assert said in only_table(store, make_experiment(figure=figure, published=None)).notes
+
+
+def test_uneven_timings_are_counted_below_their_table(store: RecordStore) -> None:
+    for seed in range(3):
+        for row in ("Full", "LSH"):
+            record = make_record(row, seed)
+            uneven = float(row == "LSH" and seed > 0)
+            store.write(replace(record, metrics={c: {**m, "uneven": uneven} for c, m in record.metrics.items()}))
+    notes = only_table(store, make_experiment()).notes
+    assert any(note.startswith("In 2 of 6 runs the slowest token took more than 2 times as long") for note in notes)
+    assert not any("other work" in note for note in only_table(store, make_experiment(chosen=["Full"])).notes)

@@ -178,7 +178,7 @@ def test_a_table_is_of_one_device_and_what_is_counted_belongs_to_all() -> None:
 def test_a_table_of_measurements_is_of_one_processor_and_its_rows_of_one_number_of_threads() -> None:
     def made_on(processor: str, threads: int, seed: int, row: str = "A", measure: str = "measure") -> Record:
         environment = {"processor": processor, "threads": threads}
-        return record(row, seed, {"x": 1.0}, environment=environment, config={measure: "a time"})
+        return replace(record(row, seed, {"x": 1.0}, environment=environment), config={measure: "a time"})
 
     first, second, third = (made_on("one", 2, 0), made_on("another", 2, 1), made_on("one", 2, 2))
     assert of_one_device([first, second, third]) == ([first, third], [second])
