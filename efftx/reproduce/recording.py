@@ -168,7 +168,7 @@ def _measured(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, A
 def _trivial(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, Any]:
     gate, row = experiment.gates[run.row], experiment.gate_row(run.row, run.size)
     asked = gate.asked()
-    config = trainer.compose(experiment.row_overrides(row, run.size), run.seed)
+    config = trainer.compose(experiment.gate_overrides(run.row, run.size), run.seed)
     answer = trainer.trivial(config, asked)
     met = {column: cell.metric for column, cell in experiment.cells_of(row).items()}
     for column in gate.meets(met, experiment.cell.metric):

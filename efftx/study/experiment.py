@@ -274,8 +274,11 @@ class Experiment:
         return next(r for r in self.rows_at(size) if gate.stands_before(r, size) and self.seeds_of(r, size))
 
     def gate_overrides(self, name: str, size: str) -> list[str]:
-        """What composes the configuration from whose data a gate is computed."""
-        return self.row_overrides(self.gate_row(name, size), size)
+        """What composes the configuration from whose data a gate is computed; of a measure those it is given."""
+        row = self.gate_row(name, size)
+        if self.kind != "measure":
+            return self.row_overrides(row, size)
+        return [*self.parameters[size]["overrides"], *self.rows[row].parameters.get("overrides", [])]
 
     def columns_at(self, size: str) -> list[str]:
         """All columns of the printed table, in the order of their first appearance."""

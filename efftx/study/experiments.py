@@ -157,7 +157,8 @@ def _troubles(e: Experiment) -> Iterable[tuple[str, str]]:
     shown = {metric for row in cells.values() for metric, _ in row.values()}
     if e.kind == "measure" and (counted := sorted(shown & set(COSTS))):
         yield f"cell.metric: '{counted[0]}' is what the model of a training costs, and a measure has none", ""
-    yield from gate_troubles(e.gates, e.kind, cells, e.cell.metric)
+    trains = e.kind == "train" or all("overrides" in e.parameters.get(size, {}) for size in e.sizes_known())
+    yield from gate_troubles(e.gates, trains, cells, e.cell.metric)
     if e.published:
         yield from published_troubles(e.published, e.rows, {column for row in cells.values() for column in row})
     for claim in e.claims:

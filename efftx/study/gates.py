@@ -70,10 +70,11 @@ class Gate:
         return {"kind": self.kind} | {k: v for k in ("order", "codec") if (v := getattr(self, k)) is not None}
 
 
-def troubles(gates: Mapping[str, Gate], kind: str, cells: Cells, metric: str) -> Iterable[tuple[str, str]]:
-    """What is wrong with the gates of an experiment of this kind, and the nearest name where a name is wrong.
+def troubles(gates: Mapping[str, Gate], trains: bool, cells: Cells, metric: str) -> Iterable[tuple[str, str]]:
+    """What is wrong with the gates of an experiment, and the nearest name where a name is wrong.
 
-    `cells` are its cells, row -> column -> metric and direction; `metric` is the table's own.
+    `trains`: it names the data that its models train on. `cells` are its cells, row -> column -> metric and direction;
+    `metric` is the table's own.
     """
     columns = sorted({column for row in cells.values() for column in row})
     for name, gate in gates.items():
@@ -86,8 +87,8 @@ def troubles(gates: Mapping[str, Gate], kind: str, cells: Cells, metric: str) ->
             yield f"{where}: an order, 1, 2 or 3, is given to ngram and to nothing else", ""
         if (gate.codec is not None and gate.kind != "compressed") or gate.codec not in (None, "xz", "png"):
             yield f"{where}: a codec, xz or png, is given to compressed and to nothing else", ""
-        if gate.is_computed and kind != "train":
-            yield f"{where}: a measure trains on no data", ""
+        if gate.is_computed and not trains:
+            yield f"{where}: a measure without parameters.SIZE.overrides trains on no data", ""
         for part, items, known in (
             ("rows", gate.rows, list(cells)),
             ("columns", gate.columns, columns),

@@ -76,13 +76,13 @@ def composed_from(experiment: Experiment, run: Run, composer: Composer) -> str:
     For a measure it is of the configurations that it is given the overrides of, composed, and "" where it has none.
     """
     row, size = run.row, run.size
+    if row in experiment.gates:
+        asked = experiment.gates[row].asked()
+        return _digest([composer.sources(), experiment.gate_overrides(row, size), asked])
     if experiment.kind == "measure":
         lists = _lists_of_overrides([experiment.parameters[size], experiment.rows[row].parameters])
         configs = [composer.compose(words, run.seed) for words in lists]
         return _digest([composer.values(config) for config in configs]) if configs else ""
-    if row in experiment.gates:
-        asked = experiment.gates[row].asked()
-        return _digest([composer.sources(), experiment.gate_overrides(row, size), asked])
     columns = {
         name: [experiment.column_overrides(row, name, size), experiment.carry_of(row, name, size)]
         for name, column in experiment.columns_of(row, size).items()

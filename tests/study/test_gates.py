@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from efftx.data.dataset import find_source
 from efftx.errors import UserError
 from efftx.study.composer import Composer
 from efftx.study.experiment import Cell, Experiment
@@ -74,6 +75,24 @@ def test_a_gate_that_says_nothing_of_what_models_are_measured_by_fails(tmp_path:
     assert "gives no 'bits_per_dim'. It gives accuracy, loss." in line["failures"][0]["message"]
 
 
+def test_a_gate_of_a_measure_is_computed_from_the_data_that_its_models_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "item.yaml"
+    path.write_text(
+        "id: own/item\ncaption: c\nkind: measure\nmeasure: attention_maps\ncell: {metric: accuracy, better: higher}\n"
+        "parameters: {cpu: {overrides: [row=A]}}\nrows: {A: {parameters: {overrides: [quality=1]}}}\n"
+        "gates: {bigram: {kind: ngram, order: 2}}\n"
+    )
+    e, store, trainer = read_experiment(path), RecordStore(tmp_path), FakeTrainer()
+    assert e.gate_overrides("bigram", "cpu") == ["row=A", "quality=1"]
+    (line,) = reproduce(narrow([e], ["bigram"]), "cpu", say=silent, store=store, trainer=trainer)
+    assert (line["ran"], line["failed"]) == (1, 0)
+    (line,) = reproduce(narrow([e], ["bigram"]), "cpu", verify=True, say=silent, store=store, trainer=trainer)
+    assert (line["fresh"], line["stale"]) == (1, 0)
+    path.write_text(path.read_text().replace("overrides: [row=A]", "pictures: 4"))
+    with pytest.raises(UserError, match=r"a measure without parameters\.SIZE\.overrides trains on no data"):
+        read_experiment(path)
+
+
 def test_constants_and_levels_are_not_run(plain: Experiment) -> None:
     e = gated(plain, chance=Gate("constant", 50), learned=Gate("at least", 99))
     assert planned(e, "cpu") == planned(plain, "cpu")
@@ -137,6 +156,22 @@ QUALITY = {
 def test_every_item_of_quality_has_gates_before_all_its_rows(e: Experiment) -> None:
     rows = [row for row in e.rows_at("cpu") if e.seeds_of(row, "cpu")]
     assert [row for row in rows if not any(gate.stands_before(row, "cpu") for gate in e.gates.values())] == []
+
+
+@pytest.mark.parametrize("e", QUALITY.values(), ids=lambda e: e.id)
+def test_a_compressed_size_stands_before_models_of_pixels_and_sounds_alone_unless_a_claim_names_it(
+    e: Experiment,
+) -> None:
+    """Of text xz looks back over all that is scored, a model over its row: n-gram tables stand before those."""
+    named = " ".join(claim.holds_if for claim in e.claims)
+    for row in (row for row in e.rows_at("cpu") if e.seeds_of(row, "cpu")):
+        before = {name: gate for name, gate in e.gates.items() if gate.stands_before(row, "cpu") and gate.is_computed}
+        compressed = {name for name, gate in before.items() if gate.kind == "compressed"}
+        source = find_source(Composer().compose(e.row_overrides(row, "cpu"), 0).data.name)
+        if source.row_length is not None or source.name == "music":
+            assert compressed, row
+        else:
+            assert all(f'gate["{name}"' in named for name in compressed), row
 
 
 @pytest.mark.parametrize("e", [e for e in QUALITY.values() if e.gates_at("cpu")], ids=lambda e: e.id)

@@ -26,17 +26,19 @@ def attention_maps(parameters: Parameters, seed: int, row: str, row_parameters: 
     `parameters`: overrides (a decoder with full attention, which is trained, or taken from its finished run), pictures,
     query (row and column of the pixel whose map is drawn, as parts of the side); `row_parameters`: layer, or uniform:
     true for what attention to all places alike would have. Metrics, the same under every column: `local`, `row`,
-    `column` and `keys`, the mean over the heads, and `row_head`, `column_head`, of the head that has most. Series
-    `map`: the weights of the pixels for that query, head by head.
+    `column` and `keys`, the mean over the heads, `row_head` and `column_head`, of the head that has most, and beside a
+    layer's the model's on the test split (`bits_per_dim`, ...). Series `map`: the weights of the pixels for that query,
+    head by head.
     """
     config = configured(parameters["overrides"], seed)
     side = math.isqrt(config.data.length // 3)
     query = [int(part * side) for part in parameters["query"]]
     place = 3 * (query[0] * side + query[1])
+    quality: dict[str, float] = {}
     if row_parameters.get("uniform"):
         scored = [(map_scores(weights := uniform_weights(config.data.length)), seen_from(weights, place))]
     else:
-        model, dataset = trained_model(config)
+        model, dataset, quality = trained_model(config)
         decoder: Decoder = model  # type: ignore[assignment]
         layer = decoder.blocks[int(row_parameters["layer"])].get_submodule("attention.core")
         assert isinstance(layer, SoftmaxAttention)
@@ -50,7 +52,7 @@ def attention_maps(parameters: Parameters, seed: int, row: str, row_parameters: 
                 scored.append((map_scores(weights), seen_from(weights, place)))
         hook.remove()
     score_H = {name: torch.stack([scores[name] for scores, _ in scored]).mean(0) for name in scored[0][0]}
-    metrics = {name: float(value_H.mean()) for name, value_H in score_H.items()}
+    metrics = quality | {name: float(value_H.mean()) for name, value_H in score_H.items()}
     metrics |= {f"{name}_head": float(score_H[name].max()) for name in ("row", "column")}
     map_HSS = torch.stack([seen for _, seen in scored]).mean(0)
     series = {"map": map_HSS.flatten().tolist(), "query": [float(part) for part in query], "side": [float(side)]}

@@ -33,7 +33,7 @@ def drawn_samples(parameters: Parameters, seed: int, row: str, row_parameters: P
     and colours, or frames and frequencies.
     """
     config, n = configured(parameters[row_parameters["of"]], seed), int(parameters["n"])
-    model, dataset = trained_model(config)
+    model, dataset, _ = trained_model(config)
     test_NL = dataset.batch("test", 0, 0, n).tokens_BL
     length = test_NL.shape[1]
     n_given = round(float(row_parameters["given"]) * length)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efftx.config.schema import Config
 from efftx.layers.sparse_ff import SparseFF
 from efftx.models.decoder import Decoder
 from efftx.ops.sparse_ff import UnitWeights, sparse_ff_selected
 from efftx.reproduce.measures.measure import Measure, Parameters
-from efftx.reproduce.measures.trained import configured, first_losses, trained_model
+from efftx.reproduce.measures.trained import Trained, configured, first_losses, trained_model
 
 
 def selected_units(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
@@ -26,10 +25,11 @@ def selected_units(parameters: Parameters, seed: int, row: str, row_parameters: 
     length); `row_parameters`: layer, of the encoder where there is one. Metrics, the same under every column:
     `rows_read` (% of the rows of W1 and of W2 a token), `weights_read` (% of all the layer's weights, controller and
     bias included), `tokens`, `distinct_selections`, `kept_choices` (% of blocks whose unit the next token selects as
-    well) and `changed_outputs`: tokens whose output is another when every row that was not selected is lost.
+    well), `changed_outputs`: tokens whose output is another when every row that was not selected is lost, and those of
+    the model on the test split (`loss`, ...).
     """
-    config = configured(parameters["overrides"], seed)
-    layer, x_TD, texts = _layer_and_inputs(config, int(row_parameters["layer"]), str(parameters["sentence"]))
+    trained = trained_model(configured(parameters["overrides"], seed))
+    layer, x_TD, texts = _layer_and_inputs(trained, int(row_parameters["layer"]), str(parameters["sentence"]))
     index_TG, n = layer.choices(x_TD[None])[0][0].long(), layer.config.N
     n_tokens, n_blocks = index_TG.shape
     changed = 0
@@ -43,7 +43,7 @@ def selected_units(parameters: Parameters, seed: int, row: str, row_parameters: 
             changed += not torch.equal(whole, read)
     every_token = sum(p.numel() for p in (layer.c1, layer.c2, layer.c_bias, layer.b2))
     rows = layer.w1.numel() + layer.w2.numel()
-    metrics = {
+    metrics = trained.metrics | {
         "rows_read": 100.0 * n_blocks / (n_blocks * n),
         "weights_read": 100.0 * (rows // n + every_token) / (rows + every_token),
         "tokens": float(n_tokens),
@@ -60,17 +60,17 @@ def selected_units(parameters: Parameters, seed: int, row: str, row_parameters: 
     return {"metrics": dict.fromkeys(parameters["columns"], metrics), "series": series}
 
 
-def _layer_and_inputs(config: Config, place: int, sentence: str) -> tuple[SparseFF, Tensor, list[str]]:
+def _layer_and_inputs(trained: Trained, place: int, sentence: str) -> tuple[SparseFF, Tensor, list[str]]:
     """The trained layer, of the encoder if there is one, what it reads of a sentence (T, D), and each token's text."""
     dataset: Any
-    model, dataset = trained_model(config)
+    model, dataset = trained.model, trained.dataset
     alone = isinstance(model, Decoder)
     blocks = model.blocks if isinstance(model, Decoder) else model.encoder_blocks
     layer = blocks[place].get_submodule("feedforward.core")
     if not isinstance(layer, SparseFF):
         raise ValueError(f"Layer {place} has no sparse feed-forward.")
     # A decoder reads a 0 first: one position more.
-    ids = dataset.vocabulary.encode(sentence)[: config.data.length - alone]
+    ids = dataset.vocabulary.encode(sentence)[: (dataset.length - 1 if alone else dataset.input_length)]
     texts = [
         dataset.vocabulary.decode(ids[: i + 1])[len(dataset.vocabulary.decode(ids[:i])) :] for i in range(len(ids))
     ]

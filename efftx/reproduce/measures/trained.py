@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -25,16 +26,24 @@ def configured(overrides: Sequence[str], seed: int) -> Config:
     return replace(compose(list(overrides)), seed=seed)
 
 
-def trained_model(config: Config) -> tuple[Model, Dataset]:
-    """The model of `config` in eval mode, with the weights its training ends with, on the CPU; and its data set.
+class Trained(NamedTuple):
+    """A model on the CPU, in eval mode, with the weights its training ends with; its data, and its metrics on test."""
 
-    A finished run is taken as it is. UserError where its checkpoint is missing or damaged.
+    model: Model
+    dataset: Dataset
+    metrics: dict[str, float]
+
+
+def trained_model(config: Config) -> Trained:
+    """The model of `config`, trained; a finished run is taken as it is.
+
+    UserError where its checkpoint is missing or damaged.
     """
-    run = train(config).run
+    result = train(config)
     dataset = open_dataset(config.data, config.objective)
     model = build_model(config, dataset.vocab_size, torch.device("cpu")).eval()
-    load_weights(model, evaluated_weights(final_checkpoint(run), config.ema.decay), None)
-    return model, dataset
+    load_weights(model, evaluated_weights(final_checkpoint(result.run), config.ema.decay), None)
+    return Trained(model, dataset, result.metrics)
 
 
 def first_losses(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> list[float]:

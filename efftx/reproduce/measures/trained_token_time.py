@@ -18,7 +18,6 @@ from efftx.models.decoder import Decoder
 from efftx.plan import active_parameters
 from efftx.reproduce.measures.measure import Measure, Parameters
 from efftx.reproduce.measures.trained import configured, replayed_losses, trained_model
-from efftx.training.loop import train
 
 PROMPT, WARM_UP = 16, 4
 
@@ -35,21 +34,20 @@ def trained_token_time(parameters: Parameters, seed: int, row: str, row_paramete
     the machine can read in its time).
     """
     mine, other = _configurations(parameters, seed, row_parameters)
-    result = train(mine)
+    model, dataset, quality = trained_model(mine)
     set_determinism(mine.n_threads)
     tokens, cache = int(parameters["tokens"]), last_level_cache()
     reference = Reference(torch.device("cpu"), int(parameters.get("cache_bytes", cache)))
-    model, dataset = trained_model(mine)
     read = active_parameters(model)
     prompt = dataset.batch("test", 0, 0, 1).tokens_BL[0][:PROMPT].tolist()
     step, n_bytes = _stepper(model, prompt, tokens)
     calls: dict[str, Callable[[], object]] = {"before": reference.turn, "token": step}
     if other != mine:
-        calls |= {"between": reference.turn, "other token": _stepper(trained_model(other)[0], prompt, tokens)[0]}
+        calls |= {"between": reference.turn, "other token": _stepper(trained_model(other).model, prompt, tokens)[0]}
     timed = interleaved(calls, repeats=tokens, device=torch.device("cpu"), warm_up=WARM_UP)
     seconds = timed["token"].seconds
     metrics = {
-        **result.metrics,
+        **quality,
         "parameters_read": float(read),
         "token_milliseconds": 1e3 * seconds,
         "speedup": timed["other token"].seconds / seconds if other != mine else 1.0,

@@ -61,8 +61,10 @@ def test_maps_of_a_layer_at_smoke_and_of_attention_to_all_alike(given: dict[str,
     flat = attention_maps(smoke, 0, "row", {"uniform": True})
     found = attention_maps(smoke, 0, "row", {"layer": 1})
     assert flat["metrics"][""]["keys"] == pytest.approx(100.0)
-    for name, value in found["metrics"][""].items():
-        assert value == pytest.approx(flat["metrics"][""][name], abs=2.0), f"{name}: all but untrained"
+    for name, value in flat["metrics"][""].items():
+        assert found["metrics"][""][name] == pytest.approx(value, abs=2.0), f"{name}: all but untrained"
+    assert found["metrics"][""]["bits_per_dim"] == pytest.approx(8.0, abs=1.0)
+    assert "bits_per_dim" not in flat["metrics"][""], "no model attends so"
     assert len(found["series"]["map"]) == 2 * 4 * 4
     assert found["series"]["query"] == [2.0, 2.0]
     assert flat["series"] == {}

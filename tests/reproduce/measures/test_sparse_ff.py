@@ -16,6 +16,7 @@ from efftx.ops.sparse_ff import sparse_ff_masked
 from efftx.reproduce.measures import measure_named, sparse_ff, training
 from efftx.reproduce.measures.multiplicative import multiplicative_layer
 from efftx.reproduce.measures.sparse_ff import selected_units
+from efftx.reproduce.measures.trained import Trained
 from efftx.reproduce.measures.training import shallowest_memory, training_memory
 from efftx.study.experiments import load_experiments
 
@@ -56,6 +57,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> SparseFF:
     texts = ["of", " the", " people", ",", " by", " the"]
     monkeypatch.setattr(sparse_ff, "_layer_and_inputs", lambda *_: (layer, x_TD, texts))
     monkeypatch.setattr(sparse_ff, "configured", lambda *_: None)
+    monkeypatch.setattr(sparse_ff, "trained_model", lambda _: Trained(None, None, {"loss": 1.5}))  # type: ignore[arg-type]
     return layer
 
 
@@ -65,6 +67,7 @@ def test_selections_are_counted_token_by_token(by_hand: SparseFF) -> None:
     choices = np.array(found["series"]["choices"]).reshape(6, 3)
     assert choices.tolist() == [[t % 4, 1, 1] for t in range(6)]
     metrics = found["metrics"][""]
+    assert metrics["loss"] == 1.5, "the model's own beside what its layer selects"
     assert metrics["rows_read"] == 25.0
     assert (metrics["tokens"], metrics["distinct_selections"], metrics["changed_outputs"]) == (6, 4, 0)
     assert metrics["kept_choices"] == pytest.approx(100 * 2 / 3), "of every three blocks the first changes"
