@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from efftx.api import load as efftx_load
 from efftx.cli import main
+from efftx.core import files
 from efftx.runs.imported import architecture_of
 from tests.conftest import GOLDEN
 
@@ -220,3 +221,39 @@ def test_a_run_with_an_average_of_its_weights_is_exported_as_it_is_evaluated(eff
     average = efftx_load(run).model.state_dict()["embedding.weight"]
     with np.load(tmp_path / "average.npz") as arrays:
         assert np.array_equal(arrays["w.embedding"], average.numpy())
+
+
+def test_weights_that_are_no_numbers_are_refused_by_file_and_array(refused, tmp_path: Path) -> None:
+    with np.load(LM) as theirs:
+        arrays = {name: theirs[name].copy() for name in theirs.files}
+    broken = next(name for name in arrays if name.startswith("w.layer1"))
+    arrays[broken].reshape(-1)[0] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    message = refused("import", "trax", tmp_path / "nan.npz", *LM_WORDS)
+    assert f"nan.npz: the array '{broken}' holds a NaN or an infinity." in message
+
+    folder = Path(shutil.copytree(HF, tmp_path / "hf"))
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] = torch.inf
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert f"the array '{name}' holds a NaN or an infinity." in refused("import", "hf", folder, *HF_WORDS)
+
+
+@pytest.mark.parametrize(("kind", "place"), [("trax", "back.npz"), ("hf", "back")])
+def test_an_export_that_cannot_be_written_is_one_message_and_leaves_nothing(
+    refused, efftx, tmp_path: Path, kind: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = efftx("import", kind, *((LM, *LM_WORDS) if kind == "trax" else (HF, *HF_WORDS)))["run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        message = refused("export", kind, run, tmp_path / place)
+    assert "No space left on device" in message
+    assert "then give the same command again" in " ".join(message.split())
+    assert not [path for path in tmp_path.rglob("*") if "back" in str(path) and path.is_file()]
+    taken = tmp_path / place if kind == "trax" else tmp_path / place / "model.safetensors"
+    taken.mkdir(parents=True)
+    assert "cannot write" in refused("export", kind, run, tmp_path / place)

@@ -113,10 +113,12 @@ _COMPARE = """efftx compare RUN RUN [out=curves.svg]
 The keys in which two runs differ, their metrics at the end, and their
 validation curves step by step; with out= also drawn over each other."""
 
-_DATA = """list              what each data set is, and whether its bytes are here
+_DATA = """list              what each data set and trained vocabulary is, and whether its
+                  bytes are here
 prepare NAME      makes its bytes ready; data.path= and the other data. keys
                   are those of `efftx train`
-verify [NAME]     reads the prepared bytes and compares their checksums"""
+verify [NAME]     reads the prepared bytes and compares their checksums, without
+                  NAME those of all"""
 
 _POWER = """efftx power ITEM... [size=cpu]
 ITEM is a table or figure (reformer/table2), a paper (reformer), or all.

@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     else:
         look = catalogue.listed if action == "list" else catalogue.verify
         rows = [row for name in chosen or names() for row in look(name)]
+        if not chosen:
+            rows += catalogue.vocabularies(hashes=action == "verify")
     damaged = action == "verify" and any(row["state"] == "damaged" for row in rows)
     return Outcome({"data": rows}, lambda console: show_data(rows, console), 1 if damaged else 0)
 

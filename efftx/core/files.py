@@ -46,8 +46,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     ones where the folder could not be synced afterwards, so that a power cut may still bring the old ones back. What a
     kill leaves beside the file, `sweep` removes.
     """
-    with _temporary(path) as file:
+    with placed(path) as file:
         file.write(data)
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[BufferedWriter]:
+    """A file to write that is at `path` once it is whole, as `write_atomically`; an error leaves what was there."""
+    with _temporary(path) as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
         os.replace(file.name, path)
@@ -111,7 +118,7 @@ def write_error(path: Path, error: Exception, elsewhere: str = _OTHER_RUN) -> Us
     code = error.errno if isinstance(error, OSError) else None
     text = os.strerror(code) if code else str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in text:
-        hint = f"Free some space, or {elsewhere}; the same command then goes on."
+        hint = f"Free some space, or {elsewhere}; then give the same command again."
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = f"Make it writable, or {elsewhere}."
     else:

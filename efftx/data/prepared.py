@@ -24,6 +24,8 @@ from efftx.errors import UserError
 
 META = "meta.json"
 ELSEWHERE = "set EFFTX_DATA to a folder that can be written and has room"
+VOCABULARY = "vocabulary"
+"""What the prepared folder of a vocabulary is called, in place of a data set's name."""
 SPLITS = ("train", "valid", "test")
 
 

@@ -11,7 +11,7 @@ from efftx.core.files import read_file
 from efftx.data.dataset import DataConfig
 from efftx.data.download import download
 from efftx.data.hub import hub, is_offline
-from efftx.data.prepared import data_root, prepare_once
+from efftx.data.prepared import VOCABULARY, data_root, prepare_once
 from efftx.data.rendering import Pieces
 from efftx.data.text_files import local_path
 from efftx.data.vocabulary import N_SENTINELS, ByteVocabulary, Vocabulary
@@ -185,6 +185,6 @@ def _trained(config: VocabularyConfig, trained_on: str, texts: Callable[[], Iter
         _, train = _library(config.tokenizer)
         model = train(config.vocab_size, texts())
         (folder / file).write_bytes(model)
-        return {"name": "vocabulary", "variant": name, "bytes": len(model), "sha256": key}
+        return {"name": VOCABULARY, "variant": name, "bytes": len(model), "sha256": key}
 
-    return (prepare_once(f"vocabulary-{key[:12]}", write).folder / file).read_bytes()
+    return (prepare_once(f"{VOCABULARY}-{key[:12]}", write).folder / file).read_bytes()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efftx.core.files import writing
+from efftx.core.files import placed, write_atomically, writing
 from efftx.data.arrays import DAMAGED_ARCHIVE
 from efftx.errors import UserError
 from efftx.models.author_weights import PREFIX, from_authors
@@ -51,6 +51,7 @@ def read_authors(file: Path) -> Imported:
         raise UserError("damaged_file", f"{file} cannot be read: {why}.", hint) from error
     if not weights:
         raise UserError("other_model", f"{file} holds no array whose name begins with '{PREFIX}'.")
+    _refuse_not_finite(weights, file)
     return Imported(from_authors(weights), architecture_of(weights), _sha256(file))
 
 
@@ -135,26 +136,33 @@ def read_transformers(folder: Path, first_token: int = 0) -> Imported:
         arrays = {name: array.float() for name, array in load_file(folder / WEIGHTS).items()}
     except (ValueError, OSError, SafetensorError) as error:
         raise UserError("damaged_file", f"{folder} cannot be read: {error}") from error
+    _refuse_not_finite(arrays, folder / WEIGHTS)
     if not isinstance(theirs, dict):
         raise UserError("damaged_file", f"{folder / CONFIG} is no JSON object.")
     digest = hashlib.sha256(f"{_sha256(folder / WEIGHTS)} {first_token}".encode()).hexdigest()
     return Imported(from_transformers(arrays, first_token), overrides_of(theirs), digest)
 
 
+def _refuse_not_finite(arrays: Mapping[str, Tensor], file: Path) -> None:
+    broken = (name for name, array in arrays.items() if not bool(torch.isfinite(array).all()))
+    if (name := next(broken, None)) is not None:
+        raise UserError(
+            "damaged_file", f"{file}: the array '{name}' holds a NaN or an infinity.", "No model can use it."
+        )
+
+
 def write_authors(file: Path, arrays: Mapping[str, Tensor]) -> None:
     """An .npz of arrays under the authors' names; a file that is there is replaced."""
-    with writing(file, _ELSEWHERE):
-        partial = file.with_name(f".{file.name}.partial.npz")
-        np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
-        partial.replace(file)
+    with writing(file, _ELSEWHERE), placed(file) as opened:
+        np.savez(opened, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
 
 
 def write_transformers(folder: Path, theirs: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
     """A folder that `ReformerModelWithLMHead.from_pretrained` reads."""
     with writing(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(dict(arrays), folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(theirs, indent=1) + "\n")
+        write_atomically(folder / WEIGHTS, save(dict(arrays), metadata={"format": "pt"}))
+        write_atomically(folder / CONFIG, (json.dumps(theirs, indent=1) + "\n").encode())
 
 
 def _sha256(file: Path) -> str:

@@ -23,6 +23,7 @@ from efftx.errors import UserError, nearest
 CONFIG_FILE, RESULT_FILE = "config.json", "result.json"
 METRICS_FILE, TIMINGS_FILE = "metrics.jsonl", "timings.jsonl"
 OWNER_FILE = "owner.json"
+LOGS = "logs"
 _LOG_HINT = "Move it out of the way: the same training then goes on from its checkpoint, without the lines before."
 
 
@@ -38,6 +39,11 @@ def default_run_dir(model: str, data: str, config_hash: str) -> Path:
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """The result of the run at `path`, or None where it has not come to its end; UserError if damaged."""
+    document = _read_end(path)
+    return None if document is None else {key: value for key, value in document.items() if key != LOGS}
+
+
+def _read_end(path: Path) -> dict[str, Any] | None:
     return read_document(path / RESULT_FILE, "Remove it: the same training then goes on from its last checkpoint.")
 
 
@@ -59,13 +65,31 @@ def stored_config(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of the run's metrics.jsonl, in order; a line torn by a kill is left out."""
-    return [record for record, _ in read_log(path / METRICS_FILE, hint=_LOG_HINT)]
+    """The lines of the run's metrics.jsonl, in order; a line torn by a kill is left out.
+
+    DamagedFileError where one has changed, or where a finished run lacks some.
+    """
+    return _read_log(path, METRICS_FILE)
 
 
 def read_timings(path: Path) -> list[dict[str, Any]]:
     """The lines of the run's timings.jsonl, as `read_metrics`."""
-    return [record for record, _ in read_log(path / TIMINGS_FILE, hint=_LOG_HINT)]
+    return _read_log(path, TIMINGS_FILE)
+
+
+def _read_log(path: Path, name: str) -> list[dict[str, Any]]:
+    lines = list(read_log(path / name, hint=_LOG_HINT))
+    document = _read_end(path) or {}
+    if LOGS in document:  # results of earlier versions do not say how far their logs go
+        mark = Mark(**document[LOGS][name])
+        there = Mark() if mark.lines == 0 else next((after for _, after in lines if after.lines == mark.lines), None)
+        if there != mark:
+            lacking = f"it has {len(lines):,} of the {mark.lines:,} lines that the result knows of"
+            why = lacking if there is None else "its lines are not those that the result knows of"
+            raise DamagedFileError(
+                path / name, why, "Take it from a copy, or remove the run's folder and train it anew."
+            )
+    return [record for record, _ in lines]
 
 
 def set_aside(path: Path) -> None:
@@ -204,10 +228,10 @@ class RunDirectory:
     # ---- the end
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, which marks the run as done."""
-        self.sync()
+        """Write result.json, which marks the run as done and says how far its logs go."""
+        marks = self.sync()
         with writing(self.path):
-            write_document(self.path / RESULT_FILE, finite(dict(result)))
+            write_document(self.path / RESULT_FILE, {**finite(dict(result)), LOGS: marks})
 
     @property
     def result(self) -> dict[str, Any] | None:

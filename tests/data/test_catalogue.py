@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from efftx.cli import main
 from efftx.data.c4 import C4Config
-from efftx.data.catalogue import listed, prepare, verify
-from efftx.data.dataset import DataConfig, find_source, names
+from efftx.data.catalogue import listed, prepare, verify, vocabularies
+from efftx.data.dataset import DataConfig, find_source, names, open_dataset
 from efftx.data.duplicate import DuplicateConfig
 from efftx.data.pictures import PicturesConfig
 from efftx.data.samples import licence_and_origin
+from efftx.data.tokenizer import TextConfig
 from efftx.errors import UserError
 
 KEYS = {"name", "variant", "path", "bytes", "sha256", "licence", "state", "why", "notes"}
@@ -91,3 +94,22 @@ def test_what_is_generated_needs_no_file() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(UserError, match="no data set 'stdlibs'"):
         verify("stdlibs")
+
+
+def test_a_vocabulary_that_was_trained_is_listed_and_verified_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    open_dataset(TextConfig("text", 32, path="efftx:samples/c4", tokenizer="bpe", vocab_size=270), "lm")
+    (row,) = vocabularies(hashes=True)
+    assert set(row) == KEYS
+    assert (row["name"], row["state"]) == ("vocabulary", "verified")
+    assert main(["data", "verify"]) == 0
+    (file,) = (path for path in Path(row["path"]).iterdir() if path.name != "meta.json")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert [row["state"] for row in vocabularies(hashes=False)] == ["prepared"]
+    capsys.readouterr()
+    assert main(["data", "verify", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["data"]
+    (damaged,) = (row for row in rows if row["state"] == "damaged")
+    assert file.name in damaged["why"]
+    assert main(["data", "verify", "text"]) == 0, "of one data set alone"

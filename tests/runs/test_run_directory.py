@@ -15,13 +15,16 @@ import pytest
 
 from efftx.core import files
 from efftx.core.artifact import Mark, seal_line
+from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.runs.run_directory import (
+    METRICS_FILE,
     RunDirectory,
     default_run_dir,
     read_config,
     read_metrics,
     read_result,
+    read_timings,
     runs_root,
     set_aside,
 )
@@ -338,6 +341,27 @@ def test_metrics_are_read_without_a_torn_end(tmp_path):
     whole, torn = write_lines(tmp_path / "metrics.jsonl", {"step": 1, "loss": 2.0}, {"step": 2})
     (tmp_path / "metrics.jsonl").write_bytes(whole + torn[:9])
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_a_finished_run_misses_lines_that_its_logs_have_lost(tmp_path):
+    with run_at(tmp_path) as run:
+        for step in range(4):
+            run.log(step, {"loss": step})
+        run.finish({"step": 4})
+    log = tmp_path / METRICS_FILE
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (whole[:-1] + b"\x0b", b"".join(lines[:2]), whole[:-1]):
+        log.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="of the 4 lines that the result knows of"):
+            read_metrics(tmp_path)
+    log.unlink()
+    with pytest.raises(DamagedFileError, match="it has 0 of the 4 lines"):
+        read_metrics(tmp_path)
+    log.write_bytes(whole)
+    assert len(read_metrics(tmp_path)) == 4
+    assert read_timings(tmp_path) == []
+    assert read_result(tmp_path) == {"step": 4}
 
 
 @pytest.mark.parametrize("act", [lambda run: run.sync(), lambda run: run.finish({"step": 1})])

@@ -29,7 +29,16 @@ from efftx.errors import UserError
 from efftx.native import library
 from efftx.runs.checkpoint import MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, load_latest, weights_sha256
 from efftx.runs.pretrained import read_vocabulary_file
-from efftx.runs.run_directory import RESULT_FILE, RunDirectory, read_config, read_metrics, read_result
+from efftx.runs.run_directory import (
+    METRICS_FILE,
+    RESULT_FILE,
+    TIMINGS_FILE,
+    RunDirectory,
+    read_config,
+    read_metrics,
+    read_result,
+    read_timings,
+)
 from efftx.study.records import RecordStore, Verification
 from efftx.training.loop import train
 from tests.soak.world import DATA, ITEM, REPRODUCTION, TRAINING
@@ -115,8 +124,8 @@ def kinds() -> list[Kind]:
     return [
         Kind("config.json", [run / "config.json"], lambda file: _entered(file.parent)),
         Kind("result.json", [run / RESULT_FILE], lambda file: (read_result(file.parent), False)),
-        Kind("metrics.jsonl", [resumable / "metrics.jsonl"], lambda file: _resumed(file.parent)),
-        Kind("timings.jsonl", [resumable / "timings.jsonl"], lambda file: _resumed(file.parent)),
+        Kind("metrics.jsonl", [folder / METRICS_FILE for folder in (resumable, run)], _logged),
+        Kind("timings.jsonl", [folder / TIMINGS_FILE for folder in (resumable, run)], _logged),
         Kind("checkpoint, tensors", [p / name for p in checkpoints for name in (MODEL_FILE, OPTIMIZER_FILE)], _loaded),
         Kind("checkpoint, JSON", [p / name for p in checkpoints for name in (STATE_FILE, MANIFEST_FILE)], _loaded),
         Kind("prepared meta.json", [folder / "meta.json" for folder in prepared], _prepared),
@@ -166,6 +175,14 @@ def _entered(run: Path) -> tuple[Any, bool]:
 @cache
 def _resolved() -> dict[str, Any]:
     return to_dict(compose(TRAINING))
+
+
+def _logged(file: Path) -> tuple[Any, bool]:
+    """What a training makes of its logs that goes on, and `efftx compare` of those of one that is done."""
+    run = file.parent
+    if read_result(run) is None:
+        return _resumed(run)
+    return (read_metrics(run), read_timings(run)), False
 
 
 def _resumed(run: Path) -> tuple[Any, bool]:
