@@ -330,6 +330,24 @@ def test_planned_activations_are_near_the_measured_peak_of_live_bytes(overrides:
     assert replay_bytes(config, vocab_size) == replay
 
 
+@pytest.mark.parametrize("chunk_len", [16, 64, 0])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["tie_embeddings=true"],
+        ["reversible.enabled=true", "reversible.merge=mean"],
+        ["reversible.enabled=true", "reversible.merge=concat"],
+    ],
+    ids=" ".join,
+)
+def test_planned_activations_hold_the_gradients_of_a_large_vocabulary(overrides: list[str], chunk_len: int) -> None:
+    words = ["data.length=128", "d_model=64", "d_ff=64", "positions.kind=learned", f"chunking.loss={chunk_len}"]
+    config = compose(["model=transformer", "data=enwik8", "size=smoke", "dropout=0", *words, *overrides])
+    peak, _ = peak_of_step(config, CPU, 16_000)
+    assert activation_bytes(config, 16_000) == pytest.approx(peak, rel=MEMORY_TOLERANCE)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

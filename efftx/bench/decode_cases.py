@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import gcd
 
 from efftx.config.compose import compose
 from efftx.config.schema import Config
@@ -111,8 +112,16 @@ def case_named(name: str) -> Case:
         form = next((f"It is {form}." for prefix, form in forms.items() if base.startswith(prefix)), None)
         raise UserError("unknown_name", f"There is no names={name} here.", form or nearest(base, CASES))
     n = case.n_blocks if n_blocks is None else int(n_blocks)
+    if n_blocks is not None and n % (cycle := blocks_until_kinds_repeat(case.config())):
+        message = f"names={name}: the kinds of attention in its blocks repeat after {cycle} of them."
+        raise UserError("bad_value", message, f"Take a multiple, such as {base}-blocks{cycle}.")
     quantization = next((each for each in QUANTIZATIONS if f"-{each}" in (first, last)), None)
     return replace(case, name=name, quantization=quantization, n_blocks=n)
+
+
+def blocks_until_kinds_repeat(config: Config) -> int:
+    """Blocks of a stack after which its kinds of attention come again."""
+    return len(config.attention) // gcd(len(config.attention), config.attention_per_block)
 
 
 def _of_width(name: str) -> Case | None:

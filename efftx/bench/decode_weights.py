@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efftx.bench.decode_cases import Case
+from efftx.bench.decode_cases import Case, blocks_until_kinds_repeat
 from efftx.core.memory import available_memory
 from efftx.decoding.programs import DecodingBlock, decoding_block, logits_of
 from efftx.decoding.quantized import ROUNDED, Quantization, QuantizedSparseFF, quantized, weight_bytes
@@ -151,8 +151,7 @@ def _on_meta(case: Case, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Module
     """The blocks of the model up to where their kinds of attention come again, and its head, without memory."""
     config = case.config()
     model: Any = build_on_meta(config, case.vocab_size).to(dtype)
-    n_kinds = len(config.attention)
-    return list(model.blocks)[: n_kinds // math.gcd(n_kinds, config.attention_per_block)], model.head
+    return list(model.blocks)[: blocks_until_kinds_repeat(config)], model.head
 
 
 @dataclass(frozen=True)

@@ -205,15 +205,24 @@ def joined(linears: Sequence[Any]) -> tuple[Tensor | Rows8 | Rows4, Tensor | Non
         first = 0
         for linear in linears:
             last = first + linear.weight.shape[0]
-            linear.weight.data = weight_OI[first:last]
+            _view_in_place(linear, "weight", weight_OI[first:last])
             if bias_O is not None:
-                linear.bias.data = bias_O[first:last]
+                _view_in_place(linear, "bias", bias_O[first:last])
             first = last
         if in_int8:
             return Rows8(weight_OI, torch.cat([linear.rows().scale for linear in linears])), bias_O
         if in_int4:
             return Rows4(weight_OI, linears[0].n_inputs), bias_O
     return weight_OI, bias_O
+
+
+def _view_in_place(linear: nn.Module, name: str, view: Tensor) -> None:
+    """Gives a weight the memory of `view`; one that was made in inference mode takes none, and is replaced."""
+    weight = getattr(linear, name)
+    if isinstance(weight, nn.Parameter) and weight.is_inference():
+        setattr(linear, name, nn.Parameter(view, requires_grad=weight.requires_grad))
+    else:
+        weight.data = view
 
 
 def _output_of(project: nn.Module) -> nn.Linear | QuantizedLinear | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from efftx.ops.recompute_state import RecomputeState
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": partial(F.gelu, approximate="tanh"),
     "gelu_sigmoid": gelu_sigmoid,
 }
 """`gelu` is the tanh approximation, as in the Reformer authors' code; `gelu_sigmoid` the Sparse Transformer's."""

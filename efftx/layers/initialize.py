@@ -95,13 +95,24 @@ def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
 
 
 def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:
-    """Draws the matrices of all linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place."""
+    """Draws the matrices of the linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place.
+
+    Those of a module that says `keeps_its_start`, with all that is in it, stay as its authors draw them.
+    """
     with forked_rng(device):
         torch.manual_seed(seed)
         for block in blocks:
-            for layer in block.modules():
-                if isinstance(layer, nn.Linear):
-                    nn.init.normal_(layer.weight, std=math.sqrt(variance / layer.in_features))
+            for layer in _redrawn(block):
+                nn.init.normal_(layer.weight, std=math.sqrt(variance / layer.in_features))
+
+
+def _redrawn(module: nn.Module) -> Iterator[nn.Linear]:
+    if getattr(module, "keeps_its_start", False):
+        return
+    if isinstance(module, nn.Linear):
+        yield module
+    for child in module.children():
+        yield from _redrawn(child)
 
 
 def _floating(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -26,9 +26,11 @@ class SparseQKV(nn.Module):
     In place of `DenseQKV`; heads are as wide as d_model / n_heads, and S need not be n_heads. With `share_qk` one
     convolution gives queries and keys alike (`qk`), or the mean of two (`average_qk`), and `forward` returns no key.
     The shared layer has a bias, as in the authors' code: at d_model 1024, S 16 and F 3 the layer has 169,152 weights,
-    168,128 without it; 192,704 with the paper's kernel, F x F for values too. Raises UserError as `check_sparse_qkv`
-    does.
+    168,128 without it; with the paper's kernel, F x F for values too, 193,728 and 192,704. Raises UserError as
+    `check_sparse_qkv` does.
     """
+
+    keeps_its_start = True
 
     def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int, *, share_qk: bool = False) -> None:
         super().__init__()
@@ -116,6 +118,8 @@ class SparseQuery(nn.Module):
 
     The kernel is that of self-attention's queries. Raises UserError as `check_sparse_qkv` does.
     """
+
+    keeps_its_start = True
 
     def __init__(self, config: SparseQKVConfig, d_model: int, n_heads: int) -> None:
         super().__init__()

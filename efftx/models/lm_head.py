@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from efftx.layers.cost import Cost, Rows, Work, is_sliced
+from efftx.layers.cost import Cost, Rows, Work, is_sliced, n_parameters
 from efftx.layers.initialize import LAYER_NORM_EPS, glorot_
 from efftx.layers.sparse_loss import SparseLoss, SparseLossConfig
 from efftx.models.embedding import TokenEmbedding
@@ -91,7 +91,10 @@ class LMHead(nn.Module):
         matrix = float(rows.element_bytes * d * self.vocab_size) if isinstance(self.linear, SparseLoss) else 0.0
         draws = float(rows.batch * rows.length * d * (self.dropout > 0) * (1 + sliced))
         if sliced:
-            held = width * (2 + 3 * chunk_len / rows.length) + 3 * logits + 3 * matrix
+            # A slice's own gradients of the weights live until the next slice's are there, beside the sum.
+            gradients = float(rows.element_bytes * n_parameters(self.linear))
+            fullest = max(3 * logits + gradients, logits + 2 * gradients) + gradients * self.tied
+            held = width * (2 + 3 * chunk_len / rows.length) + fullest + 3 * matrix
             return Cost(work, 0.0, held, draws=draws)
         saved = width * (2 if self.dropout > 0 else 1) + logits + matrix
         return Cost(work, saved, 2.0 * logits, draws=draws)

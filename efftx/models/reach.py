@@ -19,7 +19,8 @@ def unreached(config: Config) -> str | None:
     """What to tell where the decoder's factored attention leaves positions unconnected, else None.
 
     A valid factorisation connects every position with every earlier one within its layers (Sparse Transformer, section
-    4.2). It is looked at in small: a least stride of 8, and at most 8 blocks. What is no pattern may look anywhere.
+    4.2). It is looked at in small: a least stride of 8, and at most 8 blocks. Identity looks nowhere; what else is
+    no pattern may look anywhere.
     """
     strides = config.strides(config.decoder_length)
     if not strides:
@@ -44,7 +45,7 @@ def _sees(config: Config, stride: int, kind: str, index: int) -> Tensor:
     position = torch.arange(_STRIDE * min(_BLOCKS, ceil(length / stride)))
     query, key = position[:, None], position[None, :]
     if kind not in PATTERNS:
-        return key <= query
+        return key == query if kind == "identity" else key <= query
     node = getattr(config, kind).in_small(_STRIDE / stride, length)
     # Unchecked: scaled by the least stride, another's may be longer than these rows.
     pattern = PATTERNS[kind](node, len(position), index)

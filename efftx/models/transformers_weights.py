@@ -7,7 +7,7 @@ input right by one: fed alike, the logits are the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from efftx.config.schema import Config
 from efftx.errors import UserError
 from efftx.models.weight_rules import Layout, Rule, Shapes, read, write
+from efftx.ops.lsh_hashing import auto_buckets
 
 WHOSE = "transformers' Reformer"
 _BIAS, _BIAS_USED = "lm_head.bias", "lm_head.decoder.bias"
@@ -109,8 +110,13 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
         f"chunking.ff={theirs.get('chunk_size_feed_forward') or 0}",
         f"chunking.loss={theirs.get('chunk_size_lm_head') or 0}",
     ]
+    axial = theirs.get("axial_pos_embds", True)
+    length = prod(_given(theirs, "axial_pos_shape")) if axial else _given(theirs, "max_position_embeddings")
     if "lsh" in kinds:
-        buckets, chunk_len = theirs.get("num_buckets") or [], _given(theirs, "lsh_attn_chunk_length")
+        chunk_len = _given(theirs, "lsh_attn_chunk_length")
+        buckets = theirs.get("num_buckets") or _their_buckets(
+            length, chunk_len, theirs.get("max_position_embeddings") or length
+        )
         words += [
             f"lsh.n_hashes={_given(theirs, 'num_hashes')}",
             f"lsh.n_buckets={_list([buckets] if isinstance(buckets, int) else buckets)}",
@@ -121,13 +127,19 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
         ]
     if "local" in kinds:
         words.append(f"local.chunk_len={_given(theirs, 'local_attn_chunk_length')}")
-    if theirs.get("axial_pos_embds", True):
-        grid = list(_given(theirs, "axial_pos_shape"))
-        dims = _list(_given(theirs, "axial_pos_embds_dim"))
-        words += [f"data.length={prod(grid)}", "positions.kind=axial"]
-        return [*words, f"positions.axial_shape={_list(grid)}", f"positions.axial_dims={dims}"]
-    length = _given(theirs, "max_position_embeddings")
-    return [*words, f"data.length={length}", "positions.kind=learned", f"positions.max_len={length}"]
+    words.append(f"data.length={length}")
+    if not axial:
+        return [*words, "positions.kind=learned", f"positions.max_len={length}"]
+    grid, dims = (_list(_given(theirs, key)) for key in ("axial_pos_shape", "axial_pos_embds_dim"))
+    return [*words, "positions.kind=axial", f"positions.axial_shape={grid}", f"positions.axial_dims={dims}"]
+
+
+def _their_buckets(length: int, chunk_len: int, longest: int) -> list[int]:
+    """What transformers sets where num_buckets is null, for rows of the greatest length: a power of 2, or two."""
+    power = (2 * max(1, length // chunk_len)).bit_length() - 1
+    if 2**power <= 2 * max(isqrt(longest // chunk_len), chunk_len):
+        return [2**power]
+    return [2 ** (power // 2), 2 ** (power - power // 2)]
 
 
 def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
@@ -159,6 +171,8 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         message = "transformers has no Reformer like this model."
         raise UserError("other_model", message, f"One that is trained with {' '.join(missing)} can be exported.")
     axial = config.positions.kind == "axial"
+    # Left out, they would be counted by another rule, from the first row that the model meets.
+    buckets = list(lsh.n_buckets) or auto_buckets(config.data.length, lsh.chunk_len)
     settings = {
         "architectures": ["ReformerModelWithLMHead"],
         "model_type": "reformer",
@@ -178,7 +192,7 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         "chunk_size_feed_forward": config.chunking.ff,
         "chunk_size_lm_head": config.chunking.loss,
         "num_hashes": lsh.n_hashes,
-        "num_buckets": lsh.n_buckets[0] if len(lsh.n_buckets) == 1 else list(lsh.n_buckets) or None,
+        "num_buckets": buckets[0] if len(buckets) == 1 else buckets,
         "lsh_attn_chunk_length": lsh.chunk_len,
         "local_attn_chunk_length": local.chunk_len,
         "axial_pos_embds": axial,

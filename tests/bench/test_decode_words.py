@@ -107,6 +107,15 @@ def test_a_quantization_and_the_number_of_blocks_stand_behind_a_name_in_either_o
         assert case_named(base + behind) == replace(both, name=base + behind)
 
 
+def test_a_number_of_blocks_ends_where_the_kinds_of_attention_come_again() -> None:
+    assert case_named("reformer-12-blocks8").n_blocks == 8
+    assert case_named("reformer-12-full-blocks3").n_blocks == 3
+    for n in (1, 3, 6):
+        with pytest.raises(UserError, match=f"names=reformer-12-blocks{n}: the kinds of attention .* after 4") as error:
+            case_named(f"reformer-12-blocks{n}")
+        assert "reformer-12-blocks4" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("name", "form"),
     [("width-100-dense", "multiple of 128"), ("width-128-thin", "width-N-sparse"), ("logits-100-s4", "16 dividing N")],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from efftx.config.compose import compose
 from efftx.decoding.session import CachedSession, PreparedModel
 from efftx.errors import UserError
 from efftx.layers.cache import SlotCache
+from efftx.models.build import build_model
 from tests.tolerances import ROUNDING, assert_close
 
 from .models import DECODERS, INPUTS, PAIRS, check_against_full_pass, full_pass, model_of, random_tokens
@@ -81,6 +83,16 @@ def test_a_model_goes_on_training_after_it_was_prepared(name: str) -> None:
         CachedSession(prepared, 20, 1)
     full = full_pass(model, (5,), 8)
     check_against_full_pass(model, full, (5,), 8)
+
+
+def test_a_model_that_is_made_in_inference_mode_decodes() -> None:
+    config = compose(["model=transformer", "size=smoke", "data=stdlib", "positions.kind=learned"])
+    with torch.inference_mode():
+        model = build_model(config, 256, torch.device("cpu")).eval()
+    expected = CachedSession(PreparedModel(build_model(config, 256, torch.device("cpu")).eval()), 20, 1).start([[3, 4]])
+    assert torch.equal(CachedSession(PreparedModel(model), 20, 1).start([[3, 4]]), expected)
+    with torch.inference_mode():
+        assert torch.equal(CachedSession(PreparedModel(model), 20, 1).start([[3, 4]]), expected)
 
 
 def test_a_model_may_be_prepared_twice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ def test_it_is_two_linear_layers_around_the_activation(activation: str, function
     w1, w2 = own.layers.w1, own.layers.w2
     expected = function(x @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias
     assert_close(own(x), expected, ROUNDING)
+    assert_close(pickle.loads(pickle.dumps(own))(x), own(x), ROUNDING)
     assert set(ACTIVATIONS) == set(settings.ACTIVATIONS) == {"relu", "gelu", "gelu_sigmoid"}
 
 

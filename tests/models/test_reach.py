@@ -22,6 +22,8 @@ UNCONNECTED = [
     "attention=[strided] n_layers=2 strided.mode=second",
     "attention=[fixed] n_layers=8 fixed.mode=second",
     "attention=[strided,local] n_layers=2 strided.mode=second local.window=2",
+    "attention=[strided,identity] n_layers=2 strided.mode=first",
+    "attention=[fixed,identity] n_layers=2 fixed.mode=second",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,6 +83,21 @@ def test_weights_start_at_the_papers_variance() -> None:
     assert not model.head.linear.weight.any()
     again = build_model(config, 256, CPU)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["low_rank", "multiplicative_convolution"])
+def test_sparse_queries_keys_and_values_keep_the_start_of_their_authors(variant: str) -> None:
+    words = [*SMALL, "d_model=32", "n_heads=2", "d_head=null", "sparse_qkv.S=4", f"sparse_qkv.variant={variant}"]
+    config = compose(words)
+    assert config.init.weights == 0.125
+    glorot = replace(config, init=replace(config.init, weights=0.0))
+    drawn, kept = (build_model(each, 256, CPU) for each in (config, glorot))
+    for (name, weight), other in zip(drawn.named_parameters(), kept.parameters(), strict=True):
+        if ".project." in name:
+            assert torch.equal(weight, other), name
+    assert not torch.equal(
+        drawn.blocks[0].feedforward.core.layers.w1.weight, kept.blocks[0].feedforward.core.layers.w1.weight
+    )
 
 
 @pytest.mark.parametrize("stack", ["decoder", "encoder_decoder"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from efftx.models import decoder
 from efftx.models.build import build_model
 from efftx.models.conversion import load_weights
 from efftx.models.transformers_weights import config_for, from_transformers, overrides_of, to_transformers
+from efftx.ops.lsh_hashing import auto_buckets
 from efftx.ops.recompute_state import RecomputeState
 from tests.conftest import GOLDEN
 
@@ -102,7 +104,25 @@ def test_the_first_entries_of_their_vocabulary_may_be_left_out() -> None:
 def test_learned_positions_and_factors_of_the_buckets_are_read() -> None:
     words = overrides_of(theirs(axial_pos_embds=False, num_buckets=[2, 4], attn_layers=["lsh", "lsh"]))
     assert {"positions.kind=learned", "positions.max_len=4096", "lsh.n_buckets=[2,4]", "attention=[lsh]"} <= set(words)
-    assert "lsh.n_buckets=[]" in overrides_of(theirs(num_buckets=None))
+
+
+@pytest.mark.parametrize(
+    ("length", "chunk_len", "buckets"), [(96, 8, "[16]"), (64, 8, "[16]"), (2048, 4, "[32,32]"), (4, 8, "[2]")]
+)
+def test_buckets_that_are_null_are_those_that_transformers_sets_for_the_longest_rows(
+    length: int, chunk_len: int, buckets: str
+) -> None:
+    """`_set_num_buckets` of transformers 5.23: the power of 2 below 2 L // chunk, in two factors above a limit."""
+    changed = {"lsh_attn_chunk_length": chunk_len, "axial_pos_embds": False, "max_position_embeddings": length}
+    words = overrides_of(theirs(num_buckets=None, **changed))
+    assert f"lsh.n_buckets={buckets}" in words
+    assert f"data.length={length}" in words
+
+
+def test_buckets_of_an_export_are_written_out() -> None:
+    config = compose([*overrides_of(theirs()), *DATA])
+    automatic = replace(config, lsh=replace(config.lsh, n_buckets=(), chunk_len=8))
+    assert config_for(automatic, 40)["num_buckets"] == auto_buckets(config.data.length, 8)[0]
 
 
 @pytest.mark.parametrize(
