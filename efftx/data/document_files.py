@@ -64,6 +64,11 @@ class DocumentFiles:
         return "valid" in self.files, "test" in self.files
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every split is a part of the same files, so that these and the rule say which."""
+        return not any(self._has)
+
+    @property
     def rule(self) -> str:
         """What a variant says of the split, after a comma; empty where every split has files of its own."""
         return _CALLED[self._has]

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus
@@ -42,11 +43,15 @@ class TextFilesConfig(VocabularyConfig, SpanCorruptionConfig):
 
 @dataclass(frozen=True)
 class OwnText:
-    """The text of each split; `called` is what a variant says of its files, `rule` of its split."""
+    """The text of each split; `called` is what a variant says of its files, `rule` of its split.
+
+    `is_whole`: the splits are parts of one text, cut by the rule alone.
+    """
 
     splits: dict[str, bytes]
     called: str
     rule: str
+    is_whole: bool
     notes: tuple[str, ...]
 
     @property
@@ -54,6 +59,12 @@ class OwnText:
         """Bytes of train, valid and test."""
         train, valid, test = (len(self.splits[split]) for split in SPLITS)
         return train, valid, test
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 in hex of the text, and where file names say the split, which the text does not, of its sizes."""
+        digest = hashlib.sha256(b"".join(self.splits.values())).hexdigest()
+        return digest if self.is_whole else identity_of(digest, *self.sizes)
 
     def paragraphs(self, split: str) -> Iterator[str]:
         """What stands between blank lines, without the ends of its outermost lines."""
@@ -100,7 +111,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     for split in SPLITS:
         whole, first, last = split_by.part(split)
         parts[split] = cut_at_lines(wholes[whole], first, last)
-    return OwnText(parts, own_files(files, sums), split_by.rule, (*named.notes, *notes))
+    return OwnText(parts, own_files(files, sums), split_by.rule, split_by.is_whole, (*named.notes, *notes))
 
 
 def cut_at_lines(text: bytes, first: int, last: int) -> bytes:
@@ -153,9 +164,8 @@ def open_text(config: TextFilesConfig, objective: str = "lm", notes: tuple[str, 
 def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared, Vocabulary | None]:
     text = read_own_text(require_path(config, _HINT))
     facts: dict[str, str] = licence_and_origin(config.path, LICENCE)
-    digest = hashlib.sha256(b"".join(text.splits.values())).hexdigest()
     # The names are in the variant, so that the same bytes under another name are another corpus.
-    identity = identity_of(text.called, digest, *text.sizes)
+    identity = identity_of(text.called, text.checksum, *text.sizes)
     if config.tokenizer == "bytes" and config.tokenizer_path is None:
         variant = f"text[{text.called} {sum(text.sizes):,} bytes{text.rule}]"
         prepared = prepare_corpus(
@@ -164,7 +174,7 @@ def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared,
             identity,
             text.sizes,
             lambda: b"".join(text.splits.values()),
-            facts | {"tokens_sha256": digest},
+            facts | {"tokens_sha256": text.checksum},
         )
         return replace(prepared, meta=prepared.meta | {"notes": [*notes, *text.notes]}), None
     documents = Documents(

@@ -170,6 +170,18 @@ def test_another_name_or_another_byte_is_another_corpus(tmp_path: Path) -> None:
     assert len(verify("text")) == 3
 
 
+@pytest.mark.parametrize("objective", ["lm", "span_corruption"])
+def test_another_split_of_the_same_bytes_is_another_corpus(tmp_path: Path, objective: str) -> None:
+    def checksum(*places: str) -> str:
+        folder = tmp_path / "-".join(places)
+        for place, letter, n in zip(places, "abc", (500, 600, 700), strict=True):
+            write(folder / place / f"{letter}.txt", letter.encode() * n + b"\n")
+        return open_dataset(config(folder), objective).checksum
+
+    ways = [("train", "train", "valid"), ("train", "valid", "valid"), ("train", "train", "test"), ("train",) * 3]
+    assert len({checksum(*way) for way in (*ways, ("train", "valid", "test"))}) == 5
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
