@@ -11,7 +11,7 @@ from pathlib import Path
 
 from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus
 from efftx.data.dataset import Dataset, Source
-from efftx.data.document_files import DocumentFiles, find_named
+from efftx.data.document_files import N_NAMED, find_named
 from efftx.data.documents import LICENCE, Documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
@@ -77,7 +77,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     """The files one after another, in the order of their paths, a line end between them; what is no text is skipped.
 
     Files named by split are found and cut as those of data=jsonl (`DocumentFiles`), at ends of lines. `UserError` for
-    what is no UTF-8, for no text at all, and for more than MOST_BYTES.
+    what is no UTF-8, for no text in all or in the files of a split, and for more than MOST_BYTES.
     """
     named = find_named(given, hint, _ANY, "file")
     files = sorted(named.all)
@@ -102,16 +102,16 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     if not texts:
         raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
     notes = (f"{n} of {len(files)} files hold no text and are left out.",) if (n := len(files) - len(texts)) else ()
-    held = {split: [file for file in its if file in texts] for split, its in named.files.items()}
-    held = {split: its for split, its in held.items() if its}
-    held = held if "train" in held else {"train": list(texts)}
-    wholes = {split: _joined([texts[file] for file in its]) for split, its in held.items()}
-    split_by = DocumentFiles(held)
+    wholes = {split: _joined([texts[file] for file in its if file in texts]) for split, its in named.files.items()}
+    if blank := next((split for split, whole in wholes.items() if not whole), None):
+        its = ", ".join(map(str, named.files[blank][:N_NAMED]))
+        message = f"{blank} of data.path={given} holds no text: {its}."
+        raise UserError("bad_value", message, "Fill the files, or take them out of the folder.")
     parts = {}
     for split in SPLITS:
-        whole, first, last = split_by.part(split)
+        whole, first, last = named.part(split)
         parts[split] = cut_at_lines(wholes[whole], first, last)
-    return OwnText(parts, own_files(files, sums), split_by.rule, split_by.is_whole, (*named.notes, *notes))
+    return OwnText(parts, own_files(files, sums), named.rule, named.is_whole, (*named.notes, *notes))
 
 
 def cut_at_lines(text: bytes, first: int, last: int) -> bytes:

@@ -114,13 +114,25 @@ def test_a_file_named_test_is_never_trained_on(tmp_path: Path) -> None:
 def test_without_a_test_file_the_validation_file_is_halved_at_the_end_of_a_line(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", b"Some text.\n" * 9)
     write(tmp_path / "validation.txt", LINES)
-    write(tmp_path / "test.txt", b"\n")
     own = read_own_text(str(tmp_path))
     assert own.splits["train"] == b"Some text.\n" * 9
     assert own.splits["valid"] + own.splits["test"] == LINES
     assert len(own.splits["valid"]) / len(LINES) == pytest.approx(0.5, abs=0.01)
     assert own.splits["test"].startswith(b"Line ")
-    assert (own.rule, own.notes) == (", validation halved", ("1 of 3 files hold no text and are left out.",))
+    assert (own.rule, own.notes) == (", validation halved", ())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_whose_files_are_blank_is_told_and_never_taken_from_another(tmp_path: Path, split: str) -> None:
+    for name in SPLITS:
+        write(tmp_path / name / "a.txt", LINES)
+    write(tmp_path / split / "b.txt", b"")
+    assert read_own_text(str(tmp_path)).notes == ("1 of 4 files hold no text and are left out.",)
+    write(tmp_path / split / "a.txt", b"\n \n")
+    with pytest.raises(UserError, match=f"{split} of data.path={tmp_path} holds no text") as raised:
+        read_own_text(str(tmp_path))
+    assert f"{split}/a.txt" in raised.value.message
+    assert raised.value.hint
 
 
 def test_files_of_no_split_beside_named_ones_need_not_be_text(tmp_path: Path) -> None:
