@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from efftx.core.numbered import by_number
 from efftx.data.arrays import DAMAGED_ARCHIVE, names_of_arrays, read_array, read_header
 from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.json_lines import read_rows
@@ -67,7 +68,7 @@ def read_pixels(path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
                 yield from _tar(file, path, done)
             elif kind == ".zip":
                 with zipfile.ZipFile(file) as archive:
-                    for name in sorted(archive.namelist(), key=_in_order):
+                    for name in sorted(archive.namelist(), key=by_number):
                         if _is_picture(name):
                             with archive.open(name) as member:
                                 yield from _member(member, name, f"{path}, {name}", done)
@@ -80,11 +81,6 @@ def read_pixels(path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
 
 def _is_picture(member: str) -> bool:
     return _IN_ARCHIVE.fullmatch(member) is not None and not is_hidden(member)
-
-
-def _in_order(name: str) -> list[int | str]:
-    """Names with numbers in the order of the numbers: batch 2 before batch 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _tar(file: IO[bytes], path: Path, done: Counter[str]) -> Iterator[np.ndarray]:

@@ -289,6 +289,13 @@ def in_zip_of_macos(folder: Path, every: np.ndarray) -> Path:
     return folder / "all.zip"
 
 
+def in_zip_with_signs_like_digits(folder: Path, every: np.ndarray) -> Path:
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for number, one in enumerate(every):
+            archive.writestr(f"\u00b2{'9' * 5000}\u2460{number}.png", encoded(one))
+    return folder / "all.zip"
+
+
 def in_tar_with_hidden_files(folder: Path, every: np.ndarray) -> Path:
     names = as_files(folder, every)
     (names / "._0.png").write_bytes(b"no picture")
@@ -324,6 +331,7 @@ FORMS = [
     in_parquet,
     in_pack,
     in_zip_of_macos,
+    in_zip_with_signs_like_digits,
     in_tar_with_hidden_files,
 ]
 
