@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from efftx.core.numbered import by_number
-from efftx.data.arrays import DAMAGED_ARCHIVE, names_of_arrays, read_array, read_header
+from efftx.data.arrays import DAMAGED_ARCHIVE, check_ended, names_of_arrays, read_array, read_header
 from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.json_lines import read_rows
 from efftx.data.picture import read_picture, square_of
@@ -88,6 +88,11 @@ def _tar(file: IO[bytes], path: Path, done: Counter[str]) -> Iterator[np.ndarray
         for member in archive:
             if member.isfile() and _is_picture(member.name) and (content := archive.extractfile(member)):
                 yield from _member(content, member.name, f"{path}, {member.name}", done)
+        # Of a member's damaged header tarfile makes the end of the archive, which is a block of zeros.
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no member and no end of the archive at byte {archive.offset:,}")
 
 
 def _member(file: IO[bytes], name: str, place: str, done: Counter[str]) -> Iterator[np.ndarray]:
@@ -179,3 +184,4 @@ def _pictures_of(
                 yield np.repeat(pixels, 3, axis=2)
             else:
                 yield pixels.transpose(1, 2, 0) if planes_first else pixels
+    check_ended(file, place)

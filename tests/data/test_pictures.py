@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -241,6 +242,63 @@ def test_an_array_of_more_than_its_file_holds_is_refused_before_memory_is_asked_
     (tmp_path / "a.npy").write_bytes(header.getvalue() + bytes(480))
     with pytest.raises(UserError, match="ends before its array does"):
         open_dataset(config(tmp_path / "a.npy"))
+
+
+def tar_of(every: np.ndarray) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for number, one in enumerate(every):
+            content = encoded(one)
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def bad_header(archive: bytes) -> bytes:
+    """The checksum in the header of the second member, which stands in the third block, is another."""
+    return archive[: 1024 + 148] + b"\xff" + archive[1024 + 149 :]
+
+
+def bad_header_compressed(archive: bytes) -> bytes:
+    return gzip.compress(bad_header(archive))
+
+
+def cut_within_a_header(archive: bytes) -> bytes:
+    return archive[: 20 * 1024 + 100]
+
+
+def cut_between_members(archive: bytes) -> bytes:
+    return archive[: 20 * 1024]
+
+
+@pytest.mark.parametrize("damaged", [bad_header, bad_header_compressed, cut_within_a_header, cut_between_members])
+def test_a_tar_that_does_not_reach_its_end_is_damaged_and_not_smaller(
+    damaged: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    whole = tar_of(pictures(40))
+    assert whole[1024 : 1024 + 5] == b"1.png"
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole))
+    assert len(rows_of(tmp_path / "a.tar", "test")) == 2
+    (tmp_path / "a.tar").write_bytes(damaged(whole))
+    with pytest.raises(UserError, match=r"a\.tar is damaged or truncated: .*end") as raised:
+        open_dataset(config(tmp_path / "a.tar"))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.zip"])
+def test_an_array_that_says_it_holds_fewer_pictures_than_its_file_is_damaged(name: str, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    np.save(packed, pictures(40))
+    array = packed.getvalue().replace(b"(40, 4", b"(30, 4")
+    if name != "a.npy":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", array)
+    else:
+        (tmp_path / name).write_bytes(array)
+    with pytest.raises(UserError, match="goes on after its array") as raised:
+        open_dataset(config(tmp_path / name))
+    assert raised.value.kind == "damaged_file"
 
 
 def in_array(folder: Path, every: np.ndarray) -> Path:
