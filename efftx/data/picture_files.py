@@ -30,6 +30,8 @@ HINT = (
 )
 _PICTURE = r"png|jpe?g|webp|bmp|gif|tiff?|ppm|pgm"
 _FILES = re.compile(rf".+\.({_PICTURE}|npz|npy|parquet|tar|zip)", re.IGNORECASE)
+# a.png and a.jpg may be two pictures, a.npz and a.zip hold the same ones.
+_FORMS = re.compile(r"\.(npz|npy|parquet|tar|zip)$", re.IGNORECASE)
 _IN_ARCHIVE = re.compile(rf".+\.({_PICTURE}|npz|npy)", re.IGNORECASE)
 _FIELDS = ("image", "img")
 """What Parquet files of the Hub call their pictures."""
@@ -41,7 +43,7 @@ _ROWS_AT_ONCE = 1 << 23
 
 def find_pictures(given: str) -> DocumentFiles:
     """The files that `given` (a file, a folder or a pattern) means, by split; `UserError` where there is none."""
-    return find_named(given, HINT, _FILES, "file of pictures")
+    return find_named(given, HINT, _FILES, "file of pictures", _FORMS)
 
 
 def read_squares(path: Path, side: int, done: Counter[str]) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from efftx.cli import main
 from efftx.config.compose import compose
-from efftx.data.dataset import find_source, open_dataset
+from efftx.data.dataset import find_source, notes_of, open_dataset
 from efftx.data.picture import box_filter, conversion_notes, grid_png, read_picture, square_of
 from efftx.data.pictures import Picture, PictureRows, PicturesConfig
 from efftx.errors import UserError
@@ -441,6 +441,27 @@ def test_files_named_by_split_are_the_splits(tmp_path: Path) -> None:
     assert (rows_of(tmp_path, "valid") == every[4:7]).all()
     assert (rows_of(tmp_path, "test") == every[7:]).all()
     assert open_dataset(config(tmp_path)).variant.endswith(" 4+3+2 pictures,4x4]")
+
+
+@pytest.mark.parametrize("form", [in_array, in_zip, in_parquet])
+def test_pictures_in_two_forms_of_a_file_are_read_once(
+    form: Callable[[Path, np.ndarray], Path], tmp_path: Path
+) -> None:
+    every = pictures(40)
+    np.save(tmp_path / "all.npy", every)
+    form(tmp_path, every)
+    (tmp_path / "cover.png").write_bytes(encoded(every[0]))
+    (tmp_path / "cover.jpg").write_bytes(encoded(every[0]))
+    dataset = open_dataset(config(tmp_path))
+    assert "37+2+3 pictures, 90/5/5" in dataset.variant
+    assert "all." in "".join(notes_of(dataset))
+
+
+def test_an_archive_beside_the_folder_that_it_unpacks_to_is_left_out(tmp_path: Path) -> None:
+    in_tar(tmp_path, pictures(40))  # of the folder that is left there
+    dataset = open_dataset(config(tmp_path))
+    assert "36+2+2 pictures, 90/5/5" in dataset.variant
+    assert notes_of(dataset) == ("Left out: all.tar, other forms of files that are read.",)
 
 
 def test_pictures_of_several_sizes_are_brought_to_one_and_the_note_says_so(tmp_path: Path) -> None:

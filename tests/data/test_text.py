@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,28 @@ def test_empty_files_among_others_are_left_out_and_counted(tmp_path: Path) -> No
     dataset = open_dataset(config(tmp_path))
     assert notes_of(dataset) == ("2 of 3 files hold no text and are left out.",)
     assert dataset.checksum == hashlib.sha256(LINES).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.xz", "a.zip", "a.txt.zip"])
+def test_a_text_that_stands_plain_and_compressed_is_read_once(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.txt", LINES)
+    write(tmp_path / "a.md", b"Another.\n")
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("a.txt", LINES)
+    else:
+        write(tmp_path / name, (gzip if name.endswith("gz") else lzma).compress(LINES))
+    own = read_own_text(str(tmp_path))
+    assert b"".join(own.splits.values()) == b"Another.\n" + LINES
+    assert f"Left out: {name}, " in "".join(own.notes)
+
+
+def test_a_zip_of_another_text_is_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", LINES)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", LINES[:-1])
+    own = read_own_text(str(tmp_path))
+    assert (sum(own.sizes), own.notes) == (2 * len(LINES) - 1, ())
 
 
 def test_one_huge_line_and_crlf_are_read_as_they_are(tmp_path: Path) -> None:
