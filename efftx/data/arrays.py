@@ -44,11 +44,18 @@ def names_of_arrays(archive: zipfile.ZipFile) -> list[str]:
 
 
 def read_array(archive: zipfile.ZipFile, name: str, place: str) -> np.ndarray:
-    """A whole array of an .npz; `UserError` as `read_header`, and where the file ends before the array does."""
+    """A whole array of an .npz; `UserError` as `read_header`, and where the file does not end with the array."""
     with archive.open(f"{name}.npy") as member:
         shape, dtype = read_header(member, place)
         n_bytes = math.prod(shape) * dtype.itemsize
         content = member.read(n_bytes) if n_bytes <= archive.getinfo(f"{name}.npy").file_size else b""
         if len(content) < n_bytes:
             raise UserError("damaged_file", f"{place} ends before its array does.", "Get the file again.")
+        check_ended(member, place)
         return np.frombuffer(content, dtype).reshape(shape)
+
+
+def check_ended(file: IO[bytes], place: str) -> None:
+    """`UserError` unless `file`, whose array is read, ends there: a damaged header may say that it holds less."""
+    if file.read(1):
+        raise UserError("damaged_file", f"{place} goes on after its array.", "Get the file again, one array a file.")

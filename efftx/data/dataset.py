@@ -128,7 +128,7 @@ class Dataset(Protocol):
 
     @property
     def chance_accuracy(self) -> float | None:
-        """Accuracy of a guess in %, None where the task has no such level."""
+        """Accuracy of a guess in %, None where the task has no such level; of labels that of the whole test split."""
         ...
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:

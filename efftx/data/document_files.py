@@ -18,8 +18,11 @@ T = TypeVar("T")
 
 _FORMAT, _PACKED = r"\.(jsonl|json|ndjson|parquet)", r"\.(gz|xz|bz2|zip)"
 _DOCUMENTS = re.compile(f".+{_FORMAT}({_PACKED})?", re.IGNORECASE)
-_IS_PACKED = re.compile(f"{_PACKED}$", re.IGNORECASE)
+COMPRESSED = re.compile(f"{_PACKED}$", re.IGNORECASE)
+"""The ending of a compressed file."""
 _ENDINGS = re.compile(f"({_FORMAT})?({_PACKED})?$", re.IGNORECASE)
+_COMES_LATER = re.compile(rf"({_PACKED}|\.(mp3|og[ga]|opus))$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(tar|zip)$", re.IGNORECASE)
 SPLIT_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What files call a split -> the split."""
 N_NAMED = 3
@@ -62,6 +65,11 @@ class DocumentFiles:
     @cached_property
     def _has(self) -> tuple[bool, bool]:
         return "valid" in self.files, "test" in self.files
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every split is a part of the same files, so that these and the rule say which."""
+        return not any(self._has)
 
     @property
     def rule(self) -> str:
@@ -112,50 +120,74 @@ def find_documents(given: str, hint: str) -> DocumentFiles:
     In a folder these are train, valid and test with .jsonl, .json or .parquet behind, plain or compressed, each in one
     file or in shards (train.0.jsonl), or where one is missing all such files at any depth.
     """
-    return find_named(given, hint, _DOCUMENTS, ".jsonl, .json or .parquet file")
+    return find_named(given, hint, _DOCUMENTS, ".jsonl, .json or .parquet file", _ENDINGS)
 
 
-def find_named(given: str, hint: str, names: re.Pattern[str], what: str) -> DocumentFiles:
-    """As `find_documents`, of the files whose names match `names`; the message calls one `what`."""
+def find_named(given: str, hint: str, names: re.Pattern[str], what: str, forms: re.Pattern[str]) -> DocumentFiles:
+    """As `find_documents`, of the files whose names match `names`; the message calls one `what`.
+
+    Of those that differ in an ending that matches `forms` alone, one is read (`once`).
+    """
     base = local_path(given)
     if kind_of(base) not in ("folder", "missing"):
         return DocumentFiles({"train": [base]})
-    matching = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
-    if not matching:
+    found = [file for file in find_files(given, hint) if names.fullmatch(file.name)]
+    if not found:
         raise UserError("missing_file", f"data.path={given} holds no {what}.", hint)
+    matching = once(found, forms)
+    notes = other_forms(base, found, matching)
     if all(named := [_named(base, split, matching) for split in SPLITS]):
-        return _without_rest(dict(zip(SPLITS, named, strict=True)), base, matching)
+        return _without_rest(dict(zip(SPLITS, named, strict=True)), base, matching, notes)
     files: dict[str, list[Path]] = {}
     for file in matching:
         place = file.relative_to(base) if file.is_relative_to(base) else Path(file.parent.name, file.name)
         words = _SPLIT_WORD.findall(str(place).lower())
         files.setdefault(SPLIT_OF[words[-1]] if words else "", []).append(file)
     if "train" not in files:
-        return DocumentFiles({"train": matching})
-    return _without_rest({split: files[split] for split in SPLITS if split in files}, base, matching)
+        return DocumentFiles({"train": matching}, notes)
+    return _without_rest({split: files[split] for split in SPLITS if split in files}, base, matching, notes)
 
 
-def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path]) -> DocumentFiles:
+def once(files: Sequence[Path], forms: re.Pattern[str]) -> list[Path]:
+    """`files` without those that hold in another form, compressed say, what another one holds.
+
+    These stand in the same folder and differ in an ending that matches `forms` alone: the first is kept, a plain one
+    before a compressed one. An archive is another form of the folder that has its name, too.
+    """
+    folders = {folder for file in files for folder in file.parents}
+    kept: dict[tuple[Path, str], Path] = {}
+    for file in files:
+        if _ARCHIVE.search(file.name) and file.parent / _ARCHIVE.sub("", file.name) in folders:
+            continue
+        stem = file.parent, forms.sub("", file.name)
+        if stem not in kept or (_COMES_LATER.search(kept[stem].name) and not _COMES_LATER.search(file.name)):
+            kept[stem] = file
+    read = set(kept.values())
+    return [file for file in files if file in read]
+
+
+def other_forms(base: Path, found: Iterable[Path], read: Iterable[Path]) -> tuple[str, ...]:
+    """The note of the files that `once` leaves out; none where it leaves out none."""
+    kept = set(read)
+    rest = [file for file in found if file not in kept]
+    return (f"Left out: {_listed(base, rest)}, other forms of files that are read.",) if rest else ()
+
+
+def _without_rest(files: dict[str, list[Path]], base: Path, found: list[Path], notes: tuple[str, ...]) -> DocumentFiles:
     """`files` by split, with a note that names those of `found` that are in none."""
     kept = set(chain.from_iterable(files.values()))
-    rest = [file for file in found if file not in kept]
-    if not rest:
-        return DocumentFiles(files)
-    names = [str(file.relative_to(base)) if file.is_relative_to(base) else file.name for file in rest]
+    if rest := [file for file in found if file not in kept]:
+        notes = (*notes, f"Left out: {_listed(base, rest)}, beside files that are named by split.")
+    return DocumentFiles(files, notes)
+
+
+def _listed(base: Path, files: list[Path]) -> str:
+    """The names of the first N_NAMED of some files, and how many more there are."""
+    names = [str(file.relative_to(base)) if file.is_relative_to(base) else file.name for file in files]
     more = len(names) - N_NAMED
-    listed = ", ".join(names[:N_NAMED]) + (f" and {more} more file{'s' * (more > 1)}" if more > 0 else "")
-    return DocumentFiles(files, (f"Left out: {listed}, beside files that are named by split.",))
+    return ", ".join(names[:N_NAMED]) + (f" and {more} more file{'s' * (more > 1)}" if more > 0 else "")
 
 
 def _named(folder: Path, split: str, files: list[Path]) -> list[Path]:
-    """The files of a folder that are called after the split alone, shards such as `train.0.jsonl` among them.
-
-    Of those that differ in format or compression only the first, a plain one before a compressed one.
-    """
-    named: dict[str, Path] = {}
-    for file in files:
-        if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split:
-            stem = _ENDINGS.sub("", file.name)
-            if stem not in named or (_IS_PACKED.search(named[stem].name) and not _IS_PACKED.search(file.name)):
-                named[stem] = file
-    return list(named.values())
+    """The files of a folder that are called after the split alone, shards such as `train.0.jsonl` among them."""
+    return [file for file in files if file.parent == folder and SPLIT_OF.get(file.name.split(".")[0]) == split]

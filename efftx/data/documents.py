@@ -39,7 +39,7 @@ class Documents:
     called    the words for them in the variant, from the number of documents in each split.
     comma     stands in the variant between those words and the vocabulary's name.
     notes     sentences for the user, about what was left out, say.
-    at_most   so many of a user's own documents are read (0: all).
+    at_most   so many documents of a user's training files are read (0: all).
     """
 
     name: str

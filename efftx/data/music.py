@@ -28,7 +28,9 @@ from efftx.data.text_files import sums_of
 from efftx.data.windows import LanguageModelRows, open_corpus
 
 LICENCE = "the recordings belong to their authors; files are the user's own"
-_FILES = re.compile(r".+\.(wav|flac|ogg|oga|opus|mp3|aiff?|npz)", re.IGNORECASE)
+_FORMAT = r"\.(wav|flac|ogg|oga|opus|mp3|aiff?|npz)"
+_FILES = re.compile(f".+{_FORMAT}", re.IGNORECASE)
+_FORMS = re.compile(f"{_FORMAT}$", re.IGNORECASE)
 _SECONDS = {"train": 160, "valid": 20, "test": 20}
 _SCALE = (0, 3, 5, 7, 10)
 """Semitones of the minor pentatonic."""
@@ -47,7 +49,7 @@ def prepare_music(config: MusicConfig) -> Prepared:
     path = resolve_path(config.path, config.name)
     if path is None:
         return _plucked(config.rate)
-    files = find_named(str(path), HINT, _FILES, "file of sound")
+    files = find_named(str(path), HINT, _FILES, "file of sound", _FORMS)
     sums = sums_of(files.all, HINT)
     called = own_files(files.all, sums)
     rule = f"{files.rule} of each recording" if files.rule else ""

@@ -248,6 +248,11 @@ class TextPairs:
         check_split(split)
         return None if split == "train" else -(-self._splits[split].n_documents // batch_size)
 
+    def n_rows(self, split: str) -> int:
+        """Rows of an epoch: every document of a split once, of train those that are not left out."""
+        check_split(split)
+        return len(self._training) if split == "train" else self._splits[split].n_documents
+
     def n_documents(self, split: str) -> int:
         """How many documents a split has."""
         return self._splits[split].n_documents

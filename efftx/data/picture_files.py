@@ -16,7 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from efftx.data.arrays import DAMAGED_ARCHIVE, names_of_arrays, read_array, read_header
+from efftx.core.numbered import by_number
+from efftx.data.arrays import DAMAGED_ARCHIVE, check_ended, names_of_arrays, read_array, read_header
 from efftx.data.document_files import DocumentFiles, find_named
 from efftx.data.json_lines import read_rows
 from efftx.data.picture import read_picture, square_of
@@ -29,6 +30,8 @@ HINT = (
 )
 _PICTURE = r"png|jpe?g|webp|bmp|gif|tiff?|ppm|pgm"
 _FILES = re.compile(rf".+\.({_PICTURE}|npz|npy|parquet|tar|zip)", re.IGNORECASE)
+# a.png and a.jpg may be two pictures, a.npz and a.zip hold the same ones.
+_FORMS = re.compile(r"\.(npz|npy|parquet|tar|zip)$", re.IGNORECASE)
 _IN_ARCHIVE = re.compile(rf".+\.({_PICTURE}|npz|npy)", re.IGNORECASE)
 _FIELDS = ("image", "img")
 """What Parquet files of the Hub call their pictures."""
@@ -40,7 +43,7 @@ _ROWS_AT_ONCE = 1 << 23
 
 def find_pictures(given: str) -> DocumentFiles:
     """The files that `given` (a file, a folder or a pattern) means, by split; `UserError` where there is none."""
-    return find_named(given, HINT, _FILES, "file of pictures")
+    return find_named(given, HINT, _FILES, "file of pictures", _FORMS)
 
 
 def read_squares(path: Path, side: int, done: Counter[str]) -> Iterator[np.ndarray]:
@@ -67,7 +70,7 @@ def read_pixels(path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
                 yield from _tar(file, path, done)
             elif kind == ".zip":
                 with zipfile.ZipFile(file) as archive:
-                    for name in sorted(archive.namelist(), key=_in_order):
+                    for name in sorted(archive.namelist(), key=by_number):
                         if _is_picture(name):
                             with archive.open(name) as member:
                                 yield from _member(member, name, f"{path}, {name}", done)
@@ -82,16 +85,16 @@ def _is_picture(member: str) -> bool:
     return _IN_ARCHIVE.fullmatch(member) is not None and not is_hidden(member)
 
 
-def _in_order(name: str) -> list[int | str]:
-    """Names with numbers in the order of the numbers: batch 2 before batch 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def _tar(file: IO[bytes], path: Path, done: Counter[str]) -> Iterator[np.ndarray]:
     with tarfile.open(fileobj=file) as archive:
         for member in archive:
             if member.isfile() and _is_picture(member.name) and (content := archive.extractfile(member)):
                 yield from _member(content, member.name, f"{path}, {member.name}", done)
+        # Of a member's damaged header tarfile makes the end of the archive, which is a block of zeros.
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no member and no end of the archive at byte {archive.offset:,}")
 
 
 def _member(file: IO[bytes], name: str, place: str, done: Counter[str]) -> Iterator[np.ndarray]:
@@ -183,3 +186,4 @@ def _pictures_of(
                 yield np.repeat(pixels, 3, axis=2)
             else:
                 yield pixels.transpose(1, 2, 0) if planes_first else pixels
+    check_ended(file, place)

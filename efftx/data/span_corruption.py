@@ -193,7 +193,10 @@ class SpanCorruption:
         return self._windows.n_batches(split, batch_size)
 
     def n_rows(self, split: str) -> int:
-        """Rows that cover a split once."""
+        """Rows whose windows lie side by side in a split: they cover valid and test.
+
+        Those of train are drawn anywhere, so that as many of them miss about a third of its text.
+        """
         return self._windows.n_rows(split)
 
     def _keys(self, split: str, seed: int, step: int, batch_size: int) -> np.ndarray:

@@ -6,18 +6,19 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from efftx.data.byte_corpus import bytes_rendering, bytes_vocab_size, open_bytes, prepare_corpus
 from efftx.data.dataset import Dataset, Source
-from efftx.data.document_files import DocumentFiles, find_named
+from efftx.data.document_files import COMPRESSED, N_NAMED, find_named, other_forms
 from efftx.data.documents import LICENCE, Documents, identity_of, prepare_documents
 from efftx.data.known_files import own_files
 from efftx.data.prepared import SPLITS, Prepared
 from efftx.data.rendering import Rendering
 from efftx.data.samples import licence_and_origin, require_path
 from efftx.data.span_corruption import SpanCorruptionConfig
-from efftx.data.text_files import kind_of, read_file, sums_of, utf8_text
+from efftx.data.text_files import kind_of, local_path, read_file, sums_of, utf8_text
 from efftx.data.token_corpus import open_tokens
 from efftx.data.tokenizer import VocabularyConfig, check_tokenizer, text_rendering, text_vocab_size
 from efftx.data.vocabulary import Vocabulary
@@ -42,11 +43,15 @@ class TextFilesConfig(VocabularyConfig, SpanCorruptionConfig):
 
 @dataclass(frozen=True)
 class OwnText:
-    """The text of each split; `called` is what a variant says of its files, `rule` of its split."""
+    """The text of each split; `called` is what a variant says of its files, `rule` of its split.
+
+    `is_whole`: the splits are parts of one text, cut by the rule alone.
+    """
 
     splits: dict[str, bytes]
     called: str
     rule: str
+    is_whole: bool
     notes: tuple[str, ...]
 
     @property
@@ -54,6 +59,12 @@ class OwnText:
         """Bytes of train, valid and test."""
         train, valid, test = (len(self.splits[split]) for split in SPLITS)
         return train, valid, test
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 in hex of the text, and where file names say the split, which the text does not, of its sizes."""
+        digest = hashlib.sha256(b"".join(self.splits.values())).hexdigest()
+        return digest if self.is_whole else identity_of(digest, *self.sizes)
 
     def paragraphs(self, split: str) -> Iterator[str]:
         """What stands between blank lines, without the ends of its outermost lines."""
@@ -66,10 +77,31 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     """The files one after another, in the order of their paths, a line end between them; what is no text is skipped.
 
     Files named by split are found and cut as those of data=jsonl (`DocumentFiles`), at ends of lines. `UserError` for
-    what is no UTF-8, for no text at all, and for more than MOST_BYTES.
+    what is no UTF-8, for no text in all or in the files of a split, and for more than MOST_BYTES.
     """
-    named = find_named(given, hint, _ANY, "file")
+    named = find_named(given, hint, _ANY, "file", COMPRESSED)
     files = sorted(named.all)
+    sums = sums_of(files, hint)
+    texts = _read_texts(files, given)
+    if not texts:
+        raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
+    notes = (f"{n} of {len(files)} files hold no text and are left out.",) if (n := len(files) - len(texts)) else ()
+    read = _without_packed(texts)
+    again = other_forms(local_path(given), texts, read)
+    wholes = {split: _joined([texts[file] for file in its if file in read]) for split, its in named.files.items()}
+    if blank := next((split for split, whole in wholes.items() if not whole), None):
+        its = ", ".join(map(str, named.files[blank][:N_NAMED]))
+        message = f"{blank} of data.path={given} holds no text: {its}."
+        raise UserError("bad_value", message, "Fill the files, or take them out of the folder.")
+    parts = {}
+    for split in SPLITS:
+        whole, first, last = named.part(split)
+        parts[split] = cut_at_lines(wholes[whole], first, last)
+    return OwnText(parts, own_files(files, sums), named.rule, named.is_whole, (*named.notes, *again, *notes))
+
+
+def _read_texts(files: list[Path], given: str) -> dict[Path, bytes]:
+    """What each file holds, without those that are blank; `UserError` as `read_own_text`."""
     too_long = UserError(
         "bad_value",
         f"data.path={given} has more than {MOST_BYTES:,} bytes.",
@@ -77,7 +109,6 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     )
     if sum(file.stat().st_size for file in files if kind_of(file) == "file") > MOST_BYTES:
         raise too_long
-    sums = sums_of(files, hint)
     texts = {}
     room = MOST_BYTES
     for file in files:
@@ -88,19 +119,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
         _check_utf8(content, file)
         if content.strip():
             texts[file] = content
-    if not texts:
-        raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
-    notes = (f"{n} of {len(files)} files hold no text and are left out.",) if (n := len(files) - len(texts)) else ()
-    held = {split: [file for file in its if file in texts] for split, its in named.files.items()}
-    held = {split: its for split, its in held.items() if its}
-    held = held if "train" in held else {"train": list(texts)}
-    wholes = {split: _joined([texts[file] for file in its]) for split, its in held.items()}
-    split_by = DocumentFiles(held)
-    parts = {}
-    for split in SPLITS:
-        whole, first, last = split_by.part(split)
-        parts[split] = cut_at_lines(wholes[whole], first, last)
-    return OwnText(parts, own_files(files, sums), split_by.rule, (*named.notes, *notes))
+    return texts
 
 
 def cut_at_lines(text: bytes, first: int, last: int) -> bytes:
@@ -109,6 +128,19 @@ def cut_at_lines(text: bytes, first: int, last: int) -> bytes:
     A border moves on to the end of its line, or where that is more than a hundredth of the text away, of its character.
     """
     return text[_border(text, first) : _border(text, last)]
+
+
+def _without_packed(texts: dict[Path, bytes]) -> set[Path]:
+    """The files but a.zip where the text that it holds stands beside it, as a.txt say."""
+    plain: dict[Path, list[bytes]] = {}
+    for file, content in texts.items():
+        if file.suffix.lower() != ".zip":
+            plain.setdefault(file.with_suffix(""), []).append(content)
+    return {
+        file
+        for file, content in texts.items()
+        if file.suffix.lower() != ".zip" or content not in plain.get(file.with_suffix(""), ())
+    }
 
 
 def _joined(texts: list[bytes]) -> bytes:
@@ -153,9 +185,8 @@ def open_text(config: TextFilesConfig, objective: str = "lm", notes: tuple[str, 
 def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared, Vocabulary | None]:
     text = read_own_text(require_path(config, _HINT))
     facts: dict[str, str] = licence_and_origin(config.path, LICENCE)
-    digest = hashlib.sha256(b"".join(text.splits.values())).hexdigest()
     # The names are in the variant, so that the same bytes under another name are another corpus.
-    identity = identity_of(text.called, digest, *text.sizes)
+    identity = identity_of(text.called, text.checksum, *text.sizes)
     if config.tokenizer == "bytes" and config.tokenizer_path is None:
         variant = f"text[{text.called} {sum(text.sizes):,} bytes{text.rule}]"
         prepared = prepare_corpus(
@@ -164,7 +195,7 @@ def _prepare(config: TextFilesConfig, notes: tuple[str, ...]) -> tuple[Prepared,
             identity,
             text.sizes,
             lambda: b"".join(text.splits.values()),
-            facts | {"tokens_sha256": digest},
+            facts | {"tokens_sha256": text.checksum},
         )
         return replace(prepared, meta=prepared.meta | {"notes": [*notes, *text.notes]}), None
     documents = Documents(

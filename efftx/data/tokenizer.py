@@ -42,7 +42,11 @@ class VocabularyConfig(DataConfig):
 
 @dataclass
 class TextConfig(VocabularyConfig):
-    """Documents as tokens, of which the first `n_documents` (0: all) are trained on."""
+    """Documents as tokens. `n_documents`: of those to train on only the first so many are taken (0: all).
+
+    Of pairs of texts these are the documents of the training split. Of others they are those of the training files,
+    before valid and test are cut from them where they have no files of their own: 100 in one file are 90, 5 and 5.
+    """
 
     n_documents: int = 0
 

@@ -114,7 +114,7 @@ class Windows:
         return None if split == "train" else -(-self.n_rows(split) // batch_size)
 
     def n_rows(self, split: str) -> int:
-        """Windows that cover a split once."""
+        """Windows that lie side by side in a split, which cover it; those of train are drawn, and need not."""
         return -(-(len(self.corpus.arrays[split]) - self.overlap) // (self.length - self.overlap))
 
 

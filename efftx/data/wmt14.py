@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from efftx.data.dataset import Source
-from efftx.data.document_files import SPLIT_OF, DocumentFiles, find_documents
+from efftx.data.document_files import COMPRESSED, SPLIT_OF, DocumentFiles, find_documents, once, other_forms
 from efftx.data.hub import HubRows
 from efftx.data.json_lines import read_rows, whole_text
 from efftx.data.known_files import are, not_known, own_files
@@ -120,22 +120,22 @@ def find_parallel(folder: Path, config: WMTConfig) -> DocumentFiles | None:
     if kind_of(folder) != "folder":
         return None
     by_split: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()):
-        match = _of_the_source(file, config)
-        if match is None:
-            continue
+    stems = {file: match["stem"] for file in sorted(folder.iterdir()) if (match := _of_the_source(file, config))}
+    read = once(list(stems), COMPRESSED)
+    for file in read:
         if not _partner(file, config).is_file():
             message = f"{file} has no {_partner(file, config).name} beside it."
             hint = "Parallel texts are two files whose names differ in the language's ending."
             raise UserError("missing_file", message, hint)
-        words = re.split("[^a-z0-9]+", match["stem"].lower())
+        words = re.split("[^a-z0-9]+", stems[file].lower())
         split = next((split for word in words if (split := _NEWSTEST.get(word) or SPLIT_OF.get(word))), "train")
         by_split.setdefault(split, []).append(file)
     if not by_split:
         return None
+    notes = other_forms(folder, stems, read)
     if "train" not in by_split:  # as everywhere: what there is is cut 90/5/5
-        return DocumentFiles({"train": sorted(chain.from_iterable(by_split.values()))})
-    return DocumentFiles({split: by_split[split] for split in ("train", "valid", "test") if split in by_split})
+        return DocumentFiles({"train": read}, notes)
+    return DocumentFiles({split: by_split[split] for split in ("train", "valid", "test") if split in by_split}, notes)
 
 
 def _of_the_source(file: Path, config: WMTConfig) -> re.Match[str] | None:

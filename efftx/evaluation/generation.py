@@ -80,8 +80,9 @@ def evaluate_generation(
 
     A metric of TEXT_METRICS is of what the model says: by greedy decoding, or with `beam` above 1 the best of such a
     search under `length_penalty`. Otherwise a row's label is the one whose tokens are the likeliest (the sum of their
-    log-probabilities), and `accuracy`, `f1` and `matthews` are of labels. The model is left in the mode it was in.
-    UserError for a beam and a model with a layer that does not decode from caches.
+    log-probabilities), `accuracy`, `f1` and `matthews` are of labels, and `chance_accuracy` is that of the rows' most
+    frequent label. The model is left in the mode it was in. UserError for a beam and a model with a layer that does
+    not decode from caches.
     """
     metrics: tuple[str, ...] = getattr(over.dataset, "metrics", ())
     if not metrics:
@@ -195,7 +196,9 @@ def _labels(model: nn.Module, dataset: TextToText, batches: Iterable[Batch], dev
         if not is_label_BK.any(1).all():
             raise ValueError(f"A target of {dataset.name} is none of its labels.")
         actual += is_label_BK.int().argmax(1).tolist()
-    return {metric: glue.METRICS[metric](predicted, actual) for metric in dataset.metrics}
+    majority = [max(set(actual), key=actual.count)] * len(actual)
+    chance = {"chance_accuracy": glue.METRICS["accuracy"](majority, actual)}
+    return {metric: glue.METRICS[metric](predicted, actual) for metric in dataset.metrics} | chance
 
 
 def _inputs(batch: Batch, device: torch.device) -> Tensor:

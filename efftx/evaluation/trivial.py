@@ -61,10 +61,10 @@ class Stream(Protocol):
 
 @runtime_checkable
 class Countable(Protocol):
-    """A data set of which a number of rows covers the training split once."""
+    """A data set whose training split has a length in rows."""
 
     def n_rows(self, split: str) -> int:
-        """That number."""
+        """As many rows as an epoch has, or where rows are drawn anywhere in a text as would fill it side by side."""
         ...
 
 
@@ -143,7 +143,11 @@ def _ngram(dataset: Dataset, question: Question) -> dict[str, float]:
 
 
 def _training(dataset: Dataset, order: int) -> Tokens:
-    """All targets of the training split: of a text the whole of it, else rows that cover it once, or DRAWN tokens."""
+    """Targets of the training split: the whole of a text, else those of `n_rows` rows, or DRAWN tokens without end.
+
+    Under span corruption the rows are drawn as a model's are: some of the text is in none of them, some in several, and
+    of each only the spans that were taken out are targets.
+    """
     if isinstance(dataset, Stream):
         return np.asarray(dataset.stream("train")[:MOST_TRAINING], dtype=np.int64)
     most = (MOST_TRAINING if isinstance(dataset, Countable) else DRAWN) // dataset.length + 1

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from efftx.core.numbered import by_number
 from efftx.errors import UserError
 from efftx.report import sentences
 from efftx.report.units import Scale, table_scales
@@ -58,7 +59,7 @@ class Measured:
         named = {(r.data.get("name", ""), r.data.get("variant", "")) for r in self.trained if r.data}
         if len(named) > MOST_VARIANTS:
             return f"{len(named)} variants of {' and '.join(sorted({name for name, _ in named}))}"
-        return ", ".join(sorted((data_words(*pair) for pair in named), key=_by_number))
+        return ", ".join(sorted((data_words(*pair) for pair in named), key=by_number))
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,6 @@ class Item:
         if self.foremost:
             return self.foremost.verdicts
         return tuple(Verdict(claim, NOT_RUN, "no record yet") for claim in self.experiment.claims)
-
-
-def _by_number(text: str) -> list[tuple[int, str]]:
-    """A key that sorts the numbers within texts as numbers: 256 before 1024."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
 
 
 def data_words(name: str, variant: str) -> str:

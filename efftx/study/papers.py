@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from efftx.core.numbered import by_number
 from efftx.core.shipped import shipped
 from efftx.errors import UserError
 from efftx.study.experiment import Experiment
@@ -61,7 +61,6 @@ def reading_order(experiments: Iterable[Experiment], papers: Sequence[Paper] = (
     places = {item: i for i, item in enumerate(shown_as(papers))}
 
     def key(e: Experiment) -> tuple[int, str, int, list[int | str]]:
-        numbered: list[int | str] = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", e.id)]
-        return order.get(e.paper, len(order)), e.paper, places.get(e.id, len(places)), numbered
+        return order.get(e.paper, len(order)), e.paper, places.get(e.id, len(places)), by_number(e.id)
 
     return sorted(experiments, key=key)

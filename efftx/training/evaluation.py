@@ -85,9 +85,6 @@ def evaluate_split(
                 f"The evaluation on the {split} split gave {name} {value}: nothing of it is recorded.",
                 "Lower optimizer.lr, set training.clip_norm, or use dtype=float32. Checkpoints stay as they are.",
             )
-    # What a majority would score stands beside a classifier's accuracy; a generated task's level is the experiment's.
-    if final and dataset.chance_accuracy is not None and getattr(dataset, "label_targets", None):
-        metrics["chance_accuracy"] = dataset.chance_accuracy
     return metrics
 
 

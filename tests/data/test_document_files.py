@@ -18,7 +18,7 @@ def documents(file: Path) -> Iterator[str | None]:
     return (line or None for line in file.read_text().splitlines())
 
 
-def splits_of(path: Path, at_most: int | None = None) -> dict[str, str]:
+def splits_of(path: Path | str, at_most: int | None = None) -> dict[str, str]:
     """The documents of each split, - for a place without one."""
     files = find_documents(str(path), "hint")
     return {split: "".join(d or "-" for d in files.read(split, documents, at_most)) for split in SPLITS}
@@ -104,6 +104,30 @@ def test_a_file_in_two_formats_or_compressions_is_read_once(tmp_path: Path) -> N
     for name in ("train.jsonl.gz", "train.parquet", "valid.jsonl.xz"):
         (tmp_path / name).write_bytes(b"not read")
     assert splits_of(tmp_path) == {"train": "ab", "valid": "c", "test": "d"}
+
+
+@pytest.mark.parametrize("places", [("docs",), ("a/docs", "b/docs"), ("train-0", "dev", "more")], ids=str)
+@pytest.mark.parametrize("pattern", ["", "/**/*.json*"])
+def test_a_file_in_two_forms_is_read_once_wherever_it_stands(
+    tmp_path: Path, places: tuple[str, ...], pattern: str
+) -> None:
+    for n, place in enumerate(places):
+        write(tmp_path, **{place.replace("/", "__"): LETTERS[5 * n :][:9]})
+    before = splits_of(f"{tmp_path}{pattern}")
+    for place in places:
+        for ending in (".jsonl.gz", ".json.xz"):
+            (tmp_path / f"{place}{ending}").write_bytes(b"not read")
+    assert splits_of(f"{tmp_path}{pattern}") == before
+    note = find_documents(f"{tmp_path}{pattern}", "").notes[0]
+    assert note.startswith(f"Left out: {min(places)}.json.xz, " if not pattern else "Left out: ")
+    assert note.endswith(", other forms of files that are read.")
+
+
+def test_of_compressed_forms_alone_the_first_is_read(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "a.jsonl.xz", "b.parquet", "sub/a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_documents(str(tmp_path), "").all == [tmp_path / n for n in ("a.jsonl.gz", "b.parquet", "sub/a.jsonl")]
 
 
 def test_endings_are_read_whatever_their_case(tmp_path: Path) -> None:

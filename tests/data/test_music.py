@@ -226,6 +226,14 @@ def test_a_recording_shorter_than_a_row_says_how_long_a_row_can_be(tmp_path: Pat
         open_dataset(config(tmp_path))
 
 
+def test_a_recording_in_two_formats_is_read_once_and_the_better_one(tmp_path: Path) -> None:
+    for name in ("a.ogg", "a.wav", "b.flac", "b.wav"):
+        soundfile.write(tmp_path / name, tone(12_000), 12_000)
+    dataset = open_dataset(config(tmp_path))
+    assert dataset.variant.startswith("music[a.wav+b.flac sha256:")
+    assert notes_of(dataset) == ("Left out: a.ogg, b.wav, other forms of files that are read.",)
+
+
 def test_without_the_package_that_reads_sound_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", tone(12_000), 12_000)
     real = builtins.__import__

@@ -18,6 +18,7 @@ from efftx.data.pairs import Corpus, Document, TextPairs, counted, prepare_pairs
 from efftx.data.prepared import SPLITS, damage
 from efftx.data.tokenizer import TextConfig
 from efftx.errors import UserError
+from efftx.evaluation.trivial import Question, trivial_answer
 
 FIVE = [Document(f"source {i}", [f"target {i}{letter}" for letter in "abc"[: 1 + i % 3]]) for i in range(5)]
 
@@ -29,6 +30,7 @@ def open_documents(
     length: int = 12,
     target_length: int = 12,
     labels: tuple[str, ...] = (),
+    leaves_out_long: bool = False,
     **config: Any,
 ) -> TextPairs:
     given_splits = splits or {"train": list(FIVE), "valid": list(FIVE[:3]), "test": list(FIVE[1:])}
@@ -40,7 +42,15 @@ def open_documents(
     corpus = Corpus(sums, "", read, lambda counts: f"made {counted(counts)}", "none", "made")
     given_config = TextConfig("made", length, None, target_length, tokenizer="bytes", **config)
     prepared, vocabulary = prepare_pairs(given_config, corpus)
-    return TextPairs(prepared, vocabulary, given_config, target_length=target_length, metrics=(), labels=labels)
+    return TextPairs(
+        prepared,
+        vocabulary,
+        given_config,
+        target_length=target_length,
+        metrics=(),
+        labels=labels,
+        leaves_out_long=leaves_out_long,
+    )
 
 
 def ids(text: str) -> list[int]:
@@ -174,6 +184,17 @@ def test_labels_are_targets_with_their_end_and_chance_is_the_usual_one_of_the_te
         open_documents(tmp_path, splits, labels=("no", "yes"), target_length=3)
     assert "at least 4" in raised.value.hint
     assert open_documents(tmp_path).chance_accuracy is None
+
+
+@pytest.mark.parametrize("leaves_out_long", [False, True])
+def test_an_n_gram_table_counts_an_epoch_of_the_training_pairs(tmp_path: Path, leaves_out_long: bool) -> None:
+    some: list[Document | None] = [Document("s", ["ab" * n]) for n in range(1, 6)]
+    splits = {"train": some, "valid": some[:2], "test": some[:2]}
+    dataset = open_documents(tmp_path, splits, target_length=9, leaves_out_long=leaves_out_long)
+    assert [dataset.n_rows(split) for split in SPLITS] == [4 if leaves_out_long else 5, 2, 2]
+    found = trivial_answer(dataset, Question("ngram", order=2))
+    # Targets of 2, 4, 6 and 8 tokens with their ends, and one of 10 that is left out, or cut to 8.
+    assert found["training_tokens"] == (24 if leaves_out_long else 33)
 
 
 def test_the_checksum_is_over_tokens_and_borders(tmp_path: Path) -> None:

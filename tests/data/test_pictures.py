@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -23,7 +24,7 @@ from PIL import Image
 
 from efftx.cli import main
 from efftx.config.compose import compose
-from efftx.data.dataset import find_source, open_dataset
+from efftx.data.dataset import find_source, notes_of, open_dataset
 from efftx.data.picture import box_filter, conversion_notes, grid_png, read_picture, square_of
 from efftx.data.pictures import Picture, PictureRows, PicturesConfig
 from efftx.errors import UserError
@@ -243,6 +244,63 @@ def test_an_array_of_more_than_its_file_holds_is_refused_before_memory_is_asked_
         open_dataset(config(tmp_path / "a.npy"))
 
 
+def tar_of(every: np.ndarray) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for number, one in enumerate(every):
+            content = encoded(one)
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def bad_header(archive: bytes) -> bytes:
+    """The checksum in the header of the second member, which stands in the third block, is another."""
+    return archive[: 1024 + 148] + b"\xff" + archive[1024 + 149 :]
+
+
+def bad_header_compressed(archive: bytes) -> bytes:
+    return gzip.compress(bad_header(archive))
+
+
+def cut_within_a_header(archive: bytes) -> bytes:
+    return archive[: 20 * 1024 + 100]
+
+
+def cut_between_members(archive: bytes) -> bytes:
+    return archive[: 20 * 1024]
+
+
+@pytest.mark.parametrize("damaged", [bad_header, bad_header_compressed, cut_within_a_header, cut_between_members])
+def test_a_tar_that_does_not_reach_its_end_is_damaged_and_not_smaller(
+    damaged: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    whole = tar_of(pictures(40))
+    assert whole[1024 : 1024 + 5] == b"1.png"
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole))
+    assert len(rows_of(tmp_path / "a.tar", "test")) == 2
+    (tmp_path / "a.tar").write_bytes(damaged(whole))
+    with pytest.raises(UserError, match=r"a\.tar is damaged or truncated: .*end") as raised:
+        open_dataset(config(tmp_path / "a.tar"))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.zip"])
+def test_an_array_that_says_it_holds_fewer_pictures_than_its_file_is_damaged(name: str, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    np.save(packed, pictures(40))
+    array = packed.getvalue().replace(b"(40, 4", b"(30, 4")
+    if name != "a.npy":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", array)
+    else:
+        (tmp_path / name).write_bytes(array)
+    with pytest.raises(UserError, match="goes on after its array") as raised:
+        open_dataset(config(tmp_path / name))
+    assert raised.value.kind == "damaged_file"
+
+
 def in_array(folder: Path, every: np.ndarray) -> Path:
     (folder / "all.npz").write_bytes(saved(images=every, names=np.array(["a"])))
     return folder / "all.npz"
@@ -289,6 +347,13 @@ def in_zip_of_macos(folder: Path, every: np.ndarray) -> Path:
     return folder / "all.zip"
 
 
+def in_zip_with_signs_like_digits(folder: Path, every: np.ndarray) -> Path:
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for number, one in enumerate(every):
+            archive.writestr(f"\u00b2{'9' * 5000}\u2460{number}.png", encoded(one))
+    return folder / "all.zip"
+
+
 def in_tar_with_hidden_files(folder: Path, every: np.ndarray) -> Path:
     names = as_files(folder, every)
     (names / "._0.png").write_bytes(b"no picture")
@@ -324,6 +389,7 @@ FORMS = [
     in_parquet,
     in_pack,
     in_zip_of_macos,
+    in_zip_with_signs_like_digits,
     in_tar_with_hidden_files,
 ]
 
@@ -375,6 +441,27 @@ def test_files_named_by_split_are_the_splits(tmp_path: Path) -> None:
     assert (rows_of(tmp_path, "valid") == every[4:7]).all()
     assert (rows_of(tmp_path, "test") == every[7:]).all()
     assert open_dataset(config(tmp_path)).variant.endswith(" 4+3+2 pictures,4x4]")
+
+
+@pytest.mark.parametrize("form", [in_array, in_zip, in_parquet])
+def test_pictures_in_two_forms_of_a_file_are_read_once(
+    form: Callable[[Path, np.ndarray], Path], tmp_path: Path
+) -> None:
+    every = pictures(40)
+    np.save(tmp_path / "all.npy", every)
+    form(tmp_path, every)
+    (tmp_path / "cover.png").write_bytes(encoded(every[0]))
+    (tmp_path / "cover.jpg").write_bytes(encoded(every[0]))
+    dataset = open_dataset(config(tmp_path))
+    assert "37+2+3 pictures, 90/5/5" in dataset.variant
+    assert "all." in "".join(notes_of(dataset))
+
+
+def test_an_archive_beside_the_folder_that_it_unpacks_to_is_left_out(tmp_path: Path) -> None:
+    in_tar(tmp_path, pictures(40))  # of the folder that is left there
+    dataset = open_dataset(config(tmp_path))
+    assert "36+2+2 pictures, 90/5/5" in dataset.variant
+    assert notes_of(dataset) == ("Left out: all.tar, other forms of files that are read.",)
 
 
 def test_pictures_of_several_sizes_are_brought_to_one_and_the_note_says_so(tmp_path: Path) -> None:

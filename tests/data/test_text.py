@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +116,25 @@ def test_a_file_named_test_is_never_trained_on(tmp_path: Path) -> None:
 def test_without_a_test_file_the_validation_file_is_halved_at_the_end_of_a_line(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", b"Some text.\n" * 9)
     write(tmp_path / "validation.txt", LINES)
-    write(tmp_path / "test.txt", b"\n")
     own = read_own_text(str(tmp_path))
     assert own.splits["train"] == b"Some text.\n" * 9
     assert own.splits["valid"] + own.splits["test"] == LINES
     assert len(own.splits["valid"]) / len(LINES) == pytest.approx(0.5, abs=0.01)
     assert own.splits["test"].startswith(b"Line ")
-    assert (own.rule, own.notes) == (", validation halved", ("1 of 3 files hold no text and are left out.",))
+    assert (own.rule, own.notes) == (", validation halved", ())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_whose_files_are_blank_is_told_and_never_taken_from_another(tmp_path: Path, split: str) -> None:
+    for name in SPLITS:
+        write(tmp_path / name / "a.txt", LINES)
+    write(tmp_path / split / "b.txt", b"")
+    assert read_own_text(str(tmp_path)).notes == ("1 of 4 files hold no text and are left out.",)
+    write(tmp_path / split / "a.txt", b"\n \n")
+    with pytest.raises(UserError, match=f"{split} of data.path={tmp_path} holds no text") as raised:
+        read_own_text(str(tmp_path))
+    assert f"{split}/a.txt" in raised.value.message
+    assert raised.value.hint
 
 
 def test_files_of_no_split_beside_named_ones_need_not_be_text(tmp_path: Path) -> None:
@@ -170,6 +184,18 @@ def test_another_name_or_another_byte_is_another_corpus(tmp_path: Path) -> None:
     assert len(verify("text")) == 3
 
 
+@pytest.mark.parametrize("objective", ["lm", "span_corruption"])
+def test_another_split_of_the_same_bytes_is_another_corpus(tmp_path: Path, objective: str) -> None:
+    def checksum(*places: str) -> str:
+        folder = tmp_path / "-".join(places)
+        for place, letter, n in zip(places, "abc", (500, 600, 700), strict=True):
+            write(folder / place / f"{letter}.txt", letter.encode() * n + b"\n")
+        return open_dataset(config(folder), objective).checksum
+
+    ways = [("train", "train", "valid"), ("train", "valid", "valid"), ("train", "train", "test"), ("train",) * 3]
+    assert len({checksum(*way) for way in (*ways, ("train", "valid", "test"))}) == 5
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -196,6 +222,28 @@ def test_empty_files_among_others_are_left_out_and_counted(tmp_path: Path) -> No
     dataset = open_dataset(config(tmp_path))
     assert notes_of(dataset) == ("2 of 3 files hold no text and are left out.",)
     assert dataset.checksum == hashlib.sha256(LINES).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.xz", "a.zip", "a.txt.zip"])
+def test_a_text_that_stands_plain_and_compressed_is_read_once(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.txt", LINES)
+    write(tmp_path / "a.md", b"Another.\n")
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("a.txt", LINES)
+    else:
+        write(tmp_path / name, (gzip if name.endswith("gz") else lzma).compress(LINES))
+    own = read_own_text(str(tmp_path))
+    assert b"".join(own.splits.values()) == b"Another.\n" + LINES
+    assert f"Left out: {name}, " in "".join(own.notes)
+
+
+def test_a_zip_of_another_text_is_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", LINES)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", LINES[:-1])
+    own = read_own_text(str(tmp_path))
+    assert (sum(own.sizes), own.notes) == (2 * len(LINES) - 1, ())
 
 
 def test_one_huge_line_and_crlf_are_read_as_they_are(tmp_path: Path) -> None:

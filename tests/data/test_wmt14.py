@@ -73,6 +73,14 @@ def test_parallel_files_are_pairs_line_by_line_and_newstests_have_their_splits(t
     assert "4+1+1 (2 left out)" in dataset.variant
 
 
+def test_parallel_files_plain_and_compressed_are_read_once(tmp_path: Path) -> None:
+    for packed in ("", ".gz"):
+        write_parallel(tmp_path, "news", [(f"one {i}", f"eins {i}") for i in range(20)], packed)
+    dataset = open_at(tmp_path)
+    assert [dataset.n_documents(split) for split in ("train", "valid", "test")] == [18, 1, 1]
+    assert "Left out: news.en.gz, other forms of files that are read." in dataset.notes
+
+
 def test_parallel_files_without_one_of_training_are_cut(tmp_path: Path) -> None:
     write_parallel(tmp_path, "newstest2013", [(f"one {i}", f"eins {i}") for i in range(10)])
     write_parallel(tmp_path, "newstest2014", [(f"two {i}", f"zwei {i}") for i in range(10)])

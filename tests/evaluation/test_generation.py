@@ -113,12 +113,18 @@ def test_the_likeliest_label_wins_though_it_may_be_the_longer_one() -> None:
     # Label 1 costs 3 * 0.5 = 1.5 nats; label 0 0.6 + 0.5 where the input says so, else 1.1 + 0.5.
     metrics = ("accuracy", "f1", "matthews")
     found = evaluate_generation(Prefers(0.6, 1.1), Evaluated(Documents(*metrics), "test", 2), CPU)
-    assert found == dict.fromkeys(metrics, pytest.approx(100.0))
+    assert found == dict.fromkeys(metrics, pytest.approx(100.0)) | {"chance_accuracy": pytest.approx(60.0)}
 
 
 def test_a_model_that_always_gives_one_label_has_no_correlation() -> None:
     found = evaluate_generation(Prefers(0.6, 0.6), Evaluated(Documents("accuracy", "matthews"), "test", 2), CPU)
-    assert found == {"accuracy": pytest.approx(60.0), "matthews": 0.0}
+    assert found == {"accuracy": pytest.approx(60.0), "matthews": 0.0, "chance_accuracy": pytest.approx(60.0)}
+
+
+@pytest.mark.parametrize(("split", "batches", "chance"), [("test", 1, 50.0), ("test", 2, 50.0), ("valid", 0, 60.0)])
+def test_chance_is_the_usual_label_of_the_rows_that_are_judged(split: str, batches: int, chance: float) -> None:
+    over = Evaluated(Documents("accuracy"), split, 2, batches)
+    assert evaluate_generation(Prefers(0.6, 0.6), over, CPU)["chance_accuracy"] == pytest.approx(chance)
 
 
 def test_labels_are_ranked_by_the_sum_of_their_log_probabilities() -> None:

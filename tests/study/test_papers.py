@@ -33,11 +33,13 @@ def test_every_shipped_paper_is_listed_with_what_it_prints() -> None:
 
 def test_items_come_in_the_order_of_the_paper_then_what_is_ours_by_number() -> None:
     shipped = list(load_experiments().values())
-    some = [replace(shipped[0], id=f"p/{name}", paper="p") for name in ("own10", "own2", "table1", "figure1")]
+    some = [
+        replace(shipped[0], id=f"p/{name}", paper="p") for name in ("own10", "own2", "own\u00b2", "table1", "figure1")
+    ]
     other = replace(shipped[0], id="a/table1", paper="a")
     p = Paper("P", shows={"Figure 1": Printed("", ["p/figure1"]), "Table 1": Printed("", ["p/table1"])}, name="p")
     found = [e.id for e in reading_order([other, *some], [p])]
-    assert found == ["p/figure1", "p/table1", "p/own2", "p/own10", "a/table1"]
+    assert found == ["p/figure1", "p/table1", "p/own2", "p/own10", "p/own\u00b2", "a/table1"]
     assert shown_as([p]) == {"p/figure1": "Figure 1", "p/table1": "Table 1"}
 
 
