@@ -24,7 +24,8 @@ class TrainingConfig:
 class EvaluationConfig:
     """`every` so many steps (0: only at the end), on `batches` batches (0: the whole split).
 
-    `stop_at_accuracy` (%) ends the training at the first validation that reaches it; 0 trains to the last step.
+    `stop_at_accuracy` (%, of the target tokens, also where a test is of labels) ends the training at the first
+    validation that reaches it; 0 trains to the last step.
     `min_context`: on the test split of a text every token that is scored has so many before it at least: rows slide by
     what they have more, over the same stretch of text as without (0: rows stand side by side, and a row's first token
     has none). `beam`: generated text is the best that a search of this width finds under `length_penalty` (Wu et al.
