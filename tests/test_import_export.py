@@ -253,7 +253,23 @@ def test_an_export_that_cannot_be_written_is_one_message_and_leaves_nothing(
         message = refused("export", kind, run, tmp_path / place)
     assert "No space left on device" in message
     assert "then give the same command again" in " ".join(message.split())
-    assert not [path for path in tmp_path.rglob("*") if "back" in str(path) and path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if "back" in str(path.relative_to(tmp_path))]
     taken = tmp_path / place if kind == "trax" else tmp_path / place / "model.safetensors"
     taken.mkdir(parents=True)
     assert "cannot write" in refused("export", kind, run, tmp_path / place)
+
+
+def test_an_export_that_fails_half_way_leaves_the_earlier_one(
+    refused, efftx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = efftx("import", "hf", HF, *HF_WORDS)["run"]
+    efftx("export", "hf", run, tmp_path / "back")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()}
+
+    def no_numbers(*_: object, **__: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", no_numbers)  # the second of the two files
+    refused("export", "hf", run, tmp_path / "back")
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == before

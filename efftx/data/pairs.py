@@ -219,7 +219,6 @@ class TextPairs:
         self._training = np.arange(self._splits["train"].n_documents)
         if leaves_out_long:
             self._leave_out_long()
-        self.chance_accuracy = self._majority_share("test") if labels else None
 
     def batch(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """Batch `step`, a pure function of its arguments; valid and test ignore `seed`.
@@ -284,9 +283,13 @@ class TextPairs:
             if n_cut := int((~fits).sum()):
                 self.notes += (f"{n_cut:,} of {len(fits):,} sources of {split} are cut to data.length.",)
 
-    def _majority_share(self, split: str) -> float:
-        n = self._splits[split].n_documents
-        return 100.0 * max(Counter(self.references(split, i)[0] for i in range(n)).values()) / n
+    @cached_property
+    def chance_accuracy(self) -> float | None:
+        """Of the most frequent label of the whole test split, in %; None where there are no labels."""
+        if not self.labels:
+            return None
+        n = self._splits["test"].n_documents
+        return 100.0 * max(Counter(self.references("test", i)[0] for i in range(n)).values()) / n
 
     def _drawn(self, seed: int, epoch: int, place: int) -> tuple[int, int]:
         """The document at a place of an epoch, and which of its targets."""

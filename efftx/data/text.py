@@ -41,6 +41,10 @@ class TextFilesConfig(VocabularyConfig, SpanCorruptionConfig):
     """Under `tokenizer=bytes` a language model reads the bytes themselves, otherwise paragraphs as documents."""
 
 
+_AS_THEY_ARE = re.compile("(?!)")
+"""Of no ending: whether two files hold the same text is seen in what they hold."""
+
+
 @dataclass(frozen=True)
 class OwnText:
     """The text of each split; `called` is what a variant says of its files, `rule` of its split.
@@ -79,7 +83,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     Files named by split are found and cut as those of data=jsonl (`DocumentFiles`), at ends of lines. `UserError` for
     what is no UTF-8, for no text in all or in the files of a split, and for more than MOST_BYTES.
     """
-    named = find_named(given, hint, _ANY, "file", COMPRESSED)
+    named = find_named(given, hint, _ANY, "file", _AS_THEY_ARE)
     files = sorted(named.all)
     sums = sums_of(files, hint)
     texts = _read_texts(files, given)
@@ -97,7 +101,8 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     for split in SPLITS:
         whole, first, last = named.part(split)
         parts[split] = cut_at_lines(wholes[whole], first, last)
-    return OwnText(parts, own_files(files, sums), named.rule, named.is_whole, (*named.notes, *again, *notes))
+    called = own_files([file for file in files if file in read or file not in texts], sums)
+    return OwnText(parts, called, named.rule, named.is_whole, (*named.notes, *again, *notes))
 
 
 def _read_texts(files: list[Path], given: str) -> dict[Path, bytes]:
@@ -131,16 +136,17 @@ def cut_at_lines(text: bytes, first: int, last: int) -> bytes:
 
 
 def _without_packed(texts: dict[Path, bytes]) -> set[Path]:
-    """The files but a.zip where the text that it holds stands beside it, as a.txt say."""
-    plain: dict[Path, list[bytes]] = {}
-    for file, content in texts.items():
-        if file.suffix.lower() != ".zip":
-            plain.setdefault(file.with_suffix(""), []).append(content)
-    return {
-        file
-        for file, content in texts.items()
-        if file.suffix.lower() != ".zip" or content not in plain.get(file.with_suffix(""), ())
-    }
+    """The files but a.zip or a.txt.gz where the text that it holds stands beside it, in a.txt or packed as well."""
+    held: dict[Path, list[bytes]] = {}
+    kept = set()
+    for file in sorted(texts, key=lambda file: bool(COMPRESSED.search(file.name))):  # plain ones first
+        is_packed, unpacked = bool(COMPRESSED.search(file.name)), file.with_suffix("")
+        if is_packed and texts[file] in held.get(unpacked, ()):
+            continue
+        for name in {unpacked} if is_packed else {unpacked, file}:
+            held.setdefault(name, []).append(texts[file])
+        kept.add(file)
+    return kept
 
 
 def _joined(texts: list[bytes]) -> bytes:

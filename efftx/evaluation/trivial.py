@@ -143,7 +143,7 @@ def _ngram(dataset: Dataset, question: Question) -> dict[str, float]:
 
 
 def _training(dataset: Dataset, order: int) -> Tokens:
-    """Targets of the training split: the whole of a text, else those of `n_rows` rows, or DRAWN tokens without end.
+    """Targets of the training split: the whole of a text, else those of `n_rows` rows; of endless data DRAWN tokens.
 
     Under span corruption the rows are drawn as a model's are: some of the text is in none of them, some in several, and
     of each only the spans that were taken out are targets.

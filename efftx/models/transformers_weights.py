@@ -115,7 +115,7 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
     if "lsh" in kinds:
         chunk_len = _given(theirs, "lsh_attn_chunk_length")
         buckets = theirs.get("num_buckets") or _their_buckets(
-            length, chunk_len, theirs.get("max_position_embeddings") or length
+            length, chunk_len, theirs.get("max_position_embeddings", _LONGEST)
         )
         words += [
             f"lsh.n_hashes={_given(theirs, 'num_hashes')}",
@@ -132,6 +132,10 @@ def overrides_of(theirs: Mapping[str, Any]) -> list[str]:
         return [*words, "positions.kind=learned", f"positions.max_len={length}"]
     grid, dims = (_list(_given(theirs, key)) for key in ("axial_pos_shape", "axial_pos_embds_dim"))
     return [*words, "positions.kind=axial", f"positions.axial_shape={grid}", f"positions.axial_dims={dims}"]
+
+
+_LONGEST = 4096
+"""max_position_embeddings where their config.json leaves it out, as it does of a default."""
 
 
 def _their_buckets(length: int, chunk_len: int, longest: int) -> list[int]:

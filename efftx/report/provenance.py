@@ -84,7 +84,11 @@ def counted(measured: Measured) -> str:
         counts.append(f"{each} each" if len(seeds) > 1 else each)
     if gates := len(measured.records) - len(measured.trained):
         counts.append(count(gates, "gate"))
-    left_out = f"; {len(measured.elsewhere)} made on another device, left out" if measured.elsewhere else ""
+    left_out = (
+        f"; {len(measured.elsewhere)} made on another device or number of threads, left out"
+        if measured.elsewhere
+        else ""
+    )
     records = count(len(measured.records), "record")
     return f"{records} at size {measured.size}: {', '.join(counts)}{left_out}"
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from efftx.core.files import placed, write_atomically, writing
+from efftx.core.files import placed, writing
 from efftx.data.arrays import DAMAGED_ARCHIVE
 from efftx.errors import UserError
 from efftx.models.author_weights import PREFIX, from_authors
@@ -159,10 +160,19 @@ def write_authors(file: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def write_transformers(folder: Path, theirs: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
     """A folder that `ReformerModelWithLMHead.from_pretrained` reads."""
-    with writing(folder, _ELSEWHERE):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, save(dict(arrays), metadata={"format": "pt"}))
-        write_atomically(folder / CONFIG, (json.dumps(theirs, indent=1) + "\n").encode())
+    is_new = not folder.exists()
+    try:
+        with writing(folder, _ELSEWHERE):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Both are written before either is there: an export that fails leaves an earlier one as it was.
+            with placed(folder / CONFIG) as config, placed(folder / WEIGHTS) as weights:
+                weights.write(save(dict(arrays), metadata={"format": "pt"}))
+                config.write((json.dumps(theirs, indent=1) + "\n").encode())
+    except UserError:
+        if is_new:
+            with suppress(OSError):  # not made, or no longer empty
+                folder.rmdir()
+        raise
 
 
 def _sha256(file: Path) -> str:

@@ -78,8 +78,8 @@ def read_timings(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_log(path: Path, name: str) -> list[dict[str, Any]]:
+    document = _read_end(path) or {}  # before the log, which a run that ends meanwhile makes longer
     lines = list(read_log(path / name, hint=_LOG_HINT))
-    document = _read_end(path) or {}
     if LOGS in document:  # results of earlier versions do not say how far their logs go
         mark = Mark(**document[LOGS][name])
         there = Mark() if mark.lines == 0 else next((after for _, after in lines if after.lines == mark.lines), None)

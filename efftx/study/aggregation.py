@@ -91,6 +91,10 @@ def of_one_device(records: Sequence[Record]) -> tuple[list[Record], list[Record]
     gates = [record for record in records if "gate" in record.config]
     made = [record for record in records if "gate" not in record.config]
     same = _most_frequent(made, device_of)
+    # Earlier records do not say their instructions; the name of a processor may be that of a whole line.
+    say = [record for record in same if "measure" in record.config and record.environment.get("instructions")]
+    others = [record for record in say if record not in _most_frequent(say, _instructions_of)]
+    same = [record for record in same if record not in others]
     for row in dict.fromkeys(record.row for record in same):
         of_row = [record for record in same if record.row == row and "measure" in record.config]
         on_usual_threads = _most_frequent(of_row, _threads_of)
@@ -105,14 +109,18 @@ def _most_frequent(records: Sequence[Record], key: Callable[[Record], str]) -> l
 
 
 def device_of(record: Record) -> str:
-    """The GPU that a record was made on; else the processor of what was measured, and of a training `CPU` alone.
+    """The GPU that a record was made on; else the processor of a measurement, and of a training `CPU` alone.
 
-    Two processors train to the same quality within its spread. Their times are two machines'.
+    Two processors train to the same quality within its spread. Times are of one machine.
     """
     environment = Environment.of(record.environment)
     if environment.gpu:
         return environment.gpu
-    return f"{environment.processor}, {environment.instructions}" if "measure" in record.config else CPU
+    return str(environment.processor) if "measure" in record.config else CPU
+
+
+def _instructions_of(record: Record) -> str:
+    return str(record.environment["instructions"])
 
 
 def _threads_of(record: Record) -> str:

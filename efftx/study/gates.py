@@ -88,7 +88,7 @@ def troubles(gates: Mapping[str, Gate], trains: bool, cells: Cells, metric: str)
         if (gate.codec is not None and gate.kind != "compressed") or gate.codec not in (None, "xz", "png"):
             yield f"{where}: a codec, xz or png, is given to compressed and to nothing else", ""
         if gate.is_computed and not trains:
-            yield f"{where}: a measure without parameters.SIZE.overrides trains on no data", ""
+            yield f"{where}: a gate of a measure is computed from parameters.SIZE.overrides, which it has not", ""
         for part, items, known in (
             ("rows", gate.rows, list(cells)),
             ("columns", gate.columns, columns),

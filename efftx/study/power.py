@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from efftx.core.durations import HOUR
-from efftx.study.aggregation import Results
+from efftx.study.aggregation import Results, of_one_device
 from efftx.study.claim_language import AS_GOOD_AS, EXACT
 from efftx.study.claims import Recorded, recorded
 from efftx.study.comparisons import Comparison
@@ -67,7 +67,8 @@ class Power:
 
 def powers(experiment: Experiment, records: Sequence[Record], size: str) -> list[Power]:
     """What the tests of every claim of `experiment` can see, from its records at `size`, whatever the gates say."""
-    results = Results(experiment, records, size)
+    at_size = [record for record in records if record.size == size]
+    results = Results(experiment, of_one_device(at_size)[0], size)
     return [_power(recorded(results, claim), results) for claim in experiment.claims_at(results.size)]
 
 

@@ -236,6 +236,20 @@ def test_a_text_that_stands_plain_and_compressed_is_read_once(tmp_path: Path, na
     own = read_own_text(str(tmp_path))
     assert b"".join(own.splits.values()) == b"Another.\n" + LINES
     assert f"Left out: {name}, " in "".join(own.notes)
+    called = own.called
+    (tmp_path / name).unlink()
+    assert read_own_text(str(tmp_path)).called == called, "what is not read is no part of the corpus"
+
+
+def test_two_files_that_share_a_name_and_not_their_text_are_both_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", b" \n")
+    write(tmp_path / "a.txt.gz", gzip.compress(LINES))
+    write(tmp_path / "b.md", b"Another.\n")
+    own = read_own_text(str(tmp_path))
+    assert b"".join(own.splits.values()) == LINES + b"Another.\n"
+    write(tmp_path / "a.txt", LINES[:-1])
+    own = read_own_text(str(tmp_path))
+    assert (sum(own.sizes), own.notes) == (2 * len(LINES) - 1 + 1 + 9, ())
 
 
 def test_a_zip_of_another_text_is_not_left_out(tmp_path: Path) -> None:

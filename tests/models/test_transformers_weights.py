@@ -119,6 +119,12 @@ def test_buckets_that_are_null_are_those_that_transformers_sets_for_the_longest_
     assert f"data.length={length}" in words
 
 
+def test_a_default_that_their_config_leaves_out_counts_for_its_buckets() -> None:
+    without = {key: value for key, value in theirs(num_buckets=None).items() if key != "max_position_embeddings"}
+    words = overrides_of({**without, "axial_pos_shape": [8, 16], "lsh_attn_chunk_length": 8})
+    assert "lsh.n_buckets=[32]" in words, "the limit is of 4,096 positions, not of the 128 of the table"
+
+
 def test_buckets_of_an_export_are_written_out() -> None:
     config = compose([*overrides_of(theirs()), *DATA])
     automatic = replace(config, lsh=replace(config.lsh, n_buckets=(), chunk_len=8))

@@ -17,6 +17,7 @@ from efftx.core import files
 from efftx.core.artifact import Mark, seal_line
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
+from efftx.runs import run_directory
 from efftx.runs.run_directory import (
     METRICS_FILE,
     RunDirectory,
@@ -341,6 +342,22 @@ def test_metrics_are_read_without_a_torn_end(tmp_path):
     whole, torn = write_lines(tmp_path / "metrics.jsonl", {"step": 1, "loss": 2.0}, {"step": 2})
     (tmp_path / "metrics.jsonl").write_bytes(whole + torn[:9])
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_a_run_that_ends_while_its_log_is_read_has_lost_nothing(tmp_path, monkeypatch):
+    with run_at(tmp_path) as run:
+        run.log(0, {"loss": 0})
+        read = run_directory.read_log
+
+        def ends_behind_the_first_line(*given, **rest):
+            for line in read(*given, **rest):
+                yield line
+                if run.result is None:
+                    run.log(1, {"loss": 1})
+                    run.finish({"step": 2})
+
+        monkeypatch.setattr(run_directory, "read_log", ends_behind_the_first_line)
+        assert next(line["step"] for line in read_metrics(tmp_path)) == 0
 
 
 def test_a_finished_run_misses_lines_that_its_logs_have_lost(tmp_path):

@@ -186,5 +186,9 @@ def test_a_table_of_measurements_is_of_one_processor_and_its_rows_of_one_number_
     assert of_one_device([first, third, alone]) == ([first, third], [alone])
     another_row = made_on("one", 1, 0, "B")
     assert of_one_device([first, third, another_row]) == ([first, third, another_row], [])
+    new = [replace(each, environment={**each.environment, "instructions": "AVX2"}) for each in (first, third)]
+    assert of_one_device([new[0], third]) == ([new[0], third], []), "an earlier record does not say its instructions"
+    other = replace(alone, environment={**first.environment, "instructions": "AVX512"})
+    assert of_one_device([*new, other]) == (new, [other])
     trained = [made_on("one", 1, 0, measure="model"), made_on("another", 2, 1, measure="model")]
     assert of_one_device(trained) == (trained, []), "a training ends in the same quality on both"

@@ -89,7 +89,7 @@ def test_a_gate_of_a_measure_is_computed_from_the_data_that_its_models_train_on(
     (line,) = reproduce(narrow([e], ["bigram"]), "cpu", verify=True, say=silent, store=store, trainer=trainer)
     assert (line["fresh"], line["stale"]) == (1, 0)
     path.write_text(path.read_text().replace("overrides: [row=A]", "pictures: 4"))
-    with pytest.raises(UserError, match=r"a measure without parameters\.SIZE\.overrides trains on no data"):
+    with pytest.raises(UserError, match=r"computed from parameters\.SIZE\.overrides, which it has not"):
         read_experiment(path)
 
 
