@@ -19,6 +19,7 @@ from efftx.data.jsonl import JsonlConfig
 from efftx.data.music import MusicConfig
 from efftx.data.pictures import PicturesConfig
 from efftx.data.summarization import SummarizationConfig
+from efftx.data.text import TextFilesConfig
 from efftx.data.wmt14 import WMTConfig
 
 Rows = list[dict[str, Any]]
@@ -59,6 +60,10 @@ def pixels(path: Path, i: int) -> None:
     np.savez(path, images=np.full((i + 1, 2, 2, 3), i, np.uint8))
 
 
+def plain(path: Path, i: int) -> None:
+    path.write_text(f"Text {i}.\n" * 4)
+
+
 def codes(path: Path, i: int) -> None:
     np.savez(path, np.full(40, i, np.uint8))
 
@@ -71,6 +76,7 @@ TEXT: dict[str, Any] = {"length": 8, "tokenizer": "bytes"}
 PAIRS: dict[str, Any] = {"length": 64, "target_length": 32, "tokenizer": "bytes"}
 CASES: dict[str, tuple[Callable[[str], DataConfig], str, Callable[[Path, int], None]]] = {
     "jsonl": (lambda path: JsonlConfig("jsonl", path=path, **TEXT), "jsonl", writes(as_lines, texts)),
+    "text": (lambda path: TextFilesConfig("text", path=path, **TEXT), "txt", plain),
     "c4": (lambda path: C4Config("c4", path=path, **TEXT), "jsonl", writes(as_lines, texts)),
     "wmt14": (lambda path: WMTConfig("wmt14", path=path, **PAIRS), "jsonl", writes(as_lines, translations)),
     "summarization": (
