@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ class TextPairs:
     @cached_property
     def chance_accuracy(self) -> float | None:
         """Of the most frequent label of the whole test split, in %; None where there are no labels."""
-        if not self.labels:
+        if not self.label_targets:
             return None
         n = self._splits["test"].n_documents
         return 100.0 * max(Counter(self.references("test", i)[0] for i in range(n)).values()) / n

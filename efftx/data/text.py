@@ -85,7 +85,7 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     """
     named = find_named(given, hint, _ANY, "file", _AS_THEY_ARE)
     files = sorted(named.all)
-    sums = sums_of(files, hint)
+    sums = dict(zip(files, sums_of(files, hint), strict=True))
     texts = _read_texts(files, given)
     if not texts:
         raise UserError("bad_value", f"data.path={given} holds no text: it is empty or blank.", hint)
@@ -101,7 +101,8 @@ def read_own_text(given: str, hint: str = _HINT) -> OwnText:
     for split in SPLITS:
         whole, first, last = named.part(split)
         parts[split] = cut_at_lines(wholes[whole], first, last)
-    called = own_files([file for file in files if file in read or file not in texts], sums)
+    of_corpus = [file for file in files if file in read or file not in texts]
+    called = own_files(of_corpus, [sums[file] for file in of_corpus])
     return OwnText(parts, called, named.rule, named.is_whole, (*named.notes, *again, *notes))
 
 
