@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import glob
 import gzip
 import lzma
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from efftx.core.files import DamagedFileError, file_sha256, open_file
+from efftx.data.compressed_streams import open_bz2, open_xz
 from efftx.data.prepared import SPLITS
 from efftx.errors import UserError
 
 _MAGIC = {".xz": b"\xfd7zXZ\x00", ".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zip": b"PK\x03\x04"}
-_OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {".xz": open_xz, ".gz": gzip.open, ".bz2": open_bz2}
 _SPLIT_SUFFIXES = ("", ".xz", ".gz", ".bz2")
 _UTF16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 MOST_FILES = 100_000

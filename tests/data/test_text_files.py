@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftx.data import text_files
-from efftx.data.text_files import find_files, local_path, read_text, sums_of
+from efftx.data.text_files import find_files, local_path, read_file, read_text, sums_of
 from efftx.errors import UserError
 
 # Incompressible enough that cutting an archive in half cuts its data.
@@ -204,3 +204,19 @@ def test_any_text_as_a_path_is_a_path_or_told(path: str) -> None:
         local_path(path)
     with contextlib.suppress(UserError):
         find_files(f"/nowhere/{path}", "hint")
+
+
+@pytest.mark.parametrize("suffix", [".xz", ".bz2"])
+def test_a_file_of_several_streams_is_read_whole_or_damaged(tmp_path: Path, suffix: str) -> None:
+    compress = {".xz": lzma.compress, ".bz2": bz2.compress}[suffix]
+    parts = [bytes(range(256)) * 400, b"", b"the last\n"]
+    streams = [compress(part) for part in parts]
+    path = tmp_path / f"text{suffix}"
+    for between in (b"", b"\0" * 8):
+        path.write_bytes(between.join(streams) + between)
+        assert read_file(path, 10**6) == b"".join(parts)
+        assert read_file(path, 999) == parts[0][:1000]
+    for changed in (b"?" + streams[2][1:], streams[2][:-3], b"no stream"):
+        path.write_bytes(streams[0] + changed)
+        with pytest.raises(UserError, match="damaged or truncated"):
+            read_file(path, 10**6)
