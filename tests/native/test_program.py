@@ -17,7 +17,7 @@ from efftx.ops.attention import unit_key
 from efftx.ops.module_convolution import module_convolution
 from efftx.ops.multiplicative import in_blocks, multiplicative
 from efftx.ops.sru import sru
-from tests.native.programs import EPS, lanes, normed_stream, run_alone
+from tests.native.programs import EPS, lanes, normed_stream, products_of, run_alone
 from tests.tolerances import ROUNDING, assert_close
 
 pytestmark = [
@@ -29,16 +29,8 @@ pytestmark = [
 @pytest.mark.parametrize("n_outputs", [1, 4, 7, 130])
 @pytest.mark.parametrize("width", [1, 15, 16, 100, 512, 1000])
 def test_matvec(width: int, n_outputs: int, draw: Callable[..., Tensor]) -> None:
-    x, weight, bias, y = draw(1, width), draw(n_outputs, width), draw(n_outputs), draw(1, n_outputs)
-    normed, norm = normed_stream(draw, width)
-    added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
-    of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
-    program = Program()
-    program.matvec(Stream(0), weight, bias, Stream(1), "a", adds=True)
-    program.matvec(normed, weight, bias, of_norm, "b", relu=True)
-    program.matvec(x, weight, None, of_plain, "c")
-    run_alone(program, x.clone(), y)
-    for actual, expected in ((y, added), (of_norm, rectified[0]), (of_plain, plain[0])):
+    weight = draw(n_outputs, width)
+    for actual, expected, _ in products_of(weight, weight, draw):
         assert_close(actual, expected, ROUNDING)
 
 

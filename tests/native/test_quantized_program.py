@@ -14,7 +14,7 @@ from efftx.native.library import kernels
 from efftx.native.program import Normed, Program, Rows4, Rows8, Stream, buffer, run
 from efftx.ops.int4 import dequantize_groups, quantize_groups
 from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_rows
-from tests.native.programs import EPS, normed_stream, run_alone
+from tests.native.programs import EPS, normed_stream, products_of, run_alone
 from tests.tolerances import ROUNDED_INPUTS, ROUNDING, assert_close
 
 pytestmark = [
@@ -60,17 +60,8 @@ def assert_rounded(
     ],
 )
 def test_matvec(width: int, n_outputs: int, quantization: str, draw: Callable[..., Tensor]) -> None:
-    x, bias, y = draw(1, width), draw(n_outputs), draw(1, n_outputs)
     rows, weight = QUANTIZED[quantization](draw(n_outputs, width))
-    normed, norm = normed_stream(draw, width)
-    added, rectified, plain = y + F.linear(x, weight, bias), F.linear(norm(x), weight, bias).relu(), x @ weight.t()
-    of_norm, of_plain = torch.empty(n_outputs), torch.empty(n_outputs)
-    program = Program()
-    program.matvec(Stream(0), rows, bias, Stream(1), "a", adds=True)
-    program.matvec(normed, rows, bias, of_norm, "b", relu=True)
-    program.matvec(x, rows, None, of_plain, "c")
-    run_alone(program, x.clone(), y)
-    for actual, expected, inputs in ((y[0], added[0], x), (of_norm, rectified[0], norm(x)), (of_plain, plain[0], x)):
+    for actual, expected, inputs in products_of(rows, weight, draw):
         assert_rounded(actual, expected, weight, inputs, *ROUNDED_TO[quantization])
 
 
