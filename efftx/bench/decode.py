@@ -206,7 +206,7 @@ def bench_decode(options: Options) -> dict[str, Any]:
     _check_tokens(protocol, tokens)
     for case in (case_named(name) for name in names if name not in PEERS):
         kept = _kept_bytes(case.config(), case.n_blocks, max(asked.batches), asked.longest)
-        refuse_too_large(case, cache_bytes, beside=kept + reference_bytes(cache_bytes))
+        refuse_too_large(case, cache_bytes, beside=kept + reference_bytes(cache_bytes), batch=max(asked.batches))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     with exclusive():
@@ -263,7 +263,7 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
     """The rows of one case; its weights are made, read and let go here."""
     case = case_named(name)
     config = case.config()
-    weights = make_weights(case, seed=asked.seed, cache_bytes=reference.cache_bytes)
+    weights = make_weights(case, seed=asked.seed, cache_bytes=reference.cache_bytes, batch=max(asked.batches))
     rows: list[dict[str, Any]] = []
     for batch, context in product(asked.batches, asked.contexts):
         room = asked.procedure.room

@@ -3,7 +3,7 @@
 A token passes n blocks and the logits. Blocks stand in a ring, their kinds of attention in the model's order, and a
 token takes the next n of it, so that the distance between two reads of the same weight is `MARGIN` caches at least.
 Rows of a sparse feed-forward layer, of which a token reads one of N, are shared by more blocks: they come around N
-times more seldom.
+times more seldom. The tokens of a batch read more of them, and the rows come around sooner: the largest batch counts.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class Weights:
 
 
 def make_weights(
-    case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, cache_bytes: int | None = None
+    case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float32, cache_bytes: int | None = None, batch: int = 1
 ) -> Weights:
-    """The rings for `case` and a last-level cache of `cache_bytes` (None: this machine's).
+    """The rings for `case`, `batch` tokens at once and a last-level cache of `cache_bytes` (None: this machine's).
 
     UserError, before anything is allocated, where they do not fit into memory.
     """
     cache_bytes = last_level_cache() if cache_bytes is None else cache_bytes
     config = case.config()
-    refuse_too_large(case, cache_bytes)
+    refuse_too_large(case, cache_bytes, batch=batch)
     of_model, head = _on_meta(case, dtype)
-    plan = _plan(_sizes(of_model, head, case), case, cache_bytes)
+    plan = _plan(_sizes(of_model, head, case), case, cache_bytes, batch)
     tile = random_tile(seed, dtype)
     rows = [[tile_filled(w, tile, i) for w in _row_weights(of_model[0])] for i in range(plan.row_sets)]
     blocks: list[DecodingBlock] = []
@@ -115,23 +115,23 @@ class Counted:
     distinct_bytes: int
 
 
-def counted(case: Case, cache_bytes: int) -> Counted:
-    """For one row in float32 and a last-level cache of `cache_bytes`; nothing is allocated."""
+def counted(case: Case, cache_bytes: int, batch: int = 1) -> Counted:
+    """In float32, the weights those of one row, laid out for `batch` rows; nothing is allocated."""
     blocks, head = _on_meta(case, torch.float32)
     sizes = _sizes(blocks, head, case)
-    plan = _plan(sizes, case, cache_bytes)
+    plan = _plan(sizes, case, cache_bytes, batch)
     linear = n_parameters(head.get_submodule("linear"))
     d_model = case.config().d_model  # of the positions' row
     weights = (case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head) // 4 + d_model
     return Counted(weights, (weights - linear) / max(case.n_blocks, 1), plan.blocks, plan.bytes)
 
 
-def refuse_too_large(case: Case, cache_bytes: int, *, beside: int = 0) -> None:
+def refuse_too_large(case: Case, cache_bytes: int, *, beside: int = 0, batch: int = 1) -> None:
     """UserError where the weights of `case` and `beside` more bytes do not fit into the memory that is free.
 
     Nothing is allocated.
     """
-    plan = _plan(_sizes(*_on_meta(case, torch.float32), case), case, cache_bytes)
+    plan = _plan(_sizes(*_on_meta(case, torch.float32), case), case, cache_bytes, batch)
     refuse_bytes(case.name, plan.bytes, beside)
 
 
@@ -188,8 +188,11 @@ def _sizes(blocks: Sequence[Any], head: Any, case: Case) -> _Sizes:
     return _Sizes(always // n_blocks, n_rows // n_blocks, n_rows // n // n_blocks, of_head, embedding, n_blocks)
 
 
-def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
-    """How many distinct blocks, sets of rows and heads keep reads of one weight `MARGIN` caches apart."""
+def _plan(sizes: _Sizes, case: Case, cache_bytes: int, batch: int) -> _Plan:
+    """How many distinct blocks, sets of rows and heads keep reads of one weight `MARGIN` caches apart.
+
+    A token reads one of N rows of a sparse feed-forward, `batch` tokens together 1 - (1 - 1/N)^batch of all.
+    """
     apart = MARGIN * cache_bytes
     token = case.n_blocks * (sizes.always + sizes.rows_read) + sizes.head
     tokens = math.ceil(apart / token)
@@ -198,8 +201,10 @@ def _plan(sizes: _Sizes, case: Case, cache_bytes: int) -> _Plan:
     heads = max(1, min(tokens, math.ceil(apart / sizes.head)))
     row_sets = 0
     if sizes.rows and blocks:
-        n = sizes.rows / sizes.rows_read
-        row_sets = min(blocks, max(2 if sizes.rows < 2**30 else 1, math.ceil(apart * case.n_blocks / (n * token))))
+        share = 1 - (1 - sizes.rows_read / sizes.rows) ** batch
+        of_batch = case.n_blocks * (sizes.always + share * sizes.rows) + sizes.head
+        fewest = 2 if sizes.rows < 2**30 else 1
+        row_sets = min(blocks, max(fewest, math.ceil(apart * case.n_blocks * share / of_batch)))
     total = blocks * sizes.always + row_sets * sizes.rows + heads * sizes.head + sizes.embedding
     return _Plan(blocks, row_sets, heads, total)
 

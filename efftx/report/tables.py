@@ -113,7 +113,9 @@ def _table(experiment: Experiment, measured: Measured | None) -> Table:
             text = experiment.rows[row].text if row in experiment.rows else {}
             words = [Cell(text.get(head, ""), Kind.WORDS) for head in text_heads]
             values = [make(row, column) for make, shown in parts for column in shown]
-            lines.append(Row(experiment.label(row), (*words, *values)))
+            count = cells.own_count(row) if any(make == cells.measured for make, _ in parts) else 0
+            label = experiment.label(row) + (f" (n = {count})" if count else "")
+            lines.append(Row(label, (*words, *values)))
         return tuple(lines)
 
     blocks: list[Block] = []
@@ -183,7 +185,7 @@ class _Cells:
         return self.scales.get(form) or Scale(form)
 
     def measured(self, row: str, column: str) -> Cell:
-        """What was run: mean, spread, n where it differs from cell to cell; the clear best of a column bold."""
+        """What was run: mean, spread, n where it differs within the row; the clear best of a column bold."""
         form = self.experiment.cell_of(row, column)
         if column not in self.experiment.columns_of(row, self.size):
             return Cell(numbers.UNDEFINED, Kind.MISSING)
@@ -193,11 +195,17 @@ class _Cells:
         if value.mean is None:
             return Cell(numbers.NOT_REACHED, Kind.MISSING, row, column, self.size, n=value.n)
         text = self.scale_of(form).written(value.mean, value.std)
-        text += "" if value.n == self.usual else f" (n = {value.n})"
+        text += "" if value.n in (self.usual, self.own_count(row)) else f" (n = {value.n})"
         others = [self.means.get((other, column)) for other in self.experiment.rivals_of(row, self.size)]
         rivals = [_reached(other) for other in others if other and other.values]
         best = numbers.clearly_best(_reached(value), rivals, form.better) and self._is_past_gates(row, column)
         return Cell(text, Kind.MEASURED, row, column, self.size, value.mean, value.std, value.n, bold=best)
+
+    def own_count(self, row: str) -> int:
+        """The n of every cell of `row` that was run, where it is not the table's; else 0."""
+        counts = {value.n for (name, _), value in self.means.items() if name == row and value.values} - {0}
+        count = counts.pop() if len(counts) == 1 else 0
+        return 0 if count == self.usual else count
 
     def _is_past_gates(self, row: str, column: str) -> bool:
         try:

@@ -85,6 +85,20 @@ def test_tokens_of_a_batch_choose_int8_rows_with_their_scales_and_share_a_float_
     assert rows[1] / rows[0] == pytest.approx(64 * (1 - (63 / 64) ** 2), abs=1 / rows[0])
 
 
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_rows_that_a_batch_reads_come_around_no_sooner_than_the_weights_of_a_token(batch: int) -> None:
+    case, cache_bytes = case_named("width-128-sparse"), 2**24
+    weights = make_weights(case, cache_bytes=cache_bytes, batch=batch)
+    rows = sum(w.nbytes for w in _rows_of(_feed_forward(weights.blocks[0])))
+    chosen = sum(read.bytes for read in weights.chosen.values()) / weights.n_blocks
+    always = sum(read.bytes for read in weights.reads.values()) / weights.n_blocks - chosen
+    share = 1 - (1 - chosen / rows) ** batch  # of the rows that `batch` tokens read
+    apart = weights.n_distinct_row_sets * (always + share * rows) / share
+    assert 2 < weights.n_distinct_row_sets < weights.n_distinct_blocks or batch == 1
+    assert apart >= MARGIN * cache_bytes
+    assert counted(case, cache_bytes, batch).distinct_bytes == weights.distinct_bytes
+
+
 @pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
 def test_tokens_of_a_batch_share_the_matrix_by_which_an_oracle_chooses(quantization: Quantization | None) -> None:
     words = ("model=scaling", "d_model=128", "n_heads=2", "d_ff=512", "sparse_ff.N=16", "sparse_qkv.S=0")

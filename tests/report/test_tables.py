@@ -68,6 +68,16 @@ def test_a_cell_with_another_n_says_so(full_store: RecordStore, experiment: Expe
     assert "where no other n is given; claims compare the seeds in common" in table.caption
 
 
+def test_a_row_with_another_n_throughout_says_so_once_beside_its_name(
+    full_store: RecordStore, experiment: Experiment
+) -> None:
+    full_store.path("paper/table2", "LSH", 2, "cpu").unlink()
+    table = only_table(full_store, experiment)
+    assert [row.label for block in table.blocks[:1] for row in block.rows] == ["Full", "LSH (n = 2)"]
+    assert texts(table, Kind.MEASURED)["LSH", "at 8"] == "70.5 ± 0.7"
+    assert "where no other n is given" in table.caption
+
+
 def test_a_cell_without_a_record_says_not_run(store: RecordStore, experiment: Experiment) -> None:
     store.write(make_record("Full", 0))
     assert texts(only_table(store, experiment), Kind.MISSING)["LSH", "at 2"] == "not run"

@@ -57,12 +57,14 @@ def token_counts(
     """What `token_time` recorded of a row's weights, and the same counted anew from shapes alone.
 
     Millions of weights that a token reads, in the columns of one row a batch (more rows select more of a sparse
-    feed-forward, int8 has scales beside its weights), and the blocks and megabytes that were laid out for the machine's
-    last-level cache.
+    feed-forward, int8 has scales beside its weights), and the blocks and megabytes that were laid out for the largest
+    batch and the machine's last-level cache.
     """
 
     case, series = case_named(str(parameters["cases"][row])), result["series"]
-    case_counts = counted(case, round(1e6 * series["last-level cache, megabytes"][0]))
+    options = dict(str(word).split("=", 1) for word in parameters["options"])
+    batch = max(map(int, options.get("batch", "1").split(",")))
+    case_counts = counted(case, round(1e6 * series["last-level cache, megabytes"][0]), batch)
     recorded = [series["distinct blocks"][0], series["distinct weights, megabytes"][0]]
     again = [float(case_counts.distinct_blocks), case_counts.distinct_bytes / 1e6]
     for column, where in parameters["columns"].items():

@@ -237,6 +237,7 @@ def test_the_weights_of_a_token_are_counted_again_from_shapes() -> None:
     block = 4 * (256**2 + 256) + (256 * 1024 + 1024) + (1024 * 256 + 256) + 2 * 2 * 256
     head = 256 * 32_000 + 32_000 + 2 * 256 + 256
     parameters = {"cases": {"dense": "width-256-dense-blocks2"}, "columns": {"one": {}, "8 rows": {"batch": 8}}}
+    parameters["options"] = ["protocol=authors", "batch=1,8"]
     metrics = {"one": {"weights": 7.0}, "8 rows": {"weights": 8.0}}
     recorded, again = token_counts(parameters, "dense", {}, {"metrics": metrics, "series": SERIES})
     assert recorded[2:] == [7.0], "of one row alone"
