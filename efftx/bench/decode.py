@@ -67,13 +67,13 @@ class Tokens:
         generator = torch.Generator().manual_seed(seed)
         self._token_NB = torch.randint(weights.embedding_VD.shape[0], (room, batch), generator=generator)
         like = weights.embedding_VD
-        self._position = Position(context)
+        self._position = Position(context + _in_front(config))
         self._next, self._step = 0, 0
         self._head = 0  # of the ring: prompts take their turn in it too, but no token of `_token_NB`
         self.block_seconds = 0.0
         with torch.inference_mode():
             self._caches = [
-                [self._cache_at_random(branch, context + room, like) for branch in block.block.branches()]
+                [self._cache_at_random(branch, self._position.n + room, like) for branch in block.block.branches()]
                 for block in self._next_blocks()
             ]
 
@@ -180,15 +180,16 @@ def bench_decode(options: Options) -> dict[str, Any]:
 
     Options: names (of `decode_cases`, or a peer), protocol, context (several: a row each), batch (likewise), tokens,
     repeats (of all tokens of a row, from the same context, in turns with what the machine reads at best), prompts
-    (lengths whose time to the first token is taken too, whatever the context; through quantised layers where a token's
-    are: a session's prompt goes through those in float32), widths (names=width-dense,width-sparse at each), seed,
-    device, cache_bytes (in place of the cache that is found).
+    (lengths whose time to the first token is taken too, whatever the context, by the decoder alone; none of quantised
+    models, whose prompts go through layers in float32), widths (names=width-dense,width-sparse at each), seed, device,
+    cache_bytes (in place of the cache that is found).
     A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
     first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
     share_of_read, share_of_matvec, overhead_share, components, ratio_to_first and block_ratio_to_first (None where the
     first has no row of that batch and context), and what the weights were; a peer's row has its version and a note, no
-    components and no first tokens, and is of batch 1. UserError for what cannot be, and, before anything is allocated,
-    for a model that does not fit into memory.
+    components and no first tokens, and is of batch 1. The tokens that count stand behind `context` others and the ones
+    before them; `bytes` are those in the middle. UserError for what cannot be, and, before anything is allocated, for a
+    model that does not fit into memory.
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")
@@ -264,11 +265,12 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
     case = case_named(name)
     config = case.config()
     weights = make_weights(case, seed=asked.seed, cache_bytes=reference.cache_bytes, batch=max(asked.batches))
+    _once_around(weights, config, asked)
     rows: list[dict[str, Any]] = []
     for batch, context in product(asked.batches, asked.contexts):
         room = asked.procedure.room
         make = partial(Tokens, weights, config, batch=batch, context=context, room=room, seed=asked.seed)
-        reads = _with_context(weights, config, batch, context)
+        reads = _with_context(weights, config, batch, context + asked.procedure.room // 2)
         facts = {
             "name": name,
             "length": context,
@@ -281,10 +283,22 @@ def decode_rows(name: str, asked: Asked, reference: Reference) -> list[dict[str,
             "distinct_row_sets": weights.n_distinct_row_sets,
         }
         row = decode_row(make, reads, asked.procedure, reference, **facts)
-        if context == asked.contexts[0]:  # a prompt starts from empty caches
-            first_tokens = _first_tokens(make(), asked.prompts) if asked.prompts else {}
+        if context == asked.contexts[0]:  # a prompt starts from empty caches, and is read in float
+            timed = asked.prompts and case.quantization is None
+            first_tokens = _first_tokens(make(), asked.prompts) if timed else {}
         rows.append({**row, "first_token_seconds": first_tokens})
     return rows
+
+
+def _once_around(weights: Weights, config: Config, asked: Asked) -> None:
+    """A token over every block and head of the rings, as in a model that has decoded for a while.
+
+    In a virtual machine the first read of a weight since it was written was seen to take several times as long.
+    """
+    n = max(len(weights.heads), -(-len(weights.blocks) // max(weights.n_blocks, 1)))
+    model = Tokens(weights, config, batch=1, context=min(asked.contexts), room=n, seed=asked.seed)
+    for _ in range(n):
+        model.step()
 
 
 def _first_tokens(model: Tokens, prompts: Sequence[int]) -> dict[str, float]:
@@ -303,22 +317,27 @@ def _check_tokens(protocol: str, tokens: int) -> None:
         )
 
 
+def _in_front(config: Config) -> int:
+    """Tokens of an encoder's that stand in front of every row."""
+    return MEMORY_TOKENS if config.stack == "concatenated" else 0
+
+
 def _kept_bytes(config: Config, n_blocks: int, batch: int, context: int) -> int:
     """Bytes of the keys and values of `context` tokens a row, and of the encoder's where there is cross-attention."""
-    n_self = config.attention_per_block * context
+    n_self = config.attention_per_block * (context + _in_front(config))
     n_cross = MEMORY_TOKENS if config.stack == "encoder_decoder" else 0
     return 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
 
 
 def _key_bytes(weights: Weights, config: Config, batch: int, context: int) -> int:
-    """Bytes of the keys and values that a token reads behind `context` others, at most, and of the encoder's."""
+    """Bytes of the keys and values that a token reads behind `context` others, and of the encoder's."""
     n_keys = 0
     for i in range(weights.n_blocks):
         for branch in weights.blocks[i % len(weights.blocks)].block.branches():
             if isinstance(branch.core, CrossAttention):
                 n_keys += MEMORY_TOKENS
             elif isinstance(branch.core, (SoftmaxAttention, LSHAttention)):
-                n_keys += branch.core.keys_of_token(context)
+                n_keys += branch.core.keys_of_token(context + _in_front(config))
     return 4 * 2 * batch * n_keys * config.n_heads * config.width_of_head
 
 

@@ -9,10 +9,6 @@
 
 #include "vectors.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 #define GROUP 64
 #define UNIT (2 * GROUP)
 #define LARGEST_INPUT 32639 // 127 * 256 + 127
@@ -183,10 +179,14 @@ static inline void add_rows4(float *y, const uint8_t *const *rows, const float *
     }
 }
 
-// y (n', a float each) = the weights of a packed row of n.
-static inline void unpack(const uint8_t *packed, int64_t n, float *y) {
-    memset(y, 0, in_units(n) * sizeof(float));
-    const uint8_t *rows[] = {packed};
-    const float one = 1;
-    add_rows4<1>(y, rows, &one, in_units(n), rows);
+// A block of a packed row of n weights from unit `first` on, as int16; zeros where the row has ended.
+static inline void widen(const uint8_t *row, int64_t n, int64_t first, int16_t *q, float *scale) {
+    for (int64_t unit = 0; unit < BLOCK / UNIT; unit++, q += UNIT) {
+        bool is_there = first + unit < in_units(n) / UNIT;
+        const uint8_t *bytes = row + (first + unit) * GROUP;
+        for (int g = 0; g < 2; g++) scale[2 * unit + g] = is_there ? scale_of(row, n, 2 * (first + unit) + g) : 0;
+        if (!is_there) memset(q, 0, UNIT * sizeof(int16_t));
+        else
+            for (int i = 0; i < GROUP; i++) q[i] = (bytes[i] & 15) - 8, q[GROUP + i] = (bytes[i] >> 4) - 8;
+    }
 }

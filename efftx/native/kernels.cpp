@@ -90,63 +90,105 @@ static inline void put(const Op &op, int64_t i, float value) {
 // For y[b, i].
 static inline void put(const Op &op, int64_t b, int64_t i, float value) { put(op, b * op.y_step + i, value); }
 
-// Calls `found(b, o, x[b] . w[o])` for the rows w (O, D) of a range: four of them are read, and stay in the cache
-// for all rows of x.
+// Calls `found(b, o + j, x[b] . w[j])` for four rows w (4, D), after which the next are read, and all rows of x: COLUMNS
+// of w at a time stay in the nearest cache, and the sums of a few rows of x in the registers.
+template <typename Found>
+static inline void four_products(const Inputs &x, const float *w, int64_t D, int64_t o, Found found) {
+    const float *inputs[MOST_ROWS], *rows[4] = {w, w + D, w + 2 * D, w + 3 * D};
+    vec sum[MOST_ROWS][4] = {};
+    for (int64_t b = 0; b < x.B; b++) inputs[b] = x.row(b);
+    for (int64_t from = 0, to; from < D; from = to) {
+        to = std::min<int64_t>(from + COLUMNS, D);
+        Fetcher ahead;
+        if (to < D) ahead.add(w + to, std::min<int64_t>(D - to, COLUMNS), 4, D);
+        else ahead.add(w + 4 * D, std::min<int64_t>(D, COLUMNS), 4, D);
+        tile_dots(inputs, x.B, rows, from, to, sum, ahead);
+    }
+    for (int64_t b = 0; b < x.B; b++)
+        for (int j = 0; j < 4; j++) {
+            float total = sum_of(sum[b][j]);
+            for (int64_t i = D - D % LANES; i < D; i++) total += inputs[b][i] * rows[j][i];
+            found(b, o + j, total);
+        }
+}
+
+// Calls `found(b, o, x[b] . w[o])` for the rows w (O, D) of a range.
 template <typename Found>
 static inline void products(const Inputs &x, const float *w, int64_t D, Range mine, const Thread &, Found found) {
     int64_t o = mine.first;
-    for (; o + 4 <= mine.last; o += 4)
-        for (int64_t b = 0; b < x.B; b++) {
-            float sum[4];
-            dots(x.row(b), b ? near_rows<4>(w + o * D, D) : rows_of(w + o * D, D), D, sum);
-            for (int j = 0; j < 4; j++) found(b, o + j, sum[j]);
+    for (; o + 4 <= mine.last; o += 4) {
+        if (x.B > 1) {
+            four_products(x, w + o * D, D, o, found);
+            continue;
         }
+        float sum[4];
+        dots(x.x, rows_of(w + o * D, D), D, sum);
+        for (int j = 0; j < 4; j++) found(0, o + j, sum[j]);
+    }
     for (; o < mine.last; o++)
         for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), w + o * D, D));
 }
 
-// The same of int8 weights, without their scales. A single row is rounded by every thread for itself; of several each
-// is rounded by one thread, and the weights are widened once for all.
-template <typename Found>
-static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
-    if (x.B == 1) {
-        Rounded inputs(x.x, D, t.own);
-        for (int64_t o = mine.first; o < mine.last; o++)
-            found(0, o, dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD));
-        return;
-    }
-    for (int64_t b = t.me; b < x.B; b += t.all) Rounded(x.row(b), D, x.room + b * x.rounded);
+// Calls `found(b, o, x[b] . w[o])` for several rows of inputs, each of which one thread rounds; a block of a few rows
+// of weights is widened once for all, by `widen`.
+template <int64_t N, typename Widen, typename Found>
+static inline void rounded_products(const Inputs &x, int64_t D, Range mine, const Thread &t, Widen widen, Found found) {
+    for (int64_t b = t.me; b < x.B; b += t.all) RoundedBy<N>(x.row(b), D, x.room + b * x.rounded);
     BARRIER
-    for (int64_t o = mine.first; o < mine.last; o++) {
-        const int8_t *row = w + o * D;
-        float total[MOST_ROWS] = {};
-        for (int64_t i = 0; i < D; i += BLOCK) {
-            int64_t n = std::min<int64_t>(D - i, BLOCK);
-            int16_t wide[BLOCK];
-            fetch_row(row + i + BYTES_AHEAD, n);
-            for (int64_t k = 0; k < n; k++) wide[k] = row[i + k];
-            memset(wide + n, 0, (BLOCK - n) * sizeof(int16_t));
-            for (int64_t b = 0; b < x.B; b++) total[b] += Rounded(x.room + b * x.rounded, D).dot(wide, i);
+    Widened<N> w = {};
+    for (int64_t o = mine.first; o < mine.last; o += WIDENED_ROWS) {
+        int64_t n_rows = std::min<int64_t>(mine.last - o, WIDENED_ROWS);
+        vec sum[MOST_ROWS][WIDENED_ROWS] = {};
+        for (int64_t block = 0; block < RoundedBy<N>::blocks_of(D); block++) {
+            for (int64_t j = 0; j < n_rows; j++) widen(o + j, block, w.q[j], w.scale[j]);
+            for (int64_t b = 0, many; b < x.B; b += many) {
+                many = x.B - b < 2 ? 1 : x.B - b < 4 ? 2 : 4;
+                auto row = [&](int64_t k) { return RoundedBy<N>(x.room + (b + k % many) * x.rounded, D); };
+                const RoundedBy<N> some[] = {row(0), row(1), row(2), row(3)};
+                if (many == 1) tile_dots<1>(some, block, w, sum + b);
+                else if (many == 2) tile_dots<2>(some, block, w, sum + b);
+                else tile_dots<4>(some, block, w, sum + b);
+            }
         }
-        for (int64_t b = 0; b < x.B; b++) found(b, o, total[b]);
+        for (int64_t j = 0; j < n_rows; j++)
+            for (int64_t b = 0; b < x.B; b++) found(b, o + j, sum_of(sum[b][j]));
     }
 }
 
-// The same of rows in int4. A single row of inputs is prepared by every thread for itself; for several the weights are
-// unpacked once.
+// The same of int8 weights, without their scales. A single row is rounded by every thread for itself.
+template <typename Found>
+static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    if (x.B > 1) {
+        auto widen = [&](int64_t o, int64_t block, int16_t *q, float *scale) {
+            const int8_t *row = w + o * D + block * BLOCK;
+            int64_t n = std::min<int64_t>(D - block * BLOCK, BLOCK);
+            fetch_row(row + WIDENED_ROWS * D, n);
+            for (int64_t k = 0; k < n; k++) q[k] = row[k];
+            memset(q + n, 0, (BLOCK - n) * sizeof(int16_t));
+            *scale = 1;
+        };
+        return rounded_products<BLOCK>(x, D, mine, t, widen, found);
+    }
+    Rounded inputs(x.x, D, t.own);
+    for (int64_t o = mine.first; o < mine.last; o++)
+        found(0, o, dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD));
+}
+
+// The same of rows in int4. A single row of inputs is prepared by every thread for itself.
 template <typename Found>
 static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
-    int64_t bytes = int4_bytes(D), o = mine.first;
+    int64_t bytes = int4_bytes(D);
     if (x.B > 1) {
-        for (; o < mine.last; o++) {
-            fetch_row(reinterpret_cast<const int8_t *>(w + (o + 4) * bytes), bytes);
-            unpack(w + o * bytes, D, t.own);
-            for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), t.own, D));
-        }
-        return;
+        auto widen = [&](int64_t o, int64_t block, int16_t *q, float *scale) {
+            const uint8_t *row = w + o * bytes;
+            fetch_row(reinterpret_cast<const int8_t *>(row + WIDENED_ROWS * bytes + block * (BLOCK / 2)), BLOCK / 2);
+            ::widen(row, D, block * (BLOCK / UNIT), q, scale);
+        };
+        return rounded_products<GROUP>(x, D, mine, t, widen, found);
     }
     Inputs4 inputs(x.x, D, t.own);
-    for (; o < mine.last; o++) found(0, o, dot(inputs, w + o * bytes, D, w + o * bytes + INT4_AHEAD));
+    for (int64_t o = mine.first; o < mine.last; o++)
+        found(0, o, dot(inputs, w + o * bytes, D, w + o * bytes + INT4_AHEAD));
 }
 
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from efftx.native.library import Kernels, kernels, room, usable
 from efftx.native.pages import settle
-from efftx.ops.int4 import in_units
 
 LONGEST = 32
 """Operations of a program at most."""
@@ -148,7 +147,7 @@ class Program:
         """y (O) = or += W x + bias, of a weight (O, D) in float32 or of rows in int8 or int4.
 
         For int8 x is rounded to int16: half a step of the largest of every 512 of its values over 32,767 at most. For
-        int4 likewise, of every 64 over 32,639, where there is a single row; several are multiplied in float32.
+        int4 likewise, of every 64 of them, over 32,639 where there is a single row.
         """
         at: tuple[Tensor | None, ...]
         n_outputs, width = shape_of(weight)
@@ -382,15 +381,14 @@ def shape_of(weight: Tensor | Rows8 | Rows4) -> tuple[int, int]:
 
 
 def _prepared_size(weight: Tensor | Rows8 | Rows4) -> int:
-    """Floats of room for inputs as such rows take them.
+    """Floats of room for inputs as such rows take them: whole blocks of int16, with a scale each.
 
-    For int8 whole blocks of int16 and their scales. For int4 a row of weights as floats, which several rows of inputs
-    share; the groups of a single row of inputs take less.
+    For int4 a scale is of fewer inputs, and those of a single row of inputs are kept in another form beside it.
     """
-    width = shape_of(weight)[1]
+    blocks = -(-shape_of(weight)[1] // _BLOCK)
     if isinstance(weight, Rows8):
-        return -(-width // _BLOCK) * (_BLOCK // 2 + 1)
-    return in_units(width) if isinstance(weight, Rows4) else 0
+        return blocks * (_BLOCK // 2 + 1)
+    return blocks * _BLOCK if isinstance(weight, Rows4) else 0
 
 
 def _step(tensor: Tensor) -> int:

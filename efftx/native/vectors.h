@@ -5,25 +5,38 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define LANES 16
 #define TILE_ROWS 8
+#define TILE_INPUTS 4
+#define WIDENED_ROWS 4
 #elif defined(__AVX__)
 #define LANES 8
 #define TILE_ROWS 4
+#define TILE_INPUTS 2
+#define WIDENED_ROWS 2
 #else
 #define LANES 4
 #define TILE_ROWS 4
+#define TILE_INPUTS 2
+#define WIDENED_ROWS 2
 #endif
 #define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
 #define LINE 16        // floats in a line of the cache
 #define AHEAD 2048     // floats of rows read side by side, all together, that are fetched before they are read
 #define A_STEP 4       // rows of a product between two steps of what is fetched meanwhile
 #define CHUNK 192      // inputs of a multiplicative layer at a time
+#define COLUMNS 1024   // of four rows of weights that stay in the nearest cache for all rows of a batch
+#define MOST_ROWS 32   // of a batch
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef float vec_u __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -222,6 +235,39 @@ struct Fetcher {
     int64_t steps = 1, due = 0, i = 0, row = 0, column = 0;
 };
 
+// Adds the products of X rows of inputs and four rows of weights, over whole vectors of the columns from `from` to `to`,
+// to sum[b][j], in lanes; `ahead` takes a step with every A_STEP vectors.
+template <int X> static inline void tile_dots(const float *const *x, const float *const *w, int64_t from, int64_t to,
+                                              vec (*sum)[4], Fetcher &ahead) {
+    vec total[X][4];
+    for (int b = 0; b < X; b++)
+        for (int j = 0; j < 4; j++) total[b][j] = sum[b][j];
+    for (int64_t i = from, n = 0; i + LANES <= to; i += LANES, n++) {
+        if (n % A_STEP == 0) ahead.step();
+        vec row[4];
+        for (int j = 0; j < 4; j++) row[j] = load(w[j] + i);
+        for (int b = 0; b < X; b++) {
+            vec input = load(x[b] + i);
+            for (int j = 0; j < 4; j++) total[b][j] += input * row[j];
+        }
+    }
+    for (int b = 0; b < X; b++)
+        for (int j = 0; j < 4; j++) sum[b][j] = total[b][j];
+}
+
+// The same for B rows, in groups whose sums fit into the registers.
+static void tile_dots(const float *const *x, int64_t B, const float *const *w, int64_t from, int64_t to,
+                      vec (*sum)[4], Fetcher &ahead) {
+    ahead.spread((B + TILE_INPUTS - 1) / TILE_INPUTS, (to - from) / LANES);
+    for (int64_t b = 0; b < B; b += TILE_INPUTS)
+        switch (std::min<int64_t>(B - b, TILE_INPUTS)) {
+        case 1: tile_dots<1>(x + b, w, from, to, sum + b, ahead); break;
+        case 2: tile_dots<2>(x + b, w, from, to, sum + b, ahead); break;
+        case 3: tile_dots<3>(x + b, w, from, to, sum + b, ahead); break;
+        default: tile_dots<4>(x + b, w, from, to, sum + b, ahead);
+        }
+}
+
 // C[MR, NR vectors] (+)= A[MR, K] B[K, NR vectors], `lda` and `ldb` floats from row to row; `ahead` takes a step with
 // every A_STEP of the K.
 template <int MR, int NR> static inline void tile(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t K,
@@ -333,12 +379,11 @@ template <int rows> static void blocked(const float *x, const float *block, int6
 }
 
 // Weights in int8, row o standing for q[o] scale[o]. Inputs are rounded to int16, a scale a block: integer products are
-// added exactly, four times as many at a time as floats, and BLOCK * 32767 * 127 fits into int32. The loops are plain,
-// for compilers know these sums.
+// added exactly, four times as many at a time as floats, and BLOCK * 32767 * 127 fits into int32. Most loops
+// are plain, for compilers know these sums.
 #define BLOCK 512
 #define BYTES 64 // in a line of the cache
 #define BYTES_AHEAD 4096
-#define MOST_ROWS 32 // of a batch
 
 static inline void fetch(const int8_t *p) { __builtin_prefetch(p, 0, 2); }
 
@@ -346,30 +391,23 @@ static inline void fetch_row(const int8_t *p, int64_t n) {
     for (int64_t i = 0; i < n; i += BYTES) fetch(p + i);
 }
 
-// Inputs in int16: x[i] is q[i] scale[i / BLOCK] to within half a scale, the largest |x| of the block over 32767. They
-// fill n / 2 + 2 (n / BLOCK + 1) floats of room. A block that holds an infinity or a NaN has the scale NaN.
-struct Rounded {
+// Inputs in int16: x[i] is q[i] scale[i / N] to within half a scale, the largest |x| of N over 32767. They fill whole
+// blocks, BLOCK / 2 + BLOCK / N floats of room each. N inputs among which is an infinity or a NaN have the scale NaN.
+template <int64_t N> struct RoundedBy {
     const float *scale;
     const int16_t *q;
 
     // What has been rounded into `room`.
-    Rounded(const float *room, int64_t n)
-        : scale(room), q(reinterpret_cast<const int16_t *>(room + (n + BLOCK - 1) / BLOCK)) {}
+    RoundedBy(const float *room, int64_t n)
+        : scale(room), q(reinterpret_cast<const int16_t *>(room + blocks_of(n) * BLOCK / N)) {}
 
-    // The sum of x[i + k] w[k] over a block; its last may be short of numbers, which w has as zeros.
-    float dot(const int16_t *w, int64_t i) const {
-        int32_t sum = 0;
-        for (int64_t k = 0; k < BLOCK; k++) sum += (int32_t)q[i + k] * (int32_t)w[k];
-        return scale[i / BLOCK] * sum;
-    }
+    static int64_t blocks_of(int64_t n) { return (n + BLOCK - 1) / BLOCK; }
 
-    Rounded(const float *x, int64_t n, float *room) : scale(room) {
-        int64_t blocks = (n + BLOCK - 1) / BLOCK;
-        int16_t *to = reinterpret_cast<int16_t *>(room + blocks);
-        q = to;
-        for (int64_t b = 0; b < blocks; b++) {
-            const float *from = x + b * BLOCK;
-            int64_t m = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK, i = 0;
+    RoundedBy(const float *x, int64_t n, float *room) : RoundedBy(room, n) {
+        int16_t *to = const_cast<int16_t *>(q);
+        for (int64_t b = 0; b < blocks_of(n) * BLOCK / N; b++) {
+            const float *from = x + b * N;
+            int64_t m = std::min<int64_t>(std::max<int64_t>(n - b * N, 0), N), i = 0;
             vec highest{}, odd{};
             for (; i + LANES <= m; i += LANES) {
                 vec v = load(from + i), size = v < vec{} ? -v : v;
@@ -388,11 +426,14 @@ struct Rounded {
             room[b] = is_odd ? NAN : largest / 32767;
             for (int64_t k = 0; k < m; k++) {
                 float v = from[k] * steps;
-                to[b * BLOCK + k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
+                to[b * N + k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
             }
+            memset(to + b * N + m, 0, (N - m) * sizeof(int16_t));
         }
     }
 };
+
+typedef RoundedBy<BLOCK> Rounded;
 
 // The sum of x[i] w[i] over n inputs; `after` is what is read next, a line of it fetched with each line of w.
 static inline float dot(const Rounded &x, const int8_t *w, int64_t n, const int8_t *after) {
@@ -408,6 +449,44 @@ static inline float dot(const Rounded &x, const int8_t *w, int64_t n, const int8
         total += x.scale[b] * sum;
     }
     return total;
+}
+
+// Adds the products of 2 LANES pairs, two of them in each lane.
+static inline ivec add_products(ivec sum, const int16_t *a, const int16_t *b) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+    return (ivec)_mm512_dpwssd_epi32((__m512i)sum, _mm512_loadu_si512(a), _mm512_loadu_si512(b));
+#elif defined(__AVX512BW__)
+    return sum + (ivec)_mm512_madd_epi16(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(a));
+    return sum + (ivec)_mm256_madd_epi16(first, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(b)));
+#else
+    for (int i = 0; i < LANES; i++) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return sum;
+#endif
+}
+
+// A block of WIDENED_ROWS rows of weights, widened to int16, with a scale for each N of them.
+template <int64_t N> struct Widened {
+    int16_t q[WIDENED_ROWS][BLOCK];
+    float scale[WIDENED_ROWS][BLOCK / N];
+};
+
+// Adds the products of a block of X rows of inputs and one of rows of weights to sum[b][j], in lanes.
+template <int X, int64_t N>
+static inline void tile_dots(const RoundedBy<N> *x, int64_t block, const Widened<N> &w, vec (*sum)[WIDENED_ROWS]) {
+    for (int64_t g = 0; g < BLOCK / N; g++) {
+        ivec whole[X][WIDENED_ROWS] = {};
+        for (int64_t k = g * N; k < (g + 1) * N; k += 2 * LANES)
+            for (int b = 0; b < X; b++)
+                for (int j = 0; j < WIDENED_ROWS; j++)
+                    whole[b][j] = add_products(whole[b][j], x[b].q + block * BLOCK + k, w.q[j] + k);
+        for (int b = 0; b < X; b++)
+            for (int j = 0; j < WIDENED_ROWS; j++) {
+                float scale = x[b].scale[block * (BLOCK / N) + g] * w.scale[j][g];
+                sum[b][j] += __builtin_convertvector(whole[b][j], vec) * splat(scale);
+            }
+    }
 }
 
 // What a byte of a packed row stands for: rows that are summed have 128 added.

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from efftx.bench import decode, decode_timing
-from efftx.bench.decode import Tokens
+from efftx.bench.decode import Asked, Tokens
 from efftx.bench.decode_cases import case_named
-from efftx.bench.decode_timing import Reference
+from efftx.bench.decode_timing import Procedure, Reference
 from efftx.bench.decode_weights import make_weights
 from efftx.layers.cost import Read
 from efftx.machine.timing import WARM_UP
@@ -27,13 +27,43 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_timing.time, "perf_counter", lambda: float(next(ticks)))
 
 
-@pytest.mark.parametrize("name", ["width-128-sparse", "width-128-dense-int8", "width-128-sparse-int4", "logits-128-s4"])
+@pytest.mark.parametrize("name", ["width-128-sparse", "logits-128-s4"])
 def test_the_first_token_of_a_prompt_is_timed_by_its_length(name: str) -> None:
     result = decoded(f"names={name}", "prompts=3,200", "batch=2")
     (row,) = result["rows"]
     assert set(row["first_token_seconds"]) == {"3", "200"}
     assert all(seconds > 0 for seconds in row["first_token_seconds"].values())
     assert "first of 200, ms" in printed(result)
+
+
+@pytest.mark.parametrize("name", ["width-128-dense-int8", "width-128-sparse-int4"])
+def test_a_quantised_model_has_no_first_tokens_of_its_own_for_it_reads_prompts_in_float(name: str) -> None:
+    rows = decoded(f"names=width-128-dense,{name}", "prompts=3")["rows"]
+    assert [set(row["first_token_seconds"]) for row in rows] == [{"3"}, set()]
+
+
+def test_every_weight_has_been_read_by_a_token_before_the_first_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[int] = set()
+    kept: list[Any] = []
+
+    class Watched(Tokens):
+        def step(self) -> torch.Tensor:
+            read.update(map(id, self._next_blocks()))
+            read.add(id(self.weights.heads[self._head % len(self.weights.heads)]))
+            return super().step()
+
+    def timed(make: Any, *given: Any, **facts: Any) -> dict[str, Any]:
+        weights = make().weights
+        kept.append(weights)
+        assert set(map(id, [*weights.blocks, *weights.heads])) == read
+        return {}
+
+    monkeypatch.setattr(decode, "Tokens", Watched)
+    monkeypatch.setattr(decode, "decode_row", timed)
+    asked = Asked(Procedure("authors", 12), [16], [1], [], 0)
+    decode.decode_rows("width-128-dense", asked, Reference(torch.device("cpu"), 2**24))
+    assert len(kept[0].blocks) > 6
+    assert len(kept[0].heads) > 1
 
 
 def test_a_row_has_its_keys_is_json_and_is_printed_by_part() -> None:
@@ -155,9 +185,9 @@ def test_no_second_model_is_made_where_no_prompt_is_asked_for(monkeypatch: pytes
 
     monkeypatch.setattr(decode, "Tokens", Counted)
     decoded("names=width-128-dense", "batch=1,2")
-    assert made == [1, 2]
+    assert made == [1, 1, 2], "once around the ring, then a batch each"
     decoded("names=width-128-dense", "prompts=4")
-    assert made == [1, 2, 1, 1]
+    assert made == [1, 1, 2, 1, 1, 1]
 
 
 def test_repeats_are_told() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efftx.bench import decode
 from efftx.bench.decode import Tokens, _with_context
-from efftx.bench.decode_cases import Case, case_named
+from efftx.bench.decode_cases import MEMORY_TOKENS, Case, case_named
 from efftx.bench.decode_weights import MARGIN, Weights, counted, make_weights
 from efftx.decoding.programs import DecodingBlock
 from efftx.decoding.quantization import QUANTIZATIONS, Quantization
@@ -39,7 +39,8 @@ def test_what_a_dense_token_reads_is_what_can_be_counted_by_hand() -> None:
     found = row["components"]
     assert {part: found[part]["weights"] for part in expected} == expected
     assert {part: found[part]["bytes"] for part in expected} == {part: FLOAT * n for part, n in expected.items()}
-    keys_and_values = 2 * N_BLOCKS * 16 * D * FLOAT
+    tokens = 4 + 3 + 1  # to warm up, in all, by part: the one in the middle counts
+    keys_and_values = 2 * N_BLOCKS * (16 + tokens // 2) * D * FLOAT
     assert (found["attention"]["weights"], found["attention"]["bytes"]) == (0, keys_and_values)
     assert row["bytes"] == FLOAT * sum(expected.values()) + keys_and_values
 
@@ -303,3 +304,15 @@ def test_blocks_of_several_kinds_of_attention_keep_the_order_of_the_model() -> N
     row = _with_context(weights, case.config(), 1, context)
     assert row["attention"].bytes == 4 * 2 * 64 * keys
     assert counted(case, SMALL_CACHE).weights == sum(read.weights for read in weights.reads.values())
+
+
+def test_the_encoders_tokens_stand_in_front_of_the_rows_where_both_are_joined() -> None:
+    words = ("model=terraformer", "d_model=128", "n_heads=2", "d_ff=512", "lsh.full_below=16384", "sparse_qkv.S=2")
+    case = Case("joined", words, 2, vocab_size=64)
+    weights = make_weights(case, cache_bytes=SMALL_CACHE)
+    reads = _with_context(weights, case.config(), 1, 100)
+    n_layers = case.config().attention_per_block * 2
+    assert reads["attention"].bytes == 2 * n_layers * (100 + MEMORY_TOKENS) * 128 * FLOAT
+    model = Tokens(weights, case.config(), batch=1, context=100, room=1, seed=0)
+    assert model._position.n == 100 + MEMORY_TOKENS
+    model.step()

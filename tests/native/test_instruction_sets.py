@@ -1,4 +1,4 @@
-"""int4.h for other processors than this one: what can be compiled and run here gives what the plain sums give."""
+"""Quantised rows for other processors than this one: what is compiled and run here gives what plain sums give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROGRAM = """
 
 int main() {
     for (int64_t n : {1, 63, 64, 65, 128, 200, 300, 1024}) {
-        std::vector<float> x(n), room(in_units(n)), y(n, 1.0f), w(in_units(n));
+        std::vector<float> x(n), room(in_units(n)), y(n, 1.0f), w(n);
         std::vector<uint8_t> row(int4_bytes(n) + 64);
         uint32_t state = 1;
         auto next = [&]() { return (state = state * 1664525u + 1013904223u) >> 16; };
@@ -37,18 +37,33 @@ int main() {
             uint16_t scale = 0x3f80 + g % 3; // 1 and a little more
             memcpy(&row[in_units(n) / 2 + 2 * g], &scale, 2);
         }
-        unpack(row.data(), n, w.data());
+        int64_t blocks = RoundedBy<GROUP>::blocks_of(n);
+        std::vector<float> rounded(blocks * BLOCK);
+        RoundedBy<GROUP> x16(x.data(), n, rounded.data()), several[] = {x16, x16, x16, x16};
+        std::vector<Widened<GROUP>> wide(blocks);
+        vec sums[4][WIDENED_ROWS] = {};
+        for (int64_t b = 0; b < blocks; b++) {
+            for (int j = 0; j < WIDENED_ROWS; j++)
+                widen(row.data(), n, b * (BLOCK / UNIT), wide[b].q[j], wide[b].scale[j]);
+            tile_dots<4>(several, b, wide[b], sums);
+        }
         double exact = 0, size = 1;
         for (int64_t i = 0; i < n; i++) {
             uint8_t both = row[i / UNIT * GROUP + i % GROUP];
             int q = (i % UNIT < GROUP ? both & 15 : both >> 4) - 8;
             double weight = q * (double)scale_of(row.data(), n, i / GROUP);
-            if (std::fabs(w[i] - weight) > 1e-6) return printf("unpack %ld: %g, not %g", (long)i, w[i], weight), 1;
+            const Widened<GROUP> &of = wide[i / BLOCK];
+            w[i] = of.q[WIDENED_ROWS - 1][i % BLOCK] * of.scale[WIDENED_ROWS - 1][i % BLOCK / GROUP];
+            if (std::fabs(w[i] - weight) > 1e-6) return printf("widen %ld: %g, not %g", (long)i, w[i], weight), 1;
             exact += weight * x[i], size += std::fabs(weight) * 1000;
         }
         Inputs4 inputs(x.data(), n, room.data());
         double found = dot(inputs, row.data(), n, row.data());
         if (std::fabs(found - exact) > 2e-5 * size) return printf("dot of %ld: %g, not %g", (long)n, found, exact), 1;
+        for (int b = 0; b < 4; b++)
+            for (int j = 0; j < WIDENED_ROWS; j++)
+                if (std::fabs(sum_of(sums[b][j]) - exact) > 2e-5 * size)
+                    return printf("tile of %ld: %g, not %g", (long)n, sum_of(sums[b][j]), exact), 1;
         const uint8_t *rows[] = {row.data()};
         float half = 0.5f;
         add_rows4<1>(y.data(), rows, &half, n, rows);

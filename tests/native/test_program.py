@@ -217,6 +217,23 @@ def test_what_the_kernels_do_not_have_is_refused(draw: Callable[..., Tensor]) ->
         program.matvec(x, draw(8, 8), None, x, "a")
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, MOST_ROWS])
+@pytest.mark.parametrize("width", [1, 15, 100, 1023, 1024, 1100, 2200])
+def test_products_of_several_rows_of_inputs(width: int, rows: int, draw: Callable[..., Tensor]) -> None:
+    for n_outputs in (1, 4, 11, 26):
+        weight, bias, y = draw(n_outputs, width), draw(n_outputs), draw(rows, n_outputs)
+        normed, norm = normed_stream(draw, width)
+        x = draw(rows, width)
+        room = torch.zeros(rows, max(width, n_outputs))  # streams have one step
+        inputs, outputs = room.clone(), room.clone()
+        inputs[:, :width], outputs[:, :n_outputs] = x, y
+        program = Program()
+        program.matvec(normed, weight, bias, Stream(1), "a", adds=True)
+        program.bind((inputs.data_ptr(), outputs.data_ptr()), [], 0, width=room.shape[1])
+        run([program], rows=rows)
+        assert_close(outputs[:, :n_outputs], y + F.linear(norm(x), weight, bias), ROUNDING)
+
+
 def test_python_and_the_kernels_agree_on_the_most_rows() -> None:
     found = kernels()
     assert found is not None

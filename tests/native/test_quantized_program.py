@@ -66,8 +66,8 @@ def test_matvec(width: int, n_outputs: int, quantization: str, draw: Callable[..
 
 
 @pytest.mark.parametrize("quantization", QUANTIZED)
-@pytest.mark.parametrize("rows", [2, 5])
-@pytest.mark.parametrize("width", [65, 100, 130])
+@pytest.mark.parametrize("rows", [2, 3, 5, 32])
+@pytest.mark.parametrize("width", [65, 100, 130, 512, 701])
 def test_products_of_several_rows_of_inputs(
     width: int, rows: int, quantization: str, draw: Callable[..., Tensor]
 ) -> None:

@@ -24,24 +24,29 @@ HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 def token_time(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:
     """Seconds a token of one model, and against a dense one that was timed in the same process just before.
 
-    `parameters`: cases (row -> name of `bench decode`), against (row -> name of the dense one; none for a dense row),
+    `parameters`: cases (row -> name of `bench decode`), against (row -> name of the dense one; none for a dense row,
+    whose speedup is 1 where another is against it; any other row without one has no speedup),
     options (words of `bench decode`). Metrics, under every column (a column may say its `batch` and `length`, and the
     `prompt` behind which first_token_milliseconds is timed): seconds, p50_milliseconds and p99_milliseconds,
     tokens_per_second (of all rows), gigabytes_per_second (that it reads), block_milliseconds, speedup, block_speedup,
     weights (millions that a token reads), megabytes, bound_seconds (bytes over the read bandwidth), share_of_read (%),
     share_of_matvec (%: of a large matrix-vector product), overhead (%: what is not explained by such a product),
-    row_milliseconds and row_block_milliseconds (a token's and a block's time over the rows of the batch), uneven (1
+    row_milliseconds and row_block_milliseconds (a token's and a block's time over the rows of the batch),
+    block_share_of_read (%: a block's bytes over its time, of the read bandwidth; its norms not counted), uneven (1
     where the authors' check would warn), tries (processes until it would not, or `TRIES`). `series`: the parts of the
     first column's token in milliseconds, and the machine's rates.
     """
-    name, dense = str(parameters["cases"][row]), parameters.get("against", {}).get(row)
+    against = parameters.get("against", {})
+    name, dense = str(parameters["cases"][row]), against.get(row)
     result = _bench([f"names={','.join([*([dense] if dense else []), name])}", *parameters["options"]], seed)
     metrics = {}
     for column, where in parameters["columns"].items():
         mine = _row(result, name, where)
         metrics[column] = _metrics(mine, _row(result, str(dense), where) if dense else mine)
         metrics[column]["tries"] = float(result["tries"])
-        if "prompt" in where:
+        if dense is None and name not in against.values():  # it is compared with nothing, itself included
+            metrics[column] = {key: value for key, value in metrics[column].items() if not key.endswith("speedup")}
+        if str(where.get("prompt")) in mine["first_token_seconds"]:
             metrics[column]["first_token_milliseconds"] = 1e3 * mine["first_token_seconds"][str(where["prompt"])]
     shown = _row(result, name, next(iter(parameters["columns"].values())))
     return {
@@ -196,8 +201,16 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
             "block_milliseconds": 1e3 * row["block_seconds"],
             "row_block_milliseconds": 1e3 * row["block_seconds"] / row["batch"],
             "block_speedup": dense["block_seconds"] / row["block_seconds"],
+            "block_share_of_read": row["share_of_read"] * _share_of_blocks(row),
         }
     return metrics
+
+
+def _share_of_blocks(row: Mapping[str, Any]) -> float:
+    """100 times what a block's bytes over its seconds are of a token's bytes over the token's seconds."""
+    around = sum(part["bytes"] for name, part in row["components"].items() if name in ("logits", "everything else"))
+    of_blocks = (row["bytes"] - around) / row["n_blocks"] / row["block_seconds"]
+    return float(100 * of_blocks / row["bandwidth"])
 
 
 def _series(row: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -50,7 +50,10 @@ def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, 
         "spread": 0.1,
         "peak_bytes": 10**9,
         "distinct_blocks": 12,
-        "components": {"logits": {"seconds": 0.001, "weights": 100}, "QKV": {"seconds": 0.002, "weights": 50}},
+        "components": {
+            "logits": {"seconds": 0.001, "weights": 100, "bytes": 400},
+            "QKV": {"seconds": 0.002, "weights": 50, "bytes": 200},
+        },
     }
 
 
@@ -94,6 +97,8 @@ def test_a_speed_up_is_over_the_dense_model_of_the_same_process_and_batch(bench:
     assert found["batch 2"]["speedup"] == pytest.approx(3)
     assert found["batch 2"]["row_milliseconds"] == pytest.approx(20)
     assert found["batch 2"]["row_block_milliseconds"] == pytest.approx(4)
+    # A sixth of the 400 bytes that are no logits in 3 ms, where the token's 800 in 20 ms are half of the bandwidth.
+    assert found["one"]["block_share_of_read"] == pytest.approx(50 * (400 / 6 / 0.003) / (800 / 0.02))
     assert bench["command"][-4:] == ["names=a,b", "protocol=authors", "seed=5", "--json"]
     assert bench["env"]["THP_MEM_ALLOC_ENABLE"] == "1"
 
@@ -158,6 +163,20 @@ def test_a_dense_row_is_timed_alone(bench: dict[str, Any]) -> None:
     bench["rows"] = [_row("a", 0.10, 0.012, 1000), _row("a", 0.12, 0.016, 1000, batch=2)]
     assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["speedup"] == 1
     assert bench["command"][-4] == "names=a"
+
+
+def test_a_row_that_is_compared_with_nothing_has_no_speed_up(bench: dict[str, Any]) -> None:
+    bench["rows"] = [_row("a", 0.1, 0.01, 1000)]
+    columns, cases = {"one": {}}, {"dense": "a"}
+    has = {
+        bool(against): set(
+            token_time({**PARAMETERS, "columns": columns, "cases": cases, "against": against}, 0, "dense", {})[
+                "metrics"
+            ]["one"]
+        )
+        for against in ({}, {"sparse": "a"})
+    }
+    assert has[True] - has[False] == {"speedup", "block_speedup"}
 
 
 def test_the_parts_and_the_machines_rates_are_kept(bench: dict[str, Any]) -> None:
