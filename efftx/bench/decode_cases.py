@@ -63,6 +63,7 @@ _NO_SRU = "sru.n_layers=0"
 _BIG_SRU = "sru.d=64"
 _CASES = [
     Case("800m-dense", (*_800M, *_DENSE, "d_ff=4096"), 24),
+    Case("800m-dense-decoder", (*_800M, *_DENSE, "d_ff=4096", *_NO_CROSS), 24),
     Case("800m-ff64", (*_800M, *_FF_800M), 24),
     Case("800m-ff128", (*_800M, *_FF_800M, "sparse_ff.N=128"), 24),
     Case("800m-qkv", (*_800M, "sparse_ff.N=0", "sparse_qkv.S=16", "d_ff=6144"), 24),
@@ -89,6 +90,7 @@ CASES: Mapping[str, Case] = {case.name: case for case in _CASES}
 """800m: d_model 1024, 24 decoder blocks; 800m-terraformer is the authors' medium size with all its sparse layers. 17b,
 terraformer: d_model 9216, 6 blocks (the whole-token times of the paper imply as many). `-cross`: dense cross-attention;
 `-query`: its query sparse and no output projection; else none in the rows with sparse QKV and sparse feed-forward.
+`-decoder`: none, as in peers of GPT-2's kind.
 Vocabulary 32,000. reformer-12: the authors' best model of enwik8's bytes, whose layers are local, local, LSH and local,
 three times; `-full`: all of them in full. Vocabulary 256."""
 WIDTH, LOGITS = "width-", "logits-"

@@ -79,9 +79,8 @@ def make_weights(
     for i in range(plan.blocks):  # one after the other: in float they would not all fit beside their quantised forms
         made: Any = _with_rows(filled(of_model[i % len(of_model)], tile, i), rows[i % plan.row_sets] if rows else [])
         if case.quantization:
-            made = quantized(made, case.quantization)
-            if i >= plan.row_sets > 0:
-                _share_rows(blocks[i % plan.row_sets].block, made)
+            first = blocks[i % plan.row_sets].block if i >= plan.row_sets > 0 else None
+            made = quantized(made, case.quantization, rows_of=first)
         blocks.append(decoding_block(made, two_streams=config.reversible.enabled))
     _read_rows(blocks)
     own_heads: list[Any] = [filled(head, tile, i + 1) for i in range(plan.heads)]
@@ -285,14 +284,6 @@ def _rounded(block: nn.Module, quantization: Quantization) -> Iterator[tuple[Ten
             yield from ((w, weight_bytes(w, quantization)) for w in linears)
         elif isinstance(owner, SparseFF) and owner.config.has_controller:
             yield from ((w, weight_bytes(w, "int8")) for w in (owner.c1, owner.c2))
-
-
-def _share_rows(first: nn.Module, block: nn.Module) -> None:
-    """Rows that were rounded anew for this block are dropped for those of the first block with its set."""
-    pairs = zip(first.modules(), block.modules(), strict=True)
-    for other, core in pairs:
-        if isinstance(core, QuantizedSparseFF) and isinstance(other, QuantizedSparseFF):
-            core.share_rows(other)
 
 
 def _read_rows(blocks: Iterable[DecodingBlock]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,8 @@ LINEAR: dict[Quantization, type[QuantizedLinear]] = {"int8": Int8Linear, "int4":
 class QuantizedSparseFF(nn.Module):
     """`SparseFF` for one token a row: the controller in int8, the rows of both matrices quantised.
 
-    A subclass keeps the rows in buffers, `_ROWS`, and computes with those that are chosen.
+    A subclass keeps the rows in buffers, `_ROWS`, and computes with those that are chosen; `rows_of` another of the
+    class are taken as they are, for a layer whose rows are the same.
     """
 
     quantization: Quantization
@@ -106,7 +107,7 @@ class QuantizedSparseFF(nn.Module):
     b1: Tensor | None
     _ROWS: tuple[str, ...]
 
-    def __init__(self, layer: SparseFF) -> None:
+    def __init__(self, layer: SparseFF, rows_of: QuantizedSparseFF | None = None) -> None:
         super().__init__()
         self.config, self.salt = layer.config, layer.salt
         self.n_units, self.d_model = layer.w1.shape
@@ -116,6 +117,13 @@ class QuantizedSparseFF(nn.Module):
             self.all_w1 = LINEAR[self.quantization](layer.w1, layer.b1)
         for name, tensor in (("b2", layer.b2), ("b1", layer.b1)):
             self.register_buffer(name, None if tensor is None else tensor.detach())
+        tensors = self._quantized_rows(layer) if rows_of is None else rows_of.row_tensors()
+        for name, rows in zip(self._ROWS, tensors, strict=True):
+            self.register_buffer(name, rows)
+
+    @abstractmethod
+    def _quantized_rows(self, layer: SparseFF) -> Iterable[Tensor]:
+        """What the buffers `_ROWS` hold."""
 
     @abstractmethod
     def rows(self) -> tuple[Rows8, Rows8] | tuple[Rows4, Rows4]:
@@ -180,11 +188,6 @@ class QuantizedSparseFF(nn.Module):
         """The buffers that hold the rows."""
         return (self.get_buffer(name) for name in self._ROWS)
 
-    def share_rows(self, other: QuantizedSparseFF) -> None:
-        """Reads the rows of `other`, which are alike, in place of its own."""
-        for name in self._ROWS:
-            setattr(self, name, other.get_buffer(name))
-
 
 class Int8SparseFF(QuantizedSparseFF):
     """Rows in int8, W2's packed with their scales."""
@@ -195,11 +198,8 @@ class Int8SparseFF(QuantizedSparseFF):
     w2: Tensor
     _ROWS = ("w1", "scale", "w2")
 
-    def __init__(self, layer: SparseFF) -> None:
-        super().__init__(layer)
-        w1, scale = quantize_rows(layer.w1)
-        for name, tensor in (("w1", w1), ("scale", scale), ("w2", pack_rows(*quantize_rows(layer.w2)))):
-            self.register_buffer(name, tensor)
+    def _quantized_rows(self, layer: SparseFF) -> Iterable[Tensor]:
+        return (*quantize_rows(layer.w1), pack_rows(*quantize_rows(layer.w2)))
 
     def bytes_of_rows(self) -> tuple[int, int]:
         """Of the first matrix with its scales and of the second."""
@@ -228,10 +228,8 @@ class Int4SparseFF(QuantizedSparseFF):
     w2: Tensor
     _ROWS = ("w1", "w2")
 
-    def __init__(self, layer: SparseFF) -> None:
-        super().__init__(layer)
-        self.register_buffer("w1", quantize_groups(layer.w1))
-        self.register_buffer("w2", quantize_groups(layer.w2))
+    def _quantized_rows(self, layer: SparseFF) -> Iterable[Tensor]:
+        return (quantize_groups(layer.w1), quantize_groups(layer.w2))
 
     def bytes_of_rows(self) -> tuple[int, int]:
         """Of both matrices."""
@@ -253,17 +251,24 @@ class Int4SparseFF(QuantizedSparseFF):
 SPARSE_FF: dict[Quantization, type[QuantizedSparseFF]] = {"int8": Int8SparseFF, "int4": Int4SparseFF}
 
 
-def quantized(module: nn.Module, quantization: Quantization, *, rounds: bool = False) -> nn.Module:
-    """A copy that shares all weights but those that it reads quantised; `rounds`: all linear parts are."""
+def quantized(
+    module: nn.Module, quantization: Quantization, *, rounds: bool = False, rows_of: nn.Module | None = None
+) -> nn.Module:
+    """A copy that shares all weights but those that it reads quantised; `rounds`: all linear parts are.
+
+    `rows_of`: a copy made before of a module that is built alike, whose rows of sparse feed-forward layers it shares.
+    """
     if isinstance(module, SparseFF):
-        return SPARSE_FF[quantization](module)
+        assert rows_of is None or isinstance(rows_of, QuantizedSparseFF)
+        return SPARSE_FF[quantization](module, rows_of)
     if rounds and isinstance(module, nn.Linear):
         return LINEAR[quantization](module.weight, module.bias)
     copied = copy.copy(module)
     vars(copied).pop("forward", None)  # a block that recomputes holds one that is bound to it
     rounds = rounds or isinstance(module, ROUNDED)
+    others: Mapping[str, nn.Module | None] = {} if rows_of is None else rows_of._modules
     copied._modules = {
-        name: None if child is None else quantized(child, quantization, rounds=rounds)
+        name: None if child is None else quantized(child, quantization, rounds=rounds, rows_of=others.get(name))
         for name, child in module._modules.items()
     }
     return copied

@@ -11,6 +11,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -29,14 +30,27 @@ def settle(tensors: Iterable[Tensor]) -> int:
     Contents and addresses stay. Where the system has no such pages, no such call or no memory left in one piece,
     everything stays as it is: it is advice.
     """
+    on_cpu = (tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.nbytes >= SMALLEST)
+    return _move((tensor.data_ptr(), tensor.nbytes) for tensor in on_cpu)
+
+
+def settle_process() -> int:
+    """The same of all written memory of this process that is no file's: for a library that hands out no tensors."""
+    maps = Path("/proc/self/maps")
+    lines = [line.split() for line in maps.read_text().splitlines()] if maps.exists() else []
+    own = [words[0] for words in lines if words[1] == "rw-p" and words[4] == "0" and words[5:] in ([], ["[heap]"])]
+    ranges = [[int(address, 16) for address in each.split("-")] for each in own]
+    return _move((first, end - first) for first, end in ranges if end - first >= HUGE)
+
+
+def _move(ranges: Iterable[tuple[int, int]]) -> int:
+    """How many pages the system says it moved of these (first byte, bytes)."""
     advise = _madvise()
     if advise is None:
         return 0
     pages: set[int] = set()
-    for tensor in tensors:
-        if tensor.device.type == "cpu" and tensor.nbytes >= SMALLEST:
-            first = tensor.data_ptr() // HUGE
-            pages.update(range(first, (tensor.data_ptr() + tensor.nbytes - 1) // HUGE + 1))
+    for first, n_bytes in ranges:
+        pages.update(range(first // HUGE, (first + n_bytes - 1) // HUGE + 1))
     return sum([advise(page * HUGE, HUGE, advice) == 0 for advice in ADVICE][-1] for page in sorted(pages))
 
 

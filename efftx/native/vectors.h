@@ -30,6 +30,7 @@
 #define TILE_INPUTS 2
 #define WIDENED_ROWS 2
 #endif
+// TILE_INPUTS * 4 sums, and TILE_INPUTS + 4 rows, fit into the registers; so do 4 * WIDENED_ROWS sums of integers.
 #define TILE_VECTORS 3 // TILE_ROWS * TILE_VECTORS sums and TILE_VECTORS inputs fit into the registers
 #define LINE 16        // floats in a line of the cache
 #define AHEAD 2048     // floats of rows read side by side, all together, that are fetched before they are read
@@ -379,8 +380,8 @@ template <int rows> static void blocked(const float *x, const float *block, int6
 }
 
 // Weights in int8, row o standing for q[o] scale[o]. Inputs are rounded to int16, a scale a block: integer products are
-// added exactly, four times as many at a time as floats, and BLOCK * 32767 * 127 fits into int32. Most loops
-// are plain, for compilers know these sums.
+// added exactly, four times as many at a time as floats, and BLOCK * 32767 * 127 fits into int32. The loops of a single
+// row are plain, for compilers know these sums.
 #define BLOCK 512
 #define BYTES 64 // in a line of the cache
 #define BYTES_AHEAD 4096

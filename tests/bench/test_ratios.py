@@ -152,8 +152,9 @@ def test_a_token_reads_keys_and_values_of_its_context_and_of_the_encoders_output
     monkeypatch.setitem(decode_cases.CASES, "small", decode_cases.Case("small", overrides, 3, vocab_size=64))  # type: ignore[index]
     rows = decoded("names=small", "context=5,40", "batch=1,2")["rows"]
     keys_and_values, n_blocks, width, float_bytes = 2, 3, 128, 4
+    middle = (4 + 3 + 1) // 2  # of the tokens to warm up, in all, and by part
     assert [row["components"]["attention"]["bytes"] for row in rows] == [
-        batch * n_blocks * keys_and_values * (n_self * context + n_memory) * width * float_bytes
+        batch * n_blocks * keys_and_values * (n_self * (context + middle) + n_memory) * width * float_bytes
         for batch in (1, 2)
         for context in (5, 40)
     ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from efftx.native import pages
-from efftx.native.pages import HUGE, SMALLEST, settle
+from efftx.native.pages import HUGE, SMALLEST, settle, settle_process
 
 
 def huge_bytes() -> int:
@@ -39,6 +39,16 @@ def test_numbers_stay_where_they_are_and_what_they_are() -> None:
     assert huge_bytes() - before >= 3 * HUGE  # its ends share pages with neighbours that may not be ours
     assert moved in (3, 4, 5)
     assert numbers.data_ptr() == address
+    assert torch.equal(numbers, torch.arange(HUGE, dtype=torch.float32))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has no huge pages")
+def test_memory_that_nobody_names_is_moved_too() -> None:
+    numbers = in_small_pages(4 * HUGE)
+    before = huge_bytes()
+    if settle_process() < 3:
+        pytest.skip("the system moves no pages")
+    assert huge_bytes() - before >= 3 * HUGE
     assert torch.equal(numbers, torch.arange(HUGE, dtype=torch.float32))
 
 

@@ -66,8 +66,10 @@ def test_both_products_are_those_of_the_loops(shape: tuple[int, int, int], dtype
 @settings(max_examples=40)
 def test_any_shape_gives_the_products_of_the_defining_sums(shape: tuple[int, int, int], seed: int) -> None:
     x, h, w, row = tensors(*shape, seed=seed)
-    assert_close(rows_dot(x, w, row), torch.einsum("td,tgd->tg", x, w[row]), ROUNDING)
-    assert_close(rows_sum(h, w, row), torch.einsum("tg,tgd->td", h, w[row]), ROUNDING)
+    for actual, sums, first in ((rows_dot(x, w, row), "td,tgd->tg", x), (rows_sum(h, w, row), "tg,tgd->td", h)):
+        # A sum may cancel, and its rounding is of what is summed.
+        allowed = ROUNDING[w.dtype] * torch.einsum(sums, first.abs(), w[row].abs())
+        assert bool(((actual - torch.einsum(sums, first, w[row])).abs() <= allowed).all())
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, CUT_FROM), (1, 70, 1024)])
