@@ -163,9 +163,4 @@ def _distinct(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
             f"Each row works on distinct weights: {apart}; before one is read again, {margin} times the cache has "
             "been read."
         )
-    if any(row["batch"] > 1 and row["distinct_row_sets"] for row in rows):
-        sentences.append(
-            "That is so of what every token reads; rows of a sparse feed-forward, of which a batch reads more than one "
-            "token does, may come again sooner."
-        )
     return " ".join([*sentences, *(f"{name} reads the same {sizes[name]} at every token." for name in near)])
