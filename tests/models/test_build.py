@@ -147,6 +147,7 @@ def test_concatenated_streams_double_the_heads_width_and_the_mean_keeps_the_ordi
 # d_model 1024, d_ff 4096, 8 heads, axial grid 128 x 512 of widths 256 + 768, 256 bytes and two signs.
 NORMS = 2 * 2 * 1024
 FEED_FORWARD = 1024 * 4096 + 4096 + 4096 * 1024 + 1024
+FEED_FORWARD_OF_2048 = 1024 * 2048 + 2048 + 2048 * 1024 + 1024
 EMBEDDINGS = 258 * 1024 + 128 * 256 + 512 * 768
 HEAD = 2 * 1024 + 1024 * 258 + 258
 HEAD_OF_BOTH_STREAMS = 2 * 2048 + 2048 * 258 + 258
@@ -159,7 +160,8 @@ HEAD_OF_BOTH_STREAMS = 2 * 2048 + 2048 * 258 + 258
         (("model=reformer",), 3 * (3 * 1024 * 512 + NORMS + FEED_FORWARD) + EMBEDDINGS + HEAD_OF_BOTH_STREAMS),
         (
             ("model=reformer", "preset=reformer/enwik8_2020"),
-            12 * (3 * 1024 * 1024 + NORMS + FEED_FORWARD) + EMBEDDINGS + HEAD_OF_BOTH_STREAMS,
+            # 9 local layers of queries and keys apart, 3 of hash attention
+            (9 * 4 + 3 * 3) * 1024 * 1024 + 12 * (NORMS + FEED_FORWARD_OF_2048) + EMBEDDINGS + HEAD_OF_BOTH_STREAMS,
         ),
     ],
     ids=["transformer", "reformer", "reformer of 2020"],
