@@ -35,6 +35,11 @@ class Point:
     parameters: int
     dense_parameters: int
 
+    @property
+    def key(self) -> str:
+        """What tells it from the others: two models may be one by their hash, and are trained under both names."""
+        return self.run.name
+
 
 def plan_points(
     overrides: Sequence[str], *, config_dirs: Iterable[str | Path] = (), elsewhere: bool = False
@@ -74,13 +79,13 @@ def ablate(
     words, hydras = split_hydra(overrides)
     check_launcher(hydras)
     points = plan_points(words, config_dirs=config_dirs, elsewhere=leaves_this_machine(hydras))
-    before = {point.hash for point in points if read_result(point.run) is not None}
+    before = {point.key for point in points if read_result(point.run) is not None}
     errors: dict[str, str] = {}
     if hydras:
-        left = {p.hash: Launched(p.overrides, p.run) for p in points if p.hash not in before}
+        left = {p.key: Launched(p.overrides, p.run) for p in points if p.key not in before}
         errors = launch(left, hydras, config_dirs)
     for number, point in enumerate(points, start=1):
-        if hydras or point.hash in before or point.hash in errors or read_result(point.run) is not None:
+        if hydras or point.key in before or point.key in errors or read_result(point.run) is not None:
             continue
         varied = [word for word in point.overrides if any(word not in other.overrides for other in points)]
         work = Work(" ".join(varied or point.overrides), number, len(points))
@@ -91,9 +96,9 @@ def ablate(
         except Interrupted:
             raise
         except Exception as error:
-            errors[point.hash] = error_text(error)
-            say(f"failed: {errors[point.hash]}")
-    return [_line(point, point.hash in before, errors.get(point.hash)) for point in points]
+            errors[point.key] = error_text(error)
+            say(f"failed: {errors[point.key]}")
+    return [_line(point, point.key in before, errors.get(point.key)) for point in points]
 
 
 def _line(point: Point, was_done: bool, error: str | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ LOCAL = ("basic", "joblib", "submitit_local")
 LAUNCHED_BY = "EFFTX_LAUNCHED_BY"
 _SCRATCH_PREFIX = ".ablate-"
 POINTS = "points.json"
-"""In the scratch folder: of every job, by its number, the point's hash and its run directory."""
+"""In the scratch folder: of every job, by its number, the point's key and its run directory."""
 WATCHED_EVERY = 0.1
 KILLED = "Its process was killed (out of memory, or by hand); the same command goes on from its last checkpoint."
 
@@ -102,7 +102,7 @@ class _StoppedHere(BaseException):
 def launch(
     points: Mapping[str, Launched], overrides: Sequence[str], config_dirs: Iterable[str | Path]
 ) -> dict[str, str]:
-    """Runs the points, by hash, through the launcher that Hydra's own `overrides` choose; failures by hash.
+    """Runs the points, by key, through the launcher that Hydra's own `overrides` choose; failures by key.
 
     A worker that dies takes all of the launcher's workers with it: its point has failed, the others are launched again
     and go on from their checkpoints. Where it cannot be told whose worker died, each of those that ran is launched by
@@ -209,7 +209,7 @@ def _job(raw: DictConfig) -> None:
     digest, run = points[HydraConfig.get().job.num]
     (scratch / f"{digest}.started").write_text(json.dumps([host, os.getppid(), os.getpid()]))
     try:
-        train(to_config(raw), Path(run), silent=True)
+        train(to_config(raw, parse_overrides(HydraConfig.get().overrides.task)), Path(run), silent=True)
     except Exception as error:
         write_failure(scratch / f"{digest}.failed", error)
         if isinstance(error, Interrupted) and os.getpid() == launcher:

@@ -77,6 +77,18 @@ def test_every_point_of_the_bare_command_builds_with_blocks_and_ranks_that_mean_
         assert point.dense_parameters == pytest.approx(point.parameters, rel=0.025)
 
 
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]])
+def test_two_models_that_are_one_by_their_hash_are_both_run(launcher: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    one = ["attention=[lsh]", "reversible.enabled=true", "reversible.merge=concat", "chunking.ff=0", "chunking.loss=0"]
+    words = ["model=transformer,reformer", *one, "size=smoke", "data=stdlib", *BRIEF, *launcher, "--json"]
+    assert main(["ablate", *words]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["state"] for run in runs] == ["done", "done"]
+    assert runs[0]["hash"] == runs[1]["hash"]
+    assert runs[0]["run"] != runs[1]["run"]
+    assert runs[0]["metrics"] == runs[1]["metrics"]
+
+
 def test_without_a_key_nothing_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate"]) == 2
     assert "sparse_ff.N=64,128" in capsys.readouterr().err

@@ -245,6 +245,16 @@ def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
     assert json.loads(out)["data"][0]["state"] == "damaged"
 
 
+def test_data_is_prepared_in_the_form_that_a_size_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    variants = []
+    for words in (["size=smoke"], []):
+        code, out, _ = run(capsys, "data", "prepare", "c4", "data.path=efftx:samples/c4", *words, "--json")
+        assert code == 0
+        variants.append(json.loads(out)["data"][0]["variant"])
+    assert "bytes" in variants[0]
+    assert "unigram" in variants[1]
+
+
 def test_a_truncated_archive_is_refused_and_another_text_has_its_own_name(
     capsys: pytest.CaptureFixture[str], own_roots: Path
 ) -> None:

@@ -40,12 +40,11 @@ from efftx.bench.decode_weights import MARGIN, Weights, last_level_cache, make_w
 from efftx.config.schema import Config
 from efftx.config.values import RANGES, Range
 from efftx.decoding.programs import DecodingBlock, Mark, step_blocks
+from efftx.decoding.session import key_bytes
 from efftx.errors import UserError, nearest
-from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Position
 from efftx.layers.cost import Read
 from efftx.layers.cross_attention import CrossAttention
-from efftx.layers.lsh import LSHAttention
 from efftx.machine import timing
 from efftx.machine.devices import resolve_device
 from efftx.machine.timing import exclusive, interleaved, machine
@@ -329,18 +328,6 @@ def _kept_bytes(config: Config, n_blocks: int, batch: int, context: int) -> int:
     return 4 * 2 * batch * n_blocks * config.n_heads * config.width_of_head * (n_self + n_cross)
 
 
-def _key_bytes(weights: Weights, config: Config, batch: int, context: int) -> int:
-    """Bytes of the keys and values that a token reads behind `context` others, and of the encoder's."""
-    n_keys = 0
-    for i in range(weights.n_blocks):
-        for branch in weights.blocks[i % len(weights.blocks)].block.branches():
-            if isinstance(branch.core, CrossAttention):
-                n_keys += MEMORY_TOKENS
-            elif isinstance(branch.core, (SoftmaxAttention, LSHAttention)):
-                n_keys += branch.core.keys_of_token(context + _in_front(config))
-    return 4 * 2 * batch * n_keys * config.n_heads * config.width_of_head
-
-
 def _with_context(weights: Weights, config: Config, batch: int, context: int) -> dict[str, Read]:
     """Weights, the keys and values of the context, and the rows of a sparse feed-forward that a whole batch chooses.
 
@@ -349,7 +336,9 @@ def _with_context(weights: Weights, config: Config, batch: int, context: int) ->
     """
     reads = dict(weights.reads)
     if weights.n_blocks:
-        reads["attention"] = Read("attention", 0, _key_bytes(weights, config, batch, context))
+        blocks = (weights.blocks[i % len(weights.blocks)].block for i in range(weights.n_blocks))
+        n_bytes = key_bytes(blocks, context + _in_front(config), MEMORY_TOKENS)
+        reads["attention"] = Read("attention", 0, batch * n_bytes)
     for part, rows in weights.chosen.items():
         n, one = config.sparse_ff.N, reads[part]
         more = n * (1 - (1 - 1 / n) ** batch) - 1

@@ -14,12 +14,14 @@ from efftx.options import Options
 from efftx.terminal import show_data
 
 ACTIONS = ("list", "prepare", "verify")
+_SETTINGS = ("data.", "size=")
+"""How the words begin that say which form of a data set is meant."""
 
 
 def run(arguments: argparse.Namespace, words: list[str]) -> Outcome:
     """Lists, prepares or verifies; exit code 1 where verified bytes are damaged."""
-    plain = Options([w for w in words if not w.startswith("data.")], ()).plain
-    settings = [w for w in words if w.startswith("data.")]
+    plain = Options([w for w in words if not w.startswith(_SETTINGS)], ()).plain
+    settings = [w for w in words if w.startswith(_SETTINGS)]
     if not plain or plain[0] not in ACTIONS:
         raise UserError("bad_command", "Say list, prepare NAME or verify [NAME].", nearest("".join(plain[:1]), ACTIONS))
 

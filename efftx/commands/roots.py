@@ -19,7 +19,7 @@ def check_roots(names: Iterable[str]) -> None:
         path = os.environ.get(name) or _USUAL.get(name)
         if path is None:
             continue
-        trouble = _trouble(path)
+        trouble = _trouble(os.path.expanduser(path))
         if trouble:
             root = f"{name}={path}" if os.environ.get(name) else f"the folder '{path}'"
             raise UserError("bad_root", f"{root} cannot be used: {trouble}.", f"Set {name} to a folder.")

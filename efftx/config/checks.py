@@ -424,6 +424,12 @@ def _check_evaluation(config: Config) -> None:
         )
     if not (context := config.evaluation.min_context):
         return
+    if config.objective != "lm":
+        raise _bad(
+            f"evaluation.min_context={context}: objective={config.objective} scores targets, and only a language model "
+            "reads on from row to row.",
+            "Set evaluation.min_context=0, or take stack=decoder and a text.",
+        )
     if context >= config.data.length:
         raise _bad(
             f"evaluation.min_context={context} leaves nothing to score of rows of data.length={config.data.length}.",

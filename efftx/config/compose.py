@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from efftx.config.checks import check_config, check_names, refuse_dead_keys
+from efftx.config.checks import check_config, check_names, dead_reason, refuse_dead_keys
 from efftx.config.hydra_errors import SHOW_ALL, as_user_error, first_lines, unresolved
 from efftx.config.own_files import check_own_files
 from efftx.config.schema import FACTORED, Config
@@ -74,11 +75,9 @@ def compose(
                 f"'{override.input_line}' names several values, and a run has one.",
                 "Use `efftx ablate` to run them all; put a list in brackets, such as attention=[local,lsh].",
             )
-    config = to_config(_compose_raw(parsed, config_dirs))
+    config = to_config(_compose_raw(parsed, config_dirs), parsed)
     check_names(config)
-    refuse_dead_keys(
-        config, [key for o in own_overrides if not _is_group(o) for key in _keys_of(o.key_or_group, o.value())]
-    )
+    refuse_dead_keys(config, _given_keys(own_overrides))
     check_config(config)
     return config
 
@@ -283,10 +282,12 @@ def _compose_raw(parsed: Sequence[Override], config_dirs: Iterable[str | Path]) 
         raise UserError("bad_value", f"This configuration cannot be composed: {why}", SHOW_ALL) from error
 
 
-def to_config(raw: Any) -> Config:
-    """The typed configuration of what Hydra composed, with `objective=auto` resolved.
+def to_config(raw: Any, overrides: Sequence[Override] = ()) -> Config:
+    """The typed configuration of what Hydra composed of the files and `overrides`, with `objective=auto` resolved.
 
-    UserError where a value is missing or of a wrong type, and where an interpolation leads nowhere.
+    Where the overrides name another optimiser or schedule, the constants of the files' own that it does not read are
+    back at their defaults. UserError where a value is missing or of a wrong type, and where an interpolation leads
+    nowhere.
     """
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
@@ -309,7 +310,19 @@ def to_config(raw: Any) -> Config:
         config.objective = _objective_of(config)
     if row_length := data_sets.find_source(config.data.name).row_length:
         config.data.length = row_length(config.data)
+    given = _given_keys(overrides)
+    for name in ("optimizer", "schedule"):
+        node = getattr(config, name)
+        for item in dataclasses.fields(node) if f"{name}.name" in given else ():
+            if dead_reason(config, f"{name}.{item.name}") is not None:
+                setattr(node, item.name, getattr(type(node)(), item.name))
+    config.run_dir, config.pretrained = (path and expanduser(path) for path in (config.run_dir, config.pretrained))
     return config
+
+
+def _given_keys(overrides: Sequence[Override]) -> list[str]:
+    """The keys that the overrides set, without the choices of whole files."""
+    return [key for o in overrides if not _is_group(o) for key in _keys_of(str(o.key_or_group), o.value())]
 
 
 def _objective_of(config: Config) -> str:

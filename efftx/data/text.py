@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from efftx.errors import UserError
 
 MOST_BYTES = 1 << 31
 """A text is read at once: a longer one is better read as documents, one at a time."""
+_AT_ONCE = 1 << 24
+"""Bytes that are decoded at once to see that they are text."""
 
 _HINT = (
     "Set data.path to a text file (plain, .gz, .xz, .bz2 or .zip), to a folder of them, or to a pattern such as "
@@ -67,8 +70,10 @@ class OwnText:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 in hex of the text, and where file names say the split, which the text does not, of its sizes."""
-        digest = hashlib.sha256(b"".join(self.splits.values())).hexdigest()
-        return digest if self.is_whole else identity_of(digest, *self.sizes)
+        digest = hashlib.sha256()
+        for part in self.splits.values():
+            digest.update(part)
+        return digest.hexdigest() if self.is_whole else identity_of(digest.hexdigest(), *self.sizes)
 
     def paragraphs(self, split: str) -> Iterator[str]:
         """What stands between blank lines, without the ends of its outermost lines."""
@@ -166,11 +171,14 @@ def _border(text: bytes, percent: int) -> int:
 
 
 def _check_utf8(content: bytes, file: Path) -> None:
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError("bad_document", f"{file}, line {line} is not UTF-8.", _CONVERT) from error
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(content), _AT_ONCE):  # a text of 2 GB would be 8 GB as one str
+        before = start - len(decoder.getstate()[0])  # of a character that the last part ended in
+        try:
+            decoder.decode(content[start : start + _AT_ONCE], start + _AT_ONCE >= len(content))
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, before + error.start) + 1
+            raise UserError("bad_document", f"{file}, line {line} is not UTF-8.", _CONVERT) from error
     if (place := content.find(b"\0")) >= 0:
         line = content.count(b"\n", 0, place) + 1
         raise UserError("bad_document", f"{file}, line {line} holds a NUL, so that it is no UTF-8 text.", _CONVERT)

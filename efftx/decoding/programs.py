@@ -26,7 +26,6 @@ from efftx.layers.lsh import LSHAttention, LSHCache
 from efftx.layers.module_convolution import ModuleConvolution
 from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import DenseQKV
-from efftx.layers.settings import SparseFFConfig
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_loss import SparseLoss
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
@@ -36,6 +35,7 @@ from efftx.models.streams import Streams
 from efftx.native import library
 from efftx.native.program import (
     MOST_ROWS,
+    Hashed,
     Normed,
     NotCompiledError,
     Program,
@@ -79,27 +79,44 @@ def _(layer: FeedForward, program: Program, x: Normed, y: Stream) -> None:
     _product(program, hidden, two.w2, y, "feed-forward", adds=True)
 
 
-def _refuse_other_choices(config: SparseFFConfig) -> None:
-    if not config.has_controller or config.multiply_by_controller or config.token_bias:
-        raise NotCompiledError("Other choices than a controller's, its probabilities, or the token's hash.")
+def _hash_of(layer: SparseFF | QuantizedSparseFF) -> Hashed | None:
+    """The hash by which the layer chooses, or leans; NotCompiledError for what its kernels do not multiply by."""
+    config = layer.config
+    if config.multiply_by_controller:
+        raise NotCompiledError("Units times the controller's probabilities.")
+    by_token = config.controller == "token"
+    return Hashed(layer.salt, config.token_bias) if by_token or config.token_bias else None
 
 
 @add_operations.register
 def _(layer: SparseFF, program: Program, x: Normed, y: Stream) -> None:
-    _refuse_other_choices(layer.config)
-    names = ("c1", "c2", "c_bias", "w1", "w2", "b2")
-    parameters = [layer.get_parameter(name).detach() for name in names]
-    program.sparse_ff(x, parameters, layer.config.N, y, None if layer.b1 is None else layer.b1.detach())
+    config, hashed, b1 = layer.config, _hash_of(layer), None if layer.b1 is None else layer.b1.detach()
+    w1, w2, b2 = (weight.detach() for weight in (layer.w1, layer.w2, layer.b2))
+    if config.controller == "oracle":
+        hidden = buffer("hidden", w1.shape[0])
+        _matvec(program, x, w1, b1, hidden, "feed-forward")
+        program.largest_rows(hidden, w2, b2, config.N, y)
+        return
+    controller = [layer.c1.detach(), layer.c2.detach(), layer.c_bias.detach()] if config.has_controller else []
+    program.sparse_ff(x, [*controller, w1, w2, b2], config.N, y, b1, hashed)
 
 
 @add_operations.register
 def _(layer: QuantizedSparseFF, program: Program, x: Normed, y: Stream) -> None:
-    _refuse_other_choices(layer.config)
+    config, hashed = layer.config, _hash_of(layer)
+    if config.controller == "oracle":
+        hidden = buffer("hidden", layer.n_units)
+        _product(program, x, layer.all_w1, hidden, "feed-forward")
+        program.largest_rows(hidden, layer.rows()[1], layer.b2, config.N, y)
+        return
+    if not config.has_controller:
+        program.sparse_ff_quantized(x, None, layer.rows(), (layer.b2,), config.N, y, layer.b1, hashed)
+        return
     first: Any
     second: Any
     first, second = layer.controller  # both `Int8Linear`
     controller, biases = (first.rows(), second.rows()), (second.bias, layer.b2)
-    program.sparse_ff_quantized(x, controller, layer.rows(), biases, layer.config.N, y, layer.b1)
+    program.sparse_ff_quantized(x, controller, layer.rows(), biases, config.N, y, layer.b1, hashed)
 
 
 @add_operations.register(SoftmaxAttention)
@@ -287,16 +304,18 @@ class DecodingBlock(NamedTuple):
     program: Program | None
     turns: bool
 
-    def bound(self, streams: Streams, caches: Sequence[BranchCache], position: Position) -> Program | None:
-        """The program for the streams of a few rows; None where the block's forward has to run."""
-        if self.program is None or position.n_B is not None:
+    def bound(
+        self, streams: Streams, caches: Sequence[BranchCache], position: Position, token_BL: Tensor | None
+    ) -> Program | None:
+        """The program for the streams of a few rows, of one token each; None where the block's forward has to run."""
+        if self.program is None or position.n_B is not None or (self.program.reads_tokens and token_BL is None):
             return None
         for cache in caches:
             core = cache.core
             if isinstance(core, LSHCache) or (isinstance(core, CrossCache) and core.mask_BE is not None):
                 return None
         pointers = tuple(stream.data_ptr() for stream in streams)
-        self.program.bind(pointers, caches, position.n, width=streams[0].shape[-1])
+        self.program.bind(pointers, caches, position.n, width=streams[0].shape[-1], token_B=token_BL)
         return self.program
 
 
@@ -336,6 +355,7 @@ def step_blocks(
     """The streams of one token a row, (B, 1, D) each, after all blocks; those that have programs run in one call."""
     streams = tuple(stream.clone(memory_format=torch.contiguous_format) for stream in streams)  # programs write to them
     rows = streams[0].shape[0]
+    token_BL = None if context.token_BL is None else context.token_BL.long().contiguous()
     due: dict[int, Program] = {}
 
     def run_due() -> None:
@@ -346,7 +366,7 @@ def step_blocks(
     for block, kept in zip(blocks, caches, strict=True):
         if id(block) in due:  # the same block once more would be bound twice
             run_due()
-        program = block.bound(streams, kept, position) if rows <= MOST_ROWS else None
+        program = block.bound(streams, kept, position, token_BL) if rows <= MOST_ROWS else None
         if program is None:
             run_due()
             streams = block.block(streams, context, caches=kept)

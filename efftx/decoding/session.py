@@ -6,7 +6,7 @@ capacity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from efftx.layers.attention import SoftmaxAttention
 from efftx.layers.cache import Position
 from efftx.layers.cost import Read, read_whole, sum_by_component
 from efftx.layers.cross_attention import CrossAttention
-from efftx.layers.lsh import rotations_shared
+from efftx.layers.lsh import LSHAttention, rotations_shared
 from efftx.layers.positions import CoupledPositions, LearnedPositions
 from efftx.machine.devices import free_memory
 from efftx.models.block import Block, Branch, Context
@@ -76,6 +76,20 @@ class PreparedModel:
         """Which tensors the weights are, and how often each was written to."""
         weights = self.model.parameters()
         return [(id(w), w.dtype, w.device, 0 if w.is_inference() else w._version) for w in weights]
+
+
+def key_bytes(blocks: Iterable[Block], context: int, memory: int = 0) -> int:
+    """Bytes of the keys and values, in float32, that one token of one row reads behind `context` others in `blocks`.
+
+    `memory`: an encoder's tokens, where there is cross-attention.
+    """
+    n_numbers = 0
+    for core in (branch.core for block in blocks for branch in block.branches()):
+        if isinstance(core, CrossAttention):
+            n_numbers += memory * core.query.n_heads * core.d_head
+        elif isinstance(core, (SoftmaxAttention, LSHAttention)):
+            n_numbers += core.keys_of_token(context) * core.project.n_heads * core.d_head
+    return 4 * 2 * n_numbers
 
 
 class CachedSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +41,22 @@ class _NothingDrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _DrawnOn(TorchFunctionMode):
+    """Draws in place are made on another device and copied: its random numbers, wherever the weights are."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func not in _DRAWS:
+            return func(*args, **kwargs)
+        tensor, *others = args or (kwargs.pop("tensor"),)
+        with torch.no_grad():
+            return tensor.copy_(func(torch.empty_like(tensor, device=self._device), *others, **kwargs))
+
+
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Modules made within have shapes, and neither memory nor values: `materialize` gives them these."""
@@ -52,9 +68,10 @@ STARTED_BY_THEIR_OWNER = (nn.Linear, nn.ParameterList)
 """Modules whose weights the module that holds them starts, in its own `reset_parameters`."""
 
 
-def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
+def materialize(module: nn.Module, device: torch.device, seed: int, drawn_on: torch.device | None = None) -> None:
     """Gives a module built on the meta device its memory and its first weights, all drawn from `seed`.
 
+    `drawn_on`: the device whose random numbers they are; None for where they lie.
     Every module that owns parameters or buffers has `reset_parameters`, or its owner starts it; parents come first.
     UserError, naming the module and the method, where a weight is left without a first value.
     """
@@ -69,7 +86,7 @@ def materialize(module: nn.Module, device: torch.device, seed: int) -> None:
             setattr(other, other_name, getattr(first, first_name))
     for tensor in _floating(module).values():
         nn.init.constant_(tensor, torch.nan)  # shows what nothing sets afterwards
-    with forked_rng(device):
+    with _drawing(device, drawn_on):
         torch.manual_seed(seed)
         for child in module.modules():
             if isinstance(child, STARTED_BY_THEIR_OWNER):
@@ -94,12 +111,27 @@ def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
     return layer
 
 
-def redraw(blocks: Iterable[nn.Module], variance: float, device: torch.device, seed: int) -> None:
+@contextmanager
+def _drawing(device: torch.device, drawn_on: torch.device | None) -> Iterator[None]:
+    """The random state that draws change is as it was afterwards."""
+    elsewhere = drawn_on is not None and drawn_on != device
+    with forked_rng(drawn_on or device), _DrawnOn(drawn_on) if elsewhere and drawn_on else nullcontext():
+        yield
+
+
+def redraw(
+    blocks: Iterable[nn.Module],
+    variance: float,
+    device: torch.device,
+    seed: int,
+    drawn_on: torch.device | None = None,
+) -> None:
     """Draws the matrices of the linear layers in `blocks` anew: Gaussian, of variance `variance` / d_in; in place.
 
+    `drawn_on` as for `materialize`.
     Those of a module that says `keeps_its_start`, with all that is in it, stay as its authors draw them.
     """
-    with forked_rng(device):
+    with _drawing(device, drawn_on):
         torch.manual_seed(seed)
         for block in blocks:
             for layer in _redrawn(block):

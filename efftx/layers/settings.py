@@ -23,8 +23,9 @@ RESIDUALS = ("none", "depth")
 
 @dataclass
 class InitConfig:
-    """Scales at the start. The defaults are the authors' of Reformer and Terraformer: tables of deviation 1.
+    """Scales at the start. The defaults are the authors' of Reformer: tables of deviation 1.
 
+    Terraformer and the Scaling Transformers start their learned positions as sines (of 0.71 in the mean square).
     `embedding_std` of the token table, null for 1, or d_model^-0.5 where it is tied to the logits; `position_std` of
     learned and axial position tables. `residual`: `depth` starts the matrices that write to the residual stream
     1 / sqrt(branches of their stack) smaller, 1 / sqrt(2 n_layers) in a plain decoder (GPT-2; Sparse Transformer,

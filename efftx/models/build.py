@@ -87,13 +87,22 @@ def build_on_meta(config: Config, vocab_size: int) -> Model:
         return _build(config, vocab_size, d_ff)
 
 
-def build_model(config: Config, vocab_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Model:
-    """The model of `config` with its first weights, drawn from `config.seed`, on `device`, in training mode."""
+def build_model(
+    config: Config,
+    vocab_size: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    drawn_on: torch.device | None = None,
+) -> Model:
+    """The model of `config` with its first weights, drawn from `config.seed`, on `device`, in training mode.
+
+    `drawn_on`: the device whose random numbers they are (None: `device`).
+    """
     model = build_on_meta(config, vocab_size).to(dtype)
-    materialize(model, device, config.seed)
+    materialize(model, device, config.seed, drawn_on)
     if config.init.weights:
         seed = step_seed(config.seed, 0) if config.init.weights_apart else config.seed
-        redraw(model.all_blocks(), config.init.weights, device, seed)
+        redraw(model.all_blocks(), config.init.weights, device, seed, drawn_on)
     if config.init.residual == "depth":
         for blocks in (model.blocks, getattr(model, "encoder_blocks", ())):
             scale_residual(blocks)

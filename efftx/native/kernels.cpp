@@ -212,9 +212,27 @@ static void matvec_int4(const Op &op, const Inputs &x, const Thread &t) {
              [&](int64_t b, int64_t o, float sum) { put(op, b, o, sum + (bias ? bias[o] : 0)); });
 }
 
+// The unit that a fixed hash of a token names in block g of N: `hashed_units` of ops/sparse_ff.py.
+static int64_t hashed_unit(uint64_t token, uint64_t g, uint64_t salt, int64_t N) {
+    uint64_t z = token * 0x9E3779B97F4A7C15 + g * 0xC2B2AE3D27D4EB4F + salt * 0x165667B19E3779F9;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+    z = (z ^ z >> 27) * 0x94D049BB133111EB;
+    return ((z ^ z >> 31) & 0x7FFFFFFF) % N;
+}
+
+// What is added to the logits of block g for row b: `bias` (G, N), and where there are tokens, at[9] (B) int64, the
+// operation's scale more at the unit that the hash of size[7] names, in room for N.
+static const float *biases_of(const Op &op, const float *bias, int64_t b, int64_t g, float *room) {
+    const int64_t *token = static_cast<const int64_t *>(op.at[9]), N = op.size[2];
+    if (!token) return bias + g * N;
+    memcpy(room, bias + g * N, N * sizeof(float));
+    room[hashed_unit(token[b], g, op.size[7], N)] += (float)op.scale;
+    return room;
+}
+
 // row[b, g] = g N + the unit of block g with the largest bias + C2 (C1 x[b]): size D, G, N, R; at c1 (R, D), c2 by
 // blocks (G, R, N), bias (G, N), w1 and w2 (G N, D), of which the rows that a single x chooses are fetched
-// meanwhile; row (B, G) int64.
+// meanwhile; row (B, G) int64. The bias with a hash is that of `biases_of`.
 static void choose(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], G = op.size[1], N = op.size[2], R = op.size[3];
     const float *c2 = op.in(1), *bias = op.in(2), *w1 = op.in(3), *w2 = op.in(4);
@@ -227,7 +245,7 @@ static void choose(const Op &op, const Inputs &x, const Thread &t) {
     BARRIER
     for (int64_t g = mine.first; g < mine.last; g++)
         for (int64_t b = 0; b < x.B; b++) {
-            int64_t chosen = g * N + best_unit(z + b * R, c2 + g * R * N, bias + g * N, R, N);
+            int64_t chosen = g * N + best_unit(z + b * R, c2 + g * R * N, biases_of(op, bias, b, g, t.own), R, N);
             row[b * G + g] = chosen;
             fetch_row(w1 + chosen * D, fetched);
             fetch_row(w2 + chosen * D, fetched);
@@ -251,8 +269,28 @@ static void choose_int8(const Op &op, const Inputs &x, const Thread &t) {
     BARRIER
     for (int64_t g = mine.first; g < mine.last; g++)
         for (int64_t b = 0; b < x.B; b++) {
-            int64_t best = best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, bias + g * N, R, N, t.own);
+            const float *biases = biases_of(op, bias, b, g, t.own + N);
+            int64_t best = best_unit(z + b * R, c2 + g * R * N, scale_2 + g * N, biases, R, N, t.own);
             row[b * G + g] = g * N + best;
+            if (x.B > 1) continue;
+            fetch_row(w1 + row[b * G + g] * bytes_1, whole ? bytes_1 : BYTES);
+            fetch_row(w2 + row[b * G + g] * bytes_2, whole ? bytes_2 : BYTES);
+        }
+}
+
+// row[b, g] = g N + the unit of block g that the hash of size[7] names for the token of row b, at[9] (B) int64: size D,
+// G, N, the bytes of a row of w1 and of w2; at w1 and w2, of which the rows of a single token are fetched, and row (B, G)
+// int64.
+static void choose_hashed(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t G = op.size[1], N = op.size[2], bytes_1 = op.size[3], bytes_2 = op.size[4];
+    const int8_t *w1 = op.bytes(3), *w2 = op.bytes(4);
+    int64_t *row = static_cast<int64_t *>(const_cast<void *>(op.at[5]));
+    const int64_t *token = static_cast<const int64_t *>(op.at[9]);
+    bool whole = (bytes_1 + bytes_2) * G <= t.all << 19;
+    Range mine = t.share(G);
+    for (int64_t g = mine.first; g < mine.last; g++)
+        for (int64_t b = 0; b < x.B; b++) {
+            row[b * G + g] = g * N + hashed_unit(token[b], g, op.size[7], N);
             if (x.B > 1) continue;
             fetch_row(w1 + row[b * G + g] * bytes_1, whole ? bytes_1 : BYTES);
             fetch_row(w2 + row[b * G + g] * bytes_2, whole ? bytes_2 : BYTES);
@@ -378,7 +416,80 @@ template <bool BIASED> static void chosen_rows(const Op &op, const Inputs &x, co
     add_parts(op, t, x.B);
 }
 
-// The same of quantized rows: `Prepared` is the form of inputs that `add` takes.
+// y = b2 + sum_g relu(x[g, i]) w2[g, i] of the largest x[g, i] of every block, the first of equals: size D, G, N; x (G,
+// N); at b2 (D) as its third. `add(part, n, r, h, after)` adds n rows r of w2, n no more than TOGETHER, times h, and
+// fetches the rows `after`.
+template <typename Add> static void largest_rows(const Op &op, const Inputs &x, const Thread &t, Add add) {
+    int64_t G = op.size[1], N = op.size[2];
+    Range mine = t.share(G);
+    for (int64_t b = 0; b < x.B; b++) {
+        const float *inputs = x.row(b);
+        float *part = begin_part(op, t, b);
+        int64_t rows[2][TOGETHER] = {};
+        auto find = [&](int64_t g, int64_t *row) { // of the blocks from g on; those of the last ones where there are none
+            for (int64_t j = 0; j < TOGETHER && g + j < mine.last; j++) {
+                const float *block = inputs + (g + j) * N;
+                row[j] = (g + j) * N + (std::max_element(block, block + N) - block);
+            }
+        };
+        find(mine.first, rows[0]);
+        for (int64_t g = mine.first, turn = 0; g < mine.last; g += TOGETHER, turn ^= 1) {
+            float h[TOGETHER];
+            int64_t n = std::min<int64_t>(TOGETHER, mine.last - g);
+            for (int64_t j = 0; j < n; j++) h[j] = inputs[rows[turn][j]] > 0 ? inputs[rows[turn][j]] : 0;
+            std::copy_n(rows[turn], TOGETHER, rows[turn ^ 1]);
+            find(g + TOGETHER, rows[turn ^ 1]);
+            add(part, n, rows[turn], h, rows[turn ^ 1]);
+        }
+    }
+    add_parts(op, t, x.B);
+}
+
+// Rows of w2 (G N, D), at's second.
+static void largest_float_rows(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0];
+    const float *w2 = op.in(1);
+    largest_rows(op, x, t, [&](float *part, int64_t n, const int64_t *r, const float *h, const int64_t *after) {
+        if (n < TOGETHER)
+            for (int64_t j = 0; j < n; j++) add_scaled(part, w2 + r[j] * D, h[j], D);
+        if (n < TOGETHER) return;
+        Rows<TOGETHER> rows;
+        for (int j = 0; j < TOGETHER; j++) rows.at[j] = w2 + r[j] * D, rows.after[j] = w2 + after[j] * D;
+        add_scaled_rows(part, rows, h, D);
+    });
+}
+
+// The same of int8 rows, packed, `size[3]` bytes each, whose scales are at's fourth.
+static void largest_int8_rows(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], bytes = op.size[3];
+    const uint8_t *w2 = op.packed(1);
+    const float *scale = op.in(3);
+    largest_rows(op, x, t, [&](float *part, int64_t n, const int64_t *r, const float *h, const int64_t *after) {
+        const uint8_t *rows[TOGETHER];
+        const int8_t *next[TOGETHER];
+        float scaled[TOGETHER];
+        for (int64_t j = 0; j < n; j++) {
+            rows[j] = w2 + r[j] * bytes, next[j] = op.bytes(1) + after[j] * bytes;
+            scaled[j] = h[j] * scale[r[j]];
+        }
+        if (n == TOGETHER) return add_eight_rows(part, rows, scaled, D, next);
+        for (int64_t j = 0; j < n; j++) add_scaled(part, rows[j], scaled[j], D);
+    });
+}
+
+// The same of packed int4 rows.
+static void largest_int4_rows(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], bytes = int4_bytes(D);
+    const uint8_t *w2 = op.packed(1);
+    largest_rows(op, x, t, [&](float *part, int64_t n, const int64_t *r, const float *h, const int64_t *after) {
+        const uint8_t *rows[TOGETHER], *next[TOGETHER];
+        for (int64_t j = 0; j < n; j++) rows[j] = w2 + r[j] * bytes, next[j] = w2 + after[j] * bytes;
+        if (n == TOGETHER) return add_rows4<TOGETHER>(part, rows, h, D, next);
+        for (int64_t j = 0; j < n; j++) add_rows4<1>(part, rows + j, h + j, D, next + j);
+    });
+}
+
+// The same as `chosen_rows` of quantized rows: `Prepared` is the form of inputs that `add` takes.
 template <typename Prepared, typename Add>
 static void chosen_quantized_rows(const Op &op, const Inputs &x, const Thread &t, Add add) {
     int64_t D = op.size[0], G = op.size[1];
@@ -620,7 +731,11 @@ enum Kind : int64_t {
     CHOOSE_INT8,
     CHOSEN_ROWS_INT8,
     MATVEC_INT4,
-    CHOSEN_ROWS_INT4
+    CHOSEN_ROWS_INT4,
+    CHOOSE_HASHED,
+    LARGEST_ROWS,
+    LARGEST_ROWS_INT8,
+    LARGEST_ROWS_INT4
 };
 
 // Fetches what this thread reads first in an operation, while others may still be busy with the one before it.
@@ -682,6 +797,10 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
     case MATVEC_INT4: return matvec_int4(op, x, t);
     case CHOSEN_ROWS_INT4: return chosen_quantized_rows<Inputs4>(op, x, t, add_chosen_int4);
     case BLOCKED_PRODUCT: return blocked_product(op, x, t);
+    case CHOOSE_HASHED: return choose_hashed(op, x, t);
+    case LARGEST_ROWS: return largest_float_rows(op, x, t);
+    case LARGEST_ROWS_INT8: return largest_int8_rows(op, x, t);
+    case LARGEST_ROWS_INT4: return largest_int4_rows(op, x, t);
     }
     for (int64_t b = 0; b < x.B; b++) {
         if (b) {

@@ -28,6 +28,9 @@ MOST_ROWS = 32
 """Rows of a batch at most."""
 MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM = range(8)
 MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8, MATVEC_INT4, CHOSEN_ROWS_INT4 = range(8, 13)
+CHOOSE_HASHED, LARGEST_ROWS, LARGEST_ROWS_INT8, LARGEST_ROWS_INT4 = range(13, 17)
+_SALT, _TOKENS = 7, 9
+"""Where an operation has the salt of a hash, in `size`, and the tokens, in `at`."""
 _BLOCK = 512
 """Inputs that the int8 operations round to int16 with one scale."""
 
@@ -64,6 +67,16 @@ class Rows4(NamedTuple):
 
     packed: Tensor
     width: int
+
+
+class Hashed(NamedTuple):
+    """A hash of the token names a unit of every block: `ops.sparse_ff.hashed_units` at this salt.
+
+    `bias`: what it adds to the unit's logit, where a controller chooses.
+    """
+
+    salt: int
+    bias: float = 0.0
 
 
 class Op(ctypes.Structure):
@@ -119,6 +132,7 @@ class Program:
         self.n_ops = 0
         self._streams: list[tuple[int, str, int]] = []  # operation, field, which stream
         self._binds: list[tuple[int, str, Bind]] = []
+        self._read_tokens: list[int] = []  # operations
         self.components: list[str] = []
         self._kept: list[Tensor] = []
         self.width = self.own = self.common = self.common_a_thread = 0  # floats of room, see `_needs`
@@ -164,51 +178,107 @@ class Program:
     def sparse_ff_quantized(
         self,
         x: Normed,
-        controller: tuple[Rows8, Rows8],
+        controller: tuple[Rows8, Rows8] | None,
         rows: tuple[Rows8, Rows8] | tuple[Rows4, Rows4],
-        biases: tuple[Tensor, Tensor],
+        biases: Sequence[Tensor],
         N: int,
         y: Stream,
         b1_U: Tensor | None = None,
+        hashed: Hashed | None = None,
     ) -> None:
         """As `sparse_ff`, of a controller c1, c2 in int8 and rows of w1 and w2 in int8 or int4; biases c_bias and b2.
 
         x is rounded as in `matvec`. The int8 rows of w2 are packed, (U, P) uint8 (`ops.int8.pack_rows`).
         """
-        c_bias_U, b2_D = biases
-        c1, c2 = controller
-        (rank, width), n_rows = c1.q.shape, c2.q.shape[0] // N
-        c2_GRN = c2.q.view(n_rows, N, rank).transpose(1, 2).contiguous()
-        row_G = buffer("row", n_rows, torch.int64)
+        *c_bias_U, b2_D = biases
+        n_rows, width = shape_of(rows[0])
+        n_blocks = n_rows // N
         w1_UP, w2_UP = (each.packed if isinstance(each, Rows4) else each.q for each in rows)
-        n_bytes = (w1_UP.shape[1], w2_UP.shape[1])
-        chooser = (c1.q, c2_GRN, c_bias_U, w1_UP, w2_UP, row_G, c1.scale, c2.scale)
-        self._add(CHOOSE_INT8, x, None, "controller", (width, n_rows, N, rank, *n_bytes), chooser)
+        row_bytes = (w1_UP.shape[1], w2_UP.shape[1])
+        row_G = buffer("row", n_blocks, torch.int64)
+        if controller:
+            c1, c2 = controller
+            rank = c1.q.shape[0]
+            c2_GRN = c2.q.view(n_blocks, N, rank).transpose(1, 2).contiguous()
+            chooser = (c1.q, c2_GRN, *c_bias_U, w1_UP, w2_UP, row_G, c1.scale, c2.scale)
+            op = self._add(CHOOSE_INT8, x, None, "controller", (width, n_blocks, N, rank, *row_bytes), chooser)
+            self._hashes(op, hashed)
+            self._needs(own=max(_prepared_size(c1), 2 * N), common=rank)
+        else:
+            self._choose_hashed(x, (w1_UP, w2_UP, row_G), (width, n_blocks, N, *row_bytes), hashed)
         scales = [each.scale for each in rows if isinstance(each, Rows8)]
         kind = CHOSEN_ROWS_INT8 if scales else CHOSEN_ROWS_INT4
-        size, at = (width, n_rows, n_bytes[1]), (w1_UP, w2_UP, b2_D, row_G, b1_U, *scales)
+        size, at = (width, n_blocks, row_bytes[1]), (w1_UP, w2_UP, b2_D, row_G, b1_U, *scales)
         self._add(kind, None, y, "feed-forward", size, at, adds=True)
-        own = max(_prepared_size(c1), _prepared_size(rows[0]), N)
-        self._needs(own=own, common=rank, common_a_thread=width)
+        self._needs(own=_prepared_size(rows[0]), common_a_thread=width)
 
-    def sparse_ff(self, x: Normed, parameters: Sequence[Tensor], N: int, y: Stream, b1_U: Tensor | None = None) -> None:
+    def sparse_ff(
+        self,
+        x: Normed,
+        parameters: Sequence[Tensor],
+        N: int,
+        y: Stream,
+        b1_U: Tensor | None = None,
+        hashed: Hashed | None = None,
+    ) -> None:
         """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
 
-        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D).
+        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D). What is `hashed` leans the choice, or
+        makes it where the first three are not there.
         """
-        if N % self.found.lanes:
-            raise NotCompiledError(f"Blocks of {N} units are not whole vectors.")
-        c1_RD, c2_UR, c_bias_U, w1_UD, w2_UD, b2_D = parameters
-        (rank, width), n_rows = c1_RD.shape, c2_UR.shape[0] // N
+        *controller, w1_UD, w2_UD, b2_D = parameters
+        n_blocks, width = w1_UD.shape[0] // N, w1_UD.shape[1]
         if not usable(*parameters):
             raise NotCompiledError("Other than float32 on the CPU.")
-        # A block's part of the second matrix, transposed: the sums of a block are vectors beside each other.
-        c2_GRN = c2_UR.view(n_rows, N, rank).transpose(1, 2).contiguous()
-        row_G = buffer("row", n_rows, torch.int64)
-        chooser = (c1_RD, c2_GRN, c_bias_U, w1_UD, w2_UD, row_G)
-        self._add(CHOOSE, x, None, "controller", (width, n_rows, N, rank), chooser)
-        self._add(CHOSEN_ROWS, None, y, "feed-forward", (width, n_rows), (w1_UD, w2_UD, b2_D, row_G, b1_U), adds=True)
-        self._needs(common=rank, common_a_thread=width)
+        row_G = buffer("row", n_blocks, torch.int64)
+        if controller:
+            if N % self.found.lanes:
+                raise NotCompiledError(f"Blocks of {N} units are not whole vectors.")
+            c1_RD, c2_UR, c_bias_U = controller
+            rank = c1_RD.shape[0]
+            # A block's part of the second matrix, transposed: the sums of a block are vectors beside each other.
+            c2_GRN = c2_UR.view(n_blocks, N, rank).transpose(1, 2).contiguous()
+            chooser = (c1_RD, c2_GRN, c_bias_U, w1_UD, w2_UD, row_G)
+            op = self._add(CHOOSE, x, None, "controller", (width, n_blocks, N, rank), chooser)
+            self._hashes(op, hashed)
+            self._needs(own=N, common=rank)
+        else:
+            self._choose_hashed(x, (w1_UD, w2_UD, row_G), (width, n_blocks, N, 4 * width, 4 * width), hashed)
+        chosen = (w1_UD, w2_UD, b2_D, row_G, b1_U)
+        self._add(CHOSEN_ROWS, None, y, "feed-forward", (width, n_blocks), chosen, adds=True)
+        self._needs(common_a_thread=width)
+
+    def _choose_hashed(
+        self, x: Normed, rows: tuple[Tensor, Tensor, Tensor], size: Sequence[int], hashed: Hashed | None
+    ) -> None:
+        """The rows that the hash names; `rows`: w1, w2 and where the choice will be."""
+        if hashed is None:
+            raise NotCompiledError("Neither a controller nor a hash.")
+        op = self._add(CHOOSE_HASHED, x, None, "controller", size, (None, None, None, *rows))
+        self._hashes(op, hashed)
+
+    def _hashes(self, op: Op, hashed: Hashed | None) -> None:
+        """The operation, the last one, reads the tokens, and by that hash."""
+        if hashed is None:
+            return
+        op.size[_SALT], op.scale = hashed.salt, hashed.bias
+        self._read_tokens.append(self.n_ops - 1)
+
+    def largest_rows(self, h_U: Tensor, w2: Tensor | Rows8 | Rows4, b2_D: Tensor, N: int, y: Stream) -> None:
+        """y += b2 + sum_g relu(h[g]) w2[g] of the unit g of every block of N that has the largest h.
+
+        w2 (U, D) in float32, or rows in int8, packed (`ops.int8.pack_rows`), or int4.
+        """
+        width, at = b2_D.numel(), [b2_D]
+        if isinstance(w2, Rows8):
+            kind, rows, at = LARGEST_ROWS_INT8, w2.q, [b2_D, w2.scale]
+        elif isinstance(w2, Rows4):
+            kind, rows = LARGEST_ROWS_INT4, w2.packed
+        else:
+            kind, rows = LARGEST_ROWS, w2
+        size = (width, rows.shape[0] // N, N, rows.shape[1])
+        self._add(kind, h_U, y, "feed-forward", size, (None, rows, *at), adds=True)
+        self._needs(common_a_thread=width)
 
     def modules(
         self,
@@ -304,11 +374,22 @@ class Program:
         """The program is whole: what it reads is moved to huge pages."""
         settle(self._kept)
 
-    def bind(self, pointers: tuple[int, ...], caches: Sequence[Any], n: int, *, width: int = 0) -> None:
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether an operation chooses by the token."""
+        return bool(self._read_tokens)
+
+    def bind(
+        self, pointers: tuple[int, ...], caches: Sequence[Any], n: int, *, width: int = 0, token_B: Tensor | None = None
+    ) -> None:
         """Puts in what differs from token to token: where the streams lie, the branches' caches, `n` tokens before.
 
-        `width`: numbers from one row of a stream to the next, where there are several.
+        `width`: numbers from one row of a stream to the next, where there are several. `token_B`: the rows' tokens,
+        int64, where they are read; whoever runs the program keeps them until then.
         """
+        for i in self._read_tokens:
+            assert token_B is not None
+            self.ops[i].at[_TOKENS] = token_B.data_ptr()
         if (*pointers, width) != self._bound:
             self._bound = (*pointers, width)
             for i, field, stream in self._streams:

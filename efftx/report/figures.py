@@ -152,13 +152,13 @@ def _look(plot: Plot, line: Line) -> dict[str, Any]:
 
 
 def _band(axes: Axes, line: Line, colour: str, log_y: bool) -> None:
-    spread = [p for p in line.points if p.std is not None]
+    spread = [p for p in line.points if p.band is not None]
     if not spread:
         return
-    low = [p.y - (p.std or 0.0) for p in spread]
+    low = [p.y - (p.band or 0.0) for p in spread]
     if log_y:
         low = [max(bottom, p.y * 1e-3) for bottom, p in zip(low, spread, strict=True)]
-    high = [p.y + (p.std or 0.0) for p in spread]
+    high = [p.y + (p.band or 0.0) for p in spread]
     axes.fill_between([p.x for p in spread], low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
 
 

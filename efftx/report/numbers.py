@@ -10,7 +10,7 @@ import numpy as np
 
 from efftx.study.experiment import Cell as CellFormat
 from efftx.study.published import Printed
-from efftx.study.significance import LEVEL, MIN_SEEDS, holm, upper_tail
+from efftx.study.significance import LEVEL, MIN_SEEDS, holm, rounding, upper_tail
 
 UNVERIFIED_MARK = "†"
 NOT_RUN = "not run"
@@ -73,8 +73,8 @@ def clearly_best(ours: Mapping[int, float], rivals: Sequence[Mapping[int, float]
         seeds = sorted(set(ours) & set(theirs))
         if len(seeds) < MIN_SEEDS:
             return False
-        above = np.array([ours[seed] - theirs[seed] for seed in seeds])
-        ps.append(upper_tail(above if better == "higher" else -above))
+        a, b = (np.array([values[seed] for seed in seeds]) for values in (ours, theirs))
+        ps.append(upper_tail(a - b if better == "higher" else b - a, resolution=rounding(a, b)))
     return max(holm(ps)) <= LEVEL
 
 

@@ -20,17 +20,23 @@ from efftx.study.records import Record
 
 _Pairs = list[tuple[float, float]]
 _PointsOf = Callable[[Experiment, Record, str, str], _Pairs]
-CSV_HEADER = ["line", "series", "kind", "x", "y", "std", "n"]
+CSV_HEADER = ["line", "series", "kind", "x", "y", "std", "n", "half_width"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point; `std` None below two seeds."""
+    """One point; `std` None below two seeds; `half_width` of the interval of a fitted one."""
 
     x: float
     y: float
     std: float | None = None
     n: int | None = None
+    half_width: float | None = None
+
+    @property
+    def band(self) -> float | None:
+        """What is drawn above and below it."""
+        return self.std if self.half_width is None else self.half_width
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,8 @@ def to_csv(plot: Plot) -> str:
     rows = []
     for line in plot.lines:
         for p in line.points:
-            std, n = ("" if p.std is None else repr(p.std)), ("" if p.n is None else str(p.n))
-            rows.append([line.label, line.series, line.kind, repr(p.x), repr(p.y), std, n])
+            beside = ("" if value is None else repr(value) for value in (p.std, p.n, p.half_width))
+            rows.append([line.label, line.series, line.kind, repr(p.x), repr(p.y), *beside])
     return rows_to_csv(CSV_HEADER, rows)
 
 

@@ -80,7 +80,7 @@ def short(c: Comparison, experiment: Experiment, scales: Scales | None = None) -
         left = f"{shared}: {left}"
     if c.left.place and c.right.printed is not None:
         right = f"the paper's {shown.value(c.right)}"
-    if c.left.place and not c.right.measured and not math.isinf(c.difference):
+    if c.left.place and not c.right.measured and math.isfinite(c.difference):
         left = f"{left} is {shown.value(c.left)}"
         met = left if c.kind == EXACT and is_number else f"{left}, equal to {right}"
         text = f"{left}, {shown.difference} {right}" if c.difference else met
@@ -130,7 +130,7 @@ class _Shown:
 
     def compared(self, left: str, right: str) -> str:
         """Both sides, and how far they lie apart."""
-        if math.isinf(self.c.difference):
+        if not math.isfinite(self.c.difference):
             return f"{left} against {right}"
         return f"{left} is {self.difference} {right}" if self.c.difference else f"{left} is equal to {right}"
 
@@ -143,7 +143,7 @@ class _Shown:
     def value(self, side: Side) -> str:
         """A side's mean and spread in the format of its cell, a printed value as that of the cell beside it."""
         if math.isinf(side.mean):
-            return "never"
+            return "never" if side.reached == 0 else f"in {side.reached} of {count(self.c.n, 'seed')}"
         place = (side if side.printed is None else self.c.left).place
         if not place:
             text = numbers.four_digits(side.mean * self.factor)

@@ -72,7 +72,7 @@ def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:
 
 def _fitted(over: float, estimate: Estimate, n: int) -> Point:
     half = None if estimate.interval is None else (estimate.interval[1] - estimate.interval[0]) / 2
-    return Point(over, estimate.mean, half, n)
+    return Point(over, estimate.mean, n=n, half_width=half)
 
 
 def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:

@@ -51,12 +51,18 @@ def tell_left(
         if record.size == trained[0].size and record.row in experiment.rows  # and not the gates, which are no trainings
     ]
     seconds = 0.0
+    trained_first: set[tuple[tuple[str, ...], int]] = set()
     with suppress(UserError):  # what does not compose is told where it is run
         for run in trained:
             taken = _seconds_taken(records, run.row)
-            if taken is None:
-                taken = HOUR * trainer.hours(trainer.compose(experiment.row_overrides(run.row, run.size), run.seed))
-            seconds += taken
+            if taken is not None:  # with what it was pre-trained in
+                seconds += taken
+                continue
+            seconds += HOUR * trainer.hours(trainer.compose(experiment.row_overrides(run.row, run.size), run.seed))
+            before = tuple(experiment.pretraining_overrides(run.row, run.size))
+            if before and (before, run.seed) not in trained_first:
+                trained_first.add((before, run.seed))
+                seconds += HOUR * trainer.hours(trainer.compose(before, run.seed))
     if seconds / jobs > WORTH_TELLING:
         known = count(len(records), "record") if records else "efftx plan"
         side = f", {jobs} side by side" if jobs > 1 else ""
@@ -84,7 +90,11 @@ def ask_price(
             continue
         for row in dict.fromkeys(run.row for run in todo[experiment.id] if run.row in experiment.rows):
             runs = [run.seed for run in todo[experiment.id] if run.row == row]
-            hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
+            try:
+                hours = trainer.hours(trainer.compose(experiment.row_overrides(row, "paper"), runs[0])) * len(runs)
+            except UserError as error:  # it fails by itself, where it is run
+                say(f"{experiment.id}: {row}, {count(len(runs), 'run')}: {error.message}")
+                continue
             before = tuple(experiment.pretraining_overrides(row, "paper"))
             trained_first = {(before, seed) for seed in runs if before} - shared
             if trained_first:

@@ -157,6 +157,7 @@ def _measured(experiment: Experiment, run: Run, trainer: Trainer) -> dict[str, A
         "config": {"measure": experiment.measure, "parameters": parameters, "row": row_parameters},
         "hash": measure_hash(experiment, run),
         "column_hashes": column_hashes(experiment, run, trainer, {}),
+        "composed_from": composed_from(experiment, run, trainer),
         "first_losses": measure.replay(parameters, run.seed, run.row, row_parameters) if measure.replay else [],
         "metrics": result["metrics"],
         "series": result.get("series", {}),

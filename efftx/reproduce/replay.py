@@ -21,7 +21,7 @@ from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.measures import replayed_part
 from efftx.study.records import Record, RecordStore, Verification
-from efftx.study.status import FRESH, NOT_REPLAYABLE, STALE, Status, measure_parameters, status_of
+from efftx.study.status import FRESH, NOT_REPLAYABLE, RECOUNTED, STALE, measure_parameters, status_of
 from efftx.study.sweeps import Run, resolved
 from efftx.training.loop import N_FIRST_LOSSES
 
@@ -63,15 +63,15 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
     run = _run_of(record)
-    status = status_of(experiment, run, trainer, store)
-    if status.word == STALE and (old := store.verification(record)) is not None and old.verdict == STALE:
-        status = Status(FRESH)  # an earlier replay's verdict does not bind this one
+    status = status_of(experiment, run, trainer, store, replayed=False)
     if status.word == STALE:
         verification = Verification(record.hash, STALE, status.why, False)
     elif (at := resolved(experiment, run, store)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, status.why, False)
     elif (replayed := _replayed(at, record, trainer)) is None:
         verification = Verification(record.hash, NOT_REPLAYABLE, "a timing comes out differently each time", False)
+    elif why := _other_costs(at, record, trainer):
+        verification = Verification(record.hash, STALE, f"{RECOUNTED}: {why}", True)
     else:
         # Only now: the replay sets the number of threads that its losses came from.
         here = asdict(environment())
@@ -85,6 +85,16 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         verification.environment = {key: here[key] for key in _SAID}
     store.write_verification(record, verification)
     return verification
+
+
+def _other_costs(experiment: Experiment, record: Record, trainer: Trainer) -> str:
+    """The first of a training's costs that today's code counts otherwise, in words; empty where there is none."""
+    if not record.costs:
+        return ""
+    config = trainer.compose(experiment.row_overrides(record.row, record.size), record.seed)
+    today = trainer.costs(config)
+    changed = [name for name, value in record.costs.items() if today.get(name) != value]
+    return f"{changed[0]} was {record.costs[changed[0]]!r}, is {today.get(changed[0])!r}" if changed else ""
 
 
 def _run_of(record: Record) -> Run:
@@ -119,7 +129,7 @@ def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
     part = replayed_part(str(experiment.measure))
     if record.first_losses:
         again = measure.replay(parameters, record.seed, record.row, row_parameters) if measure.replay else []
-        return _Replayed(record.first_losses, again, f"; {part}" if part else "")
+        return _Replayed(record.first_losses, again, f"; {part}" if part else "", measure.counts)
     if measure.recount is None:
         return None
     recorded, again = measure.recount(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from efftx.core.work import Work, current_work, working_on
@@ -20,8 +20,18 @@ from efftx.reproduce.trainer import Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import at_size
 from efftx.study.records import RecordStore
-from efftx.study.status import FRESH, INCOMPLETE, MISSING, NOT_AT_HAND, NOT_REPLAYABLE, STALE, UNCOUNTED, status_of
-from efftx.study.sweeps import Run, is_of_sweep, lacking, planned, resolved, sweep_values
+from efftx.study.status import (
+    FRESH,
+    INCOMPLETE,
+    MISSING,
+    NOT_AT_HAND,
+    NOT_REPLAYABLE,
+    RECOUNTED,
+    STALE,
+    UNCOUNTED,
+    status_of,
+)
+from efftx.study.sweeps import Run, chosen, is_of_sweep, lacking, planned, resolved, sweep_values
 
 LOOK_AGAIN = 1.0
 """Seconds between two tries at a run directory that another process holds."""
@@ -124,13 +134,13 @@ class _Runner:
             except UserError as error:
                 self._fail(experiment, run, error)
                 continue
-            if status.word in (MISSING, INCOMPLETE) and gaps.get(run.row):
+            wanted = (MISSING, INCOMPLETE, STALE) if self.asked.stale else (MISSING, INCOMPLETE)
+            if status.word in wanted and gaps.get(run.row):
                 self._fail(experiment, run, UserError("incomplete_sweep", f"not trained: {gaps[run.row]}"))
             elif status.word in (MISSING, INCOMPLETE):
                 todo.append(_ToDo(experiment, run, again=False))
             elif status.word == STALE and self.asked.stale:
-                # The sweep's own run, which has begun anew before, is the row's at that seed.
-                todo.append(_ToDo(experiment, run, again=not is_of_sweep(experiment, run)))
+                todo.append(_ToDo(experiment, run, again=self._begins_anew(experiment, run)))
             else:
                 self.lines[experiment.id]["skipped"] += 1
                 if status.word == STALE:
@@ -191,6 +201,23 @@ class _Runner:
                 line[verification.verdict] += 1
                 self.say(f"{title}: {verification.verdict} ({verification.why})")
 
+    def _begins_anew(self, experiment: Experiment, run: Run) -> bool:
+        """Whether a stale record's training has to be run anew.
+
+        At its sweep's seed the sweep's own run comes first and is the row's, but where a replay found the row's stale
+        and the sweep's is that very run still.
+        """
+        if not is_of_sweep(experiment, run):
+            return True
+        choice, record = chosen(experiment, run.row, run.size, self.store), self.store.read(*run.key(experiment))
+        if choice is None or record is None:
+            return False
+        verification = self.store.verification(record)
+        if verification is None or verification.verdict != STALE:
+            return False
+        of_sweep = self.store.read(*replace(run, value=choice.value).key(experiment))
+        return of_sweep is not None and (of_sweep.hash, of_sweep.first_losses) == (record.hash, record.first_losses)
+
     def _gap(self, experiment: Experiment, row: Run) -> str:
         """Why the sweep of a row chooses no value today, in words; empty where it does."""
         for run in planned(experiment, row.size):
@@ -213,7 +240,7 @@ class _Runner:
                 if status.word == FRESH:
                     line["skipped"] += 1
                     return True
-                if status.why == UNCOUNTED:
+                if status.why.startswith((UNCOUNTED, RECOUNTED)):
                     self._count_costs(experiment, run)
                 else:
                     self.say(f"{todo}, size {run.size} {place}".rstrip())
@@ -259,14 +286,14 @@ class _Runner:
         return True
 
     def _count_costs(self, experiment: Experiment, run: Run) -> None:
-        """Adds to a record, made before there were any, what its configuration costs; its replay stands as it is."""
+        """Puts into a record what its configuration costs today; what its replay said of its losses stands."""
         record, at = self.store.read(*run.key(experiment)), resolved(experiment, run, self.store)
         assert record is not None
         assert at is not None
         verification = self.store.verification(record)
         record.costs = self.trainer.costs(self.trainer.compose(at.row_overrides(run.row, run.size), run.seed))
         self.store.write(record)
-        if verification is not None:
+        if verification is not None and not verification.why.startswith(RECOUNTED):
             self.store.write_verification(record, verification)
 
     def _fail(self, experiment: Experiment, run: Run, error: Exception) -> None:

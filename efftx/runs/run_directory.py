@@ -29,7 +29,7 @@ _LOG_HINT = "Move it out of the way: the same training then goes on from its che
 
 def runs_root() -> Path:
     """Where runs live: EFFTX_RUNS, or ./runs."""
-    return Path(os.environ.get("EFFTX_RUNS") or "runs")
+    return Path(os.path.expanduser(os.environ.get("EFFTX_RUNS") or "runs"))
 
 
 def default_run_dir(model: str, data: str, config_hash: str) -> Path:

@@ -3,7 +3,7 @@
 With D = left - right, one value a seed (what a seed does to both sides alike is no spread), the kind of the claim says
 what is tested:
 
-    better       one-sided t test that D is on the claimed side of 0
+    better       one-sided t test that D is on the claimed side of 0 (a sign test, where one side was never reached)
     at least     the same test against a constant, a published value or a gate
     as good as   with <= or >=: one-sided, that D is not on the wrong side by the margin or more;
                  with ==: two one-sided tests, that D lies within the margin
@@ -27,7 +27,17 @@ import numpy as np
 
 from efftx.study.claim_language import COMPARISONS, EXACT, DividedByZeroError, Name, evaluate, lookup
 from efftx.study.experiment import Claim, Experiment
-from efftx.study.significance import LEVEL, MIN_SEEDS, TESTED, Sample, interval, seeds_to_decide, spread, upper_tail
+from efftx.study.significance import (
+    LEVEL,
+    MIN_SEEDS,
+    TESTED,
+    Sample,
+    interval,
+    rounding,
+    seeds_to_decide,
+    spread,
+    upper_tail,
+)
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 NOT_TESTED, NOT_RUN = "not tested here", "not run"
@@ -48,7 +58,7 @@ class NotJudgedError(Exception):
 class Side:
     """One side: its expression under the binding, `place` where it is one cell, and its mean and spread over seeds.
 
-    `printed` is the paper's value where the side is that alone.
+    `printed` is the paper's value where the side is that alone; in so many seeds what it asks for was `reached`.
     """
 
     words: str
@@ -57,6 +67,7 @@ class Side:
     mean: float
     std: float | None
     printed: float | None = None
+    reached: int = 0
 
 
 @dataclass
@@ -93,8 +104,9 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """The mean of left - right."""
-        return float(np.mean(self.differences))
+        """The mean of left - right; NaN where one side was not reached by some seeds and the other not by others."""
+        with np.errstate(invalid="ignore"):
+            return float(np.mean(self.differences))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -119,8 +131,9 @@ class Comparison:
             return
         sample, margin = self.differences, self.margin or 0.0
         if np.all(np.isinf(sample)) and np.ptp(np.sign(sample)) == 0.0:
-            sample, margin = np.sign(sample), 0.0  # a level never reached is beyond every margin
-        elif not np.all(np.isfinite(sample)):
+            self._test_signs(above=bool(sample[0] > 0))
+            return
+        if not np.all(np.isfinite(sample)):
             return
         if self.symbol == "==":
             self.p_for = max(self._tail(sample, -margin), self._tail(-sample, -margin))
@@ -130,6 +143,19 @@ class Comparison:
         self.p_for, self.p_against = self._tail(favoured, -margin), self._tail(-favoured, margin)
         if self.symbol in ("<=", ">=") and self.margin is None and self.p_for == 0.5 and not self._varies():
             self.p_for = 0.0  # equal in every seed, which is all that was claimed
+
+    def _test_signs(self, *, above: bool) -> None:
+        """The sign test of differences that all are infinite, on one side: a level that was never reached there.
+
+        What was never reached is beyond every margin.
+        """
+        one_sided = 0.5**self.n
+        if self.symbol == "==":
+            self.p_for, self.p_against = 1.0, min(1.0, 2.0 * one_sided)
+        elif above == (self.symbol in (">", ">=")):
+            self.p_for, self.p_against = one_sided, 1.0
+        else:
+            self.p_for, self.p_against = 1.0, one_sided
 
     def _tail(self, sample: Sample, bound: float) -> float:
         return upper_tail(sample, bound, self.resolution)
@@ -193,7 +219,7 @@ class Evaluator:
             binding={name: self.binding[name] for name in _free_names(left, right)},
             differences=differences,
             n=len(seeds),
-            resolution=_rounding(a, b),
+            resolution=rounding(a, b),
         )
         comparison.test()
         return comparison
@@ -230,7 +256,10 @@ class Evaluator:
         place = self.place(lookup(node)[1]) if is_cell and isinstance(node, ast.Subscript) else None
         std = spread(values) if values.size > 1 and np.all(np.isfinite(values)) else None
         measured = any(table == "cell" for table, _ in lookups(node))
-        return Side(self._words(node), place, measured, float(np.mean(values)), std, self._printed(node))
+        reached = int(np.sum(np.isfinite(values)))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            mean = float(np.mean(values))
+        return Side(self._words(node), place, measured, mean, std, self._printed(node), reached)
 
     def _printed(self, node: ast.expr) -> float | None:
         if not isinstance(node, ast.Subscript) or lookup(node)[0] != "published" or not self.experiment.published:
@@ -304,9 +333,3 @@ def lookups(node: ast.expr) -> list[tuple[str, tuple[Name | str, ...]]]:
 def _free_names(*nodes: ast.expr) -> list[str]:
     names = (i.name for node in nodes for _, index in lookups(node) for i in index if isinstance(i, Name))
     return list(dict.fromkeys(names))
-
-
-def _rounding(*sides: Sample) -> float:
-    """The rounding error that a difference of the sides may have, a few units in the last place of the largest."""
-    finite = [float(np.max(np.abs(side))) for side in sides if np.all(np.isfinite(side))]
-    return 8 * float(np.finfo(np.float64).eps) * max(finite, default=0.0)

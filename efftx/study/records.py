@@ -98,7 +98,7 @@ class RecordStore:
     """The records under one results folder; `EFFTX_RESULTS` moves it, `./results` is where it is otherwise."""
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root if root is not None else os.environ.get("EFFTX_RESULTS") or "results")
+        self.root = Path(root if root is not None else os.path.expanduser(os.environ.get("EFFTX_RESULTS") or "results"))
 
     def path(self, id: str, row: str, seed: int, size: str, value: float | None = None) -> Path:
         """Where the record of one row and seed lies, or would lie; with `value`, of its sweep's run at that."""
@@ -117,7 +117,10 @@ class RecordStore:
 
     def read(self, id: str, row: str, seed: int, size: str, value: float | None = None) -> Record | None:
         """The record of a row and seed (of its sweep's run at `value`), None where there is none; DamagedFileError."""
-        return self._read_record(self.path(id, row, seed, size, value))
+        record = self._read_record(path := self.path(id, row, seed, size, value))
+        if record is not None and record.row != row:  # two names may make one file name
+            raise DamagedFileError(path, f"it is of a row '{record.row}', not '{row}'", _MEND)
+        return record
 
     def read_all(self, id: str) -> list[Record]:
         """The records of one item at all sizes, in the order of the paths, without the damaged ones and the sweeps'."""

@@ -44,6 +44,12 @@ def spread(sample: Sample) -> float:
     return float(np.std(sample, ddof=1))
 
 
+def rounding(*sides: Sample) -> float:
+    """The rounding error that a difference of the sides may have, a few units in the last place of the largest."""
+    finite = [float(np.max(np.abs(side))) for side in sides if np.all(np.isfinite(side))]
+    return 8 * float(np.finfo(np.float64).eps) * max(finite, default=0.0)
+
+
 def upper_tail(sample: Sample, bound: float = 0.0, resolution: float = 0.0) -> float:
     """The p of a one-sided t test that the mean of `sample` (two values at least) is above `bound`.
 

@@ -8,18 +8,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efftx.config.hash import OUTSIDE
 from efftx.core.files import DamagedFileError
 from efftx.errors import UserError
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import Unreadable
 from efftx.study.measures import check_name
 from efftx.study.records import COSTS, Record, RecordStore
-from efftx.study.sweeps import Run, lacking, planned, resolved
+from efftx.study.sweeps import Run, chosen, lacking, planned, resolved, sweep_values
 
 if TYPE_CHECKING:  # it imports Hydra, which the report never needs
     from efftx.study.composer import Composer
 
 UNCOUNTED = "its costs are not counted"
+RECOUNTED = "its costs are others by today's code"
+"""How the reason of a record begins whose training is as it was."""
 MISSING, INCOMPLETE, STALE, FRESH = "missing", "incomplete", "stale", "fresh"
 NOT_RUN = "not run"
 NOT_REPLAYABLE, NOT_AT_HAND = "not replayable", "not at hand"
@@ -92,10 +95,12 @@ def composed_from(experiment: Experiment, run: Run, composer: Composer) -> str:
     return _digest([composer.sources(), experiment.row_overrides(row, size), columns, *([before] if before else [])])
 
 
-def status_of(experiment: Experiment, run: Run, composer: Composer | None, store: RecordStore) -> Status:
+def status_of(
+    experiment: Experiment, run: Run, composer: Composer | None, store: RecordStore, *, replayed: bool = True
+) -> Status:
     """The status of the record of `run`; composes configurations only where needed, trains nothing.
 
-    Without a composer the configuration is taken to be what it was.
+    Without a composer the configuration is taken to be what it was. `replayed`: what its last replay said counts.
     """
     record = store.read(*run.key(experiment))
     if record is None:
@@ -103,21 +108,48 @@ def status_of(experiment: Experiment, run: Run, composer: Composer | None, store
     at = resolved(experiment, run, store)
     if at is None:
         return Status(INCOMPLETE, lacking(experiment, run.row, run.size, store))
-    if composer and (not record.composed_from or record.composed_from != composed_from(at, run, composer)):
+    if run.value is None and (other := _other_choice(experiment, record, store)):
+        return Status(STALE, other)
+    if composer and _may_have_changed(at, run, record, composer):
         changed = _what_changed(at, run, record, composer)
         if changed:
             return Status(STALE, f"{changed} is another today")
+    verification = store.verification(record) if replayed else None
+    if verification is not None and verification.verdict == STALE:
+        return Status(STALE, verification.why)
     columns = at.columns_of(run.row, run.size) if run.row in at.rows else ()
     costs = [name for name in columns if at.cell_of(run.row, name).metric in COSTS]
-    without = [name for name in columns if name not in (*record.metrics, *costs)]
+    without = [name for name in columns if name not in costs and _lacks(at, record, name)]
     if without:
         return Status(INCOMPLETE, f"'{without[0]}' was not evaluated")
     if costs and not record.costs:
         return Status(INCOMPLETE, UNCOUNTED)
-    verification = store.verification(record)
-    if verification is not None and verification.verdict == STALE:
-        return Status(STALE, verification.why)
     return Status(FRESH)
+
+
+def _may_have_changed(experiment: Experiment, run: Run, record: Record, composer: Composer) -> bool:
+    """False where all that its hashes are of is what it was; of a measure `composed_from` is a part of that alone."""
+    if experiment.kind == "measure" and run.row in experiment.rows:
+        return True
+    return not record.composed_from or record.composed_from != composed_from(experiment, run, composer)
+
+
+def _other_choice(experiment: Experiment, record: Record, store: RecordStore) -> str:
+    """What the row's sweep chooses today, in words, where it is not what the record was trained at."""
+    if not sweep_values(experiment, record.row, record.size):
+        return ""
+    choice = chosen(experiment, record.row, record.size, store)
+    assert choice is not None  # else the run would not have been resolved
+    at: Any = record.config
+    for key in choice.key.split("."):
+        at = at.get(key) if isinstance(at, dict) else None
+    return "" if at in (None, choice.value) else f"its sweep chooses {choice.key}={choice.value:g} today, not {at:g}"
+
+
+def _lacks(experiment: Experiment, record: Record, column: str) -> bool:
+    """Whether a column was not evaluated, or without the metric that its cell shows."""
+    metrics, metric = record.metrics.get(column), experiment.cell_of(record.row, column).metric
+    return metrics is None or ("diverged" not in record.swept and metric not in (*metrics, *experiment.derived))
 
 
 def state_of(
@@ -150,6 +182,8 @@ def state_of(
                     count[status.word] += 1
                 if status.word in whys and size in asked:
                     whys[status.word].append(f"{run.told(experiment)}, size {size}: {status.why}")
+            if composer is None and size in asked:
+                whys[STALE] += [f"{row}, size {size}: {why}" for row, why in _trained_otherwise(experiment, size, store)]
             if count[FRESH] + count[STALE] + count[INCOMPLETE]:
                 counts[size] = count
         if composer and not counts:
@@ -174,6 +208,38 @@ def _state(counts: Mapping[str, Mapping[str, int]], whys: Mapping[str, Sequence[
         if (there := count[FRESH] + count[INCOMPLETE]) < count["of"]:
             return "partial", f"size {size}: {there} of {count['of']} runs"
     return "partial", _first(whys[INCOMPLETE])
+
+
+def _trained_otherwise(experiment: Experiment, size: str, store: RecordStore) -> Iterator[tuple[str, str]]:
+    """The rows at `size` whose seeds are not of one configuration and one data set, and in what they differ.
+
+    A key that only some of their records have is of another version of the schema, and no difference.
+    """
+    if experiment.kind != "train":
+        return
+    records = [record for record in store.read_all(experiment.id) if record.size == size]
+    for row in experiment.rows_at(size):
+        configs = [dict(_flat({"data": r.data, "config": r.config})) for r in records if r.row == row]
+        shared = set.intersection(*map(set, configs)) if configs else set()
+        for key in sorted(shared):
+            if any(config[key] != configs[0][key] for config in configs):
+                yield row, f"its seeds were not trained alike ({key.partition('.')[2]})"
+                break
+
+
+_APART = ("seed", "threads", "device", *OUTSIDE)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value, of a record's data and of what of its configuration is the same for all seeds."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name.removeprefix("config.") in _APART or name == "data.name":
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def _first(whys: Sequence[str]) -> str:
@@ -215,7 +281,8 @@ def _what_changed(experiment: Experiment, run: Run, record: Record, composer: Co
     ):
         return "the configuration that its overrides compose to"
     columns = column_hashes(experiment, run, composer, record.data, record.environment)
-    changed = [name for name, digest in columns.items() if record.column_hashes.get(name, digest) != digest]
+    known = [name for name in experiment.columns_of(row, size) if name in record.metrics]
+    changed = [name for name in known if record.column_hashes.get(name) != columns.get(name)]
     return f"the evaluation '{changed[0]}'" if changed else ""
 
 

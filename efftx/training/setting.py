@@ -42,9 +42,12 @@ class Setting:
         return rows * (self.dataset.input_length + self.dataset.length)
 
     def build(self, device: torch.device | None = None) -> Model:
-        """A model with fresh weights of the setting's precision, on `device` (None: the setting's)."""
+        """A model with fresh weights of the setting's precision, on `device` (None: the setting's).
+
+        They are the same wherever it is: those that the setting's device draws.
+        """
         dtype = devices.parameter_dtype(self.dtype)
-        return build_model(self.config, self.dataset.vocab_size, device or self.device, dtype)
+        return build_model(self.config, self.dataset.vocab_size, device or self.device, dtype, self.device)
 
     def micro_batches(self, step: int) -> list[Batch]:
         """All micro-batches of a step, of every process: the rows of one batch as long as all of them together."""

@@ -18,6 +18,8 @@ from efftx.data.dataset import find_source, open_dataset
 from efftx.data.duplicate import DuplicateConfig
 from efftx.errors import UserError
 from efftx.models.build import build_on_meta
+from efftx.runs.run_directory import runs_root
+from efftx.study.records import RecordStore
 
 MODELS = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (shipped("conf") / "size").glob("*.yaml"))
@@ -280,3 +282,46 @@ def test_a_key_that_some_layer_reads_is_taken_and_hashed(words: list[str], key: 
     without, with_key = (compose([*words, "data=stdlib", "size=smoke", *more]) for more in ([], [key]))
     assert hashed_values(with_key).keys() - {key.partition("=")[0]} <= hashed_values(without).keys()
     assert hashed_values(with_key) != hashed_values(without)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=terraformer", "size=paper", "schedule.name=cosine"],
+        ["model=scaling", "size=paper", "optimizer.name=adam"],
+        ["model=sparse_transformer", "size=paper", "optimizer.name=adafactor"],
+        ["model=reformer", "size=paper", "preset=reformer/enwik8_pod_2020", "data=enwik8", "schedule.name=rsqrt"],
+        ["model=scaling", "size=paper", "optimizer={name: adam, lr: 0.1}"],
+    ],
+)
+def test_another_optimiser_or_schedule_leaves_the_constants_of_the_files_own_behind(words: list[str]) -> None:
+    config = compose(words)
+    for node in (config.optimizer, config.schedule):
+        name = "optimizer" if node is config.optimizer else "schedule"
+        for item in dataclasses.fields(node):
+            if dead_reason(config, f"{name}.{item.name}"):
+                assert getattr(node, item.name) == getattr(type(node)(), item.name)
+
+
+def test_a_file_that_sets_a_constant_that_its_own_optimiser_does_not_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "preset" / "mine").mkdir(parents=True)
+    text = "# @package _global_\noptimizer: {name: adam, weight_decay: 0.1}\n"
+    (tmp_path / "preset" / "mine" / "one.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay=0\.1 has no effect"):
+        compose(["preset=mine/one"], config_dirs=[tmp_path])
+
+
+def test_paths_that_begin_with_a_tilde_lead_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = compose(["run_dir=~/runs/a", "pretrained=~/runs/b"])
+    assert (config.run_dir, config.pretrained) == ("/home/me/runs/a", "/home/me/runs/b")
+    monkeypatch.setenv("EFFTX_RUNS", "~/x")
+    monkeypatch.setenv("EFFTX_RESULTS", "~/y")
+    assert (runs_root(), RecordStore().root) == (Path("/home/me/x"), Path("/home/me/y"))
+
+
+def test_a_least_context_of_a_file_is_refused_where_no_row_has_one(tmp_path: Path) -> None:
+    (tmp_path / "preset" / "mine").mkdir(parents=True)
+    (tmp_path / "preset" / "mine" / "one.yaml").write_text("# @package _global_\nevaluation: {min_context: 8}\n")
+    with pytest.raises(UserError, match="only a language model"):
+        compose(["model=scaling", "data=c4", "preset=mine/one"], config_dirs=[tmp_path])

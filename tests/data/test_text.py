@@ -202,12 +202,17 @@ def test_another_split_of_the_same_bytes_is_another_corpus(tmp_path: Path, objec
         (b"", "holds no text"),
         (b"\n \r\n\t\n", "holds no text"),
         (b"a\nb\n\xff\n", r"my\.txt, line 3 is not UTF-8"),
+        ("ä\n€\n".encode() + b"\xe2\x82", r"my\.txt, line 3 is not UTF-8"),
         ("a\nb".encode("utf-16-le"), r"my\.txt, line 1 holds a NUL"),
         ("text".encode("utf-16"), "is UTF-16 or UTF-32 text"),
         (b"\xef\xbb\xbf", "holds no text"),
     ],
 )
-def test_what_is_no_text_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 3, 1 << 24])
+def test_what_is_no_text_is_told(
+    tmp_path: Path, content: bytes, said: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efftx.data.text._AT_ONCE", at_once)  # also between the bytes of a character
     with pytest.raises(UserError, match=said) as raised:
         read_own_text(str(write(tmp_path / "my.txt", content)))
     assert raised.value.hint

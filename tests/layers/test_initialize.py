@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from efftx.config.compose import compose
 from efftx.errors import UserError
 from efftx.layers.initialize import glorot_, materialize, on_meta
 from efftx.layers.positions import LearnedPositions
+from efftx.models.build import build_model
 
 CPU = torch.device("cpu")
 
@@ -147,3 +149,25 @@ def test_on_meta_nothing_is_drawn_and_what_is_made_there_starts_with_the_values_
         expected.reset_parameters()
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, expected.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("weights", [0.0, 0.125])
+def test_the_random_numbers_of_another_device_give_the_same_weights_wherever_they_lie(weights: float) -> None:
+    """`cpu:0` stands for a GPU: what is drawn there is copied to where the weights are."""
+    words = ["model=terraformer", "data=c4", "size=smoke", f"init.weights={weights}", "sparse_ff.N=0", "sparse_qkv.S=0"]
+    config = compose(words)
+    plain = build_model(config, 356, CPU)
+    drawn: list[torch.device] = []
+    empty_like = torch.empty_like
+
+    def counted(like: Tensor, device: torch.device | None = None, **how: Any) -> Tensor:
+        if device is not None:
+            drawn.append(device)
+        return empty_like(like, device=device, **how)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "empty_like", counted)
+        copied = build_model(config, 356, CPU, drawn_on=torch.device("cpu:0"))
+    assert drawn
+    for (name, one), other in zip(plain.named_parameters(), copied.parameters(), strict=True):
+        assert torch.equal(one, other), name

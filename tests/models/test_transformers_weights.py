@@ -197,6 +197,18 @@ def test_all_that_stands_in_the_way_of_an_export_is_told_at_once() -> None:
     assert "activation=relu lsh.allow_duplicates=true can" in refused.value.hint
 
 
+@pytest.mark.parametrize(("full_below", "goes_out"), [(0, True), (4, True), (31, True), (32, False), (1024, False)])
+def test_a_model_that_never_hashed_its_rows_is_not_exported(full_below: int, goes_out: bool) -> None:
+    config = compose([*overrides_of(theirs()), *DATA])
+    config = replace(config, lsh=replace(config.lsh, full_below=full_below), data=replace(config.data, length=32))
+    if goes_out:
+        assert config_for(config, 40)["lsh_attn_chunk_length"] == config.lsh.chunk_len
+    else:
+        with pytest.raises(UserError) as refused:
+            config_for(config, 40)
+        assert "lsh.full_below=0" in refused.value.hint
+
+
 def test_a_model_of_hash_attention_alone_goes_out() -> None:
     words = [told for told in overrides_of(theirs()) if not told.startswith(("local.", "share_qk", "attention="))]
     shared = compose([*words, *DATA, "attention=[lsh]"])

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
-from efftx.native.program import LONGEST, MOST_ROWS, Normed, NotCompiledError, Program, Stream, buffer, run
+from efftx.native.program import LONGEST, MOST_ROWS, Hashed, Normed, NotCompiledError, Program, Stream, buffer, run
 from efftx.ops.attention import unit_key
 from efftx.ops.module_convolution import module_convolution
 from efftx.ops.multiplicative import in_blocks, multiplicative
+from efftx.ops.sparse_ff import hashed_units_naive
 from efftx.ops.sru import sru
 from tests.native.programs import EPS, lanes, normed_stream, products_of, run_alone
 from tests.tolerances import ROUNDING, assert_close
@@ -52,6 +53,53 @@ def test_sparse_ff(width: int, n_rows: int, vectors: int, rank: int, biased: boo
     run_alone(program, x)
     assert torch.equal(buffer("row", n_rows, torch.int64)[0], row_G)
     assert_close(x, expected, ROUNDING)
+
+
+TOKENS = torch.tensor([7, 31_999, 2**40 + 3])
+
+
+@pytest.mark.parametrize("salt", [0, 3])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("width", "n_rows", "N"), [(40, 1, 16), (100, 29, 48)])
+def test_a_hash_chooses_and_leans(
+    width: int, n_rows: int, N: int, rows: int, salt: int, draw: Callable[..., Tensor]
+) -> None:
+    w1, w2, b2, x = draw(n_rows * N, width), draw(n_rows * N, width), draw(width), draw(rows, width)
+    c1, c2, c_bias = draw(5, width), draw(n_rows * N, 5), draw(n_rows * N)
+    normed, norm = normed_stream(draw, width)
+    token_B, first = TOKENS[:rows], N * torch.arange(n_rows)
+    hashed_BG = torch.tensor(hashed_units_naive(token_B.tolist(), n_rows, N, salt))
+    logits_BGN = (norm(x) @ c1.t() @ c2.t() + c_bias).view(rows, n_rows, N)
+    leaning_BGN = logits_BGN + 30.0 * F.one_hot(hashed_BG, N)
+    assert n_rows == 1 or not torch.equal(leaning_BGN.argmax(-1), hashed_BG), "the controller decides somewhere"
+    assert n_rows == 1 or not torch.equal(leaning_BGN.argmax(-1), logits_BGN.argmax(-1)), "and the hash elsewhere"
+    for controller, row_BG in (([], hashed_BG + first), ([c1, c2, c_bias], leaning_BGN.argmax(-1) + first)):
+        y, hidden = x.clone(), torch.einsum("bd,bgd->bg", norm(x), w1[row_BG]).relu()
+        program = Program()
+        program.sparse_ff(normed, [*controller, w1, w2, b2], N, Stream(0), None, Hashed(salt, 30.0))
+        program.bind((y.data_ptr(),), [], 0, width=width, token_B=token_B)
+        run([program], rows=rows)
+        assert program.reads_tokens
+        assert torch.equal(buffer("row", n_rows, torch.int64).flatten()[: rows * n_rows].view(rows, -1), row_BG)
+        assert_close(y, x + torch.einsum("bg,bgd->bd", hidden, w2[row_BG]) + b2, ROUNDING)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("width", "n_rows", "N"), [(40, 1, 4), (100, 29, 7), (1024, 16, 16)])
+def test_largest_rows(width: int, n_rows: int, N: int, rows: int, draw: Callable[..., Tensor]) -> None:
+    hidden, w2 = buffer("of a test", n_rows * N), draw(n_rows * N, width)
+    b2, x = draw(width), draw(rows, width)
+    hidden[:rows] = draw(rows, n_rows * N) - 2.0
+    hidden[:, 2] = hidden[:, N - 1] = 5.0  # the first of equals
+    largest, index = hidden[:rows].view(rows, n_rows, N).max(-1)
+    assert n_rows == 1 or bool((largest < 0).any()), "what is rectified"
+    assert bool((index[:, 0] == 2).all())
+    row = index + N * torch.arange(n_rows)
+    y, program = x.clone(), Program()
+    program.largest_rows(hidden, w2, b2, N, Stream(0))
+    program.bind((y.data_ptr(),), [], 0, width=width)
+    run([program], rows=rows)
+    assert_close(y, x + torch.einsum("bg,bgd->bd", largest.relu(), w2[row]) + b2, ROUNDING)
 
 
 def test_of_equal_units_the_first_is_chosen_and_no_other_row_is_read(draw: Callable[..., Tensor]) -> None:

@@ -71,6 +71,13 @@ def test_best_means_beyond_a_one_sided_paired_t_test_in_the_direction_of_the_cel
     assert numbers.clearly_best(theirs, [ours], "lower")
     assert not numbers.clearly_best(ours, [theirs, theirs], "higher"), "Holm asks for 0.025 of two"
     assert not numbers.clearly_best(ours, [], "higher")
+    assert not numbers.clearly_best(ours, [theirs, {}], "higher"), "a rival that is not run yet"
+
+
+def test_a_rounding_error_makes_nothing_best() -> None:
+    ours, theirs = dict.fromkeys(range(3), 0.1 + 0.2), dict.fromkeys(range(3), 0.3)
+    assert ours[0] > theirs[0]
+    assert not numbers.clearly_best(ours, [theirs], "higher")
 
 
 def test_two_standard_errors_of_three_seeds_are_not_enough() -> None:

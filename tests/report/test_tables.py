@@ -199,6 +199,13 @@ def test_a_best_that_does_not_beat_every_row_is_not_bold(full_store: RecordStore
     assert bold(only_table(full_store, experiment)) == set()
 
 
+def test_a_best_of_rows_of_which_one_is_not_run_yet_is_not_bold(full_store: RecordStore) -> None:
+    planned = make_experiment(rows={"Full": Row(), "Later": Row(), "LSH": Row()})
+    assert bold(only_table(full_store, planned)) == set()
+    published_alone = make_experiment(rows={"Full": Row(), "Later": Row(seeds={"cpu": []}), "LSH": Row()})
+    assert bold(only_table(full_store, published_alone)) == {("Full", "at 2"), ("Full", "at 8")}
+
+
 def test_two_seeds_make_nothing_bold(full_store: RecordStore, experiment: Experiment) -> None:
     for row in ("Full", "LSH"):
         full_store.path("paper/table2", row, 2, "cpu").unlink()

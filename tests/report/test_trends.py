@@ -11,6 +11,7 @@ from rich.console import Console
 from efftx.errors import UserError
 from efftx.report.drawings import drawings
 from efftx.report.items import gather
+from efftx.report.plotdata import to_csv
 from efftx.report.show import item_json, print_item
 from efftx.report.trends import slope, trend_plots
 from efftx.study.experiment import Cell, ColumnSpec, Experiment, Row
@@ -71,7 +72,8 @@ def test_each_seed_is_a_point_and_the_fit_a_line_a_width(tmp_path) -> None:
     fitted = plot.lines[2].points
     assert [p.x for p in fitted] == list(TOKENS.values())
     assert [p.y for p in fitted] == pytest.approx([0.1, 0.08, 0.06])
-    assert all(p.n == 3 and p.std is not None and p.std > 0 for p in fitted)
+    assert all(p.n == 3 and p.std is None and p.half_width is not None and p.half_width > 0 for p in fitted)
+    assert f",3,{fitted[0].half_width!r}\n" in to_csv(plot)
     assert plot.log_x
     assert plot.title == "learned less dense, size cpu"
 
@@ -102,7 +104,7 @@ def test_two_seeds_give_no_interval_and_one_width_no_line(tmp_path) -> None:
     item = gather(store(tmp_path / "two", seeds=2), experiment())
     (plot,) = trend_plots(item, item.measured[0])
     assert "takes 3 seeds" in plot.caption
-    assert all(p.std is None for line in plot.lines for p in line.points)
+    assert all(p.band is None for line in plot.lines for p in line.points)
     narrow = gather(store(tmp_path / "narrow", rows=3), experiment())
     (points,) = trend_plots(narrow, narrow.measured[0])
     assert [line.series for line in points.lines] == ["each seed"]

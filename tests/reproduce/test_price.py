@@ -10,7 +10,7 @@ from efftx.reproduce.price import tell_left, unrecorded
 from efftx.study.records import RecordStore
 
 from .fakes import FakeTrainer, reproduce
-from .test_runner import quiet, store, table
+from .test_runner import TABLE, quiet, store, table
 from .test_sweeps import TABLE as SWEPT
 from .test_sweeps import Tuned
 
@@ -51,3 +51,18 @@ def test_seconds_of_work_are_not_worth_telling(tmp_path: Path, store: RecordStor
     said: list[str] = []
     reproduce([table(tmp_path)], "cpu", say=said.append, store=store, trainer=FakeTrainer(price=0.001))
     assert not any("left" in text for text in said)
+
+
+def test_pretrainings_are_told_too_each_once(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path, TABLE + "pretraining: [row=P, quality=1]\npretraining_sizes: {cpu: [steps=3]}\n"), []
+    runs = unrecorded(e, Asked("cpu"), FakeTrainer(), store)
+    tell_left(e, runs, 1, FakeTrainer(price=1.0), store, said.append)
+    assert said == ["paper/item: 4 runs left, about 6.0 h by efftx plan"], "a pre-training a seed"
+
+
+def test_a_row_that_does_not_compose_is_left_out_of_the_price(tmp_path: Path, store: RecordStore) -> None:
+    e, said = table(tmp_path, TABLE.replace("[row=A,", "[impossible=1, row=A,")), []
+    (line,) = reproduce([e], "paper", say=said.append, store=store, trainer=FakeTrainer(price=1.0), yes=True)
+    assert (line["ran"], line["failed"]) == (1, 1)
+    assert "paper/item: A, 1 run: there is no key 'impossible'" in said
+    assert "price at the paper's size: 1.0 h on this device" in said

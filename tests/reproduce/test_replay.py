@@ -12,13 +12,15 @@ import pytest
 from efftx.cli import main
 from efftx.core.artifact import read_document
 from efftx.reproduce import replay as module
+from efftx.reproduce.measures import attention
+from efftx.reproduce.measures.measure import Measure
 from efftx.reproduce.replay import INSTRUCTION_SETS, TOLERANCE, replay
 from efftx.study.experiments import load_experiments
 from efftx.study.records import Record, RecordStore
 from efftx.study.status import state_of
 
-from .fakes import DATA, FakeTrainer, record, reproduce
-from .test_runner import quiet, store, table
+from .fakes import DATA, FakeConfig, FakeTrainer, record, reproduce
+from .test_runner import MEASURE, TABLE, quiet, store, table
 
 __all__ = ["store"]
 
@@ -64,6 +66,66 @@ def test_code_put_right_again_makes_a_stale_record_fresh(tmp_path: Path, store: 
     reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer(offset=1.0))
     (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
     assert (line["fresh"], line["stale"]) == (2, 0)
+
+
+def test_another_configuration_stays_stale_however_often_it_is_replayed(tmp_path: Path, store: RecordStore) -> None:
+    reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    changed = table(tmp_path, TABLE.replace("quality=50", "quality=50, length=2"))
+    for _ in range(2):
+        (line,) = reproduce([changed], "cpu", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+        assert (line["fresh"], line["stale"]) == (1, 1)
+    assert "the configuration is another" in state_of(changed, store, None)["why"]
+
+
+def test_costs_that_todays_code_counts_otherwise_are_stale_and_counted_anew_without_a_training(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    class Recounts(FakeTrainer):
+        def costs(self, config: FakeConfig) -> dict[str, float]:
+            return {**super().costs(config), "controller_share": 13.0}
+
+    e = table(tmp_path)
+    reproduce([e], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    today = Recounts()
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert (line["fresh"], line["stale"]) == (0, 2)
+    assert state_of(e, store, today)["why"].endswith("controller_share was 12.5, is 13.0 (and 1 more)")
+    today.trained.clear()
+    (line,) = reproduce([e], "cpu", [0], stale=True, say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.trained, today.aside) == (2, [], 0)
+    assert [record.costs["controller_share"] for record in store.read_all("paper/item")] == [13.0, 13.0]
+    (line,) = reproduce([e], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    assert (line["fresh"], line["stale"]) == (2, 0)
+
+
+def test_a_stale_record_that_lacks_a_column_too_is_not_filled_in_as_if_it_were_fresh(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    today = FakeTrainer(offset=1.0)
+    reproduce([table(tmp_path)], "cpu", verify=True, say=quiet, store=store, trainer=today)
+    more = table(tmp_path, TABLE.replace("  itself: {}", "  itself: {}\n  4 rounds: [rounds=4]"))
+    today.trained.clear()
+    (line,) = reproduce([more], "cpu", [0], say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.trained) == (0, [])
+    (line,) = reproduce([more], "cpu", [0], stale=True, say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.aside) == (2, 2)
+
+
+def test_counts_are_compared_to_the_bit_on_every_machine(
+    tmp_path: Path, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [95_000_000.0]
+    entry = Measure(lambda *asked: {"metrics": {"": {"entries": given[0]}}}, lambda *asked: list(given), counts=True)
+    monkeypatch.setitem(attention.MEASURES, "attention_cost", entry)
+    e = table(tmp_path, MEASURE + "\nparameters: {smoke: {}}\nrows: {A: {}}\n")
+    reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
+    (one,) = store.read_all("paper/item")
+    one.environment["processor"] = "another"
+    store.write(one)
+    given[0] -= 9000
+    (line,) = reproduce([e], "smoke", verify=True, say=quiet, store=store, trainer=FakeTrainer())
+    assert line["stale"] == 1
 
 
 @pytest.mark.parametrize("key", ["torch", "threads", "processor", "instructions"])

@@ -10,10 +10,10 @@ from efftx.study.aggregation import Results
 from efftx.study.experiment import Experiment
 from efftx.study.experiments import read_experiment
 from efftx.study.records import RecordStore
-from efftx.study.status import composed_from, measure_hash, state_of, status_of
+from efftx.study.status import column_hashes, composed_from, measure_hash, state_of, status_of
 from efftx.study.sweeps import Run
 
-from .fakes import DATA, FakeTrainer, record, reproduce
+from .fakes import DATA, FakeConfig, FakeTrainer, record, reproduce
 
 MEASURE = """\
 id: paper/item
@@ -144,6 +144,43 @@ def test_a_changed_evaluation_is_stale_too(tmp_path: Path, store: RecordStore) -
         assert "2 rounds" in changed["why"]
 
 
+@pytest.mark.parametrize(("before", "after"), [("{}", "{overrides: [rounds=1]}"), ("{overrides: [rounds=1]}", "{}")])
+def test_a_column_that_begins_or_ceases_to_evaluate_is_stale(
+    tmp_path: Path, store: RecordStore, before: str, after: str
+) -> None:
+    trainer = FakeTrainer()
+    text = TABLE.replace("  itself: {}", f"  itself: {before}")
+    reproduce([table(tmp_path, text)], "cpu", say=quiet, store=store, trainer=trainer)
+    changed = state_of(table(tmp_path, TABLE.replace("  itself: {}", f"  itself: {after}")), store, trainer)
+    assert changed["state"] == "stale"
+    assert "itself" in changed["why"]
+
+
+def test_a_cell_whose_metric_its_record_lacks_is_filled_in(tmp_path: Path, store: RecordStore) -> None:
+    class Later(FakeTrainer):
+        def evaluate(self, run: Path, config: FakeConfig, carry: str | None) -> dict[str, float]:
+            found = super().evaluate(run, config, carry)
+            return {**found, "bits": 2.0}
+
+    reproduce([table(tmp_path)], "cpu", say=quiet, store=store, trainer=FakeTrainer())
+    other = TABLE.replace("{overrides: [rounds=2]", "{cell: {metric: bits}, overrides: [rounds=2]")
+    changed, today = table(tmp_path, other), Later()
+    assert state_of(changed, store, today)["why"].startswith("A, seed 0, size cpu: '2 rounds' was not evaluated")
+    (line,) = reproduce([changed], "cpu", say=quiet, store=store, trainer=today)
+    assert (line["ran"], today.aside) == (4, 0)
+    assert state_of(changed, store, today)["state"] == "recorded"
+
+
+def test_a_record_of_a_row_whose_name_makes_the_same_file_is_not_that_of_another(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    reproduce([table(tmp_path)], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    renamed = table(tmp_path, TABLE.replace("  A: [", "  A!: ["))
+    assert state_of(renamed, store, FakeTrainer())["damaged"]
+    (line,) = reproduce([renamed], "cpu", [0], say=quiet, store=store, trainer=FakeTrainer())
+    assert "it is of a row 'A', not 'A!'" in line["failures"][0]["message"]
+
+
 def test_a_new_column_is_filled_in_without_asking(tmp_path: Path, store: RecordStore) -> None:
     trainer = FakeTrainer()
     reproduce([table(tmp_path)], "cpu", say=quiet, store=store, trainer=trainer)
@@ -196,13 +233,9 @@ rows: {{A: {{}}, B: {{parameters: {{own: [model=two]}}}}}}
     e, store, today = table(tmp_path, text), RecordStore(tmp_path / "results"), FakeTrainer()
     for row in e.rows:
         run = Run(row, 0, "smoke")
-        made = record(
-            row,
-            0,
-            dict.fromkeys(e.columns_of(row, "smoke"), 1.0),
-            size="smoke",
-            composed_from=composed_from(e, run, today),
-        )
+        columns = dict.fromkeys(e.columns_of(row, "smoke"), {"entries": 1.0})
+        made = record(row, 0, {}, size="smoke", composed_from=composed_from(e, run, today))
+        made = replace(made, metrics=columns, column_hashes=column_hashes(e, run, today, {}))
         store.write(replace(made, hash=measure_hash(e, run)))
     assert [status_of(e, Run(row, 0, "smoke"), today, store).word for row in e.rows] == ["fresh", "fresh"]
     today.code = "another"

@@ -161,6 +161,10 @@ def test_where_another_value_is_best_now_the_rows_are_stale(tmp_path: Path, stor
     run(e, store, trainer)
     found = state_of(e, store, trainer)
     assert (found["state"], "configuration" in found["why"]) == ("stale", True)
+    for record in store.read_all("paper/item"):  # as a configuration is, by its keys
+        store.write(replace(record, config={**record.config, "lr": float(record.config["keys"]["lr"])}))
+    found = state_of(e, store, None)
+    assert found["why"] == "B, seed 4, size cpu: its sweep chooses lr=0.01 today, not 0.003 (and 2 more)"
     trainer.trained.clear()
     run(e, store, trainer, stale=True)
     assert trainer.trained == [("B@0.01", seed, None) for seed in (4, 5, 6)]
@@ -251,6 +255,29 @@ def test_nothing_is_trained_beyond_a_stale_sweep(tmp_path: Path, store: RecordSt
     line = run(e, store, Tuned(offset=1.0))
     assert "is stale" in line["failures"][0]["message"]
     assert line["ran"] == 0
+
+
+def test_nothing_is_trained_anew_on_a_sweep_that_is_renewed_in_part(tmp_path: Path, store: RecordStore) -> None:
+    e = table(tmp_path)
+    run(e, store, Tuned())
+    run(e, store, Tuned(offset=1.0), verify=True)
+    line = run(e, store, Tuned(offset=1.0, failing=(("A", "0.003"),)), stale=True)
+    assert line["failed"] == 1 + 3
+    assert sum("its sweep" in failure["message"] for failure in line["failures"]) == 3
+
+
+def test_a_row_that_a_replay_found_stale_begins_anew_at_the_sweeps_seed_too_where_the_sweep_was_not_replayed(
+    tmp_path: Path, store: RecordStore
+) -> None:
+    e, today = table(tmp_path), Tuned(offset=1.0)
+    run(e, store, Tuned())
+    run(e, store, today, verify=True)
+    for record in store.read_sweeps("paper/item"):
+        store.write(record)  # without what a replay said
+    today.trained.clear()
+    assert run(e, store, today, stale=True)["ran"] == 6
+    assert (len(today.trained), today.aside) == (6, 6)
+    assert run(e, store, today, verify=True)["stale"] == 6, "those of the sweep, which nobody ran again"
 
 
 def test_smoke_proves_the_path_with_one_value_and_warns_of_no_end(tmp_path: Path, store: RecordStore) -> None:

@@ -205,8 +205,11 @@ def test_a_level_never_reached_is_later_than_every_step() -> None:
         "A": [{"step": 5, "accuracy": 50.0}, {"step": 10, "accuracy": 99.5}],
         "B": [{"step": 10, "accuracy": 2.0}],
     }
-    found = judge(e, [record(row, s, {}, curve=curves[row]) for row in "AB" for s in range(3)], "cpu")
+    three = judge(e, [record(row, s, {}, curve=curves[row]) for row in "AB" for s in range(3)], "cpu")
+    assert [v.verdict for v in three] == ["undecided", "undecided", "not tested here"], "the sign test gives 1/8"
+    found = judge(e, [record(row, s, {}, curve=curves[row]) for row in "AB" for s in range(5)], "cpu")
     assert [v.verdict for v in found] == ["holds", "contradicted", "not tested here"]
+    assert found[0].comparisons[0].p == 1 / 32
     assert found[2].why == "neither side of cell['B', 'steps'] and cell['B', 'steps'] was reached"
     assert found[0].comparisons[0].interval is None
 
@@ -220,7 +223,7 @@ def test_where_only_some_seeds_reach_a_level_there_is_no_mean_to_test() -> None:
 @pytest.mark.parametrize(("symbol", "expected"), [("<=", "contradicted"), ("==", "contradicted"), (">=", "holds")])
 def test_a_level_never_reached_is_beyond_every_margin(symbol: str, expected: str) -> None:
     e = experiment(f'cell["A", "x"] {symbol} cell["B", "x"]', "as good as", margin=100.0)
-    never = {"A": {"x": [None, None, None]}, "B": {"x": [1.0, 2.0, 3.0]}}
+    never = {"A": {"x": [None] * 6}, "B": {"x": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}}
     assert verdict(e, never).verdict == expected
 
 

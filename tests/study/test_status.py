@@ -67,6 +67,25 @@ def test_one_stale_record_is_a_stale_item(kept: Callable[..., RecordStore]) -> N
     assert (found["state"], found["why"]) == ("stale", "LSH, seed 1, size cpu: another number (and 1 more)")
 
 
+def test_seeds_that_were_not_trained_alike_are_a_stale_item_without_a_composer_too(
+    kept: Callable[..., RecordStore],
+) -> None:
+    store = kept(cpu=3)
+    for record in store.read_all(BOTH.id):
+        lr = 0.01 if (record.row, record.seed) == ("LSH", 2) else 0.003
+        only_here = {"new_key": 1} if record.seed == 1 else {}
+        config = {"optimizer": {"lr": lr}, "seed": record.seed, "threads": record.seed, "data": {"path": f"/{lr}"}}
+        store.write(replace(record, config={**config, **only_here}))
+    found = state_of(BOTH, store, None)
+    assert (found["state"], found["why"]) == (
+        "stale",
+        "LSH, size cpu: its seeds were not trained alike (optimizer.lr)",
+    )
+    for record in store.read_all(BOTH.id):
+        store.write(replace(record, config={"optimizer": {"lr": 0.003}}, data={"checksum": str(record.seed)}))
+    assert state_of(BOTH, store, None)["why"].endswith("its seeds were not trained alike (checksum) (and 1 more)")
+
+
 def test_another_configuration_is_stale_where_it_is_composed(kept: Callable[..., RecordStore]) -> None:
     class Today:
         """Composes whatever it is given to something that no record was made from."""

@@ -141,7 +141,7 @@ def _without_columns(parameters: Parameters) -> dict[str, Any]:
 
 
 MEASURES = {
-    "attention_time": Measure(attention_time, column_entries),
-    "attention_cost": Measure(attention_cost, counted_entries),
+    "attention_time": Measure(attention_time, column_entries, counts=True),
+    "attention_cost": Measure(attention_cost, counted_entries, counts=True),
     "score_memory": Measure(score_memory, every_number_of(score_memory)),
 }

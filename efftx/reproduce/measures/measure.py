@@ -17,7 +17,7 @@ Recount = Callable[[Parameters, str, Parameters, Mapping[str, Any]], tuple[list[
 @dataclass(frozen=True)
 class Measure:
     """`run` measures, and may say of how many `threads` the process was that it timed; `replay` gives in seconds some
-    numbers that must come out the same each time, if it has any.
+    numbers that must come out the same each time, if it has any: to the bit on every machine where it `counts` them.
 
     `recount` is for records of timings: from the parameters, the row and its own, and what was recorded (`metrics`,
     `series`), the counts in it and the same counts made anew, which are the same on every machine.
@@ -26,6 +26,7 @@ class Measure:
     run: Run
     replay: Replay | None = None
     recount: Recount | None = None
+    counts: bool = False
 
 
 def every_number_of(run: Run) -> Replay:

@@ -31,5 +31,5 @@ def counted_parameters(parameters: Parameters, seed: int, row: str, row_paramete
 
 
 MEASURES = {
-    "model_size": Measure(model_size, counted_parameters),
+    "model_size": Measure(model_size, counted_parameters, counts=True),
 }

@@ -95,5 +95,5 @@ def _matrix(first: Pattern, second: Pattern, length: int, query: int) -> dict[st
 
 
 MEASURES = {
-    "connectivity": Measure(connectivity, every_number_of(connectivity)),
+    "connectivity": Measure(connectivity, every_number_of(connectivity), counts=True),
 }

@@ -10,7 +10,7 @@ import torch
 from efftx.bench.decode_timing import Reference
 from efftx.bench.decode_weights import last_level_cache
 from efftx.config.schema import Config
-from efftx.decoding.session import CachedSession, PreparedModel
+from efftx.decoding.session import CachedSession, PreparedModel, key_bytes
 from efftx.machine.devices import set_determinism
 from efftx.machine.timing import interleaved
 from efftx.models.build import Model
@@ -30,8 +30,8 @@ def trained_token_time(parameters: Parameters, seed: int, row: str, row_paramete
     taken. One row, float32, greedy, behind a prompt of 16 tokens of the test split. Between any two tokens a matrix
     larger than the processor's cache is read, so that weights come from memory, as those of a large model do. Metrics,
     the same under every column: the run's on the test split (`loss`, `accuracy`, ...), `parameters_read` that a token
-    reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token reads, over what
-    the machine can read in its time).
+    reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token in the middle reads
+    of weights, keys and values, over what the machine can read in its time).
     """
     mine, other = _configurations(parameters, seed, row_parameters)
     model, dataset, quality = trained_model(mine)
@@ -69,7 +69,10 @@ def _configurations(parameters: Parameters, seed: int, row_parameters: Parameter
 
 
 def _stepper(model: Model, prompt: list[int], tokens: int) -> tuple[Callable[[], object], int]:
-    """A call that decodes the most likely next token, of which there is room for `tokens`; and the bytes it reads."""
+    """A call that decodes the most likely next token, of which there is room for `tokens`; and the bytes it reads.
+
+    Keys and values are those of the token in the middle.
+    """
     assert isinstance(model, Decoder)  # an encoder's rows would want its inputs
     prepared = PreparedModel(model)
     session = CachedSession(prepared, 1 + len(prompt) + WARM_UP + tokens, 1)
@@ -79,7 +82,9 @@ def _stepper(model: Model, prompt: list[int], tokens: int) -> tuple[Callable[[],
         nonlocal logits
         logits = session.step(logits.argmax(-1))
 
-    return step, sum(read.bytes for read in prepared.reads().values())
+    blocks = [block.block for block in prepared.blocks]
+    n_bytes = sum(read.bytes for read in prepared.reads().values())
+    return step, n_bytes + key_bytes(blocks, 1 + len(prompt) + WARM_UP + tokens // 2)
 
 
 MEASURES = {"trained_token_time": Measure(trained_token_time, first_losses)}

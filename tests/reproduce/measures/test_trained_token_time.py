@@ -11,7 +11,7 @@ import pytest
 
 from efftx.plan import costs
 from efftx.reproduce.measures.trained import configured
-from efftx.reproduce.measures.trained_token_time import first_losses, trained_token_time
+from efftx.reproduce.measures.trained_token_time import PROMPT, WARM_UP, first_losses, trained_token_time
 
 PARAMETERS: dict[str, Any] = {
     "tokens": 5,
@@ -43,6 +43,15 @@ def test_quality_is_the_run_s_and_the_dense_model_is_trained_beside_it() -> None
     assert metrics["token_milliseconds"] > 0
     assert metrics["speedup"] > 0
     assert result["threads"] == 1
+
+
+def test_what_a_token_reads_has_the_keys_and_values_of_the_one_in_the_middle() -> None:
+    result = trained_token_time(PARAMETERS, 1, "dense", DENSE)
+    metrics, rate = result["metrics"]["a token"], 1e9 * result["series"]["gigabytes a second, read"][0]
+    config = configured([*PARAMETERS["overrides"], *DENSE["overrides"]], 1)
+    behind = 1 + PROMPT + WARM_UP + PARAMETERS["tokens"] // 2
+    n_bytes = 4 * (metrics["parameters_read"] + 2 * config.n_layers * behind * config.d_model)
+    assert metrics["share_of_read"] / 100 * metrics["token_milliseconds"] / 1e3 * rate == pytest.approx(n_bytes)
 
 
 def test_the_dense_row_is_timed_against_itself_alone() -> None:
