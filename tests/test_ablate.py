@@ -78,8 +78,11 @@ def test_every_point_of_the_bare_command_builds_with_blocks_and_ranks_that_mean_
 
 
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]])
-def test_two_models_that_are_one_by_their_hash_are_both_run(launcher: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models_that_are_one_by_their_hash_are_both_run(
+    launcher: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     one = ["attention=[lsh]", "reversible.enabled=true", "reversible.merge=concat", "chunking.ff=0", "chunking.loss=0"]
+    one += ["lsh.chunk_len=8"]
     words = ["model=transformer,reformer", *one, "size=smoke", "data=stdlib", *BRIEF, *launcher, "--json"]
     assert main(["ablate", *words]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]

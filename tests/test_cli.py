@@ -247,7 +247,7 @@ def test_data_prepare_makes_the_bytes_ready_and_verify_finds_damage(
 
 def test_data_is_prepared_in_the_form_that_a_size_reads(capsys: pytest.CaptureFixture[str]) -> None:
     variants = []
-    for words in (["size=smoke"], []):
+    for words in (["size=smoke"], ["data.vocab_size=400"]):
         code, out, _ = run(capsys, "data", "prepare", "c4", "data.path=efftx:samples/c4", *words, "--json")
         assert code == 0
         variants.append(json.loads(out)["data"][0]["variant"])

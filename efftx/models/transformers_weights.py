@@ -167,7 +167,8 @@ def config_for(config: Config, vocab_size: int) -> dict[str, Any]:
         "positions.before_shift=false": not config.positions.before_shift,
         "lsh.attend_across_buckets=true": not uses_lsh or config.lsh.attend_across_buckets,
         "lsh.allow_duplicates=true": not uses_lsh or config.lsh.allow_duplicates,
-        "lsh.full_below=0": not uses_lsh or max(lsh.chunk_len, lsh.full_below) < config.data.length or not lsh.full_below,
+        # Theirs hashes every row that is longer than a chunk.
+        "lsh.full_below=0": not (uses_lsh and lsh.chunk_len < config.data.length <= lsh.full_below),
         "lsh.hashing=angular": not uses_lsh or config.lsh.hashing == "angular",
         "local.window=0": not (uses_local and config.local.window),
     }

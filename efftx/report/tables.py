@@ -197,14 +197,14 @@ class _Cells:
         text = self.scale_of(form).written(value.mean, value.std)
         text += "" if value.n in (self.usual, self.own_count(row)) else f" (n = {value.n})"
         others = [self.means.get((other, column)) for other in self._rivals(row, column)]
-        rivals = [_reached(other) if other else {} for other in others]  # what is not run yet beats nobody, nor is beaten
+        rivals = [_reached(other) if other else {} for other in others]  # none is beaten that is not run yet
         best = numbers.clearly_best(_reached(value), rivals, form.better) and self._is_past_gates(row, column)
         return Cell(text, Kind.MEASURED, row, column, self.size, value.mean, value.std, value.n, bold=best)
 
     def _rivals(self, row: str, column: str) -> list[str]:
         """The other rows whose cell in `column` is or will be measured."""
-        e = self.experiment
-        return [r for r in e.rivals_of(row, self.size) if column in e.columns_of(r, self.size) and e.seeds_of(r, self.size)]
+        e, size = self.experiment, self.size
+        return [r for r in e.rivals_of(row, size) if column in e.columns_of(r, size) and e.seeds_of(r, size)]
 
     def own_count(self, row: str) -> int:
         """The n of every cell of `row` that was run, where it is not the table's; else 0."""

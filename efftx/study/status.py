@@ -183,7 +183,9 @@ def state_of(
                 if status.word in whys and size in asked:
                     whys[status.word].append(f"{run.told(experiment)}, size {size}: {status.why}")
             if composer is None and size in asked:
-                whys[STALE] += [f"{row}, size {size}: {why}" for row, why in _trained_otherwise(experiment, size, store)]
+                whys[STALE] += [
+                    f"{row}, size {size}: {why}" for row, why in _trained_otherwise(experiment, size, store)
+                ]
             if count[FRESH] + count[STALE] + count[INCOMPLETE]:
                 counts[size] = count
         if composer and not counts:

@@ -311,13 +311,13 @@ def test_a_file_that_sets_a_constant_that_its_own_optimiser_does_not_read_is_tol
         compose(["preset=mine/one"], config_dirs=[tmp_path])
 
 
-def test_paths_that_begin_with_a_tilde_lead_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+def test_paths_that_begin_with_a_tilde_lead_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = compose(["run_dir=~/runs/a", "pretrained=~/runs/b"])
-    assert (config.run_dir, config.pretrained) == ("/home/me/runs/a", "/home/me/runs/b")
+    assert (config.run_dir, config.pretrained) == (str(tmp_path / "runs" / "a"), str(tmp_path / "runs" / "b"))
     monkeypatch.setenv("EFFTX_RUNS", "~/x")
     monkeypatch.setenv("EFFTX_RESULTS", "~/y")
-    assert (runs_root(), RecordStore().root) == (Path("/home/me/x"), Path("/home/me/y"))
+    assert (runs_root(), RecordStore().root) == (tmp_path / "x", tmp_path / "y")
 
 
 def test_a_least_context_of_a_file_is_refused_where_no_row_has_one(tmp_path: Path) -> None:

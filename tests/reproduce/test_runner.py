@@ -233,7 +233,7 @@ rows: {{A: {{}}, B: {{parameters: {{own: [model=two]}}}}}}
     e, store, today = table(tmp_path, text), RecordStore(tmp_path / "results"), FakeTrainer()
     for row in e.rows:
         run = Run(row, 0, "smoke")
-        columns = dict.fromkeys(e.columns_of(row, "smoke"), {"entries": 1.0})
+        columns = {name: {"entries": 1.0} for name in e.columns_of(row, "smoke")}
         made = record(row, 0, {}, size="smoke", composed_from=composed_from(e, run, today))
         made = replace(made, metrics=columns, column_hashes=column_hashes(e, run, today, {}))
         store.write(replace(made, hash=measure_hash(e, run)))

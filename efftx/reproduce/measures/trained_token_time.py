@@ -30,8 +30,8 @@ def trained_token_time(parameters: Parameters, seed: int, row: str, row_paramete
     taken. One row, float32, greedy, behind a prompt of 16 tokens of the test split. Between any two tokens a matrix
     larger than the processor's cache is read, so that weights come from memory, as those of a large model do. Metrics,
     the same under every column: the run's on the test split (`loss`, `accuracy`, ...), `parameters_read` that a token
-    reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token in the middle reads
-    of weights, keys and values, over what the machine can read in its time).
+    reads, `token_milliseconds`, `speedup` over the dense model, and `share_of_read` (%: what the token in the middle
+    reads of weights, keys and values, over what the machine can read in its time).
     """
     mine, other = _configurations(parameters, seed, row_parameters)
     model, dataset, quality = trained_model(mine)
