@@ -80,7 +80,7 @@ def _(layer: FeedForward, program: Program, x: Normed, y: Stream) -> None:
 
 
 def _hash_of(layer: SparseFF | QuantizedSparseFF) -> Hashed | None:
-    """The hash by which the layer chooses, or leans; NotCompiledError for what its kernels do not multiply by."""
+    """The token's hash, where it chooses or adds to the logits; NotCompiledError for `multiply_by_controller`."""
     config = layer.config
     if config.multiply_by_controller:
         raise NotCompiledError("Units times the controller's probabilities.")

@@ -113,7 +113,7 @@ def initialized(layer: M, seed: int = 0, device: str = "cpu") -> M:
 
 @contextmanager
 def _drawing(device: torch.device, drawn_on: torch.device | None) -> Iterator[None]:
-    """The random state that draws change is as it was afterwards."""
+    """Draws within come from `drawn_on`'s generator (None: `device`'s), whose state is restored afterwards."""
     elsewhere = drawn_on is not None and drawn_on != device
     with forked_rng(drawn_on or device), _DrawnOn(drawn_on) if elsewhere and drawn_on else nullcontext():
         yield

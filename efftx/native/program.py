@@ -223,8 +223,8 @@ class Program:
     ) -> None:
         """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
 
-        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D). What is `hashed` leans the choice, or
-        makes it where the first three are not there.
+        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D). `hashed`: the token's hash adds its bias to
+        the logits; without c1, c2 and c_bias it chooses alone. NotCompiledError where N is not a multiple of the vector.
         """
         *controller, w1_UD, w2_UD, b2_D = parameters
         n_blocks, width = w1_UD.shape[0] // N, w1_UD.shape[1]
@@ -258,7 +258,7 @@ class Program:
         self._hashes(op, hashed)
 
     def _hashes(self, op: Op, hashed: Hashed | None) -> None:
-        """The operation, the last one, reads the tokens, and by that hash."""
+        """Has `op`, the operation added last, read the tokens and hash them."""
         if hashed is None:
             return
         op.size[_SALT], op.scale = hashed.salt, hashed.bias

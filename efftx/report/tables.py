@@ -197,7 +197,7 @@ class _Cells:
         text = self.scale_of(form).written(value.mean, value.std)
         text += "" if value.n in (self.usual, self.own_count(row)) else f" (n = {value.n})"
         others = [self.means.get((other, column)) for other in self._rivals(row, column)]
-        rivals = [_reached(other) if other else {} for other in others]  # none is beaten that is not run yet
+        rivals = [_reached(other) if other else {} for other in others]  # {}: not run yet, so not beaten
         best = numbers.clearly_best(_reached(value), rivals, form.better) and self._is_past_gates(row, column)
         return Cell(text, Kind.MEASURED, row, column, self.size, value.mean, value.std, value.n, bold=best)
 
