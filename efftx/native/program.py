@@ -223,8 +223,9 @@ class Program:
     ) -> None:
         """y += b2 + sum_g relu(x . w1[g] + b1[g]) w2[g] of one unit g a block, which c2 (c1 x) + c_bias chooses.
 
-        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D). `hashed`: the token's hash adds its bias to
-        the logits; without c1, c2 and c_bias it chooses alone. NotCompiledError where N is not a multiple of the vector.
+        Parameters: c1 (R, D), c2 (U, R), c_bias (U), w1 and w2 (U, D), b2 (D). `hashed`: the token's hash adds its bias
+        to the logits; without c1, c2 and c_bias it chooses alone. NotCompiledError for a controller whose N is not
+        whole vectors.
         """
         *controller, w1_UD, w2_UD, b2_D = parameters
         n_blocks, width = w1_UD.shape[0] // N, w1_UD.shape[1]
