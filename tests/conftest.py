@@ -56,7 +56,7 @@ def environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Every test begins with one thread, whatever the one before it trained with."""
     torch.set_num_threads(1)
     yield

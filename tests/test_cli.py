@@ -148,14 +148,6 @@ def test_every_point_of_an_ablation_is_checked_before_the_first_is_run(
     assert not (own_roots / "runs").exists()
 
 
-def test_a_launcher_runs_the_points_of_an_ablation_in_parallel(own_roots: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["ablate", "lsh.n_hashes=1,2", *SMALL, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "--json"]
-    done = subprocess.run([sys.executable, "-m", "efftx", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [r["state"] for r in json.loads(done.stdout)["runs"]] == ["done", "done"]
-
-
 def test_cfg_prints_the_resolved_configuration_and_one_a_point_in_an_ablation() -> None:
     command = [sys.executable, "-m", "efftx"]
     one = subprocess.run([*command, "train", "--cfg", "job", "size=smoke"], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,26 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 needs_compiler = pytest.mark.skipif(library.kernels() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the library, for tests that do not ask how it came there."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(folder))
+        patched.delenv("EFFTX_NATIVE", raising=False)
+        patched.delenv("CXX", raising=False)
+        library.kernels.cache_clear()
+        assert library.kernels() is not None
+        library.kernels.cache_clear()
+    return folder / "efftx" / "native"
+
+
+@pytest.fixture
+def compiled(fresh: Path, compiled_once: Path) -> Path:
+    """`fresh`, with the library in it."""
+    return shutil.copytree(compiled_once, fresh)
 
 
 @needs_compiler
@@ -137,31 +158,30 @@ def make_unreadable(file: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize("harm", [truncate, unname, make_unreadable])
 def test_a_library_that_is_damaged_is_compiled_anew(
-    fresh: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+    compiled: Path, harm: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     program = "from efftx.native import library; import sys; sys.exit(library.kernels() is None)"
-    subprocess.run([sys.executable, "-c", program], check=True)
-    (file,) = fresh.glob("*.so")
+    (file,) = compiled.glob("*.so")
     whole = file.read_bytes()
     harm(file)
-    (fresh / ".making-old").mkdir()
+    (compiled / ".making-old").mkdir()
     # In a process of its own: a library that is not whole would end this one.
     subprocess.run([sys.executable, "-c", program], check=True)
     assert len(file.read_bytes()) == len(whole)
     assert read_checked(file) is not None
-    assert sorted(path.name for path in fresh.iterdir()) == [".lock", file.name, checksum_file(file).name]
+    assert sorted(path.name for path in compiled.iterdir()) == [".lock", file.name, checksum_file(file).name]
     assert "note" not in capfd.readouterr().err
 
 
 @needs_compiler
-def test_a_cache_that_can_only_be_read_is_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert library.kernels() is not None
-    library.kernels.cache_clear()
+@pytest.mark.usefixtures("compiled")
+def test_a_cache_that_can_only_be_read_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_folder", lambda: pytest.fail("compiled again"))
     assert library.kernels() is not None
 
 
 @needs_compiler
+@pytest.mark.usefixtures("compiled")
 def test_usable_is_what_can_be_read_as_it_lies() -> None:
     assert library.usable(torch.zeros(3, 4), None, torch.zeros(0))
     assert not library.usable(torch.zeros(3, 4).t())

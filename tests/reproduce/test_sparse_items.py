@@ -88,12 +88,11 @@ def test_a_column_of_table_3_is_that_part_of_the_row(size: str) -> None:
         assert config.evaluation.min_context == (wanted if size != "smoke" else int(wanted))
 
 
-def fits(overrides: list[str], depth: int, width: int, most: float) -> tuple[bool, int]:
+def fits(config: Config, depth: int, width: int, most: float) -> tuple[bool, int]:
     """Whether the model of table 4 with another depth and width fits into the memory, and its parameters."""
-    size = "cpu" if "size=cpu" in overrides else "paper"
-    heads = 2 if size == "cpu" else width // 32
-    shape = [f"n_layers={depth}", f"d_model={width}", f"d_ff={4 * width}", f"n_heads={heads}"]
-    found = plan(compose([*overrides, *shape]), device=None if size == "cpu" else "v100")
+    heads = 2 if config.size == "cpu" else width // 32
+    shaped = replace(config, n_layers=depth, d_model=width, d_ff=4 * width, n_heads=heads)
+    found = plan(shaped, device=None if config.size == "cpu" else "v100")
     return found["memory_bytes"]["total"] <= most, found["parameters"]
 
 
@@ -104,17 +103,16 @@ def fits(overrides: list[str], depth: int, width: int, most: float) -> tuple[boo
 def test_a_model_of_table_4_is_the_largest_that_its_memory_holds(
     row: str, size: str, most: float, depths: tuple[int, ...], step: int
 ) -> None:
-    overrides = EXPERIMENTS["sparse/table4"].row_overrides(row, size)
-    config = compose(overrides)
+    config = compose(EXPERIMENTS["sparse/table4"].row_overrides(row, size))
     assert config.d_ff == 4 * config.d_model
-    fit, parameters = fits(overrides, config.n_layers, config.d_model, most)
+    fit, parameters = fits(config, config.n_layers, config.d_model, most)
     assert fit
     for depth in depths:
         # The narrowest of this depth that would be larger.
         width = max(int(config.d_model * (config.n_layers / depth) ** 0.5) // step - 2, 1) * step
-        while fits(overrides, depth, width, most)[1] <= parameters:
+        while fits(config, depth, width, most)[1] <= parameters:
             width += step
-        assert not fits(overrides, depth, width, most)[0], (depth, width)
+        assert not fits(config, depth, width, most)[0], (depth, width)
 
 
 @pytest.mark.parametrize(
