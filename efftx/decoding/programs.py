@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efftx.decoding.quantized import Int4Linear, Int8Linear, QuantizedLinear, QuantizedSparseFF
+from efftx.decoding.quantized import (
+    Int4Linear,
+    Int8Linear,
+    Int8ModuleConvolution,
+    Int8Multiplicative,
+    QuantizedLinear,
+    QuantizedSparseFF,
+)
 from efftx.layers.attention import AttentionCache, SoftmaxAttention
 from efftx.layers.cache import KeyValueCache, Position, RecentInputs
 from efftx.layers.cross_attention import CrossAttention, CrossCache
@@ -35,6 +42,7 @@ from efftx.models.streams import Streams
 from efftx.native import library
 from efftx.native.program import (
     MOST_ROWS,
+    Columns8,
     Hashed,
     Normed,
     NotCompiledError,
@@ -286,15 +294,25 @@ def _modules(
     """
     if shared.bias is None:
         raise NotCompiledError("A multiplicative layer without a bias.")
-    weights = [(layer.kernel.detach(), layer.bias.detach()) for layer in convolutions]
+    weights = [(_kernel_of(layer), layer.bias.detach()) for layer in convolutions]
     y_nSm = buffer("qkv", len(weights) * shared.bias.numel())
 
     def inputs(cache: Any) -> RecentInputs:
         recent: RecentInputs = getattr(cache, kept).inputs["qk"]
         return recent
 
-    program.modules(x, [shared.gate.detach(), shared.proj.detach(), shared.bias.detach()], weights, y_nSm, inputs)
+    bias = shared.bias.detach()
+    if isinstance(shared, Int8Multiplicative):
+        gate, proj = Rows8(shared.gate, shared.gate_scale), Columns8(shared.proj, shared.proj_scale)
+        program.modules(x, (gate, proj, bias), weights, y_nSm, inputs)
+    else:
+        program.modules(x, (shared.gate.detach(), shared.proj.detach(), bias), weights, y_nSm, inputs)
     return y_nSm.chunk(len(weights), -1)
+
+
+def _kernel_of(layer: ModuleConvolution) -> Tensor | Columns8:
+    kernel = layer.kernel.detach()
+    return Columns8(kernel, layer.scale) if isinstance(layer, Int8ModuleConvolution) else kernel
 
 
 class DecodingBlock(NamedTuple):
@@ -392,8 +410,7 @@ class KernelLogits:
             if d_module < BLOCKS_FROM or n_modules > BLOCKS_MODULES or shared.proj.device.type != "cpu":
                 raise NotCompiledError("Many modules, or few outputs of each.")
             self._out, self._bias = buffer("logits", n_modules * d_module), shared.bias
-            gate, proj = shared.gate.detach(), in_blocks(shared.proj.detach())
-            self._program.blocked_product(Stream(0), gate, proj, d_module, self._out)
+            self._program.blocked_product(Stream(0), *_blocked_factors(shared), d_module, self._out)
             self._d_out = shared.d_out
         else:
             self._d_out = layer.weight.shape[0]
@@ -413,6 +430,15 @@ class KernelLogits:
         y = self._out[:rows, : self._d_out]
         y = y.clone() if self._bias is None else y + self._bias
         return y.view(*h_TD.shape[:-1], -1)
+
+
+def _blocked_factors(shared: Multiplicative) -> tuple[Tensor | Rows8, Tensor | Columns8]:
+    """Gate and projection, the latter in blocks of columns."""
+    proj = in_blocks(shared.proj.detach())
+    if not isinstance(shared, Int8Multiplicative):
+        return shared.gate.detach(), proj
+    surplus = proj.shape[0] * proj.shape[2] - shared.proj.shape[1]
+    return Rows8(shared.gate, shared.gate_scale), Columns8(proj, F.pad(shared.proj_scale, (0, surplus)))
 
 
 def logits_of(linear: nn.Module) -> Callable[[Tensor], Tensor]:

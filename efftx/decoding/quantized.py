@@ -1,6 +1,7 @@
 """Layers whose dense products and chosen rows are read as int8, a scale a row, or int4, a scale a group of inputs.
 
-For one token a row, of `ops.int8` and `ops.int4`; what chooses the rows is int8 in both. The kernels of `native` read
+For one token a row, of `ops.int8` and `ops.int4`; what chooses the rows, multiplicative layers and convolutions over
+modules are int8 in both. The kernels of `native` read
 the same weights, and round the inputs of int8 to int16 in place of bfloat16.
 """
 
@@ -17,16 +18,26 @@ from efftx.decoding.quantization import Quantization
 from efftx.layers.cache import Position
 from efftx.layers.cost import Read, read_whole
 from efftx.layers.feedforward import FeedForward
+from efftx.layers.module_convolution import ModuleConvolution
+from efftx.layers.multiplicative import Multiplicative
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.native.program import Rows4, Rows8
 from efftx.ops.int4 import int4_linear, int4_rows_dot, int4_rows_sum, packed_bytes, quantize_groups
-from efftx.ops.int8 import int8_linear, int8_rows_dot, int8_rows_sum, pack_rows, quantize_rows
+from efftx.ops.int8 import (
+    dequantize_rows,
+    int8_linear,
+    int8_rows_dot,
+    int8_rows_sum,
+    pack_rows,
+    quantize_columns,
+    quantize_rows,
+)
 from efftx.ops.selected_rows import RowPlan, shared_plan
 from efftx.ops.sparse_ff import choose_units, chosen_probability, hashed_units, with_token_bias
 
 ROUNDED = (DenseQKV, DenseQuery, FeedForward)
-"""Layers all of whose linear parts are rounded, as the logits are; sparse QKV and the SRU have few weights."""
+"""Layers all of whose linear parts are rounded, as the logits are; the SRU has few weights."""
 
 
 def weight_bytes(weight_OI: Tensor, quantization: Quantization) -> int:
@@ -93,6 +104,47 @@ class Int4Linear(QuantizedLinear):
 
 
 LINEAR: dict[Quantization, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+class Int8Multiplicative(Multiplicative):
+    """`Multiplicative` read as int8: a scale for each row of the gate and each column of the projection.
+
+    Its own forward multiplies the weights out in float32; the kernels round the gated inputs to int16.
+    """
+
+    gate_scale: Tensor
+    proj_scale: Tensor
+
+    def __init__(self, layer: Multiplicative) -> None:
+        nn.Module.__init__(self)
+        self.d_out = layer.d_out
+        (gate, gate_scale), (proj, proj_scale) = quantize_rows(layer.gate), quantize_columns(layer.proj)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+        for name, tensor in (("gate", gate), ("proj", proj)):
+            self.register_buffer(name, tensor)
+        self.register_buffer("gate_scale", gate_scale.float())
+        self.register_buffer("proj_scale", proj_scale.float())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Gate and projection in floats."""
+        return dequantize_rows(self.gate, self.gate_scale), self.proj * self.proj_scale
+
+
+class Int8ModuleConvolution(ModuleConvolution):
+    """`ModuleConvolution` whose kernel is read as int8, a scale an output, all taps alike."""
+
+    scale: Tensor
+
+    def __init__(self, layer: ModuleConvolution) -> None:
+        nn.Module.__init__(self)
+        self.S = layer.S
+        kernel, scale = quantize_columns(layer.kernel)
+        for name, tensor in (("kernel", kernel), ("scale", scale.float()), ("bias", layer.bias.detach())):
+            self.register_buffer(name, tensor)
+
+    def taps(self) -> Tensor:
+        """The kernel in floats."""
+        return self.kernel * self.scale
 
 
 class QuantizedSparseFF(nn.Module):
@@ -263,6 +315,10 @@ def quantized(
         return SPARSE_FF[quantization](module, rows_of)
     if rounds and isinstance(module, nn.Linear):
         return LINEAR[quantization](module.weight, module.bias)
+    if isinstance(module, Multiplicative):
+        return Int8Multiplicative(module)
+    if isinstance(module, ModuleConvolution):
+        return Int8ModuleConvolution(module)
     copied = copy.copy(module)
     vars(copied).pop("forward", None)  # a block that recomputes holds one that is bound to it
     rounds = rounds or isinstance(module, ROUNDED)

@@ -18,6 +18,9 @@ class ModuleConvolution(nn.Module):
     The kernel (F, n_modules, d_module_in, d_module) and the bias (d_module) are the same for all modules and positions.
     """
 
+    kernel: Tensor
+    bias: Tensor
+
     def __init__(self, S: int, d_module: int, *, F: int, n_modules: int, d_module_in: int | None = None) -> None:
         super().__init__()
         self.S = S
@@ -39,10 +42,14 @@ class ModuleConvolution(nn.Module):
         """
         if recent is not None and recent.position.n:
             # One product: PyTorch's convolution takes ten times as long for a single position.
-            n_modules, kernel_KO = self.kernel.shape[1], self.kernel.flatten(0, 2)
+            n_modules, kernel_KO = self.kernel.shape[1], self.taps().flatten(0, 2)
             y_NO = torch.addmm(self.bias, recent.neighbourhoods(n_modules), kernel_KO)
             return y_NO.view(x_BLE.shape[0], 1, -1)
-        return module_convolution(x_BLE.unflatten(-1, (self.S, -1)), self.kernel, self.bias).flatten(2)
+        return module_convolution(x_BLE.unflatten(-1, (self.S, -1)), self.taps(), self.bias).flatten(2)
+
+    def taps(self) -> Tensor:
+        """The kernel in floats, however it is kept."""
+        return self.kernel
 
     def flops(self, length: int) -> float:
         """Forward FLOPs a token of rows of `length`: the last F - 1 outputs are computed and cut off."""

@@ -18,6 +18,10 @@ class Multiplicative(nn.Module):
     Raises ValueError where S does not divide d_out otherwise, and where so many modules leave the last without output.
     """
 
+    gate: Tensor
+    proj: Tensor
+    bias: Tensor | None
+
     def __init__(self, d_in: int, d_out: int, S: int, *, bias: bool = True, round_up: bool = False) -> None:
         super().__init__()
         if S < 1 or (d_out % S and not round_up):
@@ -40,7 +44,11 @@ class Multiplicative(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(.., d_in) -> (.., d_out)."""
-        return multiplicative(x_BLD, self.gate, self.proj, self.bias, d_out=self.d_out)
+        return multiplicative(x_BLD, *self.factors(), self.bias, d_out=self.d_out)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Gate and projection in floats, however they are kept."""
+        return self.gate, self.proj
 
     def flops(self, length: int) -> float:
         """Forward FLOPs a token: the factors are multiplied out, or the tokens copied, at the same cost."""

@@ -166,7 +166,7 @@ class ConvolutionCache(Cache):
                 n_modules = max(layer.kernel.shape[1] for layer in convolutions)
                 first = convolutions[0]
                 F, _, d_module, _ = first.kernel.shape
-                inputs = RecentInputs(batch, F, first.S, d_module, n_modules // 2, first.kernel, position)
+                inputs = RecentInputs(batch, F, first.S, d_module, n_modules // 2, first.bias, position)
                 self.inputs[name] = inputs
 
     def reorder(self, rows_B: Tensor) -> None:

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <ctime>
 #include <omp.h>
+#include <type_traits>
 
 // One operation. `x` is what it reads, or null: what the last norm of this program made; with `norm_w` x is normed
 // first. `y` is what it writes, or with `adds` adds to. What `size` and `at` hold is said with each operation. The
@@ -575,6 +576,84 @@ static void modules(const Op &op, const float *x, const Thread &t) {
     }
 }
 
+// The same of weights in int8, projections and kernels in pairs of rows: size as there; at gate (S, D), proj (D / 2, m,
+// 2), bias (S, m), where h is to be written, for each convolution its kernel (F, modules, m / 2, m, 2) and two rows (m),
+// its bias and the scales of its columns, then the scales of the gate's rows (S) and of proj's columns (m). The gated
+// inputs are rounded to int16 a chunk at a time, the convolutions' a module at a time.
+static void modules_int8(const Op &op, const float *x, const Thread &t) {
+    int64_t D = op.size[0], S = op.size[1], m = op.size[2], F = op.size[3], position = op.size[4];
+    const int64_t *n_modules = op.size + 5;
+    int64_t n_conv = n_modules[0] ? n_modules[1] ? n_modules[2] ? 3 : 2 : 1 : 0, units = m / LANES;
+    const int8_t *gate = op.bytes(0), *proj = op.bytes(1);
+    const float *bias = op.in(2), *gate_scale = op.in(10), *proj_scale = gate_scale + S;
+    float *newest = op.out(3), *part = t.common + t.me * S * m, *row = t.own, *scale = row + CHUNK;
+    int16_t *gated = reinterpret_cast<int16_t *>(scale + S);
+    memset(part, 0, S * m * sizeof(float));
+    Range due[3];
+    deal(due, n_conv, n_modules, units, t.me, t.all);
+    // This thread's columns of position f of convolution c, from module j on; while one is read, the next is fetched.
+    auto weights = [&](int64_t c, int64_t f, int64_t j) {
+        return op.bytes(4 + 2 * c) + (f * n_modules[c] + j) * m * m + due[c].first * 2 * LANES;
+    };
+    auto fetch_part = [&](Fetcher &ahead, int64_t i) {
+        while (i < n_conv * F && due[i / F].first == due[i / F].last) i++;
+        if (i == n_conv * F) return;
+        int64_t c = i / F, columns = due[c].last - due[c].first;
+        ahead.add(weights(c, i % F, 0), columns * 2 * LANES, n_modules[c] * m / 2, 2 * m);
+    };
+    Range two = t.share(D / 2), mine = {2 * two.first, 2 * two.last};
+    int64_t chunks = (mine.last - mine.first + CHUNK - 1) / CHUNK;
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
+        int64_t n = std::min<int64_t>(mine.last - k, CHUNK), n_next = std::min<int64_t>(mine.last - next, CHUNK);
+        for (int64_t s = 0; s < S; s++) {
+            const int8_t *g = gate + s * D + k;
+            for (int64_t j = 0; j < n; j++) row[j] = g[j] * x[k + j];
+            scale[s] = gate_scale[s] * rounded(row, n, gated + s * CHUNK);
+        }
+        Fetcher ahead; // the next chunk, or the first kernel's first position
+        ahead.add(gate + next, n_next, S, D);
+        ahead.add(proj + next * m, n_next * m, 1, 0);
+        if (i + 1 == chunks) fetch_part(ahead, 0);
+        ahead.spread(tiles_of(S, units), n);
+        add_product(gated, CHUNK, scale, proj + k * m, m, S, n, units, part, m, ahead);
+    }
+    BARRIER
+    mine = t.share(S * m);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        float total = t.common[i];
+        for (int64_t j = 1; j < t.all; j++) total += t.common[j * S * m + i];
+        newest[i] = bias[i] + proj_scale[i % m] * total;
+    }
+    BARRIER
+    // What the convolutions read, rounded: of each position the modules, with the empty ones on both sides.
+    int64_t most = std::max(n_modules[0], std::max(n_modules[1], n_modules[2])), seen = S + most - 1;
+    float *scales = t.common + t.all * S * m;
+    int16_t *inputs = reinterpret_cast<int16_t *>(scales + F * seen);
+    mine = t.share(F * seen);
+    for (int64_t r = mine.first; r < mine.last; r++) {
+        const float *of_position = newest - (F - 1 - r / seen) * position;
+        scales[r] = rounded(of_position + (r % seen - most / 2) * m, m, inputs + r * m);
+    }
+    BARRIER
+    for (int64_t i = 0; i < n_conv * F; i++) {
+        int64_t c = i / F, f = i % F, first = due[c].first * LANES, n = due[c].last - due[c].first;
+        if (!n) continue;
+        float *y = op.y + c * S * m + first;
+        for (int64_t s = 0; s < S && !f; s++) memset(y + s * m, 0, n * LANES * sizeof(float));
+        Fetcher ahead;
+        fetch_part(ahead, i + 1);
+        ahead.spread(tiles_of(S, n) * n_modules[c], m);
+        for (int64_t j = 0; j < n_modules[c]; j++) {
+            int64_t from = f * seen + most / 2 - n_modules[c] / 2 + j;
+            add_product(inputs + from * m, m, scales + from, weights(c, f, j), m, S, m, n, y, m, ahead);
+        }
+        const float *of_columns = op.in(5 + 2 * c) + first;
+        for (int64_t s = 0; s < S && f == F - 1; s++)
+            for (int64_t k = 0; k < n * LANES; k++) y[s * m + k] = of_columns[k] + of_columns[m + k] * y[s * m + k];
+    }
+}
+
 // Softmax attention over the keys and values (H, T, d) of places `first` to `end` - 1, y (H, d): size H, T, d, place,
 // first, end; at q (H, d), a new key and value (H, d), null or to be written to `place` before, keys, values. A new
 // value without a key: the key is the query at unit length.
@@ -643,6 +722,20 @@ static void attend(const Op &op, const Thread &t) {
     }
 }
 
+// Calls `times` with a constant, the number of rows that are left, of 8 at most.
+template <typename Times> static inline void in_rows(int64_t left, Times times) {
+    switch (left < 8 ? left : 8) {
+    case 1: return times(std::integral_constant<int, 1>());
+    case 2: return times(std::integral_constant<int, 2>());
+    case 3: return times(std::integral_constant<int, 3>());
+    case 4: return times(std::integral_constant<int, 4>());
+    case 5: return times(std::integral_constant<int, 5>());
+    case 6: return times(std::integral_constant<int, 6>());
+    case 7: return times(std::integral_constant<int, 7>());
+    default: return times(std::integral_constant<int, 8>());
+    }
+}
+
 // y[s, k C + c] = sum_i gate[s, i] x[i] proj[k, i, c], few modules S with many outputs m, for every row of x: size
 // D, S, the blocks, C, m; at gate (S, D) and the projection in blocks of C columns, of which the last may stand for
 // fewer. A block is read once for all rows.
@@ -661,16 +754,38 @@ static void blocked_product(const Op &op, const Inputs &x, const Thread &t) {
             for (int64_t s = 0; s < S; s += 8) {
                 const float *block = op.in(1) + k * D * C, *rows = gated + (b * S + s) * D;
                 float *y = op.y + b * op.y_step + s * m;
-                switch (S - s < 8 ? S - s : 8) {
-                case 1: blocked<1>(rows, block, D, C, k, m, y); break;
-                case 2: blocked<2>(rows, block, D, C, k, m, y); break;
-                case 3: blocked<3>(rows, block, D, C, k, m, y); break;
-                case 4: blocked<4>(rows, block, D, C, k, m, y); break;
-                case 5: blocked<5>(rows, block, D, C, k, m, y); break;
-                case 6: blocked<6>(rows, block, D, C, k, m, y); break;
-                case 7: blocked<7>(rows, block, D, C, k, m, y); break;
-                default: blocked<8>(rows, block, D, C, k, m, y);
-                }
+                in_rows(S - s, [&](auto some) { blocked<some()>(rows, block, D, C, k, m, y); });
+            }
+}
+
+// The same of weights in int8, the projection in pairs of rows: size as there; at gate (S, D), the projection by blocks
+// (D / 2, C, 2), the scales of the gate's rows (S) and of the projection's columns. The gated inputs are rounded to int16.
+static void blocked_product_int8(const Op &op, const Inputs &x, const Thread &t) {
+    int64_t D = op.size[0], S = op.size[1], C = op.size[3], m = op.size[4], n_parts = (D + BLOCK - 1) / BLOCK;
+    const int8_t *gate = op.bytes(0);
+    const float *gate_scale = op.in(2), *of_columns = gate_scale + S;
+    float *scales = t.common;
+    int16_t *gated = reinterpret_cast<int16_t *>(scales + x.B * S * n_parts);
+    Range mine = t.share(x.B * S * n_parts);
+    for (int64_t i = mine.first; i < mine.last; i++) {
+        int64_t row = i / n_parts, k = i % n_parts * BLOCK, n = std::min<int64_t>(D - k, BLOCK);
+        const int8_t *g = gate + row % S * D + k;
+        const float *inputs = x.row(row / S) + k;
+        float products[BLOCK];
+        for (int64_t j = 0; j < n; j++) products[j] = g[j] * inputs[j];
+        scales[i] = gate_scale[row % S] * rounded(products, n, gated + row * D + k);
+    }
+    BARRIER
+    mine = t.share(op.size[2]);
+    for (int64_t k = mine.first; k < mine.last; k++)
+        for (int64_t b = 0; b < x.B; b++)
+            for (int64_t s = 0; s < S; s += 8) {
+                const int8_t *block = op.bytes(1) + k * D * C;
+                const int16_t *rows = gated + (b * S + s) * D;
+                const float *scale = scales + (b * S + s) * n_parts;
+                float *y = op.y + b * op.y_step + s * m;
+                auto times = [&](auto some) { blocked<some()>(rows, D, scale, n_parts, block, of_columns, D, C, k, m, y); };
+                in_rows(S - s, times);
             }
 }
 
@@ -735,7 +850,9 @@ enum Kind : int64_t {
     CHOOSE_HASHED,
     LARGEST_ROWS,
     LARGEST_ROWS_INT8,
-    LARGEST_ROWS_INT4
+    LARGEST_ROWS_INT4,
+    MODULES_INT8,
+    BLOCKED_PRODUCT_INT8
 };
 
 // Fetches what this thread reads first in an operation, while others may still be busy with the one before it.
@@ -769,6 +886,13 @@ static void open(const Op &op, const Thread &t) {
         fetch_row(op.in(1) + mine.first * m, n * m);
         break;
     }
+    case MODULES_INT8: {
+        Range two = t.share(D / 2);
+        int64_t k = 2 * two.first, n = std::min<int64_t>(2 * two.last - k, CHUNK), m = op.size[2];
+        for (int64_t s = 0; s < op.size[1]; s++) fetch_row(op.bytes(0) + s * D + k, n);
+        fetch_row(op.bytes(1) + k * m, n * m);
+        break;
+    }
     case ATTEND: {
         Range mine = t.share(D);
         int64_t T = op.size[1], d = op.size[2], first = op.size[4], n = (op.size[5] - first) * d;
@@ -797,6 +921,7 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
     case MATVEC_INT4: return matvec_int4(op, x, t);
     case CHOSEN_ROWS_INT4: return chosen_quantized_rows<Inputs4>(op, x, t, add_chosen_int4);
     case BLOCKED_PRODUCT: return blocked_product(op, x, t);
+    case BLOCKED_PRODUCT_INT8: return blocked_product_int8(op, x, t);
     case CHOOSE_HASHED: return choose_hashed(op, x, t);
     case LARGEST_ROWS: return largest_float_rows(op, x, t);
     case LARGEST_ROWS_INT8: return largest_int8_rows(op, x, t);
@@ -809,6 +934,7 @@ static void run_op(const Op &op, const Inputs &x, const Thread &t) {
         const Op one = of_row(op, b);
         switch (op.kind) {
         case MODULES: modules(one, x.row(b), t); break;
+        case MODULES_INT8: modules_int8(one, x.row(b), t); break;
         case ATTEND: attend(one, t); break;
         case RECURRENT_UNIT: recurrent_unit(one, x.row(b), t); break;
         case SUM: sum(one, t); break;

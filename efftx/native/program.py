@@ -29,6 +29,7 @@ MOST_ROWS = 32
 MATVEC, CHOOSE, CHOSEN_ROWS, MODULES, ATTEND, BLOCKED_PRODUCT, RECURRENT_UNIT, SUM = range(8)
 MATVEC_INT8, CHOOSE_INT8, CHOSEN_ROWS_INT8, MATVEC_INT4, CHOSEN_ROWS_INT4 = range(8, 13)
 CHOOSE_HASHED, LARGEST_ROWS, LARGEST_ROWS_INT8, LARGEST_ROWS_INT4 = range(13, 17)
+MODULES_INT8, BLOCKED_PRODUCT_INT8 = range(17, 19)
 _SALT, _TOKENS = 7, 9
 """Where an operation has the salt of a hash, in `size`, and the tokens, in `at`."""
 _BLOCK = 512
@@ -57,6 +58,13 @@ class Normed(NamedTuple):
 
 class Rows8(NamedTuple):
     """Rows of weights q (O, D) int8, of which row o stands for q[o] scale[o]; scale (O) float32."""
+
+    q: Tensor
+    scale: Tensor
+
+
+class Columns8(NamedTuple):
+    """Weights q (.., I, O) int8, of which column o stands for q[.., o] scale[o]; scale (O) float32."""
 
     q: Tensor
     scale: Tensor
@@ -284,26 +292,48 @@ class Program:
     def modules(
         self,
         x: Normed,
-        shared: Sequence[Tensor],
-        convolutions: Sequence[Sequence[Tensor]],
+        shared: tuple[Tensor, Tensor, Tensor] | tuple[Rows8, Columns8, Tensor],
+        convolutions: Sequence[tuple[Tensor | Columns8, Tensor]],
         y_nSm: Tensor,
         recent_of: Callable[[Any], Any],
     ) -> None:
         """A multiplicative layer, gate (S, D), proj (D, m), bias (S m), and one to three convolutions over it.
 
         Each is a kernel (F, modules, m, m) and a bias (m). `recent_of` finds the `RecentInputs` of the layer's outputs
-        in the branch's cache.
+        in the branch's cache. Gate, projection and kernels in int8, all of them or none: gated inputs are then rounded
+        to int16, half a step of the largest of `chunk` of them at most, and the convolutions' inputs of the largest of
+        their module.
         """
-        gate_SD, proj_Dm, bias_O = shared
-        (S, width), m = gate_SD.shape, proj_Dm.shape[1]
-        square = all(kernel.shape[2:] == (m, m) for kernel, _ in convolutions)
+        gate, proj, bias_O = shared
+        kernels_FKmm = [kernel for kernel, _ in convolutions]
+        in_int8 = isinstance(gate, Rows8)
+        if any(isinstance(kernel, Columns8) != in_int8 for kernel in kernels_FKmm):
+            raise NotCompiledError("Some weights in int8 and some in float32.")
+        (S, width), m = _numbers(gate).shape, _numbers(proj).shape[1]
+        shapes = [_numbers(kernel).shape for kernel in kernels_FKmm]
+        square = all(shape[2:] == (m, m) for shape in shapes)
         if m % self.found.lanes or not square or S * m != bias_O.shape[0] or not 1 <= len(convolutions) <= 3:
             raise NotCompiledError("Modules of this shape.")
-        n_positions = convolutions[0][0].shape[0]
-        seen = [kernel.shape[1] for kernel, _ in convolutions] + [0, 0]
-        weights = (*shared, None, *(t for pair in convolutions for t in pair))
-        op = self._add(MODULES, x, y_nSm, "QKV", (width, S, m, n_positions, 0, *seen[:3]), weights)
-        self._needs(own=S * self.found.chunk, common_a_thread=S * m)
+        n_positions, seen = shapes[0][0], [shape[1] for shape in shapes] + [0, 0]
+        weights: list[Tensor | None] = [_numbers(gate), _numbers(proj), bias_O, None]
+        if isinstance(gate, Rows8):
+            assert isinstance(proj, Columns8)
+            if width % 2:
+                raise NotCompiledError("An odd number of inputs.")
+            weights[1] = _in_pairs(proj.q)
+            for kernel, bias_m in convolutions:
+                assert isinstance(kernel, Columns8)
+                weights += [_in_pairs(kernel.q), torch.stack([bias_m, kernel.scale])]
+            weights += [None] * (10 - len(weights))
+            weights.append(torch.cat([gate.scale, proj.scale]))
+            rows = n_positions * (S + max(seen) - 1)
+            self._needs(own=self.found.chunk + S + S * self.found.chunk // 2, common=rows * (1 + m // 2))
+        else:
+            weights += [tensor for kernel, bias_m in convolutions for tensor in (_numbers(kernel), bias_m)]
+            self._needs(own=S * self.found.chunk)
+        kind = MODULES_INT8 if in_int8 else MODULES
+        op = self._add(kind, x, y_nSm, "QKV", (width, S, m, n_positions, 0, *seen[:3]), weights)
+        self._needs(common_a_thread=S * m)
         size, at, step = op.size, op.at, op.step
 
         def bind(cache: Any, n: int) -> None:
@@ -358,13 +388,29 @@ class Program:
 
         self.each_step(bind)
 
-    def blocked_product(self, x: Source, gate_SD: Tensor, proj_nDC: Tensor, m: int, y_O: Tensor) -> None:
-        """y (S m): few gated copies of x times a projection in blocks of columns (`ops.multiplicative.in_blocks`)."""
-        (S, width), (n, _, C) = gate_SD.shape, proj_nDC.shape
+    def blocked_product(
+        self, x: Source, gate: Tensor | Rows8, proj_nDC: Tensor | Columns8, m: int, y_O: Tensor
+    ) -> None:
+        """y (S m): few gated copies of x, gate (S, D), times a projection in blocks of columns
+        (`ops.multiplicative.in_blocks`).
+
+        In int8 the projection has a scale for every column of the blocks, and gated copies are rounded to int16: half a
+        step of the largest of every 512 numbers at most.
+        """
+        (S, width), (n, _, C) = _numbers(gate).shape, _numbers(proj_nDC).shape
         if C % (2 * self.found.lanes):
             raise NotCompiledError(f"Blocks of {C} columns.")
-        self._add(BLOCKED_PRODUCT, x, y_O, "logits", (width, S, n, C, m), (gate_SD, proj_nDC))
-        self._needs(common=S * width)
+        size = (width, S, n, C, m)
+        if not isinstance(gate, Rows8):
+            self._add(BLOCKED_PRODUCT, x, y_O, "logits", size, (gate, _numbers(proj_nDC)))
+            self._needs(common=S * width)
+            return
+        assert isinstance(proj_nDC, Columns8)
+        if width % 2:
+            raise NotCompiledError("An odd number of inputs.")
+        weights = (gate.q, _in_pairs(proj_nDC.q), torch.cat([gate.scale, proj_nDC.scale]))
+        self._add(BLOCKED_PRODUCT_INT8, x, y_O, "logits", size, weights)
+        self._needs(common=S * (-(-width // _BLOCK) + width // 2))
 
     def sum(self, x: Tensor, y_1: Tensor) -> None:
         """y (1) = the sum of x, of any shape: what reading it takes at best."""
@@ -460,6 +506,16 @@ def shape_of(weight: Tensor | Rows8 | Rows4) -> tuple[int, int]:
         return weight.packed.shape[0], weight.width
     n_outputs, width = (weight.q if isinstance(weight, Rows8) else weight).shape
     return n_outputs, width
+
+
+def _numbers(weight: Tensor | Rows8 | Columns8) -> Tensor:
+    """Those that a weight is read as."""
+    return weight if isinstance(weight, Tensor) else weight.q
+
+
+def _in_pairs(q: Tensor) -> Tensor:
+    """A copy of (.., I, O) with two rows side by side, (.., I / 2, O, 2), as products of pairs of int16 take them."""
+    return q.unflatten(-2, (-1, 2)).transpose(-1, -2).contiguous()
 
 
 def _prepared_size(weight: Tensor | Rows8 | Rows4) -> int:

@@ -218,6 +218,11 @@ struct Fetcher {
         lines += (floats + LINE - 1) / LINE * rows;
     }
 
+    // The same of bytes: `n` and the stride are multiples of 4.
+    void add(const int8_t *at, int64_t n, int64_t rows, int64_t stride) {
+        add(reinterpret_cast<const float *>(at), n / 4, rows, stride / 4);
+    }
+
     // All are fetched while products add up `tiles` times K rows, evenly: a core has few reads of memory under way at a
     // time.
     void spread(int64_t tiles, int64_t K) { steps = tiles * ((K + A_STEP - 1) / A_STEP); }
@@ -392,6 +397,32 @@ static inline void fetch_row(const int8_t *p, int64_t n) {
     for (int64_t i = 0; i < n; i += BYTES) fetch(p + i);
 }
 
+// The scale with which x[i] is q[i] scale to within half of it, the largest |x| being 32767 of them; NaN, and every q 0,
+// where an infinity or a NaN is among the n.
+static inline float rounded(const float *x, int64_t n, int16_t *q) {
+    vec highest{}, odd{};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec v = load(x + i), size = v < vec{} ? -v : v;
+        highest = size > highest ? size : highest;
+        odd += v - v;
+    }
+    float largest = 0, strange = sum_of(odd);
+    for (int j = 0; j < LANES; j++) largest = highest[j] > largest ? highest[j] : largest;
+    for (; i < n; i++) {
+        largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+        strange += x[i] - x[i];
+    }
+    bool is_odd = !(strange == 0);
+    float steps = largest > 0 && !is_odd ? 32767 / largest : 0;
+    if (!(steps < INFINITY)) steps = 0; // all below 1e-34: they count as 0
+    for (int64_t k = 0; k < n; k++) {
+        float v = x[k] * steps;
+        q[k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
+    }
+    return is_odd ? NAN : largest / 32767;
+}
+
 // Inputs in int16: x[i] is q[i] scale[i / N] to within half a scale, the largest |x| of N over 32767. They fill whole
 // blocks, BLOCK / 2 + BLOCK / N floats of room each. N inputs among which is an infinity or a NaN have the scale NaN.
 template <int64_t N> struct RoundedBy {
@@ -407,28 +438,8 @@ template <int64_t N> struct RoundedBy {
     RoundedBy(const float *x, int64_t n, float *room) : RoundedBy(room, n) {
         int16_t *to = const_cast<int16_t *>(q);
         for (int64_t b = 0; b < blocks_of(n) * BLOCK / N; b++) {
-            const float *from = x + b * N;
-            int64_t m = std::min<int64_t>(std::max<int64_t>(n - b * N, 0), N), i = 0;
-            vec highest{}, odd{};
-            for (; i + LANES <= m; i += LANES) {
-                vec v = load(from + i), size = v < vec{} ? -v : v;
-                highest = size > highest ? size : highest;
-                odd += v - v;
-            }
-            float largest = 0, strange = sum_of(odd);
-            for (int j = 0; j < LANES; j++) largest = highest[j] > largest ? highest[j] : largest;
-            for (; i < m; i++) {
-                largest = std::fabs(from[i]) > largest ? std::fabs(from[i]) : largest;
-                strange += from[i] - from[i];
-            }
-            bool is_odd = !(strange == 0);
-            float steps = largest > 0 && !is_odd ? 32767 / largest : 0;
-            if (!(steps < INFINITY)) steps = 0; // all below 1e-34: they count as 0
-            room[b] = is_odd ? NAN : largest / 32767;
-            for (int64_t k = 0; k < m; k++) {
-                float v = from[k] * steps;
-                to[b * N + k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
-            }
+            int64_t m = std::min<int64_t>(std::max<int64_t>(n - b * N, 0), N);
+            room[b] = rounded(x + b * N, m, to + b * N);
             memset(to + b * N + m, 0, (N - m) * sizeof(int16_t));
         }
     }
@@ -452,19 +463,112 @@ static inline float dot(const Rounded &x, const int8_t *w, int64_t n, const int8
     return total;
 }
 
-// Adds the products of 2 LANES pairs, two of them in each lane.
-static inline ivec add_products(ivec sum, const int16_t *a, const int16_t *b) {
+typedef int16_t pairs __attribute__((vector_size(LANES * 4)));
+typedef int16_t pairs_u __attribute__((vector_size(LANES * 4), aligned(2), may_alias));
+typedef int8_t bytes_u __attribute__((vector_size(LANES * 2), aligned(1), may_alias));
+
+static inline pairs load(const int16_t *p) { return *reinterpret_cast<const pairs_u *>(p); }
+static inline pairs widened(const int8_t *p) {
+    return __builtin_convertvector(*reinterpret_cast<const bytes_u *>(p), pairs);
+}
+
+// Two numbers in every lane.
+static inline pairs splat(const int16_t *p) {
+    int32_t both;
+    memcpy(&both, p, sizeof both);
+    return (pairs)(both - ivec{});
+}
+
+// Adds the products of 2 LANES pairs of numbers, two of them in each lane.
+static inline ivec add_products(ivec sum, pairs a, pairs b) {
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-    return (ivec)_mm512_dpwssd_epi32((__m512i)sum, _mm512_loadu_si512(a), _mm512_loadu_si512(b));
+    return (ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
-    return sum + (ivec)_mm512_madd_epi16(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+    return sum + (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-    __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(a));
-    return sum + (ivec)_mm256_madd_epi16(first, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(b)));
+    return sum + (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #else
     for (int i = 0; i < LANES; i++) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
     return sum;
 #endif
+}
+
+// C[MR, NR vectors] += scale[i] A[i, K] B[K, NR vectors] of numbers rounded to int16, `lda` apart, a scale a row, and of
+// weights in int8 in pairs of rows, (K / 2, columns, 2), of `ldb` columns; K is even.
+template <int MR, int NR>
+static inline void add_tile(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t K,
+                            float *C, int64_t ldc, Fetcher &ahead) {
+    for (int64_t first = 0, last; first < K; first = last) {
+        last = std::min<int64_t>(first + BLOCK, K); // more could be more than fits into int32
+        ivec sum[MR][NR] = {};
+        for (int64_t k = first; k < last; k += 2) {
+            if (k % A_STEP == 0) ahead.step();
+            pairs b[NR];
+            for (int j = 0; j < NR; j++) b[j] = widened(B + k * ldb + j * 2 * LANES);
+            for (int i = 0; i < MR; i++) {
+                pairs a = splat(A + i * lda + k);
+                for (int j = 0; j < NR; j++) sum[i][j] = add_products(sum[i][j], a, b[j]);
+            }
+        }
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < NR; j++) {
+                float *c = C + i * ldc + j * LANES;
+                store(c, load(c) + __builtin_convertvector(sum[i][j], vec) * splat(scale[i]));
+            }
+    }
+}
+
+template <int NR>
+static inline void add_rows(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t M,
+                            int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+    int64_t i = 0;
+    for (; i + TILE_ROWS <= M; i += TILE_ROWS)
+        add_tile<TILE_ROWS, NR>(A + i * lda, lda, scale + i, B, ldb, K, C + i * ldc, ldc, ahead);
+    for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, scale + i, B, ldb, K, C + i * ldc, ldc, ahead);
+}
+
+// C[M, n vectors] += scale[i] A[i, K] B[K, n vectors], as in `add_tile`, in `tiles_of` times K rows.
+static void add_product(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t M,
+                        int64_t K, int64_t n, float *C, int64_t ldc, Fetcher &ahead) {
+    for (int64_t j = 0; j < n;) {
+        const int8_t *b = B + j * 2 * LANES;
+        float *c = C + j * LANES;
+        int64_t left = n - j, wide = left == 4 ? 2 : left < TILE_VECTORS ? left : TILE_VECTORS;
+        if (wide == 3) add_rows<3>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
+        else if (wide == 2) add_rows<2>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
+        else add_rows<1>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
+        j += wide;
+    }
+}
+
+// `rows` rows of x, rounded, `x_step` apart, with a scale for each BLOCK of their D numbers, `n_parts` a row, times block
+// b of C columns of weights in int8 in pairs of rows, (D / 2, C, 2), with a scale a column, into y (rows, m).
+template <int rows>
+static void blocked(const int16_t *x, int64_t x_step, const float *scale, int64_t n_parts, const int8_t *block,
+                    const float *of_columns, int64_t D, int64_t C, int64_t b, int64_t m, float *y) {
+    for (int64_t j = 0; j < C; j += 2 * LANES) {
+        vec total[rows][2] = {};
+        for (int64_t part = 0; part < n_parts; part++) {
+            ivec sum[rows][2] = {};
+            for (int64_t k = part * BLOCK, last = std::min(D, k + BLOCK); k < last; k += 2) {
+                const int8_t *at = block + k * C + 2 * j;
+                for (int line = 0; line < 4 * LANES; line += BYTES) fetch(at + BYTES_AHEAD + line);
+                pairs left = widened(at), right = widened(at + 2 * LANES);
+                for (int r = 0; r < rows; r++) {
+                    pairs both = splat(x + r * x_step + k);
+                    sum[r][0] = add_products(sum[r][0], both, left);
+                    sum[r][1] = add_products(sum[r][1], both, right);
+                }
+            }
+            for (int r = 0; r < rows; r++)
+                for (int h = 0; h < 2; h++)
+                    total[r][h] += __builtin_convertvector(sum[r][h], vec) * splat(scale[r * n_parts + part]);
+        }
+        int64_t first = b * C + j, n = std::min<int64_t>(m - first, 2 * LANES);
+        for (int r = 0; r < rows; r++)
+            for (int64_t i = 0; i < n; i++)
+                y[r * m + first + i] = of_columns[first + i] * total[r][i / LANES][i % LANES];
+    }
 }
 
 // A block of WIDENED_ROWS rows of weights, widened to int16, with a scale for each N of them.
@@ -481,7 +585,7 @@ static inline void tile_dots(const RoundedBy<N> *x, int64_t block, const Widened
         for (int64_t k = g * N; k < (g + 1) * N; k += 2 * LANES)
             for (int b = 0; b < X; b++)
                 for (int j = 0; j < WIDENED_ROWS; j++)
-                    whole[b][j] = add_products(whole[b][j], x[b].q + block * BLOCK + k, w.q[j] + k);
+                    whole[b][j] = add_products(whole[b][j], load(x[b].q + block * BLOCK + k), load(w.q[j] + k));
         for (int b = 0; b < X; b++)
             for (int j = 0; j < WIDENED_ROWS; j++) {
                 float scale = x[b].scale[block * (BLOCK / N) + g] * w.scale[j][g];

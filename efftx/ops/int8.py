@@ -47,6 +47,12 @@ def dequantize_rows(q_OI: Tensor, scale_O: Tensor) -> Tensor:
     return q_OI.float() * scale_O.float().unsqueeze(1)
 
 
+def quantize_columns(w_IO: Tensor) -> tuple[Tensor, Tensor]:
+    """As `quantize_rows`, of weights (.., I, O): q of that shape, and one scale (O) for all numbers of an output."""
+    q_OI, scale_O = quantize_rows(w_IO.flatten(0, -2).t())
+    return q_OI.t().reshape(w_IO.shape), scale_O
+
+
 def int8_linear(x_TI: Tensor, q_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x (q scale)^T + bias: (T, O), in the type of x.
 

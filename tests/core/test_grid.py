@@ -193,7 +193,9 @@ def test_every_item_reads_at_every_width(e: Experiment) -> None:
         assert set(missing) <= {"–", "─" * 3} | {word for word in missing if set(word) == {"─"}}, width
 
 
-@pytest.mark.parametrize("command", [["report", "scaling/table1"], ["list"], ["plan", "size=cpu", "--on", "h100"], ["data", "list"]])
+@pytest.mark.parametrize(
+    "command", [["report", "scaling/table1"], ["list"], ["plan", "size=cpu", "--on", "h100"], ["data", "list"]]
+)
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_pipe_is_as_wide_as_columns_says(command: list[str], columns: int) -> None:
     asked = [sys.executable, "-m", "efftx", *command]

@@ -76,7 +76,7 @@ def _model(overrides: Sequence[str]) -> Any:
     wide = [] if any(word.startswith("d_model=") for word in overrides) else ["d_model=128"]
     config = compose([*COMMON, *wide, *overrides])
     model = build_model(config, VOCABULARY, torch.device("cpu"), torch.float32).eval()
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(6)  # at 5 two units of an oracle are equal but for what int16 rounds
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -142,7 +142,7 @@ def test_modules(
     recent = RecentInputs(1, positions, S, m, max(modules) // 2, gate, Position())
     y = torch.empty(len(modules) * S * m)
     program = Program()
-    program.modules(normed, [gate, proj, bias], weights, y, lambda cache: cache)
+    program.modules(normed, (gate, proj, bias), weights, y, lambda cache: cache)
     for i, x in enumerate(x_LD):
         run_alone(program, x[None].clone(), cache=recent)
         for c, part in enumerate(y.view(len(modules), S, m)):
@@ -256,7 +256,7 @@ def test_what_the_kernels_do_not_have_is_refused(draw: Callable[..., Tensor]) ->
     with pytest.raises(NotCompiledError, match="whole vectors"):
         program.sparse_ff(normed, parameters, lanes() + 1, Stream(0))
     with pytest.raises(NotCompiledError, match="Modules"):
-        program.modules(normed, [draw(2, 8), draw(8, 3), draw(6)], [(draw(3, 1, 3, 3), draw(3))], x, lambda c: c)
+        program.modules(normed, (draw(2, 8), draw(8, 3), draw(6)), [(draw(3, 1, 3, 3), draw(3))], x, lambda c: c)
     with pytest.raises(NotCompiledError, match="columns"):
         program.blocked_product(x, draw(2, 8), draw(1, 8, 3), 3, x)
     for _ in range(LONGEST - program.n_ops):

@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efftx.layers.cache import Position, RecentInputs
 from efftx.native.library import kernels
-from efftx.native.program import Normed, Program, Rows4, Rows8, Stream, buffer, run
+from efftx.native.program import Columns8, Normed, NotCompiledError, Program, Rows4, Rows8, Stream, buffer, run
 from efftx.ops.int4 import dequantize_groups, quantize_groups
-from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_rows
-from tests.native.programs import EPS, normed_stream, products_of, run_alone
+from efftx.ops.int8 import dequantize_rows, pack_rows, quantize_columns, quantize_rows
+from efftx.ops.module_convolution import module_convolution
+from efftx.ops.multiplicative import in_blocks, multiplicative
+from tests.native.programs import EPS, lanes, normed_stream, products_of, run_alone
 from tests.tolerances import ROUNDED_INPUTS, ROUNDING, assert_close
 
 pytestmark = [
@@ -202,6 +205,97 @@ def test_sparse_ff_of_quantised_weights(
     run_alone(program, x)
     assert torch.equal(buffer("row", n_rows, torch.int64)[0], row_G)
     assert_close(x, expected, ROUNDED_INPUTS)
+
+
+def columns_of(weight: Tensor) -> tuple[Columns8, Tensor]:
+    """Weights for the kernels with a scale a column, and the weights that they stand for."""
+    q, scale = quantize_columns(weight)
+    return Columns8(q, scale.float()), q * scale.float()
+
+
+@pytest.mark.parametrize(
+    ("S", "vectors", "positions", "modules"),
+    [(3, 1, 3, (3, 3, 1)), (8, 2, 1, (3, 1)), (16, 4, 3, (3, 3, 1)), (9, 3, 5, (5, 5, 5)), (11, 5, 3, (3,))],
+)
+def test_modules_of_int8_weights(
+    S: int, vectors: int, positions: int, modules: tuple[int, ...], draw: Callable[..., Tensor]
+) -> None:
+    m, length = vectors * lanes(), 12
+    width = S * m
+    (gate8, gate), (proj8, proj) = quantized_to_int8(draw(S, width)), columns_of(draw(width, m) / width**0.5)
+    kernels8 = [columns_of(draw(positions, k, m, m) / (positions * k * m) ** 0.5) for k in modules]
+    bias, biases = draw(S * m), [draw(m) for _ in modules]
+    x_LD = draw(length, width) * torch.logspace(-3, 3, length).unsqueeze(1)
+    normed, norm = normed_stream(draw, width)
+    shared = multiplicative(norm(x_LD)[None], gate, proj, bias).unflatten(-1, (S, m))
+    expected = [module_convolution(shared, kernel, b) for (_, kernel), b in zip(kernels8, biases, strict=True)]
+    recent = RecentInputs(1, positions, S, m, max(modules) // 2, gate, Position())
+    y = torch.full((len(modules) * S * m,), torch.nan)
+    program = Program()
+    convolutions = [(kernel, b) for (kernel, _), b in zip(kernels8, biases, strict=True)]
+    program.modules(normed, (gate8, proj8, bias), convolutions, y, lambda cache: cache)
+    for i, x in enumerate(x_LD):
+        run_alone(program, x[None].clone(), cache=recent)
+        for c, part in enumerate(y.view(len(modules), S, m)):
+            assert_close(part, expected[c][0, i], ROUNDED_INPUTS, f"convolution {c}, token {i}")
+
+
+@pytest.mark.parametrize("m_vectors", [1, 40])
+def test_the_largest_integers_of_modules_are_added_without_overflow(m_vectors: int) -> None:
+    """Inputs and weights that are all alike, and all as large as there are: the sums are exact but for float32's."""
+    S, m = 2, m_vectors * lanes()
+    gate, proj, kernel = torch.ones(S, S * m), torch.full((S * m, m), -0.5), torch.full((1, 1, m, m), 0.25)
+    (gate8, _), (proj8, _), (kernel8, _) = quantized_to_int8(gate), columns_of(proj), columns_of(kernel)
+    recent = RecentInputs(1, 1, S, m, 0, gate, Position())
+    normed = Normed(Stream(0), torch.zeros(S * m), torch.full((S * m,), 3.0), EPS)
+    y = torch.empty(S * m)
+    program = Program()
+    program.modules(normed, (gate8, proj8, torch.zeros(S * m)), [(kernel8, torch.ones(m))], y, lambda cache: cache)
+    run_alone(program, torch.ones(1, S * m), cache=recent)
+    h = dequantize_rows(gate8.q, gate8.scale)[0, 0] * (proj8.q * proj8.scale)[0, 0] * 3.0 * S * m
+    expected = 1 + h * (kernel8.q * kernel8.scale)[0, 0, 0, 0] * m
+    assert_close(y, expected.expand(S * m).clone(), ROUNDING)
+
+
+@pytest.mark.parametrize("strange", [torch.inf, torch.nan])
+def test_modules_of_int8_weights_pass_on_what_is_no_number(strange: float, draw: Callable[..., Tensor]) -> None:
+    S, m = 3, lanes()
+    gate8, proj8 = quantized_to_int8(draw(S, S * m))[0], columns_of(draw(S * m, m))[0]
+    kernel8, bias = columns_of(draw(1, 1, m, m))[0], draw(S * m)
+    bias[1] = strange  # of the first module
+    recent = RecentInputs(1, 1, S, m, 0, bias, Position())
+    normed, _ = normed_stream(draw, S * m)
+    y = torch.empty(S * m)
+    program = Program()
+    program.modules(normed, (gate8, proj8, bias), [(kernel8, draw(m))], y, lambda cache: cache)
+    run_alone(program, draw(1, S * m), cache=recent)
+    assert bool(y[:m].isnan().all())
+    assert bool(y[m:].isfinite().all())
+
+
+def test_weights_of_modules_are_all_in_int8_or_none(draw: Callable[..., Tensor]) -> None:
+    m = lanes()
+    normed, _ = normed_stream(draw, 2 * m)
+    gate8, proj8 = quantized_to_int8(draw(2, 2 * m))[0], columns_of(draw(2 * m, m))[0]
+    with pytest.raises(NotCompiledError, match="Some weights in int8"):
+        Program().modules(
+            normed, (gate8, proj8, draw(2 * m)), [(draw(1, 1, m, m), draw(m))], draw(2 * m), lambda cache: cache
+        )
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("width", [50, 512, 1100])
+@pytest.mark.parametrize(("S", "m"), [(1, 40), (2, 300), (4, 64), (7, 129), (8, 96), (11, 33)])
+def test_blocked_product_of_int8_weights(S: int, m: int, width: int, rows: int, draw: Callable[..., Tensor]) -> None:
+    (gate8, gate), (proj8, proj) = quantized_to_int8(draw(S, width)), columns_of(draw(width, m))
+    x, y = draw(rows, width), buffer("logits", S * m)
+    blocks = in_blocks(proj8.q)
+    scale = F.pad(proj8.scale, (0, blocks.shape[0] * blocks.shape[2] - m))
+    program = Program()
+    program.blocked_product(Stream(0), gate8, Columns8(blocks, scale), m, y)
+    program.bind((x.data_ptr(),), [], 0, width=width)
+    run([program], rows=rows)
+    assert_close(y[:rows].clone(), multiplicative(x, gate, proj), ROUNDED_INPUTS)
 
 
 def test_int8_of_equal_units_the_first_is_chosen_and_no_other_row_is_read() -> None:

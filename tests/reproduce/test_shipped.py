@@ -98,6 +98,17 @@ def test_every_measure_is_known(e: Experiment) -> None:
     measure_named(str(e.measure))
 
 
+@pytest.mark.parametrize("e", [e for e in EXPERIMENTS.values() if e.kind == "measure"], ids=lambda e: e.id)
+def test_what_a_measure_trains_composes_at_every_size(e: Experiment, trainer: Trainer) -> None:
+    for size in e.sizes_known():
+        parameters = e.parameters.get(size, {})
+        if "overrides" not in parameters:
+            continue
+        rows = [list(e.rows[row].parameters.get("overrides", [])) for row in e.rows_at(size)]
+        for more in [*rows, list(parameters.get("against", []))]:
+            trainer.compose([*parameters["overrides"], *more], 0)
+
+
 def test_table_2_trains_every_row_alike() -> None:
     e = EXPERIMENTS["reformer/table2"]
     own = {o.partition("=")[0] for row in e.rows.values() for o in row.overrides}
