@@ -578,7 +578,7 @@ static void modules(const Op &op, const float *x, const Thread &t) {
 
 // The same of weights in int8, projections and kernels in pairs of rows: size as there; at gate (S, D), proj (D / 2, m,
 // 2), bias (S, m), where h is to be written, for each convolution its kernel (F, modules, m / 2, m, 2) and two rows (m),
-// its bias and the scales of its columns, then the scales of the gate's rows (S) and of proj's columns (m). The gated
+// its bias and the scales of its columns, then the scales of the gate's rows (S) and of proj's columns (m). Gated
 // inputs are rounded to int16 a chunk at a time, the convolutions' a module at a time.
 static void modules_int8(const Op &op, const float *x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], m = op.size[2], F = op.size[3], position = op.size[4];
@@ -586,8 +586,8 @@ static void modules_int8(const Op &op, const float *x, const Thread &t) {
     int64_t n_conv = n_modules[0] ? n_modules[1] ? n_modules[2] ? 3 : 2 : 1 : 0, units = m / LANES;
     const int8_t *gate = op.bytes(0), *proj = op.bytes(1);
     const float *bias = op.in(2), *gate_scale = op.in(10), *proj_scale = gate_scale + S;
-    float *newest = op.out(3), *part = t.common + t.me * S * m, *row = t.own, *scale = row + CHUNK;
-    int16_t *gated = reinterpret_cast<int16_t *>(scale + S);
+    float *newest = op.out(3), *part = t.common + t.me * S * m, *scale = t.own;
+    int16_t *rows = reinterpret_cast<int16_t *>(scale + S);
     memset(part, 0, S * m * sizeof(float));
     Range due[3];
     deal(due, n_conv, n_modules, units, t.me, t.all);
@@ -606,17 +606,15 @@ static void modules_int8(const Op &op, const float *x, const Thread &t) {
     for (int64_t i = 0; i < chunks; i++) {
         int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
         int64_t n = std::min<int64_t>(mine.last - k, CHUNK), n_next = std::min<int64_t>(mine.last - next, CHUNK);
-        for (int64_t s = 0; s < S; s++) {
-            const int8_t *g = gate + s * D + k;
-            for (int64_t j = 0; j < n; j++) row[j] = g[j] * x[k + j];
-            scale[s] = gate_scale[s] * rounded(row, n, gated + s * CHUNK);
-        }
+        float odd = is_odd(x + k, n) ? NAN : 1;
+        for (int64_t s = 0; s < S; s++)
+            scale[s] = odd * gate_scale[s] * gated(x + k, gate + s * D + k, n, rows + s * CHUNK);
         Fetcher ahead; // the next chunk, or the first kernel's first position
         ahead.add(gate + next, n_next, S, D);
         ahead.add(proj + next * m, n_next * m, 1, 0);
         if (i + 1 == chunks) fetch_part(ahead, 0);
         ahead.spread(tiles_of(S, units), n);
-        add_product(gated, CHUNK, scale, proj + k * m, m, S, n, units, part, m, ahead);
+        add_product(rows, CHUNK, scale, proj + k * m, m, S, n, units, part, m, ahead);
     }
     BARRIER
     mine = t.share(S * m);
@@ -759,21 +757,22 @@ static void blocked_product(const Op &op, const Inputs &x, const Thread &t) {
 }
 
 // The same of weights in int8, the projection in pairs of rows: size as there; at gate (S, D), the projection by blocks
-// (D / 2, C, 2), the scales of the gate's rows (S) and of the projection's columns. The gated inputs are rounded to int16.
+// (D / 2, C, 2), the scales of the gate's rows (S) and of the projection's columns. Gated inputs are rounded to int16.
 static void blocked_product_int8(const Op &op, const Inputs &x, const Thread &t) {
     int64_t D = op.size[0], S = op.size[1], C = op.size[3], m = op.size[4], n_parts = (D + BLOCK - 1) / BLOCK;
     const int8_t *gate = op.bytes(0);
     const float *gate_scale = op.in(2), *of_columns = gate_scale + S;
     float *scales = t.common;
-    int16_t *gated = reinterpret_cast<int16_t *>(scales + x.B * S * n_parts);
-    Range mine = t.share(x.B * S * n_parts);
+    int16_t *rounded_rows = reinterpret_cast<int16_t *>(scales + x.B * S * n_parts);
+    Range mine = t.share(x.B * n_parts);
     for (int64_t i = mine.first; i < mine.last; i++) {
-        int64_t row = i / n_parts, k = i % n_parts * BLOCK, n = std::min<int64_t>(D - k, BLOCK);
-        const int8_t *g = gate + row % S * D + k;
-        const float *inputs = x.row(row / S) + k;
-        float products[BLOCK];
-        for (int64_t j = 0; j < n; j++) products[j] = g[j] * inputs[j];
-        scales[i] = gate_scale[row % S] * rounded(products, n, gated + row * D + k);
+        int64_t b = i / n_parts, part = i % n_parts, k = part * BLOCK, n = std::min<int64_t>(D - k, BLOCK);
+        const float *inputs = x.row(b) + k;
+        float odd = is_odd(inputs, n) ? NAN : 1;
+        for (int64_t s = 0; s < S; s++) {
+            float scale = gated(inputs, gate + s * D + k, n, rounded_rows + (b * S + s) * D + k);
+            scales[(b * S + s) * n_parts + part] = odd * gate_scale[s] * scale;
+        }
     }
     BARRIER
     mine = t.share(op.size[2]);
@@ -781,7 +780,7 @@ static void blocked_product_int8(const Op &op, const Inputs &x, const Thread &t)
         for (int64_t b = 0; b < x.B; b++)
             for (int64_t s = 0; s < S; s += 8) {
                 const int8_t *block = op.bytes(1) + k * D * C;
-                const int16_t *rows = gated + (b * S + s) * D;
+                const int16_t *rows = rounded_rows + (b * S + s) * D;
                 const float *scale = scales + (b * S + s) * n_parts;
                 float *y = op.y + b * op.y_step + s * m;
                 auto times = [&](auto some) { blocked<some()>(rows, D, scale, n_parts, block, of_columns, D, C, k, m, y); };

@@ -300,8 +300,8 @@ class Program:
         """A multiplicative layer, gate (S, D), proj (D, m), bias (S m), and one to three convolutions over it.
 
         Each is a kernel (F, modules, m, m) and a bias (m). `recent_of` finds the `RecentInputs` of the layer's outputs
-        in the branch's cache. Gate, projection and kernels in int8, all of them or none: gated inputs are then rounded
-        to int16, half a step of the largest of `chunk` of them at most, and the convolutions' inputs of the largest of
+        in the branch's cache. Gate, projection and kernels in int8, all of them or none: gated inputs are then rounded to
+        int16, half a step of the largest of `chunk` of them at most, and the convolutions' inputs of the largest of
         their module.
         """
         gate, proj, bias_O = shared
@@ -327,7 +327,7 @@ class Program:
             weights += [None] * (10 - len(weights))
             weights.append(torch.cat([gate.scale, proj.scale]))
             rows = n_positions * (S + max(seen) - 1)
-            self._needs(own=self.found.chunk + S + S * self.found.chunk // 2, common=rows * (1 + m // 2))
+            self._needs(own=S + S * self.found.chunk // 2, common=rows * (1 + m // 2))
         else:
             weights += [tensor for kernel, bias_m in convolutions for tensor in (_numbers(kernel), bias_m)]
             self._needs(own=S * self.found.chunk)
@@ -394,8 +394,8 @@ class Program:
         """y (S m): few gated copies of x, gate (S, D), times a projection in blocks of columns
         (`ops.multiplicative.in_blocks`).
 
-        In int8 the projection has a scale for every column of the blocks, and gated copies are rounded to int16: half a
-        step of the largest of every 512 numbers at most.
+        In int8 the projection has a scale for every column of the blocks, and gated inputs are rounded to int16, half a
+        step of the largest of every 512 at most.
         """
         (S, width), (n, _, C) = _numbers(gate).shape, _numbers(proj_nDC).shape
         if C % (2 * self.found.lanes):

@@ -397,30 +397,102 @@ static inline void fetch_row(const int8_t *p, int64_t n) {
     for (int64_t i = 0; i < n; i += BYTES) fetch(p + i);
 }
 
-// The scale with which x[i] is q[i] scale to within half of it, the largest |x| being 32767 of them; NaN, and every q 0,
-// where an infinity or a NaN is among the n.
+typedef int16_t shorts_u __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+typedef int8_t few_u __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+// The larger of `highest` and |v|; where v is no number, `highest`.
+static inline vec larger(vec highest, vec v) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps(_mm512_abs_ps((__m512)v), (__m512)highest);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), (__m256)v), (__m256)highest);
+#else
+    vec size = v < vec{} ? -v : v;
+    return size > highest ? size : highest;
+#endif
+}
+
+// Numbers of at most 32767 to the nearest whole ones.
+static inline void store_nearest(int16_t *p, vec v) {
+#if defined(__AVX512F__) // compilers take several instructions for these conversions
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32((__m512)v)));
+#elif defined(__AVX2__)
+    __m256i whole = _mm256_cvtps_epi32((__m256)v);
+    __m128i both = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), both);
+#else
+    ivec whole = __builtin_convertvector(v + (v < vec{} ? splat(-0.5f) : splat(0.5f)), ivec);
+    *reinterpret_cast<shorts_u *>(p) = __builtin_convertvector(whole, shorts_u);
+#endif
+}
+
+static inline vec floats(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+#else
+    return __builtin_convertvector(*reinterpret_cast<const few_u *>(p), vec);
+#endif
+}
+
+// Whether an infinity or a NaN is among n numbers.
+static inline bool is_odd(const float *x, int64_t n) {
+    vec odd{};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) odd += load(x + i) - load(x + i);
+    float total = sum_of(odd);
+    for (; i < n; i++) total += x[i] - x[i];
+    return !(total == 0);
+}
+
+// The scale with which x[i] is q[i] scale to within half of it, `largest`, that of all |x|, being 32767 of them. What lies
+// below 1e-34 counts as 0.
+static inline float round_by(float largest, const float *x, int64_t n, int16_t *q) {
+    float steps = largest > 0 ? 32767 / largest : 0;
+    if (!(steps < INFINITY)) steps = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store_nearest(q + i, load(x + i) * splat(steps));
+    for (; i < n; i++) q[i] = (int16_t)(int32_t)std::nearbyintf(x[i] * steps);
+    return largest / 32767;
+}
+
+static inline float largest_of(vec highest) {
+    float largest = 0;
+    for (int j = 0; j < LANES; j++) largest = highest[j] > largest ? highest[j] : largest;
+    return largest;
+}
+
+// The same with the largest of x itself; NaN, and every q 0, where an infinity or a NaN is among them.
 static inline float rounded(const float *x, int64_t n, int16_t *q) {
-    vec highest{}, odd{};
+    if (is_odd(x, n)) {
+        memset(q, 0, n * sizeof(int16_t));
+        return NAN;
+    }
+    vec highest{};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) highest = larger(highest, load(x + i));
+    float largest = largest_of(highest);
+    for (; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
+    return round_by(largest, x, n, q);
+}
+
+// The same of x[i] w[i], of which there are no more than BLOCK, and no infinity among x.
+static inline float gated(const float *x, const int8_t *w, int64_t n, int16_t *q) {
+    float products[BLOCK];
+    vec highest{};
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        vec v = load(x + i), size = v < vec{} ? -v : v;
-        highest = size > highest ? size : highest;
-        odd += v - v;
+        vec v = load(x + i) * floats(w + i);
+        store(products + i, v);
+        highest = larger(highest, v);
     }
-    float largest = 0, strange = sum_of(odd);
-    for (int j = 0; j < LANES; j++) largest = highest[j] > largest ? highest[j] : largest;
+    float largest = largest_of(highest);
     for (; i < n; i++) {
-        largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
-        strange += x[i] - x[i];
+        products[i] = x[i] * w[i];
+        largest = std::max(largest, std::fabs(products[i]));
     }
-    bool is_odd = !(strange == 0);
-    float steps = largest > 0 && !is_odd ? 32767 / largest : 0;
-    if (!(steps < INFINITY)) steps = 0; // all below 1e-34: they count as 0
-    for (int64_t k = 0; k < n; k++) {
-        float v = x[k] * steps;
-        q[k] = is_odd ? 0 : (int16_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
-    }
-    return is_odd ? NAN : largest / 32767;
+    return round_by(largest, products, n, q);
 }
 
 // Inputs in int16: x[i] is q[i] scale[i / N] to within half a scale, the largest |x| of N over 32767. They fill whole
@@ -469,7 +541,13 @@ typedef int8_t bytes_u __attribute__((vector_size(LANES * 2), aligned(1), may_al
 
 static inline pairs load(const int16_t *p) { return *reinterpret_cast<const pairs_u *>(p); }
 static inline pairs widened(const int8_t *p) {
+#if defined(__AVX512BW__) // compilers take four instructions for these conversions
+    return (pairs)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    return (pairs)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#else
     return __builtin_convertvector(*reinterpret_cast<const bytes_u *>(p), pairs);
+#endif
 }
 
 // Two numbers in every lane.
