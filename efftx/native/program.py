@@ -300,8 +300,8 @@ class Program:
         """A multiplicative layer, gate (S, D), proj (D, m), bias (S m), and one to three convolutions over it.
 
         Each is a kernel (F, modules, m, m) and a bias (m). `recent_of` finds the `RecentInputs` of the layer's outputs
-        in the branch's cache. Gate, projection and kernels in int8, all of them or none: gated inputs are then rounded to
-        int16, half a step of the largest of `chunk` of them at most, and the convolutions' inputs of the largest of
+        in the branch's cache. Gate, projection and kernels in int8, all of them or none: gated inputs are then rounded
+        to int16, half a step of the largest of `chunk` of them at most, and the convolutions' inputs of the largest of
         their module.
         """
         gate, proj, bias_O = shared
