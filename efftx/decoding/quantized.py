@@ -1,8 +1,7 @@
 """Layers whose dense products and chosen rows are read as int8, a scale a row, or int4, a scale a group of inputs.
 
-For one token a row, of `ops.int8` and `ops.int4`; what chooses the rows, multiplicative layers and convolutions over
-modules are int8 in both. The kernels of `native` read
-the same weights, and round the inputs of int8 to int16 in place of bfloat16.
+For one token a row, of `ops.int8` and `ops.int4`; controllers, multiplicative layers and convolutions over modules are
+int8 in both. The kernels of `native` read the same weights, and round the inputs of int8 to int16 in place of bfloat16.
 """
 
 from __future__ import annotations

@@ -606,9 +606,9 @@ static void modules_int8(const Op &op, const float *x, const Thread &t) {
     for (int64_t i = 0; i < chunks; i++) {
         int64_t k = mine.first + i * CHUNK, next = k + CHUNK;
         int64_t n = std::min<int64_t>(mine.last - k, CHUNK), n_next = std::min<int64_t>(mine.last - next, CHUNK);
-        float odd = is_odd(x + k, n) ? NAN : 1;
+        float finite = has_nonfinite(x + k, n) ? NAN : 1;
         for (int64_t s = 0; s < S; s++)
-            scale[s] = odd * gate_scale[s] * gated(x + k, gate + s * D + k, n, rows + s * CHUNK);
+            scale[s] = finite * gate_scale[s] * gated(x + k, gate + s * D + k, n, rows + s * CHUNK);
         Fetcher ahead; // the next chunk, or the first kernel's first position
         ahead.add(gate + next, n_next, S, D);
         ahead.add(proj + next * m, n_next * m, 1, 0);
@@ -768,10 +768,10 @@ static void blocked_product_int8(const Op &op, const Inputs &x, const Thread &t)
     for (int64_t i = mine.first; i < mine.last; i++) {
         int64_t b = i / n_parts, part = i % n_parts, k = part * BLOCK, n = std::min<int64_t>(D - k, BLOCK);
         const float *inputs = x.row(b) + k;
-        float odd = is_odd(inputs, n) ? NAN : 1;
+        float finite = has_nonfinite(inputs, n) ? NAN : 1;
         for (int64_t s = 0; s < S; s++) {
             float scale = gated(inputs, gate + s * D + k, n, rounded_rows + (b * S + s) * D + k);
-            scales[(b * S + s) * n_parts + part] = odd * gate_scale[s] * scale;
+            scales[(b * S + s) * n_parts + part] = finite * gate_scale[s] * scale;
         }
     }
     BARRIER

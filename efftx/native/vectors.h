@@ -437,11 +437,11 @@ static inline vec floats(const int8_t *p) {
 }
 
 // Whether an infinity or a NaN is among n numbers.
-static inline bool is_odd(const float *x, int64_t n) {
-    vec odd{};
+static inline bool has_nonfinite(const float *x, int64_t n) {
+    vec zeros{}; // or NaN
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) odd += load(x + i) - load(x + i);
-    float total = sum_of(odd);
+    for (; i + LANES <= n; i += LANES) zeros += load(x + i) - load(x + i);
+    float total = sum_of(zeros);
     for (; i < n; i++) total += x[i] - x[i];
     return !(total == 0);
 }
@@ -465,7 +465,7 @@ static inline float largest_of(vec highest) {
 
 // The same with the largest of x itself; NaN, and every q 0, where an infinity or a NaN is among them.
 static inline float rounded(const float *x, int64_t n, int16_t *q) {
-    if (is_odd(x, n)) {
+    if (has_nonfinite(x, n)) {
         memset(q, 0, n * sizeof(int16_t));
         return NAN;
     }
