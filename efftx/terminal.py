@@ -114,22 +114,22 @@ def text_stream(trained: Trained, given: Given) -> Callable[[str], None]:
     return lambda text: _write(console, text)
 
 
-def show_samples(found: Samples, console: Console, *, streamed: bool) -> None:
+def show_samples(samples: Samples, console: Console, *, streamed: bool) -> None:
     """The samples one after another, or the files that hold them; of a streamed text, which is there already, the end
     of its line."""
-    if found.files:
-        for path in found.files:
+    if samples.files:
+        for path in samples.files:
             _write(console, f"{path}\n")
         return
     if streamed:
         console.print()
         return
-    for number, sample in enumerate(found.samples, 1):
+    for number, sample in enumerate(samples.samples, 1):
         score = "" if sample.score is None else f", score {sample.score:z.3f}"
-        head = f"{number} of {len(found.samples)}: log-probability {sample.log_probability:z.3f} nats{score}"
+        head = f"{number} of {len(samples.samples)}: log-probability {sample.log_probability:z.3f} nats{score}"
         console.print(head, style="cyan", highlight=False)
-        if found.trained.is_language_model:
-            _write(console, found.given.text, style="dim")
+        if samples.trained.is_language_model:
+            _write(console, samples.given.text, style="dim")
         _write(console, sample.text + "\n")
 
 

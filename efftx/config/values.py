@@ -167,22 +167,22 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _check_entry(plain: Any, key: str, value: Any, given: str) -> None:
+def _check_entry(plain: Any, key: str, value: Any, written: str) -> None:
     """Raises UserError where one value is not of its key's plain type."""
     if plain is bool and str(value).lower() not in _SWITCHES:
-        raise UserError("bad_type", f"{given} is neither true nor false.", f"Write {key}=true or {key}=false.")
+        raise UserError("bad_type", f"{written} is neither true nor false.", f"Write {key}=true or {key}=false.")
     if plain is int and isinstance(value, float):
         whole = math.isfinite(value) and value.is_integer() and abs(value) < 10**21
         hint = f"Write {key}={int(value)}." if whole else "Write a number without a point or an exponent."
-        raise UserError("bad_type", f"{given} is not written as a whole number.", hint)
+        raise UserError("bad_type", f"{written} is not written as a whole number.", hint)
     if plain in (int, float) and not _is_number(plain, value):
         hint = f"Write {_WORDS[plain]}, such as {key}={4 if plain is int else 0.5}."
-        raise UserError("bad_type", f"{given} is not {_WORDS[plain]}.", hint)
+        raise UserError("bad_type", f"{written} is not {_WORDS[plain]}.", hint)
     if plain is str and (value is None or isinstance(value, list | dict)):
-        raise UserError("bad_type", f"{given} is not {_WORDS[str]}.", "Write one value, neither null nor a list.")
-    if plain is str and isinstance(value, int | float) and str(value) != given.partition("=")[2]:
-        hint = f"Write it in quotes twice: \"{key}='{given.partition('=')[2]}'\"."
-        raise UserError("bad_type", f"{given} would be read as {value}.", hint)
+        raise UserError("bad_type", f"{written} is not {_WORDS[str]}.", "Write one value, neither null nor a list.")
+    if plain is str and isinstance(value, int | float) and str(value) != written.partition("=")[2]:
+        hint = f"Write it in quotes twice: \"{key}='{written.partition('=')[2]}'\"."
+        raise UserError("bad_type", f"{written} would be read as {value}.", hint)
 
 
 def _is_number(plain: type[int] | type[float], value: Any) -> bool:

@@ -51,7 +51,7 @@ def controller_statistics(
         units += statistics.n_chosen.numel()
 
     def hook(name: str, layer: SparseFF) -> RemovableHandle:
-        return layer.register_forward_pre_hook(lambda _, given: look(name, layer, *given))
+        return layer.register_forward_pre_hook(lambda _, inputs: look(name, layer, *inputs))
 
     hooks = [hook(name, layer) for name, layer in layers.items()]
     try:

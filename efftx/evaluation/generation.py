@@ -60,7 +60,7 @@ class TextToText(Protocol):
 class TextMetric:
     """A metric of generated text.
 
-    `score(said, dataset, split)` gives values in %, where text i of `said` answers document i; `says()` gives what a
+    `score(hypotheses, dataset, split)` gives values in %, where hypothesis i answers document i; `says()` gives what a
     record states of the scoring.
     """
 
@@ -152,20 +152,20 @@ def _said(
     return outputs
 
 
-def _rouge(said: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
+def _rouge(hypotheses: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
     """ROUGE, and `lead_...`, that of a source's first sentences, as many as a reference of valid has in the median."""
-    references = [dataset.references(split, i) for i in range(len(said))]
+    references = [dataset.references(split, i) for i in range(len(hypotheses))]
     n_lead = usual_sentences(dataset.references("valid", i)[0] for i in range(dataset.n_batches("valid", 1) or 0))
-    leads = [lead(dataset.source(split, i), n_lead) for i in range(len(said))]
+    leads = [lead(dataset.source(split, i), n_lead) for i in range(len(hypotheses))]
     of_leads = {f"lead_{metric}": value for metric, value in rouge(leads, references).items()}
-    return rouge(said, references) | of_leads
+    return rouge(hypotheses, references) | of_leads
 
 
-def _bleu(said: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
+def _bleu(hypotheses: Sequence[str], dataset: TextToText, split: str) -> dict[str, float]:
     """BLEU, and `copy_bleu`, that of a source as it stands, which shares names and numbers with its translation."""
-    references = [dataset.references(split, i) for i in range(len(said))]
-    sources = [dataset.source(split, i) for i in range(len(said))]
-    return bleu(said, references) | {"copy_bleu": bleu(sources, references)["bleu"]}
+    references = [dataset.references(split, i) for i in range(len(hypotheses))]
+    sources = [dataset.source(split, i) for i in range(len(hypotheses))]
+    return bleu(hypotheses, references) | {"copy_bleu": bleu(sources, references)["bleu"]}
 
 
 TEXT_METRICS = {

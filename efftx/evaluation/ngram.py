@@ -37,7 +37,7 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _TargetCounts:
     """What the table of one order says of each target: c(h w), N(h) and T(h), as float64."""
 
     gram: NDArray[np.float64]
@@ -100,13 +100,13 @@ class NGram:
     def _contexts(self, grams: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return grams // np.uint64(self.vocab_size + 1)
 
-    def _look_up(self, tokens: Tokens) -> list[_Found]:
+    def _look_up(self, tokens: Tokens) -> list[_TargetCounts]:
         of_orders = []
         for k, table in enumerate(self._tables, 1):
             keys = self._keys(tokens, k)
             contexts = self._contexts(keys)
             of_orders.append(
-                _Found(
+                _TargetCounts(
                     _at(table.grams, table.gram_counts, keys),
                     _at(table.contexts, table.context_counts, contexts),
                     _at(table.contexts, table.followers, contexts),
@@ -128,10 +128,10 @@ def _at(keys: NDArray[np.uint64], values: NDArray[np.int64], wanted: NDArray[np.
     return np.where(keys[place] == wanted, values[place], 0).astype(np.float64)
 
 
-def _interpolated(found: _Found, discount: float | None, lower: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolated(counts: _TargetCounts, discount: float | None, lower: NDArray[np.float64]) -> NDArray[np.float64]:
     if discount is None:
         return lower
-    seen = found.context > 0
-    total = np.where(seen, found.context, 1.0)
-    higher = (np.maximum(found.gram - discount, 0.0) + discount * found.followers * lower) / total
+    seen = counts.context > 0
+    total = np.where(seen, counts.context, 1.0)
+    higher = (np.maximum(counts.gram - discount, 0.0) + discount * counts.followers * lower) / total
     return np.where(seen, higher, lower)

@@ -111,11 +111,11 @@ def write(
     return arrays
 
 
-def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _joined(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights with those named `weight[i,j]` put together as one of shape (I, J, ..)."""
     whole: dict[str, Tensor] = {}
     pieces: dict[str, dict[tuple[int, int], Tensor]] = {}
-    for name, tensor in found.items():
+    for name, tensor in arrays.items():
         match = re.fullmatch(r"(.+)\[(\d+),(\d+)\]", name)
         if match is None:
             whole[name] = tensor

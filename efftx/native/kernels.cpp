@@ -552,7 +552,7 @@ static void modules(const Op &op, const float *x, const Thread &t) {
         ahead.add(proj + next * m, n_next * m, 1, 0);
         if (i + 1 == chunks) fetch_part(ahead, 0);
         ahead.spread(tiles_of(S, units), n);
-        add_product(gated, CHUNK, proj + k * m, m, S, n, units, part, m, ahead);
+        add_product(FloatRows{gated, CHUNK}, proj + k * m, m, S, n, units, part, m, ahead);
     }
     BARRIER
     mine = t.share(S * m);
@@ -572,7 +572,7 @@ static void modules(const Op &op, const float *x, const Thread &t) {
         fetch_part(ahead, i + 1);
         ahead.spread(tiles_of(S, n), seen);
         const float *inputs = newest - (F - 1 - f) * position - n_modules[c] / 2 * m;
-        add_product(inputs, m, weights(c, f), m, S, seen, n, y, m, ahead);
+        add_product(FloatRows{inputs, m}, weights(c, f), m, S, seen, n, y, m, ahead);
     }
 }
 
@@ -614,7 +614,7 @@ static void modules_int8(const Op &op, const float *x, const Thread &t) {
         ahead.add(proj + next * m, n_next * m, 1, 0);
         if (i + 1 == chunks) fetch_part(ahead, 0);
         ahead.spread(tiles_of(S, units), n);
-        add_product(rows, CHUNK, scale, proj + k * m, m, S, n, units, part, m, ahead);
+        add_product(Int16Rows{rows, CHUNK, scale}, proj + k * m, m, S, n, units, part, m, ahead);
     }
     BARRIER
     mine = t.share(S * m);
@@ -644,7 +644,8 @@ static void modules_int8(const Op &op, const float *x, const Thread &t) {
         ahead.spread(tiles_of(S, n) * n_modules[c], m);
         for (int64_t j = 0; j < n_modules[c]; j++) {
             int64_t from = f * seen + most / 2 - n_modules[c] / 2 + j;
-            add_product(inputs + from * m, m, scales + from, weights(c, f, j), m, S, m, n, y, m, ahead);
+            Int16Rows modules{inputs + from * m, m, scales + from};
+            add_product(modules, weights(c, f, j), m, S, m, n, y, m, ahead);
         }
         const float *of_columns = op.in(5 + 2 * c) + first;
         for (int64_t s = 0; s < S && f == F - 1; s++)

@@ -135,7 +135,7 @@ class Program:
         library = kernels()
         if library is None:
             raise NotCompiledError("There are no kernels.")
-        self.found: Kernels = library
+        self.library: Kernels = library
         self.ops = (Op * LONGEST)()
         self.n_ops = 0
         self._streams: list[tuple[int, str, int]] = []  # operation, field, which stream
@@ -241,7 +241,7 @@ class Program:
             raise NotCompiledError("Other than float32 on the CPU.")
         row_G = buffer("row", n_blocks, torch.int64)
         if controller:
-            if N % self.found.lanes:
+            if N % self.library.lanes:
                 raise NotCompiledError(f"Blocks of {N} units are not whole vectors.")
             c1_RD, c2_UR, c_bias_U = controller
             rank = c1_RD.shape[0]
@@ -312,7 +312,7 @@ class Program:
         (S, width), m = _numbers(gate).shape, _numbers(proj).shape[1]
         shapes = [_numbers(kernel).shape for kernel in kernels_FKmm]
         square = all(shape[2:] == (m, m) for shape in shapes)
-        if m % self.found.lanes or not square or S * m != bias_O.shape[0] or not 1 <= len(convolutions) <= 3:
+        if m % self.library.lanes or not square or S * m != bias_O.shape[0] or not 1 <= len(convolutions) <= 3:
             raise NotCompiledError("Modules of this shape.")
         n_positions, seen = shapes[0][0], [shape[1] for shape in shapes] + [0, 0]
         weights: list[Tensor | None] = [_numbers(gate), _numbers(proj), bias_O, None]
@@ -327,10 +327,10 @@ class Program:
             weights += [None] * (10 - len(weights))
             weights.append(torch.cat([gate.scale, proj.scale]))
             rows = n_positions * (S + max(seen) - 1)
-            self._needs(own=S + S * self.found.chunk // 2, common=rows * (1 + m // 2))
+            self._needs(own=S + S * self.library.chunk // 2, common=rows * (1 + m // 2))
         else:
             weights += [tensor for kernel, bias_m in convolutions for tensor in (_numbers(kernel), bias_m)]
-            self._needs(own=S * self.found.chunk)
+            self._needs(own=S * self.library.chunk)
         kind = MODULES_INT8 if in_int8 else MODULES
         op = self._add(kind, x, y_nSm, "QKV", (width, S, m, n_positions, 0, *seen[:3]), weights)
         self._needs(common_a_thread=S * m)
@@ -371,7 +371,7 @@ class Program:
                 held[0], capacity = k_BHTd, k_BHTd.shape[2]
                 size[1], at[3], at[4] = capacity, k_BHTd.data_ptr(), v_BHTd.data_ptr()
                 step[3], step[4] = k_BHTd.stride(0), v_BHTd.stride(0)
-                self._needs(own=capacity + d + self.found.lanes)
+                self._needs(own=capacity + d + self.library.lanes)
             size[3], size[4], size[5] = place, first, end
 
         return bind
@@ -398,7 +398,7 @@ class Program:
         step of the largest of every 512 at most.
         """
         (S, width), (n, _, C) = _numbers(gate).shape, _numbers(proj_nDC).shape
-        if C % (2 * self.found.lanes):
+        if C % (2 * self.library.lanes):
             raise NotCompiledError(f"Blocks of {C} columns.")
         size = (width, S, n, C, m)
         if not isinstance(gate, Rows8):
@@ -558,7 +558,7 @@ def run(programs: Sequence[Program], mark: Callable[[str, float], None] | None =
     ended = None if mark is None else (ctypes.c_double * sum(n_ops))()
     a_thread, several = width + own, rows if rows > 1 else 0
     address = room(n_threads * a_thread + several * a_thread + rows * (n_threads * common_a_thread + common))
-    programs[0].found.run(ops, n_ops, n, rows, address, a_thread, width, ended, n_threads)
+    programs[0].library.run(ops, n_ops, n, rows, address, a_thread, width, ended, n_threads)
     if mark is not None and ended is not None:
         for component, moment in zip((c for p in programs for c in p.components), ended, strict=True):
             mark(component, moment)

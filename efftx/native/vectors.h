@@ -274,50 +274,56 @@ static void tile_dots(const float *const *x, int64_t B, const float *const *w, i
         }
 }
 
-// C[MR, NR vectors] (+)= A[MR, K] B[K, NR vectors], `lda` and `ldb` floats from row to row; `ahead` takes a step with
-// every A_STEP of the K.
-template <int MR, int NR> static inline void tile(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t K,
-                                                  vec (&C)[MR][NR], Fetcher &ahead) {
+// Rows of numbers that a product takes, `step` apart.
+struct FloatRows {
+    const float *at;
+    int64_t step;
+    static constexpr int COLUMN = 1; // numbers of a row of its weights to a column of the product
+    FloatRows from(int64_t row) const { return {at + row * step, step}; }
+};
+
+// Adds A[MR, K] B[K, NR vectors] to C, `ldb` and `ldc` floats from row to row; `ahead` takes a step with every A_STEP
+// of the K.
+template <int MR, int NR>
+static inline void add_tile(FloatRows A, const float *B, int64_t ldb, int64_t K, float *C, int64_t ldc,
+                            Fetcher &ahead) {
+    vec c[MR][NR];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NR; j++) c[i][j] = load(C + i * ldc + j * LANES);
     for (int64_t k = 0; k < K; k++) {
         if (k % A_STEP == 0) ahead.step();
         vec b[NR];
         for (int j = 0; j < NR; j++) b[j] = load(B + k * ldb + j * LANES);
         for (int i = 0; i < MR; i++) {
-            vec a = splat(A[i * lda + k]);
-            for (int j = 0; j < NR; j++) C[i][j] += a * b[j];
+            vec a = splat(A.at[i * A.step + k]);
+            for (int j = 0; j < NR; j++) c[i][j] += a * b[j];
         }
     }
-}
-
-// Adds A[M, K] B[K, NR vectors] to C in memory.
-template <int MR, int NR> static inline void add_tile(const float *A, int64_t lda, const float *B, int64_t ldb,
-                                                      int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
-    vec c[MR][NR];
-    for (int i = 0; i < MR; i++)
-        for (int j = 0; j < NR; j++) c[i][j] = load(C + i * ldc + j * LANES);
-    tile<MR, NR>(A, lda, B, ldb, K, c, ahead);
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < NR; j++) store(C + i * ldc + j * LANES, c[i][j]);
 }
 
-template <int NR> static inline void add_rows(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M,
-                                              int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
+template <int NR, class Rows, class Weight>
+static inline void add_rows(Rows A, const Weight *B, int64_t ldb, int64_t M, int64_t K, float *C, int64_t ldc,
+                            Fetcher &ahead) {
     int64_t i = 0;
     for (; i + TILE_ROWS <= M; i += TILE_ROWS)
-        add_tile<TILE_ROWS, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
-    for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, B, ldb, K, C + i * ldc, ldc, ahead);
+        add_tile<TILE_ROWS, NR>(A.from(i), B, ldb, K, C + i * ldc, ldc, ahead);
+    for (; i < M; i++) add_tile<1, NR>(A.from(i), B, ldb, K, C + i * ldc, ldc, ahead);
 }
 
-// C[M, n vectors] += A[M, K] B[K, n vectors], in `tiles_of` times K rows.
-static void add_product(const float *A, int64_t lda, const float *B, int64_t ldb, int64_t M, int64_t K, int64_t n,
-                        float *C, int64_t ldc, Fetcher &ahead) {
+// C[M, n vectors] += A[M, K] B[K, n vectors], FloatRows and float weights or Int16Rows and int8 ones, in `tiles_of`
+// times K rows.
+template <class Rows, class Weight>
+static inline void add_product(Rows A, const Weight *B, int64_t ldb, int64_t M, int64_t K, int64_t n, float *C,
+                               int64_t ldc, Fetcher &ahead) {
     for (int64_t j = 0; j < n;) {
-        const float *b = B + j * LANES;
+        const Weight *b = B + j * LANES * Rows::COLUMN;
         float *c = C + j * LANES;
         int64_t left = n - j, wide = left == 4 ? 2 : left < TILE_VECTORS ? left : TILE_VECTORS; // 2 + 2, not 3 + 1
-        if (wide == 3) add_rows<3>(A, lda, b, ldb, M, K, c, ldc, ahead);
-        else if (wide == 2) add_rows<2>(A, lda, b, ldb, M, K, c, ldc, ahead);
-        else add_rows<1>(A, lda, b, ldb, M, K, c, ldc, ahead);
+        if (wide == 3) add_rows<3>(A, b, ldb, M, K, c, ldc, ahead);
+        else if (wide == 2) add_rows<2>(A, b, ldb, M, K, c, ldc, ahead);
+        else add_rows<1>(A, b, ldb, M, K, c, ldc, ahead);
         j += wide;
     }
 }
@@ -571,11 +577,20 @@ static inline ivec add_products(ivec sum, pairs a, pairs b) {
 #endif
 }
 
-// C[MR, NR vectors] += scale[i] A[i, K] B[K, NR vectors] of numbers rounded to int16, `lda` apart, a scale a row, and of
-// weights in int8 in pairs of rows, (K / 2, columns, 2), of `ldb` columns; K is even.
+// Rows of numbers rounded to int16, `step` apart, each with a scale.
+struct Int16Rows {
+    const int16_t *at;
+    int64_t step;
+    const float *scale;
+    static constexpr int COLUMN = 2;
+    Int16Rows from(int64_t row) const { return {at + row * step, step, scale + row}; }
+};
+
+// Adds scale[i] A[i, K] B[K, NR vectors] to row i of C, with weights in int8 in pairs of rows, (K / 2, columns, 2), of
+// `ldb` columns; K is even.
 template <int MR, int NR>
-static inline void add_tile(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t K,
-                            float *C, int64_t ldc, Fetcher &ahead) {
+static inline void add_tile(Int16Rows A, const int8_t *B, int64_t ldb, int64_t K, float *C, int64_t ldc,
+                            Fetcher &ahead) {
     for (int64_t first = 0, last; first < K; first = last) {
         last = std::min<int64_t>(first + BLOCK, K); // more could be more than fits into int32
         ivec sum[MR][NR] = {};
@@ -584,38 +599,15 @@ static inline void add_tile(const int16_t *A, int64_t lda, const float *scale, c
             pairs b[NR];
             for (int j = 0; j < NR; j++) b[j] = widened(B + k * ldb + j * 2 * LANES);
             for (int i = 0; i < MR; i++) {
-                pairs a = splat(A + i * lda + k);
+                pairs a = splat(A.at + i * A.step + k);
                 for (int j = 0; j < NR; j++) sum[i][j] = add_products(sum[i][j], a, b[j]);
             }
         }
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++) {
                 float *c = C + i * ldc + j * LANES;
-                store(c, load(c) + __builtin_convertvector(sum[i][j], vec) * splat(scale[i]));
+                store(c, load(c) + __builtin_convertvector(sum[i][j], vec) * splat(A.scale[i]));
             }
-    }
-}
-
-template <int NR>
-static inline void add_rows(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t M,
-                            int64_t K, float *C, int64_t ldc, Fetcher &ahead) {
-    int64_t i = 0;
-    for (; i + TILE_ROWS <= M; i += TILE_ROWS)
-        add_tile<TILE_ROWS, NR>(A + i * lda, lda, scale + i, B, ldb, K, C + i * ldc, ldc, ahead);
-    for (; i < M; i++) add_tile<1, NR>(A + i * lda, lda, scale + i, B, ldb, K, C + i * ldc, ldc, ahead);
-}
-
-// C[M, n vectors] += scale[i] A[i, K] B[K, n vectors], as in `add_tile`, in `tiles_of` times K rows.
-static void add_product(const int16_t *A, int64_t lda, const float *scale, const int8_t *B, int64_t ldb, int64_t M,
-                        int64_t K, int64_t n, float *C, int64_t ldc, Fetcher &ahead) {
-    for (int64_t j = 0; j < n;) {
-        const int8_t *b = B + j * 2 * LANES;
-        float *c = C + j * LANES;
-        int64_t left = n - j, wide = left == 4 ? 2 : left < TILE_VECTORS ? left : TILE_VECTORS;
-        if (wide == 3) add_rows<3>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
-        else if (wide == 2) add_rows<2>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
-        else add_rows<1>(A, lda, scale, b, ldb, M, K, c, ldc, ahead);
-        j += wide;
     }
 }
 

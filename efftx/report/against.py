@@ -122,13 +122,13 @@ def table(item: SideBySide) -> Table:
     )
 
 
-def _cell(found: CellValue | None, scaled: Scale, size: str) -> Cell:
-    if found is None:
+def _cell(value: CellValue | None, scaled: Scale, size: str) -> Cell:
+    if value is None:
         return Cell(numbers.NOT_RUN, Kind.MISSING)
-    if found.mean is None:
+    if value.mean is None:
         return Cell(numbers.NOT_REACHED, Kind.MISSING)
-    text = f"{scaled.written(found.mean, found.std)} (n = {found.n})"
-    return Cell(text, Kind.MEASURED, found.row, found.column, size, found.mean, found.std, found.n)
+    text = f"{scaled.written(value.mean, value.std)} (n = {value.n})"
+    return Cell(text, Kind.MEASURED, value.row, value.column, size, value.mean, value.std, value.n)
 
 
 def _difference(pair: Pair, scaled: Scale) -> Cell:
@@ -138,10 +138,10 @@ def _difference(pair: Pair, scaled: Scale) -> Cell:
     return Cell(f"+{text}" if pair.difference > 0 else text, Kind.MEASURED)
 
 
-def as_json(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> dict[str, Any]:
+def as_json(here: RecordStore, there: Path, pairs: Iterable[SideBySide]) -> dict[str, Any]:
     """`here`, `there`, `items`: id, size, `cells` with both sides and the difference, `claims` with both verdicts."""
     items = []
-    for item in found:
+    for item in pairs:
         cells = [
             {"row": pair.row, "column": pair.column, HERE: _side_json(pair.here), THERE: _side_json(pair.there)}
             | {"difference": pair.difference, "same_configuration": pair.same}
@@ -156,10 +156,10 @@ def _side_json(cell: CellValue | None) -> Mapping[str, Any] | None:
     return {"mean": cell.mean, "std": cell.std, "n": cell.n} if cell else None
 
 
-def print_against(found: Iterable[SideBySide], console: Console) -> None:
+def print_against(pairs: Iterable[SideBySide], console: Console) -> None:
     """Item by item the cells and the claims that differ; last how many cells are the same."""
     n_same = 0
-    for item in found:
+    for item in pairs:
         differing = tuple(pair for pair in item.pairs if pair.differs)
         n_same += len(item.pairs) - len(differing)
         if differing:
@@ -173,6 +173,6 @@ def print_against(found: Iterable[SideBySide], console: Console) -> None:
     print_text(console, f"The same in both: {count(n_same, 'cell')}.")
 
 
-def html(here: RecordStore, there: Path, found: Iterable[SideBySide]) -> str:
+def html(here: RecordStore, there: Path, pairs: Iterable[SideBySide]) -> str:
     """Both folders on one page, in the report's own style."""
-    return render.rendered("against.html", here=here.root, there=there, items=[(item, table(item)) for item in found])
+    return render.rendered("against.html", here=here.root, there=there, items=[(item, table(item)) for item in pairs])

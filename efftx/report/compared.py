@@ -85,23 +85,23 @@ def compare(a: Path, b: Path) -> Compared:
     return Compared(_side(a), _side(b))
 
 
-def show(found: Compared, console: Console) -> None:
+def show(comparison: Compared, console: Console) -> None:
     """What differs, as people read it."""
-    print_text(console, f"a  {found.a.run}\nb  {found.b.run}\n")
-    if found.keys:
+    print_text(console, f"a  {comparison.a.run}\nb  {comparison.b.run}\n")
+    if comparison.keys:
         table = Grid([Column("key"), Column("a"), Column("b")])
-        for key, (a, b) in found.keys.items():
+        for key, (a, b) in comparison.keys.items():
             table.row(key, _value(a), _value(b))
         table.print(console)
     else:
         print_text(console, "Both have the same configuration.")
-    if found.metrics:
+    if comparison.metrics:
         console.print()
         table = Grid([Column("at the end, test"), *(Column(name, numbers=True) for name in ("a", "b", "b - a"))])
-        for name, (a, b) in found.metrics.items():
+        for name, (a, b) in comparison.metrics.items():
             table.row(heading(name), _number(a), _number(b), f"{b - a:+z.4f}")
         table.print(console)
-    for name, points in found.curves.items():
+    for name, points in comparison.curves.items():
         console.print()
         table = Grid([Column("step", numbers=True), *(Column(side, numbers=True) for side in ("a", "b", "b - a"))])
         for step in _some(list(points)):
@@ -112,17 +112,17 @@ def show(found: Compared, console: Console) -> None:
         table.print(console)
 
 
-def drawn(found: Compared) -> str:
+def drawn(comparison: Compared) -> str:
     """The curves of the loss over each other as SVG; UserError where the runs have none in common."""
-    name = next((name for name in ("bits_per_dim", "loss", *found.curves) if name in found.curves), None)
+    name = next((name for name in ("bits_per_dim", "loss", *comparison.curves) if name in comparison.curves), None)
     if name is None:
         hint = "A run has a point for every evaluation.every steps."
         raise UserError("no_curve", "The two runs have no validation metric in common.", hint)
     lines = tuple(
         Line(label, "measured", tuple(Point(step, value) for step, value in sorted(side.curve[name].items())))
-        for label, side in (("a", found.a), ("b", found.b))
+        for label, side in (("a", comparison.a), ("b", comparison.b))
     )
-    caption = f"a: {found.a.run}, b: {found.b.run}"
+    caption = f"a: {comparison.a.run}, b: {comparison.b.run}"
     return draw(Plot(caption, "training step", f"validation {heading(name)}", lines, names=("a", "b")))
 
 

@@ -19,26 +19,26 @@ from efftx.study.significance import LEVEL, MOST_SEEDS
 from efftx.study.significance import POWER as AIM
 
 
-def show_power(experiment: Experiment, size: str, found: Sequence[Power], console: Console) -> None:
+def show_power(experiment: Experiment, size: str, powers: Sequence[Power], console: Console) -> None:
     """One table, a line a claim by its number, above the claims themselves with what would decide each."""
     print_text(console, f"{experiment.id}, size {size}: what seeds can see at {AIM:.0%} power", style="bold")
     headings = [f"{n} seeds see" for n in SEEDS] + ["seeds needed", "hours more"]
     table = Grid([Column("claim"), *(Column(heading, numbers=True) for heading in headings)])
-    for number, power in enumerate(found, 1):
+    for number, power in enumerate(powers, 1):
         if power.sees is not None:
             seen = [f"{numbers.three_digits(difference)}" for difference in power.sees.values()]
             table.row(str(number), *seen, _seeds(power), _hours(power))
-    if any(power.sees is not None for power in found):
+    if any(power.sees is not None for power in powers):
         table.print(console)
-    for number, power in enumerate(found, 1):
+    for number, power in enumerate(powers, 1):
         print_text(console, f"{number}. {power.claim.kind}: {power.claim.says}", hanging=3)
         print_text(console, _what_decides(power), indent=3)
 
 
-def power_json(experiment: Experiment, size: str, found: Sequence[Power]) -> dict[str, Any]:
+def power_json(experiment: Experiment, size: str, powers: Sequence[Power]) -> dict[str, Any]:
     """`{id, size, power, level, claims}`, of every claim the fields of `Power` in plain JSON."""
     answer = {"id": experiment.id, "size": size, "power": AIM, "level": LEVEL}
-    return {**answer, "claims": [_claim_json(power) for power in found]}
+    return {**answer, "claims": [_claim_json(power) for power in powers]}
 
 
 def _claim_json(power: Power) -> dict[str, Any]:

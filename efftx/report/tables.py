@@ -161,9 +161,9 @@ def _several_tasks(experiment: Experiment, size: str) -> bool:
     return any(len(experiment.rivals_of(row, size)) < len(rows) - 1 for row in rows)
 
 
-def _reached(found: CellValue) -> dict[int, float]:
+def _reached(cell: CellValue) -> dict[int, float]:
     """The values of the seeds that reached what the cell asks for."""
-    return {seed: value for seed, value in found.values.items() if value is not None}
+    return {seed: value for seed, value in cell.values.items() if value is not None}
 
 
 def _not_run_here(row: str, column: str) -> Cell:

@@ -55,17 +55,17 @@ def trends_json(item: Item, measured: Measured) -> list[dict[str, Any]]:
     return trends
 
 
-def _lines(gaps: Gaps, found: Fit | None, beside: str) -> tuple[Line, ...]:
+def _lines(gaps: Gaps, trend: Fit | None, beside: str) -> tuple[Line, ...]:
     """All points first, so that they are drawn as such, then the lines."""
     places = {width: sorted(place for place in gaps if place[0] == width) for width in sorted({at for at, _ in gaps})}
     lines = []
     for width, at in places.items():
         points = tuple(Point(place[1], value) for place in at for value in gaps[place].values())
         lines.append(Line(f"{beside} {width:g}", "measured", points, EACH_SEED))
-    if found is None:
+    if trend is None:
         return tuple(lines)
     for width, at in places.items():
-        fitted = tuple(_fitted(over, found.at(over, width), found.n) for _, over in at)
+        fitted = tuple(_fitted(over, trend.at(over, width), trend.n) for _, over in at)
         lines.append(Line(f"{beside} {width:g}", "measured", fitted, FITTED))
     return tuple(lines)
 
@@ -75,13 +75,13 @@ def _fitted(over: float, estimate: Estimate, n: int) -> Point:
     return Point(over, estimate.mean, n=n, half_width=half)
 
 
-def _caption(title: str, found: Fit | None, over: str, beside: str, unit: str) -> str:
-    if found is None:
+def _caption(title: str, trend: Fit | None, over: str, beside: str, unit: str) -> str:
+    if trend is None:
         return f"{title}: too few places for a line; it takes two values of {over} and two of {beside}, at one seed."
-    text = f"{title}, {count(found.n, 'seed')}, least squares in the logarithms of both sizes."
-    if found.n < MIN_SEEDS:
+    text = f"{title}, {count(trend.n, 'seed')}, least squares in the logarithms of both sizes."
+    if trend.n < MIN_SEEDS:
         text += f" An interval takes {MIN_SEEDS} seeds."
-    return " ".join((text, slope(found.over, over, unit), slope(found.beside, beside, unit)))
+    return " ".join((text, slope(trend.over, over, unit), slope(trend.beside, beside, unit)))
 
 
 def slope(estimate: Estimate, size: str, unit: str) -> str:

@@ -93,11 +93,11 @@ class Progress:
             self._print("  ".join([str(self._work), *self._parts(step, loss, None)]))
             self._validated = ""
 
-    def validated(self, step: int, told: str) -> None:
+    def validated(self, step: int, message: str) -> None:
         """Show what a validation gave: above the bar at once, in a pipe with the next line."""
-        self._validated = f"valid {told} at step {step}"
+        self._validated = f"valid {message} at step {step}"
         if self._bar is not None:
-            self.note(f"step {step}: valid {told}")
+            self.note(f"step {step}: valid {message}")
 
     def doing(self, what: str) -> None:
         """Say what is done between steps (`validating`), where the bar says the time left."""

@@ -73,33 +73,33 @@ def counted_entries(parameters: Parameters, seed: int, row: str, row_parameters:
     return [score_entries(int(length), {**parameters, **row_parameters}) for length in parameters["lengths"]]
 
 
-def score_entries(length: int, given: Parameters) -> float:
+def score_entries(length: int, parameters: Parameters) -> float:
     """Scores computed for one forward pass of all heads and examples, masked ones included.
 
     Full attention: b n_h l^2, whether or not all are kept. A sparse pattern: what its block form computes. LSH: each
     round has l / m chunks of m queries by 2 m keys, n_r (l / m) m 2m = n_r 2 l^2 / n_c with n_c = l / m chunks: linear
     in l at a fixed chunk.
     """
-    given = {**bench.DEFAULTS, **given}
-    heads, kind = float(given["batch"]) * float(given["n_heads"]), str(given["attention"])
+    parameters = {**bench.DEFAULTS, **parameters}
+    heads, kind = float(parameters["batch"]) * float(parameters["n_heads"]), str(parameters["attention"])
     if kind in SPARSE_SETS:
-        pattern = bench.Case(kind, length, stride=int(given["stride"]), c=int(given["c"])).pattern()
+        pattern = bench.Case(kind, length, stride=int(parameters["stride"]), c=int(parameters["c"])).pattern()
         return heads * length * float(pattern.keys(length))
     if kind != "lsh":
         return heads * length**2
-    chunk = min(int(given["chunk_len"]), length)
+    chunk = min(int(parameters["chunk_len"]), length)
     n_chunks = length / chunk
-    return heads * float(given["n_hashes"]) * 2.0 * length**2 / n_chunks
+    return heads * float(parameters["n_hashes"]) * 2.0 * length**2 / n_chunks
 
 
-def printed_entries(length: int, given: Parameters) -> float:
+def printed_entries(length: int, parameters: Parameters) -> float:
     """The second argument of the max that table 1 prints: b n_h l^2, or b n_h n_r l (4 l / n_c)^2 for LSH."""
-    given = {**bench.DEFAULTS, **given}
-    heads = float(given["batch"]) * float(given["n_heads"])
-    if given["attention"] != "lsh":
+    parameters = {**bench.DEFAULTS, **parameters}
+    heads = float(parameters["batch"]) * float(parameters["n_heads"])
+    if parameters["attention"] != "lsh":
         return heads * length**2
-    chunk = min(int(given["chunk_len"]), length)
-    return heads * float(given["n_hashes"]) * length * (4.0 * chunk) ** 2
+    chunk = min(int(parameters["chunk_len"]), length)
+    return heads * float(parameters["n_hashes"]) * length * (4.0 * chunk) ** 2
 
 
 def score_memory(parameters: Parameters, seed: int, row: str, row_parameters: Parameters) -> dict[str, Any]:

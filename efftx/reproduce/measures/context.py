@@ -98,13 +98,13 @@ def distance_from_training(layer: Any, x_BLD: Tensor) -> float:
 class _Decoding:
     """A layer that decodes behind `context` random tokens; the uncounted steps are the last of them."""
 
-    def __init__(self, given: Parameters, seed: int, context: int) -> None:
-        self._given, self._context = given, context
-        self._warm_up, self._tokens = int(given["warm_up"]), int(given["tokens"])
-        d_model, before = int(given["d_model"]), context - self._warm_up
+    def __init__(self, parameters: Parameters, seed: int, context: int) -> None:
+        self._parameters, self._context = parameters, context
+        self._warm_up, self._tokens = int(parameters["warm_up"]), int(parameters["tokens"])
+        d_model, before = int(parameters["d_model"]), context - self._warm_up
         if before < 1:
             raise UserError("bad_value", f"A context of {context} tokens has no room for {self._warm_up} to warm up.")
-        self.layer, self._position = _layer(given, seed), Position(before)
+        self.layer, self._position = _layer(parameters, seed), Position(before)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._x_NBD = torch.randn(self._warm_up + self._tokens, 1, d_model)
@@ -136,16 +136,16 @@ class _Decoding:
 
     def _kept(self) -> list[Tensor]:
         kept = list(self.cache.kv.tensors())
-        if self._given["attention"] == "lsh":
+        if self._parameters["attention"] == "lsh":
             kept += [*self.cache.hash_vectors.tensors(), *self.cache.table]
         return kept
 
     def _keys(self) -> float:
         """The mean number of earlier tokens that a head attends to, over the counted tokens."""
         counted = range(self._context, self._context + self._tokens)
-        if self._given["attention"] == "lsh":
+        if self._parameters["attention"] == "lsh":
             return distinct_candidates(self.cache, counted)
-        pattern, n_heads = _pattern(self._given), int(self._given["n_heads"])
+        pattern, n_heads = _pattern(self._parameters), int(self._parameters["n_heads"])
         position = torch.arange(counted.stop)
         seen = (pattern.sees(head, torch.tensor(n), position[:n]).sum() for n in counted for head in range(n_heads))
         return float(sum(seen)) / (len(counted) * n_heads)
@@ -172,29 +172,30 @@ def _contexts(parameters: Parameters) -> list[int]:
     return sorted({int(where["context"]) for where in parameters["columns"].values() if "context" in where})
 
 
-def _layer(given: Parameters, seed: int) -> Any:
+def _layer(parameters: Parameters, seed: int) -> Any:
     """The layer with fresh weights, queries and keys shared."""
-    kind, d_head = str(given["attention"]), int(given["d_head"])
+    kind, d_head = str(parameters["attention"]), int(parameters["d_head"])
     if kind not in KINDS:
         raise UserError("bad_value", f"There is no attention '{kind}' that decodes.", nearest(kind, KINDS))
     with on_meta():
-        projections = DenseQKV(int(given["d_model"]), int(given["n_heads"]), d_head, share_qk=True, bias=False)
+        d_model, n_heads = int(parameters["d_model"]), int(parameters["n_heads"])
+        projections = DenseQKV(d_model, n_heads, d_head, share_qk=True, bias=False)
         layer: Any
         if kind == "lsh":
-            hashing = LSHConfig(n_hashes=int(given["n_hashes"]), chunk_len=int(given["chunk_len"]))
+            hashing = LSHConfig(n_hashes=int(parameters["n_hashes"]), chunk_len=int(parameters["chunk_len"]))
             layer = LSHAttention(hashing, projections, attention_dropout=0.0)
         else:
-            layer = SoftmaxAttention(_pattern(given), projections, d_head=d_head, attention_dropout=0.0)
+            layer = SoftmaxAttention(_pattern(parameters), projections, d_head=d_head, attention_dropout=0.0)
     materialize(layer, torch.device("cpu"), seed)
     return layer.eval()
 
 
-def _pattern(given: Parameters) -> Pattern:
-    """The pattern of softmax attention, from the keys of its node among `given`."""
-    kind = str(given["attention"])
+def _pattern(parameters: Parameters) -> Pattern:
+    """The pattern of softmax attention, from the keys of its node among `parameters`."""
+    kind = str(parameters["attention"])
     node = {"full": FullConfig, "local": LocalConfig, "strided": StridedConfig, "fixed": FixedConfig}[kind]
-    keys = {field.name: given[field.name] for field in fields(node) if field.name in given}
-    return make_pattern(kind, node(**keys), max(_contexts(given)))
+    keys = {field.name: parameters[field.name] for field in fields(node) if field.name in parameters}
+    return make_pattern(kind, node(**keys), max(_contexts(parameters)))
 
 
 MEASURES = {
