@@ -127,7 +127,7 @@ def _timed(engine: Any, vocab_size: int, context: int, tokens: int, seed: int) -
     how = {"sampling_topk": 1, "end_token": [], "include_prompt_in_result": False}
     engine.generate_batch([prompt], max_length=n, min_length=n, callback=keep_time, **how)
     seconds = [later - before for before, later in pairwise(ended)]
-    return [(each, None, 0.0) for each in seconds[-tokens:]]
+    return [Timed(each, None, 0.0) for each in seconds[-tokens:]]
 
 
 _GPT2 = "GPT-2's kind, without cross-attention; times between tokens of one generation"

@@ -183,12 +183,13 @@ def bench_decode(options: Options) -> dict[str, Any]:
     models, whose prompts go through layers in float32), widths (names=width-dense,width-sparse at each), seed, device,
     cache_bytes (in place of the cache that is found).
     A row has, beside the keys of every bench, tokens_per_second (of all rows of the batch), p50, p99, uneven,
-    first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth (bytes / seconds),
-    share_of_read, share_of_matvec, overhead_share, components, ratio_to_first and block_ratio_to_first (None where the
-    first has no row of that batch and context), and what the weights were; a peer's row has its version and a note, no
-    components and no first tokens, and is of batch 1. The tokens that count stand behind `context` others and the ones
-    before them; `bytes` are those in the middle. UserError for what cannot be, and, before anything is allocated, for a
-    model that does not fit into memory.
+    stolen_share (of the processors' time: what the host of a virtual machine kept of it while tokens were timed, None
+    where that is not known), first_token_seconds (by length of the prompt), block_seconds, weights, bytes, bandwidth
+    (bytes / seconds), share_of_read, share_of_matvec, overhead_share, components, ratio_to_first and
+    block_ratio_to_first (None where the first has no row of that batch and context), and what the weights were; a
+    peer's row has its version and a note, no components and no first tokens, and is of batch 1. The tokens that count
+    stand behind `context` others and the ones before them; `bytes` are those in the middle. UserError for what cannot
+    be, and, before anything is allocated, for a model that does not fit into memory.
     """
     names = _names(options)
     protocol = options.name("protocol", PROTOCOLS, "authors")

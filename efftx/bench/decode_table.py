@@ -117,10 +117,16 @@ def _protocol(result: Mapping[str, Any]) -> str:
 def _warnings(rows: Sequence[Row]) -> list[str]:
     return [
         f"uneven: {row['name']} at {row['length']:,}, batch {row['batch']}: the slowest token took more than "
-        f"{SPREAD:g} times the fastest; was the machine busy?"
+        f"{SPREAD:g} times the fastest; {_reason(row)}"
         for row in rows
         if row["uneven"]
     ]
+
+
+def _reason(row: Row) -> str:
+    if not row["stolen_share"]:
+        return "was the machine busy?"
+    return f"its host kept {100 * row['stolen_share']:.1f} % of the processors' time meanwhile."
 
 
 def _blocks(rows: Sequence[Row]) -> str:

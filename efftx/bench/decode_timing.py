@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from efftx.layers.feedforward import FeedForward
 from efftx.layers.projections import DenseQKV, DenseQuery
 from efftx.layers.sparse_ff import SparseFF
 from efftx.layers.sparse_qkv import SparseQKV, SparseQuery
-from efftx.machine.timing import no_garbage_collection, percentile
+from efftx.machine.timing import no_garbage_collection, percentile, stolen_seconds
 from efftx.models.block import Block
 from efftx.native.program import reading
 
@@ -173,28 +174,38 @@ class Decoder(Protocol):
         ...
 
 
-Timed = tuple[float, dict[str, float] | None, float]
-"""Of one token its seconds, those of its parts where they were timed, and those of its blocks."""
+class Timed(NamedTuple):
+    """Of one token its seconds, those of its parts where they were timed, and those of its blocks.
+
+    `stolen`: seconds that the host kept the processors meanwhile (`stolen_seconds`), None where that is not known.
+    """
+
+    seconds: float
+    parts: dict[str, float] | None
+    blocks: float
+    stolen: float | None = None
 
 
 def timed_tokens(model: Decoder, tokens: int) -> list[Timed]:
-    """(seconds, seconds by component, seconds of the blocks) of each of `tokens` steps, after `WARM_UP` uncounted.
+    """What each of `tokens` steps takes, after `WARM_UP` uncounted.
 
     The parts are those of one token more after every `PARTS_EVERY`th, the last among them; None with the others.
     """
     repetitions = []
     with no_garbage_collection():
         for i in range(-WARM_UP, tokens):
-            started = time.perf_counter()
+            stolen, started = stolen_seconds(), time.perf_counter()
             model.step()
             seconds = time.perf_counter() - started
             if i < 0:
                 continue
+            since = stolen_seconds()
+            meanwhile = None if stolen is None or since is None else since - stolen
             blocks, parts = model.last_seconds()[1], None
             if (tokens - 1 - i) % PARTS_EVERY == 0:
                 model.step_by_part()
                 parts = dict(model.last_seconds()[0])
-            repetitions.append((seconds, parts, blocks))
+            repetitions.append(Timed(seconds, parts, blocks, meanwhile))
     return repetitions
 
 
@@ -244,10 +255,11 @@ def summary(
     matvec_rate: float,
 ) -> dict[str, Any]:
     """Seconds a token under a protocol, its parts, and what reading its weights alone would take."""
-    seconds = [t for t, _, _ in counted]
+    seconds = [timed.seconds for timed in counted]
+    stolen = [timed.stolen for timed in counted if timed.stolen is not None]
     token = statistics.mean(seconds) if protocol == "authors" else statistics.median(seconds)
     n_bytes = sum(read.bytes for read in reads.values())
-    by_part = [seconds_of for _, seconds_of, _ in counted if seconds_of is not None]
+    by_part = [timed.parts for timed in counted if timed.parts is not None]
     parts = sorted({name for seconds_of in by_part for name in seconds_of} | set(reads), key=_order)
     components = {}
     for part in parts:
@@ -267,7 +279,8 @@ def summary(
         "p99": percentile(seconds, 0.99),
         "uneven": max(seconds) > SPREAD * min(seconds),
         "tokens": len(seconds),
-        "block_seconds": statistics.median(blocks for _, _, blocks in counted),
+        "stolen_share": sum(stolen) / sum(seconds) / (os.cpu_count() or 1) if len(stolen) == len(counted) else None,
+        "block_seconds": statistics.median(timed.blocks for timed in counted),
         "weights": sum(read.weights for read in reads.values()),
         "bytes": n_bytes,
         "bound_seconds": n_bytes / read_rate,

@@ -28,6 +28,8 @@ IN_TURNS = "in turns (A, B, ..., A, B, ...), medians"
 MATMUL_WIDTH = 2048
 READ_BYTES = 2**30
 """Far above any last-level cache, so that it is memory that is read."""
+STATISTICS = Path("/proc/stat")
+"""Its first line: cpu, then user, nice, system, idle, iowait, irq, softirq, steal."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ def percentile(seconds: Sequence[float], share: float) -> float:
     """The smallest of them that at least `share` of them do not exceed; the slowest where they are too few for it."""
     rank = math.ceil(share * len(seconds) - 1e-9)  # a share has no exact float: 0.07 of 100 is above 7
     return sorted(seconds)[max(0, rank - 1)]
+
+
+def stolen_seconds() -> float | None:
+    """Seconds of processor that the host of this virtual machine has kept from it since it started, over all of them.
+
+    What Linux calls steal, in hundredths of a second; None where nothing tells it.
+    """
+    try:
+        with STATISTICS.open("rb") as file:
+            return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def lock_path() -> Path:

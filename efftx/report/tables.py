@@ -300,8 +300,13 @@ def _uneven(experiment: Experiment, measured: Measured | None) -> list[str]:
     uneven = sum(any(metrics.get("uneven") for metrics in of_run.values()) for of_run in timed)
     if not uneven:
         return []
-    some = f"the slowest token took more than {SPREAD:g} times as long as the fastest: the machine was at other work"
-    return [f"In {uneven} of {count(len(timed), 'run')} {some}."]
+    values = [metrics.get("stolen") for of_run in timed for metrics in of_run.values()]
+    stolen = [value for value in values if value is not None]
+    why = "The machine was at other work"
+    if any(stolen):
+        why = f"The host of this virtual machine kept {min(stolen):.1f} to {max(stolen):.1f} % of its processors' time"
+    of_runs = f"In {uneven} of {count(len(timed), 'run')}"
+    return [f"{of_runs} the slowest token took more than {SPREAD:g} times as long as the fastest. {why} meanwhile."]
 
 
 def _crossing_note(first: str, second: str, crossing: Crossing) -> str:

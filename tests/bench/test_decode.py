@@ -138,8 +138,8 @@ def test_a_token_that_is_timed_as_a_whole_looks_at_the_clock_only_for_its_blocks
         assert row["block_seconds"] * N_BLOCKS == 1
 
 
-def _timed(*seconds: float) -> list[tuple[float, dict[str, float], float]]:
-    return [(t, {"logits": t / 2}, t / 4) for t in seconds]
+def _timed(*seconds: float, stolen: float | None = None) -> list[decode_timing.Timed]:
+    return [decode_timing.Timed(t, {"logits": t / 2}, t / 4, stolen) for t in seconds]
 
 
 def test_the_authors_ignore_two_steps_and_take_the_mean_of_ten() -> None:
@@ -206,6 +206,33 @@ def test_steady_state_is_the_median_and_the_99th_percentile_of_all() -> None:
     assert not calm["uneven"]
 
 
+def test_what_the_host_kept_is_a_share_of_all_processors_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def share(timed: list[decode_timing.Timed]) -> Any:
+        return decode_timing.summary(timed, "steady", {"logits": Read("logits", 10, 40)}, 20.0, 10.0)["stolen_share"]
+
+    monkeypatch.setattr(decode_timing.os, "cpu_count", lambda: 4)
+    assert share([*_timed(1.0, 3.0, stolen=0.0), *_timed(6.0, stolen=2.0)]) == 2.0 / 10.0 / 4
+    assert share(_timed(1.0, stolen=0.0)) == 0.0
+    assert share([*_timed(1.0, stolen=0.5), *_timed(1.0)]) is None
+
+
+def test_each_token_has_what_the_host_kept_while_it_was_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = iter(range(1000))
+    monkeypatch.setattr(decode_timing, "stolen_seconds", lambda: next(kept) ** 2 / 8)
+    timed = decode_timing.timed_tokens(Counts(), 3)
+    begun = [decode_timing.WARM_UP + 2 * i for i in range(3)]
+    assert [one.stolen for one in timed] == [((n + 1) ** 2 - n**2) / 8 for n in begun]
+    monkeypatch.setattr(decode_timing, "stolen_seconds", lambda: None)
+    assert [one.stolen for one in decode_timing.timed_tokens(Counts(), 2)] == [None, None]
+
+
+@pytest.mark.parametrize(("share", "reason"), [(0.0625, "its host kept 6.2 %"), (0.0, "was the machine busy?")])
+def test_an_uneven_row_is_told_with_what_is_known_of_the_host(share: float, reason: str) -> None:
+    result = decoded("names=width-128-dense")
+    result["rows"][0] |= {"uneven": True, "stolen_share": share}
+    assert reason in " ".join(printed(result).split())
+
+
 class Counts:
     """Decodes nothing, and keeps how it was asked."""
 
@@ -242,13 +269,13 @@ def test_warm_up_tokens_are_run_and_not_timed() -> None:
     model = Counts()
     timed = decode_timing.timed_tokens(model, 3)
     assert model.calls.count("whole") == decode_timing.WARM_UP + 3
-    assert [blocks for _, _, blocks in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
+    assert [one.blocks for one in timed] == [float(decode_timing.WARM_UP + i) for i in (1, 2, 3)]
 
 
 def test_a_token_of_its_own_is_timed_by_part_behind_every_fourth_and_the_last() -> None:
     model = Counts()
     timed = decode_timing.timed_tokens(model, 6)
-    assert [parts is not None for _, parts, _ in timed] == [False, True, False, False, False, True]
+    assert [one.parts is not None for one in timed] == [False, True, False, False, False, True]
     assert model.calls[decode_timing.WARM_UP :] == ["whole", "whole", "parts", *["whole"] * 4, "parts"]
 
 

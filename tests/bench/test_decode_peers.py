@@ -39,7 +39,7 @@ def _peer_row(name: str, reference: Reference, **facts: Any) -> dict[str, Any]:
     """What `peer_rows` gives of a token, at context 16."""
 
     def tokens() -> list[decode_timing.Timed]:
-        return [(0.5, None, 0.0)] * 3
+        return [decode_timing.Timed(0.5, None, 0.0)] * 3
 
     facts = {
         **{"name": name, "peer": True, "version": "1", "note": "", "length": 16, "width": 1024, "components": {}},

@@ -30,6 +30,20 @@ def _another_process_gets_the_lock() -> bool:
     return done.returncode == 0
 
 
+def test_what_the_host_kept_is_the_eighth_column_of_all_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "stat"
+    monkeypatch.setattr(timing, "STATISTICS", file)
+    assert timing.stolen_seconds() is None
+    for content in ("cpu  1 2 3 4 5 6 7\n", "cpu  1 2 3 4 5 6 7 many\n", ""):  # older than Linux 2.6.11; nonsense
+        file.write_text(content)
+        assert timing.stolen_seconds() is None
+    file.write_text("cpu  61 5 11 14 16 0 60 892 3 4\ncpu0 1 1 1 1 1 1 1 400 1 1\n")
+    monkeypatch.setattr(timing.os, "sysconf", {"SC_CLK_TCK": 100}.__getitem__)
+    assert timing.stolen_seconds() == 8.92
+
+
 def test_while_one_times_no_other_process_gets_the_lock() -> None:
     seen: list[bool] = []
     timing.interleaved({"a": lambda: seen.append(_another_process_gets_the_lock())}, repeats=1, device=CPU, warm_up=0)

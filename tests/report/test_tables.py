@@ -415,3 +415,16 @@ def test_uneven_timings_are_counted_below_their_table(store: RecordStore) -> Non
     notes = only_table(store, make_experiment()).notes
     assert any(note.startswith("In 2 of 6 runs the slowest token took more than 2 times as long") for note in notes)
     assert not any("other work" in note for note in only_table(store, make_experiment(chosen=["Full"])).notes)
+
+
+def test_below_uneven_timings_it_stands_what_the_host_kept(store: RecordStore) -> None:
+    for seed in range(2):
+        record = make_record("Full", seed)
+        of_host = {"uneven": 1.0, "stolen": 0.25 + seed}
+        store.write(replace(record, metrics={c: {**m, **of_host} for c, m in record.metrics.items()}))
+    notes = only_table(store, make_experiment(chosen=["Full"])).notes
+    assert any(
+        note.startswith("In 2 of 2 runs")
+        and note.endswith("The host of this virtual machine kept 0.2 to 1.2 % of its processors' time meanwhile.")
+        for note in notes
+    )

@@ -33,8 +33,9 @@ def token_time(parameters: Parameters, seed: int, row: str, row_parameters: Para
     share_of_matvec (%: of a large matrix-vector product), overhead (%: what is not explained by such a product),
     row_milliseconds and row_block_milliseconds (a token's and a block's time over the rows of the batch),
     block_share_of_read (%: a block's bytes over its time, of the read bandwidth; its norms not counted), uneven (1
-    where the authors' check would warn), tries (processes until it would not, or `TRIES`). `series`: the parts of the
-    first column's token in milliseconds, and the machine's rates.
+    where the authors' check would warn), tries (processes until it would not, or `TRIES`), stolen (%: of the
+    processors' time, what the machine's host kept meanwhile, where that is known). `series`: the parts of the first
+    column's token in milliseconds, and the machine's rates.
     """
     against = parameters.get("against", {})
     name, dense = str(parameters["cases"][row]), against.get(row)
@@ -196,6 +197,8 @@ def _metrics(row: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, floa
         "overhead": 100 * row["overhead_share"],
         "uneven": float(row["uneven"]),
     }
+    if row["stolen_share"] is not None:
+        metrics["stolen"] = 100 * row["stolen_share"]
     if row["block_seconds"] and dense["block_seconds"]:
         metrics |= {
             "block_milliseconds": 1e3 * row["block_seconds"],

@@ -47,6 +47,7 @@ def _row(name: str, seconds: float, block: float, weights: int, batch: int = 1, 
         "share_of_matvec": 0.6,
         "overhead_share": 0.4,
         "uneven": False,
+        "stolen_share": None,
         "spread": 0.1,
         "peak_bytes": 10**9,
         "distinct_blocks": 12,
@@ -92,6 +93,7 @@ def test_a_speed_up_is_over_the_dense_model_of_the_same_process_and_batch(bench:
     found = answer["metrics"]
     assert answer["threads"] == 3, "of the process that timed"
     assert found["one"]["speedup"] == pytest.approx(5)
+    assert "stolen" not in found["one"], "nothing is known of the host"
     assert found["one"]["block_speedup"] == pytest.approx(4)
     assert found["one"]["block_milliseconds"] == pytest.approx(3)
     assert found["batch 2"]["speedup"] == pytest.approx(3)
@@ -128,7 +130,10 @@ def test_a_column_has_percentiles_rates_and_the_first_token_behind_its_prompt(be
 
 def test_a_steady_run_is_kept_with_its_percentiles(bench: dict[str, Any]) -> None:
     bench["protocol"], bench["rows"] = "steady", _timed(1.0, uneven=True, spread=3.0)
-    assert token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]["tries"] == bench["runs"] == 1
+    bench["rows"][0]["stolen_share"] = 0.125
+    found = token_time(PARAMETERS, 0, "dense", {})["metrics"]["one"]
+    assert found["tries"] == bench["runs"] == 1
+    assert found["stolen"] == 12.5
 
 
 @pytest.mark.parametrize("first", [True, False])
