@@ -12,6 +12,9 @@ import pytest
 from efftx.plan import costs
 from efftx.reproduce.measures.trained import configured
 from efftx.reproduce.measures.trained_token_time import PROMPT, WARM_UP, first_losses, trained_token_time
+from efftx.study.experiments import load_experiments
+from efftx.study.records import RecordStore
+from efftx.study.sweeps import chosen
 
 PARAMETERS: dict[str, Any] = {
     "tokens": 5,
@@ -23,6 +26,7 @@ PARAMETERS: dict[str, Any] = {
     ],
     "columns": {"log-perplexity": {}, "a token": {}},
 }
+COMMITTED = RecordStore(Path(__file__).parents[3] / "results")
 SPARSE: dict[str, Any] = {"overrides": []}
 DENSE: dict[str, Any] = {"overrides": ["sparse_ff.N=0"]}
 
@@ -74,3 +78,16 @@ def test_a_replay_gives_the_losses_of_the_row_s_own_training() -> None:
     assert len(sparse) == len(dense) == 3
     assert sparse != dense
     assert sparse == first_losses(PARAMETERS, 1, "", SPARSE)
+
+
+def test_at_size_cpu_the_models_of_figure_3_are_decoded_each_at_the_rate_that_was_chosen_for_it() -> None:
+    experiments = load_experiments()
+    item, figure = experiments["scaling/trained"], experiments["scaling/figure3"]
+    parameters = item.parameters["cpu"]
+    for row in item.rows_at("cpu"):
+        choice = chosen(figure, row, "cpu", COMMITTED)
+        assert choice is not None, f"the sweep of '{row}' is not recorded"
+        theirs = configured([*figure.row_overrides(row, "cpu"), f"optimizer.lr={choice.value}"], 0)
+        for further in (item.rows[row].parameters["overrides"], parameters["against"] if row == "dense" else None):
+            if further is not None:
+                assert configured([*parameters["overrides"], *further], 0) == theirs, row
