@@ -177,7 +177,7 @@ class Decoder(Protocol):
 class Timed(NamedTuple):
     """Of one token its seconds, those of its parts where they were timed, and those of its blocks.
 
-    `stolen`: seconds that the host kept the processors meanwhile (`stolen_seconds`), None where that is not known.
+    `stolen`: the steal time meanwhile, in seconds over all processors (`stolen_seconds`), None where it is not known.
     """
 
     seconds: float

@@ -47,9 +47,9 @@ def percentile(seconds: Sequence[float], share: float) -> float:
 
 
 def stolen_seconds() -> float | None:
-    """Seconds of processor that the host of this virtual machine has kept from it since it started, over all of them.
+    """Steal time since the machine started, in seconds summed over its processors; None where Linux does not say it.
 
-    What Linux calls steal, in hundredths of a second; None where nothing tells it.
+    While it grows the hypervisor runs something else on a processor that this virtual machine wants. In steps of 10 ms.
     """
     try:
         with STATISTICS.open("rb") as file:
