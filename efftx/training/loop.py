@@ -75,6 +75,7 @@ def train(
     silent: bool = False,
     weights: Mapping[str, Tensor] | None = None,
     processes: Processes = ALONE,
+    perturbation: int | None = None,
 ) -> TrainResult:
     """Trains as `config` says and evaluates; goes on from the run directory's last checkpoint where there is one.
 
@@ -82,7 +83,8 @@ def train(
     Where `config.imported` is given the run has no step of its own: `weights`, under this package's names, are kept and
     evaluated. `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation
     then. `processes`: each calls this alike, and does its share of every step (`distributed.strategy` says how); the
-    leader writes and shows, and all give the same result.
+    leader writes and shows, and all give the same result. `perturbation`: the seed of a draw that moves each weight by
+    about half a unit in its last place before the first step, for a replay that asks what rounding alone changes.
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written, but in a replay.
     """
@@ -113,6 +115,8 @@ def train(
         if config.distributed.offload and processes.count == 1:
             stack.enter_context(group_of_one())
         learner, resumed_from, notes = _begin(setting, run, weights)
+        if perturbation is not None:
+            _perturb(learner.model, perturbation)
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
         if resumed_from is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
             learner.save(saver)
@@ -360,6 +364,15 @@ def _load_imported(model: Model, weights: Mapping[str, Tensor] | None, path: Pat
             "`efftx import` makes such a run; training from it is pretrained=<its directory>.",
         )
     load_weights(model, weights, None)
+
+
+def _perturb(model: Model, seed: int) -> None:
+    """Multiplies each weight by 1 + e of its own, e normal around 0 with half a float's relative rounding (eps / 2)."""
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            e = torch.randn(weight.shape, generator=draws).to(weight) * (torch.finfo(weight.dtype).eps / 2)
+            weight.mul_(1.0 + e)
 
 
 def _compile(model: Model, setting: Setting) -> None:

@@ -31,11 +31,14 @@ class FakeConfig:
 class FakeTrainer(Trainer):
     """`offset` is today's code: another value gives other losses. `broken` names values of `row=` that fail.
 
+    `undone_by` are the perturbations that give the losses of no offset, `perturbations` those that were asked for.
     `pretrained` are the runs that were started from, `again` what was asked of each pre-training; `gone`: no run is
     found any more. `devices`: the `device=` of each training. `data` is what is at hand; None: nothing.
     """
 
     offset: float = 0.0
+    undone_by: tuple[int, ...] = ()
+    perturbations: list[int] = field(default_factory=list)
     broken: tuple[str, ...] = ()
     price: float = 1.0
     trained: list[tuple[str, int, int | None]] = field(default_factory=list)
@@ -78,8 +81,14 @@ class FakeTrainer(Trainer):
         return {**asdict(config), "dtype": "float32", "training": {"steps": 40}}
 
     def train(
-        self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+        self,
+        config: FakeConfig,
+        run_dir: Path | None = None,
+        steps: int | None = None,
+        pretrained: Path | None = None,
+        perturbation: int | None = None,
     ) -> TrainResult:
+        self.perturbations += [] if perturbation is None else [perturbation]
         if pretrained is not None:
             self.pretrained.append(pretrained)
         name = config.keys["row"]
@@ -97,7 +106,7 @@ class FakeTrainer(Trainer):
             resumed_from=None,
             metrics={"accuracy": quality},
             timings={"train_seconds": 1.0},
-            first_losses=[5.0 + self.offset, 4.0 + config.seed, 3.0],
+            first_losses=[5.0 + (0.0 if perturbation in self.undone_by else self.offset), 4.0 + config.seed, 3.0],
             curve=[{"step": 10, "accuracy": quality - 1}, {"step": 20, "accuracy": quality}],
             data=self.data,
             weights_sha256="w",

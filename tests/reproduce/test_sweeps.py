@@ -56,7 +56,7 @@ class Tuned(FakeTrainer):
     failing: tuple[tuple[str, str], ...] = ()
 
     def train(
-        self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, pretrained: Path | None = None
+        self, config: FakeConfig, run_dir: Path | None = None, steps: int | None = None, *args: Any, **kwargs: Any
     ) -> TrainResult:
         at = (config.keys["row"], config.keys["lr"])
         if at in self.failing:

@@ -144,6 +144,17 @@ def test_the_losses_of_the_first_steps_come_out_again_in_a_replay(tmp_path: Path
     assert replay.metrics == {}
 
 
+def test_a_perturbation_moves_the_losses_by_roundings_and_is_drawn_from_its_seed(tmp_path: Path) -> None:
+    config = compose([*FAMILIES["transformer"], *COMMON])
+    plain = train(config, tmp_path / "plain", steps=3)
+    moved, again, other = (
+        train(config, tmp_path / f"{i}", steps=3, perturbation=seed) for i, seed in enumerate((0, 0, 1))
+    )
+    assert moved.first_losses == again.first_losses
+    assert len({r.weights_sha256 for r in (plain, moved, again, other)}) == 3
+    assert moved.first_losses[0] == pytest.approx(plain.first_losses[0], rel=1e-6)
+
+
 def test_a_stop_is_answered_in_a_replay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = loop.Progress.update
 
