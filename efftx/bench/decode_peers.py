@@ -1,26 +1,29 @@
 """Decoders of other packages, where they are installed, token after token with their own caches: the 800M shape.
 
-They run as they come: eager PyTorch, float32, inference mode, batch 1. Copies of a model take turns, as the blocks of
-the cases do, so that what a token reads is not in the last-level cache.
+They run as they come: eager PyTorch, activations in float32, inference mode, batch 1. Copies of a model take turns, as
+the blocks of the cases do, so that what a token reads is not in the last-level cache.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.hooks import RemovableHandle
 
-from efftx.bench.ctranslate2_peer import CTRANSLATE2
 from efftx.bench.decode_cases import MEMORY_TOKENS, VOCABULARY
 from efftx.bench.decode_timing import Procedure, Reference, Timed, row_of, timed_tokens
 from efftx.bench.decode_weights import MARGIN, filled, nbytes, random_tile, refuse_bytes
+from efftx.bench.engine_peers import ENGINES
 from efftx.bench.peers import Peer
 from efftx.errors import UserError
 from efftx.layers.cost import Read
@@ -46,7 +49,7 @@ class DecodingPeer(Peer):
 
     `make` gives the model of a shape with room for some positions; `blocks` its decoder's blocks, `ends` what stands
     behind them. `unread`: how the names of parameters end that no token reads; `n_rows`: rows of embeddings that it
-    reads.
+    reads. `quantize` makes a float model that of the peer, in place, where its weights are `quantization`.
     """
 
     blocks: Callable[[Any], nn.ModuleList]
@@ -55,15 +58,28 @@ class DecodingPeer(Peer):
     has_cross_attention: bool
     unread: tuple[str, ...]
     n_rows: int
+    quantization: str | None = None
+    quantize: Callable[[Any], None] = lambda whole: None
 
     def reads(self, whole: Any, shape: Shape, context: int) -> dict[str, Read]:
         """Weights that a token reads, and the keys and values of the context and of the encoder's output."""
         parts = [self.blocks(whole), *self.ends(whole)]
         named = [(name, p) for part in parts for name, p in part.named_parameters()]
-        n = sum(p.numel() for name, p in named if not name.endswith(self.unread)) + self.n_rows * shape.d_model
+        read = [p for name, p in named if not name.endswith(self.unread)]
+        n_embedded = self.n_rows * shape.d_model
+        n = sum(p.numel() for p in read) + n_embedded
+        n_bytes = sum(map(_stored_bytes, read)) + 4 * n_embedded
         n_keys = context + (MEMORY_TOKENS if self.has_cross_attention else 0)
         kept = 4 * 2 * shape.n_blocks * shape.d_model * n_keys
-        return {"everything else": Read("everything else", n, 4 * n), "attention": Read("attention", 0, kept)}
+        return {"everything else": Read("everything else", n, n_bytes), "attention": Read("attention", 0, kept)}
+
+
+def _stored_bytes(weight: Tensor) -> int:
+    """The bytes of a weight, or of the tensors that one of a quantised kind is made of."""
+    if not is_traceable_wrapper_subclass(weight):
+        return weight.numel() * weight.element_size()
+    names, _ = weight.__tensor_flatten__()
+    return sum(_stored_bytes(getattr(weight, name)) for name in names)
 
 
 _UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
@@ -116,19 +132,30 @@ def _gpt2_logits(whole: Any, token_11: Tensor, memory_1ED: Tensor, cache: Any) -
     return logits
 
 
+def _quantize_to_int8(whole: Any) -> None:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it tells of its kernels for cards that are not here
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    finally:
+        logging.disable(before)
+    quantize_(whole, Int8WeightOnlyConfig(version=2))
+
+
 _JOINS = "its cache joins the new key and value to all those before"
+_T5 = DecodingPeer(
+    package="transformers",
+    make=_t5,
+    blocks=lambda whole: whole.decoder.block,
+    ends=lambda whole: [whole.decoder.final_layer_norm, whole.lm_head],
+    call=_t5_logits,
+    has_cross_attention=True,
+    unread=("EncDecAttention.k.weight", "EncDecAttention.v.weight"),
+    n_rows=1,
+    note=_JOINS,
+)
 TORCH_PEERS: Mapping[str, DecodingPeer] = {
-    "transformers-t5": DecodingPeer(
-        package="transformers",
-        make=_t5,
-        blocks=lambda whole: whole.decoder.block,
-        ends=lambda whole: [whole.decoder.final_layer_norm, whole.lm_head],
-        call=_t5_logits,
-        has_cross_attention=True,
-        unread=("EncDecAttention.k.weight", "EncDecAttention.v.weight"),
-        n_rows=1,
-        note=_JOINS,
-    ),
+    "transformers-t5": _T5,
     "transformers-gpt2": DecodingPeer(
         package="transformers",
         make=_gpt2,
@@ -140,9 +167,16 @@ TORCH_PEERS: Mapping[str, DecodingPeer] = {
         n_rows=2,
         note=f"no cross-attention; {_JOINS}",
     ),
+    "torchao-t5-int8": replace(
+        _T5,
+        package="torchao",
+        quantization="int8",
+        quantize=_quantize_to_int8,
+        note=f"transformers-t5 with int8 weights, each matrix written as floats before its product; {_JOINS}",
+    ),
 }
 """T5: the dense case's decoder with relative positions. GPT-2: its width and depth, without cross-attention."""
-PEERS: Mapping[str, Peer] = {**TORCH_PEERS, **CTRANSLATE2}
+PEERS: Mapping[str, Peer] = {**TORCH_PEERS, **ENGINES}
 
 
 def peer_rows(
@@ -150,20 +184,24 @@ def peer_rows(
 ) -> tuple[list[dict[str, Any]], str]:
     """The rows of the peer `name`, one a context, and why there are none: empty where there are."""
     shape = SHAPE
-    if name in CTRANSLATE2:
-        return CTRANSLATE2[name].rows(name, shape, procedure, contexts, reference, seed=seed)
+    if name in ENGINES:
+        return ENGINES[name].rows(name, shape, procedure, contexts, reference, seed=seed)
     peer = TORCH_PEERS[name]
     if peer.version is None:
         return [], f"{peer.package} is not installed; the extra `peers` brings it"
     try:
         with torch.device("meta"):
             template = peer.make(shape, max(contexts) + procedure.room + 1)
-        reads = peer.reads(template, shape, max(contexts))
+            stored = copy.deepcopy(template)
+            peer.quantize(stored)
+        reads = peer.reads(stored, shape, max(contexts))
         n_copies = math.ceil(MARGIN * reference.cache_bytes / reads["everything else"].bytes)
         n_bytes = n_copies * reads["everything else"].bytes
         refuse_bytes(name, n_copies * nbytes(template), reads["attention"].bytes)
         tile = random_tile(seed, torch.float32)
         copies = [filled(template, tile, i) for i in range(n_copies)]
+        for each in copies:
+            peer.quantize(each)
         _Decoding(peer, copies, shape, 1, 1, seed).step()  # what this version lacks shows before anything is timed
     except (ImportError, AttributeError, TypeError) as error:
         return [], f"not with this version of {peer.package} ({peer.version}): {error}"
@@ -181,10 +219,11 @@ def peer_rows(
             "width": shape.d_model,
             "components": {},
             "n_blocks": shape.n_blocks,
+            "quantization": peer.quantization,
             "peak_bytes": n_bytes,
             "distinct_blocks": n_copies * shape.n_blocks,
         }
-        rows.append(row_of(measure, peer.reads(template, shape, context), procedure, reference, **facts))
+        rows.append(row_of(measure, peer.reads(stored, shape, context), procedure, reference, **facts))
     return rows, ""
 
 
@@ -223,8 +262,8 @@ class _Decoding:
                 self_attention.update(torch.randn(shape_kv), torch.randn(shape_kv), layer)
 
     def __enter__(self) -> Self:
-        for copy in self._copies:
-            blocks = self._peer.blocks(copy)
+        for each in self._copies:
+            blocks = self._peer.blocks(each)
             self._hooks.append(blocks[0].register_forward_pre_hook(self._enter))
             self._hooks.append(blocks[-1].register_forward_hook(self._leave))
         return self
@@ -236,10 +275,10 @@ class _Decoding:
     @torch.inference_mode()
     def step(self) -> Tensor:
         """The most likely next token."""
-        copy = self._copies[self._next % len(self._copies)]
+        whole = self._copies[self._next % len(self._copies)]
         token_11 = self._token_N[self._next].view(1, 1)
         self._next += 1
-        return self._peer.call(copy, token_11, self._memory_1ED, self._cache).argmax(-1)
+        return self._peer.call(whole, token_11, self._memory_1ED, self._cache).argmax(-1)
 
     def step_by_part(self) -> None:
         """Its parts are not timed."""

@@ -69,8 +69,9 @@ decode      a token at the papers' widths, part by part: names=, context=,
             protocol=authors or steady, repeats=, seed=, cache_bytes=; names
             such as 800m-dense, 17b-ff-qkv, width-512-sparse,
             logits-1024-s4, with -int8, -int4 or -blocks2 behind them, and
-            transformers-t5, transformers-gpt2, ctranslate2-gpt2,
-            ctranslate2-gpt2-int8
+            transformers-t5, transformers-gpt2, torchao-t5-int8,
+            ctranslate2-gpt2, ctranslate2-gpt2-int8,
+            llama-cpp-gpt2, llama-cpp-gpt2-q8_0, llama-cpp-gpt2-q4_0
 memory      peak activations of a training step:
             names=, depths=, lengths=, batch=, device=
 train       steps and tokens a second beside a loop written by hand: the

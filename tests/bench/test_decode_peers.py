@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,14 +18,16 @@ from torch import nn
 from efftx.bench import decode, decode_peers, decode_timing
 from efftx.bench.decode_timing import Reference
 from efftx.bench.decode_weights import MARGIN
+from efftx.bench.engine_peers import write_gguf
 from efftx.layers.cost import Read
 from tests.bench.decode_rows import FLOAT, KEYS
 from tests.bench.runs import SMALL_CACHE, decoded, printed
 
 
 def test_a_peer_that_is_not_installed_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    for peers, name in ((decode_peers.TORCH_PEERS, "transformers-t5"), (decode_peers.CTRANSLATE2, "ctranslate2-gpt2")):
-        monkeypatch.setitem(peers, name, replace(peers[name], package="no-such-package"))  # type: ignore[arg-type]
+    peers: Any
+    for peers, name in ((decode_peers.TORCH_PEERS, "transformers-t5"), (decode_peers.ENGINES, "ctranslate2-gpt2")):
+        monkeypatch.setitem(peers, name, replace(peers[name], package="no-such-package"))
         result = decoded(f"names=width-128-dense,{name}")
         assert [row["name"] for row in result["rows"]] == ["width-128-dense"]
         assert result["skipped"][0]["name"] == name
@@ -176,12 +179,82 @@ def test_ctranslate2_is_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatc
     assert "ctranslate2-gpt2-int8 (peer)" in printed(result)
 
 
+@pytest.mark.filterwarnings("default")
+def test_llama_cpp_is_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llama_cpp")
+    d, d_ff, n_blocks, n_words = 128, 256, 3, 100
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, 2, n_blocks, n_words))
+    names = ["llama-cpp-gpt2", "llama-cpp-gpt2-q8_0", "llama-cpp-gpt2-q4_0"]
+    result = decoded(f"names=width-128-dense,{','.join(names)}", "context=1,300")
+    json.dumps(result)
+    assert result["skipped"] == []
+    own, rows = result["rows"][0], result["rows"][2:]
+    assert [row["name"] for row in rows] == [name for name in names for _ in range(2)]
+    for row in rows:
+        assert set(row) >= KEYS
+        assert row["peer"]
+        assert row["seconds"] > 0
+        assert row["tokens"] == own["tokens"]
+        assert row["version"].startswith("llama-cpp-python ")
+    weights = n_blocks * (4 * d * d + 2 * d * d_ff) + n_words * d
+    assert {row["weights"] for row in rows} == {weights}
+    half_keys = 2 * 2 * n_blocks * d
+    assert [row["bytes"] - half_keys for row in rows[::2]] == [4 * weights, weights * 34 // 32, weights * 18 // 32]
+    assert rows[1]["bytes"] - rows[0]["bytes"] == half_keys * 299
+
+
+HALF = 2.0**-11
+"""The rounding of a scale to float16."""
+
+
+@pytest.mark.parametrize(("quantization", "error"), [(None, 0.0), ("Q8_0", 0.5 / 127 + HALF), ("Q4_0", 1 / 8 + HALF)])
+def test_the_file_for_llama_cpp_holds_the_same_matrices_in_every_kind(
+    tmp_path: Path, quantization: str | None, error: float
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    shape = decode_peers.Shape(64, 96, 2, 2, 50)
+    tensors_of = {}
+    for kind in (None, quantization):
+        folder = tmp_path / str(kind)
+        folder.mkdir(exist_ok=True)
+        write_gguf(shape, 40, folder, 0, kind)
+        tensors = gguf.GGUFReader(folder / "model.gguf").tensors
+        tensors_of[kind] = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in tensors}
+    assert tensors_of[None].keys() == tensors_of[quantization].keys()
+    assert tensors_of[None]["position_embd.weight"].shape == (256, 64)
+    assert tensors_of[None]["blk.1.attn_qkv.weight"].shape == (192, 64)
+    assert tensors_of[None]["blk.1.ffn_down.weight"].shape == (64, 96)
+    for name, plain in tensors_of[None].items():
+        blocks = plain.reshape(-1, 32) if plain.size % 32 == 0 else plain
+        largest = abs(blocks).max(-1, keepdims=True) + 1e-12
+        assert (abs(tensors_of[quantization][name].reshape(blocks.shape) - blocks) <= error * largest).all(), name
+
+
+@pytest.mark.filterwarnings("default")
+def test_torchao_is_measured_beside_the_cases(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    pytest.importorskip("transformers")
+    d, d_ff, n_heads, n_blocks, n_words = 128, 256, 2, 3, 100
+    monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, n_heads, n_blocks, n_words))
+    result = decoded("names=transformers-t5,torchao-t5-int8")
+    assert result["skipped"] == []
+    plain, int8 = result["rows"]
+    assert int8["version"].startswith("torchao ")
+    assert (plain["quantization"], int8["quantization"]) == (None, "int8")
+    assert int8["weights"] == plain["weights"]
+    matrices = n_blocks * (6 * d * d + 2 * d * d_ff) + n_words * d
+    n_rows = n_blocks * (7 * d + d_ff) + n_words
+    scales = int8["bytes"] - (plain["bytes"] - (FLOAT - 1) * matrices)
+    assert n_rows * FLOAT <= scales <= n_rows * (FLOAT + 1)
+    assert "Failed to load" not in capfd.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_installed_peers_are_measured_beside_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, peer in decode_peers.TORCH_PEERS.items():
-        if peer.version is None:
-            pytest.skip(f"{name} is not installed")
+    pytest.importorskip("transformers")
     d, d_ff, n_heads, n_blocks, n_words = 128, 256, 2, 3, 100
     monkeypatch.setattr(decode_peers, "SHAPE", decode_peers.Shape(d, d_ff, n_heads, n_blocks, n_words))
     result = decoded("names=width-128-dense,transformers-t5,transformers-gpt2", "context=1,40")

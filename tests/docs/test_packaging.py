@@ -20,11 +20,14 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"efftx", "tests"}
-PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py", "efftx/bench/ctranslate2_peer.py"}
+PEER_FILES = {"efftx/bench/peers.py", "efftx/bench/decode_peers.py", "efftx/bench/engine_peers.py"}
 CALLERS = ("Makefile", ".ci/run", "tests/test_cli.py", "tests/test_ablate.py", "tests/training/test_mirror.py")
 OPTIONAL = {"soundfile": "efftx/data/sound.py"}
 """What an extra brings, and the one file that imports it, on use."""
-PEER_IMPORTS = {module: module.replace("_", "-") for module in ("transformers", "reformer_pytorch", "ctranslate2")}
+PEER_IMPORTS = {
+    **{name: name.replace("_", "-") for name in ("transformers", "reformer_pytorch", "ctranslate2", "torchao", "gguf")},
+    "llama_cpp": "llama-cpp-python",
+}
 """Where they are not installed nobody can tell which distribution an import comes from."""
 TOOLS = {
     "pytest-xdist": "-n auto",
@@ -79,7 +82,7 @@ def _files(folder: str) -> list[Path]:
 
 def test_every_import_of_the_package_is_declared_and_every_declared_dependency_imported() -> None:
     found = _distributions(_files("efftx"))
-    peers = {_name(requirement) for requirement in EXTRAS["peers"]}
+    peers = {_name(requirement) for requirement in [*EXTRAS["peers"], *EXTRAS["llama"]]}
     assert {name: found.pop(name) for name in OPTIONAL} == OPTIONAL
     assert {_name(requirement) for requirement in EXTRAS["audio"]} == set(OPTIONAL)
     undeclared = {name: path for name, path in found.items() if name not in _declared() | peers}
@@ -90,7 +93,7 @@ def test_every_import_of_the_package_is_declared_and_every_declared_dependency_i
 
 
 def test_every_import_of_the_tests_is_declared_and_every_tool_called() -> None:
-    undeclared = set(_distributions(_files("tests"))) - _declared("dev", "peers")
+    undeclared = set(_distributions(_files("tests"))) - _declared("dev", "peers", "llama")
     assert not undeclared
     called = "".join((ROOT / name).read_text() for name in CALLERS)
     imported = set(_distributions(_files("tests")))
