@@ -130,66 +130,83 @@ static inline void products(const Inputs &x, const float *w, int64_t D, Range mi
         for (int64_t b = 0; b < x.B; b++) found(b, o, dot(x.row(b), w + o * D, D));
 }
 
-// Calls `found(b, o, x[b] . w[o])` for several rows of inputs, each of which one thread rounds; a block of a few rows
-// of weights is widened once for all, by `widen`.
-template <int64_t N, typename Widen, typename Found>
-static inline void rounded_products(const Inputs &x, int64_t D, Range mine, const Thread &t, Widen widen, Found found) {
+// Each row of inputs is rounded by one thread.
+template <int64_t N> static inline void round_rows(const Inputs &x, int64_t D, const Thread &t) {
     for (int64_t b = t.me; b < x.B; b += t.all) RoundedBy<N>(x.row(b), D, x.room + b * x.rounded);
     BARRIER
-    Widened<N> w = {};
+}
+
+// Calls `add(many, inputs, b)` for rows of inputs from b on that have been rounded, 4, 2 or 1 at a time.
+template <int64_t N, typename Add> static inline void by_fours(const Inputs &x, int64_t D, Add add) {
+    for (int64_t b = 0, many; b < x.B; b += many) {
+        many = x.B - b < 2 ? 1 : x.B - b < 4 ? 2 : 4;
+        auto row = [&](int64_t k) { return RoundedBy<N>(x.room + (b + k % many) * x.rounded, D); };
+        const RoundedBy<N> some[] = {row(0), row(1), row(2), row(3)};
+        add(many, some, b);
+    }
+}
+
+// Calls `found(b, o, x[b] . w[o])` for the rows w (O, D) of a range in int8, without their scales. A single row of
+// inputs is rounded by every thread for itself; for several, WIDENED_ROWS of weights stay in the nearest cache.
+template <typename Found>
+static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    if (x.B == 1) {
+        Rounded inputs(x.x, D, t.own);
+        for (int64_t o = mine.first; o < mine.last; o++)
+            found(0, o, dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD));
+        return;
+    }
+    round_rows<BLOCK>(x, D, t);
+    int64_t o = mine.first;
+    for (; o + WIDENED_ROWS <= mine.last; o += WIDENED_ROWS) {
+        by_fours<BLOCK>(x, D, [&](int64_t many, const Rounded *some, int64_t b) {
+            const int8_t *rows = w + o * D;
+            const int8_t *next = b ? nullptr : rows + std::max<int64_t>(WIDENED_ROWS * D, BYTES_AHEAD);
+            vec sum[4][WIDENED_ROWS] = {};
+            if (many == 1) dots<1>(some, rows, D, next, sum);
+            else if (many == 2) dots<2>(some, rows, D, next, sum);
+            else dots<4>(some, rows, D, next, sum);
+            for (int64_t i = 0; i < many; i++)
+                for (int j = 0; j < WIDENED_ROWS; j++) found(b + i, o + j, sum_of(sum[i][j]));
+        });
+    }
+    for (; o < mine.last; o++)
+        for (int64_t b = 0; b < x.B; b++)
+            found(b, o, dot(Rounded(x.room + b * x.rounded, D), w + o * D, D, w + o * D + BYTES_AHEAD));
+}
+
+// The same of rows in int4. A single row of inputs is prepared by every thread for itself; for several, a block of
+// WIDENED_ROWS of weights is widened once for all.
+template <typename Found>
+static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
+    int64_t bytes = int4_bytes(D);
+    if (x.B == 1) {
+        Inputs4 inputs(x.x, D, t.own);
+        for (int64_t o = mine.first; o < mine.last; o++)
+            found(0, o, dot(inputs, w + o * bytes, D, w + o * bytes + INT4_AHEAD));
+        return;
+    }
+    round_rows<GROUP>(x, D, t);
+    Widened<GROUP> widened = {};
     for (int64_t o = mine.first; o < mine.last; o += WIDENED_ROWS) {
         int64_t n_rows = std::min<int64_t>(mine.last - o, WIDENED_ROWS);
-        vec sum[MOST_ROWS][WIDENED_ROWS] = {};
-        for (int64_t block = 0; block < RoundedBy<N>::blocks_of(D); block++) {
-            for (int64_t j = 0; j < n_rows; j++) widen(o + j, block, w.q[j], w.scale[j]);
-            for (int64_t b = 0, many; b < x.B; b += many) {
-                many = x.B - b < 2 ? 1 : x.B - b < 4 ? 2 : 4;
-                auto row = [&](int64_t k) { return RoundedBy<N>(x.room + (b + k % many) * x.rounded, D); };
-                const RoundedBy<N> some[] = {row(0), row(1), row(2), row(3)};
-                if (many == 1) tile_dots<1>(some, block, w, sum + b);
-                else if (many == 2) tile_dots<2>(some, block, w, sum + b);
-                else tile_dots<4>(some, block, w, sum + b);
+        vec sum[MOST_ROWS][WIDENED_ROWS];
+        memset(sum, 0, x.B * sizeof(sum[0]));
+        for (int64_t block = 0; block < RoundedBy<GROUP>::blocks_of(D); block++) {
+            for (int64_t j = 0; j < n_rows; j++) {
+                const uint8_t *row = w + (o + j) * bytes, *next = row + WIDENED_ROWS * bytes + block * (BLOCK / 2);
+                fetch_row(reinterpret_cast<const int8_t *>(next), BLOCK / 2);
+                widen(row, D, block * (BLOCK / UNIT), widened.q[j], widened.scale[j]);
             }
+            by_fours<GROUP>(x, D, [&](int64_t many, const RoundedBy<GROUP> *some, int64_t b) {
+                if (many == 1) tile_dots<1>(some, block, widened, sum + b);
+                else if (many == 2) tile_dots<2>(some, block, widened, sum + b);
+                else tile_dots<4>(some, block, widened, sum + b);
+            });
         }
         for (int64_t j = 0; j < n_rows; j++)
             for (int64_t b = 0; b < x.B; b++) found(b, o + j, sum_of(sum[b][j]));
     }
-}
-
-// The same of int8 weights, without their scales. A single row is rounded by every thread for itself.
-template <typename Found>
-static inline void products(const Inputs &x, const int8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
-    if (x.B > 1) {
-        auto widen = [&](int64_t o, int64_t block, int16_t *q, float *scale) {
-            const int8_t *row = w + o * D + block * BLOCK;
-            int64_t n = std::min<int64_t>(D - block * BLOCK, BLOCK);
-            fetch_row(row + WIDENED_ROWS * D, n);
-            for (int64_t k = 0; k < n; k++) q[k] = row[k];
-            memset(q + n, 0, (BLOCK - n) * sizeof(int16_t));
-            *scale = 1;
-        };
-        return rounded_products<BLOCK>(x, D, mine, t, widen, found);
-    }
-    Rounded inputs(x.x, D, t.own);
-    for (int64_t o = mine.first; o < mine.last; o++)
-        found(0, o, dot(inputs, w + o * D, D, w + o * D + BYTES_AHEAD));
-}
-
-// The same of rows in int4. A single row of inputs is prepared by every thread for itself.
-template <typename Found>
-static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range mine, const Thread &t, Found found) {
-    int64_t bytes = int4_bytes(D);
-    if (x.B > 1) {
-        auto widen = [&](int64_t o, int64_t block, int16_t *q, float *scale) {
-            const uint8_t *row = w + o * bytes;
-            fetch_row(reinterpret_cast<const int8_t *>(row + WIDENED_ROWS * bytes + block * (BLOCK / 2)), BLOCK / 2);
-            ::widen(row, D, block * (BLOCK / UNIT), q, scale);
-        };
-        return rounded_products<GROUP>(x, D, mine, t, widen, found);
-    }
-    Inputs4 inputs(x.x, D, t.own);
-    for (int64_t o = mine.first; o < mine.last; o++)
-        found(0, o, dot(inputs, w + o * bytes, D, w + o * bytes + INT4_AHEAD));
 }
 
 // y[o] = bias[o] + x . w[o]: size D, O; at w (O, D), bias (O) or null.

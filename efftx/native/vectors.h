@@ -664,6 +664,38 @@ static inline void tile_dots(const RoundedBy<N> *x, int64_t block, const Widened
     }
 }
 
+// Adds the products of X rows of inputs and WIDENED_ROWS neighbouring rows of weights in int8 to sum[b][j], in lanes.
+// The weights are widened in registers, on the way; `after` is what is read next, a line of it fetched with each of
+// theirs (null: somebody else fetches).
+template <int X>
+static inline void dots(const Rounded *x, const int8_t *w, int64_t D, const int8_t *after, vec (*sum)[WIDENED_ROWS]) {
+    for (int64_t b = 0, first = 0; first < D; b++, first += BLOCK) {
+        int64_t last = std::min<int64_t>(first + BLOCK, D), k = first;
+        ivec whole[X][WIDENED_ROWS] = {};
+        auto add = [&](const int8_t *at, int64_t stride) {
+            pairs row[WIDENED_ROWS];
+            for (int j = 0; j < WIDENED_ROWS; j++) row[j] = widened(at + j * stride);
+            for (int i = 0; i < X; i++) {
+                pairs inputs = load(x[i].q + k);
+                for (int j = 0; j < WIDENED_ROWS; j++) whole[i][j] = add_products(whole[i][j], inputs, row[j]);
+            }
+        };
+        for (; k + 2 * LANES <= last; k += 2 * LANES) {
+            if (after && k % BYTES == 0)
+                for (int j = 0; j < WIDENED_ROWS; j++) fetch(after + j * D + k);
+            add(w + k, D);
+        }
+        if (k < last) {
+            int8_t rest[WIDENED_ROWS][2 * LANES] = {};
+            for (int j = 0; j < WIDENED_ROWS; j++) memcpy(rest[j], w + j * D + k, last - k);
+            add(rest[0], 2 * LANES);
+        }
+        for (int i = 0; i < X; i++)
+            for (int j = 0; j < WIDENED_ROWS; j++)
+                sum[i][j] += __builtin_convertvector(whole[i][j], vec) * splat(x[i].scale[b]);
+    }
+}
+
 // What a byte of a packed row stands for: rows that are summed have 128 added.
 static inline int8_t unpacked(uint8_t byte) { return (int8_t)(byte ^ 128); }
 
