@@ -60,21 +60,20 @@ class EnginePeer(Peer):
         block = 4 * d * d + 2 * d * d_ff
         n_weights = shape.n_blocks * block + shape.vocab_size * d
         n_bytes = int(self.weight_bytes * n_weights)
-        rows, opened = [], ExitStack()
-        try:
-            refuse_bytes(name, 3 * 4 * n_weights, 0)
-            with tempfile.TemporaryDirectory(prefix="efftx-peer-") as folder:
-                self.make(shape, n_positions, Path(folder), seed, self.quantization)
-                engine = self.load(Path(folder), n_positions)
-            opened.callback(self.close, engine)
-            settle_process()  # as our own weights are: nothing of its is to be slow for its pages
-            self.measure(engine, shape.vocab_size, 1, 1, seed)  # what this version lacks shows before anything is timed
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            opened.close()
-            return [], f"not with this version of {self.package} ({self.version}): {error}"
-        except UserError as error:
-            return [], error.message
-        with opened:
+        rows = []
+        with ExitStack() as opened:
+            try:
+                refuse_bytes(name, 3 * 4 * n_weights, 0)
+                with tempfile.TemporaryDirectory(prefix="efftx-peer-") as folder:
+                    self.make(shape, n_positions, Path(folder), seed, self.quantization)
+                    engine = self.load(Path(folder), n_positions)
+                opened.callback(self.close, engine)
+                settle_process()  # as our own weights are: nothing of its is to be slow for its pages
+                self.measure(engine, shape.vocab_size, 1, 1, seed)  # what this version lacks shows before any timing
+            except (ImportError, AttributeError, TypeError, ValueError) as error:
+                return [], f"not with this version of {self.package} ({self.version}): {error}"
+            except UserError as error:
+                return [], error.message
             for context in contexts:
                 reads = {
                     "everything else": Read("everything else", n_weights, n_bytes),
