@@ -197,13 +197,16 @@ def peer_rows(
         reads = peer.reads(stored, shape, max(contexts))
         n_copies = math.ceil(MARGIN * reference.cache_bytes / reads["everything else"].bytes)
         n_bytes = n_copies * reads["everything else"].bytes
-        refuse_bytes(name, n_copies * nbytes(template), reads["attention"].bytes)
+        float_bytes = nbytes(template) if peer.quantization else 0  # of one, before it is quantised
+        stored_bytes = n_copies * sum(map(_stored_bytes, stored.parameters()))
+        refuse_bytes(name, stored_bytes + float_bytes, reads["attention"].bytes)
         tile = random_tile(seed, torch.float32)
-        copies = [filled(template, tile, i) for i in range(n_copies)]
-        for each in copies:
-            peer.quantize(each)
+        copies = []
+        for i in range(n_copies):
+            copies.append(filled(template, tile, i))
+            peer.quantize(copies[i])
         _Decoding(peer, copies, shape, 1, 1, seed).step()  # what this version lacks shows before anything is timed
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, RuntimeError, AssertionError) as error:
         return [], f"not with this version of {peer.package} ({peer.version}): {error}"
     except UserError as error:
         return [], error.message

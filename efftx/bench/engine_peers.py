@@ -70,7 +70,7 @@ class EnginePeer(Peer):
                 opened.callback(self.close, engine)
                 settle_process()  # as our own weights are: nothing of its is to be slow for its pages
                 self.measure(engine, shape.vocab_size, 1, 1, seed)  # what this version lacks shows before any timing
-            except (ImportError, AttributeError, TypeError, ValueError) as error:
+            except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OSError) as error:
                 return [], f"not with this version of {self.package} ({self.version}): {error}"
             except UserError as error:
                 return [], error.message
@@ -174,7 +174,7 @@ def _measure_ctranslate2(engine: Any, vocab_size: int, context: int, tokens: int
 
 
 def write_gguf(shape: Any, n_positions: int, folder: Path, seed: int, quantization: str | None) -> None:
-    """Writes a model of that shape in llama.cpp's format; `quantization` as ggml names it, of all matrices."""
+    """Writes a model of that shape in llama.cpp's format; `quantization`: of its matrices, as ggml names it."""
     gguf: Any = importlib.import_module("gguf")
     d, d_ff = shape.d_model, shape.d_ff
     kind = gguf.GGMLQuantizationType[quantization or "F32"]

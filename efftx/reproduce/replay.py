@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from efftx.core.scratch import scratch_folder
-from efftx.errors import UserError
+from efftx.errors import NotFiniteError, UserError
 from efftx.machine.devices import environment
 from efftx.reproduce.measures import measure_named
 from efftx.reproduce.trainer import SCRATCH, Trainer
@@ -30,9 +30,11 @@ SAME_BITS = ("torch", "threads", "processor", "instructions", "gpu")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
 
 # A choice (a hash bucket, an argmax) between two numbers that are equal but for rounding falls differently there, and
-# moves the losses by more than that. Such a training is replayed again from its first weights perturbed by the rounding
-# of a float, in so many draws: where one of them gives the recorded losses, the difference was a rounding's.
+# moves the losses by more than that, though by little. Such a training is replayed again from its first weights
+# perturbed by the rounding of a float, in so many draws: where one of them gives the recorded losses, and not those of
+# today's first replay, a rounding alone makes the difference.
 N_PERTURBATIONS = 8
+OF_A_CHOICE = 1e-3
 
 _NOT_HERE = ("missing_file", "no_network", "other_data", "no_device")
 _SAID = ("processor", "instructions", "gpu", "torch", "threads", "git_commit", "git_clean")
@@ -54,7 +56,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
     """Replay the beginning of `record` with today's code, in a folder that is then removed; the result is stored.
 
     Bit for bit where torch, threads, processor and device are the record's, else within TOLERANCE of the losses, in one
-    of N_PERTURBATIONS where a choice falls differently on this processor; counts always bit for bit. Of a record that
+    of N_PERTURBATIONS where a rounding alone moves them by more; counts always bit for bit. Of a record that
     started from a pre-trained run the beginning of the pre-training is replayed, and its own too where that run's
     weights are still here. NotAtHandError, and nothing stored, where the record's data or GPU is not at hand.
     """
@@ -74,7 +76,7 @@ def replay(experiment: Experiment, record: Record, trainer: Trainer, store: Reco
         exact = replayed.counted or all(here.get(key) == record.environment.get(key) for key in SAME_BITS)
         verification = _compare(record, replayed, exact)
         if verification.verdict == STALE and not exact and _is_training(experiment, record):
-            verification = _perturbed(at, record, trainer) or verification
+            verification = _perturbed(at, record, trainer, replayed) or verification
     if not verification.environment:
         here = asdict(environment())
         verification.environment = {key: here[key] for key in _SAID}
@@ -182,7 +184,7 @@ def _compare(record: Record, replayed: _Replayed, exact: bool) -> Verification:
     if len(again) != len(recorded):
         why = f"the replay gave {len(again)} numbers in place of {len(recorded)}"
         return Verification(record.hash, STALE, why, exact, again)
-    tolerance = 0.0 if exact else TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])
+    tolerance = 0.0 if exact else _tolerance(record)
     for i, (then, now) in enumerate(zip(recorded, again, strict=True)):
         if not math.isclose(then, now, rel_tol=tolerance, abs_tol=0.0):
             why = f"number {i + 1} of the replay was {then!r}, is {now!r}"
@@ -193,12 +195,26 @@ def _compare(record: Record, replayed: _Replayed, exact: bool) -> Verification:
     return Verification(record.hash, FRESH, how, False, again)
 
 
-def _perturbed(experiment: Experiment, record: Record, trainer: Trainer) -> Verification | None:
-    """The first replay from perturbed weights that gives the recorded losses; None where none does."""
+def _perturbed(experiment: Experiment, record: Record, trainer: Trainer, plain: _Replayed) -> Verification | None:
+    """The first replay from perturbed weights that gives the recorded losses, and not those of `plain`; None: none."""
+    if not _close(plain.recorded, plain.again, OF_A_CHOICE):
+        return None
     for perturbation in range(N_PERTURBATIONS):
-        verification = _compare(record, _trained(experiment, record, trainer, perturbation), exact=False)
-        if verification.verdict == FRESH:
-            verification.why += "; from weights perturbed by a rounding: a choice falls differently on this processor"
+        try:
+            perturbed = _trained(experiment, record, trainer, perturbation)
+        except NotFiniteError:
+            continue
+        verification = _compare(record, perturbed, exact=False)
+        if verification.verdict == FRESH and not _close(plain.again, perturbed.again, _tolerance(record)):
+            verification.why += "; from weights perturbed by a rounding, which alone moves the losses by more"
             verification.exact = False
             return verification
     return None
+
+
+def _close(then: list[float], now: list[float], tolerance: float) -> bool:
+    return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=0.0) for a, b in zip(then, now, strict=True))
+
+
+def _tolerance(record: Record) -> float:
+    return TOLERANCE.get(str(record.config.get("dtype", "float32")), TOLERANCE["float32"])

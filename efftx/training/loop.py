@@ -83,8 +83,8 @@ def train(
     Where `config.imported` is given the run has no step of its own: `weights`, under this package's names, are kept and
     evaluated. `run_dir`: default runs/<model>-<data>-<hash>. `steps`: stop after so many, for a replay; no evaluation
     then. `processes`: each calls this alike, and does its share of every step (`distributed.strategy` says how); the
-    leader writes and shows, and all give the same result. `perturbation`: the seed of a draw that moves each weight by
-    about half a unit in its last place before the first step, for a replay that asks what rounding alone changes.
+    leader writes and shows, and all give the same result. `perturbation`: the seed of a draw that moves about half
+    of the weights by a unit or two in their last place before the first step: what does rounding alone change?
     Raises UserError for a user's mistake, NotFiniteError before an update by a NaN or an infinity, and Interrupted
     after SIGTERM or Ctrl-C, its checkpoint written, but in a replay.
     """
@@ -114,9 +114,7 @@ def train(
         processes.led(lambda: keep_vocabulary(path, dataset))
         if config.distributed.offload and processes.count == 1:
             stack.enter_context(group_of_one())
-        learner, resumed_from, notes = _begin(setting, run, weights)
-        if perturbation is not None:
-            _perturb(learner.model, perturbation)
+        learner, resumed_from, notes = _begin(setting, run, weights, perturbation)
         saver = stack.enter_context(Saver(run, config.checkpoint, processes))
         if resumed_from is None and _last_step(config, steps) == 0:  # imported weights, or those of another run
             learner.save(saver)
@@ -305,20 +303,27 @@ def _last_step(config: Config, steps: int | None) -> int:
 
 
 def _begin(
-    setting: Setting, run: RunDirectory | FollowedRun, weights: Mapping[str, Tensor] | None
+    setting: Setting, run: RunDirectory | FollowedRun, weights: Mapping[str, Tensor] | None, perturbation: int | None
 ) -> tuple[Learner, int | None, list[str]]:
     """The learner as it goes on, the step of the checkpoint that it goes on from, if any, and what to tell of it."""
     notes, processes = _notes_of(setting), setting.processes
     what = f"the weights and optimiser state of a model of d_model={setting.config.d_model}"
     with allocating(what, LESS["model"]):
         checkpoint = processes.led(lambda: find_latest(run.checkpoints, on_damage=notes.append))
-        learner = _learner(setting, weights, run.path, from_the_first=checkpoint is None)
+        learner = _learner(setting, weights, run.path, perturbation, from_the_first=checkpoint is None)
         notes += _notes_of_model(setting, learner.model)
         notes += learner.resume(run, checkpoint, processes)
     return learner, None if checkpoint is None else learner.state.step, notes
 
 
-def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path, *, from_the_first: bool) -> Learner:
+def _learner(
+    setting: Setting,
+    weights: Mapping[str, Tensor] | None,
+    path: Path,
+    perturbation: int | None,
+    *,
+    from_the_first: bool,
+) -> Learner:
     """The learner before its first step; a checkpoint, where it does not begin `from_the_first`, brings its weights."""
     config, processes = setting.config, setting.processes
     with processes.together():
@@ -327,6 +332,8 @@ def _learner(setting: Setting, weights: Mapping[str, Tensor] | None, path: Path,
             load_pretrained(model, Path(config.pretrained), setting.dataset)
         if config.imported is not None and from_the_first:
             _load_imported(model, weights, path)
+        if perturbation is not None:
+            _perturb(model, perturbation)
     return Learner.of(model, wrap(model, config.distributed, processes, setting.device), config, setting.device)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from efftx.cli import main
 from efftx.core.artifact import read_document
+from efftx.optim.schedules import learning_rate
 from efftx.reproduce.measures import attention
 from efftx.reproduce.measures.measure import Measure
 from efftx.reproduce.replay import N_PERTURBATIONS, TOLERANCE, replay
@@ -18,6 +19,7 @@ from efftx.study.experiments import load_experiments
 from efftx.study.gates import Gate
 from efftx.study.records import Record, RecordStore
 from efftx.study.status import state_of
+from efftx.training import loop
 
 from .fakes import DATA, FakeConfig, FakeTrainer, reproduce
 from .test_runner import MEASURE, TABLE, quiet, store, table
@@ -262,13 +264,24 @@ def test_the_command_replays_a_part_and_fails_where_a_record_no_longer_comes_out
 
 
 @pytest.mark.parametrize(
-    ("elsewhere", "undone_by", "tried", "verdict"),
-    [(True, (), N_PERTURBATIONS, "stale"), (True, (2, 5), 3, "fresh"), (False, (2, 5), 0, "stale")],
+    ("elsewhere", "offset", "undone_by", "tried", "verdict"),
+    [
+        (True, 2e-3, (), N_PERTURBATIONS, "stale"),
+        (True, 2e-3, (2, 5), 3, "fresh"),
+        (True, 1e-2, (2, 5), 0, "stale"),
+        (False, 2e-3, (2, 5), 0, "stale"),
+    ],
 )
 def test_only_a_record_of_another_machine_is_replayed_from_perturbed_weights(
-    tmp_path: Path, store: RecordStore, elsewhere: bool, undone_by: tuple[int, ...], tried: int, verdict: str
+    tmp_path: Path,
+    store: RecordStore,
+    elsewhere: bool,
+    offset: float,
+    undone_by: tuple[int, ...],
+    tried: int,
+    verdict: str,
 ) -> None:
-    e, trainer = table(tmp_path), FakeTrainer(offset=1.0, undone_by=undone_by)
+    e, trainer = table(tmp_path), FakeTrainer(offset=offset, undone_by=undone_by)
     reproduce([e], "smoke", say=quiet, store=store, trainer=FakeTrainer())
     one = store.read_all("paper/item")[0]
     if elsewhere:
@@ -287,8 +300,18 @@ def test_a_trivial_answer_has_no_weights_to_perturb(tmp_path: Path, store: Recor
     (one,) = [record for record in store.read_all("paper/item") if record.row in e.gates]
     one.environment["processor"] = "another"
     store.write(one)
-    trainer = FakeTrainer(offset=1.0, undone_by=(0,))
+    trainer = FakeTrainer(offset=2e-3, undone_by=(0,))
     assert (replay(e, one, trainer, store).verdict, trainer.perturbations) == ("stale", [])
+
+
+def test_a_rate_of_2_percent_more_is_no_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = read_document(
+        Path(__file__).parents[2] / "results/records/reformer/table2_order/cpu/lsh-4-seed2.json", ""
+    )
+    assert content is not None
+    monkeypatch.setattr(loop, "learning_rate", lambda *given: 1.02 * learning_rate(*given))
+    found = replay(load_experiments()["reformer/table2_order"], Record(**content), Trainer(), RecordStore(tmp_path))
+    assert found.verdict == "stale"
 
 
 @pytest.mark.parametrize("item", ["reformer/table2", "reformer/table2_order"])
