@@ -37,8 +37,8 @@ class EnginePeer(Peer):
 
     `load` gives the engine that reads the folder, with room for those positions; `measure` what each of so many tokens
     takes it behind a context of random ones, of a vocabulary, from a seed. `quantization`: as the package names it, or
-    None for float32. `weight_bytes`: of a weight of a matrix with its share of the scales; `number_bytes`: of each
-    number of a key or value that it keeps. `extra`: which one of efftx brings the package.
+    None for float32. `weight_bytes`: of a weight of a matrix, with its share of scales that stand among them;
+    `number_bytes`: of each number of a key or value that it keeps. `extra`: which one of efftx brings the package.
     """
 
     load: Callable[[Path, int], Any]

@@ -190,3 +190,26 @@ static inline void widen(const uint8_t *row, int64_t n, int64_t first, int16_t *
             for (int i = 0; i < GROUP; i++) q[i] = (bytes[i] & 15) - 8, q[GROUP + i] = (bytes[i] >> 4) - 8;
     }
 }
+
+// A block of WIDENED_ROWS rows of weights, widened to int16, with a scale for each GROUP of them.
+struct Widened {
+    int16_t q[WIDENED_ROWS][BLOCK];
+    float scale[WIDENED_ROWS][BLOCK / GROUP];
+};
+
+// Adds the products of a block of X rows of inputs and one of rows of weights to sum[b][j], in lanes.
+template <int X>
+static inline void tile_dots(const RoundedBy<GROUP> *x, int64_t block, const Widened &w, vec (*sum)[WIDENED_ROWS]) {
+    for (int64_t g = 0; g < BLOCK / GROUP; g++) {
+        ivec whole[X][WIDENED_ROWS] = {};
+        for (int64_t k = g * GROUP; k < (g + 1) * GROUP; k += 2 * LANES)
+            for (int b = 0; b < X; b++)
+                for (int j = 0; j < WIDENED_ROWS; j++)
+                    whole[b][j] = add_products(whole[b][j], load(x[b].q + block * BLOCK + k), load(w.q[j] + k));
+        for (int b = 0; b < X; b++)
+            for (int j = 0; j < WIDENED_ROWS; j++) {
+                float scale = x[b].scale[block * (BLOCK / GROUP) + g] * w.scale[j][g];
+                sum[b][j] += __builtin_convertvector(whole[b][j], vec) * splat(scale);
+            }
+    }
+}

@@ -187,7 +187,7 @@ static inline void products(const Inputs &x, const uint8_t *w, int64_t D, Range 
         return;
     }
     round_rows<GROUP>(x, D, t);
-    Widened<GROUP> widened = {};
+    Widened widened = {};
     for (int64_t o = mine.first; o < mine.last; o += WIDENED_ROWS) {
         int64_t n_rows = std::min<int64_t>(mine.last - o, WIDENED_ROWS);
         vec sum[MOST_ROWS][WIDENED_ROWS];

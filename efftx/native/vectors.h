@@ -641,32 +641,9 @@ static void blocked(const int16_t *x, int64_t x_step, const float *scale, int64_
     }
 }
 
-// A block of WIDENED_ROWS rows of weights, widened to int16, with a scale for each N of them.
-template <int64_t N> struct Widened {
-    int16_t q[WIDENED_ROWS][BLOCK];
-    float scale[WIDENED_ROWS][BLOCK / N];
-};
-
-// Adds the products of a block of X rows of inputs and one of rows of weights to sum[b][j], in lanes.
-template <int X, int64_t N>
-static inline void tile_dots(const RoundedBy<N> *x, int64_t block, const Widened<N> &w, vec (*sum)[WIDENED_ROWS]) {
-    for (int64_t g = 0; g < BLOCK / N; g++) {
-        ivec whole[X][WIDENED_ROWS] = {};
-        for (int64_t k = g * N; k < (g + 1) * N; k += 2 * LANES)
-            for (int b = 0; b < X; b++)
-                for (int j = 0; j < WIDENED_ROWS; j++)
-                    whole[b][j] = add_products(whole[b][j], load(x[b].q + block * BLOCK + k), load(w.q[j] + k));
-        for (int b = 0; b < X; b++)
-            for (int j = 0; j < WIDENED_ROWS; j++) {
-                float scale = x[b].scale[block * (BLOCK / N) + g] * w.scale[j][g];
-                sum[b][j] += __builtin_convertvector(whole[b][j], vec) * splat(scale);
-            }
-    }
-}
-
 // Adds the products of X rows of inputs and WIDENED_ROWS neighbouring rows of weights in int8 to sum[b][j], in lanes.
-// The weights are widened in registers, on the way; `after` is what is read next, a line of it fetched with each of
-// theirs (null: somebody else fetches).
+// The weights are widened in registers, on the way. `after` is read soon: a line of it is fetched with each of theirs
+// (null: another call fetches it).
 template <int X>
 static inline void dots(const Rounded *x, const int8_t *w, int64_t D, const int8_t *after, vec (*sum)[WIDENED_ROWS]) {
     for (int64_t b = 0, first = 0; first < D; b++, first += BLOCK) {

@@ -40,7 +40,7 @@ int main() {
         int64_t blocks = RoundedBy<GROUP>::blocks_of(n);
         std::vector<float> rounded(blocks * BLOCK);
         RoundedBy<GROUP> x16(x.data(), n, rounded.data()), several[] = {x16, x16, x16, x16};
-        std::vector<Widened<GROUP>> wide(blocks);
+        std::vector<Widened> wide(blocks);
         vec sums[4][WIDENED_ROWS] = {};
         for (int64_t b = 0; b < blocks; b++) {
             for (int j = 0; j < WIDENED_ROWS; j++)
@@ -52,7 +52,7 @@ int main() {
             uint8_t both = row[i / UNIT * GROUP + i % GROUP];
             int q = (i % UNIT < GROUP ? both & 15 : both >> 4) - 8;
             double weight = q * (double)scale_of(row.data(), n, i / GROUP);
-            const Widened<GROUP> &of = wide[i / BLOCK];
+            const Widened &of = wide[i / BLOCK];
             w[i] = of.q[WIDENED_ROWS - 1][i % BLOCK] * of.scale[WIDENED_ROWS - 1][i % BLOCK / GROUP];
             if (std::fabs(w[i] - weight) > 1e-6) return printf("widen %ld: %g, not %g", (long)i, w[i], weight), 1;
             exact += weight * x[i], size += std::fabs(weight) * 1000;
